@@ -1,0 +1,40 @@
+"""Write the Parquet table of a data set, or find it ready.
+
+spark-submit jobs/ingest.py --data dbfs:/databricks-datasets/mnist-digits/data-001
+"""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+
+from pipelines import cli
+from pipelines.ingest import sources, table
+from pipelines.launch.session import open_session
+from pipelines.schema import SPLITS
+
+
+def main(arguments: Sequence[str]) -> None:
+    request = cli.parse(arguments, "Write the Parquet table of a data set.", "conf/train_cnn.yml")
+    source = sources.resolve(request.config.data, print)
+    started = time.monotonic()
+    with open_session("convoy-ingest") as spark:
+        found, built = table.open_or_build(spark, request.config, source, print)
+    seconds = time.monotonic() - started
+    rows = {split: found.manifest.rows(split) for split in SPLITS}
+    counts = ", ".join(f"{count:,} {split}" for split, count in rows.items())
+    print(f"table {found.uri} ({'built' if built else 'reused'} in {seconds:.1f} s): {counts}")
+    if request.summary is not None:
+        summary = {
+            "table": found.uri,
+            "dataset": source.dataset,
+            "note": source.note,
+            "rows": rows,
+            "built": built,
+            "seconds": round(seconds, 2),
+        }
+        request.summary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    cli.run(main, sys.argv[1:])

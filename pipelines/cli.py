@@ -1,0 +1,90 @@
+"""The flags that all jobs share, and how a job ends.
+
+Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 or 143 interrupted (128 + signal, as shells count).
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import yaml
+
+from pipelines import configfile, paths
+from pipelines.config import Config
+from pipelines.errors import ConfigError, ConvoyError
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM arrived. Not an Exception, so that no cleanup code swallows it by accident."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for."""
+
+    config: Config
+    summary: Path | None
+    """Where to write the JSON summary, if anywhere."""
+
+
+def parse(arguments: Sequence[str], description: str, default_config: str) -> Request:
+    """Read the shared flags.
+
+    Args:
+        arguments: without the program's name.
+        description: for `--help`.
+        default_config: the file that is read when there is no `--config`.
+
+    Raises:
+        ConfigError: a value is wrong. A flag that does not exist, or `--help`, exits as argparse does.
+    """
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE", default=default_config, help=f"YAML settings (default: {default_config})")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="one setting, such as training.epochs=5")
+    parser.add_argument("--data", metavar="NAME_OR_PATH", help="a data set name, libsvm file, folder or URI (data.dataset)")
+    parser.add_argument("--workers", metavar="N", help="number of workers (launch.workers)")
+    parser.add_argument("--summary", metavar="FILE", type=Path, help="write the result as JSON to this file")
+    options = parser.parse_args(arguments)
+    overrides = list(options.set)
+    if options.data is not None:
+        overrides.append(f"data.dataset={yaml.safe_dump(options.data, default_style=chr(34), width=10**6).strip()}")
+    if options.workers is not None:
+        overrides.append(f"launch.workers={options.workers}")
+    config = configfile.load(paths.to_python(options.config), overrides)
+    if options.summary is not None and not options.summary.absolute().parent.is_dir():
+        raise ConfigError(f"--summary {options.summary}: the folder does not exist; create it first")
+    return Request(config=config, summary=options.summary)
+
+
+def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> NoReturn:
+    """Call `main` and leave the process with the exit code of its outcome."""
+    _raise_on_signals()
+    try:
+        main(arguments)
+    except ConvoyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (Interrupted, KeyboardInterrupt) as interruption:
+        signum = interruption.signum if isinstance(interruption, Interrupted) else signal.SIGINT
+        print(f"interrupted by {signal.Signals(signum).name}", file=sys.stderr)
+        sys.exit(128 + signum)
+    sys.exit(0)
+
+
+def _raise_on_signals() -> None:
+    def interrupt(signum: int, _frame: FrameType | None) -> None:
+        # A second signal ends the process at once.
+        signal.signal(signum, signal.SIG_DFL)
+        raise Interrupted(signum)
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)

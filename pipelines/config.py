@@ -1,0 +1,259 @@
+"""Every setting of a run: its name, type, default, unit and rule.
+
+Defaults live here and nowhere else. A YAML file states what differs from them, `--set section.key=value` what differs from
+the file (`pipelines.configfile`). A setting that breaks a rule is a `ConfigError` that names key, value, rule and remedy.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pipelines.errors import ConfigError
+
+Optimizer = Literal["adam", "adamw", "sgd"]
+Schedule = Literal["constant", "cosine", "step", "one_cycle"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What the source holds. Nothing here is guessed from the data."""
+
+    dataset: str = "mnist"
+    """A name (mnist, mnist-5k, fashion-mnist), a libsvm file, a folder that holds a *train* and a *test* file, or a URI."""
+    test_file: str = ""
+    """The libsvm file with the test rows, where `dataset` is a single file. Empty: test rows are drawn from it."""
+    image_shape: tuple[int, ...] = (28, 28, 1)
+    """Height, width, channels; their product is the number of libsvm features."""
+    value_range: tuple[float, ...] = (0.0, 255.0)
+    """Smallest and largest feature value allowed; the networks scale it to 0..1."""
+    classes: int = 10
+    labels: tuple[int, ...] = ()
+    """The label values as the files write them. Empty: 0 to classes - 1."""
+    class_names: tuple[str, ...] = ()
+    """Names for people, in the order of `labels`. Empty: the label values."""
+
+    def __post_init__(self) -> None:
+        _rule(
+            len(self.image_shape) == 3 and min(self.image_shape) >= 1,
+            "data.image_shape",
+            self.image_shape,
+            "three positive numbers: height, width, channels, for example [28, 28, 1]",
+        )
+        _rule(
+            len(self.value_range) == 2 and self.value_range[0] < self.value_range[1],
+            "data.value_range",
+            self.value_range,
+            "two numbers, the smaller first, for example [0, 255]",
+        )
+        _rule(
+            self.value_range[0] <= 0 <= self.value_range[1],
+            "data.value_range",
+            self.value_range,
+            "a range that includes 0, because libsvm leaves zeros out",
+        )
+        _rule(self.classes >= 2, "data.classes", self.classes, "at least 2")
+        _rule(
+            not self.labels or (len(self.labels) == self.classes and len(set(self.labels)) == self.classes),
+            "data.labels",
+            self.labels,
+            f"{self.classes} different numbers (data.classes), or nothing for 0 to {self.classes - 1}",
+        )
+        _rule(
+            not self.class_names or len(self.class_names) == self.classes,
+            "data.class_names",
+            self.class_names,
+            f"{self.classes} names (data.classes), or nothing",
+        )
+
+    @property
+    def label_values(self) -> tuple[int, ...]:
+        return self.labels or tuple(range(self.classes))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.class_names or tuple(str(label) for label in self.label_values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig:
+    """How the table is written."""
+
+    tables_uri: str = "tables"
+    """The folder that holds the tables."""
+    validation_fraction: float = 0.1
+    """Share of the training rows that is set aside for validation; 0 for none."""
+    test_fraction: float = 0.1
+    """Share of the rows that becomes the test split, where the source has no test file."""
+    seed: int = 1
+    """Decides the order of the rows and which of them are drawn for validation."""
+    rows_per_row_group: int = 0
+    """Rows in one row group, which is one file; 0 chooses by table size."""
+
+    def __post_init__(self) -> None:
+        for name in ("validation_fraction", "test_fraction"):
+            value = getattr(self, name)
+            _rule(0 <= value <= 0.5, f"ingest.{name}", value, "a number from 0 to 0.5")
+        _rule(self.test_fraction > 0, "ingest.test_fraction", self.test_fraction, "more than 0: a run reports a test accuracy")
+        _rule(self.rows_per_row_group >= 0, "ingest.rows_per_row_group", self.rows_per_row_group, "0 (automatic) or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """How a worker reads its shard."""
+
+    memory_limit_mb: int = 2048
+    """A shard up to this size (MB, as stored values) is decoded once and trained from memory; a larger one is streamed."""
+    shuffle_buffer_rows: int = 20_000
+    """Rows that a streaming worker mixes before it cuts batches."""
+
+    def __post_init__(self) -> None:
+        _rule(self.memory_limit_mb >= 0, "stream.memory_limit_mb", self.memory_limit_mb, "0 (always stream) or more")
+        _rule(self.shuffle_buffer_rows >= 1, "stream.shuffle_buffer_rows", self.shuffle_buffer_rows, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which network is trained."""
+
+    name: str = "convnet_dropout"
+    """A name from `pipelines.models.registry`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """The recipe."""
+
+    epochs: int = 10
+    batch_size_per_worker: int = 128
+    optimizer: Optimizer = "adam"
+    base_learning_rate: float = 0.001
+    """Before it is multiplied by the number of workers."""
+    scale_learning_rate: bool = True
+    """Multiply by the number of workers, because the global batch grows with them (Goyal et al. 2017, arXiv:1706.02677)."""
+    warmup_epochs: float = 1.0
+    """Epochs over which the learning rate climbs from its base value to the scaled one; nothing to climb with one worker."""
+    schedule: Schedule = "constant"
+    step_epochs: float = 10.0
+    """With schedule `step`: epochs between two cuts."""
+    step_factor: float = 0.1
+    """With schedule `step`: what each cut multiplies by."""
+    momentum: float = 0.0
+    """With optimizer `sgd`; Nesterov's form where it is not 0."""
+    weight_decay: float = 0.0
+    """Decoupled, with optimizer `adamw`."""
+    label_smoothing: float = 0.0
+    precision: Precision = "auto"
+    """auto: bfloat16 where the processor computes in it, else float32. Weights and the logged model stay float32."""
+    steps_per_execution: int = 1
+    """Steps that one call into TensorFlow runs. More of them cost a longer first trace."""
+    early_stopping_patience: int = 0
+    """Stop after this many epochs without a better validation loss and keep the best weights; 0 trains all epochs."""
+    seed: int = 1
+    """Decides initial weights, dropout and the order of the rows."""
+
+    def __post_init__(self) -> None:
+        _rule(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
+        _rule(self.batch_size_per_worker >= 1, "training.batch_size_per_worker", self.batch_size_per_worker, "at least 1")
+        _rule(self.base_learning_rate > 0, "training.base_learning_rate", self.base_learning_rate, "more than 0")
+        _rule(self.warmup_epochs >= 0, "training.warmup_epochs", self.warmup_epochs, "0 or more")
+        _rule(self.step_epochs > 0, "training.step_epochs", self.step_epochs, "more than 0")
+        _rule(0 < self.step_factor <= 1, "training.step_factor", self.step_factor, "more than 0, at most 1")
+        _rule(0 <= self.momentum < 1, "training.momentum", self.momentum, "from 0 to below 1")
+        _rule(
+            self.momentum == 0 or self.optimizer == "sgd",
+            "training.momentum",
+            self.momentum,
+            f"0 unless training.optimizer is sgd (it is {self.optimizer})",
+        )
+        _rule(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "0 or more")
+        _rule(
+            self.weight_decay == 0 or self.optimizer == "adamw",
+            "training.weight_decay",
+            self.weight_decay,
+            f"0 unless training.optimizer is adamw (it is {self.optimizer})",
+        )
+        _rule(0 <= self.label_smoothing < 1, "training.label_smoothing", self.label_smoothing, "from 0 to below 1")
+        _rule(self.steps_per_execution >= 1, "training.steps_per_execution", self.steps_per_execution, "at least 1")
+        _rule(self.early_stopping_patience >= 0, "training.early_stopping_patience", self.early_stopping_patience, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchConfig:
+    """How the workers are started."""
+
+    workers: int = 1
+    """Horovod processes, one Spark barrier task each."""
+    threads_per_worker: int = 0
+    """TensorFlow threads of one worker; 0 shares the cores of its node equally."""
+    runs_uri: str = "runs"
+    """The folder that holds logs and metric spools. On a cluster it must be one that all nodes see."""
+    start_timeout_seconds: int = 120
+    """How long the workers wait for each other at the start."""
+    stall_warning_seconds: int = 60
+    """A worker that keeps the others waiting for so long is named in the log."""
+    stall_shutdown_seconds: int = 300
+    """A worker that keeps the others waiting for so long ends the run."""
+
+    def __post_init__(self) -> None:
+        _rule(self.workers >= 1, "launch.workers", self.workers, "at least 1")
+        _rule(self.threads_per_worker >= 0, "launch.threads_per_worker", self.threads_per_worker, "0 (automatic) or more")
+        _rule(self.start_timeout_seconds >= 1, "launch.start_timeout_seconds", self.start_timeout_seconds, "at least 1")
+        _rule(self.stall_warning_seconds >= 1, "launch.stall_warning_seconds", self.stall_warning_seconds, "at least 1")
+        # Horovod ignores, with only a warning, a shutdown time that is not above the warning time.
+        _rule(
+            self.stall_shutdown_seconds > self.stall_warning_seconds,
+            "launch.stall_shutdown_seconds",
+            self.stall_shutdown_seconds,
+            f"more than launch.stall_warning_seconds ({self.stall_warning_seconds})",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """Where the run is recorded."""
+
+    uri: str = ""
+    """The MLflow tracking server. Empty: MLFLOW_TRACKING_URI, or else an sqlite file in the home folder."""
+    experiment: str = "convoy"
+    """Name of the MLflow experiment; on Databricks an absolute workspace path."""
+    run_name: str = ""
+    """Empty: made from network, dataset and workers."""
+
+    def __post_init__(self) -> None:
+        _rule(bool(self.experiment), "tracking.experiment", self.experiment, "a name that is not empty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run, whole."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    ingest: IngestConfig = field(default_factory=IngestConfig)
+    stream: StreamConfig = field(default_factory=StreamConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        _rule(
+            self.training.early_stopping_patience == 0 or self.ingest.validation_fraction > 0,
+            "training.early_stopping_patience",
+            self.training.early_stopping_patience,
+            "0 when ingest.validation_fraction is 0: stopping is decided on validation rows",
+        )
+
+    def flat(self) -> dict[str, Any]:
+        """`{"training.epochs": 10, ...}`, every setting."""
+        return {
+            f"{section.name}.{setting.name}": getattr(getattr(self, section.name), setting.name)
+            for section in dataclasses.fields(self)
+            for setting in dataclasses.fields(getattr(self, section.name))
+        }
+
+
+def _rule(holds: bool, key: str, value: object, rule: str) -> None:
+    if not holds:
+        shown = list(value) if isinstance(value, tuple) else value
+        raise ConfigError(f"{key}={shown}: must be {rule}")

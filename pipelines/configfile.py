@@ -1,0 +1,134 @@
+"""From YAML and `--set` to a `Config`, and back to YAML.
+
+Precedence: dataclass defaults < file < `--set`. Unknown keys, wrong types and broken rules are one `ConfigError` line.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from pipelines.config import Config
+from pipelines.errors import ConfigError
+
+_SECTIONS: dict[str, type] = typing.get_type_hints(Config)
+
+
+def load(file: Path | None, overrides: Iterable[str] = ()) -> Config:
+    """Read a configuration.
+
+    Args:
+        file: a YAML file of sections and settings, or None for the defaults.
+        overrides: `section.key=value` texts; the value is read as YAML.
+
+    Raises:
+        ConfigError: names file or flag, key, value, rule and remedy.
+    """
+    values: dict[str, dict[str, Any]] = {}
+    if file is not None:
+        for key, value in _read_file(file):
+            _assign(values, key, value, str(file))
+    for text in overrides:
+        key, equals, raw = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text}: must be section.key=value, for example --set training.epochs=5")
+        try:
+            parsed = yaml.safe_load(raw)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {text}: '{raw}' is not a YAML value; put quotes around it") from error
+        _assign(values, key.strip(), parsed, "--set")
+    sections = {name: section(**values.get(name, {})) for name, section in _SECTIONS.items()}
+    return Config(**sections)
+
+
+def dump(config: Config) -> str:
+    """The whole configuration as YAML that `load` reads back to an equal `Config`."""
+    plain = {
+        section: {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+        for section, settings in dataclasses.asdict(config).items()
+    }
+    return yaml.safe_dump(plain, sort_keys=False)
+
+
+def _read_file(file: Path) -> list[tuple[str, Any]]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        folder = file.parent
+        near = difflib.get_close_matches(file.name, [p.name for p in folder.glob("*.yml")] if folder.is_dir() else [], n=1)
+        hint = f"did you mean {folder / near[0]}?" if near else "the ready-made ones lie in conf/"
+        raise ConfigError(f"{file}: no such configuration file; {hint}") from error
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}); --config takes a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        place = getattr(error, "problem_mark", None)
+        where = f" line {place.line + 1}" if place is not None else ""
+        raise ConfigError(f"{file}{where}: not valid YAML; check indentation and colons") from error
+    if content is None:
+        return []
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{file}: must hold sections such as 'training:' with settings below them")
+    pairs: list[tuple[str, Any]] = []
+    for section, settings in content.items():
+        if settings is None:
+            continue
+        if not isinstance(settings, Mapping):
+            raise ConfigError(f"{file}: {section}: must be a section with settings below it, not {settings!r}")
+        pairs.extend((f"{section}.{key}", value) for key, value in settings.items())
+    return pairs
+
+
+def _assign(values: dict[str, dict[str, Any]], key: str, value: Any, origin: str) -> None:
+    section, _, name = key.partition(".")
+    hints = typing.get_type_hints(_SECTIONS[section]) if section in _SECTIONS else {}
+    if name not in hints:
+        known = [f"{s}.{f.name}" for s, cls in _SECTIONS.items() for f in dataclasses.fields(cls)]
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"sections are {', '.join(_SECTIONS)}"
+        raise ConfigError(f"{origin}: unknown setting {key}; {hint}")
+    try:
+        values.setdefault(section, {})[name] = _convert(value, hints[name])
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{origin}: {key}={value}: must be {error}") from error
+
+
+def _convert(value: Any, wanted: Any) -> Any:
+    """Raises TypeError or ValueError whose text says what the value must be."""
+    origin = typing.get_origin(wanted)
+    if origin is Literal:
+        choices = typing.get_args(wanted)
+        if value not in choices:
+            raise ValueError("one of " + ", ".join(map(str, choices)))
+        return value
+    if origin is tuple:
+        (item, _) = typing.get_args(wanted)
+        if not isinstance(value, list | tuple):
+            raise TypeError(f"a list of {_noun(item)}s, for example [1, 2]")
+        return tuple(_convert(element, item) for element in value)
+    if wanted is float and isinstance(value, str):
+        # YAML 1.1 reads 1e-3 as text because the number has no dot.
+        value = _float_or_text(value)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if wanted is str and isinstance(value, types.NoneType):
+        value = ""
+    if type(value) is not wanted:
+        raise TypeError(_noun(wanted, article=True))
+    return value
+
+
+def _float_or_text(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _noun(kind: type, *, article: bool = False) -> str:
+    noun = {int: "whole number", float: "number", bool: "true or false", str: "text"}[kind]
+    return f"a {noun}" if article and kind in (int, float) else noun

@@ -1,0 +1,25 @@
+"""Errors that are meant for the person at the keyboard.
+
+A `ConvoyError` is printed as it stands, on one line and without a traceback. It therefore names what is wrong
+(file, line, key, value), the rule that was broken, and the remedy.
+"""
+
+
+class ConvoyError(Exception):
+    """Something the user can mend. The message says what, and how."""
+
+    exit_code = 1
+
+
+class ConfigError(ConvoyError):
+    """A setting, flag or configuration file is wrong. Found before Spark starts."""
+
+    exit_code = 2
+
+
+class DataError(ConvoyError):
+    """The data itself is wrong: a malformed line, a broken table, a missing file."""
+
+
+class LaunchError(ConvoyError):
+    """The workers could not be started, or one of them failed."""

@@ -1,0 +1,209 @@
+"""The Spark jobs of ingest: text in, Parquet files out."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from py4j.protocol import Py4JJavaError
+from pyspark import StorageLevel
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from pipelines import paths
+from pipelines.config import Config, DataConfig
+from pipelines.errors import ConfigError, DataError
+from pipelines.ingest.folder import FILE_COLUMN, ROWS_FOLDER
+from pipelines.ingest.libsvm import Rules
+from pipelines.ingest.order import Permutation, Segment, cut
+from pipelines.ingest.passes import PARSED_COLUMNS, PLACED_COLUMNS, BlockReport, Plan, parse_batches, place_batches
+from pipelines.ingest.sources import Source
+from pipelines.schema import BYTES_PER_VALUE, IMAGE_COLUMN, LABEL_COLUMN, SPLIT_COLUMN, Dtype
+
+_MEGABYTE = 2**20
+# One task writes its files one after the other; several tasks per core even out their sizes.
+_BYTES_PER_WRITE_TASK = 256 * _MEGABYTE
+# A text row can be ten times its image ("784:0.123456 "), and Arrow batches are built in memory.
+_BYTES_PER_ARROW_BATCH = 16 * _MEGABYTE
+# Readers load a row group whole.
+_MOST_BYTES_PER_ROW_GROUP = 1024 * _MEGABYTE
+
+
+@dataclass(frozen=True)
+class Written:
+    """What lies in the folder."""
+
+    segments: tuple[Segment, ...]
+    dtype: Dtype
+    rows_per_file: tuple[int, ...]
+    """Of the source's files, in order."""
+
+
+def write_rows(spark: SparkSession, config: Config, source: Source, folder: Path) -> Written:
+    """Read the source and write `folder/rows/split=S/file=N/part-*.parquet`.
+
+    Raises:
+        DataError: a line is malformed (`FILE:LINE: reason`), a file is damaged, or there are no rows.
+        ConfigError: ingest.rows_per_row_group is too large for these images.
+    """
+    with _settings(spark, config.data), _job_group(spark):
+        parsed = _parsed(spark, config.data, source).persist(StorageLevel.MEMORY_AND_DISK)
+        try:
+            reports = _collect_reports(parsed, source)
+            _raise_first_error(reports, source)
+            plan = _plan(config, source, reports)
+            try:
+                _write(spark, parsed, plan, folder)
+            except (Py4JJavaError, PySparkException) as error:
+                raise DataError(
+                    f"ingest.tables_uri={config.ingest.tables_uri}: Spark could not write the table: {_cause(error)}"
+                ) from error
+        finally:
+            parsed.unpersist()
+    rows = [sum(report.rows for report in reports if report.file == number) for number in range(len(source.files))]
+    return Written(plan.segments, plan.dtype, tuple(rows))
+
+
+def _parsed(spark: SparkSession, data: DataConfig, source: Source) -> DataFrame:
+    rules = Rules(image_shape=data.image_shape, value_range=data.value_range, labels=data.label_values)
+    frames = [
+        # A path may hold characters that Spark takes for a pattern, such as brackets.
+        spark.read.option("__globPaths__", "false")
+        .text(paths.to_spark(uri))
+        .select("value", F.lit(number).alias("file"), F.col("_metadata.file_block_start").alias("block"))
+        for number, (uri, _) in enumerate(source.files)
+    ]
+    lines = frames[0]
+    for frame in frames[1:]:
+        lines = lines.union(frame)
+    return lines.mapInArrow(partial(parse_batches, rules=rules), PARSED_COLUMNS)
+
+
+def _collect_reports(parsed: DataFrame, source: Source) -> list[BlockReport]:
+    try:
+        collected = parsed.where("report is not null").select("report").collect()
+    except (Py4JJavaError, PySparkException) as error:
+        files = " or ".join(uri for uri, _ in source.files)
+        raise DataError(f"{files}: Spark could not read the text: {_cause(error)}") from error
+    reports = [BlockReport.from_json(row.report) for row in collected]
+    return sorted(reports, key=lambda report: (report.file, report.block))
+
+
+def _raise_first_error(reports: list[BlockReport], source: Source) -> None:
+    bad_lines = sum(report.bad_lines for report in reports)
+    if not bad_lines:
+        return
+    first = next(report for report in reports if report.bad_lines)
+    before = sum(report.lines for report in reports if report.file == first.file and report.block < first.block)
+    count = f" ({bad_lines:,} malformed lines in all)" if bad_lines > 1 else ""
+    raise DataError(f"{source.files[first.file][0]}:{before + first.first_bad_line + 1}: {first.reason}{count}")
+
+
+def _plan(config: Config, source: Source, reports: list[BlockReport]) -> Plan:
+    test_files = frozenset(number for number, (_, split) in enumerate(source.files) if split == "test")
+    first_row: dict[tuple[int, int], int] = {}
+    rows = {False: 0, True: 0}
+    for report in reports:
+        is_test = report.file in test_files
+        first_row[report.file, report.block] = rows[is_test]
+        rows[is_test] += report.rows
+    for number, (uri, _) in enumerate(source.files):
+        if not any(report.rows for report in reports if report.file == number):
+            raise DataError(f"{uri}: holds no rows; a row is a line 'label index:value index:value ...'")
+    dtype: Dtype = "float32" if any(report.is_float for report in reports) else "uint8"
+    num_values = 1
+    for size in config.data.image_shape:
+        num_values *= size
+    bytes_per_row = num_values * BYTES_PER_VALUE[dtype]
+    if config.ingest.rows_per_row_group * bytes_per_row > _MOST_BYTES_PER_ROW_GROUP:
+        raise ConfigError(
+            f"ingest.rows_per_row_group={config.ingest.rows_per_row_group}: a row group may hold at most 1 GB, which is "
+            f"{_MOST_BYTES_PER_ROW_GROUP // bytes_per_row} rows of these images; 0 chooses"
+        )
+    segments = cut(
+        train_rows=rows[False],
+        test_rows=rows[True] if test_files else None,
+        validation_fraction=config.ingest.validation_fraction,
+        test_fraction=config.ingest.test_fraction,
+        rows_per_row_group=config.ingest.rows_per_row_group,
+        bytes_per_row=bytes_per_row,
+    )
+    return Plan(
+        segments=segments,
+        first_row=first_row,
+        test_files=test_files,
+        train_order=Permutation(rows[False], config.ingest.seed, "train"),
+        test_order=Permutation(rows[True], config.ingest.seed, "test"),
+        num_values=num_values,
+        dtype=dtype,
+    )
+
+
+def _write(spark: SparkSession, parsed: DataFrame, plan: Plan, folder: Path) -> None:
+    bytes_per_row = plan.num_values * BYTES_PER_VALUE[plan.dtype]
+    num_files = sum(segment.num_files for segment in plan.segments)
+    num_bytes = sum(segment.rows for segment in plan.segments) * bytes_per_row
+    tasks = max(3 * spark.sparkContext.defaultParallelism, -(-num_bytes // _BYTES_PER_WRITE_TASK))
+    largest = max(segment.rows_per_file for segment in plan.segments) * (bytes_per_row + 16)
+    placed = (
+        parsed.where("report is null")
+        .mapInArrow(partial(place_batches, plan=plan), PLACED_COLUMNS)
+        .repartition(min(tasks, num_files), SPLIT_COLUMN, FILE_COLUMN)
+        .sortWithinPartitions(SPLIT_COLUMN, FILE_COLUMN, "place")
+        .select(IMAGE_COLUMN, LABEL_COLUMN, SPLIT_COLUMN, FILE_COLUMN)
+    )
+    (
+        placed.write.partitionBy(SPLIT_COLUMN, FILE_COLUMN)
+        # Every file is one row group, which must not be cut when it fills up.
+        .option("parquet.block.size", max(64 * _MEGABYTE, 2 * largest))
+        # Hardly two images are equal, so that a dictionary only costs time.
+        .option("parquet.enable.dictionary", "false")
+        .option("compression", "zstd")
+        .parquet(paths.to_spark(str(folder / ROWS_FOLDER)))
+    )
+
+
+@contextmanager
+def _settings(spark: SparkSession, data: DataConfig) -> Iterator[None]:
+    """Session settings of the jobs, put back at the end because a notebook's session is not ours."""
+    num_values = 1
+    for size in data.image_shape:
+        num_values *= size
+    wanted = {
+        "spark.sql.execution.arrow.maxRecordsPerBatch": str(max(1, min(10_000, _BYTES_PER_ARROW_BATCH // num_values))),
+    }
+    before = {name: spark.conf.get(name) for name in wanted}
+    try:
+        for name, value in wanted.items():
+            spark.conf.set(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            if value is not None:
+                spark.conf.set(name, value)
+
+
+@contextmanager
+def _job_group(spark: SparkSession) -> Iterator[None]:
+    """Cancel our own jobs when the driver is interrupted; they would go on writing into a folder that is being removed."""
+    context = spark.sparkContext
+    group = f"convoy-ingest-{uuid.uuid4().hex[:8]}"
+    context.setJobGroup(group, "Convoy ingest")
+    try:
+        yield
+    except BaseException:
+        context.cancelJobGroup(group)
+        raise
+    finally:
+        context.setLocalProperty("spark.jobGroup.id", None)
+        context.setLocalProperty("spark.job.description", None)
+
+
+def _cause(error: Py4JJavaError | PySparkException) -> str:
+    """The innermost reason, on one line."""
+    text = str(error.java_exception) if isinstance(error, Py4JJavaError) else str(error)
+    causes = [line.partition("Caused by: ")[2] for line in text.splitlines() if line.startswith("Caused by: ")]
+    return (causes[-1] if causes else text.strip().splitlines()[0])[:300]

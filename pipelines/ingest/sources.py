@@ -1,0 +1,132 @@
+"""From what a user calls the data to the libsvm files that hold it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipelines import paths
+from pipelines.config import DataConfig
+from pipelines.errors import ConfigError, DataError
+from pipelines.ingest import downloads
+
+MNIST_FOLDER = "dbfs:/databricks-datasets/mnist-digits/data-001"
+_FASHION_FOLDER = "dbfs:/convoy/fashion-mnist"
+_SUBSTITUTE_FOLDER = "dbfs:/convoy/mnist-5k"
+_ENDINGS = (".txt", ".libsvm", ".svm", ".t")
+_COMPRESSIONS = ("", ".bz2", ".gz")
+_SUBSTITUTE_NOTE = (
+    "SUBSTITUTE: 5,000 of the 70,000 digits of MNIST, because the whole set could not be fetched; accuracies are lower"
+)
+
+SourceSplit = Literal["train", "test"]
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of a data set."""
+
+    dataset: str
+    """A short name, fit for a folder."""
+    files: tuple[tuple[str, SourceSplit], ...]
+    """Location of each file, in a form that `paths` understands, and the split its rows belong to."""
+    note: str = ""
+    """What a user must know about the data, or nothing."""
+
+
+def resolve(data: DataConfig, report: Report) -> Source:
+    """Find the files of `data.dataset`, fetching or converting them where the name asks for it.
+
+    Args:
+        data: `dataset` is a name, a libsvm file, a folder or a URI; see `DataConfig`.
+        report: is given lines for people.
+
+    Raises:
+        ConfigError: the name or path does not lead to a data set.
+        DataError: it does, but the data cannot be had on this machine.
+    """
+    named: dict[str, Callable[[Report], Source]] = {"mnist": _mnist, "mnist-5k": _mnist_5k, "fashion-mnist": _fashion_mnist}
+    if data.dataset in named:
+        return named[data.dataset](report)
+    path = paths.to_python(data.dataset)
+    if path.is_dir():
+        return Source(_slug(path.name), folder_files(data.dataset))
+    if not path.is_file():
+        raise ConfigError(
+            f"data.dataset={data.dataset}: no such file or folder ({path}); it takes {', '.join(named)}, a libsvm file, "
+            "a folder with a *train* and a *test* file, or a URI such as dbfs:/folder"
+        )
+    files: list[tuple[str, SourceSplit]] = [(data.dataset, "train")]
+    if data.test_file:
+        if not paths.to_python(data.test_file).is_file():
+            raise ConfigError(f"data.test_file={data.test_file}: no such file; name a libsvm file or leave it empty")
+        files.append((data.test_file, "test"))
+    return Source(_slug(path.name), tuple(files))
+
+
+def folder_files(location: str) -> tuple[tuple[str, SourceSplit], ...]:
+    """The train and the test file of a folder.
+
+    Raises:
+        ConfigError: there is none of a kind, or more than one.
+    """
+    folder = paths.to_python(location)
+    found: list[tuple[str, SourceSplit]] = []
+    splits: tuple[SourceSplit, ...] = ("train", "test")
+    for split in splits:
+        names = sorted(path.name for path in folder.iterdir() if split in path.name and _is_libsvm(path))
+        if len(names) != 1:
+            what = "no file" if not names else f"{len(names)} files ({', '.join(names)})"
+            raise ConfigError(
+                f"data.dataset={location}: {what} with '{split}' in the name and an ending of {', '.join(_ENDINGS)} "
+                "(or those with .bz2 or .gz); there must be one, or name the files with data.dataset and data.test_file"
+            )
+        found.append((f"{location.rstrip('/')}/{names[0]}", split))
+    return tuple(found)
+
+
+def _mnist(report: Report) -> Source:
+    folder = paths.to_python(MNIST_FOLDER)
+    if not folder.is_dir():
+        try:
+            downloads.fetch(downloads.MNIST, folder, report)
+        except downloads.NotFetched as error:
+            report(f"MNIST is not at {MNIST_FOLDER} ({folder}) and could not be fetched: {error}")
+            report(_SUBSTITUTE_NOTE)
+            return Source("mnist-5k", _substitute_files(report), _SUBSTITUTE_NOTE)
+    return Source("mnist", folder_files(MNIST_FOLDER))
+
+
+def _mnist_5k(report: Report) -> Source:
+    return Source("mnist-5k", _substitute_files(report))
+
+
+def _fashion_mnist(report: Report) -> Source:
+    folder = paths.to_python(_FASHION_FOLDER)
+    if not folder.is_dir():
+        try:
+            downloads.fetch(downloads.FASHION_MNIST, folder, report)
+        except downloads.NotFetched as error:
+            raise DataError(
+                f"fashion-mnist could not be fetched: {error}; on Debian, apt-get install dataset-fashion-mnist"
+            ) from error
+    return Source("fashion-mnist", folder_files(_FASHION_FOLDER))
+
+
+def _substitute_files(report: Report) -> tuple[tuple[str, SourceSplit], ...]:
+    folder = paths.to_python(_SUBSTITUTE_FOLDER)
+    if not folder.is_dir():
+        downloads.write_substitute(folder, report)
+    return folder_files(_SUBSTITUTE_FOLDER)
+
+
+def _is_libsvm(path: Path) -> bool:
+    return any(path.name.endswith(ending + compression) for ending in _ENDINGS for compression in _COMPRESSIONS)
+
+
+def _slug(name: str) -> str:
+    stem = name
+    for ending in (*_COMPRESSIONS[1:], *_ENDINGS):
+        stem = stem.removesuffix(ending)
+    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in stem.lower())[:40] or "data"

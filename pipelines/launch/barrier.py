@@ -1,0 +1,131 @@
+"""Run a function on N Horovod ranks at once, as one Spark barrier stage.
+
+Spark starts all tasks of a barrier stage together or none. Each task becomes the supervisor of one rank
+(`pipelines.launch.supervisor`), which runs the function in a process of its own. When a rank fails, Spark ends the stage, the
+supervisors die, and the kernel ends their ranks.
+"""
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+from pyspark.sql import SparkSession
+
+from pipelines.config import LaunchConfig
+from pipelines.errors import LaunchError
+from pipelines.launch import slots
+from pipelines.launch.failure import Failure, headline, read_failures
+from pipelines.launch.supervisor import Assignment, supervise
+
+_log = logging.getLogger(__name__)
+
+# Failure reports of the other ranks arrive within this time of the first.
+_SETTLE_SECONDS = 1.0
+
+
+class RankError(LaunchError):
+    """A rank failed."""
+
+    def __init__(self, failures: tuple[Failure, ...]) -> None:
+        super().__init__(headline(failures[0]))
+        self.failures = failures
+        """The reports of all ranks that failed, the cause first."""
+
+
+class Launch:
+    """Ranks at work. Ask `done` now and then, and `results` at the end; `cancel` ends them early."""
+
+    def __init__(self, spark: SparkSession, assignment: Assignment, workers: int) -> None:
+        self._context = spark.sparkContext
+        self._assignment = assignment
+        self._workers = workers
+        self._group = f"convoy-{uuid.uuid4()}"
+        self._results: list[Any] = []
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="barrier-stage", daemon=True)
+        self._thread.start()
+
+    @property
+    def done(self) -> bool:
+        return not self._thread.is_alive()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the end, at most so long. True when it has come."""
+        self._thread.join(seconds)
+        return self.done
+
+    def cancel(self) -> None:
+        """End all ranks and wait for that, for at most 10 seconds."""
+        try:
+            self._context.cancelJobGroup(self._group)
+        except Exception:
+            # A Ctrl-C reaches Spark's JVM too. When that has gone, its tasks are gone with it.
+            _log.info("Spark could not be asked to cancel the workers", exc_info=True)
+        self._thread.join(10)
+
+    def results(self) -> list[Any]:
+        """What the function returned on each rank, in rank order.
+
+        Raises:
+            RankError: a rank failed; the message names it and the cause.
+            LaunchError: Spark could not run the stage.
+        """
+        self._thread.join()
+        if self._error is None:
+            return self._results
+        failures = self._settled_failures()
+        if failures:
+            raise RankError(failures) from self._error
+        raise LaunchError(f"Spark could not run the workers: {_first_line(self._error)}") from self._error
+
+    def _run(self) -> None:
+        try:
+            # interruptOnCancel makes Spark end the Python worker of a cancelled task, and with it the rank.
+            self._context.setJobGroup(self._group, "Horovod ranks", interruptOnCancel=True)
+            assignment = self._assignment
+            stage = self._context.parallelize(range(self._workers), self._workers).barrier()
+            pairs = stage.mapPartitions(lambda _: [supervise(assignment)]).collect()
+            self._results = [cloudpickle.loads(result) for _, result in sorted(pairs)]
+        except Exception as error:
+            self._error = error
+
+    def _settled_failures(self) -> tuple[Failure, ...]:
+        folder = Path(self._assignment.work_dir)
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        failures = read_failures(folder)
+        while len(failures) < self._workers and time.monotonic() < deadline:
+            time.sleep(0.05)
+            failures = read_failures(folder)
+        return failures
+
+
+def start(
+    spark: SparkSession, function: Callable[..., Any], arguments: tuple[Any, ...], *, launch: LaunchConfig, work_dir: Path
+) -> Launch:
+    """Start `function(*arguments)` on `launch.workers` ranks.
+
+    Args:
+        spark: a session with that many free task slots.
+        function: called on every rank, in a fresh process with Horovod's environment; it calls `hvd.init()` itself.
+        arguments: plain data; they are pickled.
+        launch: number of workers, threads and time limits.
+        work_dir: a folder that driver and nodes see; receives `logs/rank-K.log` and failure reports.
+
+    Raises:
+        LaunchError: at once, when there are fewer task slots than workers.
+    """
+    slots.check(spark, launch.workers)
+    (work_dir / "logs").mkdir(parents=True, exist_ok=True)
+    payload = cloudpickle.dumps((function, arguments))
+    return Launch(spark, Assignment(payload=payload, launch=launch, work_dir=str(work_dir)), launch.workers)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    barrier = [line for line in lines if "[SPARK-" in line]
+    return (barrier or lines or [type(error).__name__])[0].strip()

@@ -1,0 +1,86 @@
+"""What went wrong on a rank, and which rank's trouble is the cause of the others'."""
+
+import dataclasses
+import json
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.errors import ConvoyError
+
+_FOLDER = "failures"
+# What a rank raises when another rank has gone: an effect, never the cause.
+_EFFECTS = ("HorovodInternalError", "Horovod has been shut down", "Connection reset by peer", "Connection closed by peer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """One rank's end."""
+
+    rank: int
+    host: str
+    time: float
+    """Seconds since the Unix epoch."""
+    error: str
+    """Exception type and message, or what ended the process."""
+    traceback: str
+    """Empty when the process was killed."""
+    log_path: str
+    user_error: bool = False
+    """The error is a `ConvoyError`: its message alone says what to do."""
+
+    @property
+    def is_effect(self) -> bool:
+        return any(sign in self.error for sign in _EFFECTS)
+
+
+def write_failure(work_dir: Path, failure: Failure) -> None:
+    """Leave a report where the driver finds it."""
+    folder = work_dir / _FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f".rank-{failure.rank}.json"
+    unfinished.write_text(json.dumps(dataclasses.asdict(failure)), encoding="utf-8")
+    os.replace(unfinished, folder / f"rank-{failure.rank}.json")
+
+
+def read_failures(work_dir: Path) -> tuple[Failure, ...]:
+    """All reports, the cause first: effects of another rank's end come last, otherwise the earliest comes first."""
+    reports = [Failure(**json.loads(path.read_text(encoding="utf-8"))) for path in (work_dir / _FOLDER).glob("rank-*.json")]
+    return tuple(sorted(reports, key=lambda failure: (failure.is_effect, failure.time)))
+
+
+def headline(failure: Failure) -> str:
+    """One line for the person at the keyboard."""
+    if failure.user_error:
+        return failure.error
+    return f"rank {failure.rank} on {failure.host} failed: {failure.error} (its log: {failure.log_path})"
+
+
+def of_exception(error: BaseException, traceback: str, *, rank: int, host: str, log_path: str) -> Failure:
+    """The report of a rank that raised."""
+    if isinstance(error, ConvoyError):
+        text = str(error)
+    else:
+        text = f"{type(error).__name__}: {error}".strip()
+    return Failure(
+        rank=rank,
+        host=host,
+        time=time.time(),
+        error=text,
+        traceback=traceback,
+        log_path=log_path,
+        user_error=isinstance(error, ConvoyError),
+    )
+
+
+def of_exit(code: int, *, rank: int, host: str, log_path: str) -> Failure:
+    """The report of a rank whose process ended without one; `code` as `subprocess` gives it, negative for a signal."""
+    if code < 0:
+        name = signal.Signals(-code).name
+        likely = "; out of memory is the usual reason" if -code == signal.SIGKILL else ""
+        error = f"killed by {name}{likely}"
+    else:
+        error = f"the process ended with exit code {code}"
+    return Failure(rank=rank, host=host, time=time.time(), error=error, traceback="", log_path=log_path)

@@ -1,0 +1,64 @@
+"""The Spark session of a job."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pyspark.sql import SparkSession
+
+from pipelines.errors import LaunchError
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def open_session(app_name: str) -> Iterator[SparkSession]:
+    """The session that is there, or a new one, which is stopped at the end.
+
+    A cluster's own session is left as it is. A new one takes the master of `spark-submit`, or `local[*]`.
+
+    Raises:
+        LaunchError: Spark could not be started.
+    """
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        yield active
+        return
+    # Otherwise Spark starts whatever `python3` is first on the PATH of its workers.
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    interrupt_handler = signal.getsignal(signal.SIGINT)
+    try:
+        session = (
+            SparkSession.builder.appName(app_name)
+            .config("spark.ui.showConsoleProgress", "false")
+            # A copy of a task that writes or trains would do its work twice.
+            .config("spark.speculation", "false")
+            .getOrCreate()
+        )
+    except Exception as error:
+        raise LaunchError(f"Spark could not be started ({error}); run ./convoy doctor") from error
+    # Spark's own handler first asks the JVM to cancel, and fails when Ctrl-C has already ended that.
+    signal.signal(signal.SIGINT, interrupt_handler)
+    try:
+        yield session
+    finally:
+        _end_barrier_timer(session)
+        try:
+            session.stop()
+        except Exception:
+            # After a Ctrl-C the JVM is already gone.
+            _log.info("Spark was not there to be stopped", exc_info=True)
+
+
+def _end_barrier_timer(session: SparkSession) -> None:
+    """Let the JVM end. Spark 3.5 times barrier stages with a thread that keeps a local-mode JVM alive for ever."""
+    try:
+        jvm = session.sparkContext._jvm
+        companion = jvm.java.lang.Class.forName("org.apache.spark.BarrierTaskContext$")
+        module = companion.getField("MODULE$").get(None)
+        getattr(module, "org$apache$spark$BarrierTaskContext$$timer")().cancel()
+    except Exception:
+        _log.warning("the timer of Spark's barrier stages could not be ended; spark-submit may not return", exc_info=True)

@@ -1,0 +1,216 @@
+"""The whole road, as the driver sees it: source, table, workers, run."""
+
+import dataclasses
+import importlib.metadata
+import json
+import logging
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pipelines import __version__, cli, configfile, paths
+from pipelines.config import Config
+from pipelines.errors import ConvoyError, LaunchError
+from pipelines.ingest import sources, table
+from pipelines.launch import barrier, session, slots
+from pipelines.launch.console import TrainingConsole
+from pipelines.launch.worker import MODEL_FOLDER, SPOOL_FOLDER, work
+from pipelines.models import registry
+from pipelines.schema import SPLITS, Table
+from pipelines.spool import Event, SpoolReader
+from pipelines.stream.sharding import steps_per_epoch
+from pipelines.track.figures import learning_curves
+from pipelines.track.run import Status, TrackedRun
+from pipelines.train.result import TrainingResult
+
+_POLL_SECONDS = 0.1
+_VERSIONED = ("tensorflow", "tensorflow-cpu", "keras", "horovod", "petastorm", "pyspark", "pyarrow", "numpy", "mlflow")
+
+
+@dataclass
+class Clock:
+    """Seconds since the job was submitted, at the marks of the road."""
+
+    submitted: float
+    marks: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def mark(self, name: str, at: float | None = None) -> None:
+        self.marks.setdefault(name, (at or time.time()) - self.submitted)
+
+    def between(self, start: str, stop: str) -> float:
+        return round(self.marks.get(stop, 0.0) - self.marks.get(start, 0.0), 2)
+
+
+def run_training(config: Config, console: TrainingConsole) -> dict[str, Any]:
+    """Train as configured and record the run.
+
+    Returns:
+        the summary, plain data ready for JSON.
+
+    Raises:
+        ConfigError: before anything is started.
+        ConvoyError: the work failed; the run is FAILED and stays.
+    """
+    registry.check(config.model.name)
+    clock = Clock(_submitted_at())
+    run_name = config.tracking.run_name or f"{config.model.name}-{config.launch.workers}w"
+    run_dir = make_run_dir(paths.to_python(config.launch.runs_uri), run_name)
+    (run_dir / "config.yml").write_text(configfile.dump(config), encoding="utf-8")
+    logging.basicConfig(
+        filename=run_dir / "logs" / "driver.log", level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s"
+    )
+    console.say(f"run folder {paths.display(run_dir)}, logs in {paths.display(run_dir / 'logs')}")
+    run = TrackedRun(config.tracking, run_name)
+    status: Status = "FAILED"
+    try:
+        run.settings(config.flat(), configfile.dump(config))
+        run.tags(_tags(run_dir))
+        summary = _train_and_record(config, console, run, run_dir, clock)
+        status = "FINISHED"
+    except (cli.Interrupted, KeyboardInterrupt):
+        status = "KILLED"
+        raise
+    except ConvoyError as error:
+        run.tags({"error": str(error)[:500]})
+        raise
+    finally:
+        console.close()
+        run.finish(status)
+    clock.mark("end")
+    summary |= {"run_id": run.run_id, "model_uri": run.model_uri, "tracking_uri": run.tracking_uri}
+    summary["seconds"]["total"] = clock.between("submitted", "end")
+    for warning in run.warnings:
+        console.say(f"warning: {warning}")
+    return summary
+
+
+def _train_and_record(config: Config, console: TrainingConsole, run: TrackedRun, run_dir: Path, clock: Clock) -> dict[str, Any]:
+    source = sources.resolve(config.data, console.say)
+    with session.open_session("convoy-train") as spark:
+        slots.check(spark, config.launch.workers)
+        clock.mark("spark")
+        data, built = table.open_or_build(spark, config, source, console.say)
+        clock.mark("table")
+        _announce(data, built, source.note, console, run)
+        steps_per_epoch(data.manifest.rows("train"), config.launch.workers, config.training.batch_size_per_worker)
+        launch = barrier.start(spark, work, (config, data, str(run_dir)), launch=config.launch, work_dir=run_dir)
+        history = _follow(launch, SpoolReader(run_dir / SPOOL_FOLDER), console, run, clock)
+        results: Sequence[TrainingResult] = launch.results()
+        clock.mark("trained")
+    result = results[0]
+    run.metrics({"test/loss": result.test.loss, "test/accuracy": result.test.accuracy}, step=result.epochs)
+    run.figure(lambda: learning_curves(history, f"{config.model.name} on {data.manifest.dataset}"), "figures/learning_curves.png")
+    run.model(run_dir / MODEL_FOLDER)
+    return {
+        "dataset": data.manifest.dataset,
+        "note": source.note,
+        "table": data.uri,
+        "run_dir": str(run_dir),
+        "rows": {split: data.manifest.rows(split) for split in SPLITS},
+        "workers": config.launch.workers,
+        "epochs": result.epochs,
+        "best_epoch": result.best_epoch,
+        "precision": result.precision,
+        "test": dataclasses.asdict(result.test),
+        "rows_per_second": round(result.rows_per_second),
+        "seconds": {
+            "ingest": clock.between("spark", "table"),
+            "launch": clock.between("table", "plan"),
+            "first_step": clock.between("submitted", "first_step"),
+            "train": round(result.train_seconds, 2),
+        },
+    }
+
+
+def _follow(
+    launch: barrier.Launch, spool: SpoolReader, console: TrainingConsole, run: TrackedRun, clock: Clock
+) -> list[dict[str, float]]:
+    """Pass on what the workers report until they are done. Returns the metrics of each epoch."""
+    history: list[dict[str, float]] = []
+
+    def pass_on(event: Event) -> None:
+        if event.rank != 0:
+            return
+        clock.mark(event.kind, event.time)
+        console.show(event)
+        if event.kind == "epoch":
+            history.append(event.values["metrics"])
+            run.metrics(event.values["metrics"], event.values["epoch"])
+
+    try:
+        while not launch.wait(_POLL_SECONDS):
+            for event in spool.new_events():
+                pass_on(event)
+    except BaseException:
+        launch.cancel()
+        raise
+    for event in spool.new_events():
+        pass_on(event)
+    return history
+
+
+def _announce(data: Table, built: bool, note: str, console: TrainingConsole, run: TrackedRun) -> None:
+    manifest = data.manifest
+    rows = ", ".join(f"{manifest.rows(split):,} {split}" for split in SPLITS)
+    console.say(f"table {data.uri} ({'built' if built else 'reused'}): {rows}")
+    run.dataset(data)
+    if note:
+        run.tags({"data_note": note})
+
+
+def make_run_dir(runs: Path, name: str) -> Path:
+    """A new folder `TIME-NAME`, with a number behind it where that is taken."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for attempt in range(100):
+        folder = runs / (f"{stamp}-{name}" + (f"-{attempt}" if attempt else ""))
+        try:
+            (folder / "logs").mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise LaunchError(
+                f"{folder}: cannot be created ({error.strerror}); set launch.runs_uri to a writable folder"
+            ) from error
+    raise LaunchError(f"{runs}: no free folder name; set launch.runs_uri to another folder")
+
+
+def write_summary(summary: dict[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+
+def _tags(run_dir: Path) -> dict[str, str]:
+    tags = {"convoy_version": __version__, "run_dir": str(run_dir)}
+    for distribution in _VERSIONED:
+        try:
+            tags[f"version.{distribution}"] = importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    commit = _git_commit()
+    if commit:
+        tags["mlflow.source.git.commit"] = commit
+    return tags
+
+
+def _git_commit() -> str:
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=paths.home(), capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return found.stdout.strip()
+
+
+def _submitted_at() -> float:
+    """When the job was submitted: the start of spark-submit's JVM where there is one, else of this process."""
+    process = psutil.Process()
+    parent = process.parent()
+    if parent is not None and "java" in parent.name():
+        process = parent
+    return float(process.create_time())

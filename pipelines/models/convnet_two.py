@@ -1,0 +1,28 @@
+"""The course's second ConvNet: a second convolution before the pooling.
+
+    image          [batch, 28, 28, 1]
+    convolution_1  [batch, 25, 25, 8]    8 kernels 4x4, no padding, relu
+    convolution_2  [batch, 22, 22, 8]    8 kernels 4x4, no padding, relu
+    pooling        [batch, 11, 11, 8]    2x2 maximum
+    hidden         [batch, 128]          relu
+    probabilities  [batch, 10]           softmax
+
+126,490 parameters for 28 x 28 x 1 and ten classes.
+"""
+
+import keras
+from keras import layers
+
+from pipelines.models.layers import probabilities, raw_input, scaled
+from pipelines.schema import ImageSpec
+
+
+def build(image: ImageSpec, num_classes: int) -> keras.Model:
+    """See the module's docstring and `registry.build`."""
+    inputs = raw_input(image)
+    features = layers.Conv2D(8, (4, 4), activation="relu", name="convolution_1")(scaled(image, inputs))
+    features = layers.Conv2D(8, (4, 4), activation="relu", name="convolution_2")(features)
+    features = layers.MaxPooling2D((2, 2), name="pooling")(features)
+    features = layers.Flatten()(features)
+    features = layers.Dense(128, activation="relu", name="hidden")(features)
+    return keras.Model(inputs, probabilities(features, num_classes), name="convnet_two")

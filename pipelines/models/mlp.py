@@ -1,0 +1,28 @@
+"""The course's perceptron: two small hidden layers on the flattened image.
+
+    image          [batch, 28, 28, 1]
+    flatten        [batch, 784]
+    hidden_1       [batch, 20]    relu
+    hidden_2       [batch, 15]    relu
+    probabilities  [batch, 10]    softmax
+
+16,175 parameters for 28 x 28 x 1 and ten classes. Weights start from a normal distribution with standard deviation 0.05, what
+Keras calls `normal`. The course feeds this network raw values 0 to 255, unlike its ConvNets, and so does this one.
+"""
+
+import keras
+from keras import layers
+
+from pipelines.models.layers import probabilities, raw_input
+from pipelines.schema import ImageSpec
+
+_INITIALIZER = "random_normal"
+
+
+def build(image: ImageSpec, num_classes: int) -> keras.Model:
+    """See the module's docstring and `registry.build`."""
+    inputs = raw_input(image)
+    features = layers.Flatten()(inputs)
+    features = layers.Dense(20, activation="relu", kernel_initializer=_INITIALIZER, name="hidden_1")(features)
+    features = layers.Dense(15, activation="relu", kernel_initializer=_INITIALIZER, name="hidden_2")(features)
+    return keras.Model(inputs, probabilities(features, num_classes, kernel_initializer=_INITIALIZER), name="mlp")

@@ -1,0 +1,49 @@
+"""The networks by name. A new network is one file in this folder and one line here.
+
+Keras is imported only when a network is built, because the driver checks names without it.
+"""
+
+import difflib
+import importlib
+from typing import TYPE_CHECKING
+
+from pipelines.errors import ConfigError
+from pipelines.schema import ImageSpec
+
+if TYPE_CHECKING:
+    import keras
+
+# Each module has `build(image: ImageSpec, num_classes: int) -> keras.Model`.
+NETWORKS: dict[str, str] = {
+    "mlp": "pipelines.models.mlp",
+    "convnet": "pipelines.models.convnet",
+    "convnet_two": "pipelines.models.convnet_two",
+    "convnet_dropout": "pipelines.models.convnet_dropout",
+    "convnet_batchnorm": "pipelines.models.convnet_batchnorm",
+}
+
+
+def check(name: str) -> None:
+    """Raises ConfigError when there is no network of this name."""
+    if name not in NETWORKS:
+        near = difflib.get_close_matches(name, NETWORKS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(NETWORKS)}"
+        raise ConfigError(f"model.name={name}: no such network; {hint}")
+
+
+def build(name: str, image: ImageSpec, num_classes: int) -> "keras.Model":
+    """An uncompiled network.
+
+    Input `image`: [batch, height, width, channels], source values in `image.value_range`. Output: [batch, num_classes] float32
+    probabilities. Layers compute in the dtype policy that is set when this is called.
+
+    Raises:
+        ConfigError: there is no network of this name, or the image is too small for it.
+    """
+    check(name)
+    try:
+        model: keras.Model = importlib.import_module(NETWORKS[name]).build(image, num_classes)
+    except ValueError as error:
+        # Keras names the layer whose output would be empty.
+        raise ConfigError(f"model.name={name}: cannot be built for images of {image.shape} ({error})") from error
+    return model

@@ -1,0 +1,112 @@
+"""One path layer: the same configuration serves a laptop and a Databricks cluster.
+
+Users write `dbfs:/x`, `/dbfs/x`, `file:/x`, `/Volumes/x` or a plain path. Spark, Python and Petastorm each want another
+form of it; the three `to_*` functions give that form. Off Databricks, `dbfs:/` and `/Volumes/` are folders below
+`CONVOY_DBFS_ROOT` (default `~/.cache/convoy/dbfs`). Relative paths start at `CONVOY_HOME`, or else at the working directory.
+
+Object-store URIs (`s3://`, `abfss://`, `gs://`) are refused: the workers read with Python, which needs a mounted path.
+"""
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from pipelines.errors import ConfigError
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):")
+
+
+def on_databricks() -> bool:
+    """True inside a Databricks Runtime, which sets this variable on every node."""
+    return "DATABRICKS_RUNTIME_VERSION" in os.environ
+
+
+def home() -> Path:
+    """The folder that relative paths start from: `CONVOY_HOME`, or else the working directory."""
+    return Path(os.environ.get("CONVOY_HOME") or os.getcwd())
+
+
+def cache_root() -> Path:
+    """The folder that survives between clones: downloads and built wheels."""
+    return Path(os.environ.get("CONVOY_CACHE") or Path.home() / ".cache" / "convoy")
+
+
+def dbfs_root() -> Path:
+    """Where `dbfs:/` lies on this machine."""
+    if on_databricks():
+        return Path("/dbfs")
+    return Path(os.environ.get("CONVOY_DBFS_ROOT") or cache_root() / "dbfs")
+
+
+def to_python(location: str) -> Path:
+    """The local path that Python opens.
+
+    Raises:
+        ConfigError: the scheme is not one that Python can open.
+    """
+    if not location:
+        raise ConfigError("an empty path was given; name a file, a folder, or a URI such as dbfs:/folder")
+    scheme = _scheme(location)
+    if scheme == "dbfs":
+        return _in_dbfs("/" + location[len("dbfs:") :].lstrip("/"))
+    if scheme == "file":
+        return Path("/" + unquote(location[len("file:") :]).lstrip("/"))
+    if scheme is not None:
+        raise ConfigError(
+            f"{location}: the scheme '{scheme}:' is not supported; use dbfs:/, /dbfs/, /Volumes/, file:/ or a plain path "
+            "(mount object storage as a volume)"
+        )
+    if location == "/dbfs" or location.startswith("/dbfs/"):
+        return _in_dbfs(location[len("/dbfs") :] or "/")
+    if location.startswith("/Volumes/"):
+        return _in_dbfs(location)
+    path = Path(location).expanduser()
+    return path if path.is_absolute() else home() / path
+
+
+def to_spark(location: str) -> str:
+    """The form that Spark reads and writes, always with a scheme."""
+    path = to_python(location)
+    if on_databricks():
+        if path.parts[:2] == ("/", "dbfs"):
+            return "dbfs:/" + "/".join(path.parts[2:])
+        if path.parts[:2] == ("/", "Volumes"):
+            return "dbfs:" + str(path)
+    return "file:" + quote(str(path.absolute()))
+
+
+def to_petastorm(location: str) -> str:
+    """The URL that Petastorm opens. On Databricks this is the FUSE mount, not `dbfs:/`.
+
+    Raises:
+        ConfigError: the path holds a character that Petastorm, which does not unquote, takes for part of a URL.
+    """
+    path = str(to_python(location).absolute())
+    if set("#?;") & set(path):
+        raise ConfigError(f"{path}: Petastorm cannot open a path that holds '#', '?' or ';'; use another folder")
+    return "file://" + path
+
+
+def display(path: Path) -> str:
+    """A path as people read it: relative to the home folder where it lies below it."""
+    try:
+        return str(path.absolute().relative_to(home().absolute()))
+    except ValueError:
+        return str(path)
+
+
+def _scheme(location: str) -> str | None:
+    match = _SCHEME.match(location)
+    return match.group(1).lower() if match else None
+
+
+def _in_dbfs(path: str) -> Path:
+    """`path` starts with a slash and is seen from the root of DBFS."""
+    if path.startswith("/Volumes/") and on_databricks():
+        return Path(path)
+    root = dbfs_root()
+    resolved = Path(os.path.normpath(f"{root}/{path.lstrip('/')}"))
+    if resolved != root and root not in resolved.parents:
+        raise ConfigError(f"dbfs:{path} leaves the DBFS root {root}; remove the '..'")
+    return resolved

@@ -1,0 +1,62 @@
+"""The metric spool: how a worker tells the driver, and posterity, what happened.
+
+Each rank appends one JSON object a line to its own file in the run's folder. The driver follows the files to draw the progress
+bar and to feed MLflow, so no tracking credential leaves the driver and a slow tracking server never slows training. The files
+stay: a run whose tracking server was down is still complete here.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened on a rank."""
+
+    rank: int
+    kind: str
+    """plan, progress, epoch, test, saved, or warning."""
+    time: float
+    """Seconds since the Unix epoch, by the rank's clock."""
+    values: dict[str, Any]
+
+
+class SpoolWriter:
+    """Appends the events of one rank. Each event is on disk when `write` returns."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._rank = rank
+        self._file: TextIO = (folder / f"rank-{rank}.jsonl").open("a", encoding="utf-8")
+
+    def write(self, kind: str, **values: Any) -> None:
+        event = {"rank": self._rank, "kind": kind, "time": time.time(), "values": values}
+        self._file.write(json.dumps(event) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class SpoolReader:
+    """Reads what has been added to all ranks' files since the last call."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._offsets: dict[Path, int] = {}
+
+    def new_events(self) -> Iterator[Event]:
+        for path in sorted(self._folder.glob("rank-*.jsonl")):
+            offset = self._offsets.get(path, 0)
+            with path.open("rb") as file:
+                file.seek(offset)
+                added = file.read()
+            # A line without its end is still being written.
+            complete = added.rfind(b"\n") + 1
+            self._offsets[path] = offset + complete
+            for line in added[:complete].splitlines():
+                yield Event(**json.loads(line))

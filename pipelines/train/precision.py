@@ -1,0 +1,31 @@
+"""Which number format the layers compute in.
+
+bfloat16 pays only where the processor has instructions for it: with them the dropout network trained about twice as fast as in
+float32, without them it was slower.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pipelines.config import Precision
+
+ResolvedPrecision = Literal["float32", "bfloat16"]
+
+_BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}
+
+
+def resolve(precision: Precision) -> ResolvedPrecision:
+    """What `training.precision` means on this machine."""
+    if precision == "auto":
+        return "bfloat16" if bfloat16_instructions() else "float32"
+    return precision
+
+
+def bfloat16_instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """The bfloat16 instruction sets of the processor: a subset of amx_bf16, avx512_bf16. Empty where Linux does not tell."""
+    try:
+        lines = cpuinfo.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return set()
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return _BFLOAT16_FLAGS.intersection(flags)

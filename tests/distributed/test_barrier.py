@@ -1,0 +1,78 @@
+import time
+
+import numpy as np
+import pytest
+import ranks
+from processes import processes_of_ranks
+
+from pipelines.config import LaunchConfig
+from pipelines.errors import LaunchError
+from pipelines.launch import barrier
+
+TWO = LaunchConfig(workers=2)
+pytestmark = pytest.mark.timeout(120)
+
+
+def test_averaged_gradients_of_two_workers_equal_those_of_one_on_the_joint_batch(spark, tmp_path):
+    rng = np.random.default_rng(1)
+    features, targets, weights = rng.normal(size=(64, 5)), rng.normal(size=64), rng.normal(size=5)
+    found = barrier.start(spark, ranks.joint_gradients, (features, targets, weights), launch=TWO, work_dir=tmp_path).results()
+    expected = 2 * features.T @ (features @ weights - targets) / 64
+    for gradient in found:
+        np.testing.assert_allclose(gradient, expected, rtol=1e-10)
+
+
+def test_on_one_machine_everything_listens_on_loopback(spark, tmp_path):
+    found = barrier.start(spark, ranks.network_environment, (), launch=TWO, work_dir=tmp_path).results()
+    assert [environment["HOROVOD_RANK"] for environment in found] == ["0", "1"]
+    assert {environment["HOROVOD_GLOO_IFACE"] for environment in found} == {"lo"}
+    assert {environment["HOROVOD_GLOO_RENDEZVOUS_ADDR"] for environment in found} == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    ("action", "headline"),
+    [
+        ("raise", r"^rank 1 on \S+ failed: ValueError: deliberate failure \(its log: "),
+        ("kill", r"^rank 1 on \S+ failed: killed by SIGKILL"),
+    ],
+)
+def test_a_rank_that_fails_ends_the_job_within_ten_seconds_and_is_the_headline(spark, tmp_path, action, headline):
+    launch = barrier.start(spark, ranks.reduce_for_ever, (action,), launch=TWO, work_dir=tmp_path)
+    with pytest.raises(barrier.RankError, match=headline) as caught:
+        launch.results()
+    assert time.time() - caught.value.failures[0].time < 10
+    if action == "raise":
+        assert "deliberate failure" in caught.value.failures[0].traceback
+        assert "deliberate failure" in (tmp_path / "logs" / "rank-1.log").read_text()
+    _wait_until_no_rank_is_left()
+
+
+def test_a_cancelled_launch_leaves_no_process(spark, tmp_path):
+    launch = barrier.start(spark, ranks.sleep_for_ever, (), launch=TWO, work_dir=tmp_path)
+    while len(processes_of_ranks()) < 2:
+        time.sleep(0.1)
+    started = time.monotonic()
+    launch.cancel()
+    assert launch.done
+    _wait_until_no_rank_is_left()
+    assert time.monotonic() - started < 10
+
+
+def test_more_workers_than_slots_are_refused_at_once(spark, tmp_path):
+    started = time.monotonic()
+    with pytest.raises(LaunchError, match=r"launch\.workers=3: only 2 task slots are available \(local\[2\]\)"):
+        barrier.start(spark, ranks.sleep_for_ever, (), launch=LaunchConfig(workers=3), work_dir=tmp_path)
+    assert time.monotonic() - started < 1
+
+
+def test_weights_that_differ_between_ranks_are_found(spark, tmp_path):
+    launch = barrier.start(spark, ranks.unequal_state, (), launch=TWO, work_dir=tmp_path)
+    with pytest.raises(barrier.RankError, match=r"before training: weights or optimizer state of ranks \[1\] differ from rank 0"):
+        launch.results()
+
+
+def _wait_until_no_rank_is_left():
+    deadline = time.monotonic() + 10
+    while processes_of_ranks():
+        assert time.monotonic() < deadline, processes_of_ranks()
+        time.sleep(0.1)

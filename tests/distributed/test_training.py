@@ -1,0 +1,80 @@
+import json
+
+import pytest
+from synthetic import write_table
+
+from pipelines import configfile
+from pipelines.launch import barrier
+from pipelines.launch.worker import work
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def train(spark, table, folder, workers, *settings):
+    config = configfile.load(
+        None,
+        [
+            "model.name=convnet",
+            "training.epochs=4",
+            "training.precision=float32",
+            "training.batch_size_per_worker=16",
+            f"launch.workers={workers}",
+            *settings,
+        ],
+    )
+    results = barrier.start(spark, work, (config, table, str(folder)), launch=config.launch, work_dir=folder).results()
+    events = [
+        [json.loads(line) for line in (folder / "spool" / f"rank-{rank}.jsonl").read_text().splitlines()]
+        for rank in range(workers)
+    ]
+    return results, events
+
+
+@pytest.fixture(scope="module")
+def two_workers(spark, table, tmp_path_factory):
+    return train(spark, table, tmp_path_factory.mktemp("two"), 2)
+
+
+def test_two_workers_end_with_equal_weights_and_test_every_row(two_workers):
+    (first, second), _ = two_workers
+    assert first.weights_sha256 == second.weights_sha256
+    assert first.test == second.test
+    assert first.test.rows == 103
+    assert first.test.accuracy > 0.9
+
+
+def test_both_ranks_see_the_same_metrics_and_took_the_same_steps(two_workers):
+    _, events = two_workers
+    timed = ("epoch_seconds", "rows_per_second")
+    epochs = [
+        [{k: v for k, v in event["values"]["metrics"].items() if k not in timed} for event in rank if event["kind"] == "epoch"]
+        for rank in events
+    ]
+    assert epochs[0] == epochs[1]
+    assert [event["values"]["steps"] for rank in events for event in rank if event["kind"] == "plan"] == [20, 20]
+
+
+def test_the_learning_rate_of_two_workers_is_twice_that_of_one(two_workers):
+    _, events = two_workers
+    plan = next(event["values"] for event in events[0] if event["kind"] == "plan")
+    assert plan["learning_rate"] == pytest.approx(0.002)
+
+
+def test_one_worker_goes_the_same_way(spark, table, tmp_path):
+    (result,), events = train(spark, table, tmp_path, 1)
+    assert result.test.rows == 103
+    assert result.test.accuracy > 0.9
+    assert [event["values"]["steps"] for event in events[0] if event["kind"] == "plan"] == [40]
+
+
+def test_batch_normalization_statistics_are_equal_on_all_ranks_and_only_rank_zero_saves(spark, table, tmp_path):
+    results, _ = train(spark, table, tmp_path, 2, "model.name=convnet_batchnorm", "training.epochs=1")
+    assert results[0].weights_sha256 == results[1].weights_sha256
+    assert (tmp_path / "model" / "MLmodel").exists()
+
+
+def test_ranks_stop_early_in_the_same_epoch(spark, tmp_path):
+    table = write_table(tmp_path / "table", {"train": 640, "validation": 101, "test": 103}, learnable=False)
+    results, _ = train(spark, table, tmp_path, 2, "training.epochs=40", "training.early_stopping_patience=2")
+    assert results[0].epochs == results[1].epochs < 40
+    assert results[0].weights_sha256 == results[1].weights_sha256

@@ -1,0 +1,204 @@
+"""Whole jobs, submitted as a user submits them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+from processes import processes_of_ranks
+from synthetic import images_and_labels, write_libsvm
+
+ROOT = Path(__file__).parents[2]
+SUBMIT = Path(sys.executable).parent / "spark-submit"
+SETTINGS = ["data.image_shape=[12, 12, 1]", "data.classes=4", "model.name=convnet", "training.batch_size_per_worker=16"]
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "digits").mkdir()
+    write_libsvm(folder / "digits" / "digits-train.txt", 600, seed=1)
+    write_libsvm(folder / "digits" / "digits-test.txt", 100, seed=2)
+    return folder
+
+
+def command(job, *arguments, settings=()):
+    sets = [argument for setting in (*SETTINGS, *settings) for argument in ("--set", setting)]
+    return [
+        str(SUBMIT),
+        "--master",
+        "local[2]",
+        str(ROOT / "jobs" / job),
+        "--config",
+        str(ROOT / "conf" / "train_cnn.yml"),
+        *sets,
+        *arguments,
+    ]
+
+
+def environment(home):
+    return os.environ | {
+        "CONVOY_HOME": str(home),
+        "CONVOY_OFFLINE": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYSPARK_PYTHON": sys.executable,
+        "PYSPARK_DRIVER_PYTHON": sys.executable,
+        "SPARK_LOCAL_IP": "127.0.0.1",
+    }
+
+
+def submit(home, job, *arguments, settings=(), timeout=150):
+    """What the job prints arrives on stdout: spark-submit joins the two streams of its Python process."""
+    return subprocess.run(
+        command(job, *arguments, settings=settings),
+        env=environment(home),
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(home):
+    done = submit(
+        home,
+        "train_cnn.py",
+        "--data",
+        str(home / "digits"),
+        "--workers",
+        "2",
+        "--summary",
+        str(home / "summary.json"),
+        settings=["training.epochs=3"],
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done, json.loads((home / "summary.json").read_text())
+
+
+def client(summary):
+    mlflow.set_tracking_uri(summary["tracking_uri"])
+    return mlflow.MlflowClient()
+
+
+def newest_status(summary):
+    return client(summary).search_runs(["1"], order_by=["attributes.start_time DESC"], max_results=1)[0].info.status
+
+
+def test_the_summary_holds_what_the_contract_names(trained):
+    _, summary = trained
+    assert summary["rows"] == {"train": 540, "validation": 60, "test": 100}
+    assert (summary["workers"], summary["epochs"], summary["test"]["rows"]) == (2, 3, 100)
+    assert summary["test"]["accuracy"] > 0.9
+    assert set(summary["seconds"]) == {"ingest", "launch", "first_step", "train", "total"}
+    assert all(seconds > 0 for seconds in summary["seconds"].values())
+    assert summary["precision"] in ("float32", "bfloat16")
+
+
+def test_the_output_is_plain_says_the_arithmetic_and_has_no_noise(trained):
+    done, summary = trained
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.startswith("epoch ")][2].startswith("epoch 3/3")
+    assert any("2 workers x batch 16 = global batch 32, 16 steps an epoch (28 rows left out" in line for line in lines)
+    assert any(summary["run_id"] in line for line in lines)
+    assert "\x1b" not in done.stdout
+    signs = ("WARN", "INFO", "Warning", "oneDNN")
+    noise = [line for line in (done.stdout + done.stderr).splitlines() if any(sign in line for sign in signs)]
+    assert noise == []
+
+
+def test_the_run_is_finished_and_holds_parameters_metrics_data_figure_and_configuration(trained):
+    _, summary = trained
+    run = client(summary).get_run(summary["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["training.epochs"] == "3"
+    assert run.data.metrics["test/accuracy"] == summary["test"]["accuracy"]
+    history = client(summary).get_metric_history(summary["run_id"], "validation/loss")
+    assert [metric.step for metric in history] == [1, 2, 3]
+    names = {entry.dataset.name for entry in run.inputs.dataset_inputs}
+    assert names == {"digits-train", "digits-validation", "digits-test"}
+    artifacts = {file.path for file in client(summary).list_artifacts(summary["run_id"])}
+    assert {"config.yml", "figures", "table"} <= artifacts
+
+
+def test_the_model_loads_and_predicts_where_the_training_libraries_cannot_be_imported(trained, tmp_path):
+    _, summary = trained
+    images, labels = images_and_labels(100, seed=2)
+    (tmp_path / "images.json").write_text(json.dumps({"images": images.tolist(), "labels": labels.tolist()}))
+    script = tmp_path / "predict.py"
+    script.write_text(
+        "import sys, json\n"
+        "for name in ('horovod', 'petastorm', 'pyspark', 'pipelines'): sys.modules[name] = None\n"
+        "import numpy as np, mlflow\n"
+        "mlflow.set_tracking_uri(sys.argv[1])\n"
+        "data = json.load(open(sys.argv[3]))\n"
+        "model = mlflow.pyfunc.load_model(sys.argv[2])\n"
+        "predicted = model.predict(np.array(data['images'], dtype=np.float32)).argmax(1)\n"
+        "print(np.mean(predicted == data['labels']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script), summary["tracking_uri"], summary["model_uri"], str(tmp_path / "images.json")],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.splitlines()[-1]) == pytest.approx(summary["test"]["accuracy"])
+
+
+def test_ingest_alone_finds_the_table_that_training_wrote(trained, home):
+    done = submit(home, "ingest.py", "--data", str(home / "digits"), "--summary", str(home / "ingest.json"))
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((home / "ingest.json").read_text())
+    assert summary["built"] is False
+    assert summary["table"] == trained[1]["table"]
+
+
+def test_a_wrong_setting_is_one_line_and_exit_code_2(home):
+    done = submit(home, "train_cnn.py", settings=["training.epoch=1"], timeout=60)
+    assert done.returncode == 2
+    assert done.stdout.strip() == "error: --set: unknown setting training.epoch; did you mean training.epochs?"
+
+
+def test_a_failed_training_is_one_line_exit_code_1_and_a_failed_run(trained, home):
+    done = submit(home, "train_cnn.py", "--data", str(home / "digits"), settings=["training.batch_size_per_worker=1000"])
+    assert done.returncode == 1
+    last = done.stdout.strip().splitlines()[-1]
+    assert last.startswith("error: the table has 540 training rows, fewer than one global batch of 2000")
+    assert newest_status(trained[1]) == "FAILED"
+
+
+def test_an_interrupted_training_leaves_no_process_and_a_killed_run(trained, home):
+    process = subprocess.Popen(
+        command("train_cnn.py", "--data", str(home / "digits"), settings=["training.epochs=10000"]),
+        env=environment(home),
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        for line in process.stdout:
+            if line.startswith("epoch 2/"):
+                break
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    # spark-submit ends with its JVM; the driver needs a moment more to end the run.
+    deadline = time.monotonic() + 15
+    while processes_of_ranks() or newest_status(trained[1]) == "RUNNING":
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert newest_status(trained[1]) == "KILLED"

@@ -1,0 +1,143 @@
+import bz2
+import collections
+import gzip
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from synthetic import images_and_labels, write_libsvm
+
+from pipelines import configfile
+from pipelines.errors import DataError
+from pipelines.ingest import sources, table
+
+SETTINGS = ("data.image_shape=[12, 12, 1]", "data.classes=4")
+
+
+def ingest(spark, data, tables, *settings):
+    config = configfile.load(None, [*SETTINGS, f"data.dataset={data}", f"ingest.tables_uri={tables}", *settings])
+    return table.open_or_build(spark, config, sources.resolve(config.data, lambda _: None), lambda _: None)
+
+
+def rows_of(built, split):
+    """(image bytes, label) in table order."""
+    rows = []
+    for file in built.manifest.splits[split].files:
+        content = pq.ParquetFile(Path(built.uri) / file.path)
+        assert content.metadata.num_row_groups == 1
+        assert content.metadata.num_rows == file.rows
+        columns = content.read().to_pydict()
+        rows += zip(columns["image"], columns["label"], strict=True)
+    assert len(rows) == built.manifest.rows(split)
+    return rows
+
+
+@pytest.fixture
+def folder(tmp_path):
+    data = tmp_path / "digits"
+    data.mkdir()
+    write_libsvm(data / "digits-train.txt", 600, seed=1)
+    write_libsvm(data / "digits-test.txt", 100, seed=2)
+    return data
+
+
+def test_the_table_holds_the_rows_of_the_text_and_says_so(spark, folder, tmp_path):
+    built, new = ingest(spark, folder, tmp_path / "tables")
+    assert new
+    images, labels = images_and_labels(600, seed=1)
+    expected = collections.Counter((image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True))
+    assert collections.Counter(rows_of(built, "train") + rows_of(built, "validation")) == expected
+    assert [built.manifest.rows(split) for split in ("train", "validation", "test")] == [540, 60, 100]
+    assert built.manifest.splits["test"].rows_per_label == tuple(np.bincount(images_and_labels(100, seed=2)[1]))
+    assert [source.rows for source in built.manifest.sources] == [600, 100]
+    assert built.manifest.image.dtype == "uint8"
+
+
+def test_row_groups_are_equal_but_for_the_last(spark, folder, tmp_path):
+    built, _ = ingest(spark, folder, tmp_path / "tables", "ingest.rows_per_row_group=70")
+    sizes = [file.rows for file in built.manifest.splits["train"].files]
+    assert sizes == [70] * 7 + [50]
+
+
+def test_the_order_is_the_seeds_alone_whatever_the_splitting(spark, folder, tmp_path):
+    first, _ = ingest(spark, folder, tmp_path / "a")
+    spark.conf.set("spark.sql.files.maxPartitionBytes", "20000")
+    try:
+        second, _ = ingest(spark, folder, tmp_path / "b")
+    finally:
+        spark.conf.unset("spark.sql.files.maxPartitionBytes")
+    other, _ = ingest(spark, folder, tmp_path / "a", "ingest.seed=2")
+    for split in ("train", "validation", "test"):
+        assert rows_of(first, split) == rows_of(second, split)
+        assert rows_of(first, split) != rows_of(other, split)
+
+
+def test_the_same_source_and_settings_reuse_the_table_and_others_do_not(spark, folder, tmp_path):
+    first, _ = ingest(spark, folder, tmp_path / "tables")
+    again, new = ingest(spark, folder, tmp_path / "tables")
+    assert not new
+    assert again == first
+    with (folder / "digits-test.txt").open("a") as file:
+        file.write("1 3:7\n")
+    changed, new = ingest(spark, folder, tmp_path / "tables")
+    assert new
+    assert changed.manifest.rows("test") == 101
+
+
+@pytest.mark.parametrize("ending", ["", ".bz2", ".gz"])
+def test_a_malformed_line_is_named_by_file_and_line_and_leaves_no_table(spark, folder, tmp_path, ending):
+    lines = (folder / "digits-train.txt").read_text().splitlines()
+    lines[412] = "2 5:1 145:9"
+    (folder / "digits-train.txt").unlink()
+    text = ("\n".join(lines) + "\n").encode()
+    compress = {"": bytes, ".bz2": bz2.compress, ".gz": gzip.compress}[ending]
+    (folder / f"digits-train.txt{ending}").write_bytes(compress(text))
+    spark.conf.set("spark.sql.files.maxPartitionBytes", "20000")
+    try:
+        with pytest.raises(DataError, match=rf"digits-train\.txt{ending}:413: .*145.*144"):
+            ingest(spark, folder, tmp_path / "tables")
+    finally:
+        spark.conf.unset("spark.sql.files.maxPartitionBytes")
+    assert not list((tmp_path / "tables").glob("*"))
+    assert not list((tmp_path / "tables").glob(".building*"))
+
+
+def test_labels_may_be_any_whole_numbers_and_values_any_numbers(spark, tmp_path):
+    file = tmp_path / "two.libsvm"
+    file.write_text("".join(f"{label} 1:{value} 4:1\n" for label, value in [(-1, 0.25), (1, -2)] * 20))
+    built, _ = ingest(
+        spark,
+        file,
+        tmp_path / "tables",
+        "data.image_shape=[2, 2, 1]",
+        "data.classes=2",
+        "data.labels=[-1, 1]",
+        "data.value_range=[-2, 1]",
+    )
+    assert built.manifest.image.dtype == "float32"
+    everything = [row for split in ("train", "validation", "test") for row in rows_of(built, split)]
+    found = {(tuple(np.frombuffer(image, "<f4")), label) for image, label in everything}
+    assert found == {((0.25, 0, 0, 1), 0), ((-2, 0, 0, 1), 1)}
+    assert built.manifest.rows("test") == 4
+
+
+def test_an_empty_file_is_an_error(spark, tmp_path):
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(DataError, match=r"empty\.txt"):
+        ingest(spark, tmp_path / "empty.txt", tmp_path / "tables")
+
+
+def _mnist_folder():
+    return Path(os.environ.get("CONVOY_MNIST_DIR") or Path(__file__).parents[3] / "shared/data/mnist-digits/data-001")
+
+
+@pytest.mark.skipif(not _mnist_folder().is_dir(), reason="the 70,000 digits are not here; CONVOY_MNIST_DIR names their folder")
+def test_the_whole_of_mnist(spark, tmp_path):
+    built, _ = ingest(spark, _mnist_folder(), tmp_path, "data.image_shape=[28, 28, 1]", "data.classes=10")
+    assert [built.manifest.rows(split) for split in ("train", "validation", "test")] == [54_000, 6_000, 10_000]
+    per_label = np.sum([built.manifest.splits[split].rows_per_label for split in ("train", "validation")], axis=0)
+    # As the authors count them.
+    assert per_label.tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert sum(file.stat().st_size for file in Path(built.uri).rglob("*.parquet")) < 15_000_000

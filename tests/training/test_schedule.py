@@ -1,0 +1,40 @@
+import pytest
+
+from pipelines.config import TrainingConfig
+from pipelines.train.schedule import PlannedLearningRate, plan
+
+
+def rates(steps, workers=1, **settings):
+    rate = PlannedLearningRate(plan(TrainingConfig(**settings), workers, steps_per_epoch=10))
+    return [float(rate(step)) for step in steps]
+
+
+def test_a_constant_rate_is_constant_with_one_worker():
+    assert rates([0, 5, 99], epochs=10, base_learning_rate=0.1) == pytest.approx([0.1, 0.1, 0.1])
+
+
+def test_workers_multiply_the_rate_after_a_climb_from_the_base_rate():
+    assert rates([0, 5, 10, 50], workers=3, epochs=10, base_learning_rate=0.1, warmup_epochs=1) == pytest.approx(
+        [0.1, 0.2, 0.3, 0.3]
+    )
+
+
+def test_scaling_can_be_turned_off():
+    assert rates([0, 50], workers=3, epochs=10, base_learning_rate=0.1, scale_learning_rate=False) == pytest.approx([0.1, 0.1])
+
+
+def test_cosine_ends_at_zero_and_is_half_in_the_middle():
+    found = rates([0, 50, 100], epochs=10, base_learning_rate=0.1, warmup_epochs=0, schedule="cosine")
+    assert found == pytest.approx([0.1, 0.05, 0.0], abs=1e-8)
+
+
+def test_steps_cut_the_rate():
+    found = rates(
+        [0, 19, 20, 40], epochs=10, base_learning_rate=0.1, warmup_epochs=0, schedule="step", step_epochs=2, step_factor=0.5
+    )
+    assert found == pytest.approx([0.1, 0.1, 0.05, 0.025])
+
+
+def test_one_cycle_climbs_to_the_peak_and_falls_to_zero():
+    found = rates([0, 30, 100], epochs=10, base_learning_rate=0.1, warmup_epochs=3, schedule="one_cycle")
+    assert found == pytest.approx([0.004, 0.1, 0.0], abs=1e-8)

@@ -1,0 +1,119 @@
+"""One worker, in this process: Horovod with one rank."""
+
+import json
+import sys
+import zipfile
+
+import horovod.tensorflow as hvd
+import mlflow
+import numpy as np
+import pytest
+from synthetic import images_and_labels, write_table
+
+from pipelines import configfile
+from pipelines.errors import ConvoyError, DataError
+from pipelines.spool import SpoolWriter
+from pipelines.track import model as tracked_model
+from pipelines.train.worker import make_loss, train
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _horovod():
+    hvd.init()
+    yield
+    hvd.shutdown()
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return write_table(tmp_path_factory.mktemp("table"), {"train": 640, "validation": 101, "test": 103})
+
+
+def trained(table, tmp_path, *settings):
+    config = configfile.load(None, ["model.name=convnet", "training.epochs=3", "training.batch_size_per_worker=32", *settings])
+    spool = SpoolWriter(tmp_path, 0)
+    model, result = train(config, table, spool)
+    spool.close()
+    events = [json.loads(line) for line in (tmp_path / "rank-0.jsonl").read_text().splitlines()]
+    return model, result, events
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_learns_tests_every_row_and_returns_a_float32_network(table, tmp_path, precision):
+    model, result, events = trained(table, tmp_path, f"training.precision={precision}", "training.epochs=5")
+    assert result.test.rows == 103
+    assert result.test.accuracy > 0.9
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+    epochs = [event["values"]["metrics"] for event in events if event["kind"] == "epoch"]
+    assert len(epochs) == result.epochs == 5
+    assert epochs[-1]["validation/loss"] < epochs[0]["validation/loss"]
+    images, labels = images_and_labels(103, seed=2)
+    assert np.mean(model.predict(images.astype(np.float32), verbose=0).argmax(1) == labels) == pytest.approx(result.test.accuracy)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(table, tmp_path):
+    hashes = [
+        trained(table, tmp_path / str(run), "training.precision=float32", f"training.seed={seed}")[1].weights_sha256
+        for run, seed in enumerate([0, 0, 1])
+    ]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_steps_per_execution_does_not_change_what_is_computed(table, tmp_path):
+    losses = []
+    for steps in (1, 10):
+        _, _, events = trained(
+            table, tmp_path / str(steps), "training.precision=float32", f"training.steps_per_execution={steps}"
+        )
+        losses.append([event["values"]["metrics"]["validation/loss"] for event in events if event["kind"] == "epoch"])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+
+
+def test_early_stopping_keeps_the_best_weights(tmp_path):
+    # Labels that cannot be learned: the validation loss rises as soon as the network knows the training rows by heart.
+    table = write_table(tmp_path / "table", {"train": 640, "validation": 101, "test": 103}, learnable=False)
+    _, result, events = trained(table, tmp_path, "training.epochs=40", "training.early_stopping_patience=2")
+    losses = [event["values"]["metrics"]["validation/loss"] for event in events if event["kind"] == "epoch"]
+    assert result.epochs == len(losses) < 40
+    assert result.best_epoch == int(np.argmin(losses)) + 1 == result.epochs - 2
+
+
+def test_without_validation_rows_training_reports_none(tmp_path):
+    table = write_table(tmp_path / "t", {"train": 64, "validation": 0, "test": 8})
+    _, _, events = trained(table, tmp_path, "ingest.validation_fraction=0")
+    assert not [event for event in events if "validation/loss" in event["values"].get("metrics", {})]
+
+
+def test_too_few_rows_for_a_batch_are_refused(table, tmp_path):
+    with pytest.raises(DataError, match="640 training rows, fewer than one global batch of 1000"):
+        trained(table, tmp_path, "training.batch_size_per_worker=1000")
+
+
+def test_label_smoothing_raises_the_loss_of_a_certain_answer():
+    labels, probabilities = np.array([0, 1]), np.array([[0.99, 0.01], [0.01, 0.99]], np.float32)
+    plain = float(np.mean(make_loss(0.0, 2)(labels, probabilities)))
+    smoothed = float(np.mean(make_loss(0.1, 2)(labels, probabilities)))
+    assert plain == pytest.approx(-np.log(0.99), rel=1e-3)
+    assert smoothed == pytest.approx(-0.95 * np.log(0.99) - 0.05 * np.log(0.01), rel=1e-3)
+
+
+def test_the_saved_model_predicts_the_same_and_names_no_training_library(table, tmp_path):
+    model, _, _ = trained(table, tmp_path)
+    images, _ = images_and_labels(5, seed=9)
+    tracked_model.save(model, tmp_path / "model", table.manifest, images)
+    loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    np.testing.assert_allclose(
+        loaded.predict(images.astype(np.float32)), model.predict(images.astype(np.float32), verbose=0), rtol=1e-5
+    )
+    requirements = (tmp_path / "model" / "requirements.txt").read_text()
+    assert "tensorflow" in requirements
+    assert not any(name in requirements for name in ("horovod", "petastorm", "pyspark"))
+
+
+@pytest.mark.parametrize("library", ["horovod", "petastorm", "pyspark"])
+def test_a_saved_model_that_names_a_training_library_is_found(tmp_path, library):
+    with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
+        archive.writestr("config.json", json.dumps({"module": f"{library}.tensorflow"}))
+    with pytest.raises(ConvoyError, match=library):
+        tracked_model.check_portable(tmp_path)
+    assert "horovod" in sys.modules

@@ -1,0 +1,101 @@
+from pathlib import Path
+
+import pytest
+
+from pipelines import cli, configfile
+from pipelines.config import Config
+from pipelines.errors import ConfigError
+from pipelines.models.registry import NETWORKS, check
+
+CONF_FILES = sorted((Path(__file__).parents[2] / "conf").glob("*.yml"))
+
+
+def test_the_resolved_configuration_reads_back_equal(tmp_path):
+    config = configfile.load(
+        None, ["data.image_shape=[8, 8, 1]", "training.base_learning_rate=1e-3", "data.class_names=[a, b]", "data.classes=2"]
+    )
+    (tmp_path / "config.yml").write_text(configfile.dump(config))
+    assert configfile.load(tmp_path / "config.yml") == config
+
+
+@pytest.mark.parametrize("file", CONF_FILES, ids=lambda file: file.name)
+def test_every_configuration_file_loads_names_a_network_and_says_how_to_run_it(file):
+    config = configfile.load(file)
+    check(config.model.name)
+    header = file.read_text().split("\n\n")[0]
+    assert f"--config conf/{file.name}" in header or file.name == "train_cnn.yml"
+    assert "Expected" in header
+
+
+def test_command_line_beats_file_beats_default(tmp_path):
+    file = tmp_path / "c.yml"
+    file.write_text("training:\n  epochs: 3\n  seed: 5\n")
+    config = configfile.load(file, ["training.epochs=4"])
+    assert (config.training.epochs, config.training.seed, config.training.optimizer) == (4, 5, "adam")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("training.epoch=3", "unknown setting training.epoch; did you mean training.epochs"),
+        ("training.epochs=0", "training.epochs=0: must be at least 1"),
+        ("training.epochs=many", "training.epochs=many: must be a whole number"),
+        ("training.epochs=2.5", "training.epochs=2.5: must be a whole number"),
+        ("training.scale_learning_rate=1", "must be true or false"),
+        ("training.optimizer=rmsprop", "must be one of adam, adamw, sgd"),
+        ("training.momentum=0.9", "must be 0 unless training.optimizer is sgd"),
+        ("training.weight_decay=0.1", "must be 0 unless training.optimizer is adamw"),
+        ("data.image_shape=[28, 28]", "height, width, channels"),
+        ("data.image_shape=28", "a list of whole numbers"),
+        ("data.value_range=[1, 2]", "a range that includes 0"),
+        ("data.labels=[1, 1]", "10 different numbers"),
+        ("launch.stall_shutdown_seconds=10", "more than launch.stall_warning_seconds"),
+        ("training.epochs", "must be section.key=value"),
+        ("nonsense=1", "unknown setting nonsense; sections are data"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_with_key_value_and_rule(setting, message):
+    with pytest.raises(ConfigError) as caught:
+        configfile.load(None, [setting])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named_with_the_nearest_one(tmp_path):
+    (tmp_path / "convnet.yml").write_text("")
+    with pytest.raises(ConfigError, match=r"convnett\.yml: no such configuration file; did you mean .*convnet\.yml"):
+        configfile.load(tmp_path / "convnett.yml")
+
+
+def test_broken_yaml_is_named_with_its_line(tmp_path):
+    (tmp_path / "c.yml").write_text("training:\n  epochs: [1\n")
+    with pytest.raises(ConfigError, match=r"c\.yml line 3: not valid YAML"):
+        configfile.load(tmp_path / "c.yml")
+
+
+def test_early_stopping_without_validation_rows_is_refused():
+    with pytest.raises(ConfigError, match="decided on validation rows"):
+        configfile.load(None, ["training.early_stopping_patience=2", "ingest.validation_fraction=0"])
+
+
+def test_an_unknown_network_is_refused_with_the_nearest_name():
+    with pytest.raises(ConfigError, match="did you mean convnet"):
+        check("convnett")
+    assert "convnet" in NETWORKS
+
+
+def test_shared_flags_set_the_settings_they_stand_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVOY_HOME", str(tmp_path))
+    (tmp_path / "c.yml").write_text("")
+    request = cli.parse(
+        ["--data", "dbfs:/some: folder", "--workers", "3", "--summary", str(tmp_path / "s.json")], "test", "c.yml"
+    )
+    assert request.config.data.dataset == "dbfs:/some: folder"
+    assert request.config.launch.workers == 3
+    assert request.summary == tmp_path / "s.json"
+
+
+def test_flat_names_every_setting_once():
+    flat = Config().flat()
+    assert flat["training.epochs"] == 10
+    assert len(flat) > 30

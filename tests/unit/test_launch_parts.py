@@ -1,0 +1,66 @@
+import time
+
+from pipelines.errors import DataError
+from pipelines.launch import failure
+from pipelines.launch.slots import threads_per_worker
+from pipelines.launch.supervisor import slot_of
+from pipelines.spool import SpoolReader, SpoolWriter
+from pipelines.train.precision import bfloat16_instructions, resolve
+
+
+def test_ranks_on_two_hosts_get_local_and_cross_ranks():
+    hosts = ["a", "b", "a", "b", "a"]
+    slots = [slot_of(rank, hosts) for rank in range(5)]
+    assert [(slot.local_rank, slot.local_size) for slot in slots] == [(0, 3), (0, 2), (1, 3), (1, 2), (2, 3)]
+    assert [(slot.cross_rank, slot.cross_size) for slot in slots] == [(0, 2), (1, 2), (0, 2), (1, 2), (0, 1)]
+
+
+def test_workers_of_a_node_share_its_cores_and_none_gets_less_than_one_thread():
+    assert threads_per_worker(0, 8, 2) == 4
+    assert threads_per_worker(0, 2, 4) == 1
+    assert threads_per_worker(3, 8, 2) == 3
+
+
+def test_the_cause_comes_before_its_effects_even_when_it_was_reported_later(tmp_path):
+    effect = failure.Failure(rank=0, host="a", time=1.0, error="HorovodInternalError: gone", traceback="", log_path="l0")
+    cause = failure.of_exception(ValueError("real"), "Traceback", rank=1, host="b", log_path="l1")
+    failure.write_failure(tmp_path, effect)
+    failure.write_failure(tmp_path, cause)
+    first, second = failure.read_failures(tmp_path)
+    assert (first.rank, second.rank) == (1, 0)
+    assert failure.headline(first) == "rank 1 on b failed: ValueError: real (its log: l1)"
+
+
+def test_a_users_error_is_its_own_headline():
+    report = failure.of_exception(DataError("f.txt:3: bad"), "Traceback", rank=0, host="a", log_path="l")
+    assert failure.headline(report) == "f.txt:3: bad"
+
+
+def test_a_killed_process_is_reported_with_its_signal():
+    report = failure.of_exit(-9, rank=1, host="a", log_path="l")
+    assert "killed by SIGKILL" in report.error
+    assert "memory" in report.error
+    assert time.time() - report.time < 5
+
+
+def test_the_spool_delivers_each_event_once_and_waits_for_whole_lines(tmp_path):
+    writer, reader = SpoolWriter(tmp_path, 0), SpoolReader(tmp_path)
+    writer.write("epoch", epoch=1)
+    assert [event.values for event in reader.new_events()] == [{"epoch": 1}]
+    with (tmp_path / "rank-0.jsonl").open("a") as file:
+        file.write('{"rank": 0, "kind": "te')
+        file.flush()
+        assert list(reader.new_events()) == []
+        file.write('st", "time": 1.0, "values": {}}\n')
+    assert [event.kind for event in reader.new_events()] == ["test"]
+
+
+def test_bfloat16_is_chosen_only_where_the_processor_has_it(tmp_path):
+    with_it, without = tmp_path / "with", tmp_path / "without"
+    with_it.write_text("processor : 0\nflags\t\t: fpu avx512f avx512_bf16\n")
+    without.write_text("processor : 0\nflags\t\t: fpu avx2\n")
+    assert bfloat16_instructions(with_it) == {"avx512_bf16"}
+    assert bfloat16_instructions(without) == set()
+    assert bfloat16_instructions(tmp_path / "missing") == set()
+    assert resolve("auto") == ("bfloat16" if bfloat16_instructions() else "float32")
+    assert resolve("float32") == "float32"
