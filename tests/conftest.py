@@ -1,5 +1,6 @@
 """Every test carries the name of its folder as a marker: `./convoy test -m unit`."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,3 +16,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(tier)
     # The quick tiers first: what they find need not wait for processes.
     items.sort(key=lambda item: TIERS.index(item.path.relative_to(tests).parts[0]))
+
+
+@pytest.fixture(scope="session")
+def spark():
+    """Two task slots on loopback. One session for all tests: a second JVM would cost seconds."""
+    from pipelines.launch.session import open_session
+
+    os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+    os.environ["PYSPARK_SUBMIT_ARGS"] = "--master local[2] --conf spark.ui.enabled=false pyspark-shell"
+    # Spark's Python workers must find the functions that tests send; the JVM passes on the path it was started with.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    with open_session("convoy-tests") as session:
+        yield session
