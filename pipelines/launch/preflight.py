@@ -28,9 +28,9 @@ State = Literal["ok", "note", "fail"]
 SETUP = "run ./convoy setup"
 GIGABYTE = 1024**3
 MEMORY_PER_WORKER_GB = 1.5
-"""One worker with MNIST in memory, measured at 0.8 to 1.2 GB, and room."""
+"""A process that trained a small ConvNet on MNIST from memory peaked at 0.8 GB (resident); the rest is room, by estimate."""
 MEMORY_BASE_GB = 1.5
-"""The driver: a JVM and a Python process."""
+"""The driver, a JVM and a Python process: an estimate."""
 
 _VERSIONED = ("keras", "petastorm", "pyarrow", "numpy", "mlflow")
 

@@ -1,0 +1,143 @@
+import dataclasses
+
+import pytest
+
+from pipelines.launch import preflight
+
+GOOD = preflight.Found(
+    python="3.11.7",
+    java='openjdk version "17.0.9" 2023-10-17',
+    versions={
+        "keras": "3.15.1",
+        "petastorm": "0.13.1",
+        "pyarrow": "14.0.2",
+        "numpy": "1.26.4",
+        "mlflow": "3.17.2",
+        "horovod": "0.28.1",
+    },
+    tensorflow="2.18.1",
+    horovod_tensorflow="2.18.1",
+    gloo=True,
+    cores=4,
+    memory=16 * preflight.GIGABYTE,
+    bfloat16=("amx_bf16",),
+)
+
+DATABRICKS_15_4 = dataclasses.replace(
+    GOOD,
+    python="3.11.0",
+    java='openjdk version "1.8.0_412"',
+    versions={
+        "keras": "3.2.1",
+        "petastorm": "0.12.1",
+        "pyarrow": "14.0.1",
+        "numpy": "1.23.5",
+        "mlflow": "2.13.1",
+        "horovod": "0.28.1",
+    },
+    tensorflow="2.16.1",
+    horovod_tensorflow="2.16.1",
+)
+
+
+def with_version(name, version):
+    return dataclasses.replace(GOOD, versions={**GOOD.versions, name: version})
+
+
+def failures(found, workers=1):
+    return [row for row in preflight.judge(found, workers) if row.state == "fail"]
+
+
+@pytest.mark.parametrize("found", [GOOD, DATABRICKS_15_4], ids=["local", "databricks 15.4"])
+def test_both_supported_stacks_pass_without_a_remedy(found):
+    rows = preflight.judge(found)
+    assert preflight.works(rows)
+    assert [row.remedy for row in rows if row.remedy] == []
+
+
+@pytest.mark.parametrize(
+    ("found", "name"),
+    [
+        (dataclasses.replace(GOOD, python="3.9.2"), "Python"),
+        (dataclasses.replace(GOOD, python="3.12.0"), "Python"),
+        (dataclasses.replace(GOOD, java=""), "Java"),
+        (dataclasses.replace(GOOD, java='openjdk version "21.0.1" 2023-10-17'), "Java"),
+        (with_version("keras", "2.15.0"), "Keras"),
+        (with_version("petastorm", "0.11.5"), "Petastorm"),
+        (with_version("pyarrow", "15.0.0"), "pyarrow"),
+        (with_version("numpy", "2.0.0"), "numpy"),
+        (with_version("mlflow", ""), "MLflow"),
+        (with_version("horovod", ""), "Horovod"),
+        (dataclasses.replace(GOOD, horovod_tensorflow="2.16.1"), "Horovod build"),
+        (dataclasses.replace(GOOD, horovod_tensorflow=""), "Horovod build"),
+        (dataclasses.replace(GOOD, horovod_error="ImportError: undefined symbol"), "Horovod build"),
+        (dataclasses.replace(GOOD, gloo=False), "Horovod Gloo"),
+    ],
+)
+def test_one_wrong_part_is_one_failed_row_whose_remedy_is_the_set_up(found, name):
+    (row,) = failures(found)
+    assert row.name == name
+    assert "./convoy setup" in row.remedy
+
+
+def test_a_tensorflow_that_crashes_on_import_fails_itself_and_the_horovod_build_but_raises_nothing():
+    crashed = dataclasses.replace(
+        GOOD, tensorflow="", tensorflow_error="the import ended Python with exit code -4", horovod_tensorflow="", gloo=False
+    )
+    assert [row.name for row in failures(crashed)] == ["TensorFlow", "Horovod build"]
+    assert "exit code -4" in preflight.table(preflight.judge(crashed))
+
+
+def test_a_tensorflow_that_horovod_does_not_compile_with_is_refused():
+    newer = dataclasses.replace(GOOD, tensorflow="2.19.0", horovod_tensorflow="2.19.0")
+    assert [row.name for row in failures(newer)] == ["TensorFlow"]
+
+
+def test_more_workers_than_cores_name_the_number_that_fits():
+    (row,) = failures(GOOD, workers=5)
+    assert row.name == "cores"
+    assert "--workers 4" in row.remedy
+
+
+def test_little_memory_and_a_missing_bfloat16_are_notes_that_do_not_forbid_training():
+    small = dataclasses.replace(GOOD, memory=preflight.GIGABYTE, bfloat16=())
+    rows = preflight.judge(small)
+    assert preflight.works(rows)
+    assert [row.name for row in rows if row.state == "note"] == ["memory", "precision"]
+
+
+def test_a_machine_with_nothing_gives_a_full_table():
+    nothing = preflight.Found(python="3.11.7")
+    rows = preflight.judge(nothing)
+    assert not preflight.works(rows)
+    assert preflight.table(rows).count("missing") >= 6
+
+
+def test_the_table_shows_found_needed_and_below_it_the_remedy():
+    lines = preflight.table(preflight.judge(with_version("pyarrow", "15.0.0"))).splitlines()
+    (at,) = [number for number, line in enumerate(lines) if "pyarrow " in line and line.startswith("fail")]
+    assert "15.0.0" in lines[at]
+    assert "below 15" in lines[at]
+    assert lines[at + 1].strip() == "-> run ./convoy setup"
+
+
+def test_release_candidates_and_local_versions_are_compared_by_their_numbers():
+    assert preflight.works(preflight.judge(with_version("keras", "3.16.0rc1")))
+    assert preflight.works(preflight.judge(with_version("numpy", "1.26.4+local")))
+
+
+def test_an_import_that_kills_python_is_reported_and_not_raised(tmp_path, monkeypatch):
+    package = tmp_path / "tensorflow"
+    package.mkdir()
+    (package / "__init__.py").write_text("import os\nos._exit(7)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = preflight.look()
+    assert found.tensorflow == ""
+    assert "exit code 7" in found.tensorflow_error
+
+
+def test_workers_below_one_are_refused_before_anything_is_looked_at(capsys):
+    with pytest.raises(SystemExit) as refusal:
+        preflight.main(["--workers", "0"])
+    assert refusal.value.code == 2
+    assert "--workers 0" in capsys.readouterr().err
