@@ -10,7 +10,7 @@ Object-store URIs (`s3://`, `abfss://`, `gs://`) are refused: the workers read w
 import os
 import re
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from pipelines.errors import ConfigError
 
@@ -73,7 +73,8 @@ def to_spark(location: str) -> str:
             return "dbfs:/" + "/".join(path.parts[2:])
         if path.parts[:2] == ("/", "Volumes"):
             return "dbfs:" + str(path)
-    return "file:" + quote(str(path.absolute()))
+    # Not percent-encoded: Hadoop takes the text of a path as it stands.
+    return f"file:{path.absolute()}"
 
 
 def to_petastorm(location: str) -> str:

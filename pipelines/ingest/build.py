@@ -50,9 +50,11 @@ def write_rows(spark: SparkSession, config: Config, source: Source, folder: Path
         ConfigError: ingest.rows_per_row_group is too large for these images.
     """
     with _settings(spark, config.data), _job_group(spark):
-        parsed = _parsed(spark, config.data, source).persist(StorageLevel.MEMORY_AND_DISK)
+        with _reading(source):
+            parsed = _parsed(spark, config.data, source).persist(StorageLevel.MEMORY_AND_DISK)
         try:
-            reports = _collect_reports(parsed, source)
+            with _reading(source):
+                reports = _collect_reports(parsed)
             _raise_first_error(reports, source)
             plan = _plan(config, source, reports)
             try:
@@ -82,12 +84,17 @@ def _parsed(spark: SparkSession, data: DataConfig, source: Source) -> DataFrame:
     return lines.mapInArrow(partial(parse_batches, rules=rules), PARSED_COLUMNS)
 
 
-def _collect_reports(parsed: DataFrame, source: Source) -> list[BlockReport]:
+@contextmanager
+def _reading(source: Source) -> Iterator[None]:
     try:
-        collected = parsed.where("report is not null").select("report").collect()
+        yield
     except (Py4JJavaError, PySparkException) as error:
         files = " or ".join(uri for uri, _ in source.files)
         raise DataError(f"{files}: Spark could not read the text: {_cause(error)}") from error
+
+
+def _collect_reports(parsed: DataFrame) -> list[BlockReport]:
+    collected = parsed.where("report is not null").select("report").collect()
     reports = [BlockReport.from_json(row.report) for row in collected]
     return sorted(reports, key=lambda report: (report.file, report.block))
 

@@ -123,6 +123,22 @@ def test_labels_may_be_any_whole_numbers_and_values_any_numbers(spark, tmp_path)
     assert built.manifest.rows("test") == 4
 
 
+def test_any_name_of_a_folder_will_do(spark, folder, tmp_path):
+    odd = tmp_path / "my [first] {50%20} d\u00e9j\u00e0 vu"
+    folder.rename(odd)
+    built, _ = ingest(spark, odd, odd / "tables")
+    assert built.manifest.rows("test") == 100
+
+
+def test_a_compressed_file_that_breaks_off_is_named_and_leaves_no_table(spark, folder, tmp_path):
+    packed = gzip.compress((folder / "digits-train.txt").read_bytes())
+    (folder / "digits-train.txt").unlink()
+    (folder / "digits-train.txt.gz").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(DataError, match=r"digits-train\.txt\.gz .*could not read the text"):
+        ingest(spark, folder, tmp_path / "tables")
+    assert not list((tmp_path / "tables").iterdir())
+
+
 def test_an_empty_file_is_an_error(spark, tmp_path):
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(DataError, match=r"empty\.txt"):
