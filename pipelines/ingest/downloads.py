@@ -7,11 +7,13 @@ into the local DBFS root. A folder appears there whole or not at all.
 import csv
 import gzip
 import hashlib
+import http.client
 import importlib.util
 import os
 import shutil
 import tempfile
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,7 +118,7 @@ def fetch(image_set: ImageSet, folder: Path, report: Callable[[str], None]) -> N
     for place in places:
         try:
             halves = [(half, *_read_half(half, place, report)) for half in image_set.halves]
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError, zlib.error, http.client.HTTPException) as error:
             troubles.append(f"{place}: {error}")
             continue
         with _new_folder(folder) as unfinished:
@@ -157,7 +159,7 @@ def _read_half(half: Half, place: str, report: Callable[[str], None]) -> tuple[n
 def _read_idx(
     half: Half, content: str, kind: str, place: str, sha256: str, report: Callable[[str], None]
 ) -> npt.NDArray[np.uint8]:
-    """Raises OSError, EOFError or ValueError when the file cannot be had or is not the one expected."""
+    """Raises OSError, EOFError, ValueError, zlib.error or HTTPException when the file cannot be had or is another one."""
     name = f"{half.idx_name}-{content}-{kind}-ubyte.gz"
     compressed = _download(place + name, report) if "://" in place else (Path(place) / name).read_bytes()
     values = gzip.decompress(compressed)[_IDX_HEADER_BYTES[content] :]

@@ -47,9 +47,14 @@ def resolve(data: DataConfig, report: Report) -> Source:
         DataError: it does, but the data cannot be had on this machine.
     """
     named: dict[str, Callable[[Report], Source]] = {"mnist": _mnist, "mnist-5k": _mnist_5k, "fashion-mnist": _fashion_mnist}
-    if data.dataset in named:
+    path = None if data.dataset in named else paths.to_python(data.dataset)
+    if data.test_file and (path is None or path.is_dir()):
+        raise ConfigError(
+            f"data.test_file={data.test_file}: must be empty where data.dataset ({data.dataset}) is not a single file; "
+            "such a data set has its own test file"
+        )
+    if path is None:
         return named[data.dataset](report)
-    path = paths.to_python(data.dataset)
     if path.is_dir():
         return Source(_slug(path.name), folder_files(data.dataset))
     if not path.is_file():

@@ -1,0 +1,264 @@
+import dataclasses
+import functools
+import gzip
+import hashlib
+import http.server
+import struct
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.config import DataConfig
+from pipelines.errors import ConfigError, DataError
+from pipelines.ingest import downloads, sources
+from pipelines.ingest.libsvm import Rules, parse
+
+ROWS = {"train": 6, "test": 3}
+IDX_NAMES = {"train": "train", "test": "t10k"}
+
+
+def silent(_line):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def own_dbfs(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVOY_DBFS_ROOT", str(tmp_path / "dbfs"))
+    monkeypatch.setenv("CONVOY_HOME", str(tmp_path))
+    monkeypatch.delenv("CONVOY_OFFLINE", raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    data = tmp_path / "Two Digits"
+    data.mkdir()
+    (data / "two-train.txt").write_text("1 1:1\n")
+    (data / "two-test.txt").write_text("1 1:1\n")
+    return data
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A tiny set as IDX files in the folder `good`, and the pixels and labels in it."""
+    rng = np.random.default_rng(1)
+    content = {}
+    (tmp_path / "good").mkdir()
+    for split, rows in ROWS.items():
+        images, labels = rng.integers(0, 256, (rows, 28, 28)).astype(np.uint8), np.arange(rows).astype(np.uint8)
+        write_idx(tmp_path / "good", split, images, labels)
+        content[split] = (images.reshape(rows, -1), labels)
+    return tmp_path / "good", content
+
+
+def write_idx(folder, split, images, labels):
+    head = struct.pack(">IIII", 2051, len(images), 28, 28)
+    (folder / f"{IDX_NAMES[split]}-images-idx3-ubyte.gz").write_bytes(gzip.compress(head + images.tobytes()))
+    head = struct.pack(">II", 2049, len(labels))
+    (folder / f"{IDX_NAMES[split]}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(head + labels.tobytes()))
+
+
+def tiny_set(content, *mirrors, local_folder=""):
+    halves = tuple(
+        downloads.Half(
+            split=split,
+            idx_name=IDX_NAMES[split],
+            rows=len(labels),
+            pixels_sha256=hashlib.sha256(images.tobytes()).hexdigest(),
+            labels_sha256=hashlib.sha256(labels.tobytes()).hexdigest(),
+        )
+        for split, (images, labels) in content.items()
+    )
+    return downloads.ImageSet(name="tiny", halves=halves, local_folder=local_folder, mirrors=mirrors)
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format, *args):
+        pass
+
+
+class CutShort(Quiet):
+    """Announces more bytes than it sends, as a connection that breaks."""
+
+    def do_GET(self):
+        content = Path(self.translate_path(self.path)).read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2])
+
+
+class NoHttp(Quiet):
+    """Something else listens there."""
+
+    def do_GET(self):
+        self.wfile.write(b"220 mail.example\r\n\r\n")
+
+
+@pytest.fixture
+def serve():
+    servers = []
+
+    def start(root, handler=Quiet):
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(root)))
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def assert_holds(folder, content):
+    rules = Rules(image_shape=(28, 28, 1), value_range=(0.0, 255.0), labels=tuple(range(10)))
+    assert sorted(path.name for path in folder.iterdir()) == ["tiny-test.txt", "tiny-train.txt"]
+    for split, (images, labels) in content.items():
+        chunk = parse((folder / f"tiny-{split}.txt").read_bytes(), rules)
+        np.testing.assert_array_equal(chunk.images, images)
+        np.testing.assert_array_equal(chunk.labels, labels)
+
+
+@pytest.mark.parametrize("form", ["{}", "file:{}", "Two Digits"])
+def test_a_folder_gives_its_train_and_its_test_file(folder, form):
+    location = form.format(folder)
+    source = sources.resolve(DataConfig(dataset=location), silent)
+    assert source.files == ((f"{location}/two-train.txt", "train"), (f"{location}/two-test.txt", "test"))
+    assert source.dataset == "two-digits"
+    assert source.note == ""
+
+
+@pytest.mark.parametrize("location", ["dbfs:/sets/two", "/dbfs/sets/two", "/Volumes/sets/two"])
+def test_cluster_locations_lie_below_the_local_root(tmp_path, folder, location):
+    place = tmp_path / "dbfs" / ("Volumes" if location.startswith("/Volumes") else "") / "sets"
+    place.mkdir(parents=True)
+    folder.rename(place / "two")
+    assert sources.resolve(DataConfig(dataset=location), silent).files[0] == (f"{location}/two-train.txt", "train")
+
+
+@pytest.mark.parametrize("ending", [".bz2", ".gz"])
+def test_compressed_files_are_found(folder, ending):
+    (folder / "two-train.txt").rename(folder / f"two-train.txt{ending}")
+    source = sources.resolve(DataConfig(dataset=str(folder)), silent)
+    assert source.files[0][0].endswith(f"two-train.txt{ending}")
+
+
+def test_a_folder_with_no_or_two_training_files_is_refused_by_name(folder):
+    (folder / "two-train.txt.gz").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"2 files \(two-train\.txt, two-train\.txt\.gz\) with 'train' in the name"):
+        sources.resolve(DataConfig(dataset=str(folder)), silent)
+    (folder / "two-train.txt.gz").unlink()
+    (folder / "two-train.txt").unlink()
+    with pytest.raises(ConfigError, match="no file with 'train' in the name"):
+        sources.resolve(DataConfig(dataset=str(folder)), silent)
+
+
+def test_a_file_stands_alone_or_with_a_test_file(folder):
+    train, test = str(folder / "two-train.txt"), str(folder / "two-test.txt")
+    alone = sources.resolve(DataConfig(dataset=train), silent)
+    assert (alone.dataset, alone.files) == ("two-train", ((train, "train"),))
+    assert sources.resolve(DataConfig(dataset=train, test_file=test), silent).files == ((train, "train"), (test, "test"))
+    with pytest.raises(ConfigError, match=r"data\.test_file=none\.txt: no such file"):
+        sources.resolve(DataConfig(dataset=train, test_file="none.txt"), silent)
+
+
+@pytest.mark.parametrize("dataset", ["mnist-5k", "Two Digits"])
+def test_a_test_file_beside_a_data_set_that_has_one_is_refused(folder, dataset):
+    with pytest.raises(ConfigError, match=r"data\.test_file=two-test\.txt: must be empty"):
+        sources.resolve(DataConfig(dataset=dataset, test_file="two-test.txt"), silent)
+
+
+def test_what_is_not_there_is_named_with_the_names_that_are():
+    with pytest.raises(ConfigError, match=r"data\.dataset=mnits: no such file or folder .*mnist, mnist-5k, fashion-mnist"):
+        sources.resolve(DataConfig(dataset="mnits"), silent)
+
+
+def test_a_set_is_fetched_and_kept_as_libsvm_text(tmp_path, serve, published):
+    root, content = published
+    lines = []
+    downloads.fetch(tiny_set(content, serve(root)), tmp_path / "dbfs" / "tiny", lines.append)
+    assert_holds(tmp_path / "dbfs" / "tiny", content)
+    assert any("checksums right" in line for line in lines)
+
+
+def test_a_mirror_with_other_pixels_is_passed_over(tmp_path, serve, published):
+    root, content = published
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    for split, (images, labels) in content.items():
+        write_idx(bad, split, images.reshape(-1, 28, 28) ^ 1, labels)
+    downloads.fetch(tiny_set(content, serve(bad), serve(root)), tmp_path / "dbfs" / "tiny", silent)
+    assert_holds(tmp_path / "dbfs" / "tiny", content)
+
+
+def test_a_download_that_breaks_off_leaves_nothing(tmp_path, serve, published):
+    root, content = published
+    with pytest.raises(downloads.NotFetched):
+        downloads.fetch(tiny_set(content, serve(root, CutShort)), tmp_path / "dbfs" / "tiny", silent)
+    assert not (tmp_path / "dbfs").exists()
+
+
+def test_bytes_that_do_not_unpack_and_answers_that_are_no_http_are_passed_over(tmp_path, serve, published):
+    root, content = published
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in root.iterdir():
+        packed = path.read_bytes()
+        (broken / path.name).write_bytes(packed[:12] + b"\xff" * 28 + packed[40:])
+    downloads.fetch(tiny_set(content, serve(broken), serve(root, NoHttp), serve(root)), tmp_path / "dbfs" / "tiny", silent)
+    assert_holds(tmp_path / "dbfs" / "tiny", content)
+
+
+def test_every_dead_mirror_is_named(tmp_path, serve, published):
+    root, content = published
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    # Port 9 is closed here as everywhere; the second mirror answers 404.
+    mirrors = ("http://127.0.0.1:9/", serve(empty))
+    with pytest.raises(downloads.NotFetched, match=r"127\.0\.0\.1:9/.*404"):
+        downloads.fetch(tiny_set(content, *mirrors), tmp_path / "dbfs" / "tiny", silent)
+    # A package on this machine needs no mirror.
+    downloads.fetch(tiny_set(content, *mirrors, local_folder=f"{root}/"), tmp_path / "dbfs" / "tiny", silent)
+    assert_holds(tmp_path / "dbfs" / "tiny", content)
+
+
+def test_offline_mnist_is_the_substitute_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVOY_OFFLINE", "1")
+    lines = []
+    source = sources.resolve(DataConfig(dataset="mnist"), lines.append)
+    assert source.dataset == "mnist-5k"
+    assert source.note in lines
+    assert "5,000" in source.note
+    rules = Rules(image_shape=(28, 28, 1), value_range=(0.0, 255.0), labels=tuple(range(10)))
+    folder = tmp_path / "dbfs" / "convoy" / "mnist-5k"
+    for split, per_class in (("train", 400), ("test", 100)):
+        chunk = parse((folder / f"mnist-5k-{split}.txt").read_bytes(), rules)
+        assert chunk.errors == ()
+        assert np.bincount(chunk.labels).tolist() == [per_class] * 10
+    asked_for = sources.resolve(DataConfig(dataset="mnist-5k"), lines.append)
+    assert asked_for.files == source.files
+    assert asked_for.note == ""
+
+
+def test_offline_fashion_mnist_names_the_package(monkeypatch):
+    monkeypatch.setenv("CONVOY_OFFLINE", "1")
+    # The package may be installed on the machine that runs the tests.
+    monkeypatch.setattr(downloads, "FASHION_MNIST", dataclasses.replace(downloads.FASHION_MNIST, local_folder=""))
+    with pytest.raises(DataError, match="apt-get install dataset-fashion-mnist"):
+        sources.resolve(DataConfig(dataset="fashion-mnist"), silent)
+
+
+def test_mnist_at_its_place_is_taken_without_a_download(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVOY_OFFLINE", "1")
+    folder = tmp_path / "dbfs" / "databricks-datasets" / "mnist-digits" / "data-001"
+    folder.mkdir(parents=True)
+    for split in ("train", "test"):
+        (folder / f"mnist-digits-{split}.txt.bz2").write_bytes(b"")
+    source = sources.resolve(DataConfig(dataset="mnist"), silent)
+    assert source.dataset == "mnist"
+    assert source.files[0][0] == "dbfs:/databricks-datasets/mnist-digits/data-001/mnist-digits-train.txt.bz2"
+    assert source.note == ""
