@@ -1,0 +1,158 @@
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_svmlight_file
+
+from pipelines.ingest.libsvm import Rules, parse, write
+
+WIDTH = 12
+RULES = Rules(image_shape=(3, 4, 1), value_range=(-1000.0, 1000.0), labels=(-1, 0, 1, 2, 3))
+GREY = Rules(image_shape=(3, 4, 1), value_range=(0.0, 255.0), labels=tuple(range(10)))
+
+
+def one_line(line, rules=GREY):
+    """What `parse` says of a line that stands between two good ones."""
+    chunk = parse(b"1 2:3\n" + line + b"\n4 5:6\n", rules)
+    assert chunk.num_lines == 3
+    return chunk
+
+
+indices = st.lists(st.integers(1, WIDTH), unique=True, max_size=WIDTH).map(sorted)
+values = st.one_of(
+    st.integers(0, 255).map(str),
+    st.integers(-1000, 1000).map(str),
+    st.floats(-1000, 1000, allow_nan=False).map(repr),
+    st.sampled_from(["007", "+5", "1e2", "2.", ".5", "-0", "1E-3"]),
+)
+gaps = st.sampled_from([" ", " ", " ", "  ", "\t"])
+endings = st.sampled_from(["", "", " ", "  ", " # a comment", "#1:2"])
+
+
+@st.composite
+def good_lines(draw):
+    label = draw(st.sampled_from(["-1", "0", "1", "2", "3", "+1", "1.0", "3e0"]))
+    pairs = [f"{draw(gaps)}{index}:{draw(values)}" for index in draw(indices)]
+    return label + "".join(pairs) + draw(endings)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.one_of(good_lines(), st.sampled_from(["", " ", "# nothing", "\t#"])), min_size=1, max_size=8))
+def test_what_both_can_read_is_read_as_sklearn_reads_it(lines):
+    text = "".join(f"{line}\n" for line in lines).encode()
+    chunk = parse(text, RULES)
+    assert chunk.errors == ()
+    assert chunk.num_lines == len(lines)
+    matrix, labels = load_svmlight_file(io.BytesIO(text), n_features=WIDTH, zero_based=False)
+    np.testing.assert_array_equal(chunk.images, matrix.toarray().astype(chunk.images.dtype))
+    if chunk.images.dtype == np.uint8:
+        np.testing.assert_array_equal(chunk.images, matrix.toarray())
+    assert [RULES.labels[label] for label in chunk.labels] == labels.tolist()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.text("0123456789: .-#\tex", max_size=14), min_size=1, max_size=6))
+def test_what_is_accepted_of_garbage_is_what_sklearn_reads(lines):
+    for line in lines:
+        text = f"{line}\n".encode()
+        chunk = parse(text, RULES)
+        if chunk.errors:
+            continue
+        matrix, labels = load_svmlight_file(io.BytesIO(text), n_features=WIDTH, zero_based=False)
+        np.testing.assert_array_equal(chunk.images, matrix.toarray().astype(chunk.images.dtype))
+        assert [RULES.labels[label] for label in chunk.labels] == labels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"3 0:1", "index 0.*start at 1.*zero-based"),
+        (b"3 13:1", r"index 13 is above 12, .*data\.image_shape=\[3, 4, 1\]"),
+        (b"3 99999999999999999999:1", "index 99999999999999999999 is above 12"),
+        (b"3 5:1 4:1", "index 4 comes after 5; indices must ascend"),
+        (b"3 5:1 5:1", "index 5 appears twice"),
+        (b"3 5", "'5' has no colon"),
+        (b"3 5:1 :2", "the index is not a whole number"),
+        (b"3 -5:1", "the index is not a whole number"),
+        (b"3 1_0:1", "the index is not a whole number"),
+        (b"3 5:", "the value is not a number"),
+        (b"3 5:1:2", "the value is not a number"),
+        (b"3 5:1_0", "the value is not a number"),
+        (b"3 5:0x10", "the value is not a number"),
+        (b"3 5:nan", "not a finite number"),
+        (b"3 5:-Infinity", "not a finite number"),
+        (b"3 5:1e999", r"outside data\.value_range"),
+        (b"3 5:256", r"value '256' at index 5 is outside data\.value_range=\[0, 255\]"),
+        (b"3 5:-1", r"outside data\.value_range"),
+        (b"3 qid:4 5:1", "query ids are not supported"),
+        (b"10 5:1", r"label '10' is not one of 0, 1, .* \(data\.classes, data\.labels\)"),
+        (b"1.5 5:1", "label '1.5' is not a whole number"),
+        (b"nan 5:1", "label 'nan' is not a finite number"),
+        (b"cat 5:1", "label 'cat' is not a number"),
+        (b"5:1 6:1", "label '5:1' is not a number"),
+        (b"3,0,0,255", "is not a number"),
+        (b"\xff\xfe", "is not a number"),
+    ],
+)
+def test_a_malformed_line_is_refused_with_its_reason(line, reason):
+    chunk = one_line(line)
+    assert [number for number, _ in chunk.errors] == [1]
+    with pytest.raises(AssertionError, match=reason):
+        raise AssertionError(chunk.errors[0][1])
+    assert chunk.errors[0][1].isascii()
+    assert chunk.labels.tolist() == [1, 4]
+
+
+@pytest.mark.parametrize("line", [b"", b"   ", b"# 3 5:1", b"\t# note"])
+def test_lines_without_content_count_as_lines_but_not_as_rows(line):
+    chunk = one_line(line)
+    assert chunk.errors == ()
+    assert chunk.labels.tolist() == [1, 4]
+    assert chunk.images[:, [1, 4]].tolist() == [[3, 0], [0, 6]]
+
+
+def test_a_row_of_zeros_is_a_label_alone():
+    chunk = one_line(b"7")
+    assert chunk.labels.tolist() == [1, 7, 4]
+    assert not chunk.images[1].any()
+
+
+@pytest.mark.parametrize("line", [b"3 1:255 12:9", b"3 1:255 12:9 ", b"3\t1:255.0  12:+9#c"])
+def test_plain_and_odd_spellings_of_a_row_are_equal(line):
+    chunk = one_line(line)
+    assert chunk.labels.tolist() == [1, 3, 4]
+    assert chunk.images.dtype == np.uint8
+    assert chunk.images[1].tolist() == [255, *[0] * 10, 9]
+
+
+def test_one_value_that_no_byte_holds_makes_the_chunk_float():
+    for value in (b"0.5", b"-1", b"256"):
+        chunk = parse(b"1 1:7\n2 2:" + value + b"\n", RULES)
+        assert chunk.images.dtype == np.float32
+        assert chunk.images[:, :2].tolist() == [[7, 0], [0, float(value)]]
+
+
+def test_labels_are_positions_in_the_order_of_the_setting():
+    rules = Rules(image_shape=(1, 1, 1), value_range=(0.0, 1.0), labels=(30, 10, 20))
+    assert parse(b"10 1:1\n20\n30 \n", rules).labels.tolist() == [1, 2, 0]
+
+
+def test_numbers_of_up_to_nine_digits_and_longer_ones_are_read():
+    rules = Rules(image_shape=(20_000, 1, 1), value_range=(0.0, 1e12), labels=(0, 1))
+    chunk = parse(b"0 1:1 12345:123456789\n1 19999:12345678901\n", rules)
+    assert chunk.images[0, 12344] == np.float32(123456789)
+    assert chunk.images[1, 19998] == np.float32(12345678901)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 30))
+def test_written_text_reads_back_to_the_same_rows(seed, rows):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (rows, WIDTH)).astype(np.uint8) * rng.integers(0, 2, (rows, WIDTH)).astype(np.uint8)
+    labels = rng.integers(0, 10, rows)
+    chunk = parse(write(images, labels), GREY)
+    assert chunk.errors == ()
+    np.testing.assert_array_equal(chunk.images, images)
+    np.testing.assert_array_equal(chunk.labels, labels)

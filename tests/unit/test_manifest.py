@@ -1,0 +1,225 @@
+import dataclasses
+import os
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic import write_table
+
+from pipelines.config import Config, DataConfig, IngestConfig
+from pipelines.errors import ConfigError, DataError
+from pipelines.ingest import folder, table
+from pipelines.ingest.order import Permutation, cut
+from pipelines.ingest.sources import Source
+from pipelines.schema import MANIFEST_NAME, TableManifest, read_manifest
+
+
+@given(st.integers(1, 3000), st.integers(0, 2**63))
+def test_the_order_of_the_rows_is_a_permutation(size, seed):
+    places = Permutation(size, seed, "train")(np.arange(size))
+    assert np.array_equal(np.sort(places), np.arange(size))
+
+
+def test_the_order_depends_on_seed_and_name_and_on_nothing_else():
+    numbers = np.arange(1000)
+    first = Permutation(1000, 1, "train")(numbers)
+    assert np.array_equal(first[600:], Permutation(1000, 1, "train")(numbers[600:]))
+    assert not np.array_equal(first, Permutation(1000, 2, "train")(numbers))
+    assert not np.array_equal(first, Permutation(1000, 1, "test")(numbers))
+
+
+def test_the_order_mixes_the_rows():
+    places = Permutation(60_000, 1, "train")(np.arange(60_000))
+    # Two random places are a third of the whole apart on average.
+    assert np.abs(np.diff(places)).mean() / 60_000 == pytest.approx(1 / 3, abs=0.01)
+    # Rows sorted by class: every tenth of the order holds all ten classes about equally.
+    classes = np.arange(60_000)[np.argsort(places)] // 6_000
+    for tenth in classes.reshape(10, -1):
+        assert np.bincount(tenth, minlength=10).min() > 500
+
+
+def segments_of(train_rows, test_rows, bytes_per_row=784, **changes):
+    settings = {"validation_fraction": 0.1, "test_fraction": 0.1, "rows_per_row_group": 0} | changes
+    found = cut(train_rows=train_rows, test_rows=test_rows, bytes_per_row=bytes_per_row, **settings)
+    return {segment.split: segment for segment in found}
+
+
+def test_mnist_is_cut_as_the_design_says():
+    segments = segments_of(60_000, 10_000)
+    assert {split: segment.rows for split, segment in segments.items()} == {"train": 54_000, "validation": 6_000, "test": 10_000}
+    assert segments["train"].num_files == 32
+
+
+@given(
+    st.integers(10, 10**7),
+    st.one_of(st.none(), st.integers(1, 10**6)),
+    st.floats(0, 0.5),
+    st.floats(0.06, 0.5),
+    st.integers(0, 5000),
+)
+def test_splits_share_out_all_rows_in_files_that_are_equal_but_for_the_last(train_rows, test_rows, validation, test, per_group):
+    segments = segments_of(
+        train_rows, test_rows, validation_fraction=validation, test_fraction=test, rows_per_row_group=per_group
+    ).values()
+    assert sum(segment.rows for segment in segments) == train_rows + (test_rows or 0)
+    of_train_file = sorted((segment.start, segment.rows) for segment in segments if not segment.from_test_file)
+    assert [start for start, _ in of_train_file] == [0, *np.cumsum([rows for _, rows in of_train_file])[:-1]]
+    for segment in segments:
+        last = segment.rows_of_file(segment.num_files - 1)
+        assert 1 <= last <= segment.rows_per_file
+        assert (segment.num_files - 1) * segment.rows_per_file + last == segment.rows
+
+
+def test_files_of_large_images_stay_below_32_megabytes():
+    assert segments_of(10_000, None, bytes_per_row=224 * 224 * 3)["train"].rows_per_file == 32 * 2**20 // (224 * 224 * 3)
+    assert segments_of(10_000, None, bytes_per_row=2**26)["train"].rows_per_file == 1
+
+
+def test_a_source_that_leaves_no_row_to_test_on_is_refused():
+    with pytest.raises(DataError, match="no rows for the test split: the source holds 3 rows"):
+        segments_of(3, None)
+
+
+def test_a_manifest_survives_its_file(tmp_path):
+    written = write_table(tmp_path, {"train": 120, "test": 30})
+    assert read_manifest(tmp_path) == written.manifest
+    assert read_manifest(tmp_path / "elsewhere") is None
+    (tmp_path / MANIFEST_NAME).write_text('{"schema_version": 1}')
+    with pytest.raises(DataError, match="not a table manifest"):
+        read_manifest(tmp_path)
+    with pytest.raises(DataError, match="schema version 99"):
+        TableManifest.from_json('{"schema_version": 99}', "x")
+
+
+@pytest.fixture
+def known(tmp_path):
+    """A configuration, a source, and the finished table that belongs to them."""
+    text = tmp_path / "some.txt"
+    text.write_text("0 1:1\n")
+    config = Config(data=DataConfig(image_shape=(12, 12, 1), classes=4), ingest=IngestConfig(tables_uri=str(tmp_path / "tables")))
+    source = Source("some", ((str(text), "train"),))
+    key = table._key(config, source, table._fingerprints(source))
+    place = tmp_path / "tables" / f"some-{key[:12]}"
+    place.mkdir(parents=True)
+    manifest = dataclasses.replace(write_table(place, {"train": 120, "test": 30}).manifest, key=key)
+    (place / MANIFEST_NAME).write_text(manifest.to_json())
+    return config, source, place
+
+
+def test_a_ready_table_is_found_without_spark_whatever_people_call_it(known):
+    config, source, place = known
+    found = table.find(config, source)
+    assert found is not None
+    assert found.uri == str(place)
+    named = dataclasses.replace(config, data=dataclasses.replace(config.data, class_names=("a", "b", "c", "d")))
+    renamed = table.find(named, dataclasses.replace(source, note="mind this"))
+    assert renamed is not None
+    assert (renamed.manifest.class_names, renamed.manifest.note) == (("a", "b", "c", "d"), "mind this")
+
+
+@pytest.mark.parametrize(
+    ("section", "change"),
+    [
+        ("data", {"value_range": (0.0, 16.0)}),
+        ("data", {"labels": (1, 2, 3, 4)}),
+        ("data", {"image_shape": (144, 1, 1)}),
+        ("ingest", {"seed": 2}),
+        ("ingest", {"validation_fraction": 0.2}),
+        ("ingest", {"test_fraction": 0.2}),
+        ("ingest", {"rows_per_row_group": 10}),
+    ],
+)
+def test_another_setting_is_another_table(known, section, change):
+    config, source, _ = known
+    changed = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **change)})
+    assert table.find(changed, source) is None
+
+
+def test_what_is_damaged_is_no_table(known):
+    config, source, place = known
+    intact = (place / MANIFEST_NAME).read_text()
+    (place / MANIFEST_NAME).write_text(intact[:100])
+    assert table.find(config, source) is None
+    (place / MANIFEST_NAME).write_text(intact)
+    assert table.find(config, source) is not None
+    next(place.glob("split=train/*.parquet")).unlink()
+    assert table.find(config, source) is None
+
+
+def test_a_source_that_vanished_is_named(known):
+    config, _, _ = known
+    with pytest.raises(DataError, match=r"gone\.txt: cannot be read"):
+        table.find(config, Source("some", (("gone.txt", "train"),)))
+
+
+def write_file(path, number, rows, row_group_size=None):
+    part = path / folder.ROWS_FOLDER / "split=train" / f"file={number}"
+    part.mkdir(parents=True)
+    columns = {"image": pa.array([b"x"] * rows, pa.binary()), "label": pa.array([0, 1] * (rows // 2), pa.int32())}
+    pq.write_table(pa.table(columns), part / "part-00000-some-uuid.parquet", row_group_size=row_group_size)
+
+
+def test_spark_files_become_the_table_in_row_order(tmp_path):
+    segments = (segments_of(30, None, validation_fraction=0, test_fraction=0.2, rows_per_row_group=10)["train"],)
+    for number, rows in enumerate((10, 10, 4)):
+        write_file(tmp_path, number, rows)
+    splits = folder.arrange(tmp_path, segments, num_classes=2)
+    assert [(file.path, file.rows) for file in splits["train"].files] == [
+        ("split=train/part-00000.parquet", 10),
+        ("split=train/part-00001.parquet", 10),
+        ("split=train/part-00002.parquet", 4),
+    ]
+    assert splits["train"].rows_per_label == (12, 12)
+    assert [path.name for path in tmp_path.iterdir()] == ["split=train"]
+
+
+def test_a_file_that_is_not_as_planned_is_refused(tmp_path):
+    segments = (segments_of(30, None, validation_fraction=0, test_fraction=0.2, rows_per_row_group=24)["train"],)
+    write_file(tmp_path / "cut", 0, 24, row_group_size=20)
+    with pytest.raises(DataError, match="24 rows in 2 row groups instead of 24 in one"):
+        folder.arrange(tmp_path / "cut", segments, num_classes=2)
+    write_file(tmp_path / "short", 0, 20)
+    with pytest.raises(DataError, match="20 rows in 1 row groups instead of 24 in one"):
+        folder.arrange(tmp_path / "short", segments, num_classes=2)
+
+
+def test_an_unfinished_folder_goes_and_only_old_ones_of_others_with_it(tmp_path):
+    old, young = tmp_path / ".building-old", tmp_path / ".building-young"
+    old.mkdir()
+    young.mkdir()
+    two_days_ago = time.time() - 2 * 24 * 3600
+    os.utime(old, (two_days_ago, two_days_ago))
+
+    def interrupted_build():
+        with folder.building(tmp_path, "abc", "tables") as unfinished:
+            (unfinished / "half").write_text("a table")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_build()
+    assert [path.name for path in tmp_path.iterdir()] == [".building-young"]
+
+
+def test_a_place_that_cannot_be_written_is_a_setting_that_is_wrong(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(ConfigError, match=r"ingest\.tables_uri=here: cannot be written"),
+        folder.building(tmp_path / "file" / "tables", "abc", "here"),
+    ):
+        pass
+
+
+def test_publishing_replaces_what_was_no_table(tmp_path, known):
+    target, unfinished = tmp_path / "target", tmp_path / "unfinished"
+    target.mkdir()
+    (target / "rest.parquet").write_text("of a dead run")
+    unfinished.mkdir()
+    manifest = read_manifest(known[2])
+    assert manifest is not None
+    folder.publish(unfinished, target, manifest)
+    assert [path.name for path in target.iterdir()] == [MANIFEST_NAME]
+    assert read_manifest(target) == manifest
