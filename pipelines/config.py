@@ -189,24 +189,40 @@ class LaunchConfig:
     runs_uri: str = "runs"
     """The folder that holds logs and metric spools. On a cluster it must be one that all nodes see."""
     start_timeout_seconds: int = 120
-    """How long the workers wait for each other at the start."""
+    """How long the workers may take until they have found each other."""
     stall_warning_seconds: int = 60
-    """A worker that keeps the others waiting for so long is named in the log."""
+    """A worker that makes no progress for so long is named on the driver's terminal."""
     stall_shutdown_seconds: int = 300
-    """A worker that keeps the others waiting for so long ends the run."""
+    """A worker that makes no progress for so long is ended, and counts as lost."""
+    max_restarts: int = 2
+    """How often a training that lost a worker is started again from its last checkpoint. Errors of the code never are."""
 
     def __post_init__(self) -> None:
         _rule(self.workers >= 1, "launch.workers", self.workers, "at least 1")
         _rule(self.threads_per_worker >= 0, "launch.threads_per_worker", self.threads_per_worker, "0 (automatic) or more")
         _rule(self.start_timeout_seconds >= 1, "launch.start_timeout_seconds", self.start_timeout_seconds, "at least 1")
         _rule(self.stall_warning_seconds >= 1, "launch.stall_warning_seconds", self.stall_warning_seconds, "at least 1")
-        # Horovod ignores, with only a warning, a shutdown time that is not above the warning time.
+        _rule(self.max_restarts >= 0, "launch.max_restarts", self.max_restarts, "0 (never) or more")
         _rule(
             self.stall_shutdown_seconds > self.stall_warning_seconds,
             "launch.stall_shutdown_seconds",
             self.stall_shutdown_seconds,
             f"more than launch.stall_warning_seconds ({self.stall_warning_seconds})",
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """What is kept for the case that something fails."""
+
+    every_epochs: int = 1
+    """Epochs from one checkpoint to the next; 0 writes none."""
+    keep: int = 3
+    """How many checkpoints of a run stay; older ones are removed."""
+
+    def __post_init__(self) -> None:
+        _rule(self.every_epochs >= 0, "checkpoint.every_epochs", self.every_epochs, "0 (none) or more")
+        _rule(self.keep >= 1, "checkpoint.keep", self.keep, "at least 1; checkpoint.every_epochs=0 writes none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +250,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:

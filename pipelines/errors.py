@@ -23,3 +23,7 @@ class DataError(ConvoyError):
 
 class LaunchError(ConvoyError):
     """The workers could not be started, or one of them failed."""
+
+
+class CheckpointError(ConvoyError):
+    """A checkpoint cannot be written, is damaged, or does not fit the training that should go on from it."""

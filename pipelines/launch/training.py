@@ -13,13 +13,13 @@ from typing import Any
 
 import psutil
 
-from pipelines import __version__, cli, configfile, paths
+from pipelines import __version__, cli, configfile, paths, rundir
 from pipelines.config import Config
-from pipelines.errors import ConvoyError, LaunchError
+from pipelines.errors import ConvoyError
 from pipelines.ingest import sources, table
 from pipelines.launch import barrier, session, slots
 from pipelines.launch.console import TrainingConsole
-from pipelines.launch.worker import MODEL_FOLDER, SPOOL_FOLDER, work
+from pipelines.launch.worker import work
 from pipelines.models import registry
 from pipelines.schema import SPLITS, Table
 from pipelines.spool import Event, SpoolReader
@@ -59,13 +59,15 @@ def run_training(config: Config, console: TrainingConsole) -> dict[str, Any]:
     registry.check(config.model.name)
     clock = Clock(_submitted_at())
     run_name = config.tracking.run_name or f"{config.model.name}-{config.launch.workers}w"
-    run_dir = make_run_dir(paths.to_python(config.launch.runs_uri), run_name)
-    (run_dir / "config.yml").write_text(configfile.dump(config), encoding="utf-8")
+    run_dir = rundir.make(paths.to_python(config.launch.runs_uri), run_name)
+    (run_dir / rundir.CONFIG_FILE).write_text(configfile.dump(config), encoding="utf-8")
     logging.basicConfig(
-        filename=run_dir / "logs" / "driver.log", level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s"
+        filename=run_dir / rundir.LOG_FOLDER / "driver.log",
+        level=logging.INFO,
+        format="%(asctime)s %(name)s %(levelname)s %(message)s",
     )
     console.say(f"run folder {paths.display(run_dir)}, logs in {paths.display(run_dir / 'logs')}")
-    run = TrackedRun(config.tracking, run_name)
+    run = TrackedRun(config.tracking, run_name, run_dir)
     status: Status = "FAILED"
     try:
         run.settings(config.flat(), configfile.dump(config))
@@ -99,13 +101,13 @@ def _train_and_record(config: Config, console: TrainingConsole, run: TrackedRun,
         _announce(data, built, source.note, console, run)
         steps_per_epoch(data.manifest.rows("train"), config.launch.workers, config.training.batch_size_per_worker)
         launch = barrier.start(spark, work, (config, data, str(run_dir)), launch=config.launch, work_dir=run_dir)
-        history = _follow(launch, SpoolReader(run_dir / SPOOL_FOLDER), console, run, clock)
+        history = _follow(launch, SpoolReader(run_dir / rundir.SPOOL_FOLDER), console, run, clock)
         results: Sequence[TrainingResult] = launch.results()
         clock.mark("trained")
     result = results[0]
     run.metrics({"test/loss": result.test.loss, "test/accuracy": result.test.accuracy}, step=result.epochs)
     run.figure(lambda: learning_curves(history, f"{config.model.name} on {data.manifest.dataset}"), "figures/learning_curves.png")
-    run.model(run_dir / MODEL_FOLDER)
+    run.model(run_dir / rundir.MODEL_FOLDER)
     return {
         "dataset": data.manifest.dataset,
         "note": source.note,
@@ -161,23 +163,6 @@ def _announce(data: Table, built: bool, note: str, console: TrainingConsole, run
     run.dataset(data)
     if note:
         run.tags({"data_note": note})
-
-
-def make_run_dir(runs: Path, name: str) -> Path:
-    """A new folder `TIME-NAME`, with a number behind it where that is taken."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    for attempt in range(100):
-        folder = runs / (f"{stamp}-{name}" + (f"-{attempt}" if attempt else ""))
-        try:
-            (folder / "logs").mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise LaunchError(
-                f"{folder}: cannot be created ({error.strerror}); set launch.runs_uri to a writable folder"
-            ) from error
-    raise LaunchError(f"{runs}: no free folder name; set launch.runs_uri to another folder")
 
 
 def write_summary(summary: dict[str, Any], path: Path) -> None:

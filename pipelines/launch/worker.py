@@ -4,12 +4,11 @@ import warnings
 from pathlib import Path
 
 from pipelines.config import Config
+from pipelines.rundir import MODEL_FOLDER, SPOOL_FOLDER
 from pipelines.schema import Table
 from pipelines.spool import SpoolWriter
 from pipelines.train.result import TrainingResult
 
-SPOOL_FOLDER = "spool"
-MODEL_FOLDER = "model"
 _EXAMPLE_ROWS = 3
 
 

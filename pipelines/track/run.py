@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipelines import paths
+from pipelines import paths, rundir
 from pipelines.config import TrackingConfig
 from pipelines.schema import MANIFEST_NAME, Split, Table
 
@@ -42,13 +42,15 @@ class _Step:
 class TrackedRun:
     """One run. Every method returns at once; `finish` waits for the queue."""
 
-    def __init__(self, tracking: TrackingConfig, run_name: str) -> None:
+    def __init__(self, tracking: TrackingConfig, run_name: str, run_dir: Path, run_id: str = "") -> None:
+        """Open a run, or go on with the run `run_id`. Its id is kept in `run_dir`."""
         self.tracking_uri = default_tracking_uri(tracking)
-        self.run_id = ""
+        self.run_id = run_id
         self.model_uri = ""
         self.warnings: list[str] = []
         self._experiment = tracking.experiment
         self._run_name = run_name
+        self._run_dir = run_dir
         self._steps: queue.SimpleQueue[_Step | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._thread.start()
@@ -159,7 +161,11 @@ class TrackedRun:
         experiment_id = _experiment_id(client, self._experiment, self.tracking_uri)
         # MLflow 3 files a model under the active experiment, not under that of its run.
         mlflow.set_experiment(experiment_id=experiment_id)
-        self.run_id = client.create_run(experiment_id, run_name=self._run_name).info.run_id
+        if self.run_id:
+            client.update_run(self.run_id, status="RUNNING")
+        else:
+            self.run_id = client.create_run(experiment_id, run_name=self._run_name).info.run_id
+        rundir.write_record(self._run_dir, rundir.RunRecord(self.run_id, self.tracking_uri))
         return client
 
     def _warn(self, what: str, error: Exception) -> None:

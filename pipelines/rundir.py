@@ -1,0 +1,93 @@
+"""The folder of a run: what lies in it, how a new one is made, and how one is found again."""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.errors import ConfigError, LaunchError
+
+SPOOL_FOLDER = "spool"
+MODEL_FOLDER = "model"
+LOG_FOLDER = "logs"
+CHECKPOINT_FOLDER = "checkpoints"
+ATTEMPT_FOLDER = "attempts"
+CONFIG_FILE = "config.yml"
+_RECORD_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Which MLflow run a folder belongs to."""
+
+    run_id: str
+    tracking_uri: str
+
+
+def make(runs: Path, name: str) -> Path:
+    """A new folder `TIME-NAME`, with a number behind it where that is taken.
+
+    Raises:
+        LaunchError: it cannot be created.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for attempt in range(100):
+        folder = runs / (f"{stamp}-{name}" + (f"-{attempt}" if attempt else ""))
+        try:
+            (folder / LOG_FOLDER).mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise LaunchError(
+                f"{folder}: cannot be created ({error.strerror}); set launch.runs_uri to a writable folder"
+            ) from error
+    raise LaunchError(f"{runs}: no free folder name; set launch.runs_uri to another folder")
+
+
+def write_record(run_dir: Path, record: RunRecord) -> None:
+    unfinished = run_dir / f".{_RECORD_FILE}"
+    unfinished.write_text(json.dumps({"run_id": record.run_id, "tracking_uri": record.tracking_uri}) + "\n", encoding="utf-8")
+    os.replace(unfinished, run_dir / _RECORD_FILE)
+
+
+def read_record(run_dir: Path) -> RunRecord | None:
+    """None when the run was never opened at a tracking server."""
+    try:
+        raw = json.loads((run_dir / _RECORD_FILE).read_text(encoding="utf-8"))
+        return RunRecord(run_id=str(raw["run_id"]), tracking_uri=str(raw["tracking_uri"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def find(runs: Path, wanted: str, path: Path) -> Path:
+    """The folder of a run that is to be resumed.
+
+    Args:
+        runs: the folder that holds the folders of runs.
+        wanted: what the user wrote: `latest`, the id of an MLflow run, or a path.
+        path: `wanted` as a path: a run's folder, its folder of checkpoints, or one checkpoint in it.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    if wanted == "latest":
+        resumable = [folder for folder in _folders(runs) if any((folder / CHECKPOINT_FOLDER).glob("epoch-*.json"))]
+        if not resumable:
+            raise ConfigError(f"--resume latest: no run below {runs} has a checkpoint; launch.runs_uri names the folder of runs")
+        return max(resumable, key=lambda folder: (folder / CHECKPOINT_FOLDER).stat().st_mtime)
+    for folder in (path, path.parent, path.parent.parent):
+        if path.exists() and (folder / CONFIG_FILE).is_file():
+            return folder
+    for folder in _folders(runs):
+        record = read_record(folder)
+        if record is not None and record.run_id == wanted:
+            return folder
+    raise ConfigError(
+        f"--resume {wanted}: neither the id of a run below {runs} nor a run's folder nor a checkpoint; 'latest' takes the newest"
+    )
+
+
+def _folders(runs: Path) -> list[Path]:
+    return [folder for folder in runs.iterdir() if folder.is_dir()] if runs.is_dir() else []
