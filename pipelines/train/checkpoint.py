@@ -96,7 +96,7 @@ def write(run_dir: Path, state: State, arrays: Arrays, keep: int) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = folder / f".{description.stem}.{os.getpid()}.npz"
         with unfinished.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+            np.savez(file, **arrays)
             file.flush()
             os.fsync(file.fileno())
         digest, num_bytes = _digest(unfinished)
