@@ -106,7 +106,8 @@ def _train_and_record(config: Config, console: TrainingConsole, run: TrackedRun,
         clock.mark("trained")
     result = results[0]
     run.metrics({"test/loss": result.test.loss, "test/accuracy": result.test.accuracy}, step=result.epochs)
-    run.figure(lambda: learning_curves(history, f"{config.model.name} on {data.manifest.dataset}"), "figures/learning_curves.png")
+    title = f"{config.model.name} on {data.manifest.dataset}"
+    run.figure(lambda: learning_curves.draw(history, title).figure, "figures/learning_curves.png")
     run.model(run_dir / rundir.MODEL_FOLDER)
     return {
         "dataset": data.manifest.dataset,

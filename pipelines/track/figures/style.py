@@ -1,0 +1,108 @@
+"""What all figures share: a question as title, the answer in a line below it, one set of colours, and the numbers as CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which people with any colour vision can tell apart (https://jfly.uni-koeln.de/color/).
+BLUE, ORANGE, GREEN, RED, SKY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"
+INK, GREY, LIGHT = "#222222", "#767676", "#E4E4E4"
+SMALL, NORMAL, LARGE = 8.0, 9.5, 13.0
+
+_DPI = 110
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure and the numbers it shows."""
+
+    figure: "Figure"
+    columns: tuple[str, ...]
+    rows: Sequence[Sequence[Any]]
+    """One sequence a row, a value for each column."""
+
+    def csv(self) -> str:
+        """The numbers with a header line; floats to six significant digits."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows([_plain(value) for value in row] for row in self.rows)
+        return text.getvalue()
+
+    def save(self, folder: Path, name: str) -> tuple[Path, Path]:
+        """Write NAME.png and NAME.csv, and return both."""
+        folder.mkdir(parents=True, exist_ok=True)
+        picture, numbers = folder / f"{name}.png", folder / f"{name}.csv"
+        self.figure.savefig(picture, dpi=_DPI)
+        numbers.write_text(self.csv(), encoding="utf-8")
+        return picture, numbers
+
+
+def new_figure(width: float, height: float, question: str, answer: str) -> "Figure":
+    """An empty figure of a size in inches. Title and answer stand at the top left and take room of their own."""
+    # The object interface draws without a display and without state that other threads could share.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    # The empty second line keeps room for the answer, which has a font of its own.
+    figure.suptitle(f"{question}\n", x=0.012, ha="left", fontsize=LARGE, fontweight="bold", color=INK)
+    figure.text(0.012, 1 - 0.44 / height, answer, ha="left", va="center", fontsize=NORMAL, color=GREY, in_layout=False)
+    return figure
+
+
+def plain_axes(axes: "Axes", xlabel: str = "", ylabel: str = "") -> None:
+    """Two spines, light grid lines, small labels."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.tick_params(colors=GREY, labelcolor=INK, labelsize=SMALL)
+    axes.grid(color=LIGHT, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(xlabel, fontsize=NORMAL, color=INK)
+    axes.set_ylabel(ylabel, fontsize=NORMAL, color=INK)
+
+
+def legend(axes: "Axes", **options: Any) -> None:
+    axes.legend(frameon=False, fontsize=SMALL, labelcolor=INK, **options)
+
+
+def picture_axes(axes: "Axes", columns: float, rows: float) -> None:
+    """A canvas for tiles: square units, rows counted from the top, nothing around it."""
+    axes.set_xlim(0, columns)
+    axes.set_ylim(rows, 0)
+    axes.set_aspect("equal")
+    axes.axis("off")
+
+
+def tile(axes: "Axes", image: npt.NDArray[Any], column: float, row: float, size: float = 0.92, **options: Any) -> None:
+    """Show an image [height, width] or [height, width, channels] in the square whose upper left corner is (column, row)."""
+    height, width = image.shape[:2]
+    tall, wide = size * height / max(height, width), size * width / max(height, width)
+    left, top = column + (size - wide) / 2, row + (size - tall) / 2
+    axes.imshow(image, extent=(left, left + wide, top + tall, top), interpolation="nearest", zorder=2, **options)
+
+
+def displayable(image: npt.NDArray[Any], value_range: tuple[float, float]) -> npt.NDArray[np.float32]:
+    """An image [height, width, channels] as 0..1 for showing: grey [height, width], or colours where it has three channels."""
+    low, high = value_range
+    scaled = np.clip((image.astype(np.float32) - low) / (high - low), 0, 1)
+    return scaled if scaled.shape[-1] == 3 else scaled.mean(axis=-1)
+
+
+def shortened(name: str, length: int) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float | np.floating):
+        return f"{value:.6g}"
+    return value
