@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipelines.errors import ConfigError
+from pipelines.secrets import MASK
 
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["constant", "cosine", "step", "one_cycle"]
@@ -235,9 +236,13 @@ class TrackingConfig:
     """Name of the MLflow experiment; on Databricks an absolute workspace path."""
     run_name: str = ""
     """Empty: made from network, dataset and workers."""
+    finish_timeout_seconds: int = 30
+    """How long a finished job waits for a slow tracking server. What is left then can be replayed."""
 
     def __post_init__(self) -> None:
         _rule(bool(self.experiment), "tracking.experiment", self.experiment, "a name that is not empty")
+        _rule(MASK not in self.uri, "tracking.uri", self.uri, "whole: its credentials were left out here; put them in again")
+        _rule(self.finish_timeout_seconds >= 0, "tracking.finish_timeout_seconds", self.finish_timeout_seconds, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from pipelines.launch.console import TrainingConsole
 from pipelines.launch.worker import work
 from pipelines.models import registry
 from pipelines.schema import SPLITS, Table
+from pipelines.secrets import mask
 from pipelines.spool import Event, SpoolReader
 from pipelines.stream.sharding import steps_per_epoch
 from pipelines.track.figures import learning_curves
@@ -60,7 +61,7 @@ def run_training(config: Config, console: TrainingConsole) -> dict[str, Any]:
     clock = Clock(_submitted_at())
     run_name = config.tracking.run_name or f"{config.model.name}-{config.launch.workers}w"
     run_dir = rundir.make(paths.to_python(config.launch.runs_uri), run_name)
-    (run_dir / rundir.CONFIG_FILE).write_text(configfile.dump(config), encoding="utf-8")
+    (run_dir / rundir.CONFIG_FILE).write_text(mask(configfile.dump(config)), encoding="utf-8")
     logging.basicConfig(
         filename=run_dir / rundir.LOG_FOLDER / "driver.log",
         level=logging.INFO,

@@ -18,7 +18,9 @@ from pipelines.schema import TableManifest
 
 if TYPE_CHECKING:
     import keras
+    from mlflow import MlflowClient
 
+_NAME = "model"
 # What a user of the model must never need.
 _TRAINING_ONLY = (b"horovod", b"petastorm", b"pyspark")
 _TEXT_FILES = ("MLmodel", "requirements.txt", "conda.yaml", "python_env.yaml")
@@ -75,12 +77,30 @@ def check_portable(folder: Path) -> None:
                 )
 
 
-def adopt(folder: Path, run_id: str) -> str:
-    """Log a model folder to a run and return the model's URI."""
+def adopt(folder: Path, run_id: str, experiment_id: str) -> str:
+    """Log a model folder to a run and return the model's URI. Uses MLflow's global tracking URI."""
+    import mlflow
     from mlflow.models import Model
 
-    info = Model.log("model", _SavedModel(), run_id=run_id, source=folder, validate_serving_input=False)
+    # MLflow 3 files a model under the active experiment, not under that of its run.
+    mlflow.set_experiment(experiment_id=experiment_id)
+    info = Model.log(_NAME, _SavedModel(), run_id=run_id, source=folder, validate_serving_input=False)
     uri: str = info.model_uri
+    return uri
+
+
+def logged_uri(client: "MlflowClient", run_id: str, experiment_id: str) -> str:
+    """The URI of the model that a run has, empty if none. What an upload that broke off has left is deleted."""
+    if not hasattr(client, "search_logged_models"):
+        # MLflow 2 keeps a model among the artifacts of its run. Logging it again writes over the same files.
+        files = {file.path for file in client.list_artifacts(run_id, _NAME)}
+        return f"runs:/{run_id}/{_NAME}" if f"{_NAME}/MLmodel" in files else ""
+    uri = ""
+    for model in client.search_logged_models([experiment_id], filter_string=f"source_run_id = '{run_id}'"):
+        if str(model.status) == "READY" and model.name == _NAME:
+            uri = str(model.model_uri)
+        elif model.name == _NAME:
+            client.delete_logged_model(model.model_id)
     return uri
 
 

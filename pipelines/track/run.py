@@ -1,183 +1,195 @@
-"""The MLflow run of a job, owned by the driver.
+"""The run of a job, owned by the driver.
 
-All calls are queued and done by one background thread, so importing MLflow, setting up its store and a slow server cost training
-nothing. Trouble with tracking is a warning: the run's folder holds the same numbers.
+Every method puts its action into the journal of the run folder and returns at once. A background thread hands the journal to
+MLflow, so importing MLflow, setting up its store and a slow or dead server cost training nothing, and lose nothing.
 """
 
 import json
 import logging
-import os
-import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipelines import paths, rundir
+from pipelines import paths
 from pipelines.config import TrackingConfig
 from pipelines.schema import MANIFEST_NAME, Split, Table
+from pipelines.secrets import mask
+from pipelines.track.follower import Follower, default_tracking_uri
+from pipelines.track.journal import Journal, new_key
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from mlflow import MlflowClient
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 _CONTEXTS: dict[Split, str] = {"train": "training", "validation": "validation", "test": "testing"}
+# A finished job waits no longer for a server that has never answered.
+_SILENT_SECONDS = 5.0
+_FIRST_PAUSE_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 30.0
 _log = logging.getLogger(__name__)
 
 
-def default_tracking_uri(tracking: TrackingConfig) -> str:
-    """Where runs go: the setting, else MLFLOW_TRACKING_URI, else an sqlite file in the home folder."""
-    return tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{paths.home().absolute() / 'mlflow.db'}"
-
-
-@dataclass
-class _Step:
-    name: str
-    action: Callable[["MlflowClient", str], None]
-
-
 class TrackedRun:
-    """One run. Every method returns at once; `finish` waits for the queue."""
+    """One run. Methods return at once; `finish` waits for the background thread, within limits."""
 
     def __init__(self, tracking: TrackingConfig, run_name: str, run_dir: Path, run_id: str = "") -> None:
-        """Open a run, or go on with the run `run_id`. Its id is kept in `run_dir`."""
-        self.tracking_uri = default_tracking_uri(tracking)
-        self.run_id = run_id
-        self.model_uri = ""
+        """Begin the run of a run folder, or go on with it where the folder has a journal.
+
+        Args:
+            tracking: where to.
+            run_name: for people.
+            run_dir: receives the journal; figures and models lie in it.
+            run_id: an MLflow run to continue. Needed only where `run_dir` is not the folder it began in.
+        """
         self.warnings: list[str] = []
-        self._experiment = tracking.experiment
-        self._run_name = run_name
-        self._run_dir = run_dir
-        self._steps: queue.SimpleQueue[_Step | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+        self._given_run_id = run_id
+        self._finish_timeout = tracking.finish_timeout_seconds
+        self._tracking_uri = default_tracking_uri(tracking)
+        self._journal = Journal(run_dir)
+        continued = bool(self._journal.entries())
+        if not continued:
+            opening = {"experiment": tracking.experiment, "name": run_name, "key": new_key(), "tracking_uri": self._tracking_uri}
+            self._journal.append("open", opening | ({"run_id": run_id} if run_id else {}))
+        self._follower = Follower(self._journal, self._tracking_uri)
+        if not continued:
+            # Nothing has been sent yet, so nothing can have been done.
+            self._follower.forget_doubts()
+        if continued or run_id:
+            self._journal.append("status", {"status": "RUNNING"})
+        self._news = threading.Event()
+        self._closing = threading.Event()
+        self._drawings: list[Future[None]] = []
+        self._drawer = ThreadPoolExecutor(1, thread_name_prefix="figures")
+        self._thread = threading.Thread(target=self._follow, name="tracking", daemon=True)
         self._thread.start()
+
+    @property
+    def tracking_uri(self) -> str:
+        """Without credentials: it is shown and kept."""
+        return mask(self._tracking_uri)
+
+    @property
+    def run_id(self) -> str:
+        """Empty until the server has taken the run."""
+        return self._journal.accepted.run_id or self._given_run_id
+
+    @property
+    def model_uri(self) -> str:
+        """Empty until the server has taken the model."""
+        return self._journal.accepted.model_uri
 
     def settings(self, config: Mapping[str, Any], config_yaml: str) -> None:
         """Parameters for searching, and the file that repeats the run."""
-
-        def log(client: "MlflowClient", run_id: str) -> None:
-            from mlflow.entities import Param
-
-            params = [Param(key, str(list(value) if isinstance(value, tuple) else value)) for key, value in config.items()]
-            client.log_batch(run_id, params=params)
-            client.log_text(run_id, config_yaml, "config.yml")
-
-        self._queue("settings", log)
+        params = {key: str(list(value) if isinstance(value, tuple) else value) for key, value in config.items()}
+        self._record("params", params)
+        self._keep("config.yml", config_yaml)
 
     def tags(self, tags: Mapping[str, str]) -> None:
-        def log(client: "MlflowClient", run_id: str) -> None:
-            from mlflow.entities import RunTag
-
-            client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-
-        self._queue("tags", log)
+        self._record("tags", tags)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        timestamp = int(time.time() * 1000)
-
-        def log(client: "MlflowClient", run_id: str) -> None:
-            from mlflow.entities import Metric
-
-            client.log_batch(run_id, metrics=[Metric(key, value, timestamp, step) for key, value in values.items()])
-
-        self._queue("metrics", log)
+        self._record("metrics", {"step": step, "values": {key: float(value) for key, value in values.items()}})
 
     def dataset(self, table: Table) -> None:
         """The table as input of the run, one entry a split, and its manifest as an artifact."""
-
-        def log(client: "MlflowClient", run_id: str) -> None:
-            from mlflow.entities import Dataset, DatasetInput, InputTag
-
-            manifest = table.manifest
-            inputs = [
-                DatasetInput(
-                    Dataset(
-                        name=f"{manifest.dataset}-{split}",
-                        digest=manifest.digest,
-                        source_type="local",
-                        source=json.dumps({"uri": f"{table.uri}/split={split}"}),
-                        profile=json.dumps({"rows": summary.rows, "rows_per_label": summary.rows_per_label}),
-                    ),
-                    [InputTag("mlflow.data.context", _CONTEXTS[split])],
-                )
-                for split, summary in manifest.splits.items()
-            ]
-            client.log_inputs(run_id, inputs)
-            client.log_text(run_id, manifest.to_json(), f"table/{MANIFEST_NAME.lstrip('_')}")
-
-        self._queue("dataset", log)
+        manifest = table.manifest
+        datasets = [
+            {
+                "name": f"{manifest.dataset}-{split}",
+                "digest": manifest.digest,
+                "source": json.dumps({"uri": f"{table.uri}/split={split}"}),
+                "profile": json.dumps({"rows": summary.rows, "rows_per_label": summary.rows_per_label}),
+                "context": _CONTEXTS[split],
+            }
+            for split, summary in manifest.splits.items()
+        ]
+        self._record("inputs", {"datasets": datasets})
+        self._keep(f"table/{MANIFEST_NAME.lstrip('_')}", manifest.to_json())
 
     def figure(self, draw: Callable[[], "Figure"], artifact: str) -> None:
-        """Drawn on the background thread."""
-        self._queue(artifact, lambda client, run_id: client.log_figure(run_id, draw(), artifact))
+        """Drawn on a background thread and kept as PNG (or whatever the ending of `artifact` says)."""
 
-    def artifact(self, path: Path) -> None:
-        self._queue(path.name, lambda client, run_id: client.log_artifact(run_id, str(path)))
+        def keep() -> None:
+            from io import BytesIO
+
+            try:
+                buffer = BytesIO()
+                draw().savefig(buffer, format=Path(artifact).suffix.lstrip(".") or "png")
+                self._keep(artifact, buffer.getvalue())
+            except Exception as error:
+                _log.warning("%s could not be drawn", artifact, exc_info=error)
+                self.warnings.append(mask(f"{artifact} could not be drawn ({type(error).__name__}: {error})"))
+
+        self._drawings.append(self._drawer.submit(keep))
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Log a file as it is when the server gets to it; `folder` is its place among the run's artifacts."""
+        try:
+            inside = path.absolute().relative_to(self._journal.run_dir.absolute())
+        except ValueError:
+            # From outside the run folder: copied, so that a replay finds it.
+            self._keep(f"{folder}/{path.name}" if folder else path.name, path.read_bytes())
+        else:
+            self._record("artifact", {"path": str(inside), "folder": folder})
+
+    def text(self, content: str, artifact: str) -> None:
+        """Keep a text as an artifact of the run."""
+        self._keep(artifact, content)
 
     def model(self, folder: Path) -> None:
-        """Log a saved model folder; sets `model_uri`."""
+        """Log a saved model folder, which lies in the run folder; sets `model_uri`."""
+        self._record("model", {"path": str(folder.absolute().relative_to(self._journal.run_dir.absolute()))})
 
-        def log(client: "MlflowClient", run_id: str) -> None:
-            from pipelines.track.model import adopt
+    def finish(self, status: Status) -> None:
+        """End the run. Waits for the server at most `tracking.finish_timeout_seconds`; what is left then is a warning."""
+        self._drawer.shutdown(wait=True)
+        self._record("status", {"status": status})
+        self._closing.set()
+        self._news.set()
+        started = time.monotonic()
+        while self._thread.is_alive() and time.monotonic() - started < self._finish_timeout:
+            if self._follower.silent_seconds > _SILENT_SECONDS:
+                break
+            self._thread.join(0.1)
+        self.warnings += [f"MLflow at {self.tracking_uri}: {line}" for line in self._follower.refusals]
+        left = len(self._journal.pending())
+        if self._journal.problem:
+            self.warnings.append(f"{self._journal.problem}; what MLflow lacks of this run cannot be replayed")
+        elif left:
+            why = self._follower.trouble or f"no answer within {time.monotonic() - started:.0f} s"
+            lacks = f"MLflow at {self.tracking_uri} lacks {left} entries of this run ({why})"
+            self.warnings.append(f"{lacks}; to complete it: ./convoy replay {paths.display(self._journal.run_dir)}")
 
-            self.model_uri = adopt(folder, run_id)
+    def _record(self, action: Any, values: Mapping[str, Any]) -> None:
+        self._journal.append(action, values)
+        self._news.set()
 
-        self._queue("model", log)
-
-    def finish(self, status: Status, timeout: float = 120) -> None:
-        """Do what is queued, end the run, and wait for that for at most `timeout` seconds."""
-        self._queue("status", lambda client, run_id: client.set_terminated(run_id, status))
-        self._steps.put(None)
-        self._thread.join(timeout)
-        if self._thread.is_alive():
-            self.warnings.append(f"tracking server {self.tracking_uri} did not answer within {timeout:.0f} s")
-
-    def _queue(self, name: str, action: Callable[["MlflowClient", str], None]) -> None:
-        self._steps.put(_Step(name, action))
-
-    def _work(self) -> None:
+    def _keep(self, artifact: str, content: str | bytes) -> None:
         try:
-            client = self._open()
-        except Exception as error:
-            self._warn("the run could not be opened", error)
+            path = self._journal.file(artifact, content)
+        except OSError as error:
+            self.warnings.append(f"{artifact} could not be kept in {self._journal.run_dir} ({error.strerror})")
             return
-        while (step := self._steps.get()) is not None:
-            try:
-                step.action(client, self.run_id)
-            except Exception as error:
-                self._warn(f"{step.name} could not be logged", error)
+        self._record("artifact", {"path": path, "folder": str(Path(artifact).parent) if "/" in artifact else ""})
 
-    def _open(self) -> "MlflowClient":
-        import mlflow
-
-        # The set-up of a new store, and hints for other versions, would go to the console. MLflow sets its level when imported.
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
-        logging.getLogger("alembic").setLevel(logging.ERROR)
-        mlflow.set_tracking_uri(self.tracking_uri)
-        client = mlflow.MlflowClient()
-        experiment_id = _experiment_id(client, self._experiment, self.tracking_uri)
-        # MLflow 3 files a model under the active experiment, not under that of its run.
-        mlflow.set_experiment(experiment_id=experiment_id)
-        if self.run_id:
-            client.update_run(self.run_id, status="RUNNING")
-        else:
-            self.run_id = client.create_run(experiment_id, run_name=self._run_name).info.run_id
-        rundir.write_record(self._run_dir, rundir.RunRecord(self.run_id, self.tracking_uri))
-        return client
-
-    def _warn(self, what: str, error: Exception) -> None:
-        _log.warning("%s", what, exc_info=error)
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        self.warnings.append(f"MLflow at {self.tracking_uri}: {what} ({first_line})")
-
-
-def _experiment_id(client: "MlflowClient", name: str, tracking_uri: str) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    # A database store would put artifacts into the working directory.
-    location = f"file:{paths.home().absolute() / 'mlartifacts' / name}" if tracking_uri.startswith("sqlite:") else None
-    return str(client.create_experiment(name, artifact_location=location))
+    def _follow(self) -> None:
+        with self._journal.exclusive() as mine:
+            if not mine:
+                self._follower.trouble = "another process is recording this run"
+                return
+            pause = _FIRST_PAUSE_SECONDS
+            while True:
+                self._news.clear()
+                closing = self._closing.is_set()
+                done = self._follower.catch_up()
+                if closing:
+                    return
+                if done:
+                    pause = _FIRST_PAUSE_SECONDS
+                    self._news.wait()
+                else:
+                    self._closing.wait(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)

@@ -1,0 +1,32 @@
+"""Complete a run in MLflow from its folder, after the tracking server was down or slow.
+
+python jobs/replay.py RUN_DIR
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from pipelines import cli, paths
+from pipelines.track.replay import replay
+
+
+def main(arguments: Sequence[str]) -> None:
+    about = "Hand to MLflow what it lacks of a run."
+    parser = argparse.ArgumentParser(prog="./convoy replay", description=about, allow_abbrev=False)
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="the folder of the run, such as runs/20260131-120000-convnet-2w")
+    parser.add_argument("--to", metavar="URI", default="", help="another tracking server than the run was recorded for")
+    options = parser.parse_args(arguments)
+    # What it warns of is printed below.
+    logging.getLogger().addHandler(logging.NullHandler())
+    done = replay(paths.to_python(options.run_dir), options.to)
+    for refusal in done.refusals:
+        print(f"warning: {refusal}")
+    print(f"run {done.run_id} at {done.tracking_uri} is complete: {done.entries} entries handed over now")
+    if done.model_uri:
+        print(f"model {done.model_uri}")
+
+
+if __name__ == "__main__":
+    cli.run(main, sys.argv[1:])

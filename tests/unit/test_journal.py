@@ -1,0 +1,98 @@
+import subprocess
+import sys
+
+import pytest
+
+from pipelines import rundir
+from pipelines.errors import ConvoyError
+from pipelines.track.journal import Journal
+
+
+def actions(journal):
+    return [(entry.n, entry.action) for entry in journal.entries()]
+
+
+def test_what_was_appended_is_there_for_the_next_process(tmp_path):
+    journal = Journal(tmp_path)
+    journal.append("open", {"name": "x"})
+    journal.append("metrics", {"step": 1, "values": {"loss": 0.5}}, at=12.5)
+    entry = Journal(tmp_path).entries()[1]
+    assert (entry.n, entry.action, entry.time) == (2, "metrics", 12500)
+    assert entry.values == {"step": 1, "values": {"loss": 0.5}}
+
+
+def test_a_line_that_was_cut_off_is_passed_over_and_does_not_swallow_the_next(tmp_path):
+    Journal(tmp_path).append("open", {})
+    with (tmp_path / "tracking" / "journal.jsonl").open("a") as file:
+        file.write('{"n": 2, "action": "ta')
+    journal = Journal(tmp_path)
+    assert actions(journal) == [(1, "open")]
+    journal.append("status", {"status": "KILLED"})
+    assert actions(Journal(tmp_path)) == [(1, "open"), (2, "status")]
+
+
+def test_only_what_no_server_has_taken_is_pending(tmp_path):
+    journal = Journal(tmp_path)
+    for action in ("open", "tags", "metrics"):
+        journal.append(action, {})
+    journal.opened("http://ann:secret1@h", "run1")
+    journal.accept([1])
+    journal.refuse(2, "too long")
+    again = Journal(tmp_path)
+    assert [entry.n for entry in again.pending()] == [3]
+    assert rundir.read_record(tmp_path).run_id == "run1"
+    again.retry_refused()
+    assert [entry.n for entry in again.pending()] == [2, 3]
+    again.accept([2])
+    assert Journal(tmp_path).accepted.refused == {}
+
+
+def test_what_one_server_has_taken_does_not_count_for_another(tmp_path):
+    journal = Journal(tmp_path)
+    journal.append("open", {})
+    journal.opened("sqlite:///a.db", "run1")
+    journal.accept([1])
+    journal.opened("sqlite:///b.db", "run2")
+    assert [entry.n for entry in Journal(tmp_path).pending()] == [1]
+
+
+def test_no_secret_reaches_the_disk(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "planted-token")
+    journal = Journal(tmp_path)
+    journal.append("open", {"tracking_uri": "http://ann:planted1@h"})
+    journal.append("tags", {"error": "401 for planted-token"})
+    journal.file("config.yml", "uri: http://ann:planted1@h\n")
+    journal.opened("http://ann:planted1@h", "run1")
+    journal.refuse(2, "planted-token")
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"***" in written
+    assert b"planted" not in written
+
+
+def test_a_run_has_ended_when_its_last_status_says_so(tmp_path):
+    journal = Journal(tmp_path)
+    assert not journal.ended
+    for status, ended in (("KILLED", True), ("RUNNING", False), ("FINISHED", True)):
+        journal.append("status", {"status": status})
+        assert journal.ended is ended
+
+
+def test_one_process_follows_and_the_kernel_frees_the_journal_when_it_dies(tmp_path):
+    code = (
+        "import os, pathlib, sys, time; from pipelines.track.journal import Journal\n"
+        "with Journal(pathlib.Path(sys.argv[1])).exclusive() as mine:\n"
+        "    print(mine, flush=True); time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline().strip() == "True"
+        with Journal(tmp_path).exclusive() as mine:
+            assert not mine
+        other.kill()
+        other.wait(10)
+    with Journal(tmp_path).exclusive() as mine:
+        assert mine
+
+
+def test_a_folder_without_a_journal_is_named(tmp_path):
+    with pytest.raises(ConvoyError, match=r"no tracking journal; name the folder of a run"):
+        Journal.of(tmp_path)
