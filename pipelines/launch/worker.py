@@ -26,7 +26,7 @@ def work(config: Config, table: Table, run_dir: str) -> TrainingResult:
     hvd.init()
     rank = hvd.rank()
     spool = SpoolWriter(Path(run_dir) / SPOOL_FOLDER, rank)
-    model, result = train(config, table, spool)
+    model, result = train(config, table, spool, Path(run_dir))
     # All ranks leave Horovod together; one that simply ended would look like a failure to the others.
     hvd.shutdown()
     if rank == 0:

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import horovod.tensorflow as hvd
 import keras
@@ -10,12 +11,13 @@ import tensorflow as tf
 
 from pipelines.config import Config, TrainingConfig
 from pipelines.errors import LaunchError
+from pipelines.evidence import PredictionWriter
 from pipelines.models import registry
 from pipelines.schema import Split, Table
 from pipelines.spool import SpoolWriter
 from pipelines.stream.batches import EvaluationData, Shard, training_dataset
 from pipelines.stream.sharding import shard, steps_per_epoch
-from pipelines.train import precision
+from pipelines.train import explain, precision
 from pipelines.train.distributed import broadcast_state, check_equal_state, distributed, gathered
 from pipelines.train.epochs import EpochCallback
 from pipelines.train.evaluate import EVALUATION_BATCH_SIZE, Evaluator
@@ -26,10 +28,11 @@ from pipelines.train.schedule import PlannedLearningRate, plan
 LossFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
-def train(config: Config, table: Table, spool: SpoolWriter) -> tuple[keras.Model, TrainingResult]:
+def train(config: Config, table: Table, spool: SpoolWriter, run_dir: Path | None = None) -> tuple[keras.Model, TrainingResult]:
     """Train on this rank's shard together with all other ranks.
 
-    Every rank must call this at the same time with the same arguments, after `hvd.init()`.
+    Every rank must call this at the same time with the same arguments, after `hvd.init()`. Where there is a `run_dir`, it
+    receives what the figures are drawn from (`pipelines.evidence`).
 
     Returns:
         the trained network in float32, uncompiled, equal on all ranks; and what came of it.
@@ -90,8 +93,15 @@ def train(config: Config, table: Table, spool: SpoolWriter) -> tuple[keras.Model
 
     tested = build(config, table, "float32")
     tested.set_weights(model.get_weights())
-    score = Evaluator(tested).score(EvaluationData(test_shard).batches(EVALUATION_BATCH_SIZE))
+    predictions = PredictionWriter(test_shard.rows.start, workers)
+    test_data = EvaluationData(test_shard)
+    score = Evaluator(tested).score(test_data.batches(EVALUATION_BATCH_SIZE), predictions.add)
     spool.write("test", loss=score.loss, accuracy=score.accuracy, rows=score.rows)
+    if run_dir is not None:
+        predictions.save(run_dir, rank)
+        # The last rank, because the first one now saves the network.
+        if rank == workers - 1:
+            explain.leave(run_dir, tested, dataset, next(test_data.batches(EVALUATION_BATCH_SIZE)))
     result = TrainingResult(
         epochs=epochs.epochs,
         best_epoch=epochs.best_epoch,

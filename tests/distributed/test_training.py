@@ -3,7 +3,7 @@ import json
 import pytest
 from synthetic import write_table
 
-from pipelines import configfile
+from pipelines import configfile, evidence
 from pipelines.launch import barrier
 from pipelines.launch.worker import work
 
@@ -31,8 +31,13 @@ def train(spark, table, folder, workers, *settings):
 
 
 @pytest.fixture(scope="module")
-def two_workers(spark, table, tmp_path_factory):
-    return train(spark, table, tmp_path_factory.mktemp("two"), 2)
+def two_workers_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("two")
+
+
+@pytest.fixture(scope="module")
+def two_workers(spark, table, two_workers_folder):
+    return train(spark, table, two_workers_folder, 2)
 
 
 def test_two_workers_end_with_equal_weights_and_test_every_row(two_workers):
@@ -41,6 +46,17 @@ def test_two_workers_end_with_equal_weights_and_test_every_row(two_workers):
     assert first.test == second.test
     assert first.test.rows == 103
     assert first.test.accuracy > 0.9
+
+
+def test_two_workers_leave_the_predictions_of_every_test_row_once(two_workers, two_workers_folder):
+    (first, _), _ = two_workers
+    found = evidence.load_predictions(two_workers_folder)
+    assert found.rows.tolist() == list(range(103))
+    assert (found.probabilities.argmax(1) == found.labels).mean() == pytest.approx(first.test.accuracy)
+    wrong = found.probabilities.argmax(1) != found.labels
+    assert set(found.worst) <= set(wrong.nonzero()[0])
+    assert len(found.worst) == len(found.worst_images) == min(25 * 2, wrong.sum())
+    assert evidence.load(two_workers_folder, evidence.FIRST_LAYER)["kernels"].shape == (4, 4, 1, 8)
 
 
 def test_both_ranks_see_the_same_metrics_and_took_the_same_steps(two_workers):

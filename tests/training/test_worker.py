@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from synthetic import images_and_labels, write_table
 
-from pipelines import configfile
+from pipelines import configfile, evidence
 from pipelines.errors import ConvoyError, DataError
 from pipelines.spool import SpoolWriter
 from pipelines.track import model as tracked_model
@@ -29,10 +29,10 @@ def table(tmp_path_factory):
     return write_table(tmp_path_factory.mktemp("table"), {"train": 640, "validation": 101, "test": 103})
 
 
-def trained(table, tmp_path, *settings):
+def trained(table, tmp_path, *settings, run_dir=None):
     config = configfile.load(None, ["model.name=convnet", "training.epochs=3", "training.batch_size_per_worker=32", *settings])
     spool = SpoolWriter(tmp_path, 0)
-    model, result = train(config, table, spool)
+    model, result = train(config, table, spool, run_dir)
     spool.close()
     events = [json.loads(line) for line in (tmp_path / "rank-0.jsonl").read_text().splitlines()]
     return model, result, events
@@ -82,6 +82,34 @@ def test_without_validation_rows_training_reports_none(tmp_path):
     table = write_table(tmp_path / "t", {"train": 64, "validation": 0, "test": 8})
     _, _, events = trained(table, tmp_path, "ingest.validation_fraction=0")
     assert not [event for event in events if "validation/loss" in event["values"].get("metrics", {})]
+
+
+def test_what_the_figures_need_is_what_the_network_saw_and_answered(table, tmp_path):
+    model, result, _ = trained(table, tmp_path, run_dir=tmp_path)
+    images, labels = images_and_labels(103, seed=2)
+    found = evidence.load_predictions(tmp_path)
+    np.testing.assert_array_equal(found.rows, np.arange(103))
+    np.testing.assert_array_equal(found.labels, labels)
+    np.testing.assert_allclose(found.probabilities, model.predict(images.astype(np.float32), verbose=0), atol=1e-5)
+    assert np.mean(found.probabilities.argmax(1) == labels) == pytest.approx(result.test.accuracy)
+
+    layer = evidence.load(tmp_path, evidence.FIRST_LAYER)
+    np.testing.assert_array_equal(layer["kernels"], model.get_layer("convolution").get_weights()[0])
+    assert len(layer["images"]) == len(layer["feature_maps"]) == 4
+    by_hand = np.einsum("ijck,ijc->k", layer["kernels"], layer["images"][0, :4, :4] / 255)
+    by_hand = np.maximum(by_hand + model.get_layer("convolution").get_weights()[1], 0)
+    np.testing.assert_allclose(layer["feature_maps"][0, 0, 0], by_hand, atol=1e-4)
+
+    examples = evidence.load(tmp_path, evidence.EXAMPLES)
+    train_images, train_labels = images_and_labels(640, seed=0)
+    for image, label in zip(examples["images"], examples["labels"], strict=True):
+        assert label in train_labels[(train_images == image).all(axis=(1, 2, 3))]
+
+
+def test_a_network_without_kernels_leaves_none(table, tmp_path):
+    trained(table, tmp_path, "model.name=mlp", "training.epochs=1", run_dir=tmp_path)
+    assert evidence.load(tmp_path, evidence.FIRST_LAYER) is None
+    assert evidence.load(tmp_path, evidence.EXAMPLES) is not None
 
 
 def test_too_few_rows_for_a_batch_are_refused(table, tmp_path):

@@ -1,0 +1,115 @@
+"""What ranks leave in the run folder for the figures: arrays, because the driver that draws them has no TensorFlow.
+
+RUN_DIR/evidence/test-rank-K.npz     each rank's test rows with probabilities, and its surest mistakes as images
+RUN_DIR/evidence/first_layer.npz     kernels of the first convolution and what they answer to a few images
+RUN_DIR/evidence/examples.npz        the first training batch
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FOLDER = "evidence"
+FIRST_LAYER = "first_layer"
+EXAMPLES = "examples"
+
+# Probabilities that all ranks together keep, 200 MB. A larger test split is kept as far as this goes; its score counts all rows.
+_MOST_PROBABILITIES = 50_000_000
+_MISTAKES = 25
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network answered to test rows."""
+
+    rows: npt.NDArray[np.int64]
+    """Number of each row within the test split, in table order [n]."""
+    labels: npt.NDArray[np.int32]
+    """True class index [n]."""
+    probabilities: npt.NDArray[np.float32]
+    """[n, classes]."""
+    worst: npt.NDArray[np.int64]
+    """Places in the arrays above of the surest mistakes [m], m <= 25."""
+    worst_images: npt.NDArray[Any]
+    """[m, height, width, channels] in source values."""
+
+
+class PredictionWriter:
+    """Gathers the predictions of one rank, batch by batch.
+
+    Args:
+        first_row: where this rank's rows begin within the split.
+        workers: how many ranks gather.
+    """
+
+    def __init__(self, first_row: int, workers: int) -> None:
+        self._first_row = first_row
+        self._workers = workers
+        self._rows = 0
+        self._labels: list[npt.NDArray[np.int32]] = []
+        self._probabilities: list[npt.NDArray[np.float32]] = []
+        # Confidence, place and image of each.
+        self._worst: list[tuple[float, int, npt.NDArray[Any]]] = []
+
+    def add(self, images: npt.NDArray[Any], labels: npt.NDArray[Any], probabilities: npt.NDArray[np.float32]) -> None:
+        """The next rows: images [n, height, width, channels], labels [n], probabilities [n, classes]."""
+        room = _MOST_PROBABILITIES // (self._workers * probabilities.shape[1]) - self._rows
+        images, labels, probabilities = images[:room], labels[:room], probabilities[:room]
+        wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
+        self._worst += [(float(probabilities[place].max()), self._rows + int(place), images[place]) for place in wrong]
+        self._worst = sorted(self._worst, key=lambda mistake: -mistake[0])[:_MISTAKES]
+        self._labels.append(labels.astype(np.int32))
+        self._probabilities.append(probabilities)
+        self._rows += len(labels)
+
+    def save(self, run_dir: Path, rank: int) -> None:
+        if not self._rows:
+            return
+        save(
+            run_dir,
+            f"test-rank-{rank}",
+            rows=self._first_row + np.arange(self._rows),
+            labels=np.concatenate(self._labels),
+            probabilities=np.concatenate(self._probabilities),
+            worst=np.array([place for _, place, _ in self._worst], dtype=np.int64),
+            worst_images=np.array([image for _, _, image in self._worst]),
+        )
+
+
+def save(run_dir: Path, name: str, **arrays: npt.NDArray[Any]) -> None:
+    """Write arrays to one file, which appears whole or not at all."""
+    folder = run_dir / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f".{name}.npz"
+    np.savez(unfinished, **arrays)
+    os.replace(unfinished, folder / f"{name}.npz")
+
+
+def load(run_dir: Path, name: str) -> dict[str, npt.NDArray[Any]] | None:
+    """The arrays of a file, or None where the ranks had nothing to leave."""
+    try:
+        with np.load(run_dir / FOLDER / f"{name}.npz", allow_pickle=False) as file:
+            return dict(file)
+    except FileNotFoundError:
+        return None
+
+
+def load_predictions(run_dir: Path) -> Predictions | None:
+    """Those of all ranks in the order of the rows, or None where there are none."""
+    found = [load(run_dir, path.stem) for path in (run_dir / FOLDER).glob("test-rank-*.npz")]
+    parts = sorted((part for part in found if part is not None), key=lambda part: int(part["rows"][0]))
+    if not parts:
+        return None
+    starts = np.cumsum([0, *(len(part["rows"]) for part in parts)])
+    with_mistakes = [part["worst_images"] for part in parts if len(part["worst"])]
+    return Predictions(
+        rows=np.concatenate([part["rows"] for part in parts]),
+        labels=np.concatenate([part["labels"] for part in parts]),
+        probabilities=np.concatenate([part["probabilities"] for part in parts]),
+        worst=np.concatenate([part["worst"] + start for part, start in zip(parts, starts, strict=False)]),
+        worst_images=np.concatenate(with_mistakes) if with_mistakes else np.empty((0, 1, 1, 1), np.uint8),
+    )

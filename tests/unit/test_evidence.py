@@ -1,0 +1,47 @@
+import numpy as np
+
+from pipelines import evidence
+from pipelines.evidence import PredictionWriter
+
+
+def written(tmp_path, rank, first_row, rows, workers=2, classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    images, labels = rng.integers(0, 256, (rows, 2, 2, 1)).astype(np.uint8), rng.integers(0, classes, rows)
+    probabilities = rng.dirichlet(np.ones(classes), rows).astype(np.float32)
+    writer = PredictionWriter(first_row, workers)
+    for start in range(0, rows, 40):
+        chunk = slice(start, start + 40)
+        writer.add(images[chunk], labels[chunk], probabilities[chunk])
+    writer.save(tmp_path, rank)
+    return images, labels, probabilities
+
+
+def test_predictions_of_all_ranks_come_together_in_the_order_of_the_rows(tmp_path):
+    later = written(tmp_path, 1, 100, 90, seed=1)
+    earlier = written(tmp_path, 0, 0, 100, seed=2)
+    found = evidence.load_predictions(tmp_path)
+    assert found.rows.tolist() == list(range(190))
+    np.testing.assert_array_equal(found.labels, np.concatenate([earlier[1], later[1]]))
+    np.testing.assert_array_equal(found.probabilities, np.concatenate([earlier[2], later[2]]))
+    images = np.concatenate([earlier[0], later[0]])
+    np.testing.assert_array_equal(found.worst_images, images[found.worst])
+    confidence = np.where(found.probabilities.argmax(1) != found.labels, found.probabilities.max(1), 0)
+    assert set(np.argsort(-confidence)[:25]) <= set(found.worst.tolist())
+
+
+def test_without_a_mistake_there_are_no_images_and_without_predictions_nothing(tmp_path):
+    assert evidence.load_predictions(tmp_path) is None
+    assert evidence.load(tmp_path, evidence.EXAMPLES) is None
+    PredictionWriter(0, 1).save(tmp_path, 0)
+    assert evidence.load_predictions(tmp_path) is None
+    writer = PredictionWriter(0, 1)
+    writer.add(np.zeros((2, 3, 3, 1), np.uint8), np.array([0, 1]), np.eye(2, dtype=np.float32))
+    writer.save(tmp_path, 0)
+    found = evidence.load_predictions(tmp_path)
+    assert (len(found.rows), len(found.worst), len(found.worst_images)) == (2, 0, 0)
+
+
+def test_a_huge_test_split_is_kept_as_far_as_the_limit_goes(tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "_MOST_PROBABILITIES", 300)
+    written(tmp_path, 0, 0, 100)
+    assert evidence.load_predictions(tmp_path).rows.tolist() == list(range(50))
