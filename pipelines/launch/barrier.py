@@ -19,7 +19,7 @@ from pyspark.sql import SparkSession
 from pipelines.config import LaunchConfig
 from pipelines.errors import LaunchError
 from pipelines.launch import slots
-from pipelines.launch.failure import Failure, headline, read_failures
+from pipelines.launch.failure import Failure, extract, headline, read_failures
 from pipelines.launch.supervisor import Assignment, supervise
 
 _log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class Launch:
         self._thread.join()
         if self._error is None:
             return self._results
-        failures = self._settled_failures()
+        failures = self._settled_failures() or extract(str(self._error))
         if failures:
             raise RankError(failures) from self._error
         raise LaunchError(f"Spark could not run the workers: {_first_line(self._error)}") from self._error

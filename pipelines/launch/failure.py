@@ -5,12 +5,15 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.errors import ConvoyError
+from pipelines.secrets import mask
 
 _FOLDER = "failures"
+_EMBEDDED = "convoy-failure:"
 # What a rank raises when another rank has gone: an effect, never the cause.
 _EFFECTS = ("HorovodInternalError", "Horovod has been shut down", "Connection reset by peer", "Connection closed by peer")
 
@@ -31,6 +34,14 @@ class Failure:
     user_error: bool = False
     """The error is a `ConvoyError`: its message alone says what to do."""
 
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Failure":
+        return cls(**json.loads(text))
+
     @property
     def is_effect(self) -> bool:
         return any(sign in self.error for sign in _EFFECTS)
@@ -41,13 +52,29 @@ def write_failure(work_dir: Path, failure: Failure) -> None:
     folder = work_dir / _FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f".rank-{failure.rank}.json"
-    unfinished.write_text(json.dumps(dataclasses.asdict(failure)), encoding="utf-8")
+    unfinished.write_text(failure.to_json(), encoding="utf-8")
     os.replace(unfinished, folder / f"rank-{failure.rank}.json")
 
 
 def read_failures(work_dir: Path) -> tuple[Failure, ...]:
     """All reports, the cause first: effects of another rank's end come last, otherwise the earliest comes first."""
-    reports = [Failure(**json.loads(path.read_text(encoding="utf-8"))) for path in (work_dir / _FOLDER).glob("rank-*.json")]
+    reports = [Failure.from_json(path.read_text(encoding="utf-8")) for path in (work_dir / _FOLDER).glob("rank-*.json")]
+    return in_order(reports)
+
+
+def embed(failure: Failure) -> str:
+    """A report as part of an error message, for where no file can be written."""
+    return f"{_EMBEDDED}{failure.to_json()}"
+
+
+def extract(message: str) -> tuple[Failure, ...]:
+    """The reports that were embedded in a message, in the order of `read_failures`."""
+    lines = [line.partition(_EMBEDDED)[2] for line in message.splitlines() if _EMBEDDED in line]
+    return in_order({line: Failure.from_json(line) for line in lines}.values())
+
+
+def in_order(reports: Iterable[Failure]) -> tuple[Failure, ...]:
+    """The cause first."""
     return tuple(sorted(reports, key=lambda failure: (failure.is_effect, failure.time)))
 
 
@@ -68,8 +95,8 @@ def of_exception(error: BaseException, traceback: str, *, rank: int, host: str, 
         rank=rank,
         host=host,
         time=time.time(),
-        error=text,
-        traceback=traceback,
+        error=mask(text),
+        traceback=mask(traceback),
         log_path=log_path,
         user_error=isinstance(error, ConvoyError),
     )

@@ -4,15 +4,16 @@ A process of its own, because Spark reuses its Python workers: environment varia
 would leak into the next task. It also keeps the rank's output apart, and lets a rank that cannot be interrupted be killed.
 """
 
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import psutil
 from horovod.runner.common.util.hosts import SlotInfo
@@ -20,8 +21,11 @@ from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPSer
 from pyspark import BarrierTaskContext
 
 from pipelines.config import LaunchConfig
+from pipelines.errors import ConvoyError
 from pipelines.launch import slots
-from pipelines.launch.failure import of_exit, read_failures, write_failure
+from pipelines.launch.failure import Failure, embed, of_exception, of_exit, write_failure
+from pipelines.launch.rank import FAILURE, RESULT
+from pipelines.secrets import without_secrets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +39,7 @@ class Assignment:
 
 
 class RankFailed(RuntimeError):
-    """Ends the barrier stage. The driver reads the reason from the failure reports."""
+    """Ends the barrier stage. The driver reads the reason from the failure reports, or from this error where the disk is full."""
 
 
 def supervise(assignment: Assignment) -> tuple[int, bytes]:
@@ -112,30 +116,50 @@ def horovod_environment(slot: SlotInfo, rendezvous: str, interface: str, launch:
 def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[str, str]) -> bytes:
     work_dir = Path(assignment.work_dir)
     log_path = work_dir / "logs" / f"rank-{rank}.log"
-    with tempfile.TemporaryDirectory(prefix="convoy-rank-") as folder, log_path.open("ab") as log:
-        order, outcome = Path(folder) / "order", Path(folder) / "outcome"
-        order.write_bytes(assignment.payload)
-        details = json.dumps(
-            {
-                "order": str(order),
-                "outcome": str(outcome),
-                "work_dir": str(work_dir),
-                "rank": rank,
-                "host": host,
-                "log_path": str(log_path),
-            }
+    details = {"work_dir": str(work_dir), "rank": rank, "host": host, "log_path": str(log_path)}
+    try:
+        with log_path.open("ab") as log:
+            code, outcome = _run_process(assignment.payload, details, log, environment)
+    except OSError as error:
+        unwritable = ConvoyError(
+            f"{log_path}: cannot be written ({error.strerror}); launch.runs_uri must be writable on all nodes"
         )
-        command = [sys.executable, "-m", "pipelines.launch.rank", str(os.getpid()), details]
-        process = subprocess.Popen(command, env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        raise RankFailed(embed(of_exception(unwritable, "", rank=rank, host=host, log_path=""))) from error
+    if code == 0:
+        return outcome.removeprefix(RESULT)
+    if outcome.startswith(FAILURE):
+        failure = Failure.from_json(outcome.removeprefix(FAILURE))
+    else:
+        failure = of_exit(code, rank=rank, host=host, log_path=str(log_path))
+        with contextlib.suppress(OSError):
+            write_failure(work_dir, failure)
+    raise RankFailed(embed(failure))
+
+
+def _run_process(payload: bytes, details: dict[str, Any], log: BinaryIO, environment: dict[str, str]) -> tuple[int, bytes]:
+    """Gives the exit code, as `subprocess` counts them, and what the rank sent. No credential reaches the rank."""
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as outcome:
+        command = [sys.executable, "-m", "pipelines.launch.rank", str(os.getpid()), json.dumps(details | {"outcome_fd": writer})]
         try:
-            code = process.wait()
+            process = subprocess.Popen(
+                command,
+                env=without_secrets(os.environ) | environment,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                pass_fds=[writer],
+            )
+        finally:
+            os.close(writer)
+        try:
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
+                stdin.write(payload)
+            received = outcome.read()
+            return process.wait(), received
         finally:
             process.kill()
-        if code == 0:
-            return outcome.read_bytes()
-    if not any(failure.rank == rank for failure in read_failures(work_dir)):
-        write_failure(work_dir, of_exit(code, rank=rank, host=host, log_path=str(log_path)))
-    raise RankFailed(f"rank {rank} ended with code {code}")
 
 
 def _own_address(task_address: str) -> tuple[str, str]:
