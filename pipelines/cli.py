@@ -4,13 +4,14 @@ Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 or 143 inter
 """
 
 import argparse
+import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import yaml
 
@@ -34,35 +35,52 @@ class Request:
     config: Config
     summary: Path | None
     """Where to write the JSON summary, if anywhere."""
+    options: argparse.Namespace
+    """All flags as they were given, a job's own ones included."""
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write the result as JSON where that was asked for."""
+        if self.summary is not None:
+            self.summary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 
 
-def parse(arguments: Sequence[str], description: str, default_config: str) -> Request:
+def parse(
+    arguments: Sequence[str],
+    description: str,
+    default_config: str | None,
+    own_flags: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> Request:
     """Read the shared flags.
 
     Args:
         arguments: without the program's name.
         description: for `--help`.
-        default_config: the file that is read when there is no `--config`.
+        default_config: the file that is read when there is no `--config`; None for the settings' own defaults.
+        own_flags: adds the flags that only this job has.
 
     Raises:
         ConfigError: a value is wrong. A flag that does not exist, or `--help`, exits as argparse does.
     """
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
-    parser.add_argument("--config", metavar="FILE", default=default_config, help=f"YAML settings (default: {default_config})")
+    parser.add_argument(
+        "--config", metavar="FILE", default=default_config, help=f"YAML settings (default: {default_config or 'none'})"
+    )
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="one setting, such as training.epochs=5")
     parser.add_argument("--data", metavar="NAME_OR_PATH", help="a data set name, libsvm file, folder or URI (data.dataset)")
     parser.add_argument("--workers", metavar="N", help="number of workers (launch.workers)")
     parser.add_argument("--summary", metavar="FILE", type=Path, help="write the result as JSON to this file")
+    if own_flags is not None:
+        own_flags(parser)
     options = parser.parse_args(arguments)
     overrides = list(options.set)
     if options.data is not None:
         overrides.append(f"data.dataset={yaml.safe_dump(options.data, default_style=chr(34), width=10**6).strip()}")
     if options.workers is not None:
         overrides.append(f"launch.workers={options.workers}")
-    config = configfile.load(paths.to_python(options.config), overrides)
+    config = configfile.load(paths.to_python(options.config) if options.config else None, overrides)
     if options.summary is not None and not options.summary.absolute().parent.is_dir():
         raise ConfigError(f"--summary {options.summary}: the folder does not exist; create it first")
-    return Request(config=config, summary=options.summary)
+    return Request(config=config, summary=options.summary, options=options)
 
 
 def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> NoReturn:

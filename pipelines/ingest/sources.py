@@ -80,7 +80,7 @@ def folder_files(location: str) -> tuple[tuple[str, SourceSplit], ...]:
     found: list[tuple[str, SourceSplit]] = []
     splits: tuple[SourceSplit, ...] = ("train", "test")
     for split in splits:
-        names = sorted(path.name for path in folder.iterdir() if split in path.name and _is_libsvm(path))
+        names = sorted(path.name for path in folder.iterdir() if split in path.name and is_libsvm(path))
         if len(names) != 1:
             what = "no file" if not names else f"{len(names)} files ({', '.join(names)})"
             raise ConfigError(
@@ -126,7 +126,8 @@ def _substitute_files(report: Report) -> tuple[tuple[str, SourceSplit], ...]:
     return folder_files(_SUBSTITUTE_FOLDER)
 
 
-def _is_libsvm(path: Path) -> bool:
+def is_libsvm(path: Path) -> bool:
+    """By its name."""
     return any(path.name.endswith(ending + compression) for ending in _ENDINGS for compression in _COMPRESSIONS)
 
 

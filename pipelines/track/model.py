@@ -57,6 +57,7 @@ def save(model: "keras.Model", folder: Path, manifest: TableManifest, example: n
             "class_names": list(manifest.class_names),
             "labels": list(manifest.labels),
             "value_range": list(image.value_range),
+            "dataset": manifest.dataset,
             "table_digest": manifest.digest,
         },
     )

@@ -14,12 +14,14 @@ MAY_IMPORT = {
     "stream": {VOCABULARY},
     "models": {VOCABULARY},
     "track": {VOCABULARY},
-    "score": {VOCABULARY},
+    # A model is used on data that ingest reads, and an evaluation is a run like a training.
+    "score": {VOCABULARY, "ingest", "track"},
     "train": {VOCABULARY, "stream", "models"},
     "launch": {VOCABULARY, "ingest", "stream", "models", "train", "track", "score"},
 }
 OWNERS = {
-    "pyspark": {"ingest", "launch"},
+    # Score has no Spark session of its own: jobs hand it the one that launch opens.
+    "pyspark": {"ingest", "launch", "score"},
     "petastorm": {"stream"},
     "keras": {"models", "train"},
     "tensorflow": {"stream", "models", "train"},

