@@ -1,0 +1,30 @@
+"""Convoy's own jobs as the benchmarks start them: submitted, in a home folder of their own."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from processes import ROOT, SUBMIT, Finished, run
+
+
+def train(home: Path, data: Path, config: str, *settings: str, workers: int | None = None) -> tuple[Finished, dict[str, Any]]:
+    """`spark-submit jobs/train_cnn.py`: the process, and the summary that the job wrote.
+
+    Args:
+        home: holds tables, runs and the MLflow store; a new one means that the text is ingested first.
+        data: folder with the libsvm files.
+        config: name of a file in conf/, without its ending.
+        settings: `section.key=value`.
+        workers: instead of the file's.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        summary = Path(folder) / "summary.json"
+        command = [str(SUBMIT), str(ROOT / "jobs/train_cnn.py"), "--config", str(ROOT / f"conf/{config}.yml")]
+        command += ["--data", str(data), "--summary", str(summary)]
+        if workers is not None:
+            command += ["--workers", str(workers)]
+        for setting in settings:
+            command += ["--set", setting]
+        finished = run(command, home)
+        return finished, json.loads(summary.read_text())

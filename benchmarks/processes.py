@@ -1,0 +1,84 @@
+"""Whole processes, measured from the outside."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+SUBMIT = Path(sys.executable).with_name("spark-submit")
+_SAMPLE_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One run of a command that ended with exit code 0."""
+
+    seconds: float
+    """Wall time from start to exit."""
+    peak_mb: float
+    """Largest sum of proportional set sizes (pages that processes share are counted once) over the process tree, sampled."""
+    output: str
+
+
+class CommandFailed(RuntimeError):
+    pass
+
+
+def run(command: list[str], home: Path, variables: dict[str, str] | None = None) -> Finished:
+    """Run a command with `home` as Convoy's home folder.
+
+    Raises:
+        CommandFailed: its exit code is not 0; the message ends with what it printed last.
+    """
+    environment = os.environ | {"CONVOY_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1"} | (variables or {})
+    started = time.monotonic()
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    peak = _Peak(process.pid)
+    try:
+        output, _ = process.communicate()
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    finally:
+        peak.stop()
+    seconds = time.monotonic() - started
+    if process.returncode != 0:
+        raise CommandFailed(f"{' '.join(command)} ended with exit code {process.returncode}:\n{output[-2000:]}")
+    return Finished(seconds, peak.megabytes, output)
+
+
+class _Peak:
+    """Samples the memory of a process tree in a thread."""
+
+    def __init__(self, pid: int) -> None:
+        self.megabytes = 0.0
+        self._pid = pid
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        while not self._end.wait(_SAMPLE_SECONDS):
+            total = 0
+            try:
+                root = psutil.Process(self._pid)
+                tree = [root, *root.children(recursive=True)]
+            except psutil.Error:
+                continue
+            for process in tree:
+                try:
+                    total += process.memory_full_info().pss
+                except psutil.Error:
+                    continue
+            self.megabytes = max(self.megabytes, total / 1e6)

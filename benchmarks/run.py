@@ -1,0 +1,72 @@
+"""The measurements that Convoy's claims stand on, for anyone to repeat.
+
+    ./convoy bench                                 all parts
+    ./convoy bench first_step time_to_accuracy     some of them
+    ./convoy bench --rounds 5 --data FOLDER        another number of repetitions, another place of the MNIST files
+
+Prints ratios and medians, and writes them as JSON with a description of the machine to bench-results/. On a shared machine only
+figures of the same call should be compared.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from processes import ROOT
+
+from pipelines import paths
+from pipelines.ingest.sources import MNIST_FOLDER
+from pipelines.train.precision import bfloat16_instructions
+
+PARTS = ("first_step", "time_to_accuracy", "accuracies")
+RESULTS = ROOT / "bench-results"
+_VERSIONED = ("pyspark", "tensorflow-cpu", "keras", "horovod", "petastorm", "pyarrow", "numpy", "mlflow")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="./convoy bench", description="Side-by-side measurements.")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions or seeds of each part (default 3)")
+    parser.add_argument("--data", type=Path, default=paths.to_python(MNIST_FOLDER), help="folder with MNIST's libsvm files")
+    options = parser.parse_args()
+    unknown = [part for part in options.parts if part not in PARTS]
+    if unknown:
+        parser.error(f"there is no part {unknown[0]}; there are {', '.join(PARTS)}")
+    if not options.data.is_dir():
+        parser.error(f"--data {options.data}: no such folder; it must hold the two libsvm files of MNIST")
+    RESULTS.mkdir(exist_ok=True)
+    machine = describe_machine()
+    print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
+    for part in options.parts or PARTS:
+        print(f"{part}, {options.rounds} rounds", flush=True)
+        module = importlib.import_module(part)
+        started = time.time()
+        result = module.measure(options.data.absolute(), options.rounds, RESULTS)
+        record = {"part": part, "rounds": options.rounds, "machine": machine, "started": started, "result": result}
+        (RESULTS / f"{part}.json").write_text(json.dumps(record, indent=1) + "\n")
+        print("\n".join(f"  {line}" for line in module.lines(result)), flush=True)
+    return 0
+
+
+def describe_machine() -> dict[str, Any]:
+    """What a reader must know to place the figures."""
+    model = next(
+        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?"
+    )
+    return {
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "bfloat16": sorted(bfloat16_instructions()),
+        "load before": round(os.getloadavg()[0], 1),
+        "python": sys.version.split()[0],
+    } | {name: version(name) for name in _VERSIONED}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
