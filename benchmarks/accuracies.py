@@ -26,9 +26,9 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
     runs: list[dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else []
     done = {(run["config"], run["workers"], run["seed"]) for run in runs}
     with tempfile.TemporaryDirectory() as home:
-        for seed in range(1, rounds + 1):
-            for config in CONFIGS:
-                for workers in (1, 2):
+        for workers in (1, 2):
+            for seed in range(1, rounds + 1):
+                for config in CONFIGS:
                     if (config, workers, seed) in done:
                         continue
                     _, summary = train(Path(home), data, config, f"training.seed={seed}", workers=workers)

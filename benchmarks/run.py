@@ -12,6 +12,7 @@ import argparse
 import importlib
 import json
 import os
+import signal
 import sys
 import time
 from importlib.metadata import version
@@ -41,6 +42,8 @@ def main() -> int:
     if not options.data.is_dir():
         parser.error(f"--data {options.data}: no such folder; it must hold the two libsvm files of MNIST")
     RESULTS.mkdir(exist_ok=True)
+    # So that the command being measured is ended, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     machine = describe_machine()
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     for part in options.parts or PARTS:
