@@ -73,6 +73,21 @@ def test_help_names_every_command():
         assert f"./convoy {command}" in shown.stdout
 
 
+def test_train_becomes_spark_submit_and_says_when_so_that_set_up_does_not_count(door, clone):
+    finish_set_up(door)
+    submit = door.VENV / "bin/spark-submit"
+    submit.write_text('#!/bin/sh\necho "$CONVOY_SUBMITTED_AT $@"\nexit 7\n')
+    submit.chmod(0o755)
+    started = time.time()
+    (door.VENV / "lib/python3.11/site-packages").mkdir(parents=True)
+    shown = run(clone / "convoy", "train", "--workers", "2")
+    assert shown.returncode == 7, shown.stderr
+    told, *arguments = shown.stdout.splitlines()[-1].split()
+    assert arguments[1:] == ["--workers", "2"]
+    assert arguments[0].endswith("jobs/train_cnn.py")
+    assert started <= float(told) <= time.time()
+
+
 def test_an_unknown_command_is_one_line_and_exit_code_2():
     shown = run(ROOT / "convoy", "trian")
     assert shown.returncode == 2
