@@ -14,6 +14,8 @@ LOG_FOLDER = "logs"
 CHECKPOINT_FOLDER = "checkpoints"
 ATTEMPT_FOLDER = "attempts"
 CONFIG_FILE = "config.yml"
+# Only in the folder of a run that came to its end.
+SUMMARY_FILE = "summary.json"
 _RECORD_FILE = "run.json"
 
 

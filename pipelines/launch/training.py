@@ -48,8 +48,13 @@ class Clock:
         return round(self.marks.get(stop, 0.0) - self.marks.get(start, 0.0), 2)
 
 
-def run_training(config: Config, console: TrainingConsole) -> dict[str, Any]:
+def run_training(config: Config, console: TrainingConsole, submitted: float | None = None) -> dict[str, Any]:
     """Train as configured and record the run.
+
+    Args:
+        config: the run.
+        console: is told what happens.
+        submitted: when its time began, in seconds since the Unix epoch; None for the start of this process.
 
     Returns:
         the summary, plain data ready for JSON.
@@ -59,7 +64,7 @@ def run_training(config: Config, console: TrainingConsole) -> dict[str, Any]:
         ConvoyError: the work failed; the run is FAILED and stays.
     """
     registry.check(config.model.name)
-    clock = Clock(_submitted_at())
+    clock = Clock(submitted or _submitted_at())
     run_name = config.tracking.run_name or f"{config.model.name}-{config.launch.workers}w"
     run_dir = rundir.make(paths.to_python(config.launch.runs_uri), run_name)
     (run_dir / rundir.CONFIG_FILE).write_text(mask(configfile.dump(config)), encoding="utf-8")
@@ -88,6 +93,7 @@ def run_training(config: Config, console: TrainingConsole) -> dict[str, Any]:
     clock.mark("end")
     summary |= {"run_id": run.run_id, "model_uri": run.model_uri, "tracking_uri": run.tracking_uri}
     summary["seconds"]["total"] = clock.between("submitted", "end")
+    write_summary(summary, run_dir / rundir.SUMMARY_FILE)
     for warning in run.warnings:
         console.say(f"warning: {warning}")
     return summary

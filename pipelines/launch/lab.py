@@ -1,0 +1,108 @@
+"""For notebooks: settings from widgets, and one call that trains and gives back what can be looked at."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipelines import configfile, paths
+from pipelines.config import Config
+from pipelines.errors import ConfigError, ConvoyError
+from pipelines.ingest import sources, table
+from pipelines.launch import session
+from pipelines.launch.console import TrainingConsole
+from pipelines.launch.training import run_training
+from pipelines.schema import Table
+from pipelines.track import recorded
+from pipelines.track.recorded import RecordedRun
+
+_EXPERIMENT = "convoy-labs"
+_CLUSTER_STORAGE = "dbfs:/convoy"
+
+
+def configuration(file: str, settings: Mapping[str, str | float], storage: str = "") -> Config:
+    """The configuration of a lab: a file, what the widgets say, and where a notebook keeps its things.
+
+    Runs go to the experiment `convoy-labs`, on Databricks to that of the workspace's tracking server.
+
+    Args:
+        file: such as `conf/mlp.yml`. Looked for from the working directory upwards, because a notebook's is `notebooks`.
+        settings: `section.key` to value, texts as YAML; an empty text leaves what the file says.
+        storage: the folder for tables and runs; empty for the home folder, on Databricks `dbfs:/convoy`.
+
+    Raises:
+        ConfigError: a setting is wrong, or there is no such file.
+    """
+    on_databricks = paths.on_databricks()
+    storage = storage or (_CLUSTER_STORAGE if on_databricks else "")
+    overrides = {"tracking.experiment": f"/Shared/{_EXPERIMENT}" if on_databricks else _EXPERIMENT}
+    if on_databricks and "MLFLOW_TRACKING_URI" not in os.environ:
+        overrides["tracking.uri"] = "databricks"
+    if storage:
+        overrides |= {"ingest.tables_uri": f"{storage}/tables", "launch.runs_uri": f"{storage}/runs"}
+    overrides |= {key: str(value) for key, value in settings.items() if value != ""}
+    return configfile.load(_find(file), [f"{key}={value}" for key, value in overrides.items()])
+
+
+def open_table(config: Config) -> Table:
+    """The table of the configured data, written now where it is not ready. Says what it does.
+
+    Raises:
+        ConvoyError: the data cannot be had, or a line of it is malformed.
+    """
+    source = sources.resolve(config.data, print)
+    ready = table.find(config, source)
+    if ready is not None:
+        return ready
+    with session.open_session("convoy-lab") as spark:
+        return table.open_or_build(spark, config, source, print)[0]
+
+
+def train(config: Config, *, again: bool = False) -> RecordedRun:
+    """Train as configured and record the run; or take the newest finished run with this configuration and this table.
+
+    Args:
+        config: the run. Where it is recorded does not count when runs are compared.
+        again: train in any case.
+
+    Raises:
+        ConvoyError: the work failed.
+    """
+    console = TrainingConsole(config.training.epochs)
+    if not again:
+        earlier = _earlier(config, open_table(config).uri)
+        if earlier is not None:
+            console.say(f"taken from {paths.display(earlier.run_dir)}, which was trained with exactly these settings")
+            return earlier
+    summary = run_training(config, console, time.time())
+    test = summary["test"]
+    console.say(
+        f"test accuracy {100 * test['accuracy']:.2f} % of {test['rows']:,} rows, after {summary['seconds']['total']:.0f} s"
+    )
+    found = recorded.read(Path(summary["run_dir"]))
+    if found is None:
+        raise ConvoyError(f"{summary['run_dir']}: the run that has just ended cannot be read; this is a defect")
+    return found
+
+
+def _earlier(config: Config, table_uri: str) -> RecordedRun | None:
+    wanted = _comparable(config)
+    return recorded.newest(
+        paths.to_python(config.launch.runs_uri),
+        lambda run: _comparable(run.config) == wanted and run.summary["table"] == table_uri,
+    )
+
+
+def _comparable(config: Config) -> Config:
+    """Without what does not change the result."""
+    return dataclasses.replace(config, tracking=Config().tracking)
+
+
+def _find(file: str) -> Path:
+    here = Path.cwd()
+    candidates = [paths.to_python(file), *(folder / file for folder in (here, *here.parents))]
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None:
+        raise ConfigError(f"{file}: not found in {here} or above it; open the notebook in a checkout of the repository")
+    return found

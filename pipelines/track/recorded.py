@@ -1,0 +1,132 @@
+"""A run that has ended, read from its folder: what it was asked, what came of it, and its figures."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines import configfile, evidence, paths, rundir, schema
+from pipelines.config import Config
+from pipelines.errors import ConfigError
+from pipelines.evidence import Predictions
+from pipelines.schema import Table
+from pipelines.spool import Event, SpoolReader
+from pipelines.track.figures import (
+    calibration,
+    confusion_matrix,
+    examples,
+    first_layer,
+    learning_curves,
+    per_class,
+    worst_mistakes,
+)
+from pipelines.track.figures.style import Drawing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A finished run."""
+
+    run_dir: Path
+    config: Config
+    summary: dict[str, Any]
+    """What `pipelines.launch.training.run_training` returned."""
+
+    @cached_property
+    def events(self) -> tuple[Event, ...]:
+        """What all ranks reported, in the order of their clocks."""
+        found = SpoolReader(self.run_dir / rundir.SPOOL_FOLDER).new_events()
+        return tuple(sorted(found, key=lambda event: event.time))
+
+    @cached_property
+    def history(self) -> tuple[dict[str, float], ...]:
+        """The metrics of each epoch."""
+        epochs = [event.values for event in self.events if event.kind == "epoch" and event.rank == 0]
+        # A run that was restarted reports an epoch twice; the later one counts.
+        last = {values["epoch"]: values["metrics"] for values in epochs}
+        return tuple(last[epoch] for epoch in sorted(last))
+
+    @cached_property
+    def table(self) -> Table:
+        """What it was trained on. Raises ConfigError when the table is not there any more."""
+        uri = self.summary["table"]
+        manifest = schema.read_manifest(paths.to_python(uri))
+        if manifest is None:
+            raise ConfigError(f"table {uri}: not there any more; train again")
+        return Table(uri, manifest)
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """What the trained network answered to the test rows. Raises ConfigError when they were not kept."""
+        found = evidence.load_predictions(self.run_dir)
+        if found is None:
+            raise ConfigError(f"{self.run_dir}: its predictions were not kept; train again")
+        return found
+
+    def figure(self, name: str) -> "Figure":
+        """Draw one of its figures.
+
+        Args:
+            name: learning_curves, confusion_matrix, per_class, worst_mistakes, calibration, first_layer or examples.
+
+        Raises:
+            ConfigError: there is no such figure, or the run has nothing to show in it.
+        """
+        drawings: dict[str, Callable[[], Drawing]] = {
+            "learning_curves": lambda: learning_curves.draw(self.history, self.title),
+            "confusion_matrix": lambda: confusion_matrix.draw(test.labels, test.probabilities, names),
+            "per_class": lambda: per_class.draw(test.labels, test.probabilities, names),
+            "calibration": lambda: calibration.draw(test.labels, test.probabilities),
+            "worst_mistakes": lambda: worst_mistakes.draw(
+                test.labels[test.worst],
+                test.probabilities[test.worst],
+                test.worst_images,
+                names,
+                value_range,
+                row_numbers=test.rows[test.worst],
+                mistakes=int((test.probabilities.argmax(axis=1) != test.labels).sum()),
+            ),
+            "first_layer": lambda: first_layer.draw(**self._evidence(evidence.FIRST_LAYER), value_range=value_range),
+            "examples": lambda: examples.draw(**self._evidence(evidence.EXAMPLES), class_names=names, value_range=value_range),
+        }
+        if name not in drawings:
+            raise ConfigError(f"{name}: no such figure; there are {', '.join(drawings)}")
+        test, names, value_range = self.predictions, self.table.manifest.class_names, self.table.manifest.image.value_range
+        return drawings[name]().figure
+
+    @property
+    def title(self) -> str:
+        return f"{self.config.model.name} on {self.summary['dataset']}"
+
+    def _evidence(self, name: str) -> dict[str, Any]:
+        found = evidence.load(self.run_dir, name)
+        if found is None:
+            raise ConfigError(f"{self.run_dir}: it has nothing to show of {name}; networks without kernels have no first layer")
+        return found
+
+
+def read(run_dir: Path) -> RecordedRun | None:
+    """The run of a folder, or None when it is not the folder of a finished run."""
+    try:
+        summary = json.loads((run_dir / rundir.SUMMARY_FILE).read_text(encoding="utf-8"))
+        return RecordedRun(run_dir, configfile.load(run_dir / rundir.CONFIG_FILE), summary)
+    except (OSError, ValueError, ConfigError):
+        # Settings come and go with versions; a run of another one cannot be read.
+        return None
+
+
+def newest(runs: Path, accept: Callable[[RecordedRun], bool] = lambda run: True) -> RecordedRun | None:
+    """The finished run that began last among those that are accepted, or None.
+
+    Args:
+        runs: the folder that holds the folders of runs.
+        accept: decides on each, the newest first.
+    """
+    folders = sorted(runs.glob(f"*/{rundir.SUMMARY_FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    found = (read(path.parent) for path in folders)
+    return next((run for run in found if run is not None and accept(run)), None)
