@@ -27,3 +27,7 @@ class LaunchError(ConvoyError):
 
 class CheckpointError(ConvoyError):
     """A checkpoint cannot be written, is damaged, or does not fit the training that should go on from it."""
+
+
+class TrainingError(ConvoyError):
+    """The numbers went wrong: a loss that is not finite, or weights that differ between ranks."""

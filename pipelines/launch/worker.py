@@ -1,8 +1,10 @@
 """The function that runs on every rank of a training: train, and on rank 0 save the network."""
 
+import shutil
 import warnings
 from pathlib import Path
 
+from pipelines import progress
 from pipelines.config import Config
 from pipelines.rundir import MODEL_FOLDER, SPOOL_FOLDER
 from pipelines.schema import Table
@@ -12,10 +14,18 @@ from pipelines.train.result import TrainingResult
 _EXAMPLE_ROWS = 3
 
 
-def work(config: Config, table: Table, run_dir: str) -> TrainingResult:
-    """Called on all ranks at once, each in a process of its own. Rank 0 leaves an MLflow model folder in `run_dir`."""
+def work(config: Config, table: Table, run_dir: str, checkpoint: str | None = None) -> TrainingResult:
+    """Called on all ranks at once, each in a process of its own. Rank 0 leaves an MLflow model folder in `run_dir`.
+
+    Args:
+        config: the settings of the run.
+        table: what to train on.
+        run_dir: the run's folder.
+        checkpoint: the description of one to go on from, or None for the beginning.
+    """
     # Petastorm reads through pyarrow interfaces that pyarrow < 15 only deprecates; the pins keep them.
     warnings.filterwarnings("ignore", category=FutureWarning)
+    progress.mark("loading TensorFlow")
     import horovod.tensorflow as hvd
 
     from pipelines.stream.reader import read_blocks
@@ -23,15 +33,21 @@ def work(config: Config, table: Table, run_dir: str) -> TrainingResult:
     from pipelines.track import model as tracked_model
     from pipelines.train.worker import train
 
-    hvd.init()
-    rank = hvd.rank()
-    spool = SpoolWriter(Path(run_dir) / SPOOL_FOLDER, rank)
-    model, result = train(config, table, spool, Path(run_dir))
+    with progress.waiting("looking for the other ranks"):
+        hvd.init()
+    progress.joined()
+    folder, rank = Path(run_dir), hvd.rank()
+    spool = SpoolWriter(folder / SPOOL_FOLDER, rank)
+    model, result = train(config, table, spool, folder, Path(checkpoint) if checkpoint is not None else None)
     # All ranks leave Horovod together; one that simply ended would look like a failure to the others.
-    hvd.shutdown()
+    with progress.waiting("leaving together"):
+        hvd.shutdown()
     if rank == 0:
+        progress.mark("saving the model")
         examples = RowRange(0, min(_EXAMPLE_ROWS, table.manifest.rows("test")))
         images, _ = next(iter(read_blocks(table, "test", examples)))
-        tracked_model.save(model, Path(run_dir) / MODEL_FOLDER, table.manifest, images)
+        # An earlier attempt may have come so far.
+        shutil.rmtree(folder / MODEL_FOLDER, ignore_errors=True)
+        tracked_model.save(model, folder / MODEL_FOLDER, table.manifest, images)
     spool.close()
     return result

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from pipelines import progress
 from pipelines.config import StreamConfig
 from pipelines.schema import Split, Table
 from pipelines.stream.reader import Block, Images, Labels, read_blocks
@@ -42,35 +43,77 @@ def load(shard: Shard) -> Block:
     images = np.empty((len(shard.rows), *image.shape), dtype=image.dtype)
     labels = np.empty(len(shard.rows), dtype=np.int32)
     filled = 0
-    for block_images, block_labels in read_blocks(shard.table, shard.split, shard.rows):
+    for block_images, block_labels in _read(shard):
         images[filled : filled + len(block_labels)] = block_images
         labels[filled : filled + len(block_labels)] = block_labels
         filled += len(block_labels)
     return images, labels
 
 
-def training_dataset(shard: Shard, *, steps: int, batch_size: int, seed: int, first_epoch: int = 0) -> tf.data.Dataset:
-    """Endless epochs of `steps` batches each.
+class TrainingData:
+    """The rows that one rank trains on, an epoch at a time. Keeps them decoded where they fit the limit.
 
     Args:
         shard: at least `steps * batch_size` rows. Rows beyond that are left out of an epoch, other ones each time.
         steps: batches in an epoch, the same on every rank.
         batch_size: examples in a batch.
         seed: with the epoch's number it decides the order; use another one on each rank.
-        first_epoch: number of the first epoch delivered, so that a resumed run goes on with the order it would have had.
-
-    Returns:
-        a dataset of (images [batch, height, width, channels], labels [batch] int32).
     """
-    if shard.fits_memory:
-        dataset = _from_memory(load(shard), steps, batch_size, seed, first_epoch)
-    else:
-        dataset = _from_stream(shard, steps, batch_size, seed, first_epoch)
-    options = tf.data.Options()
-    # The pipeline has nothing to tune, and the tuning thread sleeps up to a minute after the last batch before it ends.
-    options.autotune.enabled = False
-    options.threading.private_threadpool_size = 1
-    return dataset.with_options(options).prefetch(2)
+
+    def __init__(self, shard: Shard, *, steps: int, batch_size: int, seed: int) -> None:
+        self._shard = shard
+        self._steps = steps
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch = 0
+        self._kept = tuple(tf.constant(part) for part in load(shard)) if shard.fits_memory else None
+
+    def begin(self, epoch: int) -> None:
+        """Iterators that are started from now on deliver this epoch, counted from 0."""
+        self._epoch = epoch
+
+    def dataset(self, skip_steps: int = 0) -> tf.data.Dataset:
+        """The batches of one epoch but its first `skip_steps`; can be iterated once for each epoch.
+
+        Returns:
+            a dataset of (images [batch, height, width, channels], labels [batch] int32), of known length.
+        """
+        dataset = self._from_stream() if self._kept is None else self._from_memory(*self._kept)
+        options = tf.data.Options()
+        # The pipeline has nothing to tune, and the tuning thread sleeps up to a minute after the last batch before it ends.
+        options.autotune.enabled = False
+        options.threading.private_threadpool_size = 1
+        left = self._steps - skip_steps
+        return dataset.skip(skip_steps).apply(tf.data.experimental.assert_cardinality(left)).with_options(options).prefetch(2)
+
+    def _from_memory(self, images: tf.Tensor, labels: tf.Tensor) -> tf.data.Dataset:
+        steps, batch_size = self._steps, self._batch_size
+
+        def order() -> npt.NDArray[np.int64]:
+            chosen = epoch_order(len(self._shard.rows), self._seed, self._epoch)[: steps * batch_size]
+            return chosen.reshape(steps, batch_size)
+
+        def rows_of_batches(_: tf.Tensor) -> tf.data.Dataset:
+            return tf.data.Dataset.from_tensor_slices(
+                tf.ensure_shape(tf.numpy_function(order, [], tf.int64), (steps, batch_size))
+            )
+
+        return (
+            tf.data.Dataset.range(1)
+            .flat_map(rows_of_batches)
+            .map(lambda rows: (tf.gather(images, rows), tf.gather(labels, rows)))
+        )
+
+    def _from_stream(self) -> tf.data.Dataset:
+        image = self._shard.table.manifest.image
+        blocks = tf.data.Dataset.from_generator(
+            lambda: _shuffled_epoch(self._shard, self._steps, self._batch_size, self._seed, self._epoch),
+            output_signature=(
+                tf.TensorSpec((None, self._batch_size, *image.shape), image.dtype),
+                tf.TensorSpec((None, self._batch_size), tf.int32),
+            ),
+        )
+        return blocks.flat_map(lambda images, labels: tf.data.Dataset.from_tensor_slices((images, labels)))
 
 
 class EvaluationData:
@@ -83,7 +126,7 @@ class EvaluationData:
     def batches(self, batch_size: int) -> Iterator[Block]:
         """Images [n, height, width, channels] and labels [n] int32 with n <= `batch_size`."""
         shard = self._shard
-        blocks = [self._kept] if self._kept is not None else read_blocks(shard.table, shard.split, shard.rows)
+        blocks = [self._kept] if self._kept is not None else _read(shard)
         for images, labels in blocks:
             for start in range(0, len(labels), batch_size):
                 yield images[start : start + batch_size], labels[start : start + batch_size]
@@ -92,42 +135,6 @@ class EvaluationData:
 def epoch_order(rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     """The order of a shard's rows in one epoch. Any seed is a seed, 0 included."""
     return np.random.default_rng((seed, epoch)).permutation(rows)
-
-
-def _from_memory(block: Block, steps: int, batch_size: int, seed: int, first_epoch: int) -> tf.data.Dataset:
-    rows = len(block[1])
-    images, labels = tf.constant(block[0]), tf.constant(block[1])
-
-    def order(epoch: np.int64) -> npt.NDArray[np.int64]:
-        return epoch_order(rows, seed, int(epoch))[: steps * batch_size].reshape(steps, batch_size)
-
-    def batches_of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        return tf.data.Dataset.from_tensor_slices(
-            tf.ensure_shape(tf.numpy_function(order, [epoch], tf.int64), (steps, batch_size))
-        )
-
-    epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
-    return epochs.flat_map(batches_of_epoch).map(
-        lambda rows_of_batch: (tf.gather(images, rows_of_batch), tf.gather(labels, rows_of_batch))
-    )
-
-
-def _from_stream(shard: Shard, steps: int, batch_size: int, seed: int, first_epoch: int) -> tf.data.Dataset:
-    def blocks_of_batches() -> Iterator[Block]:
-        epoch = first_epoch
-        while True:
-            yield from _shuffled_epoch(shard, steps, batch_size, seed, epoch)
-            epoch += 1
-
-    image = shard.table.manifest.image
-    blocks = tf.data.Dataset.from_generator(
-        blocks_of_batches,
-        output_signature=(
-            tf.TensorSpec((None, batch_size, *image.shape), image.dtype),
-            tf.TensorSpec((None, batch_size), tf.int32),
-        ),
-    )
-    return blocks.flat_map(lambda images, labels: tf.data.Dataset.from_tensor_slices((images, labels)))
 
 
 def _shuffled_epoch(shard: Shard, steps: int, batch_size: int, seed: int, epoch: int) -> Iterator[Block]:
@@ -142,7 +149,7 @@ def _shuffled_epoch(shard: Shard, steps: int, batch_size: int, seed: int, epoch:
     waiting: list[Block] = []
     num_waiting = 0
     capacity = max(shard.stream.shuffle_buffer_rows, 2 * batch_size)
-    for block in read_blocks(shard.table, shard.split, shard.rows, order_seed=order_seed):
+    for block in _read(shard, order_seed):
         waiting.append(block)
         num_waiting += len(block[1])
         if num_waiting < capacity:
@@ -157,6 +164,11 @@ def _shuffled_epoch(shard: Shard, steps: int, batch_size: int, seed: int, epoch:
     if left:
         images, labels = _shuffled(waiting, rng)
         yield _cut(images[:left], labels[:left], batch_size)
+
+
+def _read(shard: Shard, order_seed: int | None = None) -> Iterator[Block]:
+    blocks = read_blocks(shard.table, shard.split, shard.rows, order_seed=order_seed)
+    return progress.reading(blocks, f"{shard.split} rows of {shard.table.uri}")
 
 
 def _shuffled(blocks: list[Block], rng: np.random.Generator) -> Block:

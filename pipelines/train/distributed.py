@@ -13,7 +13,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipelines.errors import LaunchError
+from pipelines import progress
+from pipelines.errors import TrainingError
+
+NOT_FINITE = "Convoy: gradients are not finite"
+"""What TensorFlow's InvalidArgumentError then says."""
 
 
 def distributed(optimizer_class: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
@@ -24,7 +28,9 @@ def distributed(optimizer_class: type[keras.optimizers.Optimizer]) -> type[keras
 
     class Distributed(optimizer_class):
         def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> Any:
-            return super().apply(averaged(grads), trainable_variables)
+            mean = averaged(grads)
+            with tf.control_dependencies([checked_finite(mean)]):
+                return super().apply(mean, trainable_variables)
 
     return Distributed
 
@@ -37,13 +43,25 @@ def averaged(gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     return reduced
 
 
+def checked_finite(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+    """An operation that fails when a gradient holds a value that is not finite.
+
+    After the reduction all ranks hold the same values, so all of them fail in the same step, without a word between them. A loss
+    that is not finite has such gradients.
+    """
+    # The sum of a tensor is finite only if all its values are, and costs less than a look at each.
+    total = tf.add_n([tf.reduce_sum(gradient) for gradient in gradients])
+    return tf.debugging.assert_all_finite(total, NOT_FINITE)
+
+
 def broadcast_state(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
     """Give every rank the weights and optimizer state of rank 0."""
     optimizer.build(model.trainable_variables)
     if hvd.size() == 1:
         return
     for variable in _state(model, optimizer):
-        variable.assign(hvd.broadcast(tf.convert_to_tensor(variable.value), root_rank=0))
+        with progress.waiting("giving all ranks the same weights"):
+            variable.assign(hvd.broadcast(tf.convert_to_tensor(variable.value), root_rank=0))
 
 
 def check_equal_state(model: keras.Model, optimizer: keras.optimizers.Optimizer, when: str) -> str:
@@ -53,7 +71,7 @@ def check_equal_state(model: keras.Model, optimizer: keras.optimizers.Optimizer,
         the SHA-256 of the weights, equal on all ranks.
 
     Raises:
-        LaunchError: on every rank, naming the ranks that differ from rank 0.
+        TrainingError: on every rank, naming the ranks that differ from rank 0.
     """
     digest = hashlib.sha256()
     for variable in _state(model, optimizer):
@@ -62,7 +80,7 @@ def check_equal_state(model: keras.Model, optimizer: keras.optimizers.Optimizer,
     everyones = gathered(mine)
     different = [rank for rank, other in enumerate(everyones) if other != everyones[0]]
     if different:
-        raise LaunchError(
+        raise TrainingError(
             f"{when}: weights or optimizer state of ranks {different} differ from rank 0; this is a defect, keep the logs"
         )
     return mine
@@ -72,7 +90,8 @@ def gathered(value: Any) -> list[Any]:
     """The values of all ranks, in rank order."""
     if hvd.size() == 1:
         return [value]
-    values: list[Any] = hvd.allgather_object(value)
+    with progress.waiting("comparing with the other ranks"):
+        values: list[Any] = hvd.allgather_object(value)
     return values
 
 
@@ -81,7 +100,8 @@ def summed(counts: Mapping[str, float]) -> dict[str, float]:
     names = sorted(counts)
     values = tf.constant([counts[name] for name in names], dtype=tf.float64)
     if hvd.size() > 1:
-        values = hvd.allreduce(values, op=hvd.Sum)
+        with progress.waiting("adding up with the other ranks"):
+            values = hvd.allreduce(values, op=hvd.Sum)
     return dict(zip(names, values.numpy().tolist(), strict=True))
 
 

@@ -1,105 +1,161 @@
-"""What happens around an epoch: summed metrics, validation, the spool, and the decision to stop.
+"""What happens around an epoch: summed metrics, validation, the spool, checkpoints, and the decision to stop.
 
 Every decision is taken from numbers that were reduced over all ranks, so all ranks take the same one.
 """
 
+import math
 import time
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import horovod.tensorflow as hvd
 import keras
 import tensorflow as tf
 
+from pipelines import progress
 from pipelines.config import TrainingConfig
-from pipelines.errors import LaunchError
+from pipelines.errors import TrainingError
 from pipelines.spool import SpoolWriter
-from pipelines.stream.batches import EvaluationData
-from pipelines.train.distributed import averaged, summed
+from pipelines.stream.batches import EvaluationData, TrainingData
+from pipelines.train.distributed import averaged, check_equal_state, summed
 from pipelines.train.evaluate import EVALUATION_BATCH_SIZE, Evaluator
+from pipelines.train.state import RandomGenerators, Weights
 
 _PROGRESS_SECONDS = 0.5
 
 
+@dataclass
+class Course:
+    """How far a training has come, and what it found on the way. Equal on all ranks."""
+
+    epoch: int = 0
+    """Epochs that are complete."""
+    step: int = 0
+    """Steps of the next epoch that are complete."""
+    best_epoch: int = 0
+    best_loss: float = math.inf
+    best_weights: Weights | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+    """The metrics of each epoch."""
+    dropout_calls: tuple[int, ...] = ()
+    """Where a training goes on inside an epoch: see `RandomGenerators`."""
+    weights_sha256: str = ""
+
+    def stops_early(self, patience: int) -> bool:
+        return patience > 0 and self.epoch - self.best_epoch >= patience
+
+
 class EpochCallback(keras.callbacks.Callback):
-    """Reports each epoch and keeps the best weights.
+    """Reports each epoch, keeps the best weights, and has checkpoints written.
 
     Args:
         training: the recipe.
+        course: where the training begins; kept up to date.
+        data: is told which epoch begins.
         validation: this rank's validation rows, or None when none were set aside.
+        generators: of the network's dropout.
         spool: where this rank reports.
         steps: steps in an epoch.
         global_batch_size: examples that all ranks see in a step.
+        save: writes a checkpoint of the course as it is, or does nothing; `final` says that no other will follow, so it is on
+            disk when the call returns.
     """
 
     def __init__(
-        self, training: TrainingConfig, validation: EvaluationData | None, spool: SpoolWriter, steps: int, global_batch_size: int
+        self,
+        training: TrainingConfig,
+        course: Course,
+        data: TrainingData,
+        validation: EvaluationData | None,
+        generators: RandomGenerators,
+        spool: SpoolWriter,
+        steps: int,
+        global_batch_size: int,
+        save: Callable[[Course, bool], None],
     ) -> None:
         super().__init__()
-        self.epochs = 0
-        self.best_epoch = 0
+        self.course = course
         self.rows_per_second = 0.0
-        self.evaluation_seconds = 0.0
         self._training = training
+        self._data = data
         self._validation = validation
+        self._generators = generators
         self._spool = spool
         self._steps = steps
         self._global_batch_size = global_batch_size
-        self._best_loss = float("inf")
-        self._best_weights: list[Any] | None = None
+        self._save = save
         self._evaluator: Evaluator | None = None
+        self._first_step = 0
         self._epoch_started = 0.0
         self._reported = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._data.begin(epoch)
+        self._generators.begin(epoch, self.course.dropout_calls)
+        self._first_step = self.course.step
         self._epoch_started = time.monotonic()
+        progress.mark(f"epoch {epoch + 1}, step {self._first_step + 1}")
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        # With several steps in an execution, Keras counts the last one as full.
+        step = min(self._first_step + batch + 1, self._steps)
+        self.course.step = step
+        progress.mark(f"epoch {self.course.epoch + 1}, step {step + 1}")
         now = time.monotonic()
-        if self.epochs == 0 and self._reported == 0.0:
+        if self._reported == 0.0:
             self._spool.write("first_step")
+        if progress.stop_requested() and hvd.rank() == 0:
+            self._stop()
         if now - self._reported < _PROGRESS_SECONDS:
             return
         self._reported = now
-        step = batch + 1
-        rows_per_second = step * self._global_batch_size / max(now - self._epoch_started, 1e-9)
-        self._spool.write("progress", epoch=self.epochs + 1, step=step, rows_per_second=rows_per_second, **(logs or {}))
+        rows = (step - self._first_step) * self._global_batch_size
+        rows_per_second = rows / max(now - self._epoch_started, 1e-9)
+        self._spool.write("progress", epoch=self.course.epoch + 1, step=step, rows_per_second=rows_per_second, **(logs or {}))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         seconds = time.monotonic() - self._epoch_started
+        progress.mark(f"end of epoch {epoch + 1}")
         means = _over_ranks(logs or {})
         metrics = {f"train/{name}": value for name, value in means.items()}
         _average_statistics(self.model)
+        self.course.weights_sha256 = check_equal_state(self.model, self.model.optimizer, f"after epoch {epoch + 1}")
         if self._validation is not None:
-            started = time.monotonic()
             self._evaluator = self._evaluator or Evaluator(self.model)
             score = self._evaluator.score(self._validation.batches(EVALUATION_BATCH_SIZE))
             metrics |= {"validation/loss": score.loss, "validation/accuracy": score.accuracy}
-            self.evaluation_seconds += time.monotonic() - started
-        self.epochs = epoch + 1
-        self.rows_per_second = self._steps * self._global_batch_size / seconds
+        self.rows_per_second = (self._steps - self._first_step) * self._global_batch_size / seconds
         metrics |= {
             "epoch_seconds": seconds,
             "rows_per_second": self.rows_per_second,
             "learning_rate": float(self.model.optimizer.learning_rate),
         }
-        self._spool.write("epoch", epoch=self.epochs, metrics=metrics)
+        self.course.epoch, self.course.step, self.course.dropout_calls = epoch + 1, 0, ()
+        self._spool.write("epoch", epoch=self.course.epoch, metrics=metrics)
         self._decide(metrics)
-
-    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        if self._best_weights is not None:
-            self.model.set_weights(self._best_weights)
+        progress.mark(f"checkpoint of epoch {epoch + 1}")
+        self._save(self.course, False)
 
     def _decide(self, metrics: dict[str, float]) -> None:
+        course, patience = self.course, self._training.early_stopping_patience
         loss = metrics.get("validation/loss", metrics["train/loss"])
-        if loss != loss:
-            raise LaunchError(f"the loss of epoch {self.epochs} is not a number; lower training.base_learning_rate")
-        if loss < self._best_loss:
-            self._best_loss = loss
-            self.best_epoch = self.epochs
-            if self._training.early_stopping_patience:
-                self._best_weights = self.model.get_weights()
-        elif self._training.early_stopping_patience and self.epochs - self.best_epoch >= self._training.early_stopping_patience:
-            self.model.stop_training = True
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss of epoch {course.epoch} is not finite, at learning rate {metrics['learning_rate']:g}; "
+                "lower training.base_learning_rate"
+            )
+        course.history.append(metrics)
+        if loss < course.best_loss:
+            course.best_loss, course.best_epoch = loss, course.epoch
+            if patience:
+                course.best_weights = self.model.get_weights()
+        self.model.stop_training = course.stops_early(patience)
+
+    def _stop(self) -> None:
+        self.course.dropout_calls = self._generators.calls()
+        self._save(self.course, True)
+        self._spool.write("stopped", epoch=self.course.epoch, step=self.course.step)
+        raise progress.Stopped
 
 
 def _over_ranks(logs: dict[str, float]) -> dict[str, float]:

@@ -7,6 +7,7 @@ import keras
 import numpy.typing as npt
 import tensorflow as tf
 
+from pipelines import progress
 from pipelines.stream.reader import Block
 from pipelines.train.distributed import summed
 from pipelines.train.result import Score
@@ -34,6 +35,7 @@ class Evaluator:
         """
         loss, correct, rows = 0.0, 0, 0
         for images, labels in batches:
+            progress.mark(f"evaluating, row {rows}")
             batch_loss, batch_correct, probabilities = self._sums(images, labels)
             loss += float(batch_loss)
             correct += int(batch_correct)

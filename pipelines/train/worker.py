@@ -2,53 +2,70 @@
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import horovod.tensorflow as hvd
 import keras
 import tensorflow as tf
 
+from pipelines import progress
 from pipelines.config import Config, TrainingConfig
-from pipelines.errors import LaunchError
+from pipelines.errors import LaunchError, TrainingError
 from pipelines.evidence import PredictionWriter
-from pipelines.models import registry
 from pipelines.schema import Split, Table
 from pipelines.spool import SpoolWriter
-from pipelines.stream.batches import EvaluationData, Shard, training_dataset
+from pipelines.stream.batches import EvaluationData, Shard, TrainingData
 from pipelines.stream.sharding import shard, steps_per_epoch
-from pipelines.train import explain, precision
-from pipelines.train.distributed import broadcast_state, check_equal_state, distributed, gathered
+from pipelines.train import explain, precision, resuming
+from pipelines.train.distributed import NOT_FINITE, broadcast_state, check_equal_state, gathered
 from pipelines.train.epochs import EpochCallback
 from pipelines.train.evaluate import EVALUATION_BATCH_SIZE, Evaluator
+from pipelines.train.network import build, compiled, use_threads
 from pipelines.train.precision import ResolvedPrecision
-from pipelines.train.result import TrainingResult
-from pipelines.train.schedule import PlannedLearningRate, plan
+from pipelines.train.result import Score, TrainingResult
+from pipelines.train.saving import CheckpointWriter
+from pipelines.train.schedule import plan
+from pipelines.train.state import RandomGenerators
 
-LossFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
-
-def train(config: Config, table: Table, spool: SpoolWriter, run_dir: Path | None = None) -> tuple[keras.Model, TrainingResult]:
+def train(
+    config: Config, table: Table, spool: SpoolWriter, run_dir: Path | None = None, checkpoint: Path | None = None
+) -> tuple[keras.Model, TrainingResult]:
     """Train on this rank's shard together with all other ranks.
 
-    Every rank must call this at the same time with the same arguments, after `hvd.init()`. Where there is a `run_dir`, it
-    receives what the figures are drawn from (`pipelines.evidence`).
+    Every rank must call this at the same time with the same arguments, after `hvd.init()`.
+
+    Args:
+        config: the settings of the run.
+        table: what to train on.
+        spool: where this rank reports.
+        run_dir: receives checkpoints and what the figures are drawn from; None for neither.
+        checkpoint: the description of one to go on from.
 
     Returns:
         the trained network in float32, uncompiled, equal on all ranks; and what came of it.
 
     Raises:
         DataError: the table is too small or damaged.
-        LaunchError: ranks disagree, or the loss is not a number.
+        LaunchError: ranks were not given the same work.
+        TrainingError: the loss is not finite, or weights differ between ranks.
+        CheckpointError: the checkpoint does not fit, or one cannot be written.
+        Stopped: a stop was requested, and a checkpoint is written.
     """
-    rank, workers = hvd.rank(), hvd.size()
-    training = config.training
+    rank, workers, training = hvd.rank(), hvd.size(), config.training
+    progress.mark("preparing")
     threads = use_threads(int(os.environ.get("OMP_NUM_THREADS", "0")))
     steps = steps_per_epoch(table.manifest.rows("train"), workers, training.batch_size_per_worker)
     resolved = agreed_precision(training)
     train_shard, validation_shard, test_shard = (_shard(config, table, split) for split in ("train", "validation", "test"))
-    check_agreement(steps=steps, table=table.manifest.key, precision=resolved)
+    check_agreement(steps=steps, table=table.manifest.key, precision=resolved, checkpoint=str(checkpoint))
     rate = plan(training, workers, steps)
+
+    keras.utils.set_random_seed(training.seed)
+    model = compiled(config, table, resolved, rate, steps)
+    course = resuming.begin(model, checkpoint, steps, workers, training.batch_size_per_worker)
+    broadcast_state(model, model.optimizer)
+    course.weights_sha256 = check_equal_state(model, model.optimizer, "before training")
     spool.write(
         "plan",
         rows=table.manifest.rows("train"),
@@ -59,99 +76,88 @@ def train(config: Config, table: Table, spool: SpoolWriter, run_dir: Path | None
         threads=threads,
         precision=resolved,
         in_memory=train_shard.fits_memory,
+        epoch=course.epoch,
+        step=course.step,
     )
-
-    # The same seed everywhere for the first weights; dropout must differ between ranks.
-    keras.utils.set_random_seed(training.seed + rank)
-    model = build(config, table, resolved)
-    optimizer = make_optimizer(training, PlannedLearningRate(rate))
-    model.compile(
-        optimizer=optimizer,
-        loss=make_loss(training.label_smoothing, table.manifest.num_classes),
-        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-        steps_per_execution=min(training.steps_per_execution, steps),
-        # XLA was 4 to 10 times slower on CPUs, and has no kernel for Horovod's reduction.
-        jit_compile=False,
-    )
-    broadcast_state(model, optimizer)
-    check_equal_state(model, optimizer, "before training")
-
-    epochs = EpochCallback(
+    writer = CheckpointWriter(run_dir, config.checkpoint) if run_dir is not None and rank == 0 else None
+    data = TrainingData(train_shard, steps=steps, batch_size=training.batch_size_per_worker, seed=training.seed * workers + rank)
+    callback = EpochCallback(
         training,
+        course,
+        data,
         EvaluationData(validation_shard) if table.manifest.rows("validation") else None,
+        RandomGenerators(model, training.seed, rank),
         spool,
         steps,
         workers * training.batch_size_per_worker,
-    )
-    dataset = training_dataset(
-        train_shard, steps=steps, batch_size=training.batch_size_per_worker, seed=training.seed * workers + rank
+        resuming.saver(writer, config, table.manifest.key, model, steps, workers),
     )
     started = time.monotonic()
-    model.fit(dataset, epochs=training.epochs, steps_per_epoch=steps, callbacks=[epochs], verbose=0)
+    fit(model, data, callback, training, steps)
     train_seconds = time.monotonic() - started
-    weights_sha256 = check_equal_state(model, optimizer, "after training")
-
-    tested = build(config, table, "float32")
-    tested.set_weights(model.get_weights())
-    predictions = PredictionWriter(test_shard.rows.start, workers)
-    test_data = EvaluationData(test_shard)
-    score = Evaluator(tested).score(test_data.batches(EVALUATION_BATCH_SIZE), predictions.add)
+    if writer is not None:
+        writer.finish()
+    if course.best_weights is not None:
+        model.set_weights(course.best_weights)
+    weights_sha256 = check_equal_state(model, model.optimizer, "after training")
+    tested, score = test(config, table, model, test_shard, data, run_dir)
     spool.write("test", loss=score.loss, accuracy=score.accuracy, rows=score.rows)
-    if run_dir is not None:
-        predictions.save(run_dir, rank)
-        # The last rank, because the first one now saves the network.
-        if rank == workers - 1:
-            explain.leave(run_dir, tested, dataset, next(test_data.batches(EVALUATION_BATCH_SIZE)))
     result = TrainingResult(
-        epochs=epochs.epochs,
-        best_epoch=epochs.best_epoch,
+        epochs=course.epoch,
+        best_epoch=course.best_epoch,
         precision=resolved,
         test=score,
-        rows_per_second=epochs.rows_per_second,
+        rows_per_second=callback.rows_per_second,
         train_seconds=train_seconds,
         weights_sha256=weights_sha256,
     )
     return tested, result
 
 
-def use_threads(threads: int) -> int:
-    """Limit TensorFlow to this many threads per operation, 0 for its own choice. Must come before the first operation."""
-    if threads == 0:
-        return os.cpu_count() or 1
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    # Few operations at a time: they would share the same cores.
-    tf.config.threading.set_inter_op_parallelism_threads(1 if threads == 1 else 2)
-    return threads
+def fit(model: keras.Model, data: TrainingData, callback: EpochCallback, training: TrainingConfig, steps: int) -> None:
+    """Train from where the callback's course stands to the end.
 
-
-def build(config: Config, table: Table, resolved: ResolvedPrecision) -> keras.Model:
-    """The configured network, its layers computing in `resolved` and its weights in float32."""
-    keras.config.set_dtype_policy("mixed_bfloat16" if resolved == "bfloat16" else "float32")
+    Raises:
+        TrainingError: on all ranks in the same step, when a gradient or the loss is not finite. The weights are those of the step
+            before.
+    """
+    course = callback.course
     try:
-        return registry.build(config.model.name, table.manifest.image, table.manifest.num_classes)
-    finally:
-        keras.config.set_dtype_policy("float32")
+        if course.step:
+            # An epoch that was begun before is shorter than the others, which Keras allows only in a call of its own.
+            _fit(model, data.dataset(skip_steps=course.step), callback, course.epoch, course.epoch + 1)
+        if course.epoch < training.epochs and not course.stops_early(training.early_stopping_patience):
+            _fit(model, data.dataset(), callback, course.epoch, training.epochs)
+    except tf.errors.InvalidArgumentError as error:
+        if NOT_FINITE not in str(error):
+            raise
+        step = int(model.optimizer.iterations) - course.epoch * steps + 1
+        raise TrainingError(
+            f"the loss is not finite in epoch {course.epoch + 1}, step {step} of {steps}, at learning rate "
+            f"{float(model.optimizer.learning_rate):g}; lower training.base_learning_rate or raise training.warmup_epochs"
+        ) from None
 
 
-def make_optimizer(training: TrainingConfig, rate: PlannedLearningRate) -> keras.optimizers.Optimizer:
-    """The configured optimizer, averaging gradients over ranks."""
-    if training.optimizer == "sgd":
-        return distributed(keras.optimizers.SGD)(rate, momentum=training.momentum, nesterov=training.momentum > 0)
-    if training.optimizer == "adamw":
-        return distributed(keras.optimizers.AdamW)(rate, weight_decay=training.weight_decay)
-    return distributed(keras.optimizers.Adam)(rate)
+def test(
+    config: Config, table: Table, model: keras.Model, shard: Shard, training: TrainingData, run_dir: Path | None
+) -> tuple[keras.Model, Score]:
+    """A copy of the network that computes in float32, and how it does on this rank's and all other ranks' test rows.
 
-
-def make_loss(label_smoothing: float, num_classes: int) -> keras.losses.Loss | LossFunction:
-    """Cross-entropy between labels [batch] int and probabilities [batch, num_classes], a mean over the batch in nats."""
-    if label_smoothing == 0:
-        return keras.losses.SparseCategoricalCrossentropy()
-
-    def smoothed(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
-        targets = keras.ops.one_hot(keras.ops.reshape(labels, (-1,)), num_classes)
-        return keras.losses.categorical_crossentropy(targets, probabilities, label_smoothing=label_smoothing)
-
-    return smoothed
+    Where there is a `run_dir`, it receives what the figures are drawn from (`pipelines.evidence`).
+    """
+    rank, workers = hvd.rank(), hvd.size()
+    tested = build(config, table, "float32")
+    tested.set_weights(model.get_weights())
+    predictions = PredictionWriter(shard.rows.start, workers)
+    rows = EvaluationData(shard)
+    score = Evaluator(tested).score(rows.batches(EVALUATION_BATCH_SIZE), predictions.add)
+    if run_dir is not None:
+        predictions.save(run_dir, rank)
+        # The last rank, because the first one now saves the network.
+        if rank == workers - 1:
+            progress.mark("keeping examples")
+            explain.leave(run_dir, tested, training.dataset(), next(rows.batches(EVALUATION_BATCH_SIZE)))
+    return tested, score
 
 
 def agreed_precision(training: TrainingConfig) -> ResolvedPrecision:
@@ -165,6 +171,10 @@ def check_agreement(**values: object) -> None:
     for rank, theirs in enumerate(everyones):
         if theirs != everyones[0]:
             raise LaunchError(f"rank {rank} was given {theirs}, rank 0 {everyones[0]}; all nodes must see the same table")
+
+
+def _fit(model: keras.Model, dataset: tf.data.Dataset, callback: EpochCallback, first: int, last: int) -> None:
+    model.fit(dataset, initial_epoch=first, epochs=last, callbacks=[callback], shuffle=False, verbose=0)
 
 
 def _shard(config: Config, table: Table, split: Split) -> Shard:

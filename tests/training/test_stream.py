@@ -7,7 +7,7 @@ from synthetic import write_table
 from pipelines.config import StreamConfig
 from pipelines.errors import DataError
 from pipelines.schema import Table
-from pipelines.stream.batches import EvaluationData, Shard, load, training_dataset
+from pipelines.stream.batches import EvaluationData, Shard, TrainingData, load
 from pipelines.stream.reader import read_blocks
 from pipelines.stream.sharding import RowRange, shard
 
@@ -66,10 +66,16 @@ def test_a_seed_gives_one_order_and_zero_is_a_seed(table):
 
 def epochs_of(table, stream, steps, batch, epochs, seed=3, first_epoch=0, rows=None):
     part = Shard(table=table, split="train", rows=rows or RowRange(0, ROWS), stream=stream)
-    dataset = training_dataset(part, steps=steps, batch_size=batch, seed=seed, first_epoch=first_epoch)
-    batches = [fingerprints(images) for images, _ in dataset.take(steps * epochs)]
-    assert {len(batch_rows) for batch_rows in batches} == {batch}
-    return [[row for rows_of_batch in batches[e * steps : (e + 1) * steps] for row in rows_of_batch] for e in range(epochs)]
+    data = TrainingData(part, steps=steps, batch_size=batch, seed=seed)
+    dataset = data.dataset()
+    assert len(dataset) == steps
+    found = []
+    for epoch in range(first_epoch, first_epoch + epochs):
+        data.begin(epoch)
+        batches = [fingerprints(images) for images, _ in dataset]
+        assert [len(rows_of_batch) for rows_of_batch in batches] == [batch] * steps
+        found.append([row for rows_of_batch in batches for row in rows_of_batch])
+    return found
 
 
 @pytest.mark.parametrize("stream", [IN_MEMORY, STREAMED], ids=["memory", "streamed"])

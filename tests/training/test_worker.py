@@ -14,7 +14,8 @@ from pipelines import configfile, evidence
 from pipelines.errors import ConvoyError, DataError
 from pipelines.spool import SpoolWriter
 from pipelines.track import model as tracked_model
-from pipelines.train.worker import make_loss, train
+from pipelines.train.network import make_loss
+from pipelines.train.worker import train
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,0 +1,80 @@
+"""The configured network, made ready to train."""
+
+import os
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from pipelines.config import Config, TrainingConfig
+from pipelines.models import registry
+from pipelines.schema import Table
+from pipelines.train.distributed import distributed
+from pipelines.train.precision import ResolvedPrecision
+from pipelines.train.schedule import LearningRate, PlannedLearningRate
+
+LossFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+def compiled(config: Config, table: Table, resolved: ResolvedPrecision, rate: LearningRate, steps: int) -> keras.Model:
+    """The network with optimizer, loss and metrics.
+
+    Args:
+        config: network and recipe.
+        table: what it will see.
+        resolved: what the layers compute in.
+        rate: the learning rate at each step.
+        steps: steps in an epoch.
+    """
+    training = config.training
+    model = build(config, table, resolved)
+    model.compile(
+        optimizer=make_optimizer(training, PlannedLearningRate(rate)),
+        loss=make_loss(training.label_smoothing, table.manifest.num_classes),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        steps_per_execution=min(training.steps_per_execution, steps),
+        # XLA was 4 to 10 times slower on CPUs, and has no kernel for Horovod's reduction.
+        jit_compile=False,
+    )
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def use_threads(threads: int) -> int:
+    """Limit TensorFlow to this many threads per operation, 0 for its own choice. Must come before the first operation."""
+    if threads == 0:
+        return os.cpu_count() or 1
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    # Few operations at a time: they would share the same cores.
+    tf.config.threading.set_inter_op_parallelism_threads(1 if threads == 1 else 2)
+    return threads
+
+
+def build(config: Config, table: Table, resolved: ResolvedPrecision) -> keras.Model:
+    """The configured network, its layers computing in `resolved` and its weights in float32."""
+    keras.config.set_dtype_policy("mixed_bfloat16" if resolved == "bfloat16" else "float32")
+    try:
+        return registry.build(config.model.name, table.manifest.image, table.manifest.num_classes)
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def make_optimizer(training: TrainingConfig, rate: PlannedLearningRate) -> keras.optimizers.Optimizer:
+    """The configured optimizer, averaging gradients over ranks."""
+    if training.optimizer == "sgd":
+        return distributed(keras.optimizers.SGD)(rate, momentum=training.momentum, nesterov=training.momentum > 0)
+    if training.optimizer == "adamw":
+        return distributed(keras.optimizers.AdamW)(rate, weight_decay=training.weight_decay)
+    return distributed(keras.optimizers.Adam)(rate)
+
+
+def make_loss(label_smoothing: float, num_classes: int) -> keras.losses.Loss | LossFunction:
+    """Cross-entropy between labels [batch] int and probabilities [batch, num_classes], a mean over the batch in nats."""
+    if label_smoothing == 0:
+        return keras.losses.SparseCategoricalCrossentropy()
+
+    def smoothed(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
+        targets = keras.ops.one_hot(keras.ops.reshape(labels, (-1,)), num_classes)
+        return keras.losses.categorical_crossentropy(targets, probabilities, label_smoothing=label_smoothing)
+
+    return smoothed

@@ -1,0 +1,184 @@
+"""Checkpoints of one worker, in this process, which computes in one thread."""
+
+import json
+
+import horovod.tensorflow as hvd
+import numpy as np
+import pytest
+import tensorflow as tf
+from synthetic import write_table
+
+from pipelines import configfile, progress
+from pipelines.errors import CheckpointError, TrainingError
+from pipelines.spool import SpoolWriter
+from pipelines.train import checkpoint
+from pipelines.train.worker import train
+
+STEPS = 20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _horovod():
+    hvd.init()
+    yield
+    hvd.shutdown()
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return write_table(tmp_path_factory.mktemp("table"), {"train": 645, "validation": 50, "test": 60})
+
+
+def config(*settings):
+    return configfile.load(
+        None,
+        [
+            "model.name=convnet_dropout",
+            "training.epochs=4",
+            "training.batch_size_per_worker=32",
+            "training.precision=float32",
+            "training.schedule=cosine",
+            *settings,
+        ],
+    )
+
+
+def run(folder, table, settings, start=None):
+    spool = SpoolWriter(folder / "spool", 0)
+    try:
+        return train(config(*settings), table, spool, folder, start)
+    finally:
+        spool.close()
+
+
+def weights(model):
+    return [weight.tobytes() for weight in model.get_weights()]
+
+
+def metrics(folder):
+    """The last report of each epoch, without times."""
+    events = [json.loads(line) for line in (folder / "spool" / "rank-0.jsonl").read_text().splitlines()]
+    timed = ("epoch_seconds", "rows_per_second")
+    return {
+        event["values"]["epoch"]: {k: v for k, v in event["values"]["metrics"].items() if k not in timed}
+        for event in events
+        if event["kind"] == "epoch"
+    }
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("model.name=convnet_batchnorm", "training.optimizer=sgd", "training.momentum=0.9"),
+        ("stream.memory_limit_mb=0", "stream.shuffle_buffer_rows=100"),
+        ("training.steps_per_execution=3",),
+    ],
+    ids=["dropout", "batchnorm-momentum", "streamed", "steps-per-execution"],
+)
+def test_resumed_inside_an_epoch_the_weights_and_metrics_are_those_of_an_undisturbed_training(table, tmp_path, settings):
+    whole, result = run(tmp_path / "whole", table, settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "stop_requested", lambda: progress.now().activity == "epoch 3, step 10")
+        with pytest.raises(progress.Stopped):
+            run(tmp_path / "broken", table, settings)
+    found = checkpoint.newest(tmp_path / "broken")
+    assert found.state.place == "epoch 2, step 9"
+    resumed, again = run(tmp_path / "broken", table, settings, found.path)
+    assert weights(resumed) == weights(whole)
+    assert again.weights_sha256 == result.weights_sha256
+    assert (again.epochs, again.best_epoch, again.test) == (result.epochs, result.best_epoch, result.test)
+    expected, found_metrics = metrics(tmp_path / "whole"), metrics(tmp_path / "broken")
+    # The training metrics of the epoch that was broken off are those of what was left of it.
+    assert {epoch: values for epoch, values in found_metrics.items() if epoch != 3} == {
+        epoch: values for epoch, values in expected.items() if epoch != 3
+    }
+    assert found_metrics[3]["validation/loss"] == expected[3]["validation/loss"]
+
+
+def test_resumed_between_epochs_everything_is_as_if_undisturbed_and_only_the_last_checkpoints_stay(table, tmp_path):
+    settings = ("checkpoint.keep=2",)
+    whole, _ = run(tmp_path / "whole", table, settings)
+    assert [path.name[:12] for path in checkpoint.available(tmp_path / "whole")] == ["epoch-000004", "epoch-000003"]
+    third = checkpoint.available(tmp_path / "whole")[1]
+    assert len(checkpoint.verify(third).state.history) == 3
+    resumed, _ = run(tmp_path / "again", table, settings, third)
+    assert weights(resumed) == weights(whole)
+    assert metrics(tmp_path / "again") == {4: metrics(tmp_path / "whole")[4]}
+
+
+def test_an_epoch_has_the_planned_number_of_steps_whatever_the_steps_per_execution(table, tmp_path):
+    for settings in ((), ("training.steps_per_execution=3",)):
+        run(tmp_path / str(len(settings)), table, (*settings, "training.epochs=2"))
+        arrays = checkpoint.read_arrays(checkpoint.newest(tmp_path / str(len(settings))).path)
+        assert int(arrays["optimizer/0000"]) == 2 * STEPS
+
+
+def test_the_best_weights_survive_and_an_early_stop_stays_decided(tmp_path):
+    table = write_table(tmp_path / "table", {"train": 640, "validation": 101, "test": 103}, learnable=False)
+    settings = ("training.epochs=40", "training.early_stopping_patience=2", "model.name=convnet", "checkpoint.keep=9")
+    whole, result = run(tmp_path / "whole", table, settings)
+    assert 3 <= result.epochs < 40
+    newest, before, *_ = checkpoint.available(tmp_path / "whole")
+    for start in (newest, before):
+        resumed, again = run(tmp_path / f"from-{start.stem}", table, settings, start)
+        assert (again.epochs, again.best_epoch) == (result.epochs, result.best_epoch)
+        assert weights(resumed) == weights(whole)
+
+
+def test_without_checkpoints_none_is_written_and_every_second_epoch_means_just_that(table, tmp_path):
+    run(tmp_path / "none", table, ("checkpoint.every_epochs=0", "training.epochs=2"))
+    assert not (tmp_path / "none" / "checkpoints").exists()
+    run(tmp_path / "second", table, ("checkpoint.every_epochs=2", "training.epochs=3", "checkpoint.keep=9"))
+    # The last epoch always has one.
+    assert [path.name[:12] for path in checkpoint.available(tmp_path / "second")] == ["epoch-000003", "epoch-000002"]
+
+
+def test_another_network_or_optimizer_is_refused_in_one_line(table, tmp_path):
+    run(tmp_path, table, ("training.epochs=1",))
+    start = checkpoint.newest(tmp_path).path
+    for setting, part in (("model.name=convnet", "weights"), ("training.optimizer=sgd", "optimizer")):
+        with pytest.raises(CheckpointError, match=rf"the checkpoint's {part} are not those of convnet") as caught:
+            run(tmp_path, table, (setting,), start)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("per_execution", [1, 8])
+def test_a_loss_that_is_not_finite_stops_in_its_step_and_keeps_the_last_good_checkpoint(table, tmp_path, per_execution):
+    settings = (
+        "model.name=mlp",
+        "training.optimizer=sgd",
+        "training.base_learning_rate=1e-4",
+        f"training.steps_per_execution={per_execution}",
+    )
+    run(tmp_path, table, (*settings, "training.epochs=1"))
+    good = checkpoint.newest(tmp_path)
+    with pytest.raises(
+        TrainingError, match=r"^the loss is not finite in epoch 2, step \d+ of 20, at learning rate \S+; lower"
+    ) as c:
+        run(tmp_path, table, (*settings, "training.base_learning_rate=1e30"), good.path)
+    assert "\n" not in str(c.value)
+    assert checkpoint.newest(tmp_path) == good
+    assert all(np.isfinite(array).all() for array in checkpoint.read_arrays(good.path).values())
+
+
+def test_the_step_that_is_named_is_the_one_that_failed(table, tmp_path, monkeypatch):
+    from pipelines.train import distributed
+
+    real = distributed.averaged
+
+    def broken(gradients):
+        step = broken.optimizer.iterations
+        bad = tf.where(tf.equal(tf.cast(step, tf.int64), STEPS + 6), float("nan"), 1.0)
+        return [gradient * bad for gradient in real(gradients)]
+
+    class Watching(distributed.keras.optimizers.Adam):
+        def __init__(self, *arguments, **named):
+            super().__init__(*arguments, **named)
+            broken.optimizer = self
+
+    monkeypatch.setattr(distributed, "averaged", broken)
+    monkeypatch.setattr(distributed.keras.optimizers, "Adam", Watching)
+    with pytest.raises(TrainingError, match=r"in epoch 2, step 7 of 20"):
+        run(tmp_path, table, ("training.steps_per_execution=4", "model.name=convnet"))
+    assert checkpoint.newest(tmp_path).state.place == "epoch 1"
