@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pipelines import cli
 from pipelines.ingest import sources, table
 from pipelines.launch.session import open_session
-from pipelines.schema import SPLITS
+from pipelines.schema import REJECTED_FOLDER, SPLITS
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -24,12 +24,17 @@ def main(arguments: Sequence[str]) -> None:
     rows = {split: found.manifest.rows(split) for split in SPLITS}
     counts = ", ".join(f"{count:,} {split}" for split, count in rows.items())
     print(f"table {found.uri} ({'built' if built else 'reused'} in {seconds:.1f} s): {counts}")
+    manifest = found.manifest
+    if manifest.rejected_rows:
+        print(f"{manifest.rejected_summary}, kept in {found.uri}/{REJECTED_FOLDER}")
     if request.summary is not None:
         summary = {
             "table": found.uri,
             "dataset": source.dataset,
             "note": source.note,
             "rows": rows,
+            "rejected_rows": manifest.rejected_rows,
+            "rejected_by_reason": manifest.rejected_by_reason,
             "built": built,
             "seconds": round(seconds, 2),
         }

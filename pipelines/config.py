@@ -14,6 +14,10 @@ from pipelines.secrets import MASK
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["constant", "cosine", "step", "one_cycle"]
 Precision = Literal["auto", "float32", "bfloat16"]
+OnBadRows = Literal["fail", "quarantine"]
+
+_LARGEST_FLOAT32 = 3.4028234e38
+_LARGEST_LABEL = 2**53
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,10 @@ class DataConfig:
     """The label values as the files write them. Empty: 0 to classes - 1."""
     class_names: tuple[str, ...] = ()
     """Names for people, in the order of `labels`. Empty: the label values."""
+    zero_based: bool = False
+    """The files count features from 0 instead of libsvm's 1."""
+    wait_seconds: float = 3.0
+    """How long to wait for a path that is not there yet: a mounted store can show a new file late. 0 does not wait."""
 
     def __post_init__(self) -> None:
         _rule(
@@ -53,6 +61,12 @@ class DataConfig:
             self.value_range,
             "a range that includes 0, because libsvm leaves zeros out",
         )
+        _rule(
+            max(map(abs, self.value_range)) <= _LARGEST_FLOAT32,
+            "data.value_range",
+            self.value_range,
+            "a range within -3.4e38 to 3.4e38, because values are kept as float32",
+        )
         _rule(self.classes >= 2, "data.classes", self.classes, "at least 2")
         _rule(
             not self.labels or (len(self.labels) == self.classes and len(set(self.labels)) == self.classes),
@@ -60,6 +74,13 @@ class DataConfig:
             self.labels,
             f"{self.classes} different numbers (data.classes), or nothing for 0 to {self.classes - 1}",
         )
+        _rule(
+            all(abs(label) <= _LARGEST_LABEL for label in self.labels),
+            "data.labels",
+            self.labels,
+            "numbers between -2^53 and 2^53, which a label read as a decimal number can be told apart by",
+        )
+        _rule(0 <= self.wait_seconds <= 600, "data.wait_seconds", self.wait_seconds, "a number of seconds from 0 to 600")
         _rule(
             not self.class_names or len(self.class_names) == self.classes,
             "data.class_names",
@@ -90,12 +111,17 @@ class IngestConfig:
     """Decides the order of the rows and which of them are drawn for validation."""
     rows_per_row_group: int = 0
     """Rows in one row group, which is one file; 0 chooses by table size."""
+    on_bad_rows: OnBadRows = "fail"
+    """What a malformed line does: end the job, or be set aside in a table of its own (`_rejected` in the table's folder)."""
+    max_bad_fraction: float = 0.01
+    """With `quarantine`: the largest share of a file's lines that may be malformed."""
 
     def __post_init__(self) -> None:
         for name in ("validation_fraction", "test_fraction"):
             value = getattr(self, name)
             _rule(0 <= value <= 0.5, f"ingest.{name}", value, "a number from 0 to 0.5")
         _rule(self.test_fraction > 0, "ingest.test_fraction", self.test_fraction, "more than 0: a run reports a test accuracy")
+        _rule(0 <= self.max_bad_fraction < 1, "ingest.max_bad_fraction", self.max_bad_fraction, "a number from 0 to below 1")
         _rule(self.rows_per_row_group >= 0, "ingest.rows_per_row_group", self.rows_per_row_group, "0 (automatic) or more")
 
 

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.fingerprint import fingerprint
 from pipelines.schema import MANIFEST_NAME, ImageSpec, SplitSummary, Table, TableFile, TableManifest
 
 
@@ -47,7 +48,8 @@ def write_table(
                 "label": pa.array(labels[chunk], pa.int32()),
             }
             pq.write_table(pa.table(columns), folder / path)
-            files.append(TableFile(path=path, rows=len(labels[chunk])))
+            found = fingerprint(folder / path)
+            files.append(TableFile(path=path, rows=len(labels[chunk]), num_bytes=found.num_bytes, sha256=found.sha256))
         per_label = tuple(np.bincount(labels, minlength=classes).tolist())
         splits[split] = SplitSummary(rows=count, rows_per_label=per_label, files=tuple(files))
     manifest = TableManifest(
@@ -59,6 +61,7 @@ def write_table(
         sources=(),
         seed=1,
         rejected_rows=0,
+        rejected_by_reason={},
         note="",
         key="0" * 64,
         created_at="2026-01-01T00:00:00Z",

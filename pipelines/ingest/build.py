@@ -16,10 +16,21 @@ from pyspark.sql import functions as F
 from pipelines import paths
 from pipelines.config import Config, DataConfig
 from pipelines.errors import ConfigError, DataError
+from pipelines.ingest import quarantine, textfile
 from pipelines.ingest.folder import FILE_COLUMN, ROWS_FOLDER
-from pipelines.ingest.libsvm import Rules
+from pipelines.ingest.line import Rules
 from pipelines.ingest.order import Permutation, Segment, cut
-from pipelines.ingest.passes import PARSED_COLUMNS, PLACED_COLUMNS, BlockReport, Plan, parse_batches, place_batches
+from pipelines.ingest.passes import (
+    IS_IMAGE,
+    IS_REPORT,
+    PARSED_COLUMNS,
+    PLACED_COLUMNS,
+    BlockReport,
+    Plan,
+    parse_batches,
+    place_batches,
+)
+from pipelines.ingest.quarantine import Rejected
 from pipelines.ingest.sources import Source
 from pipelines.schema import BYTES_PER_VALUE, IMAGE_COLUMN, LABEL_COLUMN, SPLIT_COLUMN, Dtype
 
@@ -40,40 +51,52 @@ class Written:
     dtype: Dtype
     rows_per_file: tuple[int, ...]
     """Of the source's files, in order."""
+    rejected: Rejected
 
 
 def write_rows(spark: SparkSession, config: Config, source: Source, folder: Path) -> Written:
-    """Read the source and write `folder/rows/split=S/file=N/part-*.parquet`.
+    """Read the source and write `folder/rows/split=S/file=N/part-*.parquet`, and bad lines that are set aside.
 
     Raises:
         DataError: a line is malformed (`FILE:LINE: reason`), a file is damaged, or there are no rows.
         ConfigError: ingest.rows_per_row_group is too large for these images.
     """
+    rules = _rules(config.data)
     with _settings(spark, config.data), _job_group(spark):
         with _reading(source):
-            parsed = _parsed(spark, config.data, source).persist(StorageLevel.MEMORY_AND_DISK)
+            parsed = _parsed(spark, source, rules, config.ingest.on_bad_rows == "quarantine").persist(
+                StorageLevel.MEMORY_AND_DISK
+            )
         try:
             with _reading(source):
                 reports = _collect_reports(parsed)
-            _raise_first_error(reports, source)
+            rejected = quarantine.judge(config.ingest, source, rules, reports)
             plan = _plan(config, source, reports)
-            try:
+            with _writing(config):
                 _write(spark, parsed, plan, folder)
-            except (Py4JJavaError, PySparkException) as error:
-                raise DataError(
-                    f"ingest.tables_uri={config.ingest.tables_uri}: Spark could not write the table: {_cause(error)}"
-                ) from error
+                if rejected.rows:
+                    quarantine.write(parsed, source, reports, rejected.rows, folder)
         finally:
             parsed.unpersist()
     rows = [sum(report.rows for report in reports if report.file == number) for number in range(len(source.files))]
-    return Written(plan.segments, plan.dtype, tuple(rows))
+    return Written(plan.segments, plan.dtype, tuple(rows), rejected)
 
 
-def _parsed(spark: SparkSession, data: DataConfig, source: Source) -> DataFrame:
-    rules = Rules(image_shape=data.image_shape, value_range=data.value_range, labels=data.label_values)
+def _rules(data: DataConfig) -> Rules:
+    return Rules(
+        image_shape=data.image_shape,
+        value_range=data.value_range,
+        labels=data.label_values,
+        first_index=0 if data.zero_based else 1,
+    )
+
+
+def _parsed(spark: SparkSession, source: Source, rules: Rules, keep_bad_lines: bool) -> DataFrame:
     frames = [
         # A path may hold characters that Spark takes for a pattern, such as brackets.
         spark.read.option("__globPaths__", "false")
+        # By itself Spark ends a line at a carriage return, too; the format does not.
+        .option("lineSep", "\n")
         .text(paths.to_spark(uri))
         .select("value", F.lit(number).alias("file"), F.col("_metadata.file_block_start").alias("block"))
         for number, (uri, _) in enumerate(source.files)
@@ -81,7 +104,7 @@ def _parsed(spark: SparkSession, data: DataConfig, source: Source) -> DataFrame:
     lines = frames[0]
     for frame in frames[1:]:
         lines = lines.union(frame)
-    return lines.mapInArrow(partial(parse_batches, rules=rules), PARSED_COLUMNS)
+    return lines.mapInArrow(partial(parse_batches, rules=rules, keep_bad_lines=keep_bad_lines), PARSED_COLUMNS)
 
 
 @contextmanager
@@ -89,24 +112,25 @@ def _reading(source: Source) -> Iterator[None]:
     try:
         yield
     except (Py4JJavaError, PySparkException) as error:
+        for uri, _ in source.files:
+            textfile.check_whole(uri)
         files = " or ".join(uri for uri, _ in source.files)
         raise DataError(f"{files}: Spark could not read the text: {_cause(error)}") from error
 
 
+@contextmanager
+def _writing(config: Config) -> Iterator[None]:
+    try:
+        yield
+    except (Py4JJavaError, PySparkException) as error:
+        raise DataError(
+            f"ingest.tables_uri={config.ingest.tables_uri}: Spark could not write the table: {_cause(error)}"
+        ) from error
+
+
 def _collect_reports(parsed: DataFrame) -> list[BlockReport]:
-    collected = parsed.where("report is not null").select("report").collect()
-    reports = [BlockReport.from_json(row.report) for row in collected]
+    reports = [BlockReport.from_json(row.note) for row in parsed.where(IS_REPORT).select("note").collect()]
     return sorted(reports, key=lambda report: (report.file, report.block))
-
-
-def _raise_first_error(reports: list[BlockReport], source: Source) -> None:
-    bad_lines = sum(report.bad_lines for report in reports)
-    if not bad_lines:
-        return
-    first = next(report for report in reports if report.bad_lines)
-    before = sum(report.lines for report in reports if report.file == first.file and report.block < first.block)
-    count = f" ({bad_lines:,} malformed lines in all)" if bad_lines > 1 else ""
-    raise DataError(f"{source.files[first.file][0]}:{before + first.first_bad_line + 1}: {first.reason}{count}")
 
 
 def _plan(config: Config, source: Source, reports: list[BlockReport]) -> Plan:
@@ -156,7 +180,7 @@ def _write(spark: SparkSession, parsed: DataFrame, plan: Plan, folder: Path) -> 
     tasks = max(3 * spark.sparkContext.defaultParallelism, -(-num_bytes // _BYTES_PER_WRITE_TASK))
     largest = max(segment.rows_per_file for segment in plan.segments) * (bytes_per_row + 16)
     placed = (
-        parsed.where("report is null")
+        parsed.where(IS_IMAGE)
         .mapInArrow(partial(place_batches, plan=plan), PLACED_COLUMNS)
         .repartition(min(tasks, num_files), SPLIT_COLUMN, FILE_COLUMN)
         .sortWithinPartitions(SPLIT_COLUMN, FILE_COLUMN, "place")

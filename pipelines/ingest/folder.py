@@ -12,8 +12,19 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from pipelines.errors import ConfigError, DataError
+from pipelines.fingerprint import fingerprint
 from pipelines.ingest.order import Segment
-from pipelines.schema import LABEL_COLUMN, MANIFEST_NAME, SPLIT_COLUMN, Split, SplitSummary, TableFile, TableManifest
+from pipelines.ingest.verify import damage
+from pipelines.schema import (
+    LABEL_COLUMN,
+    MANIFEST_NAME,
+    SPLIT_COLUMN,
+    Split,
+    SplitSummary,
+    TableFile,
+    TableManifest,
+    read_manifest,
+)
 
 # Spark writes below this name; `arrange` moves the files out of it.
 ROWS_FOLDER = "rows"
@@ -28,6 +39,7 @@ def building(parent: Path, name: str, setting: str) -> Iterator[Path]:
 
     Raises:
         ConfigError: `parent`, which the user named as `setting`, cannot be written.
+        DataError: the operating system refused something in the body; mostly the disk is full.
     """
     path = parent / f"{_PREFIX}{name}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     try:
@@ -37,6 +49,10 @@ def building(parent: Path, name: str, setting: str) -> Iterator[Path]:
     _remove_stale(parent)
     try:
         yield path
+    except OSError as error:
+        raise DataError(
+            f"ingest.tables_uri={setting}: the table could not be written ({error.strerror}); make room, or name another folder"
+        ) from error
     finally:
         shutil.rmtree(path, ignore_errors=True)
 
@@ -62,29 +78,59 @@ def arrange(path: Path, segments: tuple[Segment, ...], num_classes: int) -> dict
                 raise DataError(f"{written}: {len(parts)} Parquet files instead of one; delete the tables folder and run again")
             final = folder / f"part-{number:05d}.parquet"
             parts[0].rename(final)
-            rows_per_label += _labels_of(final, segment.rows_of_file(number), num_classes)
-            files.append(TableFile(path=str(final.relative_to(path)), rows=segment.rows_of_file(number)))
+            rows = segment.rows_of_file(number)
+            rows_per_label += _labels_of(final, rows, num_classes)
+            found = fingerprint(final)
+            files.append(TableFile(path=str(final.relative_to(path)), rows=rows, num_bytes=found.num_bytes, sha256=found.sha256))
         splits[segment.split] = SplitSummary(rows=segment.rows, rows_per_label=tuple(rows_per_label.tolist()), files=tuple(files))
     shutil.rmtree(path / ROWS_FOLDER)
     return splits
 
 
-def publish(path: Path, target: Path, manifest: TableManifest) -> None:
-    """Move the finished folder `path` to `target`, then write the manifest that makes it a table.
+def publish(path: Path, target: Path, manifest: TableManifest) -> TableManifest:
+    """Move the finished folder `path` to `target`, then give it the manifest that makes it a table.
+
+    What lies at `target` and is not this table gives way. Where another run has finished the same table, that one stays.
+
+    Returns:
+        the manifest of the table at `target`.
 
     Raises:
-        DataError: another program is writing `target`.
+        DataError: `target` cannot be written.
     """
-    if target.exists():
-        # Reached only when it is no table: without a manifest, or with files missing.
-        shutil.rmtree(target)
+    waiting = path / f".{MANIFEST_NAME}"
     try:
+        # All that needs room on the disk is written before the folder gets its name.
+        waiting.write_text(manifest.to_json(), encoding="utf-8")
+        if target.is_symlink() or target.exists():
+            finished = _finished(target, manifest.key)
+            if finished is not None:
+                return finished
+            old = path.with_name(f"{path.name}-old")
+            target.rename(old)
+            _remove(old)
         path.rename(target)
-        unfinished = target / f".{MANIFEST_NAME}.{uuid.uuid4().hex[:8]}"
-        unfinished.write_text(manifest.to_json(), encoding="utf-8")
-        unfinished.replace(target / MANIFEST_NAME)
+        (target / waiting.name).replace(target / MANIFEST_NAME)
     except OSError as error:
         raise DataError(f"{target}: cannot be completed ({error.strerror}); another run may be writing it, run again") from error
+    return manifest
+
+
+def _finished(target: Path, key: str) -> TableManifest | None:
+    try:
+        manifest = read_manifest(target)
+    except DataError:
+        return None
+    if manifest is None or manifest.key != key or damage(target, manifest) is not None:
+        return None
+    return manifest
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _labels_of(file: Path, rows: int, num_classes: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

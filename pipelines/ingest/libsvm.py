@@ -1,38 +1,43 @@
 """libsvm text to dense images, and back.
 
-A line is `label index:value index:value ...`; indices start at 1 and ascend, zeros are left out, `#` starts a comment.
+A line is `label index:value index:value ...`. What is a row here is the same row for `sklearn.datasets.load_svmlight_file`
+(`zero_based=False`), with values kept as float32 where they are no bytes. The rules:
+
+- A newline ends a line, nothing else does. Spaces, tabs and carriage returns separate, so CRLF line ends are read.
+- `#` starts a comment. A line without content is skipped. A label alone is an image of zeros.
+- A label is a decimal number equal to one of `data.labels`: 3, +3 and 3.0 are one label; 3.5 and nan are none.
+- An index is made of digits, ascends, and lies between 1 and the number of values of `data.image_shape` (one less of both
+  with `data.zero_based`). Index 0 is refused: it shows a zero-based file, whose other rows would all be off by one value.
+- A value is a decimal number in `data.value_range`: no nan, no infinity. A value that is left out is 0.
+- Everything else makes the line a bad one. sklearn is laxer in four points: it also takes nan and infinities, Python's `1_000`,
+  a sign before an index, and query ids, which it drops.
+
 The format has no width, so `Rules` says it. Two readers share the work: `parse` reads plain lines (digits, single spaces,
 colons) as arrays, and hands every other line to `parse_line`, which either reads it or says what is wrong with it.
 """
 
-import math
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-_SPACE, _COLON, _NEWLINE, _ZERO = 32, 58, 10, 48
+from pipelines.ingest.line import Fault, Row, Rules, parse_line
+
+_SPACE, _COLON, _NEWLINE, _RETURN, _ZERO = 32, 58, 10, 13, 48
 # More digits could overflow the int32 that the fast reader counts in.
 _MAX_DIGITS = 9
-_NUMBER = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
-_NOT_FINITE = re.compile(rb"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rules:
-    """What a line may hold."""
+@dataclass(frozen=True)
+class BadLine:
+    """A line that is neither a row nor empty."""
 
-    image_shape: tuple[int, ...]
-    value_range: tuple[float, ...]
-    """Smallest and largest value."""
-    labels: tuple[int, ...]
-    """Label values as the text writes them."""
-
-    @property
-    def num_values(self) -> int:
-        return math.prod(self.image_shape)
+    number: int
+    """Zero-based, counted from the start of the text."""
+    raw: bytes
+    """As it stands, without its newline."""
+    fault: Fault
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,19 +50,8 @@ class Chunk:
     """(rows, values); uint8 where every value of the chunk is a whole number from 0 to 255, else float32."""
     labels: npt.NDArray[np.int32]
     """(rows,): position of the label in `Rules.labels`."""
-    errors: tuple[tuple[int, str], ...]
-    """(zero-based line, reason) of every malformed line, in order."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line, read slowly."""
-
-    label: int
-    """Position in `Rules.labels`."""
-    indices: list[int]
-    """Zero-based."""
-    values: list[float]
+    bad_lines: tuple[BadLine, ...]
+    """Every malformed line, in order."""
 
 
 def parse(text: bytes | memoryview, rules: Rules) -> Chunk:
@@ -68,13 +62,14 @@ def parse(text: bytes | memoryview, rules: Rules) -> Chunk:
     plain = _read_plain(np.frombuffer(text, np.uint8), rules)
     num_lines = len(plain.starts)
     slow_rows: dict[int, Row] = {}
-    errors: list[tuple[int, str]] = []
+    bad_lines: list[BadLine] = []
     for line in np.flatnonzero(~plain.good).tolist():
-        outcome = parse_line(bytes(text[plain.starts[line] : plain.ends[line]]), rules)
+        raw = bytes(text[plain.starts[line] : plain.ends[line]])
+        outcome = parse_line(raw, rules)
         if isinstance(outcome, Row):
             slow_rows[line] = outcome
-        elif outcome is not None:
-            errors.append((line, outcome))
+        elif isinstance(outcome, Fault):
+            bad_lines.append(BadLine(line, raw, outcome))
     is_row = plain.good.copy()
     is_row[list(slow_rows)] = True
     row_of_line = np.cumsum(is_row) - 1
@@ -85,38 +80,11 @@ def parse(text: bytes | memoryview, rules: Rules) -> Chunk:
     images: npt.NDArray[Any] = np.zeros((num_rows, rules.num_values), np.uint8 if whole else np.float32)
     labels = np.empty(num_rows, np.int32)
     labels[row_of_line[plain.good]] = plain.labels[plain.good]
-    images.reshape(-1)[row_of_line[plain.line_of_pair] * rules.num_values + (plain.indices - 1)] = plain.values
+    images.reshape(-1)[row_of_line[plain.line_of_pair] * rules.num_values + (plain.indices - rules.first_index)] = plain.values
     for line, row in slow_rows.items():
         labels[row_of_line[line]] = row.label
-        images[row_of_line[line], row.indices] = row.values
-    return Chunk(num_lines=num_lines, images=images, labels=labels, errors=tuple(errors))
-
-
-def parse_line(line: bytes, rules: Rules) -> Row | str | None:
-    """Read one line: a row, the reason why it is none, or None for a line without content."""
-    tokens = line.partition(b"#")[0].split()
-    if not tokens:
-        return None
-    label = _parse_label(tokens[0], rules)
-    if isinstance(label, str):
-        return label
-    low, high = rules.value_range
-    width = rules.num_values
-    row = Row(label, [], [])
-    previous = 0
-    for token in tokens[1:]:
-        index_text, _, value_text = token.partition(b":")
-        if not (index_text.isdigit() and _NUMBER.fullmatch(value_text)):
-            return _why_no_pair(token)
-        index, value = int(index_text), float(value_text)
-        if not previous < index <= width:
-            return _why_no_index(index, previous, rules)
-        if not low <= value <= high:
-            return f"value {_show(value_text)} at index {index} is outside data.value_range=[{low:g}, {high:g}]"
-        row.indices.append(index - 1)
-        row.values.append(value)
-        previous = index
-    return row
+        images[row_of_line[line], row.positions] = row.values
+    return Chunk(num_lines=num_lines, images=images, labels=labels, bad_lines=tuple(bad_lines))
 
 
 def write(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer[Any]]) -> bytes:
@@ -143,7 +111,7 @@ class _Plain:
     """By line; a position in `Rules.labels` where the line is good."""
     line_of_pair: npt.NDArray[np.int64]
     indices: npt.NDArray[np.int32]
-    """One-based, by pair of a good line."""
+    """As written, by pair of a good line."""
     values: npt.NDArray[np.int32]
 
 
@@ -155,8 +123,10 @@ def _read_plain(text: npt.NDArray[np.uint8], rules: Rules) -> _Plain:
     starts = np.concatenate(([0], ends[:-1] + 1))
     line_ends = ends[kinds == _NEWLINE]
     line_starts = np.concatenate(([0], line_ends[:-1] + 1))
-    # One space at the end of a line: let it end the line, and forget the empty token behind it.
-    behind = np.flatnonzero((kinds[1:] == _NEWLINE) & (kinds[:-1] == _SPACE) & (ends[1:] == starts[1:])) + 1
+    # One space or carriage return at the end of a line: let it end the line, and forget the empty token behind it.
+    behind = np.flatnonzero(kinds == _NEWLINE)
+    before = kinds[behind - 1]
+    behind = behind[((before == _SPACE) | (before == _RETURN)) & (ends[behind] == starts[behind])]
     if behind.size:
         kinds[behind - 1] = _NEWLINE
         ends, kinds, starts = np.delete(ends, behind), np.delete(kinds, behind), np.delete(starts, behind)
@@ -181,7 +151,7 @@ def _read_plain(text: npt.NDArray[np.uint8], rules: Rules) -> _Plain:
     line_of_pair = np.repeat(lines[good], (tokens_per_line[good] - 1) // 2)
     good &= known
     indices, values = pairs[:, 0], pairs[:, 1]
-    allowed = (indices >= 1) & (indices <= rules.num_values)
+    allowed = (indices >= rules.first_index) & (indices <= rules.last_index)
     allowed &= (values >= rules.value_range[0]) & (values <= rules.value_range[1])
     allowed[1:] &= (indices[1:] > indices[:-1]) | (line_of_pair[1:] != line_of_pair[:-1])
     good[line_of_pair[~allowed]] = False
@@ -218,46 +188,3 @@ def _label_positions(
     ascending = np.asarray(labels, np.int64)[order]
     place = np.minimum(np.searchsorted(ascending, found), len(ascending) - 1)
     return order[place], ascending[place] == found
-
-
-def _parse_label(token: bytes, rules: Rules) -> int | str:
-    if _NOT_FINITE.fullmatch(token):
-        return f"the label {_show(token)} is not a finite number"
-    if not _NUMBER.fullmatch(token):
-        return f"the label {_show(token)} is not a number; a line is 'label index:value index:value ...'"
-    label = float(token)
-    if label not in rules.labels:
-        if not label.is_integer():
-            return f"the label {_show(token)} is not a whole number"
-        shown = ", ".join(map(str, rules.labels[:12])) + (", ..." if len(rules.labels) > 12 else "")
-        return f"the label {_show(token)} is not one of {shown} (data.classes, data.labels)"
-    return rules.labels.index(int(label))
-
-
-def _why_no_pair(token: bytes) -> str:
-    index_text, colon, value_text = token.partition(b":")
-    if not colon:
-        return f"{_show(token)} has no colon; an entry is index:value"
-    if index_text == b"qid":
-        return f"{_show(token)}: query ids are not supported; remove them"
-    if not index_text.isdigit():
-        return f"{_show(token)}: the index is not a whole number from 1 on"
-    if _NOT_FINITE.fullmatch(value_text):
-        return f"{_show(token)}: the value is not a finite number"
-    return f"{_show(token)}: the value is not a number"
-
-
-def _why_no_index(index: int, previous: int, rules: Rules) -> str:
-    if index == 0:
-        return "index 0: libsvm indices start at 1; the file seems to be zero-based, add 1 to every index"
-    if index > rules.num_values:
-        shape = list(rules.image_shape)
-        return f"index {index} is above {rules.num_values}, the number of values of data.image_shape={shape}"
-    if index == previous:
-        return f"index {index} appears twice"
-    return f"index {index} comes after {previous}; indices must ascend"
-
-
-def _show(token: bytes) -> str:
-    text = token.decode("utf-8", "backslashreplace")
-    return ascii(text if len(text) <= 40 else text[:37] + "...")

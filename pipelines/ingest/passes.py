@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.ingest import libsvm
+from pipelines.ingest.line import Reason, Rules
 from pipelines.ingest.order import Permutation, Segment
 from pipelines.schema import BYTES_PER_VALUE, Dtype
 
 TEXT_COLUMNS = ("value", "file", "block")
-PARSED_COLUMNS = "image binary, label int, file int, block bigint, row bigint, report string"
+# Three kinds of rows. An image: its bytes, its label, and its number among the images of its block. A bad line that is kept:
+# its text, no label, its number among the lines of its block, and its fault as note. The end of a block: nothing but a report.
+PARSED_COLUMNS = "content binary, label int, file int, block bigint, number bigint, note string"
+IS_IMAGE, IS_BAD_LINE, IS_REPORT = "note is null", "note is not null and content is not null", "content is null"
 PLACED_COLUMNS = "image binary, label int, split string, file int, place bigint"
 
 # A quarter of a megabyte of text and its tokens stay in the processor's cache: measured the fastest from 128 KB to 4 MB.
@@ -35,40 +39,49 @@ class BlockReport:
     block: int
     lines: int = 0
     rows: int = 0
-    bad_lines: int = 0
+    bad: dict[Reason, int] = field(default_factory=dict)
+    """Malformed lines by reason."""
     first_bad_line: int = -1
     """Zero-based, counted from the start of the block."""
-    reason: str = ""
-    """Of the first bad line."""
+    first_fault: str = ""
+    uses_last_index: bool = False
+    """Some image has a value that is not 0 at its last place, so that the file cannot be zero-based."""
     is_float: bool = False
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
+
+    @property
+    def bad_lines(self) -> int:
+        return sum(self.bad.values())
 
     @classmethod
     def from_json(cls, text: str) -> "BlockReport":
         return cls(**json.loads(text))
 
     def add(self, chunk: libsvm.Chunk) -> None:
-        if chunk.errors and not self.bad_lines:
-            line, self.reason = chunk.errors[0]
-            self.first_bad_line = self.lines + line
-        self.bad_lines += len(chunk.errors)
+        if chunk.bad_lines and not self.bad:
+            first = chunk.bad_lines[0]
+            self.first_bad_line, self.first_fault = self.lines + first.number, first.fault.text
+        for line in chunk.bad_lines:
+            self.bad[line.fault.reason] = self.bad.get(line.fault.reason, 0) + 1
+        self.uses_last_index = self.uses_last_index or bool(chunk.images[:, -1].any())
         self.lines += chunk.num_lines
         self.rows += len(chunk.labels)
         self.is_float = self.is_float or chunk.images.dtype != np.uint8
 
 
-def parse_batches(batches: Iterable[pa.RecordBatch], rules: libsvm.Rules) -> Iterator[pa.RecordBatch]:
-    """Lines to rows, and one row with a report (and no image) behind each block.
+def parse_batches(batches: Iterable[pa.RecordBatch], rules: Rules, keep_bad_lines: bool) -> Iterator[pa.RecordBatch]:
+    """Lines to images, and one row with a report behind each block.
 
     Args:
         batches: columns value (a line), file (its number), block (where its block starts in the file); the lines of a
             block follow each other in the order of the text.
         rules: what a line may hold.
+        keep_bad_lines: yield them, too. Otherwise they are only counted.
 
     Yields:
-        `PARSED_COLUMNS`; `row` counts from 0 in each block. An image has 1 or 4 bytes per value (uint8, float32).
+        `PARSED_COLUMNS`; numbers count from 0 in each block. An image has 1 or 4 bytes per value (uint8, float32).
     """
     report: BlockReport | None = None
     for batch in batches:
@@ -82,7 +95,9 @@ def parse_batches(batches: Iterable[pa.RecordBatch], rules: libsvm.Rules) -> Ite
             for text in _texts(batch.column(0).slice(start, stop - start), rules.num_values):
                 chunk = libsvm.parse(text, rules)
                 if len(chunk.labels):
-                    yield _row_batch(chunk, report)
+                    yield _image_batch(chunk, report)
+                if chunk.bad_lines and keep_bad_lines:
+                    yield _bad_line_batch(chunk, report)
                 report.add(chunk)
     if report is not None:
         yield _report_batch(report)
@@ -103,7 +118,7 @@ class Plan:
 
 
 def place_batches(batches: Iterable[pa.RecordBatch], plan: Plan) -> Iterator[pa.RecordBatch]:
-    """`PARSED_COLUMNS` without reports to `PLACED_COLUMNS`: every image in the table's dtype, with split, file and place."""
+    """The images of `PARSED_COLUMNS` to `PLACED_COLUMNS`: each in the table's dtype, with split, file and place."""
     for batch in batches:
         files, blocks, rows = (batch.column(i).to_numpy() for i in (2, 3, 4))
         for start, stop in _runs(files, blocks):
@@ -148,33 +163,32 @@ def _texts(lines: pa.Array, num_values: int) -> Iterator[memoryview]:
         yield memoryview(pc.binary_join(pa.ListArray.from_arrays([0, len(part)], part), newline)[0].as_buffer())
 
 
-def _row_batch(chunk: libsvm.Chunk, report: BlockReport) -> pa.RecordBatch:
+def _image_batch(chunk: libsvm.Chunk, report: BlockReport) -> pa.RecordBatch:
     count = len(chunk.labels)
-    return pa.RecordBatch.from_arrays(
-        [
-            _binary(chunk.images),
-            pa.array(chunk.labels),
-            pa.array(np.full(count, report.file, np.int32)),
-            pa.array(np.full(count, report.block, np.int64)),
-            pa.array(np.arange(report.rows, report.rows + count)),
-            pa.nulls(count, pa.string()),
-        ],
-        ["image", "label", "file", "block", "row", "report"],
-    )
+    numbers = np.arange(report.rows, report.rows + count)
+    return _batch(report, _binary(chunk.images), pa.array(chunk.labels), numbers, pa.nulls(count, pa.string()))
+
+
+def _bad_line_batch(chunk: libsvm.Chunk, report: BlockReport) -> pa.RecordBatch:
+    lines = chunk.bad_lines
+    raw = pa.array([line.raw for line in lines], pa.binary())
+    numbers = np.asarray([report.lines + line.number for line in lines])
+    notes = pa.array([json.dumps(dataclasses.asdict(line.fault)) for line in lines])
+    return _batch(report, raw, pa.nulls(len(lines), pa.int32()), numbers, notes)
 
 
 def _report_batch(report: BlockReport) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays(
-        [
-            pa.nulls(1, pa.binary()),
-            pa.nulls(1, pa.int32()),
-            pa.array([report.file], pa.int32()),
-            pa.array([report.block], pa.int64()),
-            pa.nulls(1, pa.int64()),
-            pa.array([report.to_json()]),
-        ],
-        ["image", "label", "file", "block", "row", "report"],
-    )
+    return _batch(report, pa.nulls(1, pa.binary()), pa.nulls(1, pa.int32()), np.zeros(1, np.int64), pa.array([report.to_json()]))
+
+
+def _batch(
+    report: BlockReport, content: pa.Array, labels: pa.Array, numbers: npt.NDArray[np.int64], notes: pa.Array
+) -> pa.RecordBatch:
+    count = len(content)
+    files = pa.array(np.full(count, report.file, np.int32))
+    blocks = pa.array(np.full(count, report.block, np.int64))
+    columns = [content, labels, files, blocks, pa.array(numbers), notes]
+    return pa.RecordBatch.from_arrays(columns, ["content", "label", "file", "block", "number", "note"])
 
 
 def _binary(images: npt.NDArray[np.uint8] | npt.NDArray[np.float32]) -> pa.Array:

@@ -1,10 +1,8 @@
 """The Parquet table of a source: found where it was written before, or written now."""
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from pyspark.sql import SparkSession
@@ -13,25 +11,27 @@ import pipelines
 from pipelines import paths, schema
 from pipelines.config import Config
 from pipelines.errors import DataError
-from pipelines.ingest import folder
-from pipelines.ingest.build import write_rows
+from pipelines.fingerprint import Fingerprint, fingerprint
+from pipelines.ingest import folder, textfile, verify
+from pipelines.ingest.build import Written, write_rows
 from pipelines.ingest.sources import Source
-from pipelines.schema import ImageSpec, SourceFile, Table, TableManifest
+from pipelines.schema import ImageSpec, SourceFile, Split, SplitSummary, Table, TableManifest
 
 
 def find(config: Config, source: Source) -> Table | None:
     """The table of this source and these settings if it is ready. Needs no Spark.
 
     Raises:
-        DataError: a source file cannot be read.
+        DataError: a source file cannot be read, or the table was built without more lines than ingest.max_bad_fraction allows.
     """
-    return _ready(config, source, _key(config, source, _fingerprints(source)))
+    return _find(config, source, _fingerprints(source), lambda _: None)
 
 
 def open_or_build(spark: SparkSession, config: Config, source: Source, report: Callable[[str], None]) -> tuple[Table, bool]:
     """The table of this source and these settings, and whether it was written just now.
 
-    The folder gets its name when all rows are in it, and its manifest after that. After a failure nothing of it is left.
+    A table that is damaged is written again, and the reason is reported. The folder gets its name when all rows are in it, and
+    its manifest after that. After a failure nothing of it is left.
 
     Args:
         spark: reads the text and writes the Parquet files.
@@ -44,68 +44,85 @@ def open_or_build(spark: SparkSession, config: Config, source: Source, report: C
         ConfigError: ingest.tables_uri cannot be written, or ingest.rows_per_row_group is too large for these images.
     """
     fingerprints = _fingerprints(source)
-    key = _key(config, source, fingerprints)
-    table = _ready(config, source, key)
+    table = _find(config, source, fingerprints, report)
     if table is not None:
         return table, False
+    for uri, _ in source.files:
+        textfile.check(uri)
     started = time.monotonic()
-    uri = _uri(config, source, key)
-    target = paths.to_python(uri)
     report(f"ingest: Spark reads {' and '.join(location for location, _ in source.files)}")
-    with folder.building(target.parent, key[:12], config.ingest.tables_uri) as unfinished:
+    clean_key = _key(config, source, fingerprints, without_bad_rows=False)
+    parent = paths.to_python(_uri(config, source, clean_key)).parent
+    with folder.building(parent, clean_key[:12], config.ingest.tables_uri) as unfinished:
         written = write_rows(spark, config, source, unfinished)
-        manifest = TableManifest(
-            dataset=source.dataset,
-            image=ImageSpec(
-                shape=schema._three(list(config.data.image_shape)),
-                dtype=written.dtype,
-                value_range=(config.data.value_range[0], config.data.value_range[1]),
-            ),
-            labels=config.data.label_values,
-            class_names=config.data.names,
-            splits=folder.arrange(unfinished, written.segments, len(config.data.label_values)),
-            sources=tuple(
-                SourceFile(uri=location, split=split, num_bytes=print_.num_bytes, sha256=print_.sha256, rows=rows)
-                for (location, split), print_, rows in zip(source.files, fingerprints, written.rows_per_file, strict=True)
-            ),
-            seed=config.ingest.seed,
-            rejected_rows=0,
-            note=source.note,
-            key=key,
-            created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            convoy_version=pipelines.__version__,
-        )
+        for warning in written.rejected.warnings:
+            report(warning)
+        key = _key(config, source, fingerprints, without_bad_rows=written.rejected.rows > 0)
+        uri = _uri(config, source, key)
+        target = paths.to_python(uri)
+        splits = folder.arrange(unfinished, written.segments, len(config.data.label_values))
+        manifest = _manifest(config, source, fingerprints, written, splits, key)
         if _fingerprints(source) != fingerprints:
             raise DataError(f"{source.files[0][0]}: the source changed while it was read; run again when it is complete")
-        folder.publish(unfinished, target, manifest)
+        manifest = folder.publish(unfinished, target, manifest)
     rows = sum(split.rows for split in manifest.splits.values())
     report(f"ingest: {rows:,} rows written to {paths.display(target)} in {time.monotonic() - started:.1f} s")
     return Table(uri, manifest), True
 
 
-@dataclass(frozen=True)
-class _Fingerprint:
-    num_bytes: int
-    sha256: str
+def _manifest(
+    config: Config,
+    source: Source,
+    fingerprints: list[Fingerprint],
+    written: Written,
+    splits: dict[Split, SplitSummary],
+    key: str,
+) -> TableManifest:
+    rows, rejected = written.rows_per_file, written.rejected
+    return TableManifest(
+        dataset=source.dataset,
+        image=ImageSpec(
+            shape=schema._three(list(config.data.image_shape)),
+            dtype=written.dtype,
+            value_range=(config.data.value_range[0], config.data.value_range[1]),
+        ),
+        labels=config.data.label_values,
+        class_names=config.data.names,
+        splits=splits,
+        sources=tuple(
+            SourceFile(
+                uri=uri,
+                split=split,
+                num_bytes=fingerprints[number].num_bytes,
+                sha256=fingerprints[number].sha256,
+                rows=rows[number],
+                rejected_rows=rejected.per_file[number],
+            )
+            for number, (uri, split) in enumerate(source.files)
+        ),
+        seed=config.ingest.seed,
+        rejected_rows=rejected.rows,
+        rejected_by_reason=dict(rejected.by_reason),
+        note=source.note,
+        key=key,
+        created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        convoy_version=pipelines.__version__,
+    )
 
 
-def _fingerprints(source: Source) -> list[_Fingerprint]:
+def _fingerprints(source: Source) -> list[Fingerprint]:
     """Of the source files as they lie, in order."""
     found = []
     for uri, _ in source.files:
-        digest, num_bytes = hashlib.sha256(), 0
         try:
-            with paths.to_python(uri).open("rb") as file:
-                while piece := file.read(2**20):
-                    digest.update(piece)
-                    num_bytes += len(piece)
+            found.append(fingerprint(paths.to_python(uri)))
         except OSError as error:
             raise DataError(f"{uri}: cannot be read ({error.strerror}); check the path and its permissions") from error
-        found.append(_Fingerprint(num_bytes, digest.hexdigest()))
     return found
 
 
-def _key(config: Config, source: Source, fingerprints: list[_Fingerprint]) -> str:
+def _key(config: Config, source: Source, fingerprints: list[Fingerprint], *, without_bad_rows: bool) -> str:
+    """The key of the table. One from which no line was left out is the same whatever ingest.on_bad_rows says."""
     draws_test_rows = all(split == "train" for _, split in source.files)
     return schema.table_key(
         {
@@ -114,10 +131,12 @@ def _key(config: Config, source: Source, fingerprints: list[_Fingerprint]) -> st
             "image_shape": config.data.image_shape,
             "value_range": config.data.value_range,
             "labels": config.data.label_values,
+            "zero_based": config.data.zero_based,
             "validation_fraction": config.ingest.validation_fraction,
             "test_fraction": config.ingest.test_fraction if draws_test_rows else None,
             "seed": config.ingest.seed,
             "rows_per_row_group": config.ingest.rows_per_row_group,
+            "without_bad_rows": without_bad_rows,
         }
     )
 
@@ -126,17 +145,46 @@ def _uri(config: Config, source: Source, key: str) -> str:
     return f"{config.ingest.tables_uri.rstrip('/')}/{source.dataset}-{key[:12]}"
 
 
-def _ready(config: Config, source: Source, key: str) -> Table | None:
-    uri = _uri(config, source, key)
-    path = paths.to_python(uri)
-    try:
-        manifest = schema.read_manifest(path)
-    except DataError:
-        # A damaged manifest is none: the table is written again.
-        return None
-    if manifest is None or manifest.key != key:
-        return None
-    if not all((path / file.path).is_file() for split in manifest.splits.values() for file in split.files):
-        return None
-    # Names and notes are no part of the key: the rows are the same, whatever people call them.
-    return Table(uri, dataclasses.replace(manifest, class_names=config.data.names, note=source.note))
+def _find(config: Config, source: Source, fingerprints: list[Fingerprint], report: Callable[[str], None]) -> Table | None:
+    for without_bad_rows in (False, True) if config.ingest.on_bad_rows == "quarantine" else (False,):
+        key = _key(config, source, fingerprints, without_bad_rows=without_bad_rows)
+        uri = _uri(config, source, key)
+        path = paths.to_python(uri)
+        if not path.is_dir():
+            continue
+        try:
+            manifest = schema.read_manifest(path)
+        except DataError as error:
+            report(f"warning: {error.args[0].partition(';')[0]}; the table is written again")
+            continue
+        wrong = _mismatch(config, manifest, key) or verify.damage(path, manifest) if manifest else "has no manifest"
+        if manifest is None or wrong:
+            report(f"warning: table {uri}: {wrong}; the table is written again")
+            continue
+        _check_limit(config, manifest)
+        # Names and notes are no part of the key: the rows are the same, whatever people call them.
+        return Table(uri, dataclasses.replace(manifest, class_names=config.data.names, note=source.note))
+    return None
+
+
+def _mismatch(config: Config, manifest: TableManifest, key: str) -> str | None:
+    """Why the manifest is not the one that was written for these settings; None where it is."""
+    if manifest.key != key:
+        return "its manifest belongs to another table"
+    image = manifest.image
+    wanted = (config.data.image_shape, config.data.value_range, config.data.label_values, config.ingest.seed)
+    found = (image.shape, image.value_range, manifest.labels, manifest.seed)
+    if found != wanted:
+        return f"its manifest says image shape, value range, labels and seed {found}, the settings {wanted}"
+    return None
+
+
+def _check_limit(config: Config, manifest: TableManifest) -> None:
+    limit = config.ingest.max_bad_fraction
+    for file in manifest.sources:
+        lines = file.rows + file.rejected_rows
+        if file.rejected_rows > limit * lines:
+            raise DataError(
+                f"{file.uri}: {file.rejected_rows:,} of {lines:,} lines are malformed; that is more than "
+                f"ingest.max_bad_fraction={limit:g} allows: mend the file"
+            )

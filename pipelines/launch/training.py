@@ -22,7 +22,7 @@ from pipelines.launch import barrier, session, slots
 from pipelines.launch.console import TrainingConsole
 from pipelines.launch.worker import work
 from pipelines.models import registry
-from pipelines.schema import SPLITS, Table
+from pipelines.schema import REJECTED_FOLDER, SPLITS, Table
 from pipelines.secrets import mask
 from pipelines.spool import Event, SpoolReader
 from pipelines.stream.sharding import steps_per_epoch
@@ -172,6 +172,10 @@ def _announce(data: Table, built: bool, note: str, console: TrainingConsole, run
     run.dataset(data)
     if note:
         run.tags({"data_note": note})
+    if manifest.rejected_rows:
+        console.say(f"warning: {manifest.rejected_summary}, kept in {data.uri}/{REJECTED_FOLDER}")
+        run.tags({"data_rejected": manifest.rejected_summary})
+    run.metrics({"data/rejected_rows": manifest.rejected_rows}, step=0)
 
 
 def write_summary(summary: dict[str, Any], path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pipelines import paths
 from pipelines.errors import ConfigError, DataError
 from pipelines.ingest import libsvm
+from pipelines.ingest.line import Rules
 from pipelines.ingest.sources import is_libsvm
 from pipelines.score import images
 from pipelines.score.model import Classifier, ModelInfo
@@ -73,12 +74,12 @@ def _named(classifier: Classifier, origins: Sequence[str], found: npt.NDArray[An
 
 def _libsvm_images(path: Path, shown: str, info: ModelInfo) -> Iterator[tuple[list[int], npt.NDArray[Any]]]:
     """Line numbers from 1 and images [n, height, width, channels] of some lines at a time."""
-    rules = libsvm.Rules(image_shape=info.image_shape, value_range=info.value_range, labels=info.labels)
+    rules = Rules(image_shape=info.image_shape, value_range=info.value_range, labels=info.labels)
     for numbers, lines in _stretches(path, shown):
         chunk = libsvm.parse(b"\n".join(lines) + b"\n", rules)
-        if chunk.errors:
-            line, reason = chunk.errors[0]
-            raise DataError(f"{shown}:{numbers[line]}: {reason}")
+        if chunk.bad_lines:
+            first = chunk.bad_lines[0]
+            raise DataError(f"{shown}:{numbers[first.number]}: {first.fault.text}")
         yield numbers, chunk.images.reshape(-1, *info.image_shape)
 
 

@@ -9,9 +9,11 @@ What is used is its reader: row groups decoded ahead of time by a thread. What i
 - its word that all rows were delivered. Its thread pool looks first whether all work handed out is done and then whether all was
   handed out; what is handed out in between is lost without an error. 39 of 100 reads of 22 small files came short. So rows are
   counted here, and reading goes on where it stopped too early.
+
+Nor is it let near a path that is no file: of a folder it would unpickle the schema in `_common_metadata`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,7 @@ from petastorm import make_batch_reader
 
 from pipelines import paths
 from pipelines.errors import DataError
+from pipelines.fingerprint import fingerprint
 from pipelines.schema import IMAGE_COLUMN, LABEL_COLUMN, ImageSpec, Split, Table
 from pipelines.stream.sharding import FilePart, RowRange, file_parts
 
@@ -26,6 +29,8 @@ Images = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
 Block = tuple[Images, Labels]
 
+# (table, path, hash) of files that were found whole in this process. Streaming reads a file anew each epoch.
+_intact: set[tuple[str, str, str]] = set()
 # Files that one Petastorm reader opens. Opening costs some milliseconds, and a seeded order keeps table order within a group.
 _FILES_AT_ONCE = 16
 
@@ -51,8 +56,24 @@ def read_blocks(table: Table, split: Split, rows: RowRange, *, order_seed: int |
     for first in range(0, len(parts), _FILES_AT_ONCE):
         # Petastorm sorts files by path, so the parts are sorted to know which one a block belongs to.
         group = sorted(parts[first : first + _FILES_AT_ONCE], key=lambda part: part.path)
+        _check_content(table, split, {part.path for part in group})
         for part, (images, labels) in zip(group, _read_whole(table, group), strict=True):
             yield images[part.start : part.stop], labels[part.start : part.stop]
+
+
+def _check_content(table: Table, split: Split, wanted: Set[str]) -> None:
+    """Raises DataError when the bytes of a file are not those that were written: Parquet itself can decode changed ones."""
+    folder = paths.to_python(table.uri)
+    for file in table.manifest.splits[split].files:
+        if file.path not in wanted or (table.uri, file.path, file.sha256) in _intact:
+            continue
+        try:
+            found = fingerprint(folder / file.path)
+        except OSError as error:
+            raise _damaged(table, f"{file.path} cannot be read ({error.strerror})") from error
+        if found.sha256 != file.sha256:
+            raise _damaged(table, f"{file.path} is not as it was written: some of its bytes have changed")
+        _intact.add((table.uri, file.path, file.sha256))
 
 
 def _read_whole(table: Table, parts: Sequence[FilePart]) -> Iterator[Block]:

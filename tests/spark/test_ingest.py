@@ -5,33 +5,11 @@ import os
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
+from ingesting import ingest, rows_of
 from synthetic import images_and_labels, write_libsvm
 
-from pipelines import configfile
 from pipelines.errors import DataError
-from pipelines.ingest import sources, table
-
-SETTINGS = ("data.image_shape=[12, 12, 1]", "data.classes=4")
-
-
-def ingest(spark, data, tables, *settings):
-    config = configfile.load(None, [*SETTINGS, f"data.dataset={data}", f"ingest.tables_uri={tables}", *settings])
-    return table.open_or_build(spark, config, sources.resolve(config.data, lambda _: None), lambda _: None)
-
-
-def rows_of(built, split):
-    """(image bytes, label) in table order."""
-    rows = []
-    for file in built.manifest.splits[split].files:
-        content = pq.ParquetFile(Path(built.uri) / file.path)
-        assert content.metadata.num_row_groups == 1
-        assert content.metadata.num_rows == file.rows
-        columns = content.read().to_pydict()
-        rows += zip(columns["image"], columns["label"], strict=True)
-    assert len(rows) == built.manifest.rows(split)
-    return rows
 
 
 @pytest.fixture
@@ -130,13 +108,31 @@ def test_any_name_of_a_folder_will_do(spark, folder, tmp_path):
     assert built.manifest.rows("test") == 100
 
 
-def test_a_compressed_file_that_breaks_off_is_named_and_leaves_no_table(spark, folder, tmp_path):
-    packed = gzip.compress((folder / "digits-train.txt").read_bytes())
+def cut(packed):
+    return packed[: len(packed) // 2]
+
+
+def changed(packed):
+    return packed[: len(packed) // 2] + bytes([packed[len(packed) // 2] ^ 1]) + packed[len(packed) // 2 + 1 :]
+
+
+def stored(text):
+    """gzip without compression: a changed byte unpacks to another text, which only the checksum tells."""
+    return gzip.compress(text, compresslevel=0)
+
+
+@pytest.mark.parametrize(
+    ("ending", "pack", "harm"),
+    [(".gz", gzip.compress, cut), (".gz", stored, changed), (".bz2", bz2.compress, cut), (".bz2", bz2.compress, changed)],
+    ids=["gz cut", "gz changed", "bz2 cut", "bz2 changed"],
+)
+def test_a_damaged_packed_file_is_named_and_placed_and_leaves_no_table(spark, folder, tmp_path, ending, pack, harm):
+    packed = pack((folder / "digits-train.txt").read_bytes())
     (folder / "digits-train.txt").unlink()
-    (folder / "digits-train.txt.gz").write_bytes(packed[: len(packed) // 2])
-    with pytest.raises(DataError, match=r"digits-train\.txt\.gz .*could not read the text"):
+    (folder / f"digits-train.txt{ending}").write_bytes(harm(packed))
+    with pytest.raises(DataError, match=rf"digits-train\.txt{ending}:\d+: the packed data breaks off .*copy the file again"):
         ingest(spark, folder, tmp_path / "tables")
-    assert not list((tmp_path / "tables").iterdir())
+    assert not (tmp_path / "tables").exists() or not list((tmp_path / "tables").iterdir())
 
 
 def test_an_empty_file_is_an_error(spark, tmp_path):

@@ -1,11 +1,16 @@
 import collections
+import dataclasses
+import pickle
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from synthetic import write_table
 
 from pipelines.config import StreamConfig
 from pipelines.errors import DataError
+from pipelines.fingerprint import fingerprint
 from pipelines.schema import Table
 from pipelines.stream.batches import EvaluationData, Shard, TrainingData, load
 from pipelines.stream.reader import read_blocks
@@ -131,10 +136,73 @@ def test_a_truncated_file_is_named_with_the_remedy(tmp_path):
         list(read_blocks(table, "train", RowRange(0, 100)))
 
 
-def test_a_file_with_other_rows_than_the_manifest_says_is_named(tmp_path):
-    table = write_table(tmp_path / "t", {"train": 100})
-    other = write_table(tmp_path / "o", {"train": 100}, rows_per_file=30)
-    (tmp_path / "o" / "split=train" / "part-00001.parquet").rename(tmp_path / "t" / "split=train" / "part-00001.parquet")
-    assert isinstance(other, Table)
-    with pytest.raises(DataError, match=r"part-00001\.parquet holds 30 rows where the manifest says 50"):
+def test_a_single_changed_bit_is_found_when_the_file_is_read(tmp_path):
+    table = write_table(tmp_path, {"train": 100})
+    part = tmp_path / "split=train" / "part-00001.parquet"
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+    # The first file is whole.
+    assert len(next(iter(read_blocks(table, "train", RowRange(0, 50))))[1]) == 50
+    with pytest.raises(DataError, match=r"part-00001\.parquet is not as it was written"):
         list(read_blocks(table, "train", RowRange(0, 100)))
+
+
+def test_a_file_with_other_rows_than_the_manifest_says_is_named(tmp_path):
+    table = write_table(tmp_path, {"train": 100})
+    split = table.manifest.splits["train"]
+    files = (split.files[0], dataclasses.replace(split.files[1], rows=30))
+    manifest = dataclasses.replace(table.manifest, splits={"train": dataclasses.replace(split, files=files)})
+    with pytest.raises(DataError, match=r"part-00001\.parquet holds 50 rows where the manifest says 30"):
+        list(read_blocks(Table(table.uri, manifest), "train", RowRange(0, 80)))
+
+
+class Bomb:
+    """Leaves a trace when it is unpickled."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return Path.touch, (self.trace,)
+
+
+def beside(part, metadata, columns):
+    for folder in (part.parent, part.parents[1]):
+        for name in ("_common_metadata", "_metadata"):
+            pq.write_metadata(columns.schema.with_metadata(metadata), folder / name)
+
+
+def in_the_footer(part, metadata, columns):
+    pq.write_table(columns.replace_schema_metadata(metadata), part)
+
+
+def in_a_folder_of_the_files_name(part, metadata, columns):
+    part.unlink()
+    part.mkdir()
+    pq.write_table(columns, part / "part.parquet")
+    pq.write_metadata(columns.schema.with_metadata(metadata), part / "_common_metadata")
+
+
+@pytest.mark.parametrize("rows_per_file", [50, 100], ids=["two files", "one file"])
+@pytest.mark.parametrize("place", [beside, in_the_footer, in_a_folder_of_the_files_name])
+def test_a_pickled_schema_in_a_foreign_table_is_never_unpickled(tmp_path, place, rows_per_file):
+    table = write_table(tmp_path / "t", {"train": 100}, rows_per_file=rows_per_file)
+    part = tmp_path / "t" / "split=train" / "part-00000.parquet"
+    pickled = pickle.dumps(Bomb(tmp_path / "trace"), 0)
+    metadata = {b"dataset-toolkit.unischema.v1": pickled, b"dataset-toolkit.num_row_groups_per_file.v1": b"{}"}
+    place(part, metadata, pq.ParquetFile(part).read())
+    if place is in_the_footer:
+        # The manifest is the attacker's, too.
+        split = table.manifest.splits["train"]
+        first = dataclasses.replace(split.files[0], sha256=fingerprint(part).sha256)
+        split = dataclasses.replace(split, files=(first, *split.files[1:]))
+        table = Table(table.uri, dataclasses.replace(table.manifest, splits={"train": split}))
+    if place is in_a_folder_of_the_files_name:
+        with pytest.raises(DataError, match=r"part-00000\.parquet cannot be read \(Is a directory\)"):
+            list(read_blocks(table, "train", RowRange(0, 100)))
+    else:
+        assert sum(len(labels) for _, labels in read_blocks(table, "train", RowRange(0, 100))) == 100
+    assert not (tmp_path / "trace").exists()
+    pickle.loads(pickled)
+    assert (tmp_path / "trace").exists()

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import time
 
@@ -15,13 +16,16 @@ from pipelines.errors import ConfigError, DataError
 from pipelines.ingest import folder, table
 from pipelines.ingest.order import Permutation, cut
 from pipelines.ingest.sources import Source
-from pipelines.schema import MANIFEST_NAME, TableManifest, read_manifest
+from pipelines.schema import MANIFEST_NAME, SourceFile, TableManifest, read_manifest
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**63))
 def test_the_order_of_the_rows_is_a_permutation(size, seed):
     places = Permutation(size, seed, "train")(np.arange(size))
     assert np.array_equal(np.sort(places), np.arange(size))
+
+
+SOURCE_FILE = SourceFile(uri="some.txt", split="train", num_bytes=1, sha256="", rows=1, rejected_rows=0)
 
 
 def test_the_order_depends_on_seed_and_name_and_on_nothing_else():
@@ -88,11 +92,64 @@ def test_a_manifest_survives_its_file(tmp_path):
     written = write_table(tmp_path, {"train": 120, "test": 30})
     assert read_manifest(tmp_path) == written.manifest
     assert read_manifest(tmp_path / "elsewhere") is None
-    (tmp_path / MANIFEST_NAME).write_text('{"schema_version": 1}')
+    (tmp_path / MANIFEST_NAME).write_text('{"schema_version": 2}')
     with pytest.raises(DataError, match="not a table manifest"):
         read_manifest(tmp_path)
     with pytest.raises(DataError, match="schema version 99"):
         TableManifest.from_json('{"schema_version": 99}', "x")
+
+
+def edited(*path_and_value):
+    *path, value = path_and_value
+
+    def edit(raw):
+        for step in path[:-1]:
+            raw = raw[step]
+        raw[path[-1]] = value
+
+    return edit
+
+
+TRAIN_FILE = ("splits", "train", "files", 0)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        edited(*TRAIN_FILE, "path", "../../x.parquet"),
+        edited(*TRAIN_FILE, "path", "/etc/passwd"),
+        edited(*TRAIN_FILE, "path", "split=train/../../x/part-00000.parquet"),
+        edited(*TRAIN_FILE, "path", "split=test/part-00000.parquet"),
+        edited(*TRAIN_FILE, "path", "split=train/part-00001.parquet"),
+        edited(*TRAIN_FILE, "path", None),
+        edited(*TRAIN_FILE, "rows", 51),
+        edited(*TRAIN_FILE, "rows", "many"),
+        edited("splits", "train", "rows_per_label", [1, 2, 3, 4]),
+        edited("splits", "else", {"rows": 0, "rows_per_label": [0] * 4, "files": []}),
+        edited("image", "dtype", "object"),
+        edited("image", "shape", [12, 12, 0]),
+        edited("image", "shape", [12, 12]),
+        edited("labels", []),
+        edited("rejected_rows", 5),
+        edited("unknown", 5),
+        edited("splits", []),
+    ],
+)
+def test_a_manifest_that_is_forged_or_contradicts_itself_is_refused(tmp_path, edit):
+    raw = json.loads(write_table(tmp_path, {"train": 120, "test": 30}).manifest.to_json())
+    edit(raw)
+    (tmp_path / MANIFEST_NAME).write_text(json.dumps(raw))
+    with pytest.raises(DataError, match=r"_manifest\.json: not a table manifest .*ingest again"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"\xff\xfe", b"{" * 3, b"[" * 200_000, b'{"schema_version": []}', b""])
+def test_what_is_no_manifest_at_all_is_one_line(tmp_path, content):
+    (tmp_path / MANIFEST_NAME).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_manifest(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
 
 
 @pytest.fixture
@@ -102,7 +159,7 @@ def known(tmp_path):
     text.write_text("0 1:1\n")
     config = Config(data=DataConfig(image_shape=(12, 12, 1), classes=4), ingest=IngestConfig(tables_uri=str(tmp_path / "tables")))
     source = Source("some", ((str(text), "train"),))
-    key = table._key(config, source, table._fingerprints(source))
+    key = table._key(config, source, table._fingerprints(source), without_bad_rows=False)
     place = tmp_path / "tables" / f"some-{key[:12]}"
     place.mkdir(parents=True)
     manifest = dataclasses.replace(write_table(place, {"train": 120, "test": 30}).manifest, key=key)
@@ -127,6 +184,7 @@ def test_a_ready_table_is_found_without_spark_whatever_people_call_it(known):
         ("data", {"value_range": (0.0, 16.0)}),
         ("data", {"labels": (1, 2, 3, 4)}),
         ("data", {"image_shape": (144, 1, 1)}),
+        ("data", {"zero_based": True}),
         ("ingest", {"seed": 2}),
         ("ingest", {"validation_fraction": 0.2}),
         ("ingest", {"test_fraction": 0.2}),
@@ -148,6 +206,39 @@ def test_what_is_damaged_is_no_table(known):
     assert table.find(config, source) is not None
     next(place.glob("split=train/*.parquet")).unlink()
     assert table.find(config, source) is None
+
+
+def test_a_table_without_its_bad_rows_serves_only_those_who_accept_that(known):
+    config, source, place = known
+    accepting = dataclasses.replace(config, ingest=dataclasses.replace(config.ingest, on_bad_rows="quarantine"))
+    clean = table.find(config, source)
+    assert clean is not None
+    # Without bad rows it is the same table.
+    assert table.find(accepting, source) == clean
+    key = table._key(config, source, table._fingerprints(source), without_bad_rows=True)
+    sources = (dataclasses.replace(SOURCE_FILE, rows=147, rejected_rows=3),)
+    manifest = dataclasses.replace(
+        clean.manifest, key=key, rejected_rows=3, rejected_by_reason={"label_unknown": 3}, sources=sources
+    )
+    (place / MANIFEST_NAME).write_text(manifest.to_json())
+    place.rename(place.parent / f"some-{key[:12]}")
+    assert table.find(config, source) is None
+    with pytest.raises(DataError, match=r"some\.txt: 3 of 150 lines are malformed; .*ingest\.max_bad_fraction=0\.01"):
+        table.find(accepting, source)
+    lenient = dataclasses.replace(accepting, ingest=dataclasses.replace(accepting.ingest, max_bad_fraction=0.02))
+    found = table.find(lenient, source)
+    assert found is not None
+    assert found.manifest.rejected_summary == "3 malformed lines were set aside (3 label_unknown)"
+
+
+def test_a_manifest_of_other_settings_in_its_place_is_no_table(known):
+    config, source, place = known
+    manifest = read_manifest(place)
+    assert manifest is not None
+    other_image = dataclasses.replace(manifest.image, value_range=(0.0, 16.0))
+    for foreign in (dataclasses.replace(manifest, key="1" * 64), dataclasses.replace(manifest, image=other_image)):
+        (place / MANIFEST_NAME).write_text(foreign.to_json())
+        assert table.find(config, source) is None
 
 
 def test_a_source_that_vanished_is_named(known):
@@ -213,13 +304,50 @@ def test_a_place_that_cannot_be_written_is_a_setting_that_is_wrong(tmp_path):
         pass
 
 
-def test_publishing_replaces_what_was_no_table(tmp_path, known):
-    target, unfinished = tmp_path / "target", tmp_path / "unfinished"
-    target.mkdir()
-    (target / "rest.parquet").write_text("of a dead run")
-    unfinished.mkdir()
-    manifest = read_manifest(known[2])
-    assert manifest is not None
-    folder.publish(unfinished, target, manifest)
-    assert [path.name for path in target.iterdir()] == [MANIFEST_NAME]
+@pytest.fixture
+def finished(tmp_path):
+    """A folder with a table that has no manifest yet, and that."""
+    manifest = write_table(tmp_path / "unfinished", {"train": 120, "test": 30}).manifest
+    (tmp_path / "unfinished" / MANIFEST_NAME).unlink()
+    return tmp_path / "unfinished", manifest
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_publishing_replaces_what_was_no_table(tmp_path, finished, kind):
+    target, outside = tmp_path / "target", tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("of somebody else")
+    if kind == "folder":
+        target.mkdir()
+        (target / "rest.parquet").write_text("of a dead run")
+    elif kind == "file":
+        target.write_text("in the way")
+    else:
+        target.symlink_to(outside)
+    unfinished, manifest = finished
+    assert folder.publish(unfinished, target, manifest) == manifest
     assert read_manifest(target) == manifest
+    assert sorted(path.name for path in target.iterdir()) == [MANIFEST_NAME, "split=test", "split=train"]
+    assert not target.is_symlink()
+    assert (outside / "precious").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outside", "target"]
+
+
+def test_a_table_that_another_run_finished_meanwhile_stays(tmp_path, finished):
+    unfinished, manifest = finished
+    theirs = write_table(tmp_path / "target", {"train": 120, "test": 30}).manifest
+    theirs = dataclasses.replace(theirs, created_at="a second ago")
+    (tmp_path / "target" / MANIFEST_NAME).write_text(theirs.to_json())
+    assert folder.publish(unfinished, tmp_path / "target", manifest) == theirs
+    assert unfinished.exists()
+
+
+def test_a_folder_where_nobody_may_write_is_a_wrong_setting(tmp_path, unprivileged):
+    tmp_path.chmod(0o555)
+    said = unprivileged(
+        "from pathlib import Path\n"
+        "from pipelines.ingest import folder\n"
+        f"with folder.building(Path({str(tmp_path)!r}) / 'tables', 'abc', 'here'): pass\n"
+    )
+    tmp_path.chmod(0o755)
+    assert said == "ConfigError: ingest.tables_uri=here: cannot be written (Permission denied); name another folder"

@@ -27,11 +27,11 @@ def test_fewer_rows_than_one_global_batch_are_refused_with_the_arithmetic():
 
 
 def test_a_range_is_cut_at_the_files_it_shares_with_its_neighbours():
-    files = [TableFile(path=name, rows=10) for name in ("a", "b", "c")]
+    files = [TableFile(path=name, rows=10, num_bytes=1, sha256="") for name in ("a", "b", "c")]
     assert file_parts(files, RowRange(5, 25)) == (FilePart("a", 5, 10, 10), FilePart("b", 0, 10, 10), FilePart("c", 0, 5, 10))
 
 
 def test_one_row_group_serves_any_number_of_workers():
-    files = [TableFile(path="only", rows=10)]
+    files = [TableFile(path="only", rows=10, num_bytes=1, sha256="")]
     parts = [file_parts(files, shard(10, rank, 4)) for rank in range(4)]
     assert [(part.start, part.stop) for (part,) in parts] == [(0, 2), (2, 5), (5, 7), (7, 10)]

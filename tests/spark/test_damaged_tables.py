@@ -1,0 +1,61 @@
+"""Tables that came to harm between two runs."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from ingesting import ingest, rows_of
+from synthetic import write_libsvm
+
+from pipelines.schema import MANIFEST_NAME
+
+
+def flip_a_bit(table):
+    path = table / "split=test" / "part-00000.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def forge_a_path(table):
+    manifest = json.loads((table / MANIFEST_NAME).read_text())
+    manifest["splits"]["train"]["files"][0]["path"] = "../../x"
+    (table / MANIFEST_NAME).write_text(json.dumps(manifest))
+
+
+def link_away(table):
+    shutil.move(table, table.parents[1] / "elsewhere")
+    (table.parents[1] / "elsewhere" / MANIFEST_NAME).unlink()
+    table.symlink_to(table.parents[1] / "elsewhere")
+
+
+HARMS = {
+    "missing part": (lambda table: (table / "split=train/part-00001.parquet").unlink(), "part-00001.parquet is missing"),
+    "part cut short": (lambda table: os.truncate(table / "split=train/part-00000.parquet", 99), "is cut short or damaged"),
+    "changed bit": (flip_a_bit, "split=test/part-00000.parquet is "),
+    "no manifest": (lambda table: (table / MANIFEST_NAME).unlink(), "has no manifest"),
+    "half a manifest": (lambda table: os.truncate(table / MANIFEST_NAME, 300), "not a table manifest"),
+    "forged manifest": (forge_a_path, "'../../x' is no path of a file of split train"),
+    "a link to no table": (link_away, "has no manifest"),
+}
+
+
+def test_a_damaged_table_is_found_named_and_written_again_with_the_same_rows(spark, tmp_path):
+    """One table for all harms: each rebuilding is the start of the next."""
+    write_libsvm(tmp_path / "digits.txt", 700)
+    tables = tmp_path / "tables"
+    first, _ = ingest(spark, tmp_path / "digits.txt", tables, "ingest.rows_per_row_group=200")
+    expected = rows_of(first, "train")
+    for name, (harm, text) in HARMS.items():
+        harm(Path(first.uri))
+        said = []
+        built, new = ingest(spark, tmp_path / "digits.txt", tables, "ingest.rows_per_row_group=200", report=said.append)
+        assert new, name
+        assert said[0].startswith("warning: "), said
+        assert first.uri in said[0]
+        assert text in said[0]
+        assert said[0].endswith("; the table is written again")
+        assert rows_of(built, "train") == expected
+        assert [path.name for path in tables.iterdir()] == [Path(first.uri).name]
+    assert (tmp_path / "elsewhere" / "split=train").is_dir()

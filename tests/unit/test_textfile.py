@@ -1,0 +1,77 @@
+import bz2
+import gzip
+
+import pytest
+
+from pipelines.errors import DataError
+from pipelines.ingest import textfile
+
+TEXT = "".join(f"{row % 10} 1:{row % 256} 5:7\n" for row in range(3000)).encode()
+
+
+@pytest.fixture
+def write(tmp_path):
+    def put(name, content):
+        path = tmp_path / name
+        path.write_bytes(content)
+        return str(path)
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", TEXT),
+        ("a.txt", TEXT.rstrip()),
+        ("a.txt", TEXT.replace(b"\n", b"\r\n")),
+        ("a.txt", b"# caf\xe9 in Latin-1\n" + TEXT),
+        ("a.txt.gz", gzip.compress(TEXT)),
+        ("a.txt.bz2", bz2.compress(TEXT)),
+        ("a.txt.bz2", bz2.compress(TEXT) + bz2.compress(TEXT)),
+        ("a.txt.bz2", bz2.compress(TEXT) + b"\0\0"),
+        ("a.libsvm", b"B 1:1\n"),
+        ("a.txt", b"1 1:\0\n" + TEXT),
+    ],
+)
+def test_text_that_spark_can_read_passes(write, name, content):
+    textfile.check(write(name, content))
+    textfile.check_whole(write(name, content))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"", r"a\.txt: the file is empty"),
+        ("a.txt.gz", b"", r"a\.txt\.gz: the file is empty"),
+        ("a.txt", TEXT.decode().encode("utf-16"), r"a\.txt:1: the text is UTF-16; save the file as UTF-8"),
+        ("a.txt", TEXT.decode().encode("utf-16-le"), r"a\.txt:1: the text is UTF-16 or binary"),
+        ("a.txt", TEXT.decode().encode("utf-8-sig"), r"a\.txt:1: the text is UTF-8 with a byte order mark"),
+        ("a.txt.bz2", bz2.compress(TEXT.decode().encode("utf-16")), r"a\.txt\.bz2:1: the text is UTF-16"),
+        ("a.txt", gzip.compress(TEXT), r"packed with gzip, which its name does not say; give it the ending \.gz"),
+        ("a.txt.gz", bz2.compress(TEXT), r"packed with bzip2, .* give it the ending \.bz2"),
+        ("a.txt", b"PK\x03\x04rest", "packed with zip, .* unpack it"),
+        ("a.txt.gz", TEXT, r"not packed as its ending \.gz says"),
+    ],
+)
+def test_other_files_are_refused_before_spark_reads_them(write, name, content, message):
+    with pytest.raises(DataError, match=message) as caught:
+        textfile.check(write(name, content))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bz2_file_that_ends_too_early_is_refused_wherever_it_was_cut(write):
+    whole = bz2.compress(TEXT)
+    for length in range(4, len(whole)):
+        with pytest.raises(DataError, match=r"a\.txt\.bz2:\d+: the packed data breaks off"):
+            textfile.check(write("a.txt.bz2", whole[:length]))
+
+
+@pytest.mark.parametrize("harm", ["cut", "changed"])
+def test_a_damaged_gz_file_is_placed_by_its_line(write, harm):
+    packed = gzip.compress(TEXT, compresslevel=0)
+    half = len(packed) // 2
+    content = packed[:half] if harm == "cut" else packed[:half] + b"\xff" + packed[half + 1 :]
+    uri = write("a.txt.gz", content)
+    with pytest.raises(DataError, match=r"a\.txt\.gz:[\d]+: the packed data breaks off or is damaged"):
+        textfile.check_whole(uri)
