@@ -105,9 +105,10 @@ def _scheme(location: str) -> str | None:
 def _in_dbfs(path: str) -> Path:
     """`path` starts with a slash and is seen from the root of DBFS."""
     if path.startswith("/Volumes/") and on_databricks():
-        return Path(path)
-    root = dbfs_root()
+        root, path = Path("/Volumes"), path[len("/Volumes/") :]
+    else:
+        root = dbfs_root()
     resolved = Path(os.path.normpath(f"{root}/{path.lstrip('/')}"))
     if resolved != root and root not in resolved.parents:
-        raise ConfigError(f"dbfs:{path} leaves the DBFS root {root}; remove the '..'")
+        raise ConfigError(f"{path} leaves the folder {root} that it belongs to; remove the '..'")
     return resolved

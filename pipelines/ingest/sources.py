@@ -1,6 +1,8 @@
 """From what a user calls the data to the libsvm files that hold it."""
 
-from collections.abc import Callable
+import stat
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,6 +20,8 @@ _COMPRESSIONS = ("", ".bz2", ".gz")
 _SUBSTITUTE_NOTE = (
     "SUBSTITUTE: 5,000 of the 70,000 digits of MNIST, because the whole set could not be fetched; accuracies are lower"
 )
+
+_LOOK_AGAIN_SECONDS = 0.2
 
 SourceSplit = Literal["train", "test"]
 Report = Callable[[str], None]
@@ -48,26 +52,65 @@ def resolve(data: DataConfig, report: Report) -> Source:
     """
     named: dict[str, Callable[[Report], Source]] = {"mnist": _mnist, "mnist-5k": _mnist_5k, "fashion-mnist": _fashion_mnist}
     path = None if data.dataset in named else paths.to_python(data.dataset)
-    if data.test_file and (path is None or path.is_dir()):
+    if path is None:
+        _refuse_test_file(data)
+        return named[data.dataset](report)
+    return _once_there(lambda: _at(path, data, named), data, report)
+
+
+class _NotThere(ConfigError):
+    """A file or folder is missing, and could still appear."""
+
+
+def _once_there(look: Callable[[], Source], data: DataConfig, report: Report) -> Source:
+    """Look again for `data.wait_seconds`: on a mounted store a new file is seen on other machines only after a while."""
+    deadline = time.monotonic() + data.wait_seconds
+    waiting = False
+    while True:
+        try:
+            return look()
+        except _NotThere as error:
+            # What has no slash is a name, or lies in the working directory, where nothing appears late.
+            if "/" not in data.dataset + data.test_file or time.monotonic() >= deadline:
+                raise
+            if not waiting:
+                report(f"not there yet: {error}; looking for it for {data.wait_seconds:g} s (data.wait_seconds)")
+            waiting = True
+            time.sleep(_LOOK_AGAIN_SECONDS)
+        except OSError as error:
+            raise DataError(
+                f"data.dataset={data.dataset}: cannot be read ({error.strerror}); check the path and its permissions"
+            ) from error
+
+
+def _at(path: Path, data: DataConfig, names: Iterable[str]) -> Source:
+    # stat, and not is_dir, which takes a folder that may not be entered for one that is not there.
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _NotThere(
+            f"data.dataset={data.dataset}: no such file or folder ({path}); it takes {', '.join(names)}, a libsvm file, "
+            "a folder with a *train* and a *test* file, or a URI such as dbfs:/folder"
+        ) from error
+    if stat.S_ISDIR(mode):
+        _refuse_test_file(data)
+        return Source(_slug(path.name), folder_files(data.dataset))
+    if not stat.S_ISREG(mode):
+        raise ConfigError(f"data.dataset={data.dataset}: is neither a file nor a folder; copy the data into a file first")
+    files: list[tuple[str, SourceSplit]] = [(data.dataset, "train")]
+    if data.test_file:
+        if not paths.to_python(data.test_file).is_file():
+            raise _NotThere(f"data.test_file={data.test_file}: no such file; name a libsvm file or leave it empty")
+        files.append((data.test_file, "test"))
+    return Source(_slug(path.name), tuple(files))
+
+
+def _refuse_test_file(data: DataConfig) -> None:
+    if data.test_file:
         raise ConfigError(
             f"data.test_file={data.test_file}: must be empty where data.dataset ({data.dataset}) is not a single file; "
             "such a data set has its own test file"
         )
-    if path is None:
-        return named[data.dataset](report)
-    if path.is_dir():
-        return Source(_slug(path.name), folder_files(data.dataset))
-    if not path.is_file():
-        raise ConfigError(
-            f"data.dataset={data.dataset}: no such file or folder ({path}); it takes {', '.join(named)}, a libsvm file, "
-            "a folder with a *train* and a *test* file, or a URI such as dbfs:/folder"
-        )
-    files: list[tuple[str, SourceSplit]] = [(data.dataset, "train")]
-    if data.test_file:
-        if not paths.to_python(data.test_file).is_file():
-            raise ConfigError(f"data.test_file={data.test_file}: no such file; name a libsvm file or leave it empty")
-        files.append((data.test_file, "test"))
-    return Source(_slug(path.name), tuple(files))
 
 
 def folder_files(location: str) -> tuple[tuple[str, SourceSplit], ...]:
@@ -83,7 +126,7 @@ def folder_files(location: str) -> tuple[tuple[str, SourceSplit], ...]:
         names = sorted(path.name for path in folder.iterdir() if split in path.name and is_libsvm(path))
         if len(names) != 1:
             what = "no file" if not names else f"{len(names)} files ({', '.join(names)})"
-            raise ConfigError(
+            raise (ConfigError if names else _NotThere)(
                 f"data.dataset={location}: {what} with '{split}' in the name and an ending of {', '.join(_ENDINGS)} "
                 "(or those with .bz2 or .gz); there must be one, or name the files with data.dataset and data.test_file"
             )

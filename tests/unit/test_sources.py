@@ -3,8 +3,11 @@ import functools
 import gzip
 import hashlib
 import http.server
+import os
+import shutil
 import struct
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,8 @@ import pytest
 from pipelines.config import DataConfig
 from pipelines.errors import ConfigError, DataError
 from pipelines.ingest import downloads, sources
-from pipelines.ingest.libsvm import Rules, parse
+from pipelines.ingest.libsvm import parse
+from pipelines.ingest.line import Rules
 
 ROWS = {"train": 6, "test": 3}
 IDX_NAMES = {"train": "train", "test": "t10k"}
@@ -154,7 +158,7 @@ def test_a_folder_with_no_or_two_training_files_is_refused_by_name(folder):
     (folder / "two-train.txt.gz").unlink()
     (folder / "two-train.txt").unlink()
     with pytest.raises(ConfigError, match="no file with 'train' in the name"):
-        sources.resolve(DataConfig(dataset=str(folder)), silent)
+        sources.resolve(DataConfig(dataset=str(folder), wait_seconds=0), silent)
 
 
 def test_a_file_stands_alone_or_with_a_test_file(folder):
@@ -163,7 +167,7 @@ def test_a_file_stands_alone_or_with_a_test_file(folder):
     assert (alone.dataset, alone.files) == ("two-train", ((train, "train"),))
     assert sources.resolve(DataConfig(dataset=train, test_file=test), silent).files == ((train, "train"), (test, "test"))
     with pytest.raises(ConfigError, match=r"data\.test_file=none\.txt: no such file"):
-        sources.resolve(DataConfig(dataset=train, test_file="none.txt"), silent)
+        sources.resolve(DataConfig(dataset=train, test_file="none.txt", wait_seconds=0), silent)
 
 
 @pytest.mark.parametrize("dataset", ["mnist-5k", "Two Digits"])
@@ -175,6 +179,58 @@ def test_a_test_file_beside_a_data_set_that_has_one_is_refused(folder, dataset):
 def test_what_is_not_there_is_named_with_the_names_that_are():
     with pytest.raises(ConfigError, match=r"data\.dataset=mnits: no such file or folder .*mnist, mnist-5k, fashion-mnist"):
         sources.resolve(DataConfig(dataset="mnits"), silent)
+
+
+def test_a_file_that_appears_late_is_waited_for_and_said_once(tmp_path, folder):
+    late = tmp_path / "dbfs" / "sets"
+    lines = []
+    timer = threading.Timer(0.7, lambda: shutil.copytree(folder, late))
+    timer.start()
+    source = sources.resolve(DataConfig(dataset="dbfs:/sets", wait_seconds=20), lines.append)
+    timer.join()
+    assert source.files == (("dbfs:/sets/two-train.txt", "train"), ("dbfs:/sets/two-test.txt", "test"))
+    assert len(lines) == 1
+    assert "dbfs:/sets: no such file or folder" in lines[0]
+    assert "looking for it for 20 s (data.wait_seconds)" in lines[0]
+
+
+def test_what_never_appears_ends_the_wait_in_time(tmp_path):
+    started = time.monotonic()
+    with pytest.raises(ConfigError, match="no such file or folder"):
+        sources.resolve(DataConfig(dataset="dbfs:/nothing", wait_seconds=0.5), silent)
+    assert 0.5 <= time.monotonic() - started < 5
+
+
+def test_a_pipe_is_no_data_set(tmp_path):
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(ConfigError, match="neither a file nor a folder"):
+        sources.resolve(DataConfig(dataset=str(tmp_path / "pipe.txt")), silent)
+
+
+@pytest.mark.parametrize("location", ["dbfs:/../outside.txt", "/dbfs/../../etc/passwd", "/Volumes/../../outside.txt"])
+@pytest.mark.parametrize("runtime", ["", "15.4"])
+def test_cluster_locations_cannot_leave_their_root(location, runtime, monkeypatch):
+    if runtime:
+        monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", runtime)
+    with pytest.raises(ConfigError, match=r"remove the '\.\.'"):
+        sources.resolve(DataConfig(dataset=location), silent)
+
+
+def test_what_may_not_be_read_is_named(tmp_path, unprivileged):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "closed" / "a.txt").write_text("1 1:1\n")
+    (tmp_path / "closed").chmod(0)
+    (tmp_path / "secret.txt").write_text("1 1:1\n")
+    (tmp_path / "secret.txt").chmod(0)
+    for dataset in ("closed", "closed/a.txt", "secret.txt"):
+        said = unprivileged(
+            "from pipelines.config import Config, DataConfig\n"
+            "from pipelines.ingest import sources, table\n"
+            f"config = Config(data=DataConfig(dataset={str(tmp_path / dataset)!r}))\n"
+            "table.find(config, sources.resolve(config.data, print))\n"
+        )
+        assert said.startswith("DataError: ")
+        assert f"{dataset}: cannot be read (Permission denied); check the path and its permissions" in said
 
 
 def test_a_set_is_fetched_and_kept_as_libsvm_text(tmp_path, serve, published):
@@ -237,7 +293,7 @@ def test_offline_mnist_is_the_substitute_and_says_so(tmp_path, monkeypatch):
     folder = tmp_path / "dbfs" / "convoy" / "mnist-5k"
     for split, per_class in (("train", 400), ("test", 100)):
         chunk = parse((folder / f"mnist-5k-{split}.txt").read_bytes(), rules)
-        assert chunk.errors == ()
+        assert chunk.bad_lines == ()
         assert np.bincount(chunk.labels).tolist() == [per_class] * 10
     asked_for = sources.resolve(DataConfig(dataset="mnist-5k"), lines.append)
     assert asked_for.files == source.files
