@@ -3,7 +3,6 @@
 spark-submit jobs/ingest.py --data dbfs:/databricks-datasets/mnist-digits/data-001
 """
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -27,18 +26,17 @@ def main(arguments: Sequence[str]) -> None:
     manifest = found.manifest
     if manifest.rejected_rows:
         print(f"{manifest.rejected_summary}, kept in {found.uri}/{REJECTED_FOLDER}")
-    if request.summary is not None:
-        summary = {
-            "table": found.uri,
-            "dataset": source.dataset,
-            "note": source.note,
-            "rows": rows,
-            "rejected_rows": manifest.rejected_rows,
-            "rejected_by_reason": manifest.rejected_by_reason,
-            "built": built,
-            "seconds": round(seconds, 2),
-        }
-        request.summary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    summary = {
+        "table": found.uri,
+        "dataset": source.dataset,
+        "note": source.note,
+        "rows": rows,
+        "rejected_rows": manifest.rejected_rows,
+        "rejected_by_reason": manifest.rejected_by_reason,
+        "built": built,
+        "seconds": round(seconds, 2),
+    }
+    request.write_summary(summary)
 
 
 if __name__ == "__main__":

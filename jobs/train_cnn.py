@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pipelines import cli
 from pipelines.launch.console import TrainingConsole
-from pipelines.launch.training import run_training, write_summary
+from pipelines.launch.training import run_training
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -16,8 +16,7 @@ def main(arguments: Sequence[str]) -> None:
     console = TrainingConsole(request.config.training.epochs)
     summary = run_training(request.config, console)
     console.result(summary)
-    if request.summary is not None:
-        write_summary(summary, request.summary)
+    request.write_summary(summary)
 
 
 if __name__ == "__main__":

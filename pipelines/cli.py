@@ -1,12 +1,16 @@
 """The flags that all jobs share, and how a job ends.
 
-Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 or 143 interrupted (128 + signal, as shells count).
+Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 129, 130 or 143 interrupted (128 + signal, as shells count).
 """
 
 import argparse
+import contextlib
 import json
+import logging
+import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +19,14 @@ from typing import Any, NoReturn
 
 import yaml
 
-from pipelines import configfile, paths
+from pipelines import configfile, paths, submitted
 from pipelines.config import Config
 from pipelines.errors import ConfigError, ConvoyError
+from pipelines.secrets import mask
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM arrived. Not an Exception, so that no cleanup code swallows it by accident."""
+    """SIGINT, SIGTERM or SIGHUP arrived. Not an Exception, so that no cleanup code swallows it by accident."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -39,9 +44,23 @@ class Request:
     """All flags as they were given, a job's own ones included."""
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write the result as JSON where that was asked for."""
+        """Write the result as JSON where that was asked for. Raises ConvoyError when it cannot be written."""
         if self.summary is not None:
-            self.summary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+            write_summary(summary, self.summary)
+
+
+def write_summary(summary: Mapping[str, Any], path: Path) -> None:
+    """Write the result of a job as JSON, whole or not at all, without credentials.
+
+    Raises:
+        ConvoyError: it cannot be written.
+    """
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        unfinished.write_text(mask(json.dumps(summary, indent=2)) + "\n", encoding="utf-8")
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise ConvoyError(f"{path}: the summary cannot be written ({error.strerror}); the work itself is done") from error
 
 
 def parse(
@@ -86,23 +105,48 @@ def parse(
 def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> NoReturn:
     """Call `main` and leave the process with the exit code of its outcome."""
     _raise_on_signals()
+    submitted.attach()
     try:
         main(arguments)
+        code = 0
     except ConvoyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _say(f"error: {error}")
+        code = error.exit_code
     except (Interrupted, KeyboardInterrupt) as interruption:
         signum = interruption.signum if isinstance(interruption, Interrupted) else signal.SIGINT
-        print(f"interrupted by {signal.Signals(signum).name}", file=sys.stderr)
-        sys.exit(128 + signum)
-    sys.exit(0)
+        _say(f"interrupted by {signal.Signals(signum).name}")
+        code = 128 + signum
+    except SystemExit as exit_of_argparse:
+        code = exit_of_argparse.code if isinstance(exit_of_argparse.code, int) else 1
+    except Exception:
+        # A defect. Its traceback may show what was passed about.
+        _say(traceback.format_exc().rstrip())
+        code = 1
+    _leave(code)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):
+        print(mask(text), file=sys.stderr)
+
+
+def _leave(code: int) -> NoReturn:
+    """Without waiting for threads: one may hang on a server that does not answer."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _raise_on_signals() -> None:
     def interrupt(signum: int, _frame: FrameType | None) -> None:
-        # A second signal ends the process at once.
-        signal.signal(signum, signal.SIG_DFL)
+        # The next Ctrl-C or SIGTERM ends the process at once, and its ranks with it (see pipelines.launch.rank). A SIGHUP that
+        # follows does not: it comes by itself when the same Ctrl-C has ended spark-submit's JVM.
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         raise Interrupted(signum)
 
-    signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGTERM, interrupt)
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, interrupt)

@@ -3,12 +3,14 @@
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table as Grid
 
+from pipelines.secrets import mask
 from pipelines.spool import Event
 
 
@@ -26,7 +28,9 @@ class TrainingConsole:
 
     def say(self, line: str) -> None:
         """Print one line, above the bar where there is one."""
-        self._console.print(line, markup=False)
+        # A reader of the output that has gone, or a full disk, ends no training. Rich turns a broken pipe into SystemExit.
+        with suppress(OSError, SystemExit):
+            self._console.print(mask(line), markup=False)
 
     def show(self, event: Event) -> None:
         """Show what rank 0 reported."""
@@ -55,7 +59,7 @@ class TrainingConsole:
             "seconds": f"{seconds['total']:.1f} in all: ingest {seconds['ingest']:.1f}, launch {seconds['launch']:.1f}, "
             f"training {seconds['train']:.1f}; first step after {seconds['first_step']:.1f}",
             "table": summary["table"],
-            "run": f"{summary['run_id']}  (./convoy ui shows it)",
+            "run": f"{summary['run_id'] or 'not in MLflow yet'}  (./convoy ui shows it)",
             "model": summary["model_uri"],
         }
         if summary["note"]:

@@ -7,8 +7,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
+from pipelines import submitted
 from pipelines.errors import LaunchError
 
 _log = logging.getLogger(__name__)
@@ -31,13 +33,17 @@ def open_session(app_name: str) -> Iterator[SparkSession]:
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     interrupt_handler = signal.getsignal(signal.SIGINT)
     try:
-        session = (
+        builder = (
             SparkSession.builder.appName(app_name)
             .config("spark.ui.showConsoleProgress", "false")
             # A copy of a task that writes or trains would do its work twice.
             .config("spark.speculation", "false")
-            .getOrCreate()
         )
+        for key, value in _loopback().items():
+            builder = builder.config(key, value)
+        session = builder.getOrCreate()
+        if submitted.is_submitted():
+            _leave_interrupts_to_the_driver(session)
     except Exception as error:
         raise LaunchError(f"Spark could not be started ({error}); run ./convoy doctor") from error
     # Spark's own handler first asks the JVM to cancel, and fails when Ctrl-C has already ended that.
@@ -51,6 +57,26 @@ def open_session(app_name: str) -> Iterator[SparkSession]:
         except Exception:
             # After a Ctrl-C the JVM is already gone.
             _log.info("Spark was not there to be stopped", exc_info=True)
+
+
+def _loopback() -> dict[str, str]:
+    """On one machine nothing listens to the network, unless the user's own settings say so."""
+    SparkContext._ensure_initialized()
+    conf = SparkConf()
+    if not conf.get("spark.master", "local[*]").startswith("local"):
+        return {}
+    wanted = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+    if "SPARK_LOCAL_IP" not in os.environ:
+        # The address of the web page comes from there alone.
+        wanted["spark.ui.enabled"] = "false"
+    return {key: value for key, value in wanted.items() if not conf.contains(key)}
+
+
+def _leave_interrupts_to_the_driver(session: SparkSession) -> None:
+    """A Ctrl-C reaches spark-submit's JVM, too. It would end at once, and the driver could neither end its tasks nor be heard."""
+    jvm = session.sparkContext._jvm
+    ignore = jvm.java.lang.Class.forName("sun.misc.SignalHandler").getField("SIG_IGN").get(None)
+    jvm.sun.misc.Signal.handle(jvm.sun.misc.Signal("INT"), ignore)
 
 
 def _end_barrier_timer(session: SparkSession) -> None:

@@ -2,8 +2,6 @@
 
 import dataclasses
 import importlib.metadata
-import json
-import logging
 import os
 import subprocess
 import time
@@ -15,11 +13,11 @@ from typing import Any
 import psutil
 
 from pipelines import __version__, cli, configfile, paths, rundir
-from pipelines.config import Config
-from pipelines.errors import ConvoyError
+from pipelines.config import Config, TrackingConfig
 from pipelines.ingest import sources, table
 from pipelines.launch import barrier, session, slots
 from pipelines.launch.console import TrainingConsole
+from pipelines.launch.recorded import recorded
 from pipelines.launch.worker import work
 from pipelines.models import registry
 from pipelines.schema import REJECTED_FOLDER, SPLITS, Table
@@ -27,7 +25,7 @@ from pipelines.secrets import mask
 from pipelines.spool import Event, SpoolReader
 from pipelines.stream.sharding import steps_per_epoch
 from pipelines.track.figures import learning_curves
-from pipelines.track.run import Status, TrackedRun
+from pipelines.track.run import TrackedRun
 from pipelines.train.result import TrainingResult
 
 _POLL_SECONDS = 0.1
@@ -67,35 +65,15 @@ def run_training(config: Config, console: TrainingConsole, submitted: float | No
     clock = Clock(submitted or _submitted_at())
     run_name = config.tracking.run_name or f"{config.model.name}-{config.launch.workers}w"
     run_dir = rundir.make(paths.to_python(config.launch.runs_uri), run_name)
-    (run_dir / rundir.CONFIG_FILE).write_text(mask(configfile.dump(config)), encoding="utf-8")
-    logging.basicConfig(
-        filename=run_dir / rundir.LOG_FOLDER / "driver.log",
-        level=logging.INFO,
-        format="%(asctime)s %(name)s %(levelname)s %(message)s",
-    )
-    console.say(f"run folder {paths.display(run_dir)}, logs in {paths.display(run_dir / 'logs')}")
-    run = TrackedRun(config.tracking, run_name, run_dir)
-    status: Status = "FAILED"
-    try:
+    with recorded(config.tracking, run_name, run_dir, console) as run:
+        (run_dir / rundir.CONFIG_FILE).write_text(mask(configfile.dump(config)), encoding="utf-8")
         run.settings(config.flat(), configfile.dump(config))
         run.tags(_tags(run_dir))
         summary = _train_and_record(config, console, run, run_dir, clock)
-        status = "FINISHED"
-    except (cli.Interrupted, KeyboardInterrupt):
-        status = "KILLED"
-        raise
-    except ConvoyError as error:
-        run.tags({"error": str(error)[:500]})
-        raise
-    finally:
-        console.close()
-        run.finish(status)
     clock.mark("end")
     summary |= {"run_id": run.run_id, "model_uri": run.model_uri, "tracking_uri": run.tracking_uri}
     summary["seconds"]["total"] = clock.between("submitted", "end")
-    write_summary(summary, run_dir / rundir.SUMMARY_FILE)
-    for warning in run.warnings:
-        console.say(f"warning: {warning}")
+    cli.write_summary(summary, run_dir / rundir.SUMMARY_FILE)
     return summary
 
 
@@ -108,7 +86,8 @@ def _train_and_record(config: Config, console: TrainingConsole, run: TrackedRun,
         clock.mark("table")
         _announce(data, built, source.note, console, run)
         steps_per_epoch(data.manifest.rows("train"), config.launch.workers, config.training.batch_size_per_worker)
-        launch = barrier.start(spark, work, (config, data, str(run_dir)), launch=config.launch, work_dir=run_dir)
+        order = (without_tracking(config), data, str(run_dir))
+        launch = barrier.start(spark, work, order, launch=config.launch, work_dir=run_dir)
         history = _follow(launch, SpoolReader(run_dir / rundir.SPOOL_FOLDER), console, run, clock)
         results: Sequence[TrainingResult] = launch.results()
         clock.mark("trained")
@@ -178,8 +157,9 @@ def _announce(data: Table, built: bool, note: str, console: TrainingConsole, run
     run.metrics({"data/rejected_rows": manifest.rejected_rows}, step=0)
 
 
-def write_summary(summary: dict[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+def without_tracking(config: Config) -> Config:
+    """For ranks: they record nothing themselves, and the server's address may hold a password."""
+    return dataclasses.replace(config, tracking=TrackingConfig())
 
 
 def _tags(run_dir: Path) -> dict[str, str]:

@@ -118,8 +118,6 @@ class Follower:
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.ERROR)
         self._first_asked = self._first_asked or time.monotonic()
-        # Only the model's step needs the global setting; a client takes the address itself.
-        mlflow.set_tracking_uri(self.tracking_uri)
         client = mlflow.MlflowClient(self.tracking_uri)
         entry = next(entry for entry in self.journal.entries() if entry.action == "open")
         accepted = self.journal.accepted
@@ -207,7 +205,7 @@ class Follower:
             if uri:
                 return uri
         self._doubtful.add(entry.n)
-        return adopt(self.journal.run_dir / entry.values["path"], run_id, self._experiment_id)
+        return adopt(self.journal.run_dir / entry.values["path"], run_id, self._experiment_id, self.tracking_uri)
 
     def _trouble(self, what: str, error: Exception) -> None:
         _log.warning("%s", what, exc_info=error)

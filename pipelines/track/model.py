@@ -78,11 +78,12 @@ def check_portable(folder: Path) -> None:
                 )
 
 
-def adopt(folder: Path, run_id: str, experiment_id: str) -> str:
-    """Log a model folder to a run and return the model's URI. Uses MLflow's global tracking URI."""
+def adopt(folder: Path, run_id: str, experiment_id: str, tracking_uri: str) -> str:
+    """Log a model folder to a run and return the model's URI. Sets MLflow's global tracking URI and experiment."""
     import mlflow
     from mlflow.models import Model
 
+    mlflow.set_tracking_uri(tracking_uri)
     # MLflow 3 files a model under the active experiment, not under that of its run.
     mlflow.set_experiment(experiment_id=experiment_id)
     info = Model.log(_NAME, _SavedModel(), run_id=run_id, source=folder, validate_serving_input=False)

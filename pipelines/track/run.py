@@ -8,23 +8,27 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines import paths
 from pipelines.config import TrackingConfig
+from pipelines.errors import ConvoyError
 from pipelines.schema import MANIFEST_NAME, Split, Table
 from pipelines.secrets import mask
 from pipelines.track.follower import Follower, default_tracking_uri
 from pipelines.track.journal import Journal, new_key
+from pipelines.track.replay import replay
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 _CONTEXTS: dict[Split, str] = {"train": "training", "validation": "validation", "test": "testing"}
+# An interrupted job has to end within 10 seconds, of which cancelling its tasks can take a few.
+_KILLED_SECONDS = 4.0
 # A finished job waits no longer for a server that has never answered.
 _SILENT_SECONDS = 5.0
 _FIRST_PAUSE_SECONDS = 1.0
@@ -59,6 +63,7 @@ class TrackedRun:
             self._follower.forget_doubts()
         if continued or run_id:
             self._journal.append("status", {"status": "RUNNING"})
+        self._left_behind: list[Path] = []
         self._news = threading.Event()
         self._closing = threading.Event()
         self._drawings: list[Future[None]] = []
@@ -143,14 +148,20 @@ class TrackedRun:
         """Log a saved model folder, which lies in the run folder; sets `model_uri`."""
         self._record("model", {"path": str(folder.absolute().relative_to(self._journal.run_dir.absolute()))})
 
+    def also_end(self, run_dirs: Sequence[Path]) -> None:
+        """Hand over the journals of other runs, whose drivers are gone, when this run leaves time for it."""
+        self._left_behind.extend(run_dirs)
+        self._news.set()
+
     def finish(self, status: Status) -> None:
         """End the run. Waits for the server at most `tracking.finish_timeout_seconds`; what is left then is a warning."""
         self._drawer.shutdown(wait=True)
         self._record("status", {"status": status})
         self._closing.set()
         self._news.set()
+        limit = min(self._finish_timeout, _KILLED_SECONDS) if status == "KILLED" else self._finish_timeout
         started = time.monotonic()
-        while self._thread.is_alive() and time.monotonic() - started < self._finish_timeout:
+        while self._thread.is_alive() and time.monotonic() - started < limit:
             if self._follower.silent_seconds > _SILENT_SECONDS:
                 break
             self._thread.join(0.1)
@@ -162,6 +173,8 @@ class TrackedRun:
             why = self._follower.trouble or f"no answer within {time.monotonic() - started:.0f} s"
             lacks = f"MLflow at {self.tracking_uri} lacks {left} entries of this run ({why})"
             self.warnings.append(f"{lacks}; to complete it: ./convoy replay {paths.display(self._journal.run_dir)}")
+        for run_dir in list(self._left_behind):
+            self.warnings.append(f"MLflow has not been told of the end of another run; ./convoy replay {paths.display(run_dir)}")
 
     def _record(self, action: Any, values: Mapping[str, Any]) -> None:
         self._journal.append(action, values)
@@ -187,9 +200,22 @@ class TrackedRun:
                 done = self._follower.catch_up()
                 if closing:
                     return
-                if done:
+                if done and self._left_behind:
+                    self._end_one_left_behind()
+                elif done:
                     pause = _FIRST_PAUSE_SECONDS
                     self._news.wait()
                 else:
                     self._closing.wait(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    def _end_one_left_behind(self) -> None:
+        run_dir = self._left_behind[0]
+        try:
+            replay(run_dir)
+        except ConvoyError as error:
+            self.warnings.append(str(error))
+        except Exception as error:
+            _log.warning("%s could not be replayed", run_dir, exc_info=error)
+            self.warnings.append(f"{run_dir}: its end could not be recorded ({type(error).__name__})")
+        self._left_behind.remove(run_dir)
