@@ -13,7 +13,7 @@ from pipelines.launch.training import run_training
 
 def main(arguments: Sequence[str]) -> None:
     request = cli.parse(arguments, "Train a network and record one MLflow run.", "conf/train_cnn.yml")
-    console = TrainingConsole(request.config.training.epochs)
+    console = TrainingConsole(request.config.training.epochs, request.verbosity)
     summary = run_training(request.config, console)
     console.result(summary)
     request.write_summary(summary)

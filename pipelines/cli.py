@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import yaml
 
@@ -23,6 +23,8 @@ from pipelines import configfile, paths, submitted
 from pipelines.config import Config
 from pipelines.errors import ConfigError, ConvoyError
 from pipelines.secrets import mask
+
+Verbosity = Literal["quiet", "normal", "verbose"]
 
 
 class Interrupted(BaseException):
@@ -42,6 +44,7 @@ class Request:
     """Where to write the JSON summary, if anywhere."""
     options: argparse.Namespace
     """All flags as they were given, a job's own ones included."""
+    verbosity: Verbosity = "normal"
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the result as JSON where that was asked for. Raises ConvoyError when it cannot be written."""
@@ -88,6 +91,10 @@ def parse(
     parser.add_argument("--data", metavar="NAME_OR_PATH", help="a data set name, libsvm file, folder or URI (data.dataset)")
     parser.add_argument("--workers", metavar="N", help="number of workers (launch.workers)")
     parser.add_argument("--summary", metavar="FILE", type=Path, help="write the result as JSON to this file")
+    loudness = parser.add_mutually_exclusive_group()
+    loudness.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    loudness.add_argument("--verbose", action="store_true", help="print the log lines of all processes too")
+    parser.add_argument("--log-level", metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR for the log files (launch.log_level)")
     if own_flags is not None:
         own_flags(parser)
     options = parser.parse_args(arguments)
@@ -96,10 +103,13 @@ def parse(
         overrides.append(f"data.dataset={yaml.safe_dump(options.data, default_style=chr(34), width=10**6).strip()}")
     if options.workers is not None:
         overrides.append(f"launch.workers={options.workers}")
+    if options.log_level is not None:
+        overrides.append(f"launch.log_level={options.log_level.upper()}")
     config = configfile.load(paths.to_python(options.config) if options.config else None, overrides)
     if options.summary is not None and not options.summary.absolute().parent.is_dir():
         raise ConfigError(f"--summary {options.summary}: the folder does not exist; create it first")
-    return Request(config=config, summary=options.summary, options=options)
+    verbosity: Verbosity = "quiet" if options.quiet else "verbose" if options.verbose else "normal"
+    return Request(config=config, summary=options.summary, options=options, verbosity=verbosity)
 
 
 def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> NoReturn:

@@ -18,6 +18,7 @@ OnBadRows = Literal["fail", "quarantine"]
 
 _LARGEST_FLOAT32 = 3.4028234e38
 _LARGEST_LABEL = 2**53
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +216,8 @@ class LaunchConfig:
     """TensorFlow threads of one worker; 0 shares the cores of its node equally."""
     runs_uri: str = "runs"
     """The folder that holds logs and metric spools. On a cluster it must be one that all nodes see."""
+    log_level: LogLevel = "INFO"
+    """The least important log lines that the files of driver and ranks hold."""
     start_timeout_seconds: int = 120
     """How long the workers may take until they have found each other."""
     stall_warning_seconds: int = 60

@@ -89,21 +89,27 @@ def save(run_dir: Path, name: str, **arrays: npt.NDArray[Any]) -> None:
     os.replace(unfinished, folder / f"{name}.npz")
 
 
-def load(run_dir: Path, name: str) -> dict[str, npt.NDArray[Any]] | None:
-    """The arrays of a file, or None where the ranks had nothing to leave."""
-    try:
-        with np.load(run_dir / FOLDER / f"{name}.npz", allow_pickle=False) as file:
-            return dict(file)
-    except FileNotFoundError:
-        return None
+def has(run_dir: Path, name: str) -> bool:
+    """Whether the ranks left a file of this name."""
+    return (run_dir / FOLDER / f"{name}.npz").exists()
 
 
-def load_predictions(run_dir: Path) -> Predictions | None:
-    """Those of all ranks in the order of the rows, or None where there are none."""
-    found = [load(run_dir, path.stem) for path in (run_dir / FOLDER).glob("test-rank-*.npz")]
-    parts = sorted((part for part in found if part is not None), key=lambda part: int(part["rows"][0]))
+def has_predictions(run_dir: Path) -> bool:
+    return any((run_dir / FOLDER).glob("test-rank-*.npz"))
+
+
+def load(run_dir: Path, name: str) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a file. Raises FileNotFoundError when the ranks left none."""
+    with np.load(run_dir / FOLDER / f"{name}.npz", allow_pickle=False) as file:
+        return dict(file)
+
+
+def load_predictions(run_dir: Path) -> Predictions:
+    """Those of all ranks in the order of the rows. Raises FileNotFoundError where there are none."""
+    parts = [load(run_dir, path.stem) for path in (run_dir / FOLDER).glob("test-rank-*.npz")]
     if not parts:
-        return None
+        raise FileNotFoundError(f"{run_dir / FOLDER} holds no predictions")
+    parts.sort(key=lambda part: int(part["rows"][0]))
     starts = np.cumsum([0, *(len(part["rows"]) for part in parts)])
     with_mistakes = [part["worst_images"] for part in parts if len(part["worst"])]
     return Predictions(

@@ -16,6 +16,7 @@ ATTEMPT_FOLDER = "attempts"
 CONFIG_FILE = "config.yml"
 # Only in the folder of a run that came to its end.
 SUMMARY_FILE = "summary.json"
+MERGED_LOG = "run.log"
 _RECORD_FILE = "run.json"
 
 

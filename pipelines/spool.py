@@ -1,8 +1,8 @@
 """The metric spool: how a worker tells the driver, and posterity, what happened.
 
-Each rank appends one JSON object a line to its own file in the run's folder. The driver follows the files to draw the progress
-bar and to feed MLflow, so no tracking credential leaves the driver and a slow tracking server never slows training. The files
-stay: a run whose tracking server was down is still complete here.
+Each rank, and a sampler on each node, appends one JSON object a line to its own file in the run's folder. The driver follows the
+files to draw the progress bar and to feed MLflow, so no tracking credential leaves the driver and a slow tracking server never
+slows training. The files stay: a run whose tracking server was down is still complete here.
 """
 
 import json
@@ -10,28 +10,29 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened on a rank."""
+    """Something that happened on a rank, or a sample of a node."""
 
     rank: int
+    """Of a rank; the number of the node where the kind is `system`."""
     kind: str
-    """plan, progress, epoch, test, saved, or warning."""
+    """plan, progress, epoch, test, saved, warning, or system."""
     time: float
     """Seconds since the Unix epoch, by the rank's clock."""
     values: dict[str, Any]
 
 
 class SpoolWriter:
-    """Appends the events of one rank. Each event is on disk when `write` returns."""
+    """Appends the events of one rank or node. Each event is on disk when `write` returns."""
 
-    def __init__(self, folder: Path, rank: int) -> None:
+    def __init__(self, folder: Path, rank: int, source: Literal["rank", "node"] = "rank") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._rank = rank
-        self._file: TextIO = (folder / f"rank-{rank}.jsonl").open("a", encoding="utf-8")
+        self._file: TextIO = (folder / f"{source}-{rank}.jsonl").open("a", encoding="utf-8")
 
     def write(self, kind: str, **values: Any) -> None:
         event = {"rank": self._rank, "kind": kind, "time": time.time(), "values": values}
@@ -43,14 +44,14 @@ class SpoolWriter:
 
 
 class SpoolReader:
-    """Reads what has been added to all ranks' files since the last call."""
+    """Reads what has been added to all files since the last call."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._offsets: dict[Path, int] = {}
 
     def new_events(self) -> Iterator[Event]:
-        for path in sorted(self._folder.glob("rank-*.jsonl")):
+        for path in sorted(self._folder.glob("*-*.jsonl")):
             offset = self._offsets.get(path, 0)
             with path.open("rb") as file:
                 file.seek(offset)

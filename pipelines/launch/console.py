@@ -1,56 +1,70 @@
-"""What the person at the keyboard sees: a progress bar on a terminal, plain lines elsewhere, a table at the end."""
+"""What the person at the keyboard sees: a progress line on a terminal, plain lines elsewhere, the result at the end."""
 
-import sys
-import time
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table as Grid
-
+from pipelines.cli import Verbosity
+from pipelines.launch import terminal
 from pipelines.secrets import mask
 from pipelines.spool import Event
 
+_log = logging.getLogger(__name__)
+
 
 class TrainingConsole:
-    """Follows a run. On a terminal one bar grows over all epochs; elsewhere each epoch is one line."""
+    """Follows a run. On a terminal one line shows how far it is; elsewhere each epoch is one line.
 
-    def __init__(self, epochs: int) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
+    Args:
+        epochs: how many are planned.
+        verbosity: quiet prints warnings only; verbose is for the one who feeds this console, who adds log lines.
+    """
+
+    def __init__(self, epochs: int, verbosity: Verbosity = "normal") -> None:
+        self.verbosity = verbosity
         self._epochs = epochs
         self._steps = 1
-        self._workers = 1
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
-        self._started = time.monotonic()
+        self._first_progress: tuple[float, float] | None = None
+        found = terminal.find() if verbosity != "quiet" else None
+        self._status = terminal.StatusLine(found) if found is not None else None
 
     def say(self, line: str) -> None:
-        """Print one line, above the bar where there is one."""
-        # A reader of the output that has gone, or a full disk, ends no training. Rich turns a broken pipe into SystemExit.
-        with suppress(OSError, SystemExit):
-            self._console.print(mask(line), markup=False)
+        """Print one line, above the progress line where there is one."""
+        _log.info("%s", line)
+        if self.verbosity != "quiet":
+            self._print(line)
+
+    def echo(self, line: str) -> None:
+        """Print a line of a log, to which it therefore does not go again."""
+        if self.verbosity == "verbose":
+            self._print(line)
+
+    def warn(self, line: str) -> None:
+        """Print one line whatever the verbosity."""
+        _log.warning("%s", line)
+        self._print(f"warning: {line}")
 
     def show(self, event: Event) -> None:
         """Show what rank 0 reported."""
         values = event.values
         if event.kind == "plan":
-            self._plan(values)
-        elif event.kind == "progress" and self._progress is not None and self._task is not None:
-            done = (values["epoch"] - 1) * self._steps + values["step"]
-            self._progress.update(self._task, completed=done, details=_details(values["epoch"], self._epochs, values))
+            # A training that was started again plans again.
+            self._first_progress = None
+            self._steps = values["steps"]
+            self.say(arithmetic(values))
+        elif event.kind == "progress":
+            self._progress(event)
         elif event.kind == "epoch":
-            self._epoch(values["epoch"], values["metrics"])
+            self.say(epoch_line(values["epoch"], self._epochs, values["metrics"]))
 
     def close(self) -> None:
-        """Take the bar away."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        """Take the progress line away."""
+        if self._status is not None:
+            self._status.close()
 
     def result(self, summary: Mapping[str, Any]) -> None:
-        """The table at the end, and how to open the run."""
+        """What came of it, and how to open the run."""
         seconds, test = summary["seconds"], summary["test"]
         rows = {
             "test accuracy": f"{100 * test['accuracy']:.2f} %  (loss {test['loss']:.4f}, {test['rows']:,} rows)",
@@ -59,42 +73,37 @@ class TrainingConsole:
             "seconds": f"{seconds['total']:.1f} in all: ingest {seconds['ingest']:.1f}, launch {seconds['launch']:.1f}, "
             f"training {seconds['train']:.1f}; first step after {seconds['first_step']:.1f}",
             "table": summary["table"],
-            "run": f"{summary['run_id'] or 'not in MLflow yet'}  (./convoy ui shows it)",
+            "run": f"{summary['run_id']}  (./convoy ui shows it)",
             "model": summary["model_uri"],
         }
         if summary["note"]:
             rows["NOTE"] = summary["note"]
-        grid = Grid.grid(padding=(0, 2))
+        if self.verbosity != "quiet":
+            self._print("")
         for name, value in rows.items():
-            grid.add_row(name, value)
-        self._console.print()
-        self._console.print(grid, markup=False)
+            self.say(f"{name:15}{value}")
 
-    def _plan(self, values: Mapping[str, Any]) -> None:
-        self._steps = values["steps"]
-        self._workers = values["workers"]
-        self.say(arithmetic(values))
-        if sys.stdout.isatty():
-            self._progress = Progress(
-                BarColumn(),
-                TextColumn("{task.fields[details]}"),
-                TimeRemainingColumn(compact=True),
-                console=self._console,
-                transient=True,
-            )
-            self._task = self._progress.add_task("training", total=self._epochs * self._steps, details=f"epoch 1/{self._epochs}")
-            self._progress.start()
+    def _progress(self, event: Event) -> None:
+        if self._status is None:
+            return
+        values = event.values
+        done = (values["epoch"] - 1) * self._steps + values["step"]
+        total = self._epochs * self._steps
+        first_time, first_done = self._first_progress = self._first_progress or (event.time, done)
+        parts = [f"epoch {values['epoch']}/{self._epochs}"]
+        if done > first_done:
+            parts.append(f"{_clock((total - done) * (event.time - first_time) / (done - first_done))} left")
+        parts += [f"{name} {values[name]:.4f}" for name in ("accuracy", "loss") if name in values]
+        parts.append(f"{values['rows_per_second']:,.0f} rows/s")
+        self._status.show(lambda width: terminal.fitted(parts, done / total, width))
 
-    def _epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=epoch * self._steps)
-        parts = [f"epoch {epoch}/{self._epochs}"]
-        for split in ("train", "validation"):
-            if f"{split}/loss" in metrics:
-                parts.append(f"{split} loss {metrics[f'{split}/loss']:.4f} accuracy {metrics[f'{split}/accuracy']:.4f}")
-        parts.append(f"{metrics['epoch_seconds']:.1f} s")
-        parts.append(f"{metrics['rows_per_second']:,.0f} rows/s")
-        self.say("  ".join(parts))
+    def _print(self, line: str) -> None:
+        if self._status is not None:
+            self._status.print(mask(line))
+        else:
+            # A reader of the output that has gone, or a full disk, ends no training.
+            with suppress(OSError):
+                print(mask(line), flush=True)
 
 
 def arithmetic(plan: Mapping[str, Any]) -> str:
@@ -109,9 +118,20 @@ def arithmetic(plan: Mapping[str, Any]) -> str:
     )
 
 
-def _details(epoch: int, epochs: int, values: Mapping[str, Any]) -> str:
-    metrics = " ".join(f"{name} {values[name]:.4f}" for name in ("loss", "accuracy") if name in values)
-    return f"epoch {epoch}/{epochs}  {metrics}  {values['rows_per_second']:,.0f} rows/s"
+def epoch_line(epoch: int, epochs: int, metrics: Mapping[str, float]) -> str:
+    parts = [f"epoch {epoch}/{epochs}"]
+    for split in ("train", "validation"):
+        if f"{split}/loss" in metrics:
+            parts.append(f"{split} loss {metrics[f'{split}/loss']:.4f} accuracy {metrics[f'{split}/accuracy']:.4f}")
+    parts.append(f"{metrics['epoch_seconds']:.1f} s")
+    parts.append(f"{metrics['rows_per_second']:,.0f} rows/s")
+    return "  ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02d}:{int(seconds):02d}" if hours else f"{minutes}:{int(seconds):02d}"
 
 
 def _count(number: int, noun: str) -> str:

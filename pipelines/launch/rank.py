@@ -10,6 +10,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from pipelines import logs
 from pipelines.secrets import mask
 
 RESULT, FAILURE = b"R", b"F"
@@ -32,6 +33,7 @@ def main(parent: int, details: dict[str, Any]) -> int:
     The order comes by standard input and the outcome goes into a pipe, so that a killed rank leaves no file behind.
     """
     die_with(parent)
+    logs.configure(sys.stderr, f"rank {details['rank']}", details["log_level"])
     order = sys.stdin.buffer.read()
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), sys.stdin.fileno())

@@ -5,12 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pipelines import cli, paths, rundir
-from pipelines.config import TrackingConfig
+from pipelines import cli, logs, paths, rundir
+from pipelines.config import LogLevel, TrackingConfig
 from pipelines.errors import ConvoyError, LaunchError
 from pipelines.launch import leftovers
 from pipelines.launch.console import TrainingConsole
-from pipelines.secrets import mask
 from pipelines.track.run import Status, TrackedRun
 
 _ERROR_LENGTH = 500
@@ -18,7 +17,12 @@ _ERROR_LENGTH = 500
 
 @contextmanager
 def recorded(
-    tracking: TrackingConfig, run_name: str, run_dir: Path, console: TrainingConsole, run_id: str = ""
+    tracking: TrackingConfig,
+    run_name: str,
+    run_dir: Path,
+    console: TrainingConsole,
+    run_id: str = "",
+    log_level: LogLevel = "INFO",
 ) -> Iterator[TrackedRun]:
     """Record what the block does.
 
@@ -31,13 +35,14 @@ def recorded(
         run_dir: the run's folder.
         console: is closed at the end.
         run_id: an MLflow run to go on with.
+        log_level: the least important log lines to keep.
 
     Raises:
         LaunchError: the disk does not take what has to be written.
     """
     status: Status = "FAILED"
     try:
-        log_to(run_dir)
+        log = log_to(run_dir, log_level)
         console.say(f"run folder {paths.display(run_dir)}, logs in {paths.display(run_dir / rundir.LOG_FOLDER)}")
         left_behind = leftovers.bury(run_dir.parent, console.say)
         leftovers.claim(run_dir)
@@ -62,25 +67,31 @@ def recorded(
         console.close()
         if status == "KILLED":
             console.say(leftovers.how_to_resume(run_dir))
+        _keep_log(run, run_dir)
         run.finish(status)
+        logging.getLogger().removeHandler(log)
         with suppress(OSError):
             leftovers.release(run_dir)
         for warning in run.warnings:
-            console.say(f"warning: {warning}")
+            console.warn(warning)
 
 
-def log_to(run_dir: Path) -> None:
-    """Keep what libraries log in the run folder, without credentials."""
+def log_to(run_dir: Path, level: LogLevel) -> logging.Handler:
+    """Keep what this process logs in the run folder, until the handler is removed."""
     # A full disk would otherwise fill the screen.
     logging.raiseExceptions = False
-    handler = logging.FileHandler(run_dir / rundir.LOG_FOLDER / "driver.log", encoding="utf-8")
-    handler.setFormatter(_Masked("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    logging.basicConfig(handlers=[handler], level=logging.INFO)
+    return logs.configure((run_dir / rundir.LOG_FOLDER / "driver.log").open("a", encoding="utf-8"), "driver", level)
 
 
-class _Masked(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return mask(super().format(record))
+def _keep_log(run: TrackedRun, run_dir: Path) -> None:
+    """One log of driver and ranks, as an artifact."""
+    folder = run_dir / rundir.LOG_FOLDER
+    try:
+        logs.merge(folder, run_dir / rundir.MERGED_LOG)
+    except OSError as error:
+        run.warnings.append(f"{run_dir / rundir.MERGED_LOG} could not be written ({error.strerror}); {folder} has the logs")
+    else:
+        run.artifact(run_dir / rundir.MERGED_LOG)
 
 
 def _unwritable(error: OSError, run_dir: Path) -> LaunchError:

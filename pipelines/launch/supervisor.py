@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +25,9 @@ from pipelines.config import LaunchConfig
 from pipelines.errors import ConvoyError
 from pipelines.launch import slots
 from pipelines.launch.failure import Failure, embed, of_exception, of_exit, write_failure
+from pipelines.launch.nodemetrics import sampled
 from pipelines.launch.rank import FAILURE, RESULT
+from pipelines.rundir import SPOOL_FOLDER
 from pipelines.secrets import without_secrets
 
 
@@ -61,7 +64,10 @@ def supervise(assignment: Assignment) -> tuple[int, bytes]:
     try:
         rendezvous = context.allGather(f"{address}:{server.server_address[1]}" if server else "")[0]
         environment = horovod_environment(slot, rendezvous, interface, assignment.launch)
-        return rank, _run_rank(assignment, rank, host, environment)
+        # One process of each node.
+        sampling = sampled(Path(assignment.work_dir) / SPOOL_FOLDER, slot.cross_rank) if slot.local_rank == 0 else nullcontext()
+        with sampling:
+            return rank, _run_rank(assignment, rank, host, environment)
     finally:
         if server is not None:
             server.shutdown()
@@ -116,7 +122,13 @@ def horovod_environment(slot: SlotInfo, rendezvous: str, interface: str, launch:
 def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[str, str]) -> bytes:
     work_dir = Path(assignment.work_dir)
     log_path = work_dir / "logs" / f"rank-{rank}.log"
-    details = {"work_dir": str(work_dir), "rank": rank, "host": host, "log_path": str(log_path)}
+    details = {
+        "work_dir": str(work_dir),
+        "rank": rank,
+        "host": host,
+        "log_path": str(log_path),
+        "log_level": assignment.launch.log_level,
+    }
     try:
         with log_path.open("ab") as log:
             code, outcome = _run_process(assignment.payload, details, log, environment)

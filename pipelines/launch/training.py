@@ -1,6 +1,7 @@
 """The whole road, as the driver sees it: source, table, workers, run."""
 
 import dataclasses
+import getpass
 import importlib.metadata
 import os
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from pipelines import __version__, cli, configfile, paths, rundir
+from pipelines import __version__, cli, configfile, logs, paths, rundir
 from pipelines.config import Config, TrackingConfig
 from pipelines.ingest import sources, table
 from pipelines.launch import barrier, session, slots
@@ -22,9 +23,10 @@ from pipelines.launch.worker import work
 from pipelines.models import registry
 from pipelines.schema import REJECTED_FOLDER, SPLITS, Table
 from pipelines.secrets import mask
-from pipelines.spool import Event, SpoolReader
+from pipelines.spool import SpoolReader
 from pipelines.stream.sharding import steps_per_epoch
-from pipelines.track.figures import learning_curves
+from pipelines.track import page
+from pipelines.track.recorder import Recorder
 from pipelines.track.run import TrackedRun
 from pipelines.train.result import TrainingResult
 
@@ -41,6 +43,10 @@ class Clock:
 
     def mark(self, name: str, at: float | None = None) -> None:
         self.marks.setdefault(name, (at or time.time()) - self.submitted)
+
+    def at(self, name: str) -> float:
+        """Seconds since the Unix epoch; when the job was submitted, for a mark that was not reached."""
+        return self.submitted + self.marks.get(name, 0.0)
 
     def between(self, start: str, stop: str) -> float:
         return round(self.marks.get(stop, 0.0) - self.marks.get(start, 0.0), 2)
@@ -65,9 +71,9 @@ def run_training(config: Config, console: TrainingConsole, submitted: float | No
     clock = Clock(submitted or _submitted_at())
     run_name = config.tracking.run_name or f"{config.model.name}-{config.launch.workers}w"
     run_dir = rundir.make(paths.to_python(config.launch.runs_uri), run_name)
-    with recorded(config.tracking, run_name, run_dir, console) as run:
+    with recorded(config.tracking, run_name, run_dir, console, log_level=config.launch.log_level) as run:
         (run_dir / rundir.CONFIG_FILE).write_text(mask(configfile.dump(config)), encoding="utf-8")
-        run.settings(config.flat(), configfile.dump(config))
+        run.settings(page.parameters(config), configfile.dump(config))
         run.tags(_tags(run_dir))
         summary = _train_and_record(config, console, run, run_dir, clock)
     clock.mark("end")
@@ -84,18 +90,31 @@ def _train_and_record(config: Config, console: TrainingConsole, run: TrackedRun,
         clock.mark("spark")
         data, built = table.open_or_build(spark, config, source, console.say)
         clock.mark("table")
-        _announce(data, built, source.note, console, run)
+        _announce(config, data, built, console, run)
         steps_per_epoch(data.manifest.rows("train"), config.launch.workers, config.training.batch_size_per_worker)
         order = (without_tracking(config), data, str(run_dir))
         launch = barrier.start(spark, work, order, launch=config.launch, work_dir=run_dir)
-        history = _follow(launch, SpoolReader(run_dir / rundir.SPOOL_FOLDER), console, run, clock)
+        recorder = Recorder(run, clock.submitted)
+        for name, start, stop in (("set-up", "submitted", "spark"), ("ingest", "spark", "table")):
+            recorder.phase(name, clock.at(start), clock.at(stop))
+        _follow(launch, run_dir, console, recorder, clock)
         results: Sequence[TrainingResult] = launch.results()
         clock.mark("trained")
-    result = results[0]
-    run.metrics({"test/loss": result.test.loss, "test/accuracy": result.test.accuracy}, step=result.epochs)
-    title = f"{config.model.name} on {data.manifest.dataset}"
-    run.figure(lambda: learning_curves.draw(history, title).figure, "figures/learning_curves.png")
-    run.model(run_dir / rundir.MODEL_FOLDER)
+        recorder.phase("launch", clock.at("table"), clock.at("plan"))
+        result = results[0]
+        run.metrics({"test/loss": result.test.loss, "test/accuracy": result.test.accuracy}, step=result.epochs)
+        run.model(run_dir / rundir.MODEL_FOLDER)
+        figures = recorder.figures(run_dir, data.manifest, f"{config.model.name} on {data.manifest.dataset}")
+    outcome = page.Result(
+        accuracy=result.test.accuracy,
+        loss=result.test.loss,
+        epochs=result.epochs,
+        precision=result.precision,
+        rows_per_second=result.rows_per_second,
+        seconds=time.time() - clock.submitted,
+        figures=figures,
+    )
+    run.tags({page.DESCRIPTION_TAG: page.description(config, data.manifest, outcome)})
     return {
         "dataset": data.manifest.dataset,
         "note": source.note,
@@ -117,42 +136,37 @@ def _train_and_record(config: Config, console: TrainingConsole, run: TrackedRun,
     }
 
 
-def _follow(
-    launch: barrier.Launch, spool: SpoolReader, console: TrainingConsole, run: TrackedRun, clock: Clock
-) -> list[dict[str, float]]:
-    """Pass on what the workers report until they are done. Returns the metrics of each epoch."""
-    history: list[dict[str, float]] = []
+def _follow(launch: barrier.Launch, run_dir: Path, console: TrainingConsole, recorder: Recorder, clock: Clock) -> None:
+    """Pass on what the workers report until they are done."""
+    spool, lines = SpoolReader(run_dir / rundir.SPOOL_FOLDER), logs.Follower(run_dir / rundir.LOG_FOLDER)
 
-    def pass_on(event: Event) -> None:
-        if event.rank != 0:
-            return
-        clock.mark(event.kind, event.time)
-        console.show(event)
-        if event.kind == "epoch":
-            history.append(event.values["metrics"])
-            run.metrics(event.values["metrics"], event.values["epoch"])
+    def pass_on() -> None:
+        for event in spool.new_events():
+            recorder.event(event)
+            if event.rank == 0 and event.kind != "system":
+                clock.mark(event.kind, event.time)
+                console.show(event)
+        if console.verbosity == "verbose":
+            for line in lines.new_lines("rank-*.log"):
+                console.echo(line)
 
     try:
         while not launch.wait(_POLL_SECONDS):
-            for event in spool.new_events():
-                pass_on(event)
+            pass_on()
     except BaseException:
         launch.cancel()
         raise
-    for event in spool.new_events():
-        pass_on(event)
-    return history
+    pass_on()
 
 
-def _announce(data: Table, built: bool, note: str, console: TrainingConsole, run: TrackedRun) -> None:
+def _announce(config: Config, data: Table, built: bool, console: TrainingConsole, run: TrackedRun) -> None:
     manifest = data.manifest
     rows = ", ".join(f"{manifest.rows(split):,} {split}" for split in SPLITS)
     console.say(f"table {data.uri} ({'built' if built else 'reused'}): {rows}")
     run.dataset(data)
-    if note:
-        run.tags({"data_note": note})
+    run.tags({page.DESCRIPTION_TAG: page.description(config, manifest)} | ({"data_note": manifest.note} if manifest.note else {}))
     if manifest.rejected_rows:
-        console.say(f"warning: {manifest.rejected_summary}, kept in {data.uri}/{REJECTED_FOLDER}")
+        console.warn(f"{manifest.rejected_summary}, kept in {data.uri}/{REJECTED_FOLDER}")
         run.tags({"data_rejected": manifest.rejected_summary})
     run.metrics({"data/rejected_rows": manifest.rejected_rows}, step=0)
 
@@ -163,7 +177,13 @@ def without_tracking(config: Config) -> Config:
 
 
 def _tags(run_dir: Path) -> dict[str, str]:
-    tags = {"convoy_version": __version__, "run_dir": str(run_dir)}
+    tags = {
+        "convoy_version": __version__,
+        "run_dir": str(run_dir),
+        "mlflow.source.name": "jobs/train_cnn.py",
+        "mlflow.source.type": "JOB",
+        "mlflow.user": getpass.getuser(),
+    }
     for distribution in _VERSIONED:
         try:
             tags[f"version.{distribution}"] = importlib.metadata.version(distribution)

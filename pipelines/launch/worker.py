@@ -49,5 +49,6 @@ def work(config: Config, table: Table, run_dir: str, checkpoint: str | None = No
         # An earlier attempt may have come so far.
         shutil.rmtree(folder / MODEL_FOLDER, ignore_errors=True)
         tracked_model.save(model, folder / MODEL_FOLDER, table.manifest, images)
+        spool.write("saved")
     spool.close()
     return result

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines import paths
 from pipelines.config import TrackingConfig
 from pipelines.secrets import mask
-from pipelines.track.journal import Entry, Journal
+from pipelines.track.journal import EXPERIMENT_ID, RUN_ID, Entry, Journal
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -169,7 +169,12 @@ class Follower:
         from mlflow.entities import Metric, Param, RunTag
 
         params = [Param(key, value) for entry in group if entry.action == "params" for key, value in entry.values.items()]
-        tags = [RunTag(key, value) for entry in group if entry.action == "tags" for key, value in entry.values.items()]
+        tags = [
+            RunTag(key, value.replace(RUN_ID, run_id).replace(EXPERIMENT_ID, self._experiment_id))
+            for entry in group
+            if entry.action == "tags"
+            for key, value in entry.values.items()
+        ]
         points = [(entry, key, value) for entry in group if entry.action == "metrics" for key, value in _points(entry)]
         known: dict[str, set[tuple[int, int]]] = {}
         for entry, key, _ in points:
@@ -276,7 +281,9 @@ def _experiment_id(client: "MlflowClient", name: str, tracking_uri: str) -> str:
         return str(found.experiment_id)
     # A database store would put artifacts into the working directory.
     location = f"file:{paths.home().absolute() / 'mlartifacts' / name}" if tracking_uri.startswith("sqlite:") else None
-    return str(client.create_experiment(name, artifact_location=location))
+    # Has MLflow 3's pages show what belongs to training, not to language models.
+    kind = {"mlflow.experimentKind": "custom_model_development"}
+    return str(client.create_experiment(name, artifact_location=location, tags=kind))
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -25,6 +25,8 @@ from pipelines.errors import ConvoyError
 from pipelines.secrets import mask, masked
 
 FOLDER = "tracking"
+# In a tag these stand for what only the tracking server knows.
+RUN_ID, EXPERIMENT_ID = "$RUN_ID", "$EXPERIMENT_ID"
 Action = Literal["open", "params", "tags", "metrics", "inputs", "artifact", "model", "status"]
 
 

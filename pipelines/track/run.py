@@ -11,19 +11,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pipelines import paths
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConvoyError
 from pipelines.schema import MANIFEST_NAME, Split, Table
 from pipelines.secrets import mask
+from pipelines.track.figures.style import Drawing
 from pipelines.track.follower import Follower, default_tracking_uri
 from pipelines.track.journal import Journal, new_key
 from pipelines.track.replay import replay
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 _CONTEXTS: dict[Split, str] = {"train": "training", "validation": "validation", "test": "testing"}
@@ -86,11 +84,14 @@ class TrackedRun:
         """Empty until the server has taken the model."""
         return self._journal.accepted.model_uri
 
-    def settings(self, config: Mapping[str, Any], config_yaml: str) -> None:
+    def settings(self, parameters: Mapping[str, str], config_yaml: str) -> None:
         """Parameters for searching, and the file that repeats the run."""
-        params = {key: str(list(value) if isinstance(value, tuple) else value) for key, value in config.items()}
-        self._record("params", params)
+        self.parameters(parameters)
         self._keep("config.yml", config_yaml)
+
+    def parameters(self, parameters: Mapping[str, str]) -> None:
+        """Each may be set once."""
+        self._record("params", parameters)
 
     def tags(self, tags: Mapping[str, str]) -> None:
         self._record("tags", tags)
@@ -114,19 +115,17 @@ class TrackedRun:
         self._record("inputs", {"datasets": datasets})
         self._keep(f"table/{MANIFEST_NAME.lstrip('_')}", manifest.to_json())
 
-    def figure(self, draw: Callable[[], "Figure"], artifact: str) -> None:
-        """Drawn on a background thread and kept as PNG (or whatever the ending of `artifact` says)."""
+    def figure(self, draw: Callable[[], Drawing], name: str) -> None:
+        """Drawn on a background thread and kept as figures/NAME.png with its numbers in figures/NAME.csv."""
 
         def keep() -> None:
-            from io import BytesIO
-
             try:
-                buffer = BytesIO()
-                draw().savefig(buffer, format=Path(artifact).suffix.lstrip(".") or "png")
-                self._keep(artifact, buffer.getvalue())
+                drawing = draw()
+                self._keep(f"figures/{name}.png", drawing.png())
+                self._keep(f"figures/{name}.csv", drawing.csv())
             except Exception as error:
-                _log.warning("%s could not be drawn", artifact, exc_info=error)
-                self.warnings.append(mask(f"{artifact} could not be drawn ({type(error).__name__}: {error})"))
+                _log.warning("figure %s could not be drawn", name, exc_info=error)
+                self.warnings.append(mask(f"figure {name} could not be drawn ({type(error).__name__}: {error})"))
 
         self._drawings.append(self._drawer.submit(keep))
 

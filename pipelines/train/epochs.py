@@ -3,6 +3,7 @@
 Every decision is taken from numbers that were reduced over all ranks, so all ranks take the same one.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -15,12 +16,14 @@ import tensorflow as tf
 from pipelines import progress
 from pipelines.config import TrainingConfig
 from pipelines.errors import TrainingError
+from pipelines.logs import set_epoch
 from pipelines.spool import SpoolWriter
 from pipelines.stream.batches import EvaluationData, TrainingData
 from pipelines.train.distributed import averaged, check_equal_state, summed
 from pipelines.train.evaluate import EVALUATION_BATCH_SIZE, Evaluator
 from pipelines.train.state import RandomGenerators, Weights
 
+_log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 0.5
 
 
@@ -95,6 +98,7 @@ class EpochCallback(keras.callbacks.Callback):
         self._first_step = self.course.step
         self._epoch_started = time.monotonic()
         progress.mark(f"epoch {epoch + 1}, step {self._first_step + 1}")
+        set_epoch(epoch + 1)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         # With several steps in an execution, Keras counts the last one as full.
@@ -120,6 +124,7 @@ class EpochCallback(keras.callbacks.Callback):
         metrics = {f"train/{name}": value for name, value in means.items()}
         _average_statistics(self.model)
         self.course.weights_sha256 = check_equal_state(self.model, self.model.optimizer, f"after epoch {epoch + 1}")
+        validation_started = time.monotonic()
         if self._validation is not None:
             self._evaluator = self._evaluator or Evaluator(self.model)
             score = self._evaluator.score(self._validation.batches(EVALUATION_BATCH_SIZE))
@@ -131,7 +136,9 @@ class EpochCallback(keras.callbacks.Callback):
             "learning_rate": float(self.model.optimizer.learning_rate),
         }
         self.course.epoch, self.course.step, self.course.dropout_calls = epoch + 1, 0, ()
-        self._spool.write("epoch", epoch=self.course.epoch, metrics=metrics)
+        validation_seconds = time.monotonic() - validation_started
+        self._spool.write("epoch", epoch=self.course.epoch, metrics=metrics, validation_seconds=validation_seconds)
+        _log.info("%s", " ".join(f"{name}={value:.6g}" for name, value in metrics.items()))
         self._decide(metrics)
         progress.mark(f"checkpoint of epoch {epoch + 1}")
         self._save(self.course, False)

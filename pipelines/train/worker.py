@@ -12,6 +12,7 @@ from pipelines import progress
 from pipelines.config import Config, TrainingConfig
 from pipelines.errors import LaunchError, TrainingError
 from pipelines.evidence import PredictionWriter
+from pipelines.logs import set_epoch
 from pipelines.schema import Split, Table
 from pipelines.spool import SpoolWriter
 from pipelines.stream.batches import EvaluationData, Shard, TrainingData
@@ -146,6 +147,7 @@ def test(
     Where there is a `run_dir`, it receives what the figures are drawn from (`pipelines.evidence`).
     """
     rank, workers = hvd.rank(), hvd.size()
+    set_epoch(0)
     tested = build(config, table, "float32")
     tested.set_weights(model.get_weights())
     predictions = PredictionWriter(shard.rows.start, workers)

@@ -109,8 +109,8 @@ def test_what_the_figures_need_is_what_the_network_saw_and_answered(table, tmp_p
 
 def test_a_network_without_kernels_leaves_none(table, tmp_path):
     trained(table, tmp_path, "model.name=mlp", "training.epochs=1", run_dir=tmp_path)
-    assert evidence.load(tmp_path, evidence.FIRST_LAYER) is None
-    assert evidence.load(tmp_path, evidence.EXAMPLES) is not None
+    assert not evidence.has(tmp_path, evidence.FIRST_LAYER)
+    assert evidence.has(tmp_path, evidence.EXAMPLES)
 
 
 def test_too_few_rows_for_a_batch_are_refused(table, tmp_path):

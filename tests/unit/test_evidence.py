@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from pipelines import evidence
 from pipelines.evidence import PredictionWriter
@@ -30,10 +31,11 @@ def test_predictions_of_all_ranks_come_together_in_the_order_of_the_rows(tmp_pat
 
 
 def test_without_a_mistake_there_are_no_images_and_without_predictions_nothing(tmp_path):
-    assert evidence.load_predictions(tmp_path) is None
-    assert evidence.load(tmp_path, evidence.EXAMPLES) is None
+    assert not evidence.has(tmp_path, evidence.EXAMPLES)
     PredictionWriter(0, 1).save(tmp_path, 0)
-    assert evidence.load_predictions(tmp_path) is None
+    assert not evidence.has_predictions(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no predictions"):
+        evidence.load_predictions(tmp_path)
     writer = PredictionWriter(0, 1)
     writer.add(np.zeros((2, 3, 3, 1), np.uint8), np.array([0, 1]), np.eye(2, dtype=np.float32))
     writer.save(tmp_path, 0)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pipelines.track.figures import style
 from pipelines.track.figures.style import Drawing
 
+QUESTION = "Can its confidence be believed?"
 # As in the paper.
 BINS = 15
 
@@ -66,7 +67,7 @@ def draw(labels: npt.NDArray[Any], probabilities: npt.NDArray[Any]) -> Drawing:
         f"expected calibration error {100 * error:.2f} %;  mean confidence {100 * confidence:.2f} %, accuracy "
         f"{100 * accuracy:.2f} %: {verdict if error > 0.005 else 'well calibrated'}"
     )
-    figure = style.new_figure(7.2, 6.6, "Can its confidence be believed?", answer)
+    figure = style.new_figure(7.2, 6.6, QUESTION, answer)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     edges = np.arange(BINS + 1) / BINS
     filled = found.rows > 0

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from pipelines.track.figures import style
 from pipelines.track.figures.style import Drawing
 
+QUESTION = "Which classes are taken for which?"
 # More classes than this leave no room for a text in each cell.
 _WRITTEN = 20
 
@@ -36,14 +37,14 @@ def draw(labels: npt.NDArray[Any], probabilities: npt.NDArray[Any], class_names:
     counts = confusion_matrix(labels, probabilities)
     rates = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     classes = len(counts)
-    figure = style.new_figure(8.2, 8.0, "Which classes are taken for which?", _answer(counts, rates, class_names))
+    figure = style.new_figure(8.2, 8.0, QUESTION, _answer(counts, rates, class_names))
     axes = figure.subplots()
     # Mistakes are rare: the square root lets a rate of 1 % be seen beside one of 99 %.
     axes.imshow(np.sqrt(rates), cmap="Blues", vmin=0, vmax=1.1)
     if classes <= _WRITTEN:
         size = min(style.NORMAL, 100 / classes)
         for row, column in np.argwhere(counts):
-            text = f"{counts[row, column]:,}\n{100 * rates[row, column]:.3g} %"
+            text = f"{counts[row, column]:,}\n{_percent(rates[row, column])}"
             colour = "white" if rates[row, column] > 0.4 else style.INK
             axes.text(column, row, text, ha="center", va="center", fontsize=size, color=colour, linespacing=1.3)
     step = -(-classes // 30)
@@ -60,6 +61,11 @@ def draw(labels: npt.NDArray[Any], probabilities: npt.NDArray[Any], class_names:
     return Drawing(figure, ("true", "predicted", "count", "rate"), rows)
 
 
+def _percent(rate: float) -> str:
+    percent = 100 * rate
+    return f"{percent:.1f} %" if percent >= 1 else f"{percent:.2g} %"
+
+
 def _answer(counts: npt.NDArray[np.int64], rates: npt.NDArray[np.float64], class_names: Sequence[str]) -> str:
     mistakes = counts - np.diag(np.diag(counts))
     total = int(counts.sum())
@@ -68,5 +74,5 @@ def _answer(counts: npt.NDArray[np.int64], rates: npt.NDArray[np.float64], class
     row, column = divmod(int(mistakes.argmax()), len(mistakes))
     return (
         f"{mistakes.sum():,} of {total:,} rows are wrong;  most often {style.shortened(class_names[row], 20)} is taken for "
-        f"{style.shortened(class_names[column], 20)} ({mistakes[row, column]:,} times, {100 * rates[row, column]:.2g} %)"
+        f"{style.shortened(class_names[column], 20)} ({mistakes[row, column]:,} times, {_percent(rates[row, column])})"
     )

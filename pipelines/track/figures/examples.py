@@ -9,6 +9,7 @@ import numpy.typing as npt
 from pipelines.track.figures import style
 from pipelines.track.figures.style import Drawing
 
+QUESTION = "What does the network see?"
 COUNT = 40
 _COLUMNS = 10
 
@@ -29,7 +30,7 @@ def draw(
     height, width, channels = images.shape[1:]
     low, high = value_range
     answer = f"the first {len(images)} examples of a batch: {height} x {width} x {channels}, values {low:g} to {high:g}"
-    figure = style.new_figure(9.5, 0.9 + 1.12 * lines, "What does the network see?", answer)
+    figure = style.new_figure(9.5, 0.9 + 1.12 * lines, QUESTION, answer)
     axes = figure.subplots()
     style.picture_axes(axes, _COLUMNS, lines * 1.2)
     for place, (image, label) in enumerate(zip(images, labels, strict=True)):

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from pipelines.track.figures import style
 from pipelines.track.figures.style import Drawing
 
+QUESTION = "What does the first layer look for?"
 # Columns that can still be read.
 KERNELS = 16
 
@@ -34,7 +35,7 @@ def draw(
     )
     columns, lines = shown + 1.2, len(images) + 1.2
     scale = 11 / columns
-    figure = style.new_figure(11, 0.9 + scale * lines, "What does the first layer look for?", answer)
+    figure = style.new_figure(11, 0.9 + scale * lines, QUESTION, answer)
     axes = figure.subplots()
     style.picture_axes(axes, columns, lines)
     for kernel in range(shown):

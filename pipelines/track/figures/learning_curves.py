@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pipelines.track.figures import style
 from pipelines.track.figures.style import Drawing
 
+QUESTION = "Does it learn, and does it overfit?"
+
 
 def draw(history: Sequence[Mapping[str, float]], title: str = "") -> Drawing:
     """The gap between training and validation is shaded, the epoch with the lowest validation loss marked.
@@ -18,7 +20,7 @@ def draw(history: Sequence[Mapping[str, float]], title: str = "") -> Drawing:
     splits = ("train", "validation") if validated else ("train",)
     losses = [epoch[f"{splits[-1]}/loss"] for epoch in history]
     best = min(range(len(losses)), key=losses.__getitem__)
-    figure = style.new_figure(10, 4.4, "Does it learn, and does it overfit?", _answer(history, best, validated, title))
+    figure = style.new_figure(10, 4.4, QUESTION, _answer(history, best, validated, title))
     epochs = range(1, len(history) + 1)
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         curves = {split: [epoch[f"{split}/{name}"] for epoch in history] for split in splits}

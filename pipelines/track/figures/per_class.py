@@ -10,6 +10,7 @@ from pipelines.track.figures import style
 from pipelines.track.figures.confusion_matrix import confusion_matrix
 from pipelines.track.figures.style import Drawing
 
+QUESTION = "Which classes are hard?"
 # More classes than this would not be read; the numbers hold all of them.
 _SHOWN = 30
 
@@ -30,7 +31,7 @@ def draw(labels: npt.NDArray[Any], probabilities: npt.NDArray[Any], class_names:
     f1 = 2 * right / np.maximum(predicted + support, 1)
     hardest_first = np.argsort(f1, kind="stable")
     shown = hardest_first[:_SHOWN]
-    figure = style.new_figure(8.2, 1.7 + 0.32 * len(shown), "Which classes are hard?", _answer(f1, class_names, len(shown)))
+    figure = style.new_figure(8.2, 1.7 + 0.32 * len(shown), QUESTION, _answer(f1, class_names, len(shown)))
     axes = figure.subplots()
     places = np.arange(len(shown))
     axes.hlines(

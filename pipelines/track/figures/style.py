@@ -4,7 +4,6 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,13 +38,11 @@ class Drawing:
         writer.writerows([_plain(value) for value in row] for row in self.rows)
         return text.getvalue()
 
-    def save(self, folder: Path, name: str) -> tuple[Path, Path]:
-        """Write NAME.png and NAME.csv, and return both."""
-        folder.mkdir(parents=True, exist_ok=True)
-        picture, numbers = folder / f"{name}.png", folder / f"{name}.csv"
-        self.figure.savefig(picture, dpi=_DPI)
-        numbers.write_text(self.csv(), encoding="utf-8")
-        return picture, numbers
+    def png(self) -> bytes:
+        """The picture as a PNG file."""
+        content = io.BytesIO()
+        self.figure.savefig(content, format="png", dpi=_DPI)
+        return content.getvalue()
 
 
 def new_figure(width: float, height: float, question: str, answer: str) -> "Figure":

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pipelines.track.figures import style
 from pipelines.track.figures.style import Drawing
 
+QUESTION = "Where did the time go?"
 # Lanes that can still be read; the numbers hold all of them.
 _LANES = 9
 # Shares below this have no room for their name.
@@ -40,7 +41,7 @@ def draw(phases: Sequence[Phase]) -> Drawing:
     """Bars over seconds. Lanes stand in the order of their first phase; at least one phase is needed."""
     lanes = list(dict.fromkeys(phase.lane for phase in phases))[:_LANES]
     end = max(phase.stop for phase in phases)
-    figure = style.new_figure(11, max(1.6 + 0.5 * len(lanes), 2.9), "Where did the time go?", _answer(phases, end))
+    figure = style.new_figure(11, max(1.6 + 0.5 * len(lanes), 2.9), QUESTION, _answer(phases, end))
     axes = figure.subplots()
     style.plain_axes(axes, "seconds since the job was submitted")
     axes.grid(axis="y", visible=False)

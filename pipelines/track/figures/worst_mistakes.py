@@ -9,6 +9,7 @@ import numpy.typing as npt
 from pipelines.track.figures import style
 from pipelines.track.figures.style import Drawing
 
+QUESTION = "What does it get wrong while it is sure?"
 COUNT = 25
 _COLUMNS = 5
 
@@ -52,7 +53,7 @@ def draw(
     predicted = probabilities.argmax(axis=1)
     lines = -(-max(len(worst), 1) // _COLUMNS)
     answer = f"the {len(worst)} surest of {total:,} mistakes, the surest first" if len(worst) else "nothing: there is no mistake"
-    figure = style.new_figure(8.2, 0.9 + 1.8 * lines, "What does it get wrong while it is sure?", answer)
+    figure = style.new_figure(8.2, 0.9 + 1.8 * lines, QUESTION, answer)
     axes = figure.subplots()
     style.picture_axes(axes, _COLUMNS, lines * 1.22)
     rows = []

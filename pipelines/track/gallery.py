@@ -1,0 +1,81 @@
+"""Which figures a run can show, and how each is drawn from what its folder holds."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from pipelines import evidence
+from pipelines.evidence import Predictions
+from pipelines.schema import TableManifest
+from pipelines.track.figures import (
+    calibration,
+    confusion_matrix,
+    examples,
+    first_layer,
+    learning_curves,
+    per_class,
+    timeline,
+    worst_mistakes,
+)
+from pipelines.track.figures.style import Drawing
+from pipelines.track.figures.timeline import Phase
+
+# In the order in which a reader wants the answers.
+QUESTIONS: dict[str, str] = {
+    "learning_curves": learning_curves.QUESTION,
+    "confusion_matrix": confusion_matrix.QUESTION,
+    "per_class": per_class.QUESTION,
+    "worst_mistakes": worst_mistakes.QUESTION,
+    "calibration": calibration.QUESTION,
+    "first_layer": first_layer.QUESTION,
+    "examples": examples.QUESTION,
+    "timeline": timeline.QUESTION,
+}
+
+
+def drawings(
+    run_dir: Path,
+    manifest: TableManifest,
+    history: Sequence[Mapping[str, float]],
+    phases: Callable[[], Sequence[Phase]],
+    title: str,
+) -> dict[str, Callable[[], Drawing]]:
+    """What to call for each figure, by its name. Figures are left out where there is nothing to show.
+
+    Args:
+        run_dir: where the ranks left `pipelines.evidence`.
+        manifest: of the table.
+        history: the metrics of each epoch.
+        phases: asked when the timeline is drawn.
+        title: which run this is.
+    """
+    names, value_range = manifest.class_names, manifest.image.value_range
+    found: dict[str, Callable[[], Drawing]] = {}
+    if history:
+        found["learning_curves"] = lambda: learning_curves.draw(history, title)
+    if evidence.has_predictions(run_dir):
+        test = functools.cache(lambda: evidence.load_predictions(run_dir))
+        found["confusion_matrix"] = lambda: confusion_matrix.draw(test().labels, test().probabilities, names)
+        found["per_class"] = lambda: per_class.draw(test().labels, test().probabilities, names)
+        found["worst_mistakes"] = lambda: _worst_mistakes(test(), names, value_range)
+        found["calibration"] = lambda: calibration.draw(test().labels, test().probabilities)
+    if evidence.has(run_dir, evidence.FIRST_LAYER):
+        found["first_layer"] = lambda: first_layer.draw(**evidence.load(run_dir, evidence.FIRST_LAYER), value_range=value_range)
+    if evidence.has(run_dir, evidence.EXAMPLES):
+        found["examples"] = lambda: examples.draw(
+            **evidence.load(run_dir, evidence.EXAMPLES), class_names=names, value_range=value_range
+        )
+    found["timeline"] = lambda: timeline.draw(phases())
+    return found
+
+
+def _worst_mistakes(test: Predictions, names: Sequence[str], value_range: tuple[float, float]) -> Drawing:
+    return worst_mistakes.draw(
+        test.labels[test.worst],
+        test.probabilities[test.worst],
+        test.worst_images,
+        names,
+        value_range,
+        row_numbers=test.rows[test.worst],
+        mistakes=int((test.probabilities.argmax(axis=1) != test.labels).sum()),
+    )

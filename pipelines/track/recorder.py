@@ -1,0 +1,99 @@
+"""Turns what the workers report into the metrics of a run while it goes on, and into its figures at the end."""
+
+import time
+from pathlib import Path
+
+from pipelines import evidence
+from pipelines.schema import TableManifest
+from pipelines.spool import Event
+from pipelines.track import gallery
+from pipelines.track.figures import calibration
+from pipelines.track.figures.timeline import Phase
+from pipelines.track.page import resolved
+from pipelines.track.run import TrackedRun
+
+
+class Recorder:
+    """Follows the events of all ranks and nodes.
+
+    Args:
+        run: where to record.
+        submitted: when the job was submitted, in seconds since the Unix epoch; the timeline begins there.
+    """
+
+    def __init__(self, run: TrackedRun, submitted: float) -> None:
+        self.history: list[dict[str, float]] = []
+        """The metrics of each epoch."""
+        self.phases: list[Phase] = []
+        self._run = run
+        self._submitted = submitted
+        self._since: dict[int, float] = {}
+        self._workers = 1
+        self._planned = False
+
+    def event(self, event: Event) -> None:
+        """Record what a rank or a node has reported."""
+        if event.kind == "system":
+            node = {f"system/node-{event.rank}/{name}": value for name, value in event.values["metrics"].items()}
+            self._run.metrics(node, event.values["sample"])
+            return
+        if event.kind == "plan" and event.rank == 0:
+            self._workers = event.values["workers"]
+            if not self._planned:
+                self._planned = True
+                self._run.parameters(resolved(event.values))
+        if event.kind == "epoch":
+            self._epoch(event)
+        self._rank_phases(event)
+
+    def phase(self, name: str, start: float, stop: float) -> None:
+        """Something that the driver did; times are seconds since the Unix epoch."""
+        self._phase("driver", name, start, stop)
+
+    def figures(self, run_dir: Path, manifest: TableManifest, title: str) -> list[str]:
+        """Have all figures drawn in the background, and return their names. Driver time from now on is logging."""
+        logging_since = time.time()
+
+        def phases() -> list[Phase]:
+            self.phase("logging", logging_since, time.time())
+            return self.phases
+
+        drawings = gallery.drawings(run_dir, manifest, self.history, phases, title)
+        for name, draw in drawings.items():
+            self._run.figure(draw, name)
+        if evidence.has_predictions(run_dir):
+            test = evidence.load_predictions(run_dir)
+            error = calibration.expected_calibration_error(test.labels, test.probabilities)
+            self._run.metrics({"test/calibration_error": error}, len(self.history))
+        return list(drawings)
+
+    def _epoch(self, event: Event) -> None:
+        metrics, epoch = event.values["metrics"], event.values["epoch"]
+        values = {
+            f"ranks/epoch_seconds_{event.rank}": metrics["epoch_seconds"],
+            f"ranks/rows_per_second_{event.rank}": metrics["rows_per_second"] / self._workers,
+        }
+        if event.rank == 0:
+            self.history.append(metrics)
+            values |= metrics
+        self._run.metrics(values, epoch)
+
+    def _rank_phases(self, event: Event) -> None:
+        """Each event ends what the rank did since the one before."""
+        lane, kind, now = f"rank {event.rank}", event.kind, event.time
+        since = self._since.get(event.rank, now)
+        if kind == "epoch":
+            validated = now - event.values.get("validation_seconds", 0.0)
+            self._phase(lane, f"epoch {event.values['epoch']}", since, validated)
+            if validated < now:
+                self._phase(lane, "validation", validated, now)
+        elif kind in ("test", "saved"):
+            self._phase(lane, "test" if kind == "test" else "saving", since, now)
+        elif kind == "first_step":
+            self._phase(lane, "first step", since, now)
+        elif kind != "plan":
+            return
+        self._since[event.rank] = now
+
+    def _phase(self, lane: str, name: str, start: float, stop: float) -> None:
+        self.phases.append(Phase(lane, name, start - self._submitted, stop - self._submitted))

@@ -1,0 +1,98 @@
+import io
+import logging
+
+import pytest
+
+from pipelines import cli, logs
+from pipelines.errors import ConfigError
+
+
+@pytest.fixture
+def lines():
+    """Configures logging into a buffer, and puts back what was there."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    stream = io.StringIO()
+
+    def configured(who, level="INFO"):
+        root.handlers = []
+        logs.configure(stream, who, level)
+        return lambda: stream.getvalue().splitlines()
+
+    yield configured
+    root.handlers, root.level = handlers, level
+    logs.set_epoch(0)
+
+
+def test_a_line_carries_time_rank_and_epoch(lines):
+    written = lines("rank 3")
+    log = logging.getLogger("pipelines.test")
+    log.info("before")
+    logs.set_epoch(7)
+    log.warning("within %s", "it")
+    log.debug("not asked for")
+    before, within = written()
+    assert before.endswith("Z rank 3 INFO pipelines.test: before")
+    assert within.endswith("Z rank 3 epoch 7 WARNING pipelines.test: within it")
+
+
+def test_secrets_do_not_reach_a_log(lines):
+    written = lines("driver")
+    logging.getLogger("pipelines.test").info("https://me:hunter2hunter2@example.com failed")
+    assert "hunter2" not in written()[0]
+
+
+def test_logs_are_merged_by_time_and_a_traceback_stays_where_it_belongs(tmp_path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/driver.log").write_text(
+        "2026-01-01T10:00:00.000Z driver INFO a: first\n2026-01-01T10:00:09.000Z driver INFO a: last\n"
+    )
+    (tmp_path / "logs/rank-0.log").write_text(
+        "2026-01-01T10:00:01.000Z rank 0 INFO a: second\nTraceback (most recent call last):\n  ValueError: no\n"
+    )
+    (tmp_path / "logs/rank-1.log").write_text("a library speaks\n2026-01-01T10:00:00.500Z rank 1 INFO a: between\n")
+    logs.merge(tmp_path / "logs", tmp_path / "run.log")
+    assert [line[-30:] for line in (tmp_path / "run.log").read_text().splitlines()] == [
+        line[-30:]
+        for line in (
+            "    rank-1| a library speaks",
+            "2026-01-01T10:00:00.000Z driver INFO a: first",
+            "2026-01-01T10:00:00.500Z rank 1 INFO a: between",
+            "2026-01-01T10:00:01.000Z rank 0 INFO a: second",
+            "    rank-0| Traceback (most recent call last):",
+            "    rank-0|   ValueError: no",
+            "2026-01-01T10:00:09.000Z driver INFO a: last",
+        )
+    ]
+
+
+def test_of_a_huge_log_the_end_is_kept_and_the_gap_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(logs, "_MERGED_BYTES", 1000)
+    text = "".join(f"2026-01-01T10:00:00.000Z rank 0 INFO a: {number}\n" for number in range(100))
+    (tmp_path / "rank-0.log").write_text(text)
+    logs.merge(tmp_path, tmp_path / "run.log")
+    first, *_, last = (tmp_path / "run.log").read_text().splitlines()
+    assert "bytes of" in first
+    assert "are left out here" in first
+    assert last.endswith("a: 99")
+
+
+def test_a_follower_gives_each_whole_line_once(tmp_path):
+    follower = logs.Follower(tmp_path)
+    path = tmp_path / "rank-0.log"
+    path.write_text("2026-01-01T10:00:00.000Z rank 0 INFO a: one\nraw\nhalf")
+    assert follower.new_lines() == ["2026-01-01T10:00:00.000Z rank 0 INFO a: one", "    rank-0| raw"]
+    with path.open("a") as file:
+        file.write(" a line\n")
+    assert follower.new_lines() == ["    rank-0| half a line"]
+
+
+def test_the_flags_for_output_are_read(tmp_path):
+    request = cli.parse(["--quiet", "--log-level", "debug"], "", None)
+    assert (request.verbosity, request.config.launch.log_level) == ("quiet", "DEBUG")
+    assert cli.parse(["--verbose"], "", None).verbosity == "verbose"
+    assert cli.parse([], "", None).verbosity == "normal"
+    with pytest.raises(ConfigError, match=r"launch\.log_level"):
+        cli.parse(["--log-level", "loud"], "", None)
+    with pytest.raises(SystemExit, match="2"):
+        cli.parse(["--quiet", "--verbose"], "", None)

@@ -1,0 +1,144 @@
+"""What the run's page will say, from events and arrays as ranks leave them."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from synthetic import write_table
+
+from pipelines import configfile, evidence
+from pipelines.evidence import PredictionWriter
+from pipelines.launch import nodemetrics
+from pipelines.spool import Event, SpoolReader
+from pipelines.track import page
+from pipelines.track.recorder import Recorder
+from pipelines.track.run import TrackedRun
+
+PLAN = {
+    "workers": 2,
+    "batch_size_per_worker": 64,
+    "steps": 421,
+    "learning_rate": 0.01,
+    "precision": "bfloat16",
+    "threads": 1,
+    "in_memory": True,
+}
+
+
+@pytest.fixture
+def table(tmp_path):
+    return write_table(tmp_path / "table", {"train": 64, "validation": 8, "test": 40})
+
+
+def config(*settings):
+    return configfile.load(None, list(settings))
+
+
+def metrics(epoch):
+    return {
+        "train/loss": 1 / epoch,
+        "train/accuracy": 0.9,
+        "validation/loss": 1 / epoch,
+        "validation/accuracy": 0.8,
+        "epoch_seconds": 4.0,
+        "rows_per_second": 1000.0,
+    }
+
+
+def events():
+    for rank in (0, 1):
+        yield Event(rank, "plan", 110.0, PLAN)
+        yield Event(rank, "first_step", 112.0, {})
+        for epoch in (1, 2):
+            yield Event(rank, "epoch", 112.0 + 5 * epoch, {"epoch": epoch, "metrics": metrics(epoch), "validation_seconds": 1.0})
+        yield Event(rank, "test", 123.0, {})
+    yield Event(0, "saved", 125.0, {})
+    yield Event(1, "system", 113.0, {"sample": 1, "metrics": {"cpu_utilization_percentage": 50.0}})
+
+
+def test_parameters_are_what_can_differ_and_matters():
+    adam, sgd = page.parameters(config()), page.parameters(config("training.optimizer=sgd", "training.momentum=0.9"))
+    assert adam["data.image_shape"] == "28 x 28 x 1"
+    assert adam["data.value_range"] == "0 to 255"
+    assert adam["training.epochs"] == "10"
+    assert "training.momentum" not in adam
+    assert sgd["training.momentum"] == "0.9"
+    assert not [name for name in adam if name.startswith(("tracking.", "checkpoint.")) or name.endswith("_timeout_seconds")]
+    assert not {"launch.runs_uri", "ingest.tables_uri", "data.labels", "training.step_epochs"} & set(adam)
+    assert {"model.name", "launch.workers", "ingest.seed", "training.seed", "training.base_learning_rate"} <= set(adam)
+
+
+def test_the_description_tells_the_road_and_how_to_use_the_model(table):
+    result = page.Result(
+        accuracy=0.9942, loss=0.122, epochs=3, precision="bfloat16", rows_per_second=9876.5, seconds=31.4, figures=["timeline"]
+    )
+    text = page.description(config("launch.workers=2", "model.name=convnet"), table.manifest, result)
+    assert "`convnet` was trained on **synthetic** (64 train, 8 validation, 40 test rows of 12 x 12 x 1, [table 000" in text
+    assert "for 3 epochs by 2 workers in bfloat16" in text
+    assert "**99.42 %**" in text
+    assert "Where did the time go?" in text
+    assert "confusion" not in text
+    assert "load_model(" in text
+    assert "[n, 12, 12, 1], values 0 to 255" in text
+    early = page.description(config("launch.workers=1"), table.manifest)
+    assert "with 1 worker." in early
+
+
+def test_events_become_metrics_of_all_ranks_and_figures_with_their_numbers(table, tmp_path):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    for rank in (0, 1):
+        writer = PredictionWriter(20 * rank, 2)
+        probabilities = np.random.default_rng(rank).dirichlet(np.ones(4), 20).astype(np.float32)
+        writer.add(np.zeros((20, 12, 12, 1), np.uint8), np.arange(20) % 4, probabilities)
+        writer.save(run_dir, rank)
+    evidence.save(run_dir, evidence.EXAMPLES, images=np.zeros((8, 12, 12, 1), np.uint8), labels=np.arange(8) % 4)
+    run = TrackedRun(config(f"tracking.uri=sqlite:///{tmp_path}/mlflow.db").tracking, "name", run_dir)
+    recorder = Recorder(run, submitted=100.0)
+    recorder.phase("set-up", 100.0, 108.0)
+    for event in events():
+        recorder.event(event)
+    names = recorder.figures(run_dir, table.manifest, "a title")
+    run.finish("FINISHED")
+    assert run.warnings == []
+
+    # This network left no kernels.
+    assert set(names) == {
+        *("learning_curves", "confusion_matrix", "per_class", "worst_mistakes", "calibration", "examples", "timeline")
+    }
+    for name in names:
+        assert (run_dir / f"tracking/files/figures/{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert len(list(csv.reader((run_dir / f"tracking/files/figures/{name}.csv").open()))) > 1
+    entries = [json.loads(line) for line in (run_dir / "tracking/journal.jsonl").read_text().splitlines()]
+    logged = {}
+    for entry in entries:
+        if entry["action"] == "metrics":
+            logged |= {(name, entry["values"]["step"]): value for name, value in entry["values"]["values"].items()}
+    assert logged["ranks/rows_per_second_1", 2] == 500.0
+    assert logged["ranks/epoch_seconds_0", 1] == 4.0
+    assert logged["validation/loss", 2] == 0.5
+    assert logged["system/node-1/cpu_utilization_percentage", 1] == 50.0
+    assert 0 < logged["test/calibration_error", 2] < 1
+    params = [entry["values"] for entry in entries if entry["action"] == "params"]
+    assert params == [page.resolved(PLAN)]
+    assert params[0]["resolved.global_batch_size"] == "128"
+    timeline = {(row[0], row[1]): row[2:] for row in csv.reader((run_dir / "tracking/files/figures/timeline.csv").open())}
+    assert timeline["rank 1", "epoch 2"] == ["17", "4"]
+    assert timeline["rank 1", "validation"] == ["21", "1"]
+    assert timeline["rank 0", "saving"] == ["23", "2"]
+    assert timeline["driver", "set-up"] == ["0", "8"]
+
+
+def test_a_node_is_sampled_while_its_rank_works(tmp_path, monkeypatch):
+    monkeypatch.setattr(nodemetrics, "_SHORTEST_SECONDS", 0.05)
+    reader, samples = SpoolReader(tmp_path), []
+    with nodemetrics.sampled(tmp_path, 3):
+        while len(samples) < 3:
+            samples += reader.new_events()
+    assert {(event.rank, event.kind) for event in samples} == {(3, "system")}
+    assert [event.values["sample"] for event in samples[:3]] == [1, 2, 3]
+    measured = samples[0].values["metrics"]
+    assert 0 <= measured["cpu_utilization_percentage"] <= 100
+    assert measured["system_memory_usage_megabytes"] > 10
+    assert measured["network_receive_megabytes"] >= 0
