@@ -13,16 +13,7 @@ from pipelines.errors import ConfigError
 from pipelines.evidence import Predictions
 from pipelines.schema import Table
 from pipelines.spool import Event, SpoolReader
-from pipelines.track.figures import (
-    calibration,
-    confusion_matrix,
-    examples,
-    first_layer,
-    learning_curves,
-    per_class,
-    worst_mistakes,
-)
-from pipelines.track.figures.style import Drawing
+from pipelines.track import gallery
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,10 +54,10 @@ class RecordedRun:
     @cached_property
     def predictions(self) -> Predictions:
         """What the trained network answered to the test rows. Raises ConfigError when they were not kept."""
-        found = evidence.load_predictions(self.run_dir)
-        if found is None:
-            raise ConfigError(f"{self.run_dir}: its predictions were not kept; train again")
-        return found
+        try:
+            return evidence.load_predictions(self.run_dir)
+        except FileNotFoundError as error:
+            raise ConfigError(f"{self.run_dir}: its predictions were not kept; train again") from error
 
     def figure(self, name: str) -> "Figure":
         """Draw one of its figures.
@@ -77,37 +68,18 @@ class RecordedRun:
         Raises:
             ConfigError: there is no such figure, or the run has nothing to show in it.
         """
-        drawings: dict[str, Callable[[], Drawing]] = {
-            "learning_curves": lambda: learning_curves.draw(self.history, self.title),
-            "confusion_matrix": lambda: confusion_matrix.draw(test.labels, test.probabilities, names),
-            "per_class": lambda: per_class.draw(test.labels, test.probabilities, names),
-            "calibration": lambda: calibration.draw(test.labels, test.probabilities),
-            "worst_mistakes": lambda: worst_mistakes.draw(
-                test.labels[test.worst],
-                test.probabilities[test.worst],
-                test.worst_images,
-                names,
-                value_range,
-                row_numbers=test.rows[test.worst],
-                mistakes=int((test.probabilities.argmax(axis=1) != test.labels).sum()),
-            ),
-            "first_layer": lambda: first_layer.draw(**self._evidence(evidence.FIRST_LAYER), value_range=value_range),
-            "examples": lambda: examples.draw(**self._evidence(evidence.EXAMPLES), class_names=names, value_range=value_range),
-        }
+        # The timeline needs what only the driver of the run knew.
+        names = [known for known in gallery.QUESTIONS if known != "timeline"]
+        if name not in names:
+            raise ConfigError(f"{name}: no such figure; there are {', '.join(names)}")
+        drawings = gallery.drawings(self.run_dir, self.table.manifest, self.history, tuple, self.title)
         if name not in drawings:
-            raise ConfigError(f"{name}: no such figure; there are {', '.join(drawings)}")
-        test, names, value_range = self.predictions, self.table.manifest.class_names, self.table.manifest.image.value_range
+            raise ConfigError(f"{self.run_dir}: it has nothing to show of {name}; networks without kernels have no first layer")
         return drawings[name]().figure
 
     @property
     def title(self) -> str:
         return f"{self.config.model.name} on {self.summary['dataset']}"
-
-    def _evidence(self, name: str) -> dict[str, Any]:
-        found = evidence.load(self.run_dir, name)
-        if found is None:
-            raise ConfigError(f"{self.run_dir}: it has nothing to show of {name}; networks without kernels have no first layer")
-        return found
 
 
 def read(run_dir: Path) -> RecordedRun | None:

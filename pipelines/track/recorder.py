@@ -22,14 +22,19 @@ class Recorder:
     """
 
     def __init__(self, run: TrackedRun, submitted: float) -> None:
-        self.history: list[dict[str, float]] = []
-        """The metrics of each epoch."""
         self.phases: list[Phase] = []
         self._run = run
+        # A run that was restarted reports an epoch twice; the later one counts.
+        self._epochs: dict[int, dict[str, float]] = {}
         self._submitted = submitted
         self._since: dict[int, float] = {}
         self._workers = 1
         self._planned = False
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """The metrics of each epoch."""
+        return [self._epochs[epoch] for epoch in sorted(self._epochs)]
 
     def event(self, event: Event) -> None:
         """Record what a rank or a node has reported."""
@@ -74,7 +79,7 @@ class Recorder:
             f"ranks/rows_per_second_{event.rank}": metrics["rows_per_second"] / self._workers,
         }
         if event.rank == 0:
-            self.history.append(metrics)
+            self._epochs[epoch] = metrics
             values |= metrics
         self._run.metrics(values, epoch)
 
