@@ -1,6 +1,5 @@
 """The Spark jobs of ingest: text in, Parquet files out."""
 
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,13 +31,12 @@ from pipelines.ingest.passes import (
 )
 from pipelines.ingest.quarantine import Rejected
 from pipelines.ingest.sources import Source
+from pipelines.ingest.sparkjobs import arrow_batches, cause, job_group
 from pipelines.schema import BYTES_PER_VALUE, IMAGE_COLUMN, LABEL_COLUMN, SPLIT_COLUMN, Dtype
 
 _MEGABYTE = 2**20
 # One task writes its files one after the other; several tasks per core even out their sizes.
 _BYTES_PER_WRITE_TASK = 256 * _MEGABYTE
-# A text row can be ten times its image ("784:0.123456 "), and Arrow batches are built in memory.
-_BYTES_PER_ARROW_BATCH = 16 * _MEGABYTE
 # Readers load a row group whole.
 _MOST_BYTES_PER_ROW_GROUP = 1024 * _MEGABYTE
 
@@ -61,25 +59,45 @@ def write_rows(spark: SparkSession, config: Config, source: Source, folder: Path
         DataError: a line is malformed (`FILE:LINE: reason`), a file is damaged, or there are no rows.
         ConfigError: ingest.rows_per_row_group is too large for these images.
     """
+    with parsed_text(spark, config, source) as text:
+        plan = _plan(config, source, text.reports)
+        with _writing(config):
+            _write(spark, text.frame, plan, folder)
+            if text.rejected.rows:
+                quarantine.write(text.frame, source, text.reports, text.rejected.rows, folder)
+    rows = [sum(report.rows for report in text.reports if report.file == number) for number in range(len(source.files))]
+    return Written(plan.segments, plan.dtype, tuple(rows), text.rejected)
+
+
+@dataclass(frozen=True)
+class ParsedText:
+    """Text that has been read and judged once."""
+
+    frame: DataFrame
+    """`PARSED_COLUMNS`, kept by Spark."""
+    reports: list[BlockReport]
+    """Of all blocks, in the order of files and blocks."""
+    rejected: Rejected
+
+
+@contextmanager
+def parsed_text(spark: SparkSession, config: Config, source: Source) -> Iterator[ParsedText]:
+    """Read the source; its rows are kept until the end of the context.
+
+    Raises:
+        DataError: a line is malformed (`FILE:LINE: reason`) and `ingest.on_bad_rows` does not allow that, or a file is damaged.
+    """
     rules = _rules(config.data)
-    with _settings(spark, config.data), _job_group(spark):
+    with arrow_batches(spark, rules.num_values), job_group(spark, "Convoy ingest"):
         with _reading(source):
-            parsed = _parsed(spark, source, rules, config.ingest.on_bad_rows == "quarantine").persist(
-                StorageLevel.MEMORY_AND_DISK
-            )
+            keep_bad_lines = config.ingest.on_bad_rows == "quarantine"
+            parsed = _parsed(spark, source, rules, keep_bad_lines).persist(StorageLevel.MEMORY_AND_DISK)
         try:
             with _reading(source):
                 reports = _collect_reports(parsed)
-            rejected = quarantine.judge(config.ingest, source, rules, reports)
-            plan = _plan(config, source, reports)
-            with _writing(config):
-                _write(spark, parsed, plan, folder)
-                if rejected.rows:
-                    quarantine.write(parsed, source, reports, rejected.rows, folder)
+            yield ParsedText(parsed, reports, quarantine.judge(config.ingest, source, rules, reports))
         finally:
             parsed.unpersist()
-    rows = [sum(report.rows for report in reports if report.file == number) for number in range(len(source.files))]
-    return Written(plan.segments, plan.dtype, tuple(rows), rejected)
 
 
 def _rules(data: DataConfig) -> Rules:
@@ -115,7 +133,7 @@ def _reading(source: Source) -> Iterator[None]:
         for uri, _ in source.files:
             textfile.check_whole(uri)
         files = " or ".join(uri for uri, _ in source.files)
-        raise DataError(f"{files}: Spark could not read the text: {_cause(error)}") from error
+        raise DataError(f"{files}: Spark could not read the text: {cause(error)}") from error
 
 
 @contextmanager
@@ -124,7 +142,7 @@ def _writing(config: Config) -> Iterator[None]:
         yield
     except (Py4JJavaError, PySparkException) as error:
         raise DataError(
-            f"ingest.tables_uri={config.ingest.tables_uri}: Spark could not write the table: {_cause(error)}"
+            f"ingest.tables_uri={config.ingest.tables_uri}: Spark could not write the table: {cause(error)}"
         ) from error
 
 
@@ -195,46 +213,3 @@ def _write(spark: SparkSession, parsed: DataFrame, plan: Plan, folder: Path) -> 
         .option("compression", "zstd")
         .parquet(paths.to_spark(str(folder / ROWS_FOLDER)))
     )
-
-
-@contextmanager
-def _settings(spark: SparkSession, data: DataConfig) -> Iterator[None]:
-    """Session settings of the jobs, put back at the end because a notebook's session is not ours."""
-    num_values = 1
-    for size in data.image_shape:
-        num_values *= size
-    wanted = {
-        "spark.sql.execution.arrow.maxRecordsPerBatch": str(max(1, min(10_000, _BYTES_PER_ARROW_BATCH // num_values))),
-    }
-    before = {name: spark.conf.get(name) for name in wanted}
-    try:
-        for name, value in wanted.items():
-            spark.conf.set(name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            if value is not None:
-                spark.conf.set(name, value)
-
-
-@contextmanager
-def _job_group(spark: SparkSession) -> Iterator[None]:
-    """Cancel our own jobs when the driver is interrupted; they would go on writing into a folder that is being removed."""
-    context = spark.sparkContext
-    group = f"convoy-ingest-{uuid.uuid4().hex[:8]}"
-    context.setJobGroup(group, "Convoy ingest")
-    try:
-        yield
-    except BaseException:
-        context.cancelJobGroup(group)
-        raise
-    finally:
-        context.setLocalProperty("spark.jobGroup.id", None)
-        context.setLocalProperty("spark.job.description", None)
-
-
-def _cause(error: Py4JJavaError | PySparkException) -> str:
-    """The innermost reason, on one line."""
-    text = str(error.java_exception) if isinstance(error, Py4JJavaError) else str(error)
-    causes = [line.partition("Caused by: ")[2] for line in text.splitlines() if line.startswith("Caused by: ")]
-    return (causes[-1] if causes else text.strip().splitlines()[0])[:300]

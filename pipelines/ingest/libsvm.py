@@ -50,6 +50,8 @@ class Chunk:
     """(rows, values); uint8 where every value of the chunk is a whole number from 0 to 255, else float32."""
     labels: npt.NDArray[np.int32]
     """(rows,): position of the label in `Rules.labels`."""
+    lines: npt.NDArray[np.int64]
+    """(rows,): zero-based line of each row."""
     bad_lines: tuple[BadLine, ...]
     """Every malformed line, in order."""
 
@@ -84,7 +86,7 @@ def parse(text: bytes | memoryview, rules: Rules) -> Chunk:
     for line, row in slow_rows.items():
         labels[row_of_line[line]] = row.label
         images[row_of_line[line], row.positions] = row.values
-    return Chunk(num_lines=num_lines, images=images, labels=labels, bad_lines=tuple(bad_lines))
+    return Chunk(num_lines=num_lines, images=images, labels=labels, lines=np.flatnonzero(is_row), bad_lines=tuple(bad_lines))
 
 
 def write(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer[Any]]) -> bytes:

@@ -20,9 +20,10 @@ from pipelines.ingest.order import Permutation, Segment
 from pipelines.schema import BYTES_PER_VALUE, Dtype
 
 TEXT_COLUMNS = ("value", "file", "block")
-# Three kinds of rows. An image: its bytes, its label, and its number among the images of its block. A bad line that is kept:
-# its text, no label, its number among the lines of its block, and its fault as note. The end of a block: nothing but a report.
-PARSED_COLUMNS = "content binary, label int, file int, block bigint, number bigint, note string"
+# Three kinds of rows. An image: its bytes, its label, its number among the images of its block and its line among the lines. A
+# bad line that is kept: its text, no label, its number among the lines of its block, and its fault as note. The end of a block:
+# nothing but a report.
+PARSED_COLUMNS = "content binary, label int, file int, block bigint, number bigint, note string, line bigint"
 IS_IMAGE, IS_BAD_LINE, IS_REPORT = "note is null", "note is not null and content is not null", "content is null"
 PLACED_COLUMNS = "image binary, label int, split string, file int, place bigint"
 
@@ -166,7 +167,8 @@ def _texts(lines: pa.Array, num_values: int) -> Iterator[memoryview]:
 def _image_batch(chunk: libsvm.Chunk, report: BlockReport) -> pa.RecordBatch:
     count = len(chunk.labels)
     numbers = np.arange(report.rows, report.rows + count)
-    return _batch(report, _binary(chunk.images), pa.array(chunk.labels), numbers, pa.nulls(count, pa.string()))
+    lines = pa.array(report.lines + chunk.lines)
+    return _batch(report, _binary(chunk.images), pa.array(chunk.labels), numbers, pa.nulls(count, pa.string()), lines)
 
 
 def _bad_line_batch(chunk: libsvm.Chunk, report: BlockReport) -> pa.RecordBatch:
@@ -182,13 +184,18 @@ def _report_batch(report: BlockReport) -> pa.RecordBatch:
 
 
 def _batch(
-    report: BlockReport, content: pa.Array, labels: pa.Array, numbers: npt.NDArray[np.int64], notes: pa.Array
+    report: BlockReport,
+    content: pa.Array,
+    labels: pa.Array,
+    numbers: npt.NDArray[np.int64],
+    notes: pa.Array,
+    lines: pa.Array | None = None,
 ) -> pa.RecordBatch:
     count = len(content)
     files = pa.array(np.full(count, report.file, np.int32))
     blocks = pa.array(np.full(count, report.block, np.int64))
-    columns = [content, labels, files, blocks, pa.array(numbers), notes]
-    return pa.RecordBatch.from_arrays(columns, ["content", "label", "file", "block", "number", "note"])
+    columns = [content, labels, files, blocks, pa.array(numbers), notes, pa.nulls(count, pa.int64()) if lines is None else lines]
+    return pa.RecordBatch.from_arrays(columns, ["content", "label", "file", "block", "number", "note", "line"])
 
 
 def _binary(images: npt.NDArray[np.uint8] | npt.NDArray[np.float32]) -> pa.Array:

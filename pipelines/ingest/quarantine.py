@@ -80,7 +80,7 @@ def judge(config: IngestConfig, source: Source, rules: Rules, reports: Sequence[
 
 def write(parsed: DataFrame, source: Source, reports: Sequence[BlockReport], num_lines: int, folder: Path) -> None:
     """Write the bad lines among `parsed` (`PARSED_COLUMNS`) to `folder/_rejected/part-N.parquet`, by file and line."""
-    locate = partial(locate_batches, uris=[uri for uri, _ in source.files], first_lines=_first_lines(reports))
+    locate = partial(locate_batches, uris=[uri for uri, _ in source.files], first_lines=first_lines(reports))
     target = folder / REJECTED_FOLDER
     (
         parsed.where(IS_BAD_LINE)
@@ -137,7 +137,8 @@ def _first_place(uri: str, reports: Sequence[BlockReport]) -> str:
     return f"{uri}:{before + first.first_bad_line + 1}: {first.first_fault}"
 
 
-def _first_lines(reports: Sequence[BlockReport]) -> dict[tuple[int, int], int]:
+def first_lines(reports: Sequence[BlockReport]) -> dict[tuple[int, int], int]:
+    """(file, block) -> zero-based number of the block's first line in its file."""
     found: dict[tuple[int, int], int] = {}
     for _, of_file in itertools.groupby(reports, key=lambda report: report.file):
         line = 0

@@ -23,6 +23,8 @@ _SUBSTITUTE_NOTE = (
 
 _LOOK_AGAIN_SECONDS = 0.2
 
+NAMES = ("mnist", "mnist-5k", "fashion-mnist")
+
 SourceSplit = Literal["train", "test"]
 Report = Callable[[str], None]
 

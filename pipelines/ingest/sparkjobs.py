@@ -1,0 +1,50 @@
+"""What Convoy's Spark jobs share, in a session that may be a notebook's: bounded batches, cancelling, errors in one line."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+# Arrow batches are built in memory, and a text row can be ten times its image ("784:0.123456 ").
+_VALUES_PER_ARROW_BATCH = 16 * 2**20
+_MOST_ROWS_PER_ARROW_BATCH = 10_000
+
+
+@contextmanager
+def arrow_batches(spark: SparkSession, values_per_row: int) -> Iterator[None]:
+    """Rows go to Python in batches of bounded size. Put back at the end, because a notebook's session is not ours."""
+    name = "spark.sql.execution.arrow.maxRecordsPerBatch"
+    before = spark.conf.get(name)
+    try:
+        rows = max(1, min(_MOST_ROWS_PER_ARROW_BATCH, _VALUES_PER_ARROW_BATCH // values_per_row))
+        spark.conf.set(name, str(rows))
+        yield
+    finally:
+        if before is not None:
+            spark.conf.set(name, before)
+
+
+@contextmanager
+def job_group(spark: SparkSession, name: str) -> Iterator[None]:
+    """Cancel our own jobs when the driver is interrupted; they would go on writing into a folder that is being removed."""
+    context = spark.sparkContext
+    group = f"convoy-{uuid.uuid4().hex[:8]}"
+    context.setJobGroup(group, name)
+    try:
+        yield
+    except BaseException:
+        context.cancelJobGroup(group)
+        raise
+    finally:
+        context.setLocalProperty("spark.jobGroup.id", None)
+        context.setLocalProperty("spark.job.description", None)
+
+
+def cause(error: Py4JJavaError | PySparkException) -> str:
+    """The innermost reason, on one line."""
+    text = str(error.java_exception) if isinstance(error, Py4JJavaError) else str(error)
+    causes = [line.partition("Caused by: ")[2] for line in text.splitlines() if line.startswith("Caused by: ")]
+    return (causes[-1] if causes else text.strip().splitlines()[0])[:300]
