@@ -15,18 +15,17 @@ from pipelines.schema import REJECTED_FOLDER, SPLITS
 
 def main(arguments: Sequence[str]) -> None:
     request = cli.parse(arguments, "Write the Parquet table of a data set.", "conf/train_cnn.yml")
-    say = (lambda line: None) if request.verbosity == "quiet" else print
-    source = sources.resolve(request.config.data, say)
+    source = sources.resolve(request.config.data, request.say)
     started = time.monotonic()
     with open_session("convoy-ingest") as spark:
-        found, built = table.open_or_build(spark, request.config, source, say)
+        found, built = table.open_or_build(spark, request.config, source, request.say)
     seconds = time.monotonic() - started
     rows = {split: found.manifest.rows(split) for split in SPLITS}
     counts = ", ".join(f"{count:,} {split}" for split, count in rows.items())
-    say(f"table {found.uri} ({'built' if built else 'reused'} in {seconds:.1f} s): {counts}")
+    request.say(f"table {found.uri} ({'built' if built else 'reused'} in {seconds:.1f} s): {counts}")
     manifest = found.manifest
     if manifest.rejected_rows:
-        say(f"{manifest.rejected_summary}, kept in {found.uri}/{REJECTED_FOLDER}")
+        request.say(f"{manifest.rejected_summary}, kept in {found.uri}/{REJECTED_FOLDER}")
     summary = {
         "table": found.uri,
         "dataset": source.dataset,

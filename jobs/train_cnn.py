@@ -9,13 +9,21 @@ from collections.abc import Sequence
 from pipelines import cli
 from pipelines.launch.console import TrainingConsole
 from pipelines.launch.training import run_training
+from pipelines.score import flags, registry
+from pipelines.track.follower import default_tracking_uri
 
 
 def main(arguments: Sequence[str]) -> None:
-    request = cli.parse(arguments, "Train a network and record one MLflow run.", "conf/train_cnn.yml")
+    request = cli.parse(arguments, "Train a network and record one MLflow run.", "conf/train_cnn.yml", flags.register)
+    name = request.options.register
+    if name:
+        registry.check_name(name)
     console = TrainingConsole(request.config.training.epochs, request.verbosity)
     summary = run_training(request.config, console)
     console.result(summary)
+    if name:
+        tracking_uri = default_tracking_uri(request.config.tracking)
+        summary["registered"] = registry.registered(summary["model_uri"], name, tracking_uri, request.say)
     request.write_summary(summary)
 
 

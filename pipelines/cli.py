@@ -46,6 +46,11 @@ class Request:
     """All flags as they were given, a job's own ones included."""
     verbosity: Verbosity = "normal"
 
+    def say(self, line: str) -> None:
+        """Print a line for people, but a warning only where they want quiet."""
+        if self.verbosity != "quiet" or line.startswith("warning: "):
+            print(line, flush=True)
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the result as JSON where that was asked for. Raises ConvoyError when it cannot be written."""
         if self.summary is not None:
@@ -77,7 +82,8 @@ def parse(
     Args:
         arguments: without the program's name.
         description: for `--help`.
-        default_config: the file that is read when there is no `--config`; None for the settings' own defaults.
+        default_config: the file that is read when there is no `--config`; None for the settings' own defaults, in jobs that
+            start no workers.
         own_flags: adds the flags that only this job has.
 
     Raises:
@@ -89,7 +95,8 @@ def parse(
     )
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="one setting, such as training.epochs=5")
     parser.add_argument("--data", metavar="NAME_OR_PATH", help="a data set name, libsvm file, folder or URI (data.dataset)")
-    parser.add_argument("--workers", metavar="N", help="number of workers (launch.workers)")
+    if default_config is not None:
+        parser.add_argument("--workers", metavar="N", help="number of workers (launch.workers)")
     parser.add_argument("--summary", metavar="FILE", type=Path, help="write the result as JSON to this file")
     loudness = parser.add_mutually_exclusive_group()
     loudness.add_argument("--quiet", action="store_true", help="print warnings and errors only")
@@ -101,7 +108,7 @@ def parse(
     overrides = list(options.set)
     if options.data is not None:
         overrides.append(f"data.dataset={yaml.safe_dump(options.data, default_style=chr(34), width=10**6).strip()}")
-    if options.workers is not None:
+    if getattr(options, "workers", None) is not None:
         overrides.append(f"launch.workers={options.workers}")
     if options.log_level is not None:
         overrides.append(f"launch.log_level={options.log_level.upper()}")

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +62,16 @@ class ModelInfo:
         """True when images are grey digits in MNIST's form, so that pictures of digits must be brought into it."""
         grey = self.image_shape == (28, 28, 1) and self.value_range == (0.0, 255.0)
         return grey and self.class_names == tuple("0123456789") and self.dataset != "fashion-mnist"
+
+    def wants_digits(self, form: Literal["auto", "digit", "picture"]) -> bool:
+        """Whether pictures are to be brought into MNIST's form, when the user asked for `form`.
+
+        Raises:
+            ConfigError: the model does not take images of that form.
+        """
+        if form == "digit" and self.image_shape != (28, 28, 1):
+            raise ConfigError(f"--form digit: must be picture for this model, which takes images of {list(self.image_shape)}")
+        return self.takes_digits if form == "auto" else form == "digit"
 
 
 class Classifier:
@@ -121,7 +131,7 @@ def find(uri: str, tracking_uri: str, experiment: str = "") -> ModelInfo:
     Raises:
         ConfigError: the URI leads to no model, or to one that does not take images.
     """
-    client = connect(tracking_uri)
+    client = connect(tracking_uri, registered_name(uri))
     asked = uri
     if not uri:
         uri = _newest_model(client, experiment)
@@ -168,8 +178,12 @@ def read_info(folder: Path, uri: str, version: str = "") -> ModelInfo:
     )
 
 
-def connect(tracking_uri: str) -> "MlflowClient":
-    """A client of the tracking server and of the registry that belongs to it."""
+def connect(tracking_uri: str, registered_as: str = "") -> "MlflowClient":
+    """A client of the tracking server, and of the registry where a model of that name is kept.
+
+    On Databricks a name of three parts lives in Unity Catalog. Otherwise the registry is that of the tracking server, unless
+    MLFLOW_REGISTRY_URI names another.
+    """
     import mlflow
 
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -177,6 +191,9 @@ def connect(tracking_uri: str) -> "MlflowClient":
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     mlflow.set_tracking_uri(tracking_uri)
+    if tracking_uri.startswith("databricks") and registered_as.count(".") == 2 and "MLFLOW_REGISTRY_URI" not in os.environ:
+        # Before there is a client, which would keep the one that was set.
+        mlflow.set_registry_uri("databricks-uc")
     return mlflow.MlflowClient()
 
 
@@ -214,28 +231,23 @@ def _logged_a_model(run: "Run") -> bool:
     return bool(outputs) or "mlflow.log-model.history" in run.data.tags
 
 
+def registered_name(uri: str) -> str:
+    """NAME in models:/NAME/VERSION and models:/NAME@ALIAS; empty for other models."""
+    if not uri.startswith("models:/"):
+        return ""
+    rest = uri.removeprefix("models:/").strip("/")
+    return rest.rpartition("@" if "@" in rest else "/")[0]
+
+
 def _pinned(client: "MlflowClient", uri: str) -> tuple[str, str]:
     """The URI with its alias resolved, and the version in the registry where it is one."""
-    if not uri.startswith("models:/"):
+    name = registered_name(uri)
+    if not name:
         return uri, ""
-    name = uri.removeprefix("models:/").strip("/")
-    if "@" in name:
-        name, _, alias = name.rpartition("@")
-        use_registry_of(name)
-        version = str(client.get_model_version_by_alias(name, alias).version)
-        return f"models:/{name}/{version}", version
-    name, slash, version = name.rpartition("/")
-    if slash:
-        use_registry_of(name)
-    return uri, version if slash else ""
-
-
-def use_registry_of(name: str) -> None:
-    """A name of three parts on Databricks lives in Unity Catalog, other names in the registry of the tracking server."""
-    import mlflow
-
-    if "MLFLOW_REGISTRY_URI" not in os.environ and mlflow.get_tracking_uri().startswith("databricks") and name.count(".") == 2:
-        mlflow.set_registry_uri("databricks-uc")
+    version = uri.removeprefix("models:/").strip("/")[len(name) + 1 :]
+    if "@" in uri:
+        version = str(client.get_model_version_by_alias(name, version).version)
+    return f"models:/{name}/{version}", version
 
 
 def _download(uri: str) -> Path:

@@ -55,10 +55,7 @@ def drawings(
         found["learning_curves"] = lambda: learning_curves.draw(history, title)
     if evidence.has_predictions(run_dir):
         test = functools.cache(lambda: evidence.load_predictions(run_dir))
-        found["confusion_matrix"] = lambda: confusion_matrix.draw(test().labels, test().probabilities, names)
-        found["per_class"] = lambda: per_class.draw(test().labels, test().probabilities, names)
-        found["worst_mistakes"] = lambda: _worst_mistakes(test(), names, value_range)
-        found["calibration"] = lambda: calibration.draw(test().labels, test().probabilities)
+        found |= of_predictions(test, names, value_range)
     if evidence.has(run_dir, evidence.FIRST_LAYER):
         found["first_layer"] = lambda: first_layer.draw(**evidence.load(run_dir, evidence.FIRST_LAYER), value_range=value_range)
     if evidence.has(run_dir, evidence.EXAMPLES):
@@ -67,6 +64,24 @@ def drawings(
         )
     found["timeline"] = lambda: timeline.draw(phases())
     return found
+
+
+def of_predictions(
+    test: Callable[[], Predictions], names: Sequence[str], value_range: tuple[float, float]
+) -> dict[str, Callable[[], Drawing]]:
+    """Those that predictions alone can tell, whoever made them.
+
+    Args:
+        test: gives the predictions; called when a figure is drawn.
+        names: of the classes.
+        value_range: smallest and largest possible value of an image.
+    """
+    return {
+        "confusion_matrix": lambda: confusion_matrix.draw(test().labels, test().probabilities, names),
+        "per_class": lambda: per_class.draw(test().labels, test().probabilities, names),
+        "worst_mistakes": lambda: _worst_mistakes(test(), names, value_range),
+        "calibration": lambda: calibration.draw(test().labels, test().probabilities),
+    }
 
 
 def _worst_mistakes(test: Predictions, names: Sequence[str], value_range: tuple[float, float]) -> Drawing:

@@ -1,0 +1,43 @@
+"""Evaluate a logged model on a table or on libsvm files, and record the result below the run that trained it.
+
+spark-submit jobs/evaluate.py --model models:/digits@champion --data my.libsvm
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from pipelines import cli
+from pipelines.launch.session import open_session
+from pipelines.score import flags, model, registry
+from pipelines.score.data import choose
+from pipelines.score.evaluationrun import run_evaluation
+from pipelines.track.follower import default_tracking_uri
+
+
+def own_flags(parser: argparse.ArgumentParser) -> None:
+    flags.model(parser)
+    flags.rows(parser)
+    flags.register(parser)
+
+
+def main(arguments: Sequence[str]) -> None:
+    request = cli.parse(arguments, "Evaluate a logged model, every row exactly once.", None, own_flags)
+    tracking, options = request.config.tracking, request.options
+    flags.check_rows(options)
+    if options.register:
+        registry.check_name(options.register)
+    info = model.find(options.model, default_tracking_uri(tracking), tracking.experiment)
+    choice = choose(request.config, info, options.table, options.split, request.say)
+    with open_session("convoy-evaluate") as spark:
+        summary = run_evaluation(spark, choice, info, request.say)
+    test = summary["test"]
+    request.say(f"accuracy {100 * test['accuracy']:.2f} %  (loss {test['loss']:.4f}, {test['rows']:,} rows)")
+    request.say(f"run {summary['run_id']}" + (f" below {summary['parent_run_id']}" if summary["parent_run_id"] else ""))
+    if options.register:
+        summary["registered"] = registry.registered(info.uri, options.register, default_tracking_uri(tracking), request.say)
+    request.write_summary(summary)
+
+
+if __name__ == "__main__":
+    cli.run(main, sys.argv[1:])

@@ -1,0 +1,71 @@
+"""Make the challenger of a registered model its champion, if it beats the present one on the same test rows.
+
+spark-submit jobs/promote.py digits --data mnist
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+from pipelines import cli
+from pipelines.errors import ConfigError
+from pipelines.launch.session import open_session
+from pipelines.score import flags, model, registry
+from pipelines.score.data import choose
+from pipelines.score.evaluation import evaluate
+from pipelines.track.follower import default_tracking_uri
+
+
+def own_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the registered model; catalog.schema.model on Unity Catalog")
+    flags.rows(parser)
+    parser.add_argument(
+        "--significance", metavar="P", type=float, default=0.05, help="the p-value that promotion needs (default: 0.05)"
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    request = cli.parse(arguments, "Promote the challenger of a registered model if it is better.", None, own_flags)
+    options = request.options
+    flags.check_rows(options)
+    if not 0 < options.significance <= 1:
+        raise ConfigError(f"--significance {options.significance}: must be more than 0 and at most 1, usually 0.05")
+    tracking_uri = default_tracking_uri(request.config.tracking)
+    client = model.connect(tracking_uri, options.name)
+    versions = [registry.version_of(client, options.name, alias) for alias in (registry.CHALLENGER, registry.CHAMPION)]
+    challenger, champion = versions
+    if challenger is None or challenger == champion:
+        raise ConfigError(f"{options.name}: has no challenger; train with --register {options.name} first")
+    infos = [model.find(f"models:/{options.name}/{version}", tracking_uri) for version in versions if version is not None]
+    choice = choose(request.config, infos[0], options.table, options.split, request.say)
+    started = time.monotonic()
+    with open_session("convoy-promote") as spark:
+        table = choice.open(spark, request.say)
+        found = evaluate(spark, infos, table, choice.splits)
+    digest = table.manifest.digest
+    if found.pairs is None:
+        decision = registry.first_champion(found.results[0].accuracy, found.results[0].rows, digest)
+    else:
+        decision = registry.decide(found.pairs, options.significance, digest)
+    registry.record(client, options.name, challenger, champion, decision)
+    request.say(
+        f"{options.name} version {challenger} is {'now champion' if decision.promoted else 'not promoted'}: {decision.reason}"
+    )
+    request.write_summary(
+        {
+            "name": options.name,
+            "version": challenger,
+            "champion_before": champion,
+            "promoted": decision.promoted,
+            "reason": decision.reason,
+            **decision.facts,
+            "table": table.uri,
+            "tracking_uri": tracking_uri,
+            "seconds": {"total": round(time.monotonic() - started, 2)},
+        }
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main, sys.argv[1:])

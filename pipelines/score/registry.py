@@ -1,0 +1,151 @@
+"""The model registry: a trained model comes in as challenger, and becomes champion only by beating the champion.
+
+Works on MLflow's own registry (an sqlite file, a server) and by three-part names on Unity Catalog. It uses aliases, because
+Unity Catalog has no stages.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipelines.errors import ConfigError, ConvoyError
+from pipelines.score.mcnemar import PairedCounts
+from pipelines.score.model import connect, quiet
+from pipelines.secrets import mask
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CHALLENGER, CHAMPION = "challenger", "champion"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """Whether a challenger becomes champion, and why."""
+
+    promoted: bool
+    reason: str
+    """One sentence for people."""
+    facts: dict[str, str]
+    """The same in figures, fit for tags."""
+
+
+def check_name(name: str) -> None:
+    """Raises ConfigError for a name that no registry takes, before any work is done for it."""
+    if not name.strip() or set("/:@") & set(name):
+        raise ConfigError(f"--register {name}: must be a name without '/', ':' and '@', on Unity Catalog catalog.schema.model")
+
+
+def register(model_uri: str, name: str, tracking_uri: str) -> str:
+    """Make a logged model the next version of a registered one, with the alias `challenger`. Returns the version.
+
+    Raises:
+        ConvoyError: the registry refused, or the tracking server never got the model.
+    """
+    import mlflow
+
+    if not model_uri:
+        raise ConvoyError(f"not registered as {name}: MLflow at {mask(tracking_uri)} has not taken the model")
+    client = connect(tracking_uri, name)
+    try:
+        with quiet():
+            version = str(mlflow.register_model(model_uri, name).version)
+        client.set_registered_model_alias(name, CHALLENGER, version)
+    except Exception as error:
+        raise ConvoyError(f"{model_uri} could not be registered as {name} ({_first_line(error)})") from error
+    return version
+
+
+def registered(model_uri: str, name: str, tracking_uri: str, report: Callable[[str], None]) -> dict[str, str]:
+    """`register`, for the summary of a job whose work is done: trouble is a line for people, and nothing is lost by it."""
+    try:
+        version = register(model_uri, name, tracking_uri)
+    except ConvoyError as error:
+        report(f"warning: {error}; to try again: jobs/evaluate.py --model URI --register {name}")
+        return {}
+    report(f"registered as {name} version {version}, alias {CHALLENGER}")
+    return {"name": name, "version": version, "alias": CHALLENGER}
+
+
+def version_of(client: "MlflowClient", name: str, alias: str) -> str | None:
+    """The version that has an alias, or None.
+
+    Raises:
+        ConfigError: there is no registered model of this name.
+    """
+    try:
+        return str(client.get_model_version_by_alias(name, alias).version)
+    except Exception as missing:
+        try:
+            client.get_registered_model(name)
+        except Exception as error:
+            raise ConfigError(
+                f"{name}: no such registered model ({_first_line(error)}); train with --register {name} first"
+            ) from missing
+        return None
+
+
+def decide(pairs: PairedCounts, significance: float, table_digest: str) -> Decision:
+    """Compare on the same rows.
+
+    Args:
+        pairs: the challenger is the first, the champion the second.
+        significance: the challenger must be better with a p-value below this.
+        table_digest: of the table that the rows are from.
+    """
+    better = pairs.only_first > pairs.only_second
+    promoted = better and pairs.p_value < significance
+    facts = {
+        "table_digest": table_digest,
+        "rows": str(pairs.rows),
+        "accuracy": f"{pairs.first_accuracy:.6f}",
+        "champion_accuracy": f"{pairs.second_accuracy:.6f}",
+        "only_challenger_right": str(pairs.only_first),
+        "only_champion_right": str(pairs.only_second),
+        "p_value": f"{pairs.p_value:.6g}",
+        "significance": f"{significance:g}",
+    }
+    counts = (
+        f"of {pairs.rows:,} rows of table {table_digest} the challenger alone is right about {pairs.only_first:,}, the champion "
+        f"alone about {pairs.only_second:,} (accuracy {100 * pairs.first_accuracy:.2f} % against "
+        f"{100 * pairs.second_accuracy:.2f} %; McNemar's exact test, p = {pairs.p_value:.3g}"
+    )
+    if promoted:
+        return Decision(promoted=True, reason=f"{counts} < {significance:g})", facts=facts)
+    why = f", not below {significance:g}" if better else ""
+    return Decision(promoted=False, reason=f"{counts}{why})", facts=facts)
+
+
+def first_champion(accuracy: float, rows: int, table_digest: str) -> Decision:
+    """There is no champion to beat."""
+    facts = {"table_digest": table_digest, "rows": str(rows), "accuracy": f"{accuracy:.6f}"}
+    reason = f"the first champion: accuracy {100 * accuracy:.2f} % on {rows:,} rows of table {table_digest}"
+    return Decision(promoted=True, reason=reason, facts=facts)
+
+
+def record(client: "MlflowClient", name: str, version: str, champion: str | None, decision: Decision) -> None:
+    """Write the decision on the challenger's version, and move the aliases if it is promoted.
+
+    Raises:
+        ConvoyError: the registry refused.
+    """
+    tags: dict[str, Any] = decision.facts | {
+        "decision": "promoted" if decision.promoted else "not promoted",
+        "against_version": champion or "none",
+    }
+    verdict = "Champion" if decision.promoted else "Not promoted"
+    against = f" (against version {champion})" if champion else ""
+    try:
+        # The reason is there before the alias moves.
+        for key, value in tags.items():
+            client.set_model_version_tag(name, version, f"promotion.{key}", str(value))
+        client.update_model_version(name, version, description=f"{verdict}{against}: {decision.reason}.")
+        if decision.promoted:
+            client.set_registered_model_alias(name, CHAMPION, version)
+            client.delete_registered_model_alias(name, CHALLENGER)
+    except Exception as error:
+        raise ConvoyError(f"{name} version {version}: the decision could not be written ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

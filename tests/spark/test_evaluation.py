@@ -1,0 +1,132 @@
+"""Models that need no TensorFlow are shown tables by Spark's workers."""
+
+import bandmodels
+import numpy as np
+import pytest
+from synthetic import images_and_labels, write_libsvm, write_table
+
+from pipelines import configfile
+from pipelines.config import Config
+from pipelines.errors import ConfigError, DataError
+from pipelines.score import data, evaluation, model
+from pipelines.score.evaluation import cross_entropy, evaluate
+
+ROWS = {"train": 120, "validation": 40, "test": 230}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return write_table(tmp_path_factory.mktemp("table") / "t", ROWS)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A good one, and one that takes class 2 for class 1."""
+    folder = tmp_path_factory.mktemp("models")
+    good, weak = bandmodels.save(folder / "good"), bandmodels.save(folder / "weak", blind=(2,))
+    return model.read_info(good, str(good)), model.read_info(weak, str(weak))
+
+
+def expected(split_numbers, blind=()):
+    """Labels and probabilities of the rows, computed here."""
+    parts = [images_and_labels(list(ROWS.values())[number], seed=number) for number in split_numbers]
+    images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return labels, bandmodels.BandModel(blind).predict(None, images)
+
+
+def test_every_row_counts_once_however_spark_cuts_the_table(spark, table, models, monkeypatch):
+    labels, probabilities = expected([2])
+    found = {}
+    for rows_per_task in (1, 10**9):
+        monkeypatch.setattr(evaluation, "_LEAST_ROWS_PER_TASK", rows_per_task)
+        found[rows_per_task] = evaluate(spark, models[:1], table, ["test"])
+    for comparison in found.values():
+        (result,) = comparison.results
+        assert result.rows == result.confusion.sum() == 230
+        assert result.accuracy == (probabilities.argmax(1) == labels).mean()
+        assert result.loss == pytest.approx(cross_entropy(labels, probabilities).mean(), rel=1e-6)
+        np.testing.assert_array_equal(result.confusion.sum(axis=1), np.bincount(labels, minlength=4))
+        assert comparison.pairs is None
+
+
+def test_the_predictions_come_back_in_table_order_over_several_splits(spark, table, models):
+    labels, _ = expected([0, 1, 2])
+    found = evaluate(spark, models[1:], table, ["train", "validation", "test"]).predictions
+    np.testing.assert_array_equal(found.rows, np.arange(390))
+    np.testing.assert_array_equal(found.labels, labels)
+    np.testing.assert_allclose(found.probabilities, expected([0, 1, 2], (2,))[1], rtol=1e-6)
+    assert 0 < len(found.worst) <= 25
+    wrong = found.probabilities[found.worst].argmax(1)
+    assert (wrong != found.labels[found.worst]).all()
+    images = np.concatenate([images_and_labels(rows, seed=number)[0] for number, rows in enumerate(ROWS.values())])
+    np.testing.assert_array_equal(found.worst_images, images[found.rows[found.worst]])
+
+
+def test_two_models_are_compared_row_by_row(spark, table, models):
+    labels, good = expected([2])
+    _, weak = expected([2], (2,))
+    good_right, weak_right = good.argmax(1) == labels, weak.argmax(1) == labels
+    pairs = evaluate(spark, models, table, ["test"]).pairs
+    assert pairs.only_first == (good_right & ~weak_right).sum() > 30
+    assert pairs.only_second == (~good_right & weak_right).sum()
+    assert pairs.rows == 230
+    assert pairs.p_value < 1e-6
+
+
+def test_the_loss_is_that_of_keras_even_where_the_network_is_wrong_and_sure():
+    probabilities = np.array([[1.0, 0.0], [0.25, 0.75]], np.float32)
+    losses = cross_entropy(np.array([1, 1]), probabilities)
+    assert losses[0] == pytest.approx(-np.log(1e-7), rel=1e-5)
+    assert losses[1] == pytest.approx(-np.log(0.75), rel=1e-6)
+
+
+def test_a_table_that_is_not_what_the_model_takes_is_refused(spark, table, models, tmp_path):
+    about = {"labels": [1, 2, 3, 4], "class_names": list("abcd"), "value_range": [0.0, 255.0]}
+    other = model.read_info(bandmodels.save(tmp_path / "m", metadata=about), "m")
+    with pytest.raises(DataError, match=r"has labels \[0, 1, 2, 3\], model m was trained on \[1, 2, 3, 4\]"):
+        evaluate(spark, [other], table, ["test"])
+    wide = model.read_info(bandmodels.save(tmp_path / "w", shape=(12, 24, 1)), "w")
+    with pytest.raises(DataError, match=r"has image shape \[12, 12, 1\].*\[12, 24, 1\]"):
+        evaluate(spark, [wide], table, ["test"])
+    with pytest.raises(DataError, match="has no rows in validation"):
+        evaluate(spark, models[:1], write_table(tmp_path / "t", {"test": 5}), ["validation"])
+
+
+def test_what_goes_wrong_in_a_worker_is_one_line(spark, models, tmp_path):
+    table = write_table(tmp_path / "t", {"test": 20}, shape=(6, 12, 1))
+    manifest = table.manifest
+    lying = type(table)(table.uri, type(manifest).from_json(manifest.to_json().replace("6,\n      12", "12,\n      12"), "m"))
+    with pytest.raises(DataError, match=r"^split=test/part-00000.parquet: an image does not hold the 144 bytes of its manifest$"):
+        evaluate(spark, models[:1], lying, ["test"])
+
+
+def test_a_model_that_does_not_take_images_is_refused(tmp_path):
+    import mlflow.pyfunc
+
+    mlflow.pyfunc.save_model(str(tmp_path / "m"), python_model=bandmodels.BandModel(), pip_requirements=["mlflow"])
+    with pytest.raises(ConfigError, match="its signature must take one tensor"):
+        model.read_info(tmp_path / "m", "m")
+
+
+def test_a_single_file_is_evaluated_whole_and_a_folder_by_its_test_file(models, tmp_path):
+    for name in ("digits-train.txt", "digits-test.txt"):
+        write_libsvm(tmp_path / name, 20)
+    for dataset, splits in ((tmp_path, ("test",)), (tmp_path / "digits-train.txt", ("train", "validation", "test"))):
+        config = configfile.load(None, [f"data.dataset={dataset}"])
+        choice = data.choose(config, models[0], "", "auto", lambda line: None)
+        assert choice.splits == splits
+        # What the model says of its data stands above the settings.
+        assert choice.config.data.image_shape == (12, 12, 1)
+        assert choice.config.data.names == ("zero", "one", "two", "three")
+    assert data.choose(config, models[0], "", "train", lambda line: None).splits == ("train",)
+
+
+def test_a_damaged_table_is_refused_before_spark_is_asked(models, tmp_path):
+    write_table(tmp_path / "t", {"test": 20})
+    assert data.choose(Config(), models[0], str(tmp_path / "t"), "auto", lambda line: None).splits == ("test",)
+    file = tmp_path / "t" / "split=test" / "part-00000.parquet"
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(DataError, match=r"split=test/part-00000\.parquet .*; ingest it again"):
+        data.choose(Config(), models[0], str(tmp_path / "t"), "auto", lambda line: None)
+    with pytest.raises(ConfigError, match="not a table"):
+        data.choose(Config(), models[0], str(tmp_path), "auto", lambda line: None)

@@ -1,0 +1,106 @@
+"""The road from registered version to champion, on a real registry in an sqlite file. Models are only named, not loaded."""
+
+import mlflow
+import pytest
+
+from pipelines.errors import ConfigError
+from pipelines.score import registry
+from pipelines.score.mcnemar import PairedCounts
+from pipelines.score.model import connect, registered_name
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return f"sqlite:///{tmp_path_factory.mktemp('registry') / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="module")
+def client(store):
+    registry.connect(store)
+    return mlflow.MlflowClient()
+
+
+@pytest.fixture
+def name(client, request):
+    client.create_registered_model(request.node.name)
+    return request.node.name
+
+
+def new_challenger(client, name):
+    version = str(client.create_model_version(name, source="file:/nowhere").version)
+    client.set_registered_model_alias(name, registry.CHALLENGER, version)
+    return version
+
+
+def counts(only_challenger, only_champion):
+    return PairedCounts(both=900, only_first=only_challenger, only_second=only_champion, neither=20)
+
+
+@pytest.mark.parametrize(("challenger", "champion", "promoted"), [(20, 5, True), (5, 20, False), (9, 7, False), (0, 0, False)])
+def test_only_a_significantly_better_challenger_is_promoted(challenger, champion, promoted):
+    decision = registry.decide(counts(challenger, champion), 0.05, "abc")
+    assert decision.promoted is promoted
+    assert decision.facts["only_challenger_right"] == str(challenger)
+    assert "table abc" in decision.reason
+
+
+def test_the_first_champion_needs_no_rival_and_the_next_must_beat_it(client, name):
+    first = new_challenger(client, name)
+    registry.record(client, name, first, None, registry.first_champion(0.97, 1000, "abc"))
+    assert registry.version_of(client, name, registry.CHAMPION) == first
+    assert registry.version_of(client, name, registry.CHALLENGER) is None
+
+    second = new_challenger(client, name)
+    registry.record(client, name, second, first, registry.decide(counts(6, 5), 0.05, "abc"))
+    assert registry.version_of(client, name, registry.CHAMPION) == first
+    assert registry.version_of(client, name, registry.CHALLENGER) == second
+    kept = client.get_model_version(name, second)
+    assert kept.tags["promotion.decision"] == "not promoted"
+    assert kept.tags["promotion.against_version"] == first
+    assert kept.tags["promotion.p_value"] == "1"
+    assert "Not promoted (against version 1)" in kept.description
+
+    registry.record(client, name, second, first, registry.decide(counts(30, 5), 0.05, "abc"))
+    assert registry.version_of(client, name, registry.CHAMPION) == second
+    champion = client.get_model_version(name, second)
+    assert champion.tags["promotion.table_digest"] == "abc"
+    assert float(champion.tags["promotion.p_value"]) < 0.001
+    assert "the challenger alone is right about 30, the champion alone about 5" in champion.description
+
+
+def test_a_name_that_is_not_registered_is_named(client):
+    with pytest.raises(ConfigError, match="nobody: no such registered model"):
+        registry.version_of(client, "nobody", registry.CHAMPION)
+
+
+@pytest.mark.parametrize("wrong", ["", "a/b", "a:b", "a@b"])
+def test_a_wrong_name_is_refused_before_any_work(wrong):
+    with pytest.raises(ConfigError, match="--register"):
+        registry.check_name(wrong)
+    registry.check_name("main.vision.digits")
+
+
+def test_a_model_that_never_reached_the_server_is_a_warning_and_no_error(store):
+    lines = []
+    assert registry.registered("", "digits", store, lines.append) == {}
+    assert lines[0].startswith("warning: not registered as digits: MLflow at sqlite:")
+
+
+def test_names_of_three_parts_on_databricks_are_looked_for_in_unity_catalog(monkeypatch, store):
+    monkeypatch.setenv("DATABRICKS_HOST", "http://127.0.0.1:9")
+    monkeypatch.setenv("DATABRICKS_TOKEN", "none")
+    monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
+    try:
+        assert connect("databricks", "main.vision.digits")._registry_uri == "databricks-uc"
+        assert registered_name("models:/main.vision.digits@champion") == "main.vision.digits"
+    finally:
+        mlflow.set_registry_uri("")
+        mlflow.set_tracking_uri(store)
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [("models:/a/3", "a"), ("models:/a@champion", "a"), ("models:/m-12ab", ""), ("runs:/1/model", ""), ("folder", "")],
+)
+def test_the_name_in_a_models_uri(uri, name):
+    assert registered_name(uri) == name
