@@ -9,30 +9,25 @@ import sys
 from collections.abc import Sequence
 
 from pipelines import cli
-from pipelines.score import model
+from pipelines.score import flags, model
 from pipelines.score.predict import predict
 from pipelines.track.follower import default_tracking_uri
 
 
-def flags(parser: argparse.ArgumentParser) -> None:
+def own_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", metavar="FILE", nargs="+", help="an image, or a libsvm file")
-    parser.add_argument("--model", metavar="URI", default="", help="default: the model of the newest finished run")
-    parser.add_argument(
-        "--form",
-        choices=("auto", "digit", "picture"),
-        default="auto",
-        help="into MNIST's form, or only resized",
-    )
+    flags.model(parser)
+    flags.form(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object a line, with the probability of every class")
 
 
 def main(arguments: Sequence[str]) -> None:
-    request = cli.parse(arguments, "Print label and probability for images and libsvm lines.", None, flags)
+    request = cli.parse(arguments, "Print label and probability for images and libsvm lines.", None, own_flags)
     tracking, options = request.config.tracking, request.options
     info = model.find(options.model, default_tracking_uri(tracking), tracking.experiment)
     print(f"model {info.uri}", file=sys.stderr)
     count = 0
-    for found in predict(model.Classifier(info), options.files, options.form):
+    for found in predict(model.Classifier(info), options.files, info.wants_digits(options.form)):
         count += 1
         if options.json:
             answer = {"file": found.origin, "label": found.label, "probability": found.probability}

@@ -5,19 +5,18 @@ import gzip
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy.typing as npt
 
 from pipelines import paths
-from pipelines.errors import ConfigError, DataError
+from pipelines.errors import DataError
 from pipelines.ingest import libsvm
 from pipelines.ingest.line import Rules
 from pipelines.ingest.sources import is_libsvm
 from pipelines.score import images
 from pipelines.score.model import Classifier, ModelInfo
 
-Form = Literal["auto", "digit", "picture"]
 _LINES_AT_ONCE = 1000
 
 
@@ -38,24 +37,18 @@ class Prediction:
         return self.probabilities[self.label]
 
 
-def predict(classifier: Classifier, files: Sequence[str], form: Form = "auto") -> Iterator[Prediction]:
+def predict(classifier: Classifier, files: Sequence[str], digits: bool) -> Iterator[Prediction]:
     """Predict every image of every file, in order.
 
     Args:
         classifier: loaded.
         files: images (PNG, JPEG, ...) and libsvm files (.txt, .libsvm, .svm, .t; also .gz, .bz2).
-        form: `digit` brings a picture into MNIST's form, `picture` only resizes it; `auto` does what the model was trained on.
+        digits: bring pictures into MNIST's form.
 
     Raises:
-        ConfigError: the form does not fit the model.
         DataError: a file is missing or is neither (`FILE: reason`), or a line is malformed (`FILE:LINE: reason`).
     """
     info = classifier.info
-    digits = info.takes_digits if form == "auto" else form == "digit"
-    if digits and info.image_shape != (28, 28, 1):
-        raise ConfigError(
-            f"--form digit: MNIST's form is 28 x 28 x 1, the model takes {list(info.image_shape)}; use --form picture"
-        )
     for file in files:
         path = Path(file) if Path(file).exists() else paths.to_python(file)
         if is_libsvm(path):

@@ -69,7 +69,7 @@ def run(script, *arguments, **variables):
 def test_help_names_every_command():
     shown = run(ROOT / "convoy", "help")
     assert shown.returncode == 0
-    for command in ("train", "test", "setup", "replay", "doctor", "ui", "bench", "help"):
+    for command in ("train", "predict", "evaluate|score|promote", "test", "setup", "replay", "doctor", "ui", "bench", "help"):
         assert f"./convoy {command}" in shown.stdout
 
 

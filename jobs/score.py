@@ -1,0 +1,51 @@
+"""Score libsvm text, Parquet or a folder of pictures with a logged model, and write a Parquet folder.
+
+spark-submit jobs/score.py --model models:/digits@champion --data my.libsvm --output scored
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from pipelines import cli
+from pipelines.errors import ConfigError
+from pipelines.launch.session import open_session
+from pipelines.score import flags, model
+from pipelines.score.scoringrun import Order, check, run_scoring
+from pipelines.track.follower import default_tracking_uri
+
+
+def own_flags(parser: argparse.ArgumentParser) -> None:
+    flags.model(parser)
+    parser.add_argument("--output", metavar="FOLDER", required=True, help="the Parquet folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists, when the new one is complete")
+    parser.add_argument("--image-column", metavar="NAME", default="image", help="of Parquet input (default: image)")
+    flags.form(parser)
+
+
+def main(arguments: Sequence[str]) -> None:
+    request = cli.parse(arguments, "Write a model's answer beside every row of some data.", None, own_flags)
+    tracking, options = request.config.tracking, request.options
+    if options.data is None and not options.config:
+        raise ConfigError("--data: must name what to score: libsvm text, Parquet, a folder of pictures, or a data set")
+    info = model.find(options.model, default_tracking_uri(tracking), tracking.experiment)
+    order = Order(
+        config=request.config,
+        info=info,
+        output=options.output,
+        image_column=options.image_column,
+        digits=info.wants_digits(options.form),
+        overwrite=options.overwrite,
+    )
+    kind = check(order)
+    with open_session("convoy-score") as spark:
+        summary = run_scoring(spark, order, kind, request.say)
+    rejected = f", {summary['rejected_rows']:,} bad rows set aside" if summary["rejected_rows"] else ""
+    request.say(
+        f"{summary['rows']:,} rows scored by {info.uri} to {options.output} at {summary['rows_per_second']:,} rows/s{rejected}"
+    )
+    request.write_summary(summary)
+
+
+if __name__ == "__main__":
+    cli.run(main, sys.argv[1:])
