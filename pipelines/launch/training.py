@@ -94,7 +94,8 @@ def _train_and_record(config: Config, console: TrainingConsole, run: TrackedRun,
         steps_per_epoch(data.manifest.rows("train"), config.launch.workers, config.training.batch_size_per_worker)
         order = (without_tracking(config), data, str(run_dir))
         launch = barrier.start(spark, work, order, launch=config.launch, work_dir=run_dir)
-        recorder = Recorder(run, clock.submitted)
+        title = f"{config.model.name} on {data.manifest.dataset}"
+        recorder = Recorder(run, run_dir, data.manifest, title, clock.submitted)
         for name, start, stop in (("set-up", "submitted", "spark"), ("ingest", "spark", "table")):
             recorder.phase(name, clock.at(start), clock.at(stop))
         _follow(launch, run_dir, console, recorder, clock)
@@ -104,7 +105,7 @@ def _train_and_record(config: Config, console: TrainingConsole, run: TrackedRun,
         result = results[0]
         run.metrics({"test/loss": result.test.loss, "test/accuracy": result.test.accuracy}, step=result.epochs)
         run.model(run_dir / rundir.MODEL_FOLDER)
-        figures = recorder.figures(run_dir, data.manifest, f"{config.model.name} on {data.manifest.dataset}")
+        figures = recorder.figures()
     outcome = page.Result(
         accuracy=result.test.accuracy,
         loss=result.test.loss,

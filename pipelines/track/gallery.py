@@ -18,7 +18,6 @@ from pipelines.track.figures import (
     worst_mistakes,
 )
 from pipelines.track.figures.style import Drawing
-from pipelines.track.figures.timeline import Phase
 
 # In the order in which a reader wants the answers.
 QUESTIONS: dict[str, str] = {
@@ -37,16 +36,16 @@ def drawings(
     run_dir: Path,
     manifest: TableManifest,
     history: Sequence[Mapping[str, float]],
-    phases: Callable[[], Sequence[Phase]],
     title: str,
 ) -> dict[str, Callable[[], Drawing]]:
     """What to call for each figure, by its name. Figures are left out where there is nothing to show.
+
+    The timeline is not among them: the run folder does not hold what the driver did.
 
     Args:
         run_dir: where the ranks left `pipelines.evidence`.
         manifest: of the table.
         history: the metrics of each epoch.
-        phases: asked when the timeline is drawn.
         title: which run this is.
     """
     names, value_range = manifest.class_names, manifest.image.value_range
@@ -62,7 +61,6 @@ def drawings(
         found["examples"] = lambda: examples.draw(
             **evidence.load(run_dir, evidence.EXAMPLES), class_names=names, value_range=value_range
         )
-    found["timeline"] = lambda: timeline.draw(phases())
     return found
 
 

@@ -68,11 +68,10 @@ class RecordedRun:
         Raises:
             ConfigError: there is no such figure, or the run has nothing to show in it.
         """
-        # The timeline needs what only the driver of the run knew.
         names = [known for known in gallery.QUESTIONS if known != "timeline"]
         if name not in names:
             raise ConfigError(f"{name}: no such figure; there are {', '.join(names)}")
-        drawings = gallery.drawings(self.run_dir, self.table.manifest, self.history, tuple, self.title)
+        drawings = gallery.drawings(self.run_dir, self.table.manifest, self.history, self.title)
         if name not in drawings:
             raise ConfigError(f"{self.run_dir}: it has nothing to show of {name}; networks without kernels have no first layer")
         return drawings[name]().figure

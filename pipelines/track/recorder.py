@@ -7,7 +7,8 @@ from pipelines import evidence
 from pipelines.schema import TableManifest
 from pipelines.spool import Event
 from pipelines.track import gallery
-from pipelines.track.figures import calibration
+from pipelines.track.figures import calibration, timeline
+from pipelines.track.figures.style import Drawing
 from pipelines.track.figures.timeline import Phase
 from pipelines.track.page import resolved
 from pipelines.track.run import TrackedRun
@@ -18,12 +19,20 @@ class Recorder:
 
     Args:
         run: where to record.
+        run_dir: where the ranks leave what figures are drawn from.
+        manifest: of the table.
+        title: which run this is.
         submitted: when the job was submitted, in seconds since the Unix epoch; the timeline begins there.
     """
 
-    def __init__(self, run: TrackedRun, submitted: float) -> None:
+    def __init__(self, run: TrackedRun, run_dir: Path, manifest: TableManifest, title: str, submitted: float) -> None:
         self.phases: list[Phase] = []
         self._run = run
+        self._run_dir = run_dir
+        self._manifest = manifest
+        self._title = title
+        self._tested: set[int] = set()
+        self._drawn: list[str] = []
         # A run that was restarted reports an epoch twice; the later one counts.
         self._epochs: dict[int, dict[str, float]] = {}
         self._submitted = submitted
@@ -43,6 +52,8 @@ class Recorder:
             self._run.metrics(node, event.values["sample"])
             return
         if event.kind == "plan" and event.rank == 0:
+            self._tested.clear()
+            self._drawn.clear()
             self._workers = event.values["workers"]
             if not self._planned:
                 self._planned = True
@@ -50,27 +61,38 @@ class Recorder:
         if event.kind == "epoch":
             self._epoch(event)
         self._rank_phases(event)
+        if event.kind == "test":
+            self._tested.add(event.rank)
+            if len(self._tested) == self._workers:
+                # All is there to be drawn, and rank 0 takes a while to save the network.
+                self._draw()
 
     def phase(self, name: str, start: float, stop: float) -> None:
         """Something that the driver did; times are seconds since the Unix epoch."""
         self._phase("driver", name, start, stop)
 
-    def figures(self, run_dir: Path, manifest: TableManifest, title: str) -> list[str]:
-        """Have all figures drawn in the background, and return their names. Driver time from now on is logging."""
+    def figures(self) -> list[str]:
+        """Have all figures drawn in the background that are not yet, and return the names of all. From now on the driver logs."""
         logging_since = time.time()
+        if not self._drawn:
+            self._draw()
 
-        def phases() -> list[Phase]:
+        def draw() -> Drawing:
             self.phase("logging", logging_since, time.time())
-            return self.phases
+            return timeline.draw(self.phases)
 
-        drawings = gallery.drawings(run_dir, manifest, self.history, phases, title)
+        self._run.figure(draw, "timeline")
+        return [*self._drawn, "timeline"]
+
+    def _draw(self) -> None:
+        drawings = gallery.drawings(self._run_dir, self._manifest, self.history, self._title)
         for name, draw in drawings.items():
             self._run.figure(draw, name)
-        if evidence.has_predictions(run_dir):
-            test = evidence.load_predictions(run_dir)
+        self._drawn = list(drawings)
+        if evidence.has_predictions(self._run_dir):
+            test = evidence.load_predictions(self._run_dir)
             error = calibration.expected_calibration_error(test.labels, test.probabilities)
             self._run.metrics({"test/calibration_error": error}, len(self.history))
-        return list(drawings)
 
     def _epoch(self, event: Event) -> None:
         metrics, epoch = event.values["metrics"], event.values["epoch"]

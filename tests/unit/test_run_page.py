@@ -95,11 +95,11 @@ def test_events_become_metrics_of_all_ranks_and_figures_with_their_numbers(table
         writer.save(run_dir, rank)
     evidence.save(run_dir, evidence.EXAMPLES, images=np.zeros((8, 12, 12, 1), np.uint8), labels=np.arange(8) % 4)
     run = TrackedRun(config(f"tracking.uri=sqlite:///{tmp_path}/mlflow.db").tracking, "name", run_dir)
-    recorder = Recorder(run, submitted=100.0)
+    recorder = Recorder(run, run_dir, table.manifest, "a title", submitted=100.0)
     recorder.phase("set-up", 100.0, 108.0)
     for event in events():
         recorder.event(event)
-    names = recorder.figures(run_dir, table.manifest, "a title")
+    names = recorder.figures()
     run.finish("FINISHED")
     assert run.warnings == []
 
