@@ -69,7 +69,19 @@ def run(script, *arguments, **variables):
 def test_help_names_every_command():
     shown = run(ROOT / "convoy", "help")
     assert shown.returncode == 0
-    for command in ("train", "predict", "evaluate|score|promote", "test", "setup", "replay", "doctor", "ui", "bench", "help"):
+    for command in (
+        "train",
+        "predict",
+        "evaluate|score|promote",
+        "test",
+        "setup",
+        "runs",
+        "replay",
+        "doctor",
+        "ui",
+        "bench",
+        "help",
+    ):
         assert f"./convoy {command}" in shown.stdout
 
 
@@ -316,3 +328,36 @@ def test_the_spark_files_are_replaced_and_never_written_through_a_link(door, tmp
         env={"PATH": os.environ["PATH"], "CONVOY_HOME": "/mine"},
     )
     assert shown.stdout.strip() == "/opt/java home:/mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "looks"),
+    [
+        ([], True),
+        (["-x", "-q"], True),
+        (["tests/e2e/test_jobs.py"], True),
+        (["-m", "e2e"], True),
+        (["-m", "unit"], False),
+        (["-m", "not e2e"], False),
+        (["tests/unit"], False),
+    ],
+)
+def test_a_browser_is_installed_only_for_tests_that_look_at_pages(door, options, looks):
+    assert door.looks_at_pages(options) == looks
+
+
+def test_what_a_server_has_started_ends_with_it(door):
+    server = subprocess.Popen(
+        [sys.executable, "-c", "import subprocess; print(subprocess.Popen(['sleep', '1000']).pid, flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    child = int(server.stdout.readline())
+    door.end_session(server)
+    assert server.returncode is not None
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{child}/status").exists() and "zombie" not in Path(f"/proc/{child}/status").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

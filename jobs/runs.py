@@ -1,0 +1,35 @@
+"""List recent runs in the terminal, the newest first.
+
+python jobs/runs.py --count 20
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from pipelines import cli
+from pipelines.config import TrackingConfig
+from pipelines.errors import ConfigError
+from pipelines.secrets import mask
+from pipelines.track import listing
+from pipelines.track.follower import default_tracking_uri
+
+
+def main(arguments: Sequence[str]) -> None:
+    defaults = TrackingConfig()
+    parser = argparse.ArgumentParser(description="List recent runs, the newest first.", allow_abbrev=False)
+    parser.add_argument("--count", metavar="N", type=int, default=10, help="how many (default: 10)")
+    parser.add_argument("--experiment", metavar="NAME", default=defaults.experiment, help=f"default: {defaults.experiment}")
+    options = parser.parse_args(arguments)
+    if options.count < 1:
+        raise ConfigError(f"--count {options.count}: must be at least 1")
+    uri = default_tracking_uri(defaults)
+    runs = listing.recent(uri, options.experiment, options.count)
+    if runs:
+        print("\n".join(listing.table(runs)))
+    else:
+        print(f"no runs of experiment {options.experiment} at {mask(uri)}; ./convoy train makes one")
+
+
+if __name__ == "__main__":
+    cli.run(main, sys.argv[1:])
