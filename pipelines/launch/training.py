@@ -94,7 +94,7 @@ def _train_and_record(config: Config, console: TrainingConsole, run: TrackedRun,
         steps_per_epoch(data.manifest.rows("train"), config.launch.workers, config.training.batch_size_per_worker)
         order = (without_tracking(config), data, str(run_dir))
         launch = barrier.start(spark, work, order, launch=config.launch, work_dir=run_dir)
-        title = f"{config.model.name} on {data.manifest.dataset}"
+        title = page.title(config, data.manifest.dataset)
         recorder = Recorder(run, run_dir, data.manifest, title, clock.submitted)
         for name, start, stop in (("set-up", "submitted", "spark"), ("ingest", "spark", "table")):
             recorder.phase(name, clock.at(start), clock.at(stop))

@@ -30,6 +30,12 @@ class Result:
     """Their names."""
 
 
+def title(config: Config, dataset: str) -> str:
+    """Which run this is, for a line in a figure; and what makes its training loss another measure than its validation loss."""
+    smoothing = config.training.label_smoothing
+    return f"{config.model.name} on {dataset}" + (f" (training loss with label smoothing {smoothing:g})" if smoothing else "")
+
+
 def parameters(config: Config) -> dict[str, str]:
     """The settings that can make one run differ from another, by their full names.
 

@@ -13,7 +13,7 @@ from pipelines.errors import ConfigError
 from pipelines.evidence import Predictions
 from pipelines.schema import Table
 from pipelines.spool import Event, SpoolReader
-from pipelines.track import gallery
+from pipelines.track import gallery, page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +78,7 @@ class RecordedRun:
 
     @property
     def title(self) -> str:
-        return f"{self.config.model.name} on {self.summary['dataset']}"
+        return page.title(self.config, self.summary["dataset"])
 
 
 def read(run_dir: Path) -> RecordedRun | None:

@@ -69,6 +69,12 @@ def test_parameters_are_what_can_differ_and_matters():
     assert {"model.name", "launch.workers", "ingest.seed", "training.seed", "training.base_learning_rate"} <= set(adam)
 
 
+def test_a_title_says_when_the_losses_are_not_the_same_measure():
+    assert page.title(config("model.name=convnet"), "mnist") == "convnet on mnist"
+    smoothed = config("model.name=convnet", "training.label_smoothing=0.1")
+    assert page.title(smoothed, "mnist") == "convnet on mnist (training loss with label smoothing 0.1)"
+
+
 def test_the_description_tells_the_road_and_how_to_use_the_model(table):
     result = page.Result(
         accuracy=0.9942, loss=0.122, epochs=3, precision="bfloat16", rows_per_second=9876.5, seconds=31.4, figures=["timeline"]
