@@ -59,6 +59,9 @@ def check(order: Order) -> Kind:
     kind = inputs.recognise(order.config.data.dataset)
     if order.target.exists() and not order.overwrite:
         raise ConfigError(f"--output {order.output}: exists; name another folder, or give --overwrite")
+    if order.target.exists() and not (order.target / NOTE_NAME).is_file():
+        # Whatever else lies there was not made to be replaced.
+        raise ConfigError(f"--output {order.output}: exists and is no output of scoring; name another folder")
     return kind
 
 

@@ -148,6 +148,8 @@ def test_what_cannot_be_scored_is_said_before_spark_is_asked(info, tmp_path):
     ):
         with pytest.raises(ConfigError, match=message):
             score(None, info, location, output)
+    with pytest.raises(ConfigError, match="is no output of scoring; name another folder"):
+        score(None, info, tmp_path / "a.txt", tmp_path / "out", overwrite=True)
 
 
 def test_an_output_is_replaced_only_by_a_complete_one(spark, info, tmp_path):
