@@ -1,10 +1,17 @@
 """For notebooks: settings from widgets, and one call that trains and gives back what can be looked at."""
 
+import atexit
+import contextlib
 import dataclasses
+import io
 import os
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from pipelines import configfile, paths
 from pipelines.config import Config
@@ -13,9 +20,18 @@ from pipelines.ingest import sources, table
 from pipelines.launch import session
 from pipelines.launch.console import TrainingConsole
 from pipelines.launch.training import run_training
-from pipelines.schema import Table
+from pipelines.schema import Split, Table
+from pipelines.stream.sharding import RowRange
 from pipelines.track import recorded
 from pipelines.track.recorded import RecordedRun
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from pipelines.stream.reader import Block
+
+_kept = contextlib.ExitStack()
+atexit.register(_kept.close)
 
 _EXPERIMENT = "convoy-labs"
 _CLUSTER_STORAGE = "dbfs:/convoy"
@@ -55,8 +71,22 @@ def open_table(config: Config) -> Table:
     ready = table.find(config, source)
     if ready is not None:
         return ready
-    with session.open_session("convoy-lab") as spark:
-        return table.open_or_build(spark, config, source, print)[0]
+    return table.open_or_build(_spark(), config, source, print)[0]
+
+
+def images(table: Table, split: Split, count: int) -> "Block":
+    """The first rows of a split: images [count, height, width, channels] in source values, class indices [count] int32.
+
+    Raises:
+        DataError: a file of the table is damaged.
+    """
+    # Petastorm prints when it is done, and reads through pyarrow interfaces that pyarrow < 15 only deprecates.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore", FutureWarning)
+        from pipelines.stream.reader import read_blocks
+
+        blocks = list(read_blocks(table, split, RowRange(0, min(count, table.manifest.rows(split)))))
+    return np.concatenate([block[0] for block in blocks]), np.concatenate([block[1] for block in blocks])
 
 
 def train(config: Config, *, again: bool = False) -> RecordedRun:
@@ -75,6 +105,7 @@ def train(config: Config, *, again: bool = False) -> RecordedRun:
         if earlier is not None:
             console.say(f"taken from {paths.display(earlier.run_dir)}, which was trained with exactly these settings")
             return earlier
+    _spark()
     summary = run_training(config, console, time.time())
     test = summary["test"]
     console.say(
@@ -84,6 +115,14 @@ def train(config: Config, *, again: bool = False) -> RecordedRun:
     if found is None:
         raise ConvoyError(f"{summary['run_dir']}: the run that has just ended cannot be read; this is a defect")
     return found
+
+
+def _spark() -> "SparkSession":
+    """The session of the notebook; where there is none, a new one that stays until the process ends.
+
+    It must stay: when a session is stopped, the timer that every barrier stage needs is ended with its JVM in mind.
+    """
+    return _kept.enter_context(session.open_session("convoy-lab"))
 
 
 def _earlier(config: Config, table_uri: str) -> RecordedRun | None:

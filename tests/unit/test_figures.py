@@ -11,6 +11,7 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from pipelines.track.figures import (
     calibration,
+    comparison,
     confusion_matrix,
     examples,
     first_layer,
@@ -184,3 +185,23 @@ def test_without_images_there_is_no_figure_of_mistakes():
     assert predictions.metrics(labels, probabilities) == {
         "calibration_error": calibration.expected_calibration_error(labels, probabilities)
     }
+
+
+def test_the_comparison_shows_each_run_and_names_its_best_epoch():
+    rising = [
+        {"train/loss": 1.0, "train/accuracy": 0.5, "validation/loss": 1.1, "validation/accuracy": 0.4},
+        {"train/loss": 0.5, "train/accuracy": 0.9, "validation/loss": 0.8, "validation/accuracy": 0.6},
+    ]
+    alone = [{"train/loss": 0.7, "train/accuracy": 0.7}]
+    drawing = comparison.draw({"with": rising, "without": alone})
+    assert "best accuracy: with 60.00 % in epoch 2;  without 70.00 % in epoch 1" in words(drawing)
+    assert [text.get_text() for text in drawing.figure.axes[0].get_legend().get_texts()] == [
+        "with",
+        "without",
+        "on training rows",
+    ]
+    assert [(row["run"], row["epoch"], row["validation/loss"]) for row in table(drawing)] == [
+        ("with", "1", "1.1"),
+        ("with", "2", "0.8"),
+        ("without", "1", ""),
+    ]
