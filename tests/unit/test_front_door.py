@@ -77,6 +77,7 @@ def test_help_names_every_command():
         "setup",
         "runs",
         "replay",
+        "labs",
         "doctor",
         "ui",
         "bench",

@@ -1,0 +1,124 @@
+"""Run the labs and render them to HTML, outputs included. Started by `./convoy labs`."""
+
+import argparse
+import difflib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from notebooks.runner import page, source
+from notebooks.runner.execute import Execution, execute
+from notebooks.runner.source import Cell, Notebook, NotebookError
+from pipelines import cli, paths
+from pipelines.errors import ConfigError
+from pipelines.launch.session import open_session
+
+FOLDER = Path(__file__).parents[1]
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="./convoy labs", description=__doc__, allow_abbrev=False)
+    parser.add_argument("names", metavar="NAME", nargs="*", help="a lab's number, name or file (default: all labs)")
+    parser.add_argument("--set", metavar="WIDGET=VALUE", action="append", default=[], help="a widget's value, such as epochs=2")
+    parser.add_argument("--out", metavar="FOLDER", default="labs", help="where the pages go (default: labs)")
+    parser.add_argument("--list", action="store_true", help="show the labs and their widgets, run nothing")
+    options = parser.parse_args(arguments)
+    notebooks = choose(options.names, labs())
+    widgets = given_widgets(options.set, notebooks)
+    if options.list:
+        for notebook in notebooks:
+            print(f"{notebook.name:<24} {notebook.title}  [{', '.join(notebook.widgets())}]")
+        return
+    folder = paths.to_python(options.out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {options.out}: cannot be created ({error.strerror}); name a folder that can") from error
+    executions = run(notebooks, widgets, folder)
+    failed = [execution.error for execution in executions if execution.error]
+    if len(executions) > 1:
+        (folder / "index.html").write_text(page.render_index(executions), encoding="utf-8")
+        print(f"all of them: {paths.display(folder / 'index.html')}")
+    if failed:
+        raise NotebookError("; ".join(map(str, failed)))
+
+
+def labs(folder: Path = FOLDER) -> list[Notebook]:
+    """The notebooks of a folder, in the order of their names."""
+    return [source.read(path) for path in sorted(folder.glob("*.py"))]
+
+
+def choose(names: Sequence[str], notebooks: Sequence[Notebook]) -> list[Notebook]:
+    """The notebooks that are meant: by name, by number, by a part of the name, or by path; all where none is named.
+
+    Raises:
+        ConfigError: there is no such notebook, or more than one.
+    """
+    chosen = []
+    for name in names:
+        stem = Path(name).stem
+        fitting = [notebook for notebook in notebooks if notebook.name == stem] or [
+            notebook for notebook in notebooks if notebook.name.startswith(f"{name.zfill(2)}_") or stem in notebook.name
+        ]
+        if len(fitting) == 1:
+            chosen += fitting
+            continue
+        known = [notebook.name for notebook in fitting or notebooks]
+        near = difflib.get_close_matches(stem, known, n=1)
+        hint = f"did you mean {near[0]}?" if near and not fitting else f"there are {', '.join(known)}"
+        raise ConfigError(f"{name}: {'more than one lab is' if fitting else 'no lab is'} called so; {hint}")
+    return list(dict.fromkeys(chosen)) or list(notebooks)
+
+
+def given_widgets(settings: Sequence[str], notebooks: Sequence[Notebook]) -> dict[str, str]:
+    """`name=value` texts as a mapping. Each name must be a widget of one of the notebooks.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    known = list(dict.fromkeys(name for notebook in notebooks for name in notebook.widgets()))
+    given = {}
+    for text in settings:
+        name, equals, value = text.partition("=")
+        if not equals or name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if equals and near else f"it takes WIDGET=VALUE with one of {', '.join(known)}"
+            raise ConfigError(f"--set {text}: no such widget; {hint}")
+        given[name] = value
+    return given
+
+
+def run(notebooks: Sequence[Notebook], widgets: Mapping[str, str], folder: Path) -> list[Execution]:
+    """Run notebooks one after the other with one Spark session, and write a page for each into `folder`.
+
+    A notebook that fails does not keep the others from running.
+    """
+    executions = []
+    with open_session("convoy-labs") as spark:
+        for notebook in notebooks:
+            execution = execute(notebook, spark, widgets, _Progress(notebook))
+            target = folder / page.file_name(notebook)
+            target.write_text(page.render(execution, notebooks), encoding="utf-8")
+            outcome = str(execution.error) if execution.error else f"{execution.seconds:.0f} s"
+            print(f"{notebook.name}: {outcome}: {paths.display(target)}", flush=True)
+            executions.append(execution)
+    return executions
+
+
+class _Progress:
+    """Says on a terminal which cell runs; elsewhere nothing."""
+
+    def __init__(self, notebook: Notebook) -> None:
+        self._notebook = notebook
+        self._started = time.monotonic()
+
+    def __call__(self, cell: Cell) -> None:
+        if sys.stdout.isatty():
+            count, seconds = self._notebook.cells[-1].number, time.monotonic() - self._started
+            sys.stdout.write(f"{self._notebook.name}: cell {cell.number} of {count}, {seconds:.0f} s\x1b[K\r")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    cli.run(main, sys.argv[1:])

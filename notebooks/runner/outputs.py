@@ -1,0 +1,110 @@
+"""What a cell shows, and how a value is shown."""
+
+import io
+import pprint
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+# Of a table. Databricks shows more, page by page; a printed page is read.
+_ROWS = 20
+_DPI = 110
+
+
+@dataclass(frozen=True)
+class Text:
+    text: str
+    stream: Literal["stdout", "stderr", "result"]
+
+
+@dataclass(frozen=True)
+class Html:
+    html: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    png: bytes
+    description: str
+    """For people who do not see it."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    traceback: str
+    """From the cell's own line on."""
+
+
+Output = Text | Html | Picture | Failure
+
+
+def displayed(value: object) -> Output:
+    """As `display` shows it: tables without their index, Spark's tables by their first rows."""
+    if _is(value, "pyspark.sql", "DataFrame"):
+        return _table(value.limit(_ROWS + 1).toPandas(), index=False)  # type: ignore[attr-defined]
+    if _is(value, "pandas", "DataFrame"):
+        return _table(value, index=False)
+    return result(value)
+
+
+def result(value: object) -> Output:
+    """As the value of a cell's last line is shown."""
+    if _is(value, "matplotlib.figure", "Figure"):
+        return picture(value)
+    if _is(value, "pandas", "DataFrame"):
+        return _table(value, index=True)
+    html = getattr(value, "_repr_html_", lambda: None)() if not isinstance(value, type) else None
+    if html is not None:
+        return Html(html)
+    text = pprint.pformat(value, width=110, sort_dicts=False) if isinstance(value, dict | list | tuple | set) else repr(value)
+    return Text(text, "result")
+
+
+def picture(figure: Any) -> Picture:
+    """A matplotlib figure. Its title is the description."""
+    png = io.BytesIO()
+    figure.savefig(png, dpi=_DPI, format="png")
+    # The title of a whole figure is among its texts.
+    texts = [text.get_text() for text in figure.texts] + [axes.get_title() for axes in figure.axes]
+    words = [" ".join(text.split()) for text in texts]
+    return Picture(png.getvalue(), " ".join(filter(None, words)) or "figure")
+
+
+def open_figures() -> list[Picture]:
+    """The figures of `matplotlib.pyplot` that a cell left open; they are closed."""
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    if pyplot is None:
+        return []
+    pictures = [picture(pyplot.figure(number)) for number in pyplot.get_fignums()]
+    pyplot.close("all")
+    return pictures
+
+
+class Stream(io.TextIOBase):
+    """In place of stdout or stderr. Not a terminal, so that programs write plain lines."""
+
+    encoding = "utf-8"
+
+    def __init__(self, stream: Literal["stdout", "stderr"], emit: Callable[[Output], None]) -> None:
+        self._stream = stream
+        self._emit = emit
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        if text:
+            self._emit(Text(text, self._stream))
+        return len(text)
+
+
+def _table(frame: Any, *, index: bool) -> Html:
+    more = f'<p class="more">the first {_ROWS} rows</p>' if len(frame) > _ROWS else ""
+    return Html(frame.head(_ROWS).to_html(index=index, border=0, float_format=lambda number: f"{number:.5g}") + more)
+
+
+def _is(value: object, module: str, name: str) -> bool:
+    """Whether it is of a class, without importing the class's library."""
+    loaded = sys.modules.get(module)
+    return loaded is not None and isinstance(value, getattr(loaded, name))

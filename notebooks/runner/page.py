@@ -1,0 +1,112 @@
+"""A notebook with its outputs as one HTML file that needs nothing else, to read and to print."""
+
+import base64
+import html
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer, SqlLexer
+
+from notebooks.runner.execute import CellResult, Execution
+from notebooks.runner.outputs import Failure, Html, Output, Picture, Text
+from notebooks.runner.source import Cell, Notebook
+
+_STYLE = Path(__file__).with_name("page.css")
+_MARKDOWN = MarkdownIt("commonmark").enable("table")
+_CODE = HtmlFormatter(style="xcode", nowrap=True)
+_INDEX = "index.html"
+
+
+def file_name(notebook: Notebook) -> str:
+    return f"{notebook.name}.html"
+
+
+def render(execution: Execution, siblings: Sequence[Notebook] = ()) -> str:
+    """The page of one notebook.
+
+    Args:
+        execution: with an error, the page ends at the cell that failed.
+        siblings: the notebooks whose pages lie beside this one, in order, itself included.
+    """
+    notebook = execution.notebook
+    parts = [_navigation(notebook, siblings) if len(siblings) > 1 else ""]
+    parts += [_cell(result) for result in execution.results]
+    widgets = ", ".join(f"{name}={value or '(empty)'}" for name, value in execution.widgets.items())
+    parts.append(
+        f"<footer>{_error(execution)}notebooks/{html.escape(notebook.path.name)}, run in {execution.seconds:.0f} s on "
+        f"{time.strftime('%Y-%m-%d')}{html.escape(' with ' + widgets if widgets else '')}</footer>"
+    )
+    return _document(notebook.title, "\n".join(parts))
+
+
+def render_index(executions: Sequence[Execution]) -> str:
+    """A page that leads to the others."""
+    rows = "\n".join(
+        f'<li><a href="{file_name(execution.notebook)}">{html.escape(execution.notebook.title)}</a> {_error(execution)}</li>'
+        for execution in executions
+    )
+    return _document("Labs", f"<h1>Labs</h1>\n<ul>\n{rows}\n</ul>")
+
+
+def _document(title: str, body: str) -> str:
+    style = _STYLE.read_text(encoding="utf-8") + _CODE.get_style_defs(".code")
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>\n{style}\n</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _navigation(notebook: Notebook, siblings: Sequence[Notebook]) -> str:
+    place = next(i for i, other in enumerate(siblings) if other.name == notebook.name)
+    before = siblings[place - 1] if place > 0 else None
+    after = siblings[place + 1] if place + 1 < len(siblings) else None
+    links = (
+        f'<a href="{file_name(before)}">← {html.escape(before.title)}</a>' if before else "<span></span>",
+        f'<a href="{_INDEX}">all labs</a>',
+        f'<a href="{file_name(after)}">{html.escape(after.title)} →</a>' if after else "<span></span>",
+    )
+    return f"<nav>{''.join(links)}</nav>"
+
+
+def _error(execution: Execution) -> str:
+    return f'<span class="failed">{html.escape(str(execution.error))}</span> ' if execution.error else ""
+
+
+def _cell(result: CellResult) -> str:
+    cell = result.cell
+    title = f'<div class="title">{html.escape(cell.title)}</div>' if cell.title else ""
+    if cell.kind == "markdown":
+        return f'<section id="cell-{cell.number}">{title}{_MARKDOWN.render(cell.text)}</section>'
+    shown = "".join(_output(output) for output in result.outputs)
+    code = f'<div class="code"><pre>{_code(cell)}</pre></div>'
+    return f'<section class="cell" id="cell-{cell.number}">{title}{code}{shown}</section>'
+
+
+def _code(cell: Cell) -> str:
+    lexer = SqlLexer() if cell.kind == "sql" else PythonLexer()
+    code: str = highlight(cell.text.strip("\n"), lexer, _CODE)
+    return code
+
+
+def _output(output: Output) -> str:
+    match output:
+        case Text(text, stream):
+            return f'<div class="output"><pre class="{stream}">{html.escape(_overwritten(text))}</pre></div>'
+        case Html(markup):
+            return f'<div class="output">{markup}</div>'
+        case Picture(png, description):
+            source = base64.b64encode(png).decode()
+            alternative = html.escape(description, quote=True)
+            return f'<div class="output"><img src="data:image/png;base64,{source}" alt="{alternative}"></div>'
+        case Failure(traceback):
+            return f'<div class="output failure"><pre>{html.escape(traceback)}</pre></div>'
+
+
+def _overwritten(text: str) -> str:
+    """Text as a terminal would show it: what stands before a carriage return is gone. Progress bars write so."""
+    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.rstrip("\n").split("\n"))
