@@ -1,0 +1,202 @@
+# Databricks notebook source
+# MAGIC %md
+# MAGIC # Lab 7: reading a run
+# MAGIC
+# MAGIC A trained network without a record of how it came about is a number without a unit. Every training of the earlier labs
+# MAGIC left such a record, a **run**, with a tracking server (MLflow). In this lab we open one and answer, without a look at
+# MAGIC the code that trained it: what was done, on which data, how did it go, how good is it, and can I use it?
+# MAGIC
+# MAGIC On a laptop, `./convoy ui` shows the same run in a browser; on Databricks the *Experiments* page does.
+
+# COMMAND ----------
+
+# DBTITLE 1,Settings
+dbutils.widgets.text("data", "mnist", "Data set (only where there is no run yet)")
+dbutils.widgets.text("epochs", "", "Epochs (only where there is no run yet)")
+dbutils.widgets.text("workers", "1", "Workers (only where there is no run yet)")
+dbutils.widgets.text("storage", "", "Folder for tables and runs (empty: the usual one)")
+
+# COMMAND ----------
+
+# MAGIC %md
+# MAGIC The newest finished run is read. Where there is none, the first ConvNet is trained now.
+
+# COMMAND ----------
+
+from pipelines import paths
+from pipelines.launch import lab
+from pipelines.track import recorded
+
+config = lab.configuration(
+    "conf/convnet.yml",
+    {
+        "data.dataset": dbutils.widgets.get("data"),
+        "training.epochs": dbutils.widgets.get("epochs"),
+        "launch.workers": dbutils.widgets.get("workers"),
+    },
+    storage=dbutils.widgets.get("storage"),
+)
+run = recorded.newest(paths.to_python(config.launch.runs_uri)) or lab.train(config)
+print(f"run {run.summary['run_id']}: {run.title}, in {run.run_dir}")
+
+# COMMAND ----------
+
+# MAGIC %md
+# MAGIC ## All runs side by side
+# MAGIC
+# MAGIC Before one run is opened: which are there? MLflow gives a table, one row a run. *Parameters* are what was asked,
+# MAGIC *metrics* what came out.
+
+# COMMAND ----------
+
+import mlflow
+
+from pipelines.track.follower import default_tracking_uri
+
+mlflow.set_tracking_uri(default_tracking_uri(run.config.tracking))
+found = mlflow.search_runs(experiment_names=[run.config.tracking.experiment], order_by=["attributes.start_time DESC"])
+shown = ["tags.mlflow.runName", "params.training.epochs", "params.training.optimizer", "metrics.test/accuracy", "status"]
+display(found[[column for column in shown if column in found]].head(10))
+
+# COMMAND ----------
+
+# MAGIC %md
+# MAGIC ## What was asked
+# MAGIC
+# MAGIC The settings that can make one run differ from another are *parameters* of the run, also those that nobody changed: a
+# MAGIC default that changes later must not change the past. All settings are in the artifact `config.yml`, and `./convoy
+# MAGIC train --config config.yml` repeats the run. Below are those that differ from the defaults.
+
+# COMMAND ----------
+
+from pipelines.config import Config
+
+defaults = Config().flat()
+{key: value for key, value in run.config.flat().items() if value != defaults[key]}
+
+# COMMAND ----------
+
+# MAGIC %md
+# MAGIC ## On which data
+# MAGIC
+# MAGIC The run names its table by a *digest*: a fingerprint of the source files and of all settings that decide about the
+# MAGIC rows. Two runs with the same digest saw the same rows. Comparing accuracies of runs with different digests is
+# MAGIC comparing different exams.
+
+# COMMAND ----------
+
+client = mlflow.MlflowClient()
+record = client.get_run(run.summary["run_id"])
+for entry in record.inputs.dataset_inputs:
+    print(f"{entry.dataset.name:<24} digest {entry.dataset.digest}  {entry.dataset.profile[:60]}")
+if run.summary["note"]:
+    print(run.summary["note"])
+
+# COMMAND ----------
+
+# MAGIC %md
+# MAGIC ## How it went
+# MAGIC
+# MAGIC A metric has a history: one value an epoch. Lab 1 explains how to read the curves. Ask them in this order: did the
+# MAGIC training loss fall? Did the validation loss? Where do they part? Was the last epoch the best, so that more of them
+# MAGIC might help?
+
+# COMMAND ----------
+
+display(run.figure("learning_curves"))
+
+# COMMAND ----------
+
+# MAGIC %md
+# MAGIC ## How good it is
+# MAGIC
+# MAGIC One number first, then what is behind it. The accuracy has an error of its own (lab 3 computes it). Then: which
+# MAGIC classes are hard? *Precision* asks: of those that it called a four, how many are fours? *Recall* asks: of the fours,
+# MAGIC how many did it find? A network that calls everything a four has a perfect recall of fours.
+
+# COMMAND ----------
+
+accuracy, count = run.summary["test"]["accuracy"], run.summary["test"]["rows"]
+error = (accuracy * (1 - accuracy) / count) ** 0.5
+print(f"test accuracy {100 * accuracy:.2f} % of {count:,} rows, give or take {100 * error:.2f} points (one standard error)")
+display(run.figure("per_class"))
+
+# COMMAND ----------
+
+display(run.figure("confusion_matrix"))
+
+# COMMAND ----------
+
+# MAGIC %md
+# MAGIC Look at the mistakes themselves before you believe in a remedy. Wrong labels, cut-off images and digits that nobody
+# MAGIC could read ask for other remedies than a larger network.
+
+# COMMAND ----------
+
+display(run.figure("worst_mistakes"))
+
+# COMMAND ----------
+
+# MAGIC %md
+# MAGIC ## Can I use it?
+# MAGIC
+# MAGIC The run holds the trained network as a *model*: weights, the shapes it takes and gives (its *signature*), and what
+# MAGIC must be installed to load it. It takes raw pixels and needs neither Spark nor Horovod. We load it from the record, ask
+# MAGIC it about test rows, and check that it does what the run claims.
+
+# COMMAND ----------
+
+from pipelines.score import model
+
+classifier = model.Classifier(model.find(run.summary["model_uri"], default_tracking_uri(run.config.tracking)))
+images, labels = lab.images(run.table, "test", 1000)
+probabilities = classifier.probabilities(images)
+right = int((probabilities.argmax(axis=1) == labels).sum())
+recorded_right = int((run.predictions.probabilities[:1000].argmax(axis=1) == run.predictions.labels[:1000]).sum())
+print(f"model {classifier.info.uri}")
+print(f"takes images of {classifier.info.image_shape}, tells {', '.join(classifier.info.class_names)} apart")
+print(f"right about {right} of the first {len(labels)} test rows")
+print(f"when it was trained it was right about {recorded_right} of them")
+
+# COMMAND ----------
+
+import pandas as pd
+
+names = classifier.info.class_names
+display(
+    pd.DataFrame(
+        [
+            {
+                "row": row,
+                "true": names[labels[row]],
+                "says": names[probabilities[row].argmax()],
+                "probability": probabilities[row].max(),
+            }
+            for row in range(8)
+        ]
+    )
+)
+
+# COMMAND ----------
+
+# MAGIC %md
+# MAGIC ## What else is there
+# MAGIC
+# MAGIC The artifacts of the run, as the tracking server keeps them. The *tags* say with which versions of everything it was
+# MAGIC trained, and from which commit.
+
+# COMMAND ----------
+
+for artifact in client.list_artifacts(record.info.run_id):
+    print(artifact.path, "" if artifact.file_size is None else f"({artifact.file_size:,} bytes)")
+for tag in sorted(tag for tag in record.data.tags if tag.startswith("version.")):
+    print(f"{tag.removeprefix('version.'):<16} {record.data.tags[tag]}")
+
+# COMMAND ----------
+
+# MAGIC %md
+# MAGIC ## Try it
+# MAGIC
+# MAGIC * Write down, from the record alone, everything that somebody would need to get the same accuracy. What is missing?
+# MAGIC * Take the `config.yml` of a run and repeat it. Are the metrics equal to the last digit? Which of them cannot be?
+# MAGIC * `./convoy predict` takes an image file and answers with a digit. Write one with a pen, photograph it, and see.

@@ -1,0 +1,84 @@
+"""What holds for every lab without running it. Running them: tests/e2e/test_labs.py."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from notebooks.runner import __main__ as command
+from notebooks.runner import source
+
+ROOT = Path(__file__).parents[2]
+LABS = command.labs()
+MAY_IMPORT = {"pipelines", "itertools", "matplotlib", "mlflow", "numpy", "pandas", "pyspark"}
+each_lab = pytest.mark.parametrize("lab", LABS, ids=lambda lab: lab.name)
+
+
+def statements(lab):
+    for cell in lab.cells:
+        if cell.kind == "python":
+            yield from ast.walk(source.parsed(lab, cell))
+
+
+def text_of(lab):
+    return "\n".join(cell.text for cell in lab.cells if cell.kind == "markdown")
+
+
+def test_there_is_a_lab_for_each_step_of_the_course_and_each_has_its_number():
+    assert [lab.name for lab in LABS] == [
+        "01_perceptron",
+        "02_convnet",
+        "03_second_layer",
+        "04_dropout",
+        "05_optimizers",
+        "06_distributed_road",
+        "07_reading_a_run",
+    ]
+    assert [lab.title.split(":")[0] for lab in LABS] == [f"Lab {number}" for number in range(1, 8)]
+
+
+@each_lab
+def test_a_lab_defines_nothing(lab):
+    defined = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+    assert [ast.unparse(node)[:60] for node in statements(lab) if isinstance(node, defined)] == []
+
+
+@each_lab
+def test_a_lab_imports_the_library_and_what_every_student_knows(lab):
+    modules = {alias.name for node in statements(lab) if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {node.module for node in statements(lab) if isinstance(node, ast.ImportFrom)}
+    assert "pipelines.launch" in modules
+    assert {module.split(".")[0] for module in modules} <= MAY_IMPORT
+    private = [alias.name for node in statements(lab) if isinstance(node, ast.ImportFrom) for alias in node.names]
+    assert not [name for name in private if name.startswith("_")]
+    assert not [node.attr for node in statements(lab) if isinstance(node, ast.Attribute) and node.attr.startswith("_")]
+
+
+@each_lab
+def test_a_lab_begins_with_a_text_and_then_its_widgets(lab):
+    assert [cell.kind for cell in lab.cells[:2]] == ["markdown", "python"]
+    assert {"data", "epochs", "workers", "storage"} <= set(lab.widgets())
+    in_second = [node for node in ast.walk(source.parsed(lab, lab.cells[1])) if isinstance(node, ast.Call)]
+    assert len(lab.widgets()) == len(in_second)
+
+
+@each_lab
+def test_a_lab_explains_more_than_it_computes_and_leaves_something_to_try(lab):
+    words = len(re.findall(r"\w+", text_of(lab)))
+    code = sum(len(cell.text.splitlines()) for cell in lab.cells if cell.kind == "python")
+    assert words > 500
+    assert words > 3 * code
+    if lab is not LABS[-1]:
+        assert "\n## Try it\n" in text_of(lab)
+
+
+@each_lab
+def test_files_that_a_text_names_exist(lab):
+    named = re.findall(r"`((?:pipelines|conf|notebooks|jobs)/[\w./-]+)`", text_of(lab))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_nothing_in_the_library_knows_the_notebooks():
+    importing = re.compile(r"^\s*(from|import) notebooks", re.M)
+    assert [path for path in (ROOT / "pipelines").rglob("*.py") if importing.search(path.read_text())] == []
