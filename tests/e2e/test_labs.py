@@ -1,0 +1,98 @@
+"""All labs, run as `./convoy labs` runs them, on the small data set and for few epochs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from notebooks.runner import __main__ as command
+from notebooks.runner.outputs import Html, Picture, Text
+
+LABS = command.labs()
+# The set-up of the first test runs all labs, six trainings among them.
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("labs")
+
+
+@pytest.fixture(scope="module")
+def executions(spark, home):
+    """By number. One session, one table, and each training once: a lab takes an equal run of an earlier one."""
+    widgets = {"data": "mnist-5k", "epochs": "2", "optimizers": "sgd, adam", "storage": str(home)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONVOY_HOME", str(home))
+        patch.setenv("CONVOY_DBFS_ROOT", str(home / "dbfs"))
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home}/mlflow.db")
+        return dict(enumerate(command.run(LABS, widgets, home), 1))
+
+
+def printed(execution):
+    texts = [output.text for result in execution.results for output in result.outputs if isinstance(output, Text)]
+    return "\n".join(texts)
+
+
+def tables(execution):
+    return [output.html for result in execution.results for output in result.outputs if isinstance(output, Html)]
+
+
+@pytest.mark.parametrize("number", range(1, 8))
+def test_a_lab_runs_to_its_end_shows_figures_and_has_no_noise(executions, number):
+    execution = executions[number]
+    assert execution.error is None
+    assert len(execution.results) == len(execution.notebook.cells)
+    outputs = [output for result in execution.results for output in result.outputs]
+    assert len([output for output in outputs if isinstance(output, Picture)]) >= 1
+    assert [output.text for output in outputs if isinstance(output, Text) and output.stream == "stderr"] == []
+    assert "Warning" not in printed(execution)
+
+
+def test_each_configuration_is_trained_once_for_all_labs(executions, home):
+    assert len(list((home / "runs").glob("*/summary.json"))) == 6
+    assert "trained with exactly these settings" in printed(executions[3])
+    assert "trained with exactly these settings" in printed(executions[5])
+
+
+def test_the_first_lab_reports_on_all_three_kinds_of_rows(executions):
+    text = printed(executions[1])
+    assert "15,700 + 315 + 160 = 16,175 weights" in text
+    assert re.search(r"^test +\d+\.\d\d %, loss \d\.\d{4} \(1,000 rows, looked at once\)$", text, re.M)
+
+
+def test_weights_that_the_labs_count_are_those_of_the_networks(executions):
+    """The numbers stand in the networks' docstrings too, which tests/training holds against the networks."""
+    assert " 149,010  in all" in printed(executions[2])
+    assert re.search(r"^two layers .* = 126,490 weights$", printed(executions[3]), re.M)
+
+
+def test_the_road_shows_two_ranks_whose_shards_are_all_rows(executions):
+    text = printed(executions[6])
+    assert "2 workers x 64 rows = a global batch of 128" in text
+    whole, halves = re.findall(r"^(?:gradient of the whole batch|mean of the halves' gradients) +(\[.*\])$", text, re.M)
+    assert whole == halves
+    shards = next(table for table in tables(executions[6]) if "first row" in table)
+    assert "<td>1799</td>" in shards
+    assert "<td>3599</td>" in shards
+
+
+def test_the_model_that_the_last_lab_loads_answers_as_it_did_when_it_was_trained(executions):
+    right, recorded = re.findall(r"right about (\d+) of", printed(executions[7]))
+    assert int(right) > 100
+    assert right == recorded
+
+
+def test_each_lab_has_a_page_that_leads_to_its_neighbours(executions, home):
+    for number, execution in executions.items():
+        text = (home / f"{execution.notebook.name}.html").read_text()
+        assert f'<a href="{LABS[number % 7].name}.html">' in text or number == 7
+        assert text.count("data:image/png;base64,") >= 1
+        assert 'src="http' not in text
+
+
+def test_the_list_of_labs_needs_no_spark(capsys):
+    command.main(["--list"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [path.stem for path in sorted(Path(command.FOLDER).glob("*.py"))]
+    assert "[data, epochs, workers, storage, again]" in lines[0]
