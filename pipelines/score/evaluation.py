@@ -30,8 +30,8 @@ from pipelines.score.shipping import Shipment, load, shipped
 
 # Two kinds of rows come back: one tally a partition, and the answers to a batch of rows as arrays in their bytes.
 _OUT_COLUMNS = "tally string, rows binary, labels binary, probabilities binary, worst binary, worst_images binary"
-# Probabilities that the driver keeps for figures, 200 MB. Loss, accuracy and counts are of all rows.
-_MOST_PROBABILITIES = 50_000_000
+# Probabilities that the driver keeps for figures, 80 MB. Loss, accuracy and counts are of all rows.
+_MOST_PROBABILITIES = 20_000_000
 _MISTAKES = 25
 _LEAST_ROWS_PER_TASK = 20_000
 # As Keras bounds probabilities before it takes their logarithm.

@@ -61,7 +61,8 @@ class ModelInfo:
     def takes_digits(self) -> bool:
         """True when images are grey digits in MNIST's form, so that pictures of digits must be brought into it."""
         grey = self.image_shape == (28, 28, 1) and self.value_range == (0.0, 255.0)
-        return grey and self.class_names == tuple("0123456789") and self.dataset != "fashion-mnist"
+        named_digits = self.describes_classes and self.class_names == tuple("0123456789")
+        return grey and named_digits and self.dataset != "fashion-mnist"
 
     def wants_digits(self, form: Literal["auto", "digit", "picture"]) -> bool:
         """Whether pictures are to be brought into MNIST's form, when the user asked for `form`.

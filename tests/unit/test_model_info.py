@@ -1,0 +1,41 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import ConfigError
+from pipelines.score.model import ModelInfo
+
+MNIST = ModelInfo(
+    uri="runs:/1/model",
+    path=Path(),
+    version="",
+    run_id="1",
+    image_shape=(28, 28, 1),
+    num_classes=10,
+    labels=tuple(range(10)),
+    class_names=tuple("0123456789"),
+    value_range=(0.0, 255.0),
+    dataset="mnist",
+    table_digest="abc",
+)
+
+
+def test_pictures_are_brought_into_mnists_form_only_for_networks_that_know_grey_digits():
+    assert MNIST.wants_digits("auto")
+    assert dataclasses.replace(MNIST, dataset="data-001").wants_digits("auto")
+    for other in (
+        {"dataset": "fashion-mnist"},
+        {"class_names": tuple("abcdefghij")},
+        {"image_shape": (32, 32, 3)},
+        {"value_range": (0.0, 1.0)},
+        {"describes_classes": False},
+    ):
+        assert not dataclasses.replace(MNIST, **other).wants_digits("auto")
+
+
+def test_the_form_can_be_chosen_where_the_model_takes_it():
+    assert not MNIST.wants_digits("picture")
+    assert dataclasses.replace(MNIST, dataset="fashion-mnist").wants_digits("digit")
+    with pytest.raises(ConfigError, match=r"--form digit: must be picture for this model, which takes images of \[32, 32, 3\]"):
+        dataclasses.replace(MNIST, image_shape=(32, 32, 3)).wants_digits("digit")
