@@ -1,28 +1,38 @@
 """Train a network on Spark workers and record one MLflow run.
 
 spark-submit jobs/train_cnn.py --config conf/train_cnn.yml --workers 2
+spark-submit jobs/train_cnn.py --resume latest
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 
 from pipelines import cli
+from pipelines.launch import resume
 from pipelines.launch.console import TrainingConsole
 from pipelines.launch.training import run_training
 from pipelines.score import flags, registry
 from pipelines.track.follower import default_tracking_uri
 
 
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    flags.register(parser)
+    resume.add_flag(parser)
+
+
 def main(arguments: Sequence[str]) -> None:
-    request = cli.parse(arguments, "Train a network and record one MLflow run.", "conf/train_cnn.yml", flags.register)
+    request = cli.parse(arguments, "Train a network and record one MLflow run.", "conf/train_cnn.yml", _add_flags)
     name = request.options.register
     if name:
         registry.check_name(name)
-    console = TrainingConsole(request.config.training.epochs, request.verbosity)
-    summary = run_training(request.config, console)
+    resumption = resume.prepare(request, request.say) if request.options.resume else None
+    config = resumption.config if resumption is not None else request.config
+    console = TrainingConsole(config.training.epochs, request.verbosity)
+    summary = run_training(config, console, resumption=resumption)
     console.result(summary)
     if name:
-        tracking_uri = default_tracking_uri(request.config.tracking)
+        tracking_uri = default_tracking_uri(config.tracking)
         summary["registered"] = registry.registered(summary["model_uri"], name, tracking_uri, request.say)
     request.write_summary(summary)
 

@@ -42,6 +42,8 @@ class Request:
     config: Config
     summary: Path | None
     """Where to write the JSON summary, if anywhere."""
+    overrides: tuple[str, ...]
+    """What the flags set, as `section.key=value`."""
     options: argparse.Namespace
     """All flags as they were given, a job's own ones included."""
     verbosity: Verbosity = "normal"
@@ -83,16 +85,14 @@ def parse(
         arguments: without the program's name.
         description: for `--help`.
         default_config: the file that is read when there is no `--config`; None for the settings' own defaults, in jobs that
-            start no workers.
+            start no workers. A job with a flag `--resume` does not read it when that is given.
         own_flags: adds the flags that only this job has.
 
     Raises:
         ConfigError: a value is wrong. A flag that does not exist, or `--help`, exits as argparse does.
     """
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
-    parser.add_argument(
-        "--config", metavar="FILE", default=default_config, help=f"YAML settings (default: {default_config or 'none'})"
-    )
+    parser.add_argument("--config", metavar="FILE", help=f"YAML settings (default: {default_config or 'none'})")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="one setting, such as training.epochs=5")
     parser.add_argument("--data", metavar="NAME_OR_PATH", help="a data set name, libsvm file, folder or URI (data.dataset)")
     if default_config is not None:
@@ -112,11 +112,12 @@ def parse(
         overrides.append(f"launch.workers={options.workers}")
     if options.log_level is not None:
         overrides.append(f"launch.log_level={options.log_level.upper()}")
-    config = configfile.load(paths.to_python(options.config) if options.config else None, overrides)
+    file = options.config or (None if getattr(options, "resume", "") else default_config)
+    config = configfile.load(paths.to_python(file) if file else None, overrides)
     if options.summary is not None and not options.summary.absolute().parent.is_dir():
         raise ConfigError(f"--summary {options.summary}: the folder does not exist; create it first")
     verbosity: Verbosity = "quiet" if options.quiet else "verbose" if options.verbose else "normal"
-    return Request(config=config, summary=options.summary, options=options, verbosity=verbosity)
+    return Request(config=config, summary=options.summary, overrides=tuple(overrides), options=options, verbosity=verbosity)
 
 
 def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> NoReturn:

@@ -26,7 +26,6 @@ class Progress:
     """What a reader has been asked for and has not delivered yet."""
     joined: bool = False
     """The rank has found the others."""
-    done: bool = False
 
 
 class Stopped(BaseException):
@@ -42,7 +41,6 @@ class _Rank:
         self.waiting = False
         self.reading = ""
         self.joined = False
-        self.done = False
         self.stop = threading.Event()
 
 
@@ -59,7 +57,7 @@ def mark(activity: str) -> None:
 def waiting(activity: str) -> Iterator[None]:
     """Say that the main thread now does something that needs all other ranks."""
     before = _rank.activity
-    _rank.activity, _rank.waiting = activity, True
+    _rank.activity, _rank.waiting = f"{before}: {activity}", True
     try:
         yield
     finally:
@@ -71,10 +69,6 @@ def joined() -> None:
     """The start is over: all ranks have found each other."""
     _rank.joined = True
     _rank.marks += 1
-
-
-def done() -> None:
-    _rank.done = True
 
 
 def reading(items: Iterable[_Item], what: str) -> Iterator[_Item]:
@@ -93,7 +87,7 @@ def reading(items: Iterable[_Item], what: str) -> Iterator[_Item]:
 
 
 def now() -> Progress:
-    return Progress(_rank.marks, _rank.activity, _rank.waiting, _rank.reading, _rank.joined, _rank.done)
+    return Progress(_rank.marks, _rank.activity, _rank.waiting, _rank.reading, _rank.joined)
 
 
 def request_stop() -> None:

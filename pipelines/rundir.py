@@ -49,6 +49,19 @@ def make(runs: Path, name: str) -> Path:
     raise LaunchError(f"{runs}: no free folder name; set launch.runs_uri to another folder")
 
 
+def new_attempt(run_dir: Path) -> Path:
+    """A new folder for one start of the workers, numbered from 1."""
+    number = 1 + sum(1 for _ in (run_dir / ATTEMPT_FOLDER).glob("*"))
+    folder = run_dir / ATTEMPT_FOLDER / f"{number:03d}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise LaunchError(
+            f"{folder}: cannot be created ({error.strerror}); free space or permissions there, or set launch.runs_uri"
+        ) from error
+    return folder
+
+
 def write_record(run_dir: Path, record: RunRecord) -> None:
     unfinished = run_dir / f".{_RECORD_FILE}"
     unfinished.write_text(json.dumps({"run_id": record.run_id, "tracking_uri": record.tracking_uri}) + "\n", encoding="utf-8")

@@ -33,6 +33,9 @@ class SpoolWriter:
         folder.mkdir(parents=True, exist_ok=True)
         self._rank = rank
         self._file: TextIO = (folder / f"{source}-{rank}.jsonl").open("a", encoding="utf-8")
+        # A rank that was killed may have left half a line.
+        if self._file.tell():
+            self._file.write("\n")
 
     def write(self, kind: str, **values: Any) -> None:
         event = {"rank": self._rank, "kind": kind, "time": time.time(), "values": values}
@@ -60,4 +63,9 @@ class SpoolReader:
             complete = added.rfind(b"\n") + 1
             self._offsets[path] = offset + complete
             for line in added[:complete].splitlines():
-                yield Event(**json.loads(line))
+                try:
+                    event = Event(**json.loads(line))
+                except ValueError:
+                    # Half a line of a rank that was killed, or the empty one after it.
+                    continue
+                yield event

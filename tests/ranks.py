@@ -60,3 +60,79 @@ def network_environment():
     return {
         name: os.environ[name] for name in ("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_GLOO_IFACE", "HOROVOD_GLOO_RENDEZVOUS_ADDR")
     }
+
+
+def faulty_work(faults, config, table, run_dir, checkpoint=None):
+    """The real work, with mishaps.
+
+    Args:
+        faults: by number of the start, from 1: what happens, on which rank, in which epoch and step; epoch 0 is before the ranks
+            meet. Nothing happens at other starts.
+    """
+    from pathlib import Path
+
+    from pipelines.launch.worker import work
+
+    fault = faults.get(len(list((Path(run_dir) / "attempts").iterdir())))
+    if fault is not None:
+        action, rank, epoch, step = fault
+        if os.environ["HOROVOD_RANK"] == str(rank):
+            if epoch == 0:
+                MISHAPS[action](None)
+            _arrange(MISHAPS[action], epoch, step)
+    return work(config, table, run_dir, checkpoint)
+
+
+def _arrange(mishap, epoch, step):
+    from pipelines.train import epochs
+
+    real = epochs.EpochCallback.on_train_batch_end
+
+    def with_mishap(self, batch, logs=None):
+        real(self, batch, logs)
+        if (self.course.epoch + 1, self.course.step) == (epoch, step):
+            mishap(self)
+
+    epochs.EpochCallback.on_train_batch_end = with_mishap
+
+
+def _raise(_callback):
+    raise ValueError("deliberate failure")
+
+
+def _change_weights(callback):
+    weights = callback.model.trainable_weights[0]
+    weights.assign(weights * 1.001)
+
+
+def _lose_numbers(callback):
+    # Of the last layer: the activations of those before would swallow it.
+    weights = callback.model.trainable_weights[-1]
+    weights.assign(weights * float("nan"))
+
+
+def _hang_in_the_reader(_callback):
+    from pipelines.stream import batches
+
+    def endless(*_, **__):
+        time.sleep(1000)
+        yield
+
+    batches.read_blocks = endless
+
+
+def _hang_in_evaluation(callback):
+    callback._evaluator.score = lambda _: time.sleep(1000)
+
+
+MISHAPS = {
+    "raise": _raise,
+    "kill": lambda _: os.kill(os.getpid(), signal.SIGKILL),
+    "kill the task": lambda _: os.kill(os.getppid(), signal.SIGKILL),
+    "stop": lambda _: os.kill(os.getpid(), signal.SIGSTOP),
+    "terminate": lambda _: os.kill(os.getpid(), signal.SIGTERM),
+    "change weights": _change_weights,
+    "lose numbers": _lose_numbers,
+    "hang in the reader": _hang_in_the_reader,
+    "hang in evaluation": _hang_in_evaluation,
+}

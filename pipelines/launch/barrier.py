@@ -16,11 +16,12 @@ from typing import Any
 import cloudpickle
 from pyspark.sql import SparkSession
 
+from pipelines import rundir
 from pipelines.config import LaunchConfig
 from pipelines.errors import LaunchError
-from pipelines.launch import slots
-from pipelines.launch.failure import Failure, extract, headline, read_failures
-from pipelines.launch.supervisor import Assignment, supervise
+from pipelines.launch import heartbeat, orders, slots
+from pipelines.launch.failure import Failure, extract, headline, of_silence, read_failures
+from pipelines.launch.supervisor import Assignment, log_path, supervise
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +37,11 @@ class RankError(LaunchError):
         self.failures = failures
         """The reports of all ranks that failed, the cause first."""
 
+    @property
+    def lost(self) -> bool:
+        """A worker was lost, rather than its code at fault."""
+        return self.failures[0].lost or self.failures[0].is_effect
+
 
 class Launch:
     """Ranks at work. Ask `done` now and then, and `results` at the end; `cancel` ends them early."""
@@ -44,9 +50,12 @@ class Launch:
         self._context = spark.sparkContext
         self._assignment = assignment
         self._workers = workers
+        self.attempt_dir = Path(assignment.attempt_dir)
+        """Where the ranks of this launch report."""
         self._group = f"convoy-{uuid.uuid4()}"
         self._results: list[Any] = []
         self._error: Exception | None = None
+        self._verdict: tuple[Failure, ...] = ()
         self._thread = threading.Thread(target=self._run, name="barrier-stage", daemon=True)
         self._thread.start()
 
@@ -60,13 +69,27 @@ class Launch:
         return self.done
 
     def cancel(self) -> None:
-        """End all ranks and wait for that, for at most 10 seconds."""
+        """End all ranks and wait for that, for at most 10 seconds. Rank 0 has some of them to write a checkpoint."""
+        orders.give(self.attempt_dir, orders.STOP)
+        self._thread.join(orders.GRACE_SECONDS + 1)
+        self._end_stage(5)
+
+    def end(self, failures: tuple[Failure, ...]) -> None:
+        """End all ranks at once because some of them are at fault; `results` then raises."""
+        self._verdict = failures
+        orders.give(self.attempt_dir, orders.KILL)
+        self._thread.join(2)
+        self._end_stage(10)
+
+    def _end_stage(self, seconds: float) -> None:
+        if self.done:
+            return
         try:
             self._context.cancelJobGroup(self._group)
         except Exception:
             # A Ctrl-C reaches Spark's JVM too. When that has gone, its tasks are gone with it.
             _log.info("Spark could not be asked to cancel the workers", exc_info=True)
-        self._thread.join(10)
+        self._thread.join(seconds)
 
     def results(self) -> list[Any]:
         """What the function returned on each rank, in rank order.
@@ -75,10 +98,14 @@ class Launch:
             RankError: a rank failed; the message names it and the cause.
             LaunchError: Spark could not run the stage.
         """
+        if self._verdict:
+            raise RankError(self._verdict)
         self._thread.join()
         if self._error is None:
             return self._results
         failures = self._settled_failures() or extract(str(self._error))
+        if all(failure.is_effect for failure in failures):
+            failures = (*self._silent_ranks(failures), *failures)
         if failures:
             raise RankError(failures) from self._error
         raise LaunchError(f"Spark could not run the workers: {_first_line(self._error)}") from self._error
@@ -94,8 +121,23 @@ class Launch:
         except Exception as error:
             self._error = error
 
+    def _silent_ranks(self, failures: tuple[Failure, ...]) -> tuple[Failure, ...]:
+        """Reports for the ranks that were at work and left none."""
+        reported = {failure.rank for failure in failures}
+        found = [heartbeat.read(self.attempt_dir, rank) for rank in range(self._workers) if rank not in reported]
+        return tuple(
+            of_silence(
+                rank=last.rank,
+                host=last.host,
+                log_path=str(log_path(Path(self._assignment.work_dir), last.rank)),
+                place=heartbeat.place(self.attempt_dir, last.rank),
+            )
+            for last in found
+            if last is not None and not last.done
+        )
+
     def _settled_failures(self) -> tuple[Failure, ...]:
-        folder = Path(self._assignment.work_dir)
+        folder = self.attempt_dir
         deadline = time.monotonic() + _SETTLE_SECONDS
         failures = read_failures(folder)
         while len(failures) < self._workers and time.monotonic() < deadline:
@@ -114,7 +156,8 @@ def start(
         function: called on every rank, in a fresh process with Horovod's environment; it calls `hvd.init()` itself.
         arguments: plain data; they are pickled.
         launch: number of workers, threads and time limits.
-        work_dir: a folder that driver and nodes see; receives `logs/rank-K.log` and failure reports.
+        work_dir: a folder that driver and nodes see; receives `logs/rank-K.log`, and for each start a folder with signs of life
+            and failure reports.
 
     Raises:
         LaunchError: at once, when there are fewer task slots than workers.
@@ -122,7 +165,9 @@ def start(
     slots.check(spark, launch.workers)
     (work_dir / "logs").mkdir(parents=True, exist_ok=True)
     payload = cloudpickle.dumps((function, arguments))
-    return Launch(spark, Assignment(payload=payload, launch=launch, work_dir=str(work_dir)), launch.workers)
+    attempt_dir = rundir.new_attempt(work_dir)
+    assignment = Assignment(payload=payload, launch=launch, work_dir=str(work_dir), attempt_dir=str(attempt_dir))
+    return Launch(spark, assignment, launch.workers)
 
 
 def _first_line(error: Exception) -> str:

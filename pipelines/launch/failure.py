@@ -33,6 +33,10 @@ class Failure:
     log_path: str
     user_error: bool = False
     """The error is a `ConvoyError`: its message alone says what to do."""
+    lost: bool = False
+    """The process was ended from outside, or does not run any more: the same work may well succeed another time."""
+    place: str = ""
+    """What the rank was last seen doing, where its own error does not tell."""
 
     def to_json(self) -> str:
         """One line."""
@@ -82,7 +86,8 @@ def headline(failure: Failure) -> str:
     """One line for the person at the keyboard."""
     if failure.user_error:
         return failure.error
-    return f"rank {failure.rank} on {failure.host} failed: {failure.error} (its log: {failure.log_path})"
+    place = f"{failure.place}; " if failure.place else ""
+    return f"rank {failure.rank} on {failure.host} failed: {failure.error} ({place}its log: {failure.log_path})"
 
 
 def of_exception(error: BaseException, traceback: str, *, rank: int, host: str, log_path: str) -> Failure:
@@ -102,12 +107,21 @@ def of_exception(error: BaseException, traceback: str, *, rank: int, host: str, 
     )
 
 
-def of_exit(code: int, *, rank: int, host: str, log_path: str) -> Failure:
+def of_exit(code: int, *, rank: int, host: str, log_path: str, place: str = "") -> Failure:
     """The report of a rank whose process ended without one; `code` as `subprocess` gives it, negative for a signal."""
-    if code < 0:
+    if code - 128 in set(signal.Signals):
+        # Told to end, it needed the whole grace (`pipelines.launch.rank`).
+        error = f"ended by {signal.Signals(code - 128).name}"
+    elif code < 0:
         name = signal.Signals(-code).name
         likely = "; out of memory is the usual reason" if -code == signal.SIGKILL else ""
         error = f"killed by {name}{likely}"
     else:
         error = f"the process ended with exit code {code}"
-    return Failure(rank=rank, host=host, time=time.time(), error=error, traceback="", log_path=log_path)
+    return Failure(rank=rank, host=host, time=time.time(), error=error, traceback="", log_path=log_path, lost=True, place=place)
+
+
+def of_silence(*, rank: int, host: str, log_path: str, place: str) -> Failure:
+    """The report of a rank that left none: whoever would have written it is gone, too."""
+    error = "its Spark task was lost; the Python worker or the executor was killed, or the node is gone"
+    return Failure(rank=rank, host=host, time=time.time(), error=error, traceback="", log_path=log_path, lost=True, place=place)

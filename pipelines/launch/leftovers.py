@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from pipelines import paths, rundir
+from pipelines.errors import LaunchError
 from pipelines.track.journal import Journal
 from pipelines.train import checkpoint
 
@@ -90,6 +91,13 @@ def how_to_resume(run_dir: Path) -> str:
     record = rundir.read_record(run_dir)
     name = record.run_id if record is not None else paths.display(run_dir)
     return f"last checkpoint {last.state.place} ({paths.display(last.path)}); go on with ./convoy train --resume {name}"
+
+
+def refuse_if_running(run_dir: Path) -> None:
+    """Raises LaunchError when the driver of a run is still at it on this machine."""
+    driver = _read(run_dir / _FILE)
+    if driver is not None and driver.host == socket.gethostname() and not driver.is_gone():
+        raise LaunchError(f"{paths.display(run_dir)}: process {driver.pid} is still training it; wait for its end, or end it")
 
 
 def _read(file: Path) -> Driver | None:

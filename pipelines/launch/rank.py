@@ -2,15 +2,20 @@
 
 import contextlib
 import ctypes
+import faulthandler
 import json
 import os
 import signal
 import sys
+import threading
 import traceback
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from pipelines import logs
+from pipelines import logs, progress
+from pipelines.launch.heartbeat import Heart
+from pipelines.launch.orders import GRACE_SECONDS
 from pipelines.secrets import mask
 
 RESULT, FAILURE = b"R", b"F"
@@ -39,25 +44,50 @@ def main(parent: int, details: dict[str, Any]) -> int:
         os.dup2(nothing.fileno(), sys.stdin.fileno())
     outcome_fd = int(details["outcome_fd"])
     os.set_inheritable(outcome_fd, False)
+    _stop_when_told()
+    # kill -USR1 has the rank write into its log where each of its threads is.
+    faulthandler.register(signal.SIGUSR1)
     import cloudpickle
 
     from pipelines.launch.failure import of_exception, write_failure
 
+    attempt_dir, rank, host = Path(details["attempt_dir"]), int(details["rank"]), str(details["host"])
+    heart = Heart(attempt_dir, rank, host, float(details["heartbeat_seconds"]))
     try:
         function, arguments = cloudpickle.loads(order)
         outcome = RESULT + cloudpickle.dumps(function(*arguments))
         code = 0
+    except progress.Stopped:
+        # To the supervisor it looks as if the signal had ended this process at once, as it would have without a handler.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise
     except BaseException as error:
         text = traceback.format_exc()
         sys.stderr.write(mask(text))
-        failure = of_exception(error, text, rank=int(details["rank"]), host=details["host"], log_path=details["log_path"])
+        failure = of_exception(error, text, rank=rank, host=host, log_path=str(details["log_path"]))
         # On disk before this process ends: Spark may end the supervisor because of another rank. A full disk leaves the pipe.
         with contextlib.suppress(OSError):
-            write_failure(Path(details["work_dir"]), failure)
+            write_failure(attempt_dir, failure)
         outcome, code = FAILURE + failure.to_json().encode(), 1
+    heart.stop()
     with os.fdopen(outcome_fd, "wb") as pipe:
         pipe.write(outcome)
     return code
+
+
+def _stop_when_told() -> None:
+    """Have a training end after its step when this process is told to end, and this process within the grace in any case."""
+
+    def stop(signum: int, _frame: FrameType | None) -> None:
+        if not progress.stop_requested():
+            progress.request_stop()
+            timer = threading.Timer(GRACE_SECONDS, os._exit, (128 + signum,))
+            timer.daemon = True
+            timer.start()
+
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, stop)
 
 
 if __name__ == "__main__":

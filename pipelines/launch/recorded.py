@@ -11,6 +11,7 @@ from pipelines.errors import ConvoyError, LaunchError
 from pipelines.launch import leftovers
 from pipelines.launch.console import TrainingConsole
 from pipelines.track.run import Status, TrackedRun
+from pipelines.train import checkpoint
 
 _ERROR_LENGTH = 500
 
@@ -49,7 +50,7 @@ def recorded(
     except OSError as error:
         raise _unwritable(error, run_dir) from error
     run = TrackedRun(tracking, run_name, run_dir, run_id)
-    run.also_end(left_behind)
+    run.also_end([folder for folder in left_behind if folder != run_dir])
     try:
         yield run
         status = "FINISHED"
@@ -65,8 +66,7 @@ def recorded(
         raise unwritable from error
     finally:
         console.close()
-        if status == "KILLED":
-            console.say(leftovers.how_to_resume(run_dir))
+        _say_how_to_resume(status, run_dir, console)
         _keep_log(run, run_dir)
         run.finish(status)
         logging.getLogger().removeHandler(log)
@@ -74,6 +74,11 @@ def recorded(
             leftovers.release(run_dir)
         for warning in run.warnings:
             console.warn(warning)
+
+
+def _say_how_to_resume(status: Status, run_dir: Path, console: TrainingConsole) -> None:
+    if status == "KILLED" or (status == "FAILED" and checkpoint.available(run_dir)):
+        console.say(leftovers.how_to_resume(run_dir))
 
 
 def log_to(run_dir: Path, level: LogLevel) -> logging.Handler:

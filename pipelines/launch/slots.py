@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 
 from pyspark.sql import SparkSession
 
@@ -22,6 +23,14 @@ def check(spark: SparkSession, workers: int) -> None:
             f"launch.workers={workers}: only {slots} task slots are available ({spark.sparkContext.master}); "
             "ask for fewer workers, add nodes, or lower spark.task.cpus"
         )
+
+
+def wait(spark: SparkSession, workers: int, seconds: float) -> None:
+    """Give lost executors so long to come back. Raises LaunchError, as `check`, when there are still too few task slots."""
+    deadline = time.monotonic() + seconds
+    while available(spark) < workers and time.monotonic() < deadline:
+        time.sleep(1)
+    check(spark, workers)
 
 
 def available(spark: SparkSession) -> int:

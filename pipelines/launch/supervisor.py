@@ -7,10 +7,12 @@ would leak into the next task. It also keeps the rank's output apart, and lets a
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +25,16 @@ from pyspark import BarrierTaskContext
 
 from pipelines.config import LaunchConfig
 from pipelines.errors import ConvoyError
-from pipelines.launch import slots
+from pipelines.launch import heartbeat, orders, slots
 from pipelines.launch.failure import Failure, embed, of_exception, of_exit, write_failure
 from pipelines.launch.nodemetrics import sampled
 from pipelines.launch.rank import FAILURE, RESULT
-from pipelines.rundir import SPOOL_FOLDER
+from pipelines.rundir import LOG_FOLDER, SPOOL_FOLDER
 from pipelines.secrets import without_secrets
+
+_POLL_SECONDS = 0.2
+# Horovod's own end of a stalled run comes after the watchdog's, which can say more.
+_HOROVOD_LATER_SECONDS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +45,8 @@ class Assignment:
     """The pickled function and its arguments."""
     launch: LaunchConfig
     work_dir: str
+    attempt_dir: str
+    """For the reports of this start of the workers."""
 
 
 class RankFailed(RuntimeError):
@@ -112,7 +120,7 @@ def horovod_environment(slot: SlotInfo, rendezvous: str, interface: str, launch:
         "HOROVOD_GLOO_IFACE": interface,
         "HOROVOD_GLOO_TIMEOUT_SECONDS": str(launch.start_timeout_seconds),
         "HOROVOD_STALL_CHECK_TIME_SECONDS": str(launch.stall_warning_seconds),
-        "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(launch.stall_shutdown_seconds),
+        "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(launch.stall_shutdown_seconds + _HOROVOD_LATER_SECONDS),
         "OMP_NUM_THREADS": str(threads),
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "PYTHONUNBUFFERED": "1",
@@ -120,21 +128,22 @@ def horovod_environment(slot: SlotInfo, rendezvous: str, interface: str, launch:
 
 
 def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[str, str]) -> bytes:
-    work_dir = Path(assignment.work_dir)
-    log_path = work_dir / "logs" / f"rank-{rank}.log"
+    attempt_dir = Path(assignment.attempt_dir)
+    log_file = log_path(Path(assignment.work_dir), rank)
     details = {
-        "work_dir": str(work_dir),
+        "attempt_dir": str(attempt_dir),
         "rank": rank,
         "host": host,
-        "log_path": str(log_path),
+        "log_path": str(log_file),
+        "heartbeat_seconds": heartbeat.seconds_between(assignment.launch),
         "log_level": assignment.launch.log_level,
     }
     try:
-        with log_path.open("ab") as log:
+        with log_file.open("ab") as log:
             code, outcome = _run_process(assignment.payload, details, log, environment)
     except OSError as error:
         unwritable = ConvoyError(
-            f"{log_path}: cannot be written ({error.strerror}); launch.runs_uri must be writable on all nodes"
+            f"{log_file}: cannot be written ({error.strerror}); launch.runs_uri must be writable on all nodes"
         )
         raise RankFailed(embed(of_exception(unwritable, "", rank=rank, host=host, log_path=""))) from error
     if code == 0:
@@ -142,9 +151,10 @@ def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[st
     if outcome.startswith(FAILURE):
         failure = Failure.from_json(outcome.removeprefix(FAILURE))
     else:
-        failure = of_exit(code, rank=rank, host=host, log_path=str(log_path))
+        place = heartbeat.place(attempt_dir, rank)
+        failure = of_exit(code, rank=rank, host=host, log_path=str(log_file), place=place)
         with contextlib.suppress(OSError):
-            write_failure(work_dir, failure)
+            write_failure(attempt_dir, failure)
     raise RankFailed(embed(failure))
 
 
@@ -168,10 +178,43 @@ def _run_process(payload: bytes, details: dict[str, Any], log: BinaryIO, environ
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
                 stdin.write(payload)
-            received = outcome.read()
-            return process.wait(), received
+            received: list[bytes] = []
+            reading = threading.Thread(target=lambda: received.append(outcome.read()), daemon=True)
+            reading.start()
+            code = _attend(process, Path(details["attempt_dir"]))
+            reading.join()
+            return code, b"".join(received)
         finally:
             process.kill()
+
+
+def _attend(process: subprocess.Popen[bytes], attempt_dir: Path) -> int:
+    """Wait for the rank's end, and pass on what the driver, or who ends this task, has to say. Gives its exit code."""
+    told_to_stop = threading.Event()
+    # Spark's daemon sends SIGHUP when its JVM has gone, and a node that is shut down SIGTERM.
+    before = {signum: signal.signal(signum, lambda *_: told_to_stop.set()) for signum in (signal.SIGHUP, signal.SIGTERM)}
+    kill_at = float("inf")
+    try:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(_POLL_SECONDS)
+            order = orders.given(attempt_dir)
+            if order == orders.KILL or time.monotonic() > kill_at:
+                # Its log then says where it was.
+                process.send_signal(signal.SIGUSR1)
+                time.sleep(_POLL_SECONDS)
+                process.kill()
+            elif (order == orders.STOP or told_to_stop.is_set()) and kill_at == float("inf"):
+                process.terminate()
+                kill_at = time.monotonic() + orders.GRACE_SECONDS
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def log_path(work_dir: Path, rank: int) -> Path:
+    """Where the output of a rank goes."""
+    return work_dir / LOG_FOLDER / f"rank-{rank}.log"
 
 
 def _own_address(task_address: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ import psutil
 from pipelines import __version__, cli, configfile, logs, paths, rundir
 from pipelines.config import Config, TrackingConfig
 from pipelines.ingest import sources, table
-from pipelines.launch import barrier, session, slots
+from pipelines.launch import attempts, resume, session, slots
 from pipelines.launch.console import TrainingConsole
 from pipelines.launch.recorded import recorded
-from pipelines.launch.worker import work
+from pipelines.launch.resume import Resumption
 from pipelines.models import registry
 from pipelines.schema import REJECTED_FOLDER, SPLITS, Table
 from pipelines.secrets import mask
@@ -28,9 +28,7 @@ from pipelines.stream.sharding import steps_per_epoch
 from pipelines.track import page
 from pipelines.track.recorder import Recorder
 from pipelines.track.run import TrackedRun
-from pipelines.train.result import TrainingResult
 
-_POLL_SECONDS = 0.1
 _VERSIONED = ("tensorflow", "tensorflow-cpu", "keras", "horovod", "petastorm", "pyspark", "pyarrow", "numpy", "mlflow")
 
 
@@ -52,13 +50,16 @@ class Clock:
         return round(self.marks.get(stop, 0.0) - self.marks.get(start, 0.0), 2)
 
 
-def run_training(config: Config, console: TrainingConsole, submitted: float | None = None) -> dict[str, Any]:
-    """Train as configured and record the run.
+def run_training(
+    config: Config, console: TrainingConsole, submitted: float | None = None, resumption: Resumption | None = None
+) -> dict[str, Any]:
+    """Train as configured and record the run, a new one or one that goes on.
 
     Args:
         config: the run.
         console: is told what happens.
         submitted: when its time began, in seconds since the Unix epoch; None for the start of this process.
+        resumption: the run that goes on, whose settings `config` are; None for a new one.
 
     Returns:
         the summary, plain data ready for JSON.
@@ -70,12 +71,13 @@ def run_training(config: Config, console: TrainingConsole, submitted: float | No
     registry.check(config.model.name)
     clock = Clock(submitted or _submitted_at())
     run_name = config.tracking.run_name or f"{config.model.name}-{config.launch.workers}w"
-    run_dir = rundir.make(paths.to_python(config.launch.runs_uri), run_name)
+    run_dir = resumption.run_dir if resumption is not None else rundir.make(paths.to_python(config.launch.runs_uri), run_name)
     with recorded(config.tracking, run_name, run_dir, console, log_level=config.launch.log_level) as run:
         (run_dir / rundir.CONFIG_FILE).write_text(mask(configfile.dump(config)), encoding="utf-8")
-        run.settings(page.parameters(config), configfile.dump(config))
+        if resumption is None:
+            run.settings(page.parameters(config), configfile.dump(config))
         run.tags(_tags(run_dir))
-        summary = _train_and_record(config, console, run, run_dir, clock)
+        summary = _train_and_record(config, console, run, run_dir, clock, resumption)
     clock.mark("end")
     summary |= {"run_id": run.run_id, "model_uri": run.model_uri, "tracking_uri": run.tracking_uri}
     summary["seconds"]["total"] = clock.between("submitted", "end")
@@ -83,7 +85,9 @@ def run_training(config: Config, console: TrainingConsole, submitted: float | No
     return summary
 
 
-def _train_and_record(config: Config, console: TrainingConsole, run: TrackedRun, run_dir: Path, clock: Clock) -> dict[str, Any]:
+def _train_and_record(
+    config: Config, console: TrainingConsole, run: TrackedRun, run_dir: Path, clock: Clock, resumption: Resumption | None
+) -> dict[str, Any]:
     source = sources.resolve(config.data, console.say)
     with session.open_session("convoy-train") as spark:
         slots.check(spark, config.launch.workers)
@@ -92,14 +96,22 @@ def _train_and_record(config: Config, console: TrainingConsole, run: TrackedRun,
         clock.mark("table")
         _announce(config, data, built, console, run)
         steps_per_epoch(data.manifest.rows("train"), config.launch.workers, config.training.batch_size_per_worker)
-        order = (without_tracking(config), data, str(run_dir))
-        launch = barrier.start(spark, work, order, launch=config.launch, work_dir=run_dir)
+        if resumption is not None:
+            resume.check_table(resumption, data.manifest, console.say)
         title = page.title(config, data.manifest.dataset)
         recorder = Recorder(run, run_dir, data.manifest, title, clock.submitted)
         for name, start, stop in (("set-up", "submitted", "spark"), ("ingest", "spark", "table")):
             recorder.phase(name, clock.at(start), clock.at(stop))
-        _follow(launch, run_dir, console, recorder, clock)
-        results: Sequence[TrainingResult] = launch.results()
+        results = attempts.train(
+            spark,
+            without_tracking(config),
+            data,
+            run_dir,
+            start=resumption.checkpoint if resumption is not None else None,
+            poll=_reports(run_dir, console, recorder, clock),
+            warn=console.warn,
+            restarted=lambda number, line: run.tags({"restarts": str(number), f"restart.{number}": line}),
+        )
         clock.mark("trained")
         recorder.phase("launch", clock.at("table"), clock.at("plan"))
         result = results[0]
@@ -137,9 +149,12 @@ def _train_and_record(config: Config, console: TrainingConsole, run: TrackedRun,
     }
 
 
-def _follow(launch: barrier.Launch, run_dir: Path, console: TrainingConsole, recorder: Recorder, clock: Clock) -> None:
-    """Pass on what the workers report until they are done."""
+def _reports(run_dir: Path, console: TrainingConsole, recorder: Recorder, clock: Clock) -> Callable[[], None]:
+    """A function that passes on what the workers have reported since it was last called."""
     spool, lines = SpoolReader(run_dir / rundir.SPOOL_FOLDER), logs.Follower(run_dir / rundir.LOG_FOLDER)
+    for event in spool.new_events():
+        # A run that goes on has told this before.
+        recorder.remember(event)
 
     def pass_on() -> None:
         for event in spool.new_events():
@@ -151,13 +166,7 @@ def _follow(launch: barrier.Launch, run_dir: Path, console: TrainingConsole, rec
             for line in lines.new_lines("rank-*.log"):
                 console.echo(line)
 
-    try:
-        while not launch.wait(_POLL_SECONDS):
-            pass_on()
-    except BaseException:
-        launch.cancel()
-        raise
-    pass_on()
+    return pass_on
 
 
 def _announce(config: Config, data: Table, built: bool, console: TrainingConsole, run: TrackedRun) -> None:

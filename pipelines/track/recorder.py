@@ -13,6 +13,9 @@ from pipelines.track.figures.timeline import Phase
 from pipelines.track.page import resolved
 from pipelines.track.run import TrackedRun
 
+# What differs when the same epoch is trained again.
+_TIMED = ("epoch_seconds", "rows_per_second")
+
 
 class Recorder:
     """Follows the events of all ranks and nodes.
@@ -35,6 +38,7 @@ class Recorder:
         self._drawn: list[str] = []
         # A run that was restarted reports an epoch twice; the later one counts.
         self._epochs: dict[int, dict[str, float]] = {}
+        self._told: dict[tuple[int, int], dict[str, float]] = {}
         self._submitted = submitted
         self._since: dict[int, float] = {}
         self._workers = 1
@@ -44,6 +48,13 @@ class Recorder:
     def history(self) -> list[dict[str, float]]:
         """The metrics of each epoch."""
         return [self._epochs[epoch] for epoch in sorted(self._epochs)]
+
+    def remember(self, event: Event) -> None:
+        """Take in what an earlier job of the same run has recorded."""
+        if event.kind == "plan":
+            self._planned = True
+        if event.kind == "epoch":
+            self._is_news(event)
 
     def event(self, event: Event) -> None:
         """Record what a rank or a node has reported."""
@@ -94,14 +105,24 @@ class Recorder:
             error = calibration.expected_calibration_error(test.labels, test.probabilities)
             self._run.metrics({"test/calibration_error": error}, len(self.history))
 
+    def _is_news(self, event: Event) -> bool:
+        """False for an epoch that a restarted training has repeated, with the same result."""
+        told = self._told.get((event.rank, event.values["epoch"]))
+        metrics: dict[str, float] = event.values["metrics"]
+        self._told[event.rank, event.values["epoch"]] = metrics
+        if event.rank == 0:
+            self._epochs[event.values["epoch"]] = metrics
+        return told is None or any(told.get(name) != value for name, value in metrics.items() if name not in _TIMED)
+
     def _epoch(self, event: Event) -> None:
+        if not self._is_news(event):
+            return
         metrics, epoch = event.values["metrics"], event.values["epoch"]
         values = {
             f"ranks/epoch_seconds_{event.rank}": metrics["epoch_seconds"],
             f"ranks/rows_per_second_{event.rank}": metrics["rows_per_second"] / self._workers,
         }
         if event.rank == 0:
-            self._epochs[epoch] = metrics
             values |= metrics
         self._run.metrics(values, epoch)
 

@@ -48,7 +48,7 @@ class State:
     table_key: str
     """The `key` of the table's manifest."""
     settings: dict[str, Any]
-    """`Config.flat()`."""
+    """`Config.flat()`, without its section `tracking`."""
     history: tuple[dict[str, float], ...]
     """The metrics of each complete epoch."""
     best_epoch: int
@@ -124,19 +124,22 @@ def available(run_dir: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.name, reverse=True)
 
 
-def newest(run_dir: Path, report: Callable[[str], None] | None = None) -> Checkpoint | None:
+def newest(run_dir: Path, report: Callable[[str], None] | None = None, not_after: Path | None = None) -> Checkpoint | None:
     """The newest checkpoint of a run that is whole.
 
     Args:
         run_dir: the run's folder.
         report: is given a line for each newer checkpoint that had to be skipped.
+        not_after: the description of the newest one that is wanted.
     """
     for path in available(run_dir):
+        if not_after is not None and path.name > not_after.name:
+            continue
         try:
             return verify(path)
         except CheckpointError as error:
             if report is not None:
-                report(f"warning: {error}; going back to the checkpoint before it")
+                report(f"{error}; going back to the checkpoint before it")
     return None
 
 

@@ -52,7 +52,9 @@ def saver(
     writer: CheckpointWriter | None, config: Config, table_key: str, model: keras.Model, steps: int, workers: int
 ) -> Callable[[Course, bool], None]:
     """What `EpochCallback` calls to have a checkpoint written. Without a writer, as on all ranks but 0, it does nothing."""
-    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in config.flat().items()}
+    # Not where the run is recorded: that may hold a password.
+    flat = {key: value for key, value in config.flat().items() if not key.startswith("tracking.")}
+    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in flat.items()}
 
     def save(course: Course, final: bool) -> None:
         if writer is None or not (writer.enabled if final else writer.due(course.epoch, _is_last(course, config))):

@@ -1,0 +1,94 @@
+"""Train until it is done: start the workers, watch them, and start them again from the last checkpoint when one is lost."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from pipelines import rundir
+from pipelines.config import Config
+from pipelines.errors import LaunchError
+from pipelines.launch import barrier, slots
+from pipelines.launch.barrier import Launch, RankError
+from pipelines.launch.watchdog import Watchdog
+from pipelines.launch.worker import work
+from pipelines.schema import Table
+from pipelines.train import checkpoint
+from pipelines.train.checkpoint import Checkpoint
+from pipelines.train.result import TrainingResult
+
+_POLL_SECONDS = 0.1
+
+
+def train(
+    spark: SparkSession,
+    config: Config,
+    table: Table,
+    run_dir: Path,
+    *,
+    start: Checkpoint | None,
+    poll: Callable[[], None],
+    warn: Callable[[str], None],
+    restarted: Callable[[int, str], None],
+    function: Callable[..., TrainingResult] = work,
+) -> list[TrainingResult]:
+    """Train on `launch.workers` workers, whatever becomes of single ones.
+
+    A worker is lost when its process, its task or its node ends from outside, or when it makes no progress. Then training starts
+    again from the last checkpoint, at most `launch.max_restarts` times. An error that a worker raises ends it.
+
+    Args:
+        spark: a session with task slots for all workers.
+        config: the settings of the run.
+        table: what to train on.
+        run_dir: the run's folder.
+        start: where to go on from; None for the beginning.
+        poll: called some times a second while the workers are at it, and once more after each start.
+        warn: is given lines for people: what is amiss, and what is done about it.
+        restarted: is given the number of each new start, from 1, and its reason.
+        function: what each worker runs.
+
+    Returns:
+        the results in rank order.
+
+    Raises:
+        RankError: a worker failed for good.
+        LaunchError: Spark could not run them.
+    """
+    restarts, allowed = 0, config.launch.max_restarts
+    while True:
+        arguments: tuple[Any, ...] = (config, table, str(run_dir), str(start.path) if start is not None else None)
+        launch = barrier.start(spark, function, arguments, launch=config.launch, work_dir=run_dir)
+        _watch(launch, Watchdog(config.launch, launch.attempt_dir, run_dir / rundir.LOG_FOLDER), poll, warn)
+        try:
+            return launch.results()
+        except RankError as error:
+            if not error.lost or allowed == 0:
+                raise
+            if restarts == allowed:
+                raise LaunchError(f"{error}; launch.max_restarts={allowed} are used up") from error
+            restarts += 1
+            start = checkpoint.newest(run_dir, warn)
+            place = f"goes on from the checkpoint of {start.state.place}" if start else "begins again: there is no checkpoint yet"
+            line = f"restart {restarts} of {allowed}: {error}; training {place}"
+            warn(line)
+            restarted(restarts, line)
+        slots.wait(spark, config.launch.workers, config.launch.start_timeout_seconds)
+
+
+def _watch(launch: Launch, watchdog: Watchdog, poll: Callable[[], None], warn: Callable[[str], None]) -> None:
+    """Follow the workers to their end, or bring it about when they are stalled."""
+    try:
+        while not launch.wait(_POLL_SECONDS):
+            poll()
+            look = watchdog.look()
+            for warning in look.warnings:
+                warn(warning)
+            if look.stalled:
+                launch.end(look.stalled)
+                break
+    except BaseException:
+        launch.cancel()
+        raise
+    poll()

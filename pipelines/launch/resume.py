@@ -1,0 +1,127 @@
+"""What `--resume` means: which run goes on, with which settings, from which checkpoint."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines import cli, configfile, paths, rundir
+from pipelines.config import Config
+from pipelines.errors import CheckpointError, ConfigError
+from pipelines.launch import leftovers
+from pipelines.schema import TableManifest
+from pipelines.stream.sharding import steps_per_epoch
+from pipelines.train import checkpoint
+from pipelines.train.checkpoint import Checkpoint, State
+
+# What decides the numbers of a training. The rest may differ without a word.
+_SAID = ("data.", "ingest.", "stream.", "model.", "training.", "launch.workers")
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """A run that goes on."""
+
+    run_dir: Path
+    config: Config
+    checkpoint: Checkpoint | None
+    """None when the run ended before its first one."""
+
+
+def add_flag(parser: argparse.ArgumentParser) -> None:
+    """The flag `--resume`."""
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        default="",
+        help="go on with a run: its id, 'latest', its folder or a checkpoint in it; it keeps its settings, --set changes them",
+    )
+
+
+def prepare(request: cli.Request, say: Callable[[str], None]) -> Resumption:
+    """Find the run and the newest of its checkpoints that is whole.
+
+    Args:
+        request: with `--resume`; its settings say where runs lie.
+        say: is given lines for people.
+
+    Raises:
+        ConfigError: there is no such run, or its settings cannot be used.
+        CheckpointError: the network or the optimizer is not the checkpoint's.
+        LaunchError: the run is still being trained.
+    """
+    wanted = str(request.options.resume)
+    if request.options.config:
+        raise ConfigError(f"--config and --resume {wanted}: a run goes on with its own settings; change single ones with --set")
+    place = paths.to_python(wanted)
+    run_dir = rundir.find(paths.to_python(request.config.launch.runs_uri), wanted, place)
+    leftovers.refuse_if_running(run_dir)
+    config = configfile.load(run_dir / rundir.CONFIG_FILE, request.overrides)
+    found = _chosen(run_dir, place, lambda line: say(f"warning: {line}"))
+    if found is None:
+        say(f"resume: {paths.display(run_dir)} has no checkpoint that can be used; it starts again at epoch 1")
+        return Resumption(run_dir, config, None)
+    for newer in checkpoint.set_aside_after(run_dir, found.path):
+        say(f"resume: {newer.name} is newer and set aside")
+    _check_settings(found, config)
+    say(f"resume: {paths.display(run_dir)} goes on after {found.state.place}")
+    return Resumption(run_dir, config, found)
+
+
+def check_table(resumption: Resumption, manifest: TableManifest, say: Callable[[str], None]) -> None:
+    """Refuse a table other than the one the checkpoint saw, and say what else is not as it was.
+
+    Raises:
+        CheckpointError: the table holds other rows.
+    """
+    if resumption.checkpoint is None:
+        return
+    state, config = resumption.checkpoint.state, resumption.config
+    if manifest.key != state.table_key:
+        raise CheckpointError(
+            f"the run was trained on table {state.table_key[:12]}, this is {manifest.digest}: other files, or other settings of "
+            "data and ingest; resume with those it had, or start a new run"
+        )
+    for line in changes(state, config, manifest.rows("train")):
+        say(line)
+
+
+def changes(state: State, config: Config, rows: int) -> list[str]:
+    """Lines that say which settings are not those of the checkpoint, and what comes of it; empty when nothing changes."""
+    now = {key: list(value) if isinstance(value, tuple) else value for key, value in config.flat().items()}
+    different = [
+        f"{key} {state.settings[key]} -> {now[key]}"
+        for key in now
+        if key.startswith(_SAID) and key in state.settings and state.settings[key] != now[key]
+    ]
+    if not different:
+        return []
+    lines = [f"resume: changed: {', '.join(different)}"]
+    workers, batch_size = config.launch.workers, config.training.batch_size_per_worker
+    if (workers, batch_size) != (state.workers, state.batch_size_per_worker):
+        steps = steps_per_epoch(rows, workers, batch_size)
+        lines.append(
+            f"resume: global batch {state.workers * state.batch_size_per_worker} -> {workers * batch_size}, steps an epoch "
+            f"{state.steps_per_epoch} -> {steps}; each worker reads other rows, so the weights will not be those of a training "
+            "that was not interrupted"
+        )
+    return lines
+
+
+def _chosen(run_dir: Path, place: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest whole checkpoint, or the one that was asked for, or one before it."""
+    name = place.name if place.suffix == ".json" else place.name.rsplit("-", 1)[0] + ".json"
+    asked = next((path for path in checkpoint.available(run_dir) if path.name == name and place.is_file()), None)
+    return checkpoint.newest(run_dir, warn, asked)
+
+
+def _check_settings(found: Checkpoint, config: Config) -> None:
+    state = found.state
+    for key, stored, now in (
+        ("model.name", state.network, config.model.name),
+        ("training.optimizer", state.optimizer, config.training.optimizer),
+    ):
+        if stored != now:
+            raise CheckpointError(
+                f"{key}={now}: the checkpoint {found.path.name} holds {stored}; start a new run for another one"
+            )

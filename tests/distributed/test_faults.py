@@ -1,0 +1,245 @@
+"""Faults in real ranks under real Spark, and what becomes of the training."""
+
+import functools
+import json
+import re
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import ranks
+from processes import processes_of_ranks
+
+from pipelines import configfile
+from pipelines.errors import LaunchError
+from pipelines.launch import attempts, barrier, resume
+from pipelines.launch.barrier import RankError
+from pipelines.train import checkpoint
+
+SETTINGS = [
+    "model.name=convnet_dropout",
+    "training.epochs=3",
+    "training.precision=float32",
+    "training.batch_size_per_worker=16",
+    "checkpoint.keep=9",
+    "launch.workers=2",
+    "launch.threads_per_worker=1",
+    # Above what a first step takes on a busy machine.
+    "launch.stall_warning_seconds=5",
+    "launch.stall_shutdown_seconds=15",
+]
+STEPS = 20
+pytestmark = pytest.mark.timeout(240)
+
+
+@dataclass
+class Told:
+    """What the driver was given to say, and when."""
+
+    lines: list[str] = field(default_factory=list)
+    restarts: list[str] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+
+    def warn(self, line):
+        self.lines.append(line)
+        self.times.append(time.time())
+
+
+def train(spark, table, folder, faults, *settings, start=None):
+    told = Told()
+    config = configfile.load(None, [*SETTINGS, *settings])
+    try:
+        results = attempts.train(
+            spark,
+            config,
+            table,
+            folder,
+            start=start,
+            poll=lambda: None,
+            warn=told.warn,
+            restarted=lambda number, line: told.restarts.append(line),
+            function=functools.partial(ranks.faulty_work, faults),
+        )
+    except LaunchError as error:
+        return error, told
+    return results, told
+
+
+def losses(folder):
+    """The last report of each epoch."""
+    events = []
+    for line in (folder / "spool" / "rank-0.jsonl").read_text().splitlines():
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            continue
+    return {
+        event["values"]["epoch"]: (event["values"]["metrics"]["train/loss"], event["values"]["metrics"]["validation/loss"])
+        for event in events
+        if event["kind"] == "epoch"
+    }
+
+
+def nothing_is_left():
+    deadline = time.monotonic() + 10
+    while processes_of_ranks():
+        assert time.monotonic() < deadline, processes_of_ranks()
+        time.sleep(0.1)
+    return True
+
+
+@pytest.fixture(scope="module")
+def undisturbed(spark, table, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    results, _ = train(spark, table, folder, {})
+    return results, folder
+
+
+@pytest.fixture(scope="module")
+def thrice_lost(spark, table, tmp_path_factory):
+    """One training that loses a rank, a Spark task, and a rank that stands still."""
+    folder = tmp_path_factory.mktemp("thrice-lost")
+    faults = {1: ("kill", 1, 2, 7), 2: ("kill the task", 0, 3, 5), 3: ("stop", 1, 3, 9)}
+    results, told = train(spark, table, folder, faults, "launch.max_restarts=3")
+    return results, told, folder
+
+
+def test_a_killed_rank_is_told_with_signal_place_and_checkpoint(thrice_lost):
+    _, told, _ = thrice_lost
+    line = told.restarts[0]
+    assert line.startswith("restart 1 of 3: rank 1 on ")
+    assert " failed: killed by SIGKILL; out of memory is the usual reason (" in line
+    assert re.search(r"\(.*epoch \d.*; its log: \S+rank-1\.log\); training goes on from the checkpoint of epoch 1$", line)
+    assert "\n" not in line
+
+
+def test_a_lost_spark_task_is_told_though_nobody_reported_it(thrice_lost):
+    _, told, _ = thrice_lost
+    line = told.restarts[1]
+    assert line.startswith("restart 2 of 3: rank 0 on ")
+    assert " failed: its Spark task was lost; the Python worker or the executor was killed" in line
+    assert re.search(r"\(.*epoch \d.*; its log: \S+rank-0\.log\)", line)
+    assert line.endswith("; training goes on from the checkpoint of epoch 2")
+
+
+def test_a_stopped_rank_is_named_after_the_warning_time_and_ended_after_the_limit(thrice_lost):
+    _, told, _ = thrice_lost
+    stopped = "its process is stopped, as by SIGSTOP); it is ended after 15 s"
+    (place,) = (number for number, line in enumerate(told.lines) if line.endswith(stopped))
+    assert told.lines[place].startswith("rank 1 on ")
+    assert "has made no progress for" in told.lines[place]
+    line = told.restarts[2]
+    assert line.startswith("restart 3 of 3: rank 1 on ")
+    assert " failed: made no progress for launch.stall_shutdown_seconds=15 (epoch 3, step " in line
+    assert told.times[place + 1] - told.times[place] < 25
+
+
+def test_after_three_losses_weights_and_metrics_are_those_of_an_undisturbed_training(thrice_lost, undisturbed):
+    (results, _, folder), (expected, undisturbed_folder) = thrice_lost, undisturbed
+    assert {result.weights_sha256 for result in results} == {result.weights_sha256 for result in expected}
+    assert results[0].test == expected[0].test
+    assert losses(folder) == losses(undisturbed_folder)
+    assert (folder / "model" / "MLmodel").exists()
+    assert len(list((folder / "attempts").iterdir())) == 4
+    assert nothing_is_left()
+
+
+def test_an_error_that_a_rank_raises_is_not_tried_again(spark, table, tmp_path):
+    error, told = train(spark, table, tmp_path, {1: ("raise", 1, 2, 3)})
+    assert isinstance(error, RankError)
+    assert str(error).startswith("rank 1 on ")
+    assert " failed: ValueError: deliberate failure (its log: " in str(error)
+    assert time.time() - error.failures[0].time < 20
+    assert told.restarts == []
+    assert checkpoint.newest(tmp_path).state.place == "epoch 1"
+    assert nothing_is_left()
+
+
+def test_when_the_restarts_are_used_up_the_last_loss_is_the_headline(spark, table, tmp_path):
+    faults = {1: ("kill", 0, 1, 2), 2: ("terminate", 0, 1, 3)}
+    error, told = train(spark, table, tmp_path, faults, "launch.max_restarts=1")
+    assert told.restarts[0].startswith("restart 1 of 1: rank 0 on ")
+    assert told.restarts[0].endswith("; training begins again: there is no checkpoint yet")
+    assert str(error).startswith("rank 0 on ")
+    assert " failed: killed by SIGTERM (" in str(error)
+    assert str(error).endswith("launch.max_restarts=1 are used up")
+    # Told to stop, it has kept what it had.
+    assert checkpoint.newest(tmp_path).state.place in ("epoch 0, step 3", "epoch 0, step 4")
+    assert nothing_is_left()
+
+
+def test_a_rank_that_does_not_come_to_the_meeting_is_named_and_the_start_ends_in_time(spark, table, tmp_path):
+    error, _ = train(spark, table, tmp_path, {1: ("stop", 1, 0, 0)}, "launch.start_timeout_seconds=12", "launch.max_restarts=0")
+    assert str(error).startswith("rank 1 on ")
+    assert " failed: has not found the others within launch.start_timeout_seconds=12 (starting; its process is stopped" in str(
+        error
+    )
+    assert nothing_is_left()
+
+
+@pytest.mark.parametrize(
+    ("action", "setting", "place"),
+    [
+        ("hang in the reader", "stream.memory_limit_mb=0", "reading validation rows of "),
+        ("hang in evaluation", "checkpoint.every_epochs=2", "end of epoch 2"),
+    ],
+)
+def test_a_rank_that_hangs_is_named_with_what_it_does_and_ended(spark, table, tmp_path, action, setting, place):
+    error, told = train(spark, table, tmp_path, {1: (action, 1, 2, STEPS)}, setting, "launch.max_restarts=0")
+    assert any(line.startswith("rank 1 on ") and f"({place}" in line for line in told.lines)
+    assert f"rank 1 on {error.failures[0].host} failed: made no progress for launch.stall_shutdown_seconds=15 ({place}" in str(
+        error
+    )
+    # Where each of its threads was.
+    assert "Thread 0x" in (tmp_path / "logs" / "rank-1.log").read_text()
+    assert nothing_is_left()
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_stops_all_in_the_same_step(spark, table, tmp_path):
+    error, told = train(spark, table, tmp_path, {1: ("lose numbers", 1, 2, 4)})
+    assert str(error).startswith("the loss is not finite in epoch 2, step 5 of 20, at learning rate 0.002; lower training.base_")
+    assert {failure.error for failure in error.failures} == {str(error)}
+    assert told.restarts == []
+    found = checkpoint.newest(tmp_path)
+    assert found.state.place == "epoch 1"
+    assert all(np.isfinite(array).all() for array in checkpoint.read_arrays(found.path).values())
+
+
+def test_weights_that_come_to_differ_are_found_at_the_end_of_the_epoch(spark, table, tmp_path):
+    error, told = train(spark, table, tmp_path, {1: ("change weights", 1, 2, 4)})
+    assert str(error).startswith("after epoch 2: weights or optimizer state of ranks [1] differ from rank 0")
+    assert told.restarts == []
+    assert checkpoint.newest(tmp_path).state.place == "epoch 1"
+
+
+def test_cancelled_ranks_keep_a_checkpoint_from_which_the_training_ends_as_if_undisturbed(spark, table, tmp_path, undisturbed):
+    config = configfile.load(None, SETTINGS)
+    work = functools.partial(ranks.faulty_work, {})
+    launch = barrier.start(spark, work, (config, table, str(tmp_path)), launch=config.launch, work_dir=tmp_path)
+    while checkpoint.newest(tmp_path) is None:
+        assert not launch.wait(0.01)
+    started = time.monotonic()
+    launch.cancel()
+    assert launch.done
+    assert time.monotonic() - started < 10
+    assert nothing_is_left()
+    found = checkpoint.newest(tmp_path)
+    assert (found.state.epoch, found.state.step) > (1, 0)
+    results, _ = train(spark, table, tmp_path, {}, start=found)
+    assert results[0].weights_sha256 == undisturbed[0][0].weights_sha256
+
+
+def test_another_number_of_workers_goes_on_and_says_what_changes(spark, table, tmp_path, undisturbed):
+    first = checkpoint.verify(checkpoint.available(undisturbed[1])[-1])
+    assert first.state.place == "epoch 1"
+    changed = resume.changes(first.state, configfile.load(None, [*SETTINGS, "launch.workers=1"]), rows=640)
+    assert changed[0] == "resume: changed: launch.workers 2 -> 1"
+    assert "global batch 32 -> 16, steps an epoch 20 -> 40" in changed[1]
+    (result,), _ = train(spark, table, tmp_path, {}, "launch.workers=1", start=first)
+    assert result.epochs == 3
+    assert result.test.accuracy > 0.9
+    stored = checkpoint.newest(tmp_path)
+    assert stored.state.steps_per_epoch == 40
+    assert int(checkpoint.read_arrays(stored.path)["optimizer/0000"]) == 120
+    assert [round(metrics["learning_rate"], 6) for metrics in stored.state.history] == [0.002, 0.001, 0.001]

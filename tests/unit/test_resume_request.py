@@ -1,0 +1,127 @@
+"""What `--resume` finds, changes and refuses, before anything is started."""
+
+import dataclasses
+
+import pytest
+from synthetic import write_table
+from test_checkpoint import STATE, write
+
+from pipelines import cli, configfile
+from pipelines.config import Config
+from pipelines.errors import CheckpointError, ConfigError, LaunchError
+from pipelines.launch import leftovers, resume
+from pipelines.rundir import RunRecord, make, write_record
+
+DEFAULT = "default.yml"
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Without the default configuration: a run that goes on does not need it."""
+    monkeypatch.setenv("CONVOY_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def run_dir(home):
+    folder = make(home / "runs", "convnet-2w")
+    config = configfile.load(None, ["model.name=convnet", "launch.workers=2", "training.epochs=7"])
+    (folder / "config.yml").write_text(configfile.dump(config))
+    write_record(folder, RunRecord("abc123", "sqlite:///x"))
+    return folder
+
+
+def prepare(*arguments):
+    lines = []
+    request = cli.parse(arguments, "test", DEFAULT, resume.add_flag)
+    return resume.prepare(request, lines.append), lines
+
+
+@pytest.mark.parametrize("wanted", ["abc123", "latest", "the folder", "the checkpoint", "its arrays"])
+def test_a_run_goes_on_with_its_own_settings_and_what_set_changes(run_dir, wanted):
+    path = write(run_dir, 3)
+    arrays = next(path.parent.glob("*.npz"))
+    name = {"the folder": str(run_dir), "the checkpoint": str(path), "its arrays": str(arrays)}.get(wanted, wanted)
+    found, lines = prepare("--resume", name, "--set", "training.epochs=9")
+    assert found.run_dir == run_dir
+    assert (found.config.model.name, found.config.launch.workers, found.config.training.epochs) == ("convnet", 2, 9)
+    assert found.checkpoint.path == path
+    assert lines == [f"resume: runs/{run_dir.name} goes on after epoch 3"]
+
+
+def test_an_older_checkpoint_can_be_chosen_and_the_newer_ones_are_set_aside(run_dir):
+    older = write(run_dir, 3)
+    write(run_dir, 4)
+    found, lines = prepare("--resume", str(older))
+    assert found.checkpoint.path == older
+    assert lines[0] == "resume: epoch-000004-step-00000000.json is newer and set aside"
+    assert (run_dir / "checkpoints" / "set-aside" / "epoch-000004-step-00000000.json").exists()
+
+
+def test_a_corrupt_checkpoint_is_skipped_loudly_for_the_one_before(run_dir):
+    before = write(run_dir, 3)
+    damaged = write(run_dir, 4)
+    data = next(damaged.parent.glob("epoch-000004*.npz"))
+    data.write_bytes(data.read_bytes()[:-1])
+    found, lines = prepare("--resume", "latest")
+    assert found.checkpoint.path == before
+    assert lines[0].startswith("warning: checkpoint ")
+    assert "is damaged" in lines[0]
+    assert lines[0].endswith("; going back to the checkpoint before it")
+    assert lines[-1].endswith("goes on after epoch 3")
+
+
+def test_a_run_without_a_checkpoint_starts_again_and_says_so(run_dir):
+    found, lines = prepare("--resume", "abc123")
+    assert found.checkpoint is None
+    assert lines == [f"resume: runs/{run_dir.name} has no checkpoint that can be used; it starts again at epoch 1"]
+
+
+@pytest.mark.parametrize(("setting", "holds"), [("model.name=mlp", "convnet"), ("training.optimizer=sgd", "adam")])
+def test_another_network_or_optimizer_is_refused_in_one_line(run_dir, setting, holds):
+    write(run_dir, 3)
+    with pytest.raises(
+        CheckpointError, match=rf"^{setting}: the checkpoint epoch-000003-\S+ holds {holds}; start a new run"
+    ) as caught:
+        prepare("--resume", "latest", "--set", setting)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_table_is_refused_in_one_line(run_dir, tmp_path):
+    write(run_dir, 3)
+    other = dataclasses.replace(write_table(tmp_path / "table", {"train": 4}).manifest, key="1" * 64)
+    found, lines = prepare("--resume", "latest")
+    with pytest.raises(
+        CheckpointError, match="trained on table 000000000000, this is 111111111111: other files, or other"
+    ) as caught:
+        resume.check_table(found, other, lines.append)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_configuration_beside_resume_is_refused(run_dir, home):
+    write(run_dir, 3)
+    (home / "other.yml").write_text("")
+    with pytest.raises(ConfigError, match="change single ones with --set"):
+        prepare("--resume", "latest", "--config", "other.yml")
+
+
+def test_what_changes_is_said_and_nothing_when_nothing_does():
+    config = Config()
+    flat = {key: list(value) if isinstance(value, tuple) else value for key, value in config.flat().items()}
+    state = dataclasses.replace(STATE, settings=flat, workers=1, batch_size_per_worker=128, steps_per_epoch=5)
+    assert resume.changes(state, config, rows=700) == []
+    longer = configfile.load(None, ["training.epochs=20", "launch.workers=2", "tracking.experiment=other"])
+    first, second = resume.changes(state, longer, rows=700)
+    assert first == "resume: changed: training.epochs 10 -> 20, launch.workers 1 -> 2"
+    assert second.startswith(
+        "resume: global batch 128 -> 256, steps an epoch 5 -> 2; each worker reads other rows, so the weights"
+    )
+
+
+def test_a_run_that_is_still_trained_is_left_alone(run_dir):
+    write(run_dir, 3)
+    leftovers.claim(run_dir)
+    with pytest.raises(LaunchError, match=rf"runs/{run_dir.name}: process \d+ is still training it"):
+        prepare("--resume", "latest")
+    leftovers.release(run_dir)
+    prepare("--resume", "latest")
