@@ -21,7 +21,7 @@ dbutils.widgets.dropdown("again", "no", ["no", "yes"], "Train again where an equ
 # MAGIC %md
 # MAGIC ## Three rules, on a hill with two directions
 # MAGIC
-# MAGIC A network has hundreds of thousands of directions. To see what a rule does, two are enough: a long valley that is 25
+# MAGIC A network has hundreds of thousands of directions. To see what a rule does, two are enough: a long valley that is 100
 # MAGIC times as steep across as it is along.
 # MAGIC
 # MAGIC * **SGD** (stochastic gradient descent): take the gradient of a batch, multiply it by the *learning rate*, go that far
