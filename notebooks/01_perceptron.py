@@ -116,8 +116,8 @@ display(examples.draw(pairs, np.tile(labels[:10], 2), manifest.class_names, mani
 # MAGIC Then find out, for every weight, in which direction a small change would lower the loss (the *gradient*), and change
 # MAGIC all of them a little that way. One pass over all training rows is an *epoch*.
 # MAGIC
-# MAGIC A network that knows nothing gives each digit a tenth: loss 2.30, accuracy 10 %. That is where the curves below begin
-# MAGIC before the first step.
+# MAGIC A network that knows nothing does best to give each digit a tenth: loss 2.30, accuracy 10 %. Whatever the curves below
+# MAGIC show beyond that was learned.
 
 # COMMAND ----------
 
