@@ -10,12 +10,19 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from disks import tiny_disk
 from processes import processes_of_ranks
 from synthetic import images_and_labels, write_libsvm
 
 ROOT = Path(__file__).parents[2]
 SUBMIT = Path(sys.executable).parent / "spark-submit"
-SETTINGS = ["data.image_shape=[12, 12, 1]", "data.classes=4", "model.name=convnet", "training.batch_size_per_worker=16"]
+SETTINGS = [
+    "data.image_shape=[12, 12, 1]",
+    "data.classes=4",
+    "model.name=convnet",
+    "training.batch_size_per_worker=16",
+    "ingest.on_bad_rows=quarantine",
+]
 pytestmark = pytest.mark.timeout(240)
 
 
@@ -24,6 +31,8 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home")
     (folder / "digits").mkdir()
     write_libsvm(folder / "digits" / "digits-train.txt", 600, seed=1)
+    with (folder / "digits" / "digits-train.txt").open("a") as file:
+        file.write("7 1:1\n")
     write_libsvm(folder / "digits" / "digits-test.txt", 100, seed=2)
     return folder
 
@@ -53,10 +62,10 @@ def environment(home):
     }
 
 
-def submit(home, job, *arguments, settings=(), timeout=150):
+def submit(home, job, *arguments, settings=(), timeout=150, prefix=()):
     """What the job prints arrives on stdout: spark-submit joins the two streams of its Python process."""
     return subprocess.run(
-        command(job, *arguments, settings=settings),
+        [*prefix, *command(job, *arguments, settings=settings)],
         env=environment(home),
         cwd=home,
         capture_output=True,
@@ -128,6 +137,18 @@ def test_the_run_is_finished_and_holds_parameters_metrics_data_figure_and_config
     assert {"config.yml", "figures", "table"} <= artifacts
 
 
+def test_a_line_that_was_set_aside_is_said_and_stands_on_the_run(trained, home):
+    done, summary = trained
+    said = "1 malformed line was set aside (1 label_unknown)"
+    assert any(line.startswith(f"warning: {said}, kept in {summary['table']}/_rejected") for line in done.stdout.splitlines())
+    assert any(
+        f"{home}/digits/digits-train.txt:601: the label '7' is not one of 0, 1, 2, 3" in line for line in done.stdout.splitlines()
+    )
+    run = client(summary).get_run(summary["run_id"])
+    assert run.data.tags["data_rejected"] == said
+    assert run.data.metrics["data/rejected_rows"] == 1
+
+
 def test_the_model_loads_and_predicts_where_the_training_libraries_cannot_be_imported(trained, tmp_path):
     _, summary = trained
     images, labels = images_and_labels(100, seed=2)
@@ -167,6 +188,20 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(home):
     done = submit(home, "train_cnn.py", settings=["training.epoch=1"], timeout=60)
     assert done.returncode == 2
     assert done.stdout.strip() == "error: --set: unknown setting training.epoch; did you mean training.epochs?"
+
+
+def test_a_full_disk_is_one_line_exit_code_1_and_nothing_left(home):
+    (home / "full").mkdir()
+    with tiny_disk(home / "full", kilobytes=48) as prefix:
+        settings = [f"ingest.tables_uri={home / 'full' / 'tables'}"]
+        done = submit(home, "ingest.py", "--data", str(home / "digits"), settings=settings, prefix=prefix)
+        left = [path for path in (home / "full").rglob("*") if path.name != "tables"]
+    assert done.returncode == 1, done.stdout + done.stderr
+    *before, last = done.stdout.strip().splitlines()
+    assert last.startswith(f"error: ingest.tables_uri={home / 'full' / 'tables'}: Spark could not write the table: ")
+    assert "No space left on device" in last
+    assert all(line.startswith(("ingest: Spark reads ", "warning: ")) for line in before), done.stdout
+    assert left == []
 
 
 def test_a_failed_training_is_one_line_exit_code_1_and_a_failed_run(trained, home):
