@@ -29,12 +29,14 @@ class RunRecord:
 
 
 def make(runs: Path, name: str) -> Path:
-    """A new folder `TIME-NAME`, with a number behind it where that is taken.
+    """A new folder `TIME-NAME`, with a number behind it where that is taken. Of `name` only what fits a file's name is taken.
 
     Raises:
         LaunchError: it cannot be created.
     """
     stamp = time.strftime("%Y%m%d-%H%M%S")
+    # A slash would lead to another folder.
+    name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
     for attempt in range(100):
         folder = runs / (f"{stamp}-{name}" + (f"-{attempt}" if attempt else ""))
         try:

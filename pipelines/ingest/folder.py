@@ -49,6 +49,9 @@ def building(parent: Path, name: str, setting: str) -> Iterator[Path]:
     _remove_stale(parent)
     try:
         yield path
+    except ConnectionError:
+        # Spark is gone; that says nothing about the folder.
+        raise
     except OSError as error:
         raise DataError(
             f"ingest.tables_uri={setting}: the table could not be written ({error.strerror}); make room, or name another folder"

@@ -46,5 +46,13 @@ def job_group(spark: SparkSession, name: str) -> Iterator[None]:
 def cause(error: Py4JJavaError | PySparkException) -> str:
     """The innermost reason, on one line."""
     text = str(error.java_exception) if isinstance(error, Py4JJavaError) else str(error)
-    causes = [line.partition("Caused by: ")[2] for line in text.splitlines() if line.startswith("Caused by: ")]
-    return (causes[-1] if causes else text.strip().splitlines()[0])[:300]
+    _, in_python, traceback = text.rpartition("Traceback (most recent call last):\n")
+    if in_python:
+        # Frames are indented; the error itself is not.
+        reason = next((line for line in traceback.splitlines() if line[:1].strip()), "a Python worker failed")
+    else:
+        causes = [line.partition("Caused by: ")[2] for line in text.splitlines() if line.startswith("Caused by: ")]
+        reason = causes[-1] if causes else text.strip().splitlines()[0]
+    if "No space left" in reason:
+        return f"{reason[:300]}; make room there, or for Spark's scratch files (spark.local.dir)"
+    return reason[:300]

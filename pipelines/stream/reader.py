@@ -13,7 +13,9 @@ What is used is its reader: row groups decoded ahead of time by a thread. What i
 Nor is it let near a path that is no file: of a folder it would unpickle the schema in `_common_metadata`.
 """
 
+import time
 from collections.abc import Iterator, Sequence, Set
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +23,7 @@ from petastorm import make_batch_reader
 
 from pipelines import paths
 from pipelines.errors import DataError
-from pipelines.fingerprint import fingerprint
+from pipelines.fingerprint import Fingerprint, fingerprint
 from pipelines.schema import IMAGE_COLUMN, LABEL_COLUMN, ImageSpec, Split, Table
 from pipelines.stream.sharding import FilePart, RowRange, file_parts
 
@@ -33,6 +35,7 @@ Block = tuple[Images, Labels]
 _intact: set[tuple[str, str, str]] = set()
 # Files that one Petastorm reader opens. Opening costs some milliseconds, and a seeded order keeps table order within a group.
 _FILES_AT_ONCE = 16
+_SEEN_WITHIN_SECONDS = 3.0
 
 
 def read_blocks(table: Table, split: Split, rows: RowRange, *, order_seed: int | None = None) -> Iterator[Block]:
@@ -68,12 +71,24 @@ def _check_content(table: Table, split: Split, wanted: Set[str]) -> None:
         if file.path not in wanted or (table.uri, file.path, file.sha256) in _intact:
             continue
         try:
-            found = fingerprint(folder / file.path)
+            found = _once_seen(folder / file.path)
         except OSError as error:
             raise _damaged(table, f"{file.path} cannot be read ({error.strerror})") from error
         if found.sha256 != file.sha256:
             raise _damaged(table, f"{file.path} is not as it was written: some of its bytes have changed")
         _intact.add((table.uri, file.path, file.sha256))
+
+
+def _once_seen(path: Path) -> Fingerprint:
+    """The driver saw the file; on a mounted store other machines can see it some seconds later."""
+    deadline = time.monotonic() + _SEEN_WITHIN_SECONDS
+    while True:
+        try:
+            return fingerprint(path)
+        except FileNotFoundError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.2)
 
 
 def _read_whole(table: Table, parts: Sequence[FilePart]) -> Iterator[Block]:

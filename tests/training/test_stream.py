@@ -1,6 +1,7 @@
 import collections
 import dataclasses
 import pickle
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,16 @@ def test_a_missing_file_is_named_with_the_remedy(tmp_path):
     (tmp_path / "split=train" / "part-00001.parquet").unlink()
     with pytest.raises(DataError, match="delete the folder and ingest again"):
         list(read_blocks(table, "train", RowRange(0, 100)))
+
+
+def test_a_file_that_a_mounted_store_shows_late_is_read(tmp_path):
+    table = write_table(tmp_path / "t", {"train": 100})
+    part, away = tmp_path / "t" / "split=train" / "part-00001.parquet", tmp_path / "away"
+    part.rename(away)
+    timer = threading.Timer(0.5, lambda: away.rename(part))
+    timer.start()
+    assert sum(len(labels) for _, labels in read_blocks(table, "train", RowRange(0, 100))) == 100
+    timer.join()
 
 
 def test_a_truncated_file_is_named_with_the_remedy(tmp_path):

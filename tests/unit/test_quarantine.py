@@ -1,0 +1,58 @@
+import pytest
+
+from pipelines.config import IngestConfig
+from pipelines.errors import DataError
+from pipelines.ingest.line import Rules
+from pipelines.ingest.passes import BlockReport
+from pipelines.ingest.quarantine import judge
+from pipelines.ingest.sources import Source
+
+RULES = Rules(image_shape=(3, 4, 1), value_range=(0.0, 255.0), labels=(0, 1))
+SOURCE = Source("digits", (("a-train.txt", "train"), ("a-test.txt", "test")))
+
+
+def reports(bad, uses_last_index=True):
+    """Two blocks of each file; the bad lines are in the second block of the test file, the first of them its fifth line."""
+    blocks = [BlockReport(file, block, lines=1000, rows=990) for file in (0, 1) for block in (0, 65_536)]
+    blocks[-1] = BlockReport(1, 65_536, 1000, 990, bad, 4, "the label '7' is wrong", uses_last_index=uses_last_index)
+    return blocks
+
+
+def test_without_bad_lines_there_is_nothing_to_say():
+    rejected = judge(IngestConfig(), SOURCE, RULES, reports({}))
+    assert (rejected.rows, rejected.per_file, rejected.by_reason, rejected.warnings) == (0, (0, 0), {}, ())
+
+
+def test_the_first_bad_line_is_counted_through_the_blocks_of_its_file():
+    with pytest.raises(DataError) as caught:
+        judge(IngestConfig(), SOURCE, RULES, reports({"label_unknown": 1}))
+    assert str(caught.value) == (
+        "a-test.txt:1005: the label '7' is wrong; mend the file, or set ingest.on_bad_rows=quarantine to go on without such lines"
+    )
+
+
+def test_the_limit_holds_for_each_file():
+    """20 bad of 2,000 lines of the test file are its limit, whatever the training file holds."""
+    config = IngestConfig(on_bad_rows="quarantine")
+    within = judge(config, SOURCE, RULES, reports({"label_unknown": 12, "colon_missing": 8}))
+    assert (within.rows, within.per_file, within.by_reason) == (20, (0, 20), {"label_unknown": 12, "colon_missing": 8})
+    assert within.warnings == (
+        "warning: a-test.txt:1005: the label '7' is wrong; 20 of 2,000 lines are set aside (12 label_unknown, 8 colon_missing)",
+    )
+    with pytest.raises(DataError, match=r"^a-test\.txt:1005: .*; 21 of 2,001 lines .*more than ingest\.max_bad_fraction=0\.01"):
+        judge(config, SOURCE, RULES, reports({"label_unknown": 21}))
+
+
+def test_few_lines_with_an_index_0_are_set_aside_with_a_word_of_doubt():
+    config = IngestConfig(on_bad_rows="quarantine")
+    (doubt,) = judge(config, SOURCE, RULES, reports({"index_zero": 3}, uses_last_index=False)).warnings
+    assert doubt.endswith("if the file counts from 0 throughout, its other rows are off by one value")
+    # Index 12 is used, so the file counts from 1.
+    (certain,) = judge(config, SOURCE, RULES, reports({"index_zero": 3}, uses_last_index=True)).warnings
+    assert certain.endswith("(3 index_zero)")
+
+
+@pytest.mark.parametrize("mode", ["fail", "quarantine"])
+def test_a_file_that_counts_from_0_is_called_that_once(mode):
+    with pytest.raises(DataError, match="1,980 of 3,960 lines have an index 0 and none uses 12, so the whole file seems"):
+        judge(IngestConfig(on_bad_rows=mode), SOURCE, RULES, reports({"index_zero": 1980}, uses_last_index=False))
