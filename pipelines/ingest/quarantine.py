@@ -71,7 +71,7 @@ def judge(config: IngestConfig, source: Source, rules: Rules, reports: Sequence[
                     "so the whole file seems to count from 0"
                 )
             raise DataError(f"{place}{_verdict(config, bad, lines)}")
-        warning = f"warning: {place}; {bad.total():,} of {lines:,} lines are set aside ({counted(bad)})"
+        warning = f"warning: {place}; set aside {bad.total():,} of {lines:,} lines ({counted(bad)})"
         if may_be_zero_based:
             warning += "; if the file counts from 0 throughout, its other rows are off by one value"
         warnings.append(warning)

@@ -76,7 +76,8 @@ def _once_there(look: Callable[[], Source], data: DataConfig, report: Report) ->
             if "/" not in data.dataset + data.test_file or time.monotonic() >= deadline:
                 raise
             if not waiting:
-                report(f"not there yet: {error}; looking for it for {data.wait_seconds:g} s (data.wait_seconds)")
+                what = str(error).partition(";")[0]
+                report(f"{what}; looking again for {data.wait_seconds:g} s (data.wait_seconds)")
             waiting = True
             time.sleep(_LOOK_AGAIN_SECONDS)
         except OSError as error:

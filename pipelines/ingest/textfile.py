@@ -51,7 +51,7 @@ def check(uri: str) -> None:
     # ASCII in UTF-16 is zero in every second byte. A single one makes a bad line, not another encoding.
     if encoding or 4 * head.count(0) > len(head):
         found = encoding or "UTF-16 or binary (it holds zero bytes)"
-        raise DataError(f"{uri}:1: the text is {found}; save the file as UTF-8 without a byte order mark")
+        raise DataError(f"{uri}:1: the text is {found}; save the file as plain UTF-8")
 
 
 def check_whole(uri: str) -> None:
@@ -72,7 +72,8 @@ def _break(path: Path) -> str | None:
     line = 1
     try:
         with _unpacked(path) as file:
-            while piece := file.read(2**16):
+            # read1, because read drops what it has when an error comes, and with it the place.
+            while piece := file.read1(2**16):
                 line += piece.count(b"\n")
     except (OSError, EOFError, ValueError, zlib.error) as error:
         return f"{line}: the packed data breaks off or is damaged from here on ({error})"

@@ -72,7 +72,7 @@ def test_bad_lines_are_set_aside_with_text_reason_and_place_and_counted(spark, s
     warnings = [line for line in said if line.startswith("warning: ")]
     assert len(warnings) == 1
     assert f"{file}:12: the label 'x' is not a number" in warnings[0]
-    assert "15 of 615 lines are set aside (1 colon_missing, " in warnings[0]
+    assert "set aside 15 of 615 lines (1 colon_missing, " in warnings[0]
     # Images light the last place here, so the one index 0 is no sign of a file that counts from 0.
     assert "off by one" not in warnings[0]
     assert spark.read.parquet(str(Path(built.uri) / REJECTED_FOLDER)).count() == len(BAD)

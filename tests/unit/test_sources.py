@@ -191,7 +191,7 @@ def test_a_file_that_appears_late_is_waited_for_and_said_once(tmp_path, folder):
     assert source.files == (("dbfs:/sets/two-train.txt", "train"), ("dbfs:/sets/two-test.txt", "test"))
     assert len(lines) == 1
     assert "dbfs:/sets: no such file or folder" in lines[0]
-    assert "looking for it for 20 s (data.wait_seconds)" in lines[0]
+    assert "looking again for 20 s (data.wait_seconds)" in lines[0]
 
 
 def test_what_never_appears_ends_the_wait_in_time(tmp_path):
