@@ -13,6 +13,7 @@ What is used is its reader: row groups decoded ahead of time by a thread. What i
 Nor is it let near a path that is no file: of a folder it would unpickle the schema in `_common_metadata`.
 """
 
+import os
 import time
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
@@ -23,7 +24,7 @@ from petastorm import make_batch_reader
 
 from pipelines import paths
 from pipelines.errors import DataError
-from pipelines.fingerprint import Fingerprint, fingerprint
+from pipelines.fingerprint import fingerprint
 from pipelines.schema import IMAGE_COLUMN, LABEL_COLUMN, ImageSpec, Split, Table
 from pipelines.stream.sharding import FilePart, RowRange, file_parts
 
@@ -31,8 +32,8 @@ Images = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
 Block = tuple[Images, Labels]
 
-# (table, path, hash) of files that were found whole in this process. Streaming reads a file anew each epoch.
-_intact: set[tuple[str, str, str]] = set()
+# (path, hash, inode, time of change) of files that were found whole in this process. Streaming reads a file anew each epoch.
+_intact: set[tuple[str, str, int, int]] = set()
 # Files that one Petastorm reader opens. Opening costs some milliseconds, and a seeded order keeps table order within a group.
 _FILES_AT_ONCE = 16
 _SEEN_WITHIN_SECONDS = 3.0
@@ -68,23 +69,28 @@ def _check_content(table: Table, split: Split, wanted: Set[str]) -> None:
     """Raises DataError when the bytes of a file are not those that were written: Parquet itself can decode changed ones."""
     folder = paths.to_python(table.uri)
     for file in table.manifest.splits[split].files:
-        if file.path not in wanted or (table.uri, file.path, file.sha256) in _intact:
+        if file.path not in wanted:
             continue
+        path = folder / file.path
         try:
-            found = _once_seen(folder / file.path)
+            status = _once_seen(path)
+            state = (str(path), file.sha256, status.st_ino, status.st_mtime_ns)
+            if state in _intact:
+                continue
+            found = fingerprint(path)
         except OSError as error:
             raise _damaged(table, f"{file.path} cannot be read ({error.strerror})") from error
         if found.sha256 != file.sha256:
             raise _damaged(table, f"{file.path} is not as it was written: some of its bytes have changed")
-        _intact.add((table.uri, file.path, file.sha256))
+        _intact.add(state)
 
 
-def _once_seen(path: Path) -> Fingerprint:
+def _once_seen(path: Path) -> os.stat_result:
     """The driver saw the file; on a mounted store other machines can see it some seconds later."""
     deadline = time.monotonic() + _SEEN_WITHIN_SECONDS
     while True:
         try:
-            return fingerprint(path)
+            return path.stat()
         except FileNotFoundError:
             if time.monotonic() >= deadline:
                 raise
