@@ -114,12 +114,17 @@ def train(spark: object, config: Config, data: Table, run_dir: Path, kills: list
         run_dir,
         start=None,
         poll=lambda: None,
-        warn=lambda line: print(f"  {time.monotonic() - started:6.1f} s  {line}", flush=True),
+        # Warnings of a stall come early here, and say nothing.
+        warn=lambda line: tell(line, started) if line.startswith("restart") else None,
         restarted=lambda number, line: next(restarts),
     )
     ended.set()
     killer.join()
     return results[0], time.monotonic() - started, next(restarts)
+
+
+def tell(line: str, started: float) -> None:
+    print(f"  {time.monotonic() - started:6.1f} s  {line}", flush=True)
 
 
 def kill_all(run_dir: Path, kills: list[Kill], steps: int, ended: threading.Event) -> None:
