@@ -16,7 +16,7 @@ import psutil
 from pipelines import __version__, cli, configfile, logs, paths, rundir
 from pipelines.config import Config, TrackingConfig
 from pipelines.ingest import sources, table
-from pipelines.launch import attempts, resume, session, slots
+from pipelines.launch import attempts, preflight, resume, session
 from pipelines.launch.console import TrainingConsole
 from pipelines.launch.recorded import recorded
 from pipelines.launch.resume import Resumption
@@ -90,7 +90,7 @@ def _train_and_record(
 ) -> dict[str, Any]:
     source = sources.resolve(config.data, console.say)
     with session.open_session("convoy-train") as spark:
-        slots.check(spark, config.launch.workers)
+        preflight.check(spark, config.launch.workers, str(run_dir))
         clock.mark("spark")
         data, built = table.open_or_build(spark, config, source, console.say)
         clock.mark("table")

@@ -1,0 +1,243 @@
+"""A tracking server that is down, slow, full, or will not have a value: training goes on, and the run is completed later."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import mlflow
+import pytest
+from disk_faults import fill, small_disk
+from submitting import ROOT, Training, environment, submit, write_digits
+from tracking_server import Server, free_port, slow
+
+from pipelines.config import TrackingConfig
+from pipelines.errors import ConvoyError
+from pipelines.track.replay import replay
+from pipelines.track.run import TrackedRun
+
+pytestmark = pytest.mark.timeout(280)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    running = Server(tmp_path_factory.mktemp("server"))
+    running.start()
+    yield running
+    running.kill()
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVOY_HOME", str(tmp_path))
+    return tmp_path
+
+
+def tracked(run_dir, uri, **settings):
+    return TrackedRun(TrackingConfig(uri=uri, experiment="trouble", **settings), "a run", run_dir)
+
+
+def record(run):
+    """What a training records, in small."""
+    run.settings({"training.epochs": 3}, "training:\n  epochs: 3\n")
+    run.tags({"note": "one"})
+    for epoch in (1, 2, 3):
+        run.metrics({"train/loss": 1 / epoch, "train/accuracy": float("nan")}, epoch)
+    run.text("hello", "notes/hello.txt")
+
+
+def contents(uri, run_id):
+    """Everything that must not come twice, and the status."""
+    client = mlflow.MlflowClient(uri)
+    run = client.get_run(run_id)
+    history = {key: [(m.step, m.timestamp) for m in client.get_metric_history(run_id, key)] for key in run.data.metrics}
+    artifacts = sorted(file.path for folder in ("", "notes") for file in client.list_artifacts(run_id, folder))
+    runs = len(client.search_runs([run.info.experiment_id], f"tags.`convoy.journal` = '{run.data.tags['convoy.journal']}'"))
+    return run.info.status, run.info.end_time, run.data.params, run.data.tags, history, artifacts, runs
+
+
+def assert_complete(uri, run_id, status="FINISHED"):
+    found = contents(uri, run_id)
+    assert found[0] == status
+    assert found[2] == {"training.epochs": "3"}
+    assert [step for step, _ in found[4]["train/loss"]] == [1, 2, 3]
+    assert [step for step, _ in found[4]["train/accuracy"]] == [1, 2, 3]
+    assert found[5] == ["config.yml", "notes", "notes/hello.txt"]
+    assert found[6] == 1
+    return found
+
+
+def test_an_unreachable_server_costs_the_end_at_most_five_seconds_and_replay_makes_one_complete_run(home, server):
+    run = tracked(home / "run", f"http://127.0.0.1:{free_port()}")
+    record(run)
+    time.sleep(1)
+    started = time.monotonic()
+    run.finish("FINISHED")
+    # MLflow's import may still be under way.
+    assert time.monotonic() - started < 15
+    assert run.run_id == ""
+    (warning,) = run.warnings
+    assert re.search(r"lacks \d+ entries of this run \(.*\); to complete it: \./convoy replay run$", warning)
+    done = replay(home / "run", server.uri)
+    first = assert_complete(server.uri, done.run_id)
+    again = replay(home / "run", server.uri)
+    assert (again.run_id, again.entries) == (done.run_id, 0)
+    assert contents(server.uri, done.run_id) == first
+
+
+def test_a_server_that_dies_in_the_middle_is_caught_up_with_after_it_has_come_back(home, tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("mortal"))
+    server.start()
+    run = tracked(home / "run", server.uri)
+    run.settings({"training.epochs": 3}, "training:\n  epochs: 3\n")
+    run.metrics({"train/loss": 1.0, "train/accuracy": float("nan")}, 1)
+    deadline = time.monotonic() + 60
+    while not run.run_id:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    server.kill()
+    run.tags({"note": "one"})
+    for epoch in (2, 3):
+        run.metrics({"train/loss": 1 / epoch, "train/accuracy": float("nan")}, epoch)
+    run.text("hello", "notes/hello.txt")
+    started = time.monotonic()
+    run.finish("FINISHED")
+    assert time.monotonic() - started < 10
+    assert len(run.warnings) == 1
+    server.start()
+    try:
+        assert replay(home / "run").run_id == run.run_id
+        assert_complete(server.uri, run.run_id)
+    finally:
+        server.kill()
+
+
+def test_a_slow_server_is_waited_for_within_the_limit_and_what_it_did_take_is_not_sent_twice(home, server):
+    with slow(server.port, 10) as uri:
+        started = time.monotonic()
+        run = tracked(home / "run", uri, finish_timeout_seconds=12)
+        record(run)
+        assert time.monotonic() - started < 5
+        time.sleep(11)
+        run.finish("FINISHED")
+        assert time.monotonic() - started < 35
+    assert "./convoy replay" in run.warnings[0]
+    # The same store by its direct address, and without knowing what was taken: an answer may be lost.
+    (home / "run" / "tracking" / "accepted.jsonl").unlink(missing_ok=True)
+    done = replay(home / "run", server.uri)
+    assert_complete(server.uri, done.run_id)
+
+
+def test_a_value_that_the_server_refuses_is_a_warning_and_costs_no_other_value(home, server):
+    run = tracked(home / "run", server.uri)
+    record(run)
+    run.metrics({"not allowed?": 1.0, "allowed": 2.0}, 1)
+    run.tags({"x" * 300: "a key that is too long"})
+    run.finish("FINISHED")
+    assert len(run.warnings) == 2
+    assert any("not allowed?" in warning for warning in run.warnings)
+    found = contents(server.uri, run.run_id)
+    assert found[0] == "FINISHED"
+    assert "allowed" in found[4]
+    assert replay(home / "run").entries == 0
+    assert contents(server.uri, run.run_id) == found
+
+
+def test_a_full_disk_under_the_store_is_a_warning_and_replay_completes_the_run_when_there_is_space(home):
+    with small_disk(home / "small", 8) as disk:
+        ballast = fill(disk)
+        run = tracked(home / "run", f"sqlite:///{disk}/mlflow.db")
+        record(run)
+        run.finish("FINISHED")
+        assert "./convoy replay run" in run.warnings[0]
+        with pytest.raises(ConvoyError, match="could not be handed to MLflow"):
+            replay(home / "run")
+        ballast.unlink()
+        done = replay(home / "run")
+        assert_complete(f"sqlite:///{disk}/mlflow.db", done.run_id)
+
+
+def test_a_full_disk_under_the_run_folder_stops_no_tracking(home, server):
+    with small_disk(home / "small", 1) as disk:
+        run = tracked(disk / "run", server.uri)
+        fill(disk)
+        run.metrics({"train/loss": 0.5}, 1)
+        run.finish("FINISHED")
+        assert any("No space left on device" in warning for warning in run.warnings)
+        assert [step for step, _ in contents(server.uri, run.run_id)[4]["train/loss"]] == [1]
+
+
+def test_a_run_is_not_replayed_while_its_job_records_it(home, server):
+    run = tracked(home / "run", server.uri)
+    run.tags({"note": "one"})
+    while not run.run_id:
+        time.sleep(0.1)
+    with pytest.raises(ConvoyError, match="its job is still running"):
+        replay(home / "run")
+    run.finish("FINISHED")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("home")
+    write_digits(folder)
+    return folder
+
+
+def replayed(home, run_dir, *more, **variables):
+    command = [sys.executable, str(ROOT / "jobs" / "replay.py"), str(run_dir), *more]
+    return subprocess.run(command, env=environment(home, **variables), capture_output=True, text=True, timeout=100, check=False)
+
+
+SECRETS = {
+    "DATABRICKS_TOKEN": "planted-databricks-token",
+    "MLFLOW_TRACKING_PASSWORD": "planted-tracking-password",
+    "AWS_SECRET_ACCESS_KEY": "planted-aws-key",
+    "AWS_ACCESS_KEY_ID": "AKIAPLANTEDPLANTED12",
+}
+
+
+def test_a_training_without_its_server_ends_well_leaves_no_secret_anywhere_and_is_completed_by_replay(digits, server):
+    port = free_port()
+    planted = {**SECRETS, "MLFLOW_TRACKING_URI": f"http://ann:planted-uri-password@127.0.0.1:{port}"}
+    done = submit(digits, "training.epochs=2", **planted)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (warning,) = [line for line in done.stdout.splitlines() if line.startswith("warning: MLflow")]
+    assert warning.startswith(f"warning: MLflow at http://***@127.0.0.1:{port} lacks")
+    (run_dir,) = (digits / "runs").glob("*-convnet-2w")
+    written = [path for path in digits.rglob("*") if path.is_file()]
+    texts = {path: path.read_bytes() for path in written} | {"output": (done.stdout + done.stderr).encode()}
+    for place, content in texts.items():
+        assert b"planted" not in content.lower(), place
+    assert b"***" in texts[run_dir / "tracking" / "journal.jsonl"]
+
+    refused = replayed(digits, run_dir)
+    assert refused.returncode == 2
+    assert "give it whole with --to" in refused.stderr
+
+    first = replayed(digits, run_dir, "--to", server.uri)
+    assert first.returncode == 0, first.stderr
+    client = mlflow.MlflowClient(server.uri)
+    run_id = json.loads((run_dir / "run.json").read_text())["run_id"]
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert [metric.step for metric in client.get_metric_history(run_id, "train/loss")] == [1, 2]
+    models = client.search_logged_models([run.info.experiment_id], filter_string=f"source_run_id = '{run_id}'")
+    assert [(str(model.status), model.name) for model in models] == [("READY", "model")]
+    second = replayed(digits, run_dir, "--to", server.uri)
+    assert "0 entries handed over now" in second.stdout
+    assert len(client.search_logged_models([run.info.experiment_id], filter_string=f"source_run_id = '{run_id}'")) == 1
+
+
+def test_a_training_whose_server_dies_in_the_middle_goes_on_and_ends_well(digits, tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("mortal"))
+    server.start()
+    with Training(digits, "training.epochs=40", MLFLOW_TRACKING_URI=server.uri) as training:
+        training.wait_for("epoch 2/")
+        server.kill()
+        killed = time.monotonic()
+        assert training.end() == 0
+        assert time.monotonic() - killed < 60
+    assert any(line.startswith("warning: MLflow") and "./convoy replay" in line for line in training.lines)
+    assert any(line.startswith("epoch 40/40") for line in training.lines)
