@@ -8,9 +8,13 @@ slows training. The files stay: a run whose tracking server was down is still co
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
+
+from pipelines.errors import LaunchError
+from pipelines.secrets import masked
 
 
 @dataclass(frozen=True)
@@ -27,23 +31,40 @@ class Event:
 
 
 class SpoolWriter:
-    """Appends the events of one rank or node. Each event is on disk when `write` returns."""
+    """Appends the events of one rank or node. Each event is on disk when `write` returns.
+
+    Raises:
+        LaunchError: the disk does not take it, at any call.
+    """
 
     def __init__(self, folder: Path, rank: int, source: Literal["rank", "node"] = "rank") -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._rank = rank
-        self._file: TextIO = (folder / f"{source}-{rank}.jsonl").open("a", encoding="utf-8")
-        # A rank that was killed may have left half a line.
-        if self._file.tell():
-            self._file.write("\n")
+        self._path = folder / f"{source}-{rank}.jsonl"
+        with self._on_disk():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file: TextIO = self._path.open("a", encoding="utf-8")
+            # A rank that was killed may have left half a line.
+            if self._file.tell():
+                self._file.write("
+")
 
     def write(self, kind: str, **values: Any) -> None:
-        event = {"rank": self._rank, "kind": kind, "time": time.time(), "values": values}
-        self._file.write(json.dumps(event) + "\n")
-        self._file.flush()
+        event = {"rank": self._rank, "kind": kind, "time": time.time(), "values": masked(values)}
+        with self._on_disk():
+            self._file.write(json.dumps(event) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with self._on_disk():
+            self._file.close()
+
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            remedy = "free space or permissions there, or set launch.runs_uri to another folder"
+            raise LaunchError(f"{self._path}: cannot be written ({error.strerror}); {remedy}") from error
 
 
 class SpoolReader:

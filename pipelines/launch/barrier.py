@@ -16,7 +16,7 @@ from typing import Any
 import cloudpickle
 from pyspark.sql import SparkSession
 
-from pipelines import rundir
+from pipelines import rundir, submitted
 from pipelines.config import LaunchConfig
 from pipelines.errors import LaunchError
 from pipelines.launch import heartbeat, orders, slots
@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 # Failure reports of the other ranks arrive within this time of the first.
 _SETTLE_SECONDS = 1.0
+_SPARK_ENDED = ("SparkContext was shut down", "SparkContext has been shutdown", "Answer from Java side is empty")
+_SIGNAL_SECONDS = 10.0
 
 
 class RankError(LaunchError):
@@ -103,6 +105,9 @@ class Launch:
         self._thread.join()
         if self._error is None:
             return self._results
+        if submitted.is_submitted() and any(sign in str(self._error) for sign in _SPARK_ENDED):
+            # spark-submit was told to end. The signal that then ends this process is on its way.
+            time.sleep(_SIGNAL_SECONDS)
         failures = self._settled_failures() or extract(str(self._error))
         if all(failure.is_effect for failure in failures):
             failures = (*self._silent_ranks(failures), *failures)

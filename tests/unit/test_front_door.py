@@ -101,6 +101,11 @@ def test_train_becomes_spark_submit_and_says_when_so_that_set_up_does_not_count(
     assert started <= float(told) <= time.time()
 
 
+def test_a_command_is_shown_without_the_passwords_in_its_addresses(door):
+    shown = door.without_passwords("mlflow server --backend-store-uri postgresql://ann:s3cret@db/mlflow --port 5000")
+    assert shown == "mlflow server --backend-store-uri postgresql://***@db/mlflow --port 5000"
+
+
 def test_an_unknown_command_is_one_line_and_exit_code_2():
     shown = run(ROOT / "convoy", "trian")
     assert shown.returncode == 2
