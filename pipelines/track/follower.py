@@ -4,8 +4,10 @@ An action whose answer was lost may have been done all the same. So the run is l
 of a metric that the server has are not sent again, and a model is logged once; all other actions are harmless to repeat.
 """
 
+import contextlib
 import logging
 import os
+import sqlite3
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,8 @@ _BATCHED = ("params", "tags", "metrics")
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
 # MLflow's own defaults try a dead server for minutes. We try again ourselves, with other work between.
 _HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+# Another process may be writing to the database.
+_LOCKED_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
 
@@ -112,6 +116,7 @@ class Follower:
             return
         for name, value in _HTTP.items():
             os.environ.setdefault(name, value)
+        _check_sqlite(self.tracking_uri)
         import mlflow
 
         # The set-up of a new store, and hints for other versions, would go to the console. MLflow sets its level when imported.
@@ -286,9 +291,23 @@ def _experiment_id(client: "MlflowClient", name: str, tracking_uri: str) -> str:
     return str(client.create_experiment(name, artifact_location=location, tags=kind))
 
 
+def _check_sqlite(tracking_uri: str) -> None:
+    """Raises sqlite3.Error at once where a database file cannot be written; MLflow itself would try for 100 seconds."""
+    path = tracking_uri.removeprefix("sqlite:///").partition("?")[0]
+    if path == tracking_uri or not path:
+        return
+    with contextlib.closing(sqlite3.connect(path, timeout=_LOCKED_SECONDS, isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            database.execute("CREATE TABLE convoy_can_write (x)")
+        finally:
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+
+
 def _is_refusal(error: Exception) -> bool:
-    """True when the same request would be refused again."""
-    return getattr(error, "error_code", "") in _REFUSALS
+    """True when the same request would be refused again, by the server or, for what is no text or number, by MLflow's client."""
+    return isinstance(error, TypeError | AttributeError) or getattr(error, "error_code", "") in _REFUSALS
 
 
 def _is_silence(error: Exception) -> bool:

@@ -40,7 +40,7 @@ def tracked(run_dir, uri, **settings):
 
 def record(run):
     """What a training records, in small."""
-    run.settings({"training.epochs": 3}, "training:\n  epochs: 3\n")
+    run.settings({"training.epochs": "3"}, "training:\n  epochs: 3\n")
     run.tags({"note": "one"})
     for epoch in (1, 2, 3):
         run.metrics({"train/loss": 1 / epoch, "train/accuracy": float("nan")}, epoch)
@@ -86,11 +86,9 @@ def test_an_unreachable_server_costs_the_end_at_most_five_seconds_and_replay_mak
     assert contents(server.uri, done.run_id) == first
 
 
-def test_a_server_that_dies_in_the_middle_is_caught_up_with_after_it_has_come_back(home, tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("mortal"))
-    server.start()
+def test_a_server_that_dies_in_the_middle_is_caught_up_with_after_it_has_come_back(home, server):
     run = tracked(home / "run", server.uri)
-    run.settings({"training.epochs": 3}, "training:\n  epochs: 3\n")
+    run.settings({"training.epochs": "3"}, "training:\n  epochs: 3\n")
     run.metrics({"train/loss": 1.0, "train/accuracy": float("nan")}, 1)
     deadline = time.monotonic() + 60
     while not run.run_id:
@@ -106,11 +104,8 @@ def test_a_server_that_dies_in_the_middle_is_caught_up_with_after_it_has_come_ba
     assert time.monotonic() - started < 10
     assert len(run.warnings) == 1
     server.start()
-    try:
-        assert replay(home / "run").run_id == run.run_id
-        assert_complete(server.uri, run.run_id)
-    finally:
-        server.kill()
+    assert replay(home / "run").run_id == run.run_id
+    assert_complete(server.uri, run.run_id)
 
 
 def test_a_slow_server_is_waited_for_within_the_limit_and_what_it_did_take_is_not_sent_twice(home, server):
@@ -230,9 +225,7 @@ def test_a_training_without_its_server_ends_well_leaves_no_secret_anywhere_and_i
     assert len(client.search_logged_models([run.info.experiment_id], filter_string=f"source_run_id = '{run_id}'")) == 1
 
 
-def test_a_training_whose_server_dies_in_the_middle_goes_on_and_ends_well(digits, tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("mortal"))
-    server.start()
+def test_a_training_whose_server_dies_in_the_middle_goes_on_and_ends_well(digits, server):
     with Training(digits, "training.epochs=40", MLFLOW_TRACKING_URI=server.uri) as training:
         training.wait_for("epoch 2/")
         server.kill()
