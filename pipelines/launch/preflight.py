@@ -39,16 +39,21 @@ def check(spark: SparkSession, workers: int, run_dir: str = "") -> None:
 
 
 def executors(spark: SparkSession, workers: int, run_dir: str = "") -> list[Found]:
-    """What each executor has that would run a worker, in one barrier stage of as many tasks.
+    """What the executors have; those that have the same count once.
+
+    As many tasks as there are slots: Spark gives them out in turn, so that every executor gets some. Not a barrier stage, which
+    waits up to a second for its tasks to be placed.
 
     Raises:
         LaunchError: Spark could not run it, as with another Python on the executors.
     """
+    tasks = max(workers, slots.available(spark))
     try:
-        stage = spark.sparkContext.parallelize(range(workers), workers).barrier()
-        return stage.mapPartitions(lambda _: [look_quickly(run_dir)]).collect()
+        stage = spark.sparkContext.parallelize(range(tasks), tasks)
+        everything: list[Found] = stage.map(lambda _: look_quickly(run_dir)).collect()
     except Exception as error:
         raise LaunchError(_reason(str(error))) from error
+    return [found for number, found in enumerate(everything) if found not in everything[:number]]
 
 
 def _judged_executors(spark: SparkSession, workers: int, driver: Found, run_dir: str) -> list[tuple[Found, list[Row]]]:

@@ -10,6 +10,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import paths
@@ -296,6 +297,7 @@ def _check_sqlite(tracking_uri: str) -> None:
     path = tracking_uri.removeprefix("sqlite:///").partition("?")[0]
     if path == tracking_uri or not path:
         return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(sqlite3.connect(path, timeout=_LOCKED_SECONDS, isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
         try:

@@ -1,0 +1,24 @@
+import pytest
+
+from pipelines.errors import LaunchError
+from pipelines.launch import preflight
+from pipelines.launch.look import look_quickly
+
+
+def test_the_executors_tell_what_they_have_and_equal_ones_once(spark, tmp_path):
+    (tmp_path / "config.yml").write_text("")
+    found = preflight.executors(spark, 2, str(tmp_path))
+    assert found == [look_quickly()]
+    preflight.check(spark, 2, str(tmp_path))
+
+
+def test_a_run_folder_that_executors_do_not_see_is_refused_with_the_remedy(spark, tmp_path):
+    with pytest.raises(
+        LaunchError, match=r"^executor on \S+: run folder is not seen, .*; set launch\.runs_uri to a folder that all"
+    ):
+        preflight.check(spark, 1, str(tmp_path / "elsewhere"))
+
+
+def test_more_workers_than_slots_are_refused_before_anything_runs(spark):
+    with pytest.raises(LaunchError, match=r"launch\.workers=3: only 2 task slots"):
+        preflight.check(spark, 3)
