@@ -45,8 +45,7 @@ class SpoolWriter:
             self._file: TextIO = self._path.open("a", encoding="utf-8")
             # A rank that was killed may have left half a line.
             if self._file.tell():
-                self._file.write("
-")
+                self._file.write("\n")
 
     def write(self, kind: str, **values: Any) -> None:
         event = {"rank": self._rank, "kind": kind, "time": time.time(), "values": masked(values)}

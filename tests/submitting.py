@@ -1,5 +1,6 @@
 """Trainings as a user submits them, small enough for a test."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -45,6 +46,12 @@ def submit(home: Path, *settings: str, **more: str) -> subprocess.CompletedProce
     return subprocess.run(command(home, *settings), env=environment(home, **more), cwd=home, **shown)
 
 
+def _end_with_the_tests() -> None:
+    """Tests that are killed must not leave a training at work."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
 class Training:
     """A training at work, which stops with the block."""
 
@@ -58,6 +65,7 @@ class Training:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=_end_with_the_tests,
         )
 
     def __enter__(self) -> "Training":

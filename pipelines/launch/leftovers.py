@@ -16,6 +16,7 @@ import psutil
 
 from pipelines import paths, rundir
 from pipelines.errors import LaunchError
+from pipelines.launch import scratch
 from pipelines.track.journal import Journal
 from pipelines.train import checkpoint
 
@@ -79,6 +80,7 @@ def bury(runs: Path, say: Callable[[str], None]) -> list[Path]:
             found.append(run_dir)
             say(f"found {paths.display(run_dir)}: its driver (process {driver.pid}) died; the run is now KILLED")
             say(f"  {how_to_resume(run_dir)}")
+        scratch.remove(run_dir)
         release(run_dir)
     return found
 

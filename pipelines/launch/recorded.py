@@ -8,7 +8,7 @@ from pathlib import Path
 from pipelines import cli, logs, paths, rundir
 from pipelines.config import LogLevel, TrackingConfig
 from pipelines.errors import ConvoyError, LaunchError
-from pipelines.launch import leftovers
+from pipelines.launch import leftovers, scratch
 from pipelines.launch.console import TrainingConsole
 from pipelines.track.run import Status, TrackedRun
 from pipelines.train import checkpoint
@@ -70,6 +70,7 @@ def recorded(
         _keep_log(run, run_dir)
         run.finish(status)
         logging.getLogger().removeHandler(log)
+        scratch.remove(run_dir)
         with suppress(OSError):
             leftovers.release(run_dir)
         for warning in run.warnings:

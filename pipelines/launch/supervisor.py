@@ -25,7 +25,7 @@ from pyspark import BarrierTaskContext
 
 from pipelines.config import LaunchConfig
 from pipelines.errors import ConvoyError
-from pipelines.launch import heartbeat, orders, slots
+from pipelines.launch import heartbeat, orders, scratch, slots
 from pipelines.launch.failure import Failure, embed, of_exception, of_exit, write_failure
 from pipelines.launch.nodemetrics import sampled
 from pipelines.launch.rank import FAILURE, RESULT
@@ -129,7 +129,8 @@ def horovod_environment(slot: SlotInfo, rendezvous: str, interface: str, launch:
 
 def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[str, str]) -> bytes:
     attempt_dir = Path(assignment.attempt_dir)
-    log_file = log_path(Path(assignment.work_dir), rank)
+    work_dir = Path(assignment.work_dir)
+    log_file = log_path(work_dir, rank)
     details = {
         "attempt_dir": str(attempt_dir),
         "rank": rank,
@@ -140,12 +141,14 @@ def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[st
     }
     try:
         with log_file.open("ab") as log:
-            code, outcome = _run_process(assignment.payload, details, log, environment)
+            own = {"TMPDIR": str(scratch.make(work_dir, rank))}
+            code, outcome = _run_process(assignment.payload, details, log, environment | own)
     except OSError as error:
-        unwritable = ConvoyError(
-            f"{log_file}: cannot be written ({error.strerror}); launch.runs_uri must be writable on all nodes"
-        )
+        file = error.filename or log_file
+        unwritable = ConvoyError(f"{file}: cannot be written ({error.strerror}); launch.runs_uri must be writable on all nodes")
         raise RankFailed(embed(of_exception(unwritable, "", rank=rank, host=host, log_path=""))) from error
+    finally:
+        scratch.remove(work_dir, rank)
     if code == 0:
         return outcome.removeprefix(RESULT)
     if outcome.startswith(FAILURE):

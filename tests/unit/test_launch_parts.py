@@ -1,7 +1,10 @@
+import tempfile
 import time
 
+import pytest
+
 from pipelines.errors import DataError
-from pipelines.launch import failure
+from pipelines.launch import failure, scratch
 from pipelines.launch.slots import threads_per_worker
 from pipelines.launch.supervisor import slot_of
 from pipelines.spool import SpoolReader, SpoolWriter
@@ -64,3 +67,25 @@ def test_bfloat16_is_chosen_only_where_the_processor_has_it(tmp_path):
     assert bfloat16_instructions(tmp_path / "missing") == set()
     assert resolve("auto") == ("bfloat16" if bfloat16_instructions() else "float32")
     assert resolve("float32") == "float32"
+
+
+def test_temporary_folders_of_ranks_are_private_and_go_with_the_last_rank(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    first, second = scratch.make(tmp_path / "run", 0), scratch.make(tmp_path / "run", 1)
+    assert first.parent.stat().st_mode & 0o777 == 0o700
+    (first / "generated.py").write_text("")
+    scratch.remove(tmp_path / "run", 0)
+    assert not first.exists()
+    assert second.exists()
+    scratch.remove(tmp_path / "run", 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_temporary_folder_that_is_a_link_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    whole = scratch.make(tmp_path / "run", 0).parent
+    scratch.remove(tmp_path / "run")
+    (tmp_path / "elsewhere").mkdir()
+    whole.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PermissionError):
+        scratch.make(tmp_path / "run", 0)
