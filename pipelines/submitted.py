@@ -8,6 +8,7 @@ killed would work on. `attach` mends this, together with the session, which has 
 import ctypes
 import os
 import signal
+import stat
 import sys
 from pathlib import Path
 
@@ -33,6 +34,10 @@ def attach() -> None:
         output = os.open(f"/proc/{os.getppid()}/fd/1", os.O_WRONLY | os.O_APPEND | os.O_NOCTTY)
     except OSError:
         # A socket, for example. The pipe stays.
+        return
+    if stat.S_ISREG(os.fstat(output).st_mode):
+        # Opened anew, a file has a place of its own to write at, and others who hold it would write over our lines.
+        os.close(output)
         return
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
