@@ -1,0 +1,77 @@
+"""A training that is interrupted leaves nothing behind."""
+
+import json
+import signal
+import time
+
+import mlflow
+import psutil
+import pytest
+from submitting import Training, write_digits
+
+pytestmark = pytest.mark.timeout(280)
+LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("home")
+    write_digits(folder)
+    return folder
+
+
+def wait_until_nothing_is_left(training, seconds):
+    started = time.monotonic()
+    while training.processes():
+        assert time.monotonic() - started < seconds, [process.cmdline() for process in training.processes()]
+        time.sleep(0.1)
+    return time.monotonic() - started
+
+
+def newest_run(home):
+    return max((home / "runs").glob("*-convnet-2w"), key=lambda folder: folder.stat().st_mtime)
+
+
+def status(home, run_dir):
+    run_id = json.loads((run_dir / "run.json").read_text())["run_id"]
+    return mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db").get_run(run_id).info.status
+
+
+def test_sigterm_ends_everything_within_ten_seconds_and_all_sockets_were_on_loopback_and_ranks_had_no_secret(home, tmp_path):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    variables = {"AWS_SECRET_ACCESS_KEY": "planted-key", "TMPDIR": str(scratch), "SPARK_LOCAL_DIRS": str(scratch)}
+    with Training(home, "training.epochs=100000", **variables) as training:
+        training.wait_for("epoch 2/")
+        listening = [
+            connection.laddr
+            for process in training.processes()
+            for connection in process.net_connections(kind="inet")
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        assert len(listening) >= 4
+        assert [address for address in listening if address.ip not in LOOPBACK] == []
+        ranks = training.part("pipelines.launch.rank")
+        assert len(ranks) == 2
+        for rank in ranks:
+            assert "AWS_SECRET_ACCESS_KEY" not in rank.environ()
+            assert "planted-key" not in rank.environ().values()
+            assert "PYSPARK_GATEWAY_SECRET" not in rank.environ()
+        training.signal_all(signal.SIGTERM)
+        wait_until_nothing_is_left(training, 10)
+        assert training.end() in (143, -signal.SIGTERM)
+    assert training.lines[-1].startswith("interrupted by SIG")
+    assert any("checkpoint" in line for line in training.lines[-4:])
+    assert status(home, newest_run(home)) == "KILLED"
+    left = [path.name for path in scratch.iterdir() if not path.name.startswith("hsperfdata")]
+    assert left == []
+
+
+def test_a_second_ctrl_c_ends_everything_at_once(home):
+    with Training(home, "training.epochs=100000") as training:
+        training.wait_for("epoch 2/")
+        training.signal_all(signal.SIGINT)
+        time.sleep(0.05)
+        training.signal_all(signal.SIGINT)
+        wait_until_nothing_is_left(training, 10)
+        assert training.end() == 130
