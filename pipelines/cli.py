@@ -128,7 +128,7 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> NoRe
         main(arguments)
         code = 0
     except ConvoyError as error:
-        _say(f"error: {error}")
+        _say(f"error: {error}\n{error.details}".rstrip())
         code = error.exit_code
     except (Interrupted, KeyboardInterrupt) as interruption:
         signum = interruption.signum if isinstance(interruption, Interrupted) else signal.SIGINT

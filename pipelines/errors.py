@@ -1,6 +1,6 @@
 """Errors that are meant for the person at the keyboard.
 
-A `ConvoyError` is printed as it stands, on one line and without a traceback. It therefore names what is wrong
+A `ConvoyError` is printed as it stands, on one line and without a traceback of the driver's. It therefore names what is wrong
 (file, line, key, value), the rule that was broken, and the remedy.
 """
 
@@ -9,6 +9,8 @@ class ConvoyError(Exception):
     """Something the user can mend. The message says what, and how."""
 
     exit_code = 1
+    details = ""
+    """Printed below the message where there is more to see, such as the traceback of a rank that raised. Empty otherwise."""
 
 
 class ConfigError(ConvoyError):

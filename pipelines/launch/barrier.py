@@ -36,6 +36,7 @@ class RankError(LaunchError):
 
     def __init__(self, failures: tuple[Failure, ...]) -> None:
         super().__init__(headline(failures[0]))
+        self.details = "" if failures[0].user_error else failures[0].traceback
         self.failures = failures
         """The reports of all ranks that failed, the cause first."""
 

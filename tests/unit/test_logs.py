@@ -1,5 +1,7 @@
 import io
 import logging
+import subprocess
+import sys
 
 import pytest
 
@@ -96,3 +98,19 @@ def test_the_flags_for_output_are_read(tmp_path):
         cli.parse(["--log-level", "loud"], "", None)
     with pytest.raises(SystemExit, match="2"):
         cli.parse(["--quiet", "--verbose"], "", None)
+
+
+def test_an_error_is_one_line_and_what_developers_need_stands_below_it():
+    code = (
+        "from pipelines import cli\nfrom pipelines.errors import LaunchError\n"
+        "def main(arguments):\n    error = LaunchError(arguments[0])\n    error.details = arguments[1]\n    raise error\n"
+        "import sys\ncli.run(main, sys.argv[1:])\n"
+    )
+
+    def printed(details):
+        done = subprocess.run([sys.executable, "-c", code, "it failed", details], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1
+        return done.stderr
+
+    assert printed("") == "error: it failed\n"
+    assert printed("Traceback\n  line\n") == "error: it failed\nTraceback\n  line\n"
