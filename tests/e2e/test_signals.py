@@ -1,4 +1,4 @@
-"""A training that is interrupted leaves nothing behind."""
+"""A training that is interrupted, or whose driver is killed, leaves nothing behind, and the next one says what it found."""
 
 import json
 import signal
@@ -7,7 +7,7 @@ import time
 import mlflow
 import psutil
 import pytest
-from submitting import Training, write_digits
+from submitting import Training, submit, write_digits
 
 pytestmark = pytest.mark.timeout(280)
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
@@ -75,3 +75,31 @@ def test_a_second_ctrl_c_ends_everything_at_once(home):
         training.signal_all(signal.SIGINT)
         wait_until_nothing_is_left(training, 10)
         assert training.end() == 130
+
+
+def test_a_killed_driver_leaves_no_process_and_the_next_start_says_so_and_marks_the_run(home):
+    with Training(home, "training.epochs=100000") as training:
+        training.wait_for("epoch 2/")
+        pid = training.driver.pid
+        training.driver.kill()
+        wait_until_nothing_is_left(training, 30)
+        assert training.end() != 0
+    run_dir = newest_run(home)
+    assert status(home, run_dir) == "RUNNING"
+    after = submit(home, "training.epochs=1")
+    assert after.returncode == 0, after.stdout + after.stderr
+    lines = after.stdout.splitlines()
+    (at,) = [number for number, line in enumerate(lines) if line.startswith("found ") and run_dir.name in line]
+    assert lines[at] == f"found runs/{run_dir.name}: its driver (process {pid}) died; the run is now KILLED"
+    assert "resume" in lines[at + 1]
+    assert status(home, run_dir) == "KILLED"
+    assert not (run_dir / "driver.json").exists()
+
+
+def test_a_killed_jvm_ends_the_driver_and_the_ranks_and_the_run_is_killed(home):
+    with Training(home, "training.epochs=100000") as training:
+        training.wait_for("epoch 2/")
+        (jvm,) = [process for process in training.processes() if process.name() == "java"]
+        jvm.kill()
+        wait_until_nothing_is_left(training, 30)
+    assert status(home, newest_run(home)) == "KILLED"

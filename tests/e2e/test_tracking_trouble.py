@@ -1,5 +1,6 @@
 """A tracking server that is down, slow, full, or will not have a value: training goes on, and the run is completed later."""
 
+import json
 import re
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import time
 import mlflow
 import pytest
 from disk_faults import fill, small_disk
-from submitting import ROOT, environment
+from submitting import ROOT, Training, environment, submit, write_digits
 from tracking_server import Server, free_port, slow
 
 from pipelines.config import TrackingConfig
@@ -189,3 +190,66 @@ def test_a_run_is_not_replayed_while_its_job_records_it(home, server):
     with pytest.raises(ConvoyError, match="its job is still running"):
         replay(home / "run")
     run.finish("FINISHED")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("home")
+    write_digits(folder)
+    return folder
+
+
+def replayed(home, run_dir, *more, **variables):
+    command = [sys.executable, str(ROOT / "jobs" / "replay.py"), str(run_dir), *more]
+    return subprocess.run(command, env=environment(home, **variables), capture_output=True, text=True, timeout=100, check=False)
+
+
+SECRETS = {
+    "DATABRICKS_TOKEN": "planted-databricks-token",
+    "MLFLOW_TRACKING_PASSWORD": "planted-tracking-password",
+    "AWS_SECRET_ACCESS_KEY": "planted-aws-key",
+    "AWS_ACCESS_KEY_ID": "AKIAPLANTEDPLANTED12",
+}
+
+
+def test_a_training_without_its_server_ends_well_leaves_no_secret_anywhere_and_is_completed_by_replay(digits, server):
+    port = free_port()
+    planted = {**SECRETS, "MLFLOW_TRACKING_URI": f"http://ann:planted-uri-password@127.0.0.1:{port}"}
+    done = submit(digits, "training.epochs=2", **planted)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (warning,) = [line for line in done.stdout.splitlines() if line.startswith("warning: MLflow")]
+    assert warning.startswith(f"warning: MLflow at http://***@127.0.0.1:{port} lacks")
+    (run_dir,) = (digits / "runs").glob("*-convnet-2w")
+    written = [path for path in digits.rglob("*") if path.is_file()]
+    texts = {path: path.read_bytes() for path in written} | {"output": (done.stdout + done.stderr).encode()}
+    for place, content in texts.items():
+        assert b"planted" not in content.lower(), place
+    assert b"***" in texts[run_dir / "tracking" / "journal.jsonl"]
+
+    refused = replayed(digits, run_dir)
+    assert refused.returncode == 2
+    assert "give it whole with --to" in refused.stderr
+
+    first = replayed(digits, run_dir, "--to", server.uri)
+    assert first.returncode == 0, first.stderr
+    client = mlflow.MlflowClient(server.uri)
+    run_id = json.loads((run_dir / "run.json").read_text())["run_id"]
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert [metric.step for metric in client.get_metric_history(run_id, "train/loss")] == [1, 2]
+    models = client.search_logged_models([run.info.experiment_id], filter_string=f"source_run_id = '{run_id}'")
+    assert [(str(model.status), model.name) for model in models] == [("READY", "model")]
+    second = replayed(digits, run_dir, "--to", server.uri)
+    assert "0 entries handed over now" in second.stdout
+    assert len(client.search_logged_models([run.info.experiment_id], filter_string=f"source_run_id = '{run_id}'")) == 1
+
+
+def test_a_training_whose_server_dies_in_the_middle_goes_on_and_ends_well(digits, server):
+    with Training(digits, "training.epochs=40", MLFLOW_TRACKING_URI=server.uri) as training:
+        training.wait_for("epoch 2/")
+        server.kill()
+        killed = time.monotonic()
+        assert training.end() == 0
+        assert time.monotonic() - killed < 60
+    assert any(line.startswith("warning: MLflow") and "./convoy replay" in line for line in training.lines)
+    assert any(line.startswith("epoch 40/40") for line in training.lines)
