@@ -1,7 +1,5 @@
 """Checkpoints of one worker, in this process, which computes in one thread."""
 
-import json
-
 import horovod.tensorflow as hvd
 import numpy as np
 import pytest
@@ -10,7 +8,7 @@ from synthetic import write_table
 
 from pipelines import configfile, progress
 from pipelines.errors import CheckpointError, TrainingError
-from pipelines.spool import SpoolWriter
+from pipelines.spool import SpoolReader, SpoolWriter
 from pipelines.train import checkpoint
 from pipelines.train.worker import train
 
@@ -57,12 +55,11 @@ def weights(model):
 
 def metrics(folder):
     """The last report of each epoch, without times."""
-    events = [json.loads(line) for line in (folder / "spool" / "rank-0.jsonl").read_text().splitlines()]
     timed = ("epoch_seconds", "rows_per_second")
     return {
-        event["values"]["epoch"]: {k: v for k, v in event["values"]["metrics"].items() if k not in timed}
-        for event in events
-        if event["kind"] == "epoch"
+        event.values["epoch"]: {k: v for k, v in event.values["metrics"].items() if k not in timed}
+        for event in SpoolReader(folder / "spool").new_events()
+        if event.kind == "epoch"
     }
 
 
