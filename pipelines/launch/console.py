@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from pipelines import rundir
 from pipelines.cli import Verbosity
 from pipelines.launch import terminal
 from pipelines.secrets import mask
@@ -79,6 +80,11 @@ class TrainingConsole:
             "run": f"{summary['run_id']}  (./convoy ui shows it)",
             "model": summary["model_uri"],
         }
+        if not summary["run_id"]:
+            rows |= {
+                "run": f"{summary['run_dir']}, not yet in MLflow",
+                "model": f"{summary['run_dir']}/{rundir.MODEL_FOLDER}",
+            }
         if summary["note"]:
             rows["NOTE"] = summary["note"]
         if self.verbosity != "quiet":

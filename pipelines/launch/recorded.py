@@ -14,6 +14,8 @@ from pipelines.track.run import Status, TrackedRun
 from pipelines.train import checkpoint
 
 _ERROR_LENGTH = 500
+# The tracking thread may still be asking a dead server. Python shows, unmasked, what is logged where there is no handler at all.
+_SILENT = logging.NullHandler()
 
 
 @contextmanager
@@ -69,12 +71,13 @@ def recorded(
         _say_how_to_resume(status, run_dir, console)
         _keep_log(run, run_dir)
         run.finish(status)
-        logging.getLogger().removeHandler(log)
         scratch.remove(run_dir)
         with suppress(OSError):
             leftovers.release(run_dir)
         for warning in run.warnings:
             console.warn(warning)
+        logging.getLogger().addHandler(_SILENT)
+        logging.getLogger().removeHandler(log)
 
 
 def _say_how_to_resume(status: Status, run_dir: Path, console: TrainingConsole) -> None:
