@@ -18,6 +18,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: TIERS.index(item.path.relative_to(tests).parts[0]))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _own_tracking_server():
+    """MLflow writes where it was told to track into the environment, where the jobs of other modules would find it."""
+    before = {name: value for name, value in os.environ.items() if "MLFLOW_" in name}
+    yield
+    for name in [name for name in os.environ if "MLFLOW_" in name]:
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def spark():
     """Two task slots on loopback. One session for all tests: a second JVM would cost seconds."""

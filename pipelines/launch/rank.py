@@ -64,7 +64,9 @@ def main(parent: int, details: dict[str, Any]) -> int:
         raise
     except BaseException as error:
         text = traceback.format_exc()
-        sys.stderr.write(mask(text))
+        # The log may lie on the very disk that is full.
+        with contextlib.suppress(OSError):
+            sys.stderr.write(mask(text))
         failure = of_exception(error, text, rank=rank, host=host, log_path=str(details["log_path"]))
         # On disk before this process ends: Spark may end the supervisor because of another rank. A full disk leaves the pipe.
         with contextlib.suppress(OSError):
