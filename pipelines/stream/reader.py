@@ -115,7 +115,7 @@ def _read_whole(table: Table, parts: Sequence[FilePart]) -> Iterator[Block]:
 def _petastorm_blocks(table: Table, files: Sequence[str]) -> Iterator[Block]:
     base = paths.to_petastorm(table.uri)
     try:
-        with make_batch_reader(
+        reader = make_batch_reader(
             [f"{base}/{file}" for file in files],
             schema_fields=[f"^{IMAGE_COLUMN}$", f"^{LABEL_COLUMN}$"],
             reader_pool_type="thread",
@@ -123,9 +123,14 @@ def _petastorm_blocks(table: Table, files: Sequence[str]) -> Iterator[Block]:
             workers_count=1,
             shuffle_row_groups=False,
             num_epochs=1,
-        ) as reader:
+        )
+        try:
             for batch in reader:
                 yield _decode(batch.image, table.manifest.image), np.asarray(batch.label, dtype=np.int32)
+        finally:
+            # The end of a `with` would also print, into a rank's log: on a full disk that is an error, which is not the table's.
+            reader.stop()
+            reader.join()
     except (OSError, ValueError, AttributeError) as error:
         raise _damaged(table, str(error)) from error
 
