@@ -1,7 +1,7 @@
 """Convoy: train Keras networks on a Spark cluster.
 
-Read the folders in the order of the road: `ingest`, `stream`, `models`, `train`, `launch`, `track`.
-`config`, `configfile`, `paths`, `schema` and `errors` hold the words that all of them share.
+Read the folders in the order of the road: `ingest`, `stream`, `models`, `train`, `launch`, `track`, `score`.
+The modules beside them hold the words that all of them share.
 """
 
 __version__ = "0.1.0"
