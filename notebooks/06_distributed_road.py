@@ -224,7 +224,7 @@ print(", ".join(f"{name} {number:.1f} s" for name, number in seconds.items()))
 # MAGIC ## Try it
 # MAGIC
 # MAGIC * With `workers` at 1 the global batch is half as large, and so is the learning rate. Are the accuracies still alike?
-# MAGIC * Set `training.scale_learning_rate` to `false` in the settings, with two workers. Which curve changes?
+# MAGIC * Set `training.learning_rate_scaling` to `none` in the settings, with two workers. Which curve changes?
 # MAGIC * Stop the training in the middle (*interrupt*, or Ctrl-C). What does the MLflow run say? What is left in the run's
 # MAGIC   folder?
 

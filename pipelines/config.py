@@ -14,6 +14,7 @@ from pipelines.secrets import MASK
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["constant", "cosine", "step", "one_cycle"]
 Precision = Literal["auto", "float32", "bfloat16"]
+LearningRateScaling = Literal["linear", "square_root", "none"]
 OnBadRows = Literal["fail", "quarantine"]
 
 _LARGEST_FLOAT32 = 3.4028234e38
@@ -156,9 +157,10 @@ class TrainingConfig:
     batch_size_per_worker: int = 128
     optimizer: Optimizer = "adam"
     base_learning_rate: float = 0.001
-    """Before it is multiplied by the number of workers."""
-    scale_learning_rate: bool = True
-    """Multiply by the number of workers, because the global batch grows with them (Goyal et al. 2017, arXiv:1706.02677)."""
+    """Before it is scaled by the number of workers."""
+    learning_rate_scaling: LearningRateScaling = "linear"
+    """How the rate grows with the number of workers, because the global batch does: as fast (Goyal et al. 2017,
+    arXiv:1706.02677), as its square root (for Adam: Malladi et al. 2022, arXiv:2205.10287), or not at all."""
     warmup_epochs: float = 1.0
     """Epochs over which the learning rate climbs from its base value to the scaled one; nothing to climb with one worker."""
     schedule: Schedule = "constant"

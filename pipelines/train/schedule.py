@@ -1,7 +1,7 @@
 """The learning rate as a function of the step.
 
-`peak` is the base rate times the number of workers (linear scaling, Goyal et al. 2017, arXiv:1706.02677). Warm-up climbs to it;
-then the schedule takes over. Steps count optimizer updates from 0, so a resumed optimizer is where it was.
+`peak` is the base rate scaled by the number of workers (`training.learning_rate_scaling`). Warm-up climbs to it; then the
+schedule takes over. Steps count optimizer updates from 0, so a resumed optimizer is where it was.
 """
 
 import math
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import keras
 import tensorflow as tf
 
-from pipelines.config import Schedule, TrainingConfig
+from pipelines.config import LearningRateScaling, Schedule, TrainingConfig
 
 # Where the climb of a one-cycle schedule starts, as a share of the peak (Smith and Topin 2017, arXiv:1708.07120).
 _ONE_CYCLE_START = 1 / 25
@@ -33,7 +33,8 @@ class LearningRate:
 
 def plan(training: TrainingConfig, workers: int, steps_per_epoch: int) -> LearningRate:
     """The learning rate of a run, for any number of workers."""
-    peak = training.base_learning_rate * (workers if training.scale_learning_rate else 1)
+    factors: dict[LearningRateScaling, float] = {"linear": workers, "square_root": math.sqrt(workers), "none": 1.0}
+    peak = training.base_learning_rate * factors[training.learning_rate_scaling]
     total_steps = training.epochs * steps_per_epoch
     return LearningRate(
         schedule=training.schedule,

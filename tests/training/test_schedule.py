@@ -19,8 +19,10 @@ def test_workers_multiply_the_rate_after_a_climb_from_the_base_rate():
     )
 
 
-def test_scaling_can_be_turned_off():
-    assert rates([0, 50], workers=3, epochs=10, base_learning_rate=0.1, scale_learning_rate=False) == pytest.approx([0.1, 0.1])
+@pytest.mark.parametrize(("scaling", "peak"), [("linear", 0.4), ("square_root", 0.2), ("none", 0.1)])
+def test_the_peak_grows_with_the_workers_as_the_setting_says(scaling, peak):
+    found = rates([0, 50], workers=4, epochs=10, base_learning_rate=0.1, learning_rate_scaling=scaling)
+    assert found == pytest.approx([0.1, peak])
 
 
 def test_cosine_ends_at_zero_and_is_half_in_the_middle():
