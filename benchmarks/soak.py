@@ -116,7 +116,7 @@ def train(spark: object, config: Config, data: Table, run_dir: Path, kills: list
         poll=lambda: None,
         # Warnings of a stall come early here, and say nothing.
         warn=lambda line: tell(line, started) if line.startswith("restart") else None,
-        restarted=lambda number, line: next(restarts),
+        restarted=lambda line: next(restarts),
     )
     ended.set()
     killer.join()

@@ -22,7 +22,7 @@ def own_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    request = cli.parse(arguments, "Print label and probability for images and libsvm lines.", None, own_flags)
+    request = cli.parse(arguments, "Print label and probability for images and libsvm lines.", None, own_flags, reads_data=False)
     tracking, options = request.config.tracking, request.options
     info = model.find(options.model, default_tracking_uri(tracking), tracking.experiment)
     print(f"model {info.uri}", file=sys.stderr)

@@ -78,6 +78,8 @@ def parse(
     description: str,
     default_config: str | None,
     own_flags: Callable[[argparse.ArgumentParser], None] | None = None,
+    *,
+    reads_data: bool = True,
 ) -> Request:
     """Read the shared flags.
 
@@ -87,6 +89,7 @@ def parse(
         default_config: the file that is read when there is no `--config`; None for the settings' own defaults, in jobs that
             start no workers. A job with a flag `--resume` does not read it when that is given.
         own_flags: adds the flags that only this job has.
+        reads_data: there is a flag `--data`.
 
     Raises:
         ConfigError: a value is wrong. A flag that does not exist, or `--help`, exits as argparse does.
@@ -94,7 +97,8 @@ def parse(
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE", help=f"YAML settings (default: {default_config or 'none'})")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="one setting, such as training.epochs=5")
-    parser.add_argument("--data", metavar="NAME_OR_PATH", help="a data set name, libsvm file, folder or URI (data.dataset)")
+    if reads_data:
+        parser.add_argument("--data", metavar="NAME_OR_PATH", help="a data set name, libsvm file, folder or URI (data.dataset)")
     if default_config is not None:
         parser.add_argument("--workers", metavar="N", help="number of workers (launch.workers)")
     parser.add_argument("--summary", metavar="FILE", type=Path, help="write the result as JSON to this file")
@@ -106,7 +110,7 @@ def parse(
         own_flags(parser)
     options = parser.parse_args(arguments)
     overrides = list(options.set)
-    if options.data is not None:
+    if getattr(options, "data", None) is not None:
         overrides.append(f"data.dataset={yaml.safe_dump(options.data, default_style=chr(34), width=10**6).strip()}")
     if getattr(options, "workers", None) is not None:
         overrides.append(f"launch.workers={options.workers}")

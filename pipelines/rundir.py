@@ -51,9 +51,14 @@ def make(runs: Path, name: str) -> Path:
     raise LaunchError(f"{runs}: no free folder name; set launch.runs_uri to another folder")
 
 
+def attempts(run_dir: Path) -> int:
+    """How often the workers of this run have been started."""
+    return sum(1 for _ in (run_dir / ATTEMPT_FOLDER).glob("*"))
+
+
 def new_attempt(run_dir: Path) -> Path:
     """A new folder for one start of the workers, numbered from 1."""
-    number = 1 + sum(1 for _ in (run_dir / ATTEMPT_FOLDER).glob("*"))
+    number = 1 + attempts(run_dir)
     folder = run_dir / ATTEMPT_FOLDER / f"{number:03d}"
     try:
         folder.mkdir(parents=True)

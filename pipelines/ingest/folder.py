@@ -46,7 +46,7 @@ def building(parent: Path, name: str, setting: str) -> Iterator[Path]:
         path.mkdir(parents=True)
     except OSError as error:
         raise ConfigError(f"ingest.tables_uri={setting}: cannot be written ({error.strerror}); name another folder") from error
-    _remove_stale(parent)
+    remove_stale(parent, _PREFIX)
     try:
         yield path
     except ConnectionError:
@@ -148,9 +148,9 @@ def _labels_of(file: Path, rows: int, num_classes: int) -> np.ndarray[tuple[int]
     return np.bincount(labels, minlength=num_classes)
 
 
-def _remove_stale(parent: Path) -> None:
-    """Clear what killed runs left. A younger folder may belong to a run that is alive."""
-    for path in parent.glob(f"{_PREFIX}*"):
+def remove_stale(parent: Path, prefix: str) -> None:
+    """Clear the unfinished folders that killed jobs left. A younger one may belong to a job that is alive."""
+    for path in parent.glob(f"{prefix}*"):
         try:
             stale = time.time() - path.stat().st_mtime > _STALE_SECONDS
         except OSError:

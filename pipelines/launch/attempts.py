@@ -30,7 +30,7 @@ def train(
     start: Checkpoint | None,
     poll: Callable[[], None],
     warn: Callable[[str], None],
-    restarted: Callable[[int, str], None],
+    restarted: Callable[[str], None],
     function: Callable[..., TrainingResult] = work,
 ) -> list[TrainingResult]:
     """Train on `launch.workers` workers, whatever becomes of single ones.
@@ -46,7 +46,7 @@ def train(
         start: where to go on from; None for the beginning.
         poll: called some times a second while the workers are at it, and once more after each start.
         warn: is given lines for people: what is amiss, and what is done about it.
-        restarted: is given the number of each new start, from 1, and its reason.
+        restarted: is given the reason of each new start, before it.
         function: what each worker runs.
 
     Returns:
@@ -73,7 +73,7 @@ def train(
             place = f"goes on from the checkpoint of {start.state.place}" if start else "begins again: there is no checkpoint yet"
             line = f"restart {restarts} of {allowed}: {error}; training {place}"
             warn(line)
-            restarted(restarts, line)
+            restarted(line)
         slots.wait(spark, config.launch.workers, config.launch.start_timeout_seconds)
 
 

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def _train_and_record(
             start=resumption.checkpoint if resumption is not None else None,
             poll=_reports(run_dir, console, recorder, clock),
             warn=console.warn,
-            restarted=lambda number, line: run.tags({"restarts": str(number), f"restart.{number}": line}),
+            restarted=partial(_tag_restart, run, run_dir),
         )
         clock.mark("trained")
         recorder.phase("launch", clock.at("table"), clock.at("plan"))
@@ -179,6 +180,12 @@ def _announce(config: Config, data: Table, built: bool, console: TrainingConsole
         console.warn(f"{manifest.rejected_summary}, kept in {data.uri}/{REJECTED_FOLDER}")
         run.tags({"data_rejected": manifest.rejected_summary})
     run.metrics({"data/rejected_rows": manifest.rejected_rows}, step=0)
+
+
+def _tag_restart(run: TrackedRun, run_dir: Path, line: str) -> None:
+    # Numbered over the whole run, in which a resumption is a new start, too.
+    number = rundir.attempts(run_dir)
+    run.tags({"restarts": str(number), f"restart.{number}": line})
 
 
 def without_tracking(config: Config) -> Config:

@@ -22,6 +22,7 @@ from pyspark.sql import SparkSession
 from pipelines import __version__, paths
 from pipelines.config import Config, IngestConfig
 from pipelines.errors import ConfigError, DataError
+from pipelines.ingest.folder import remove_stale
 from pipelines.ingest.sparkjobs import arrow_batches, job_group
 from pipelines.schema import REJECTED_FOLDER
 from pipelines.score import inputs, sparkerrors, textinput
@@ -34,6 +35,7 @@ from pipelines.score.shipping import shipped
 
 _VALUES_OF_A_PICTURE = 250_000
 NOTE_NAME = "_scoring.json"
+_UNFINISHED_PREFIX = ".scoring-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,11 +136,12 @@ def _tasks_at_once(spark: SparkSession) -> int:
 @contextmanager
 def _unfinished(order: Order) -> Iterator[Path]:
     """A hidden folder beside the output, gone at the end."""
-    folder = order.target.parent / f".scoring-{order.target.name}-{uuid.uuid4().hex[:8]}"
+    folder = order.target.parent / f"{_UNFINISHED_PREFIX}{order.target.name}-{uuid.uuid4().hex[:8]}"
     try:
         folder.mkdir(parents=True)
     except OSError as error:
         raise ConfigError(f"--output {order.output}: cannot be written ({error.strerror}); name another folder") from error
+    remove_stale(folder.parent, _UNFINISHED_PREFIX)
     try:
         yield folder
     finally:

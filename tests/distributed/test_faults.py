@@ -58,7 +58,7 @@ def train(spark, table, folder, faults, *settings, start=None):
             start=start,
             poll=lambda: None,
             warn=told.warn,
-            restarted=lambda number, line: told.restarts.append(line),
+            restarted=told.restarts.append,
             function=functools.partial(ranks.faulty_work, faults),
         )
     except LaunchError as error:
