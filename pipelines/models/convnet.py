@@ -12,12 +12,13 @@
 import keras
 from keras import layers
 
-from pipelines.models.layers import probabilities, raw_input, scaled
+from pipelines.models.layers import probabilities, raw_input, require_size, scaled
 from pipelines.schema import ImageSpec
 
 
 def build(image: ImageSpec, num_classes: int) -> keras.Model:
-    """See the module's docstring and `registry.build`."""
+    """See the module's docstring and `registry.build`. For images from 5 x 5."""
+    require_size(image, 5)
     inputs = raw_input(image)
     features = layers.Conv2D(8, (4, 4), activation="relu", name="convolution")(scaled(image, inputs))
     features = layers.MaxPooling2D((2, 2), name="pooling")(features)

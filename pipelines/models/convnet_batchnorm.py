@@ -22,7 +22,7 @@ saves about 30 % of the time per example. Channel counts are multiples of 16, wh
 import keras
 from keras import KerasTensor, layers
 
-from pipelines.models.layers import probabilities, raw_input, scaled
+from pipelines.models.layers import probabilities, raw_input, require_size, scaled
 from pipelines.schema import ImageSpec
 
 # Below this height or width unpadded convolutions would leave nothing.
@@ -35,6 +35,7 @@ _MOMENTUM = 0.9
 
 def build(image: ImageSpec, num_classes: int) -> keras.Model:
     """See the module's docstring and `registry.build`. For images from 8 x 8; below 20 x 20 the convolutions are padded."""
+    require_size(image, 8)
     height, width, _ = image.shape
     padding = "valid" if min(height, width) >= _SMALLEST_UNPADDED else "same"
     inputs = raw_input(image)

@@ -15,12 +15,13 @@
 import keras
 from keras import layers
 
-from pipelines.models.layers import probabilities, raw_input, scaled
+from pipelines.models.layers import probabilities, raw_input, require_size, scaled
 from pipelines.schema import ImageSpec
 
 
 def build(image: ImageSpec, num_classes: int) -> keras.Model:
-    """See the module's docstring and `registry.build`."""
+    """See the module's docstring and `registry.build`. For images from 6 x 6."""
+    require_size(image, 6)
     inputs = raw_input(image)
     features = layers.Conv2D(32, (3, 3), activation="relu", name="convolution_1")(scaled(image, inputs))
     features = layers.Conv2D(32, (3, 3), activation="relu", name="convolution_2")(features)

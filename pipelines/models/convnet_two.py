@@ -13,12 +13,13 @@
 import keras
 from keras import layers
 
-from pipelines.models.layers import probabilities, raw_input, scaled
+from pipelines.models.layers import probabilities, raw_input, require_size, scaled
 from pipelines.schema import ImageSpec
 
 
 def build(image: ImageSpec, num_classes: int) -> keras.Model:
-    """See the module's docstring and `registry.build`."""
+    """See the module's docstring and `registry.build`. For images from 8 x 8."""
+    require_size(image, 8)
     inputs = raw_input(image)
     features = layers.Conv2D(8, (4, 4), activation="relu", name="convolution_1")(scaled(image, inputs))
     features = layers.Conv2D(8, (4, 4), activation="relu", name="convolution_2")(features)

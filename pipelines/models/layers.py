@@ -6,6 +6,12 @@ from keras import KerasTensor, layers
 from pipelines.schema import ImageSpec
 
 
+def require_size(image: ImageSpec, smallest: int) -> None:
+    """Raises ValueError, which `registry.build` explains, for an image lower or narrower than `smallest` pixels."""
+    if min(image.shape[:2]) < smallest:
+        raise ValueError(f"it needs images of at least {smallest} x {smallest}")
+
+
 def raw_input(image: ImageSpec) -> KerasTensor:
     """Source values as the table stores them, [batch, height, width, channels]."""
     return keras.Input(shape=image.shape, dtype="float32", name="image")

@@ -21,8 +21,13 @@ _INITIALIZER = "random_normal"
 
 def build(image: ImageSpec, num_classes: int) -> keras.Model:
     """See the module's docstring and `registry.build`."""
+    return perceptron(image, num_classes, (20, 15), "mlp")
+
+
+def perceptron(image: ImageSpec, num_classes: int, widths: tuple[int, ...], name: str) -> keras.Model:
+    """A perceptron with hidden layers of these widths."""
     inputs = raw_input(image)
     features = layers.Flatten()(inputs)
-    features = layers.Dense(20, activation="relu", kernel_initializer=_INITIALIZER, name="hidden_1")(features)
-    features = layers.Dense(15, activation="relu", kernel_initializer=_INITIALIZER, name="hidden_2")(features)
-    return keras.Model(inputs, probabilities(features, num_classes, kernel_initializer=_INITIALIZER), name="mlp")
+    for place, width in enumerate(widths, start=1):
+        features = layers.Dense(width, activation="relu", kernel_initializer=_INITIALIZER, name=f"hidden_{place}")(features)
+    return keras.Model(inputs, probabilities(features, num_classes, kernel_initializer=_INITIALIZER), name=name)

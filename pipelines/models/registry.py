@@ -16,10 +16,17 @@ if TYPE_CHECKING:
 # Each module has `build(image: ImageSpec, num_classes: int) -> keras.Model`.
 NETWORKS: dict[str, str] = {
     "mlp": "pipelines.models.mlp",
+    "mlp_three": "pipelines.models.mlp_three",
+    "mlp_wide": "pipelines.models.mlp_wide",
     "convnet": "pipelines.models.convnet",
     "convnet_two": "pipelines.models.convnet_two",
     "convnet_dropout": "pipelines.models.convnet_dropout",
     "convnet_batchnorm": "pipelines.models.convnet_batchnorm",
+    "lenet5": "pipelines.models.lenet5",
+    "vgg": "pipelines.models.vgg",
+    "inception": "pipelines.models.inception",
+    "resnet": "pipelines.models.resnet",
+    "dilated": "pipelines.models.dilated",
 }
 
 
@@ -44,6 +51,7 @@ def build(name: str, image: ImageSpec, num_classes: int) -> "keras.Model":
     try:
         model: keras.Model = importlib.import_module(NETWORKS[name]).build(image, num_classes)
     except ValueError as error:
-        # Keras names the layer whose output would be empty.
-        raise ConfigError(f"model.name={name}: cannot be built for images of {image.shape} ({error})") from error
+        # From `layers.require_size`, or from Keras, which names the layer whose output would be empty.
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"model.name={name}: cannot be built for images of {image.shape} ({reason})") from error
     return model

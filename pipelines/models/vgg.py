@@ -1,0 +1,47 @@
+"""A small VGG: nothing but 3x3 convolutions, in blocks that halve the image and double the channels.
+
+    image          [batch, 28, 28, 1]
+    block_1        [batch, 14, 14, 16]    2 times 16 kernels 3x3, padded, relu; 2x2 maximum
+    block_2        [batch, 7, 7, 32]      2 times 32 kernels 3x3, padded, relu; 2x2 maximum
+    block_3        [batch, 3, 3, 64]      2 times 64 kernels 3x3, padded, relu; 2x2 maximum
+    hidden         [batch, 128]           relu
+    dropout        [batch, 128]           rate 0.5
+    probabilities  [batch, 10]            softmax
+
+146,938 parameters for 28 x 28 x 1 and ten classes.
+
+Simonyan and Zisserman 2014, "Very deep convolutional networks for large-scale image recognition", arXiv:1409.1556: two 3x3
+convolutions see as far as one of 5x5, with 28 % fewer weights and one more nonlinearity. Theirs have 64 to 512 channels, five
+blocks and two hidden layers of 4,096. Weights start as He et al. 2015 (arXiv:1502.01852) derive for relu.
+"""
+
+import keras
+from keras import layers
+
+from pipelines.models.layers import probabilities, raw_input, require_size, scaled
+from pipelines.schema import ImageSpec
+
+_CHANNELS = (16, 32, 64)
+_INITIALIZER = "he_normal"
+
+
+def build(image: ImageSpec, num_classes: int) -> keras.Model:
+    """See the module's docstring and `registry.build`. For images from 8 x 8."""
+    require_size(image, 2 ** len(_CHANNELS))
+    inputs = raw_input(image)
+    features = scaled(image, inputs)
+    for block, channels in enumerate(_CHANNELS, start=1):
+        for place in (1, 2):
+            features = layers.Conv2D(
+                channels,
+                (3, 3),
+                padding="same",
+                activation="relu",
+                kernel_initializer=_INITIALIZER,
+                name=f"block_{block}_convolution_{place}",
+            )(features)
+        features = layers.MaxPooling2D((2, 2), name=f"block_{block}")(features)
+    features = layers.Flatten()(features)
+    features = layers.Dense(128, activation="relu", kernel_initializer=_INITIALIZER, name="hidden")(features)
+    features = layers.Dropout(0.5, name="dropout")(features)
+    return keras.Model(inputs, probabilities(features, num_classes), name="vgg")
