@@ -124,8 +124,18 @@ def parse(
     return Request(config=config, summary=options.summary, overrides=tuple(overrides), options=options, verbosity=verbosity)
 
 
-def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> NoReturn:
-    """Call `main` and leave the process with the exit code of its outcome."""
+def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> None:
+    """Call `main` and leave the process with the exit code of its outcome.
+
+    On Databricks the process is not the job's: a `spark_python_task` is executed inside the notebook server's Python, which takes
+    any exit, even one with code 0, for a crash. There this returns when the work is done.
+
+    Raises:
+        ConvoyError: on Databricks only, in place of an exit code other than 0.
+    """
+    if paths.on_databricks():
+        _run_as_guest(main, arguments)
+        return
     _raise_on_signals()
     submitted.attach()
     try:
@@ -145,6 +155,19 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> NoRe
         _say(traceback.format_exc().rstrip())
         code = 1
     _leave(code)
+
+
+def _run_as_guest(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> None:
+    try:
+        main(arguments)
+    except ConvoyError as error:
+        # What the run's page shows first, and below it nothing of ours.
+        raise type(error)(mask(f"{error}\n{error.details}".rstrip())) from None
+    except Interrupted as interruption:
+        raise KeyboardInterrupt(str(interruption)) from None
+    except SystemExit as exit_of_argparse:
+        if exit_of_argparse.code not in (0, None):
+            raise ConfigError(f"the job does not take these parameters: {mask(' '.join(arguments))}") from None
 
 
 def _say(text: str) -> None:

@@ -132,7 +132,8 @@ def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return ""
+        # Databricks brings MLflow under this name alone.
+        return _version("mlflow-skinny") if name == "mlflow" else ""
 
 
 def _java() -> str:

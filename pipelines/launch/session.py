@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
-from pipelines import submitted
+from pipelines import paths, submitted
 from pipelines.errors import LaunchError
 
 _log = logging.getLogger(__name__)
@@ -26,8 +26,9 @@ def open_session(app_name: str) -> Iterator[SparkSession]:
         LaunchError: Spark could not be started.
     """
     active = SparkSession.getActiveSession()
-    if active is not None:
-        yield active
+    if active is not None or paths.on_databricks():
+        # Databricks counts a stopped session as a crash of the driver.
+        yield active or SparkSession.builder.getOrCreate()
         return
     # Otherwise Spark starts whatever `python3` is first on the PATH of its workers.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)

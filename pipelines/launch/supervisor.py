@@ -169,7 +169,8 @@ def _run_process(payload: bytes, details: dict[str, Any], log: BinaryIO, environ
         try:
             process = subprocess.Popen(
                 command,
-                env=without_secrets(os.environ) | environment,
+                # What `--py-files` or a cluster's libraries added to this worker's path, the rank needs, too.
+                env=without_secrets(os.environ) | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | environment,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

@@ -227,6 +227,9 @@ def _submitted_at() -> float:
     told = os.environ.get("CONVOY_SUBMITTED_AT")
     if told:
         return float(told)
+    if paths.on_databricks():
+        # This process and its JVM are the cluster's, and were there before the job.
+        return time.time()
     process = psutil.Process()
     parent = process.parent()
     if parent is not None and "java" in parent.name():

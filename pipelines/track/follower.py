@@ -36,8 +36,9 @@ _log = logging.getLogger(__name__)
 
 
 def default_tracking_uri(tracking: TrackingConfig) -> str:
-    """Where runs go: the setting, else MLFLOW_TRACKING_URI, else an sqlite file in the home folder."""
-    return tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{paths.home().absolute() / 'mlflow.db'}"
+    """Where runs go: the setting, else MLFLOW_TRACKING_URI, else the workspace, or off Databricks a file in the home folder."""
+    fallback = "databricks" if paths.on_databricks() else f"sqlite:///{paths.home().absolute() / 'mlflow.db'}"
+    return tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or fallback
 
 
 class Follower:

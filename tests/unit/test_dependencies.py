@@ -1,6 +1,7 @@
 """What an audit rests on: exactly the locked files are installed, and they fit together. The audit itself: docs/security.md."""
 
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-LOCKS = [ROOT / "conf/constraints/local.lock", ROOT / "conf/constraints/horovod.lock"]
+LOCKS = [ROOT / f"conf/constraints/{name}.lock" for name in (os.environ.get("CONVOY_RUNTIME") or "local", "horovod")]
 
 
 def locked():

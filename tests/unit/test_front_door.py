@@ -367,3 +367,17 @@ def test_what_a_server_has_started_ends_with_it(door):
     while Path(f"/proc/{child}/status").exists() and "zombie" not in Path(f"/proc/{child}/status").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_another_runtime_has_an_environment_and_a_lock_of_its_own(clone, monkeypatch):
+    monkeypatch.setenv("CONVOY_RUNTIME", "dbr-15.4-ml")
+    door = load_front_door(clone / "convoy")
+    assert door.VENV == clone / ".venv-dbr-15.4-ml"
+    assert "\ntensorflow==2.16.1 " in door.LOCAL_LOCK.read_text()
+    assert door.Builder(0).wheel_folder("3.11").name.startswith("horovod-0.28.1-cp311-tf2.16.1-")
+
+
+def test_a_runtime_without_a_lock_is_refused_and_the_known_ones_are_named(clone):
+    done = run(clone / "convoy", "setup", CONVOY_RUNTIME="dbr-1")
+    assert done.returncode == 1
+    assert done.stderr == "convoy: CONVOY_RUNTIME=dbr-1: must be one of dbr-15.4-ml, local\n"

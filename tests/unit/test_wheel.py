@@ -1,0 +1,64 @@
+"""What a cluster gets when it installs Convoy: `pipelines`, and nothing in place of what its runtime brings."""
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+FACTS = ROOT / "conf/constraints/dbr-15.4-ml.txt"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder, source = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source)
+    # A build in place would leave a folder behind that the next wheel would take modules from.
+    shutil.copytree(ROOT / "pipelines", source / "pipelines", ignore=shutil.ignore_patterns("__pycache__"))
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(folder)]
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", *options, str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+def facts():
+    lines = [line for line in FACTS.read_text().splitlines() if line and not line.startswith("#")]
+    return {requirement.name: requirement for requirement in map(Requirement, lines)}
+
+
+def test_the_wheel_is_for_any_platform_and_holds_every_module_of_pipelines_and_nothing_else(wheel):
+    assert wheel.name.endswith("-py3-none-any.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    inside = {name for name in names if ".dist-info/" not in name}
+    assert inside == {str(path.relative_to(ROOT)) for path in (ROOT / "pipelines").rglob("*.py")}
+
+
+def test_installing_the_wheel_on_the_runtime_asks_for_nothing_that_is_not_there(wheel):
+    archive = zipfile.ZipFile(wheel)
+    (metadata,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+    message = Parser().parsestr(archive.read(metadata).decode())
+    hard = [Requirement(line) for line in message.get_all("Requires-Dist") if "extra ==" not in line]
+    assert [requirement.name for requirement in hard] == ["pyyaml"]
+    (version,) = [specifier.version for specifier in facts()["pyyaml"].specifier]
+    assert all(requirement.specifier.contains(version) for requirement in hard)
+
+
+def test_the_facts_about_the_runtime_are_exact_and_the_lock_of_its_test_environment_is_made_of_them():
+    lock = (ROOT / "conf/constraints/dbr-15.4-ml.lock").read_text()
+    for name, requirement in facts().items():
+        (specifier,) = requirement.specifier
+        assert specifier.operator == "=="
+        locked = re.search(rf"^{re.escape(name)}==([^ ;]+)", lock, re.M)
+        # tf-keras is there but not used; Horovod has a lock of its own; a wheel of MLflow 2.13 is whole.
+        assert locked is None or locked.group(1) == specifier.version, name
+    for name in ("tensorflow", "keras", "petastorm", "mlflow", "numpy", "pandas", "pyarrow", "pyspark"):
+        assert f"\n{name}=={next(iter(facts()[name].specifier)).version} " in lock, name
