@@ -30,8 +30,10 @@ def load_front_door(script):
 
 
 @pytest.fixture
-def clone(tmp_path):
+def clone(tmp_path, monkeypatch):
     """As much of the repository as the set-up reads."""
+    # These tests are about the set-up of the default, whichever runtime they run on.
+    monkeypatch.delenv("CONVOY_RUNTIME", raising=False)
     for name in ("convoy", "pyproject.toml"):
         shutil.copy2(ROOT / name, tmp_path / name)
     for name in ("constraints", "spark"):

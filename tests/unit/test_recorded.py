@@ -44,7 +44,7 @@ def test_a_finished_run_is_read_with_its_settings_history_and_figures(tmp_path, 
     assert run.config.training.epochs == 2
     assert [epoch["train/loss"] for epoch in run.history] == [1, 0.5]
     for name in ("learning_curves", "confusion_matrix", "per_class", "worst_mistakes", "calibration", "examples"):
-        assert run.figure(name).get_suptitle().endswith("?\n"), name
+        assert run.figure(name)._suptitle.get_text().endswith("?\n"), name
 
 
 def test_an_epoch_that_was_trained_twice_counts_once_as_it_was_last(tmp_path, table):
