@@ -22,17 +22,24 @@ def free_port() -> int:
 
 
 class Server:
-    """Keeps what it holds while it is down."""
+    """Keeps what it holds while it is down.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: for what it holds.
+        serves_artifacts: artifacts go through the server; if not, its clients write them to `folder`.
+    """
+
+    def __init__(self, folder: Path, serves_artifacts: bool = True) -> None:
+        self._artifacts = ["--artifacts-destination", f"{folder}/artifacts"]
+        if not serves_artifacts:
+            self._artifacts = ["--no-serve-artifacts", "--default-artifact-root", f"file:{folder}/artifacts"]
         self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        stores = ["--backend-store-uri", f"sqlite:///{self._folder}/server.db"]
-        stores += ["--artifacts-destination", f"{self._folder}/artifacts"]
+        stores = ["--backend-store-uri", f"sqlite:///{self._folder}/server.db", *self._artifacts]
         program = [str(Path(sys.executable).parent / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(self.port)]
         # Half a dozen processes that run no job of ours.
         variables = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}

@@ -16,6 +16,8 @@ MAY_IMPORT = {
     "track": {VOCABULARY},
     # A model is used on data that ingest reads, and an evaluation is a run like a training.
     "score": {VOCABULARY, "ingest", "track"},
+    # It sends jobs and knows nothing of what they do.
+    "submit": {VOCABULARY},
     "train": {VOCABULARY, "stream", "models"},
     "launch": {VOCABULARY, "ingest", "stream", "models", "train", "track", "score"},
 }
@@ -28,6 +30,7 @@ OWNERS = {
     "horovod": {"train", "launch"},
     # Ranks save the model through track; nothing else names it.
     "mlflow": {"track", "score"},
+    "databricks": {"submit"},
 }
 
 

@@ -1,0 +1,129 @@
+"""Jobs sent to a workspace on loopback that runs them: from the built wheel, beside a session that is not theirs, tracked as a
+workspace tracks. The tracking server is a real one that answers where Databricks would."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from databricks.sdk import WorkspaceClient
+from databricks.sdk.service.jobs import SubmitTask
+from submitting import write_digits
+from tracking_server import Server
+from workspace_stub import TOKEN, Workspace
+
+from pipelines.submit import wheel
+from pipelines.submit.follow import follow
+from pipelines.submit.workspace import connect
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(280)
+SMALL = """
+data: {image_shape: [12, 12, 1], classes: 4}
+model: {name: convnet}
+training: {epochs: 1, batch_size_per_worker: 16}
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    # Artifacts that go through the server have no address that Databricks' client understands.
+    server = Server(tmp_path_factory.mktemp("server"), serves_artifacts=False)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("workspace")
+    write_digits(home)
+    (home / "small.yml").write_text(SMALL)
+    return home
+
+
+@pytest.fixture(scope="module")
+def workspace(home, server):
+    # The registry of MLflow itself stands for Unity Catalog's: the old one of workspaces has no aliases.
+    tracking = {"MLFLOW_TRACKING_URI": "databricks", "MLFLOW_REGISTRY_URI": server.uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with Workspace(home, DATABRICKS_HOST=server.uri, DATABRICKS_TOKEN=TOKEN, CONVOY_OFFLINE="1", **tracking) as stub:
+        yield stub
+
+
+@pytest.fixture(scope="module")
+def submitted(workspace, home):
+    """The whole job of the bundle."""
+    flags = ["--var", "cores_per_node=1", "--var", "executor_memory=1g", "--poll-seconds", "0.2"]
+    for name, value in {"data": home / "digits", "storage": f"file:{home}/storage", "register": "digits"}.items():
+        flags += ["--param", f"{name}={value}"]
+    # From the workspace's folder of files up to the one that stands for the root.
+    flags += ["--param", "config=../../../../../../../small.yml"]
+    own = {"CONVOY_HOME": str(ROOT), "DATABRICKS_HOST": workspace.host, "DATABRICKS_TOKEN": TOKEN}
+    command = [sys.executable, str(ROOT / "jobs/submit.py"), *flags]
+    return subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=250, check=False)
+
+
+def tail(home):
+    return "\n".join(f"{log.name}:\n{log.read_text()[-3000:]}" for log in sorted(home.glob("*.log")))
+
+
+def test_the_job_of_the_bundle_runs_to_its_end_from_the_wheel(submitted, workspace, home):
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr + tail(home)
+    for task in ("ingest", "train", "evaluate", "promote"):
+        assert f"{task:10} success" in submitted.stdout
+    assert "(built in" in workspace.outputs[1001]["logs"]
+    assert "is now champion" in workspace.outputs[1004]["logs"]
+    (pipelines,) = home.glob("cluster/lib/python3.*/site-packages/pipelines")
+    assert pipelines.is_dir()
+
+
+def test_states_run_page_and_mlflow_run_are_told(submitted, workspace, server):
+    assert f"run 1000: {workspace.host}/jobs/runs/1000" in submitted.stdout
+    from mlflow import MlflowClient
+
+    client = MlflowClient(server.uri)
+    experiment = client.get_experiment_by_name("/Shared/[dev ann] convoy-dev")
+    training = [run for run in client.search_runs([experiment.experiment_id]) if "mlflow.parentRunId" not in run.data.tags]
+    (run,) = training
+    assert f"MLflow run {run.info.run_id}: {workspace.host}/ml/experiments/7/runs/{run.info.run_id}" in submitted.stdout
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["test/accuracy"] > 0.5
+    assert client.get_model_version_by_alias("digits", "champion").run_id == run.info.run_id
+
+
+def test_the_token_reaches_the_driver_and_nothing_that_is_written(submitted, home, server):
+    assert submitted.returncode == 0
+    written = [path for path in home.rglob("*") if path.is_file() and "cluster" not in path.relative_to(home).parts]
+    assert len(written) > 20
+    assert [path for path in written if TOKEN.encode() in path.read_bytes()] == []
+
+
+def test_a_body_for_runs_submit_runs_as_it_stands_and_a_failed_task_names_its_cause(workspace, home, monkeypatch, tmp_path):
+    monkeypatch.setenv("DATABRICKS_HOST", workspace.host)
+    monkeypatch.setenv("DATABRICKS_TOKEN", TOKEN)
+    client, user = connect()
+    assert user == "ann@example.com"
+    body = json.loads((ROOT / "conf/databricks/train.submit.json").read_text())
+    upload_shared(client, wheel.build(ROOT, tmp_path))
+    (task,) = body["tasks"]
+    task["new_cluster"]["spark_conf"] = {"spark.task.cpus": "1"}
+    parameters = task["spark_python_task"]["parameters"]
+    parameters[parameters.index("mnist")] = str(home / "absent.libsvm")
+    parameters += ["--set", "data.wait_seconds=0", "--set", f"launch.runs_uri={home}/runs"]
+    run_id = client.jobs.submit(run_name=body["run_name"], tasks=[SubmitTask.from_dict(task)]).run_id
+    lines = []
+    outcome = follow(client, run_id, lines.append, poll_seconds=0.2)
+    assert not outcome.succeeded
+    assert outcome.reason.startswith(f"task train failed: ConfigError: {home}/absent.libsvm"), outcome
+    assert outcome.page == f"{workspace.host}/jobs/runs/{run_id}"
+
+
+def upload_shared(client: WorkspaceClient, built: Path) -> None:
+    """What docs/databricks.md has a user put there with Databricks' own program."""
+    for folder in ("jobs", "conf"):
+        client.workspace.mkdirs(f"/Workspace/Shared/convoy/{folder}")
+    files = [ROOT / "jobs/train_cnn.py", ROOT / "conf/train_cnn.yml", built]
+    for source, target in zip(files, ("jobs/train_cnn.py", "conf/train_cnn.yml", built.name), strict=True):
+        client.workspace.upload(f"/Workspace/Shared/convoy/{target}", source.read_bytes(), overwrite=True)

@@ -1,0 +1,239 @@
+"""Every job that the repository describes for Databricks, checked as strictly as can be without a workspace."""
+
+import importlib.util
+import inspect
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from databricks.bundles.experiments import MlflowExperiment
+from databricks.bundles.jobs import Job, Task
+from databricks.sdk.service.jobs import JobsAPI, SubmitTask
+
+from pipelines import cli
+from pipelines.errors import ConfigError
+from pipelines.submit import bundle
+from pipelines.submit.workspace import check, checked, differences
+
+ROOT = Path(__file__).parents[2]
+RESOURCES = sorted((ROOT / "conf/databricks").glob("*.yml"))
+BODIES = sorted((ROOT / "conf/databricks").glob("*.submit.json"))
+# With Horovod for TensorFlow: docs/databricks.md.
+RUNTIMES = ("15.4.x-cpu-ml-scala2.12", "15.4.x-gpu-ml-scala2.12")
+
+
+@pytest.fixture(params=["dev", "prod"])
+def deployment(request):
+    return bundle.load(ROOT, "ann@example.com", request.param)
+
+
+def raw_jobs():
+    return {
+        name: job for file in RESOURCES for name, job in yaml.safe_load(file.read_text())["resources"].get("jobs", {}).items()
+    }
+
+
+def submitted_tasks():
+    return [task for body in BODIES for task in json.loads(body.read_text())["tasks"]]
+
+
+def clusters_and_tasks(deployment):
+    job = deployment.job
+    return [cluster["new_cluster"] for cluster in job["job_clusters"]], job["tasks"]
+
+
+def test_there_is_something_to_check():
+    assert raw_jobs()
+    assert BODIES
+
+
+@pytest.mark.parametrize("name", raw_jobs())
+def test_databricks_own_types_know_every_field_of_every_job_as_the_files_have_it(name):
+    assert Job.from_dict(raw_jobs()[name]).as_dict()
+
+
+def test_databricks_own_types_know_every_experiment():
+    for file in RESOURCES:
+        for experiment in yaml.safe_load(file.read_text())["resources"].get("experiments", {}).values():
+            MlflowExperiment.from_dict(experiment)
+
+
+def test_a_resolved_job_loses_nothing_in_the_sdk_and_nothing_is_left_to_resolve(deployment):
+    checked(deployment.job)
+    Job.from_dict(deployment.job)
+    assert "${" not in json.dumps(deployment.job)
+    assert set(deployment.job) <= set(inspect.signature(JobsAPI.create).parameters)
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: body.name)
+def test_a_body_for_runs_submit_is_one_that_the_sdk_and_the_service_know(body):
+    content = json.loads(body.read_text())
+    assert set(content) <= set(inspect.signature(JobsAPI.submit).parameters)
+    for task in content["tasks"]:
+        assert list(differences(task, SubmitTask.from_dict(task).as_dict())) == []
+        Task.from_dict(task)
+        # At this level there are no clusters to share.
+        assert "new_cluster" in task
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        {"task_keyy": "x"},
+        {"spark_python_task": {"python_file": "/x.py", "parameters": "--epochs 3"}},
+        {"new_cluster": {"spark_version": "x", "data_security_mode": "SINGLE"}},
+    ],
+)
+def test_a_job_with_a_mistake_is_refused_before_it_is_sent(mistake):
+    with pytest.raises(ConfigError, match=r"^conf/databricks: job\.tasks\[0\]\."):
+        checked({"name": "x", "tasks": [{"task_key": "t", **mistake}]})
+
+
+def test_clusters_are_what_training_needs(deployment):
+    clusters, _ = clusters_and_tasks(deployment)
+    for cluster in [*clusters, *(task["new_cluster"] for task in submitted_tasks())]:
+        assert cluster["spark_version"] in RUNTIMES
+        assert cluster["data_security_mode"] == "SINGLE_USER"
+        assert "autoscale" not in cluster
+        # As many cores as a node has: one worker a node.
+        assert int(cluster["spark_conf"]["spark.task.cpus"]) >= 4
+        assert cluster["spark_conf"]["spark.speculation"] == "false"
+
+
+def test_a_worker_is_asked_for_on_every_node(deployment):
+    (cluster,), tasks = clusters_and_tasks(deployment)
+    given = [task["spark_python_task"]["parameters"] for task in tasks if task["task_key"] == "train"]
+    given += [task["spark_python_task"]["parameters"] for task in submitted_tasks()]
+    nodes = [cluster["num_workers"], *(task["new_cluster"]["num_workers"] for task in submitted_tasks())]
+    assert [int(parameters[parameters.index("--workers") + 1]) for parameters in given] == nodes
+
+
+def test_cluster_keys_and_dependencies_resolve(deployment):
+    keys = {cluster["job_cluster_key"] for cluster in deployment.job["job_clusters"]}
+    before = set()
+    for task in deployment.job["tasks"]:
+        assert task["job_cluster_key"] in keys
+        assert {dependency["task_key"] for dependency in task.get("depends_on", ())} <= before
+        before.add(task["task_key"])
+    assert before == {"ingest", "train", "evaluate", "promote"}
+
+
+def test_every_file_a_task_names_is_uploaded_or_the_wheel(deployment):
+    uploaded = {upload.target for upload in deployment.uploads}
+    for task in deployment.job["tasks"]:
+        assert task["spark_python_task"]["python_file"] in uploaded
+        assert task["libraries"] == [{"whl": deployment.wheel}]
+        config = task["spark_python_task"]["parameters"][1].replace("{{job.parameters.config}}", "conf/train_cnn.yml")
+        assert config in uploaded or task["task_key"] in ("evaluate", "promote")
+    assert all(upload.source.is_file() for upload in deployment.uploads)
+
+
+def test_every_job_parameter_is_declared_and_every_declared_one_is_used(deployment):
+    used = set(re.findall(r"{{job\.parameters\.(\w+)}}", json.dumps(deployment.job["tasks"])))
+    assert used == set(deployment.parameters)
+
+
+def test_the_experiment_is_an_absolute_workspace_path_on_every_task_that_records(deployment):
+    given = [task["spark_python_task"]["parameters"] for task in [*deployment.job["tasks"], *submitted_tasks()]]
+    experiments = [text.partition("=")[2] for parameters in given for text in parameters if text.startswith("tracking.exp")]
+    assert len(experiments) == 3
+    assert all(name.startswith("/") and not name.startswith("/Workspace/") for name in experiments)
+
+
+def test_parameters_parse_with_the_jobs_own_parser(deployment, monkeypatch):
+    for task in [*deployment.job["tasks"], *submitted_tasks()]:
+        python = task["spark_python_task"]
+        script = ROOT / "jobs" / Path(python["python_file"]).name
+        assert script.is_file()
+        given = []
+        for text in python["parameters"]:
+            for name, default in deployment.parameters.items():
+                text = text.replace("{{job.parameters." + name + "}}", default)
+            given.append(re.sub(r"^/Workspace/.*/conf/", f"{ROOT}/conf/", text))
+        parsed = parse(script, given, monkeypatch)
+        assert parsed.config.ingest.tables_uri.startswith("/Volumes/")
+
+
+class Parsed(BaseException):
+    def __init__(self, request):
+        super().__init__()
+        self.request = request
+
+
+def parse(script, arguments, monkeypatch):
+    """What the job's main makes of them, before it does anything."""
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    real = cli.parse
+
+    def stop(*passed):
+        raise Parsed(real(*passed))
+
+    monkeypatch.setattr(cli, "parse", stop)
+    with pytest.raises(Parsed) as caught:
+        module.main(arguments)
+    monkeypatch.setattr(cli, "parse", real)
+    return caught.value.request
+
+
+def test_a_development_target_marks_what_it_makes_and_a_production_target_does_not():
+    dev, prod = (bundle.load(ROOT, "ann.b@example.com", target) for target in ("dev", "prod"))
+    assert dev.job["name"] == "[dev ann_b] convoy (convoy submit)"
+    assert prod.job["name"] == "convoy (convoy submit)"
+    assert dev.wheel.startswith("/Workspace/Users/ann.b@example.com/.convoy/convoy/dev/")
+    assert prod.wheel.startswith("/Workspace/Shared/.convoy/convoy/prod/")
+    assert "tracking.experiment=/Shared/[dev ann_b] convoy-dev" in dev.job["tasks"][1]["spark_python_task"]["parameters"]
+
+
+def test_variables_keep_their_types_and_can_be_given():
+    job = bundle.load(ROOT, "ann@example.com", "dev", {"workers": "4", "node_type": "m5.2xlarge", "cores_per_node": "8"}).job
+    cluster = job["job_clusters"][0]["new_cluster"]
+    assert (cluster["num_workers"], cluster["node_type_id"]) == (4, "m5.2xlarge")
+    # Spark's settings are texts whatever they look like.
+    assert cluster["spark_conf"]["spark.task.cpus"] == "8"
+    assert "4" in job["tasks"][1]["spark_python_task"]["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"target": "staging"}, r"^--target staging: must be one of dev, prod"),
+        ({"variables": {"worker": "2"}}, r"^--var worker=2: must be one of node_type, "),
+        ({"job": "other"}, r"^--job other: must be one of convoy "),
+    ],
+)
+def test_what_the_bundle_does_not_have_is_one_line_that_names_what_it_has(arguments, line):
+    with pytest.raises(ConfigError, match=line):
+        bundle.load(ROOT, "ann@example.com", **arguments)
+
+
+def test_a_parameter_that_the_job_does_not_declare_is_refused(deployment):
+    with pytest.raises(ConfigError, match=r"^--param epochs: must be one of config, data, setting, register, storage"):
+        check(deployment, {"epochs": "3"})
+
+
+@pytest.fixture
+def copy(tmp_path):
+    shutil.copy(ROOT / "databricks.yml", tmp_path)
+    shutil.copytree(ROOT / "conf/databricks", tmp_path / "conf/databricks")
+    shutil.copytree(ROOT / "jobs", tmp_path / "jobs")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("../../jobs/ingest.py", "../../jobs/absent.py", r"^task ingest: python_file .*absent\.py: no such file"),
+        ("${var.node_type}", "${var.node_typ}", r"^\$\{var\.node_typ\}: there is no such value; .*--var"),
+        ("resources:", "resources: [", r"job\.yml line \d+: not valid YAML"),
+    ],
+)
+def test_a_broken_job_file_is_one_line(copy, old, new, line):
+    file = copy / "conf/databricks/job.yml"
+    file.write_text(file.read_text().replace(old, new))
+    with pytest.raises(ConfigError, match=line):
+        bundle.load(copy, "ann@example.com")
