@@ -38,6 +38,13 @@ def reduce_for_ever(action):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def fail_on_rank_1():
+    """Rank 0 waits for rank 1, which will not come."""
+    if os.environ["HOROVOD_RANK"] == "1":
+        raise ValueError("deliberate failure")
+    time.sleep(1000)
+
+
 def sleep_for_ever():
     time.sleep(1000)
 

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +74,8 @@ def supervise(assignment: Assignment) -> tuple[int, bytes]:
     try:
         rendezvous = context.allGather(f"{address}:{server.server_address[1]}" if server else "")[0]
         environment = horovod_environment(slot, rendezvous, interface, assignment.launch)
+        resources = {name: resource.addresses for name, resource in context.resources().items()}
+        environment |= gpu_environment(resources, interface)
         # One process of each node.
         sampling = sampled(Path(assignment.work_dir) / SPOOL_FOLDER, slot.cross_rank) if slot.local_rank == 0 else nullcontext()
         with sampling:
@@ -80,6 +84,30 @@ def supervise(assignment: Assignment) -> tuple[int, bytes]:
         if server is not None:
             server.shutdown()
             server.server_close()
+
+
+@contextlib.contextmanager
+def run_locally(assignment: Assignment) -> Iterator[list[Future[bytes]]]:
+    """All ranks of an assignment as processes of this machine, without Spark. Gives their pickled results, in rank order.
+
+    The block ends when all of them have; a future raises RankFailed where a report lies in the attempt's folder.
+    """
+    workers, host, loopback = assignment.launch.workers, socket.gethostname(), "127.0.0.1"
+    (interface,) = [name for name, found in psutil.net_if_addrs().items() if any(one.address == loopback for one in found)]
+    slots_of_all = [slot_of(rank, [host] * workers) for rank in range(workers)]
+    server = _serve_rendezvous(loopback, slots_of_all)
+    rendezvous = f"{loopback}:{server.server_address[1]}"
+    try:
+        with ThreadPoolExecutor(workers, thread_name_prefix="rank") as pool:
+            yield [
+                pool.submit(
+                    _run_rank, assignment, rank, host, horovod_environment(slot, rendezvous, interface, assignment.launch)
+                )
+                for rank, slot in enumerate(slots_of_all)
+            ]
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def slot_of(rank: int, hosts: list[str]) -> SlotInfo:
@@ -125,6 +153,18 @@ def horovod_environment(slot: SlotInfo, rendezvous: str, interface: str, launch:
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def gpu_environment(resources: Mapping[str, Sequence[str]], interface: str) -> dict[str, str]:
+    """The variables that give a rank the GPUs which Spark assigned to its task, and hide all others.
+
+    Args:
+        resources: of the task, addresses by name.
+        interface: the network interface on which the ranks reach each other; NCCL would choose for itself.
+    """
+    if not resources.get("gpu"):
+        return {}
+    return {"CUDA_VISIBLE_DEVICES": ",".join(resources["gpu"]), "NCCL_SOCKET_IFNAME": interface}
 
 
 def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[str, str]) -> bytes:
@@ -195,8 +235,9 @@ def _run_process(payload: bytes, details: dict[str, Any], log: BinaryIO, environ
 def _attend(process: subprocess.Popen[bytes], attempt_dir: Path) -> int:
     """Wait for the rank's end, and pass on what the driver, or who ends this task, has to say. Gives its exit code."""
     told_to_stop = threading.Event()
-    # Spark's daemon sends SIGHUP when its JVM has gone, and a node that is shut down SIGTERM.
-    before = {signum: signal.signal(signum, lambda *_: told_to_stop.set()) for signum in (signal.SIGHUP, signal.SIGTERM)}
+    # Spark's daemon sends SIGHUP when its JVM has gone, and a node that is shut down SIGTERM. On the driver signals are its own.
+    own = (signal.SIGHUP, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {signum: signal.signal(signum, lambda *_: told_to_stop.set()) for signum in own}
     kill_at = float("inf")
     try:
         while True:

@@ -3,7 +3,7 @@ import time
 import numpy as np
 import pytest
 import ranks
-from processes import processes_of_ranks
+from processes import processes_of_ranks, wait_until_no_rank_is_left
 
 from pipelines.config import LaunchConfig
 from pipelines.errors import LaunchError
@@ -47,7 +47,7 @@ def test_a_rank_that_fails_ends_the_job_within_ten_seconds_and_is_the_headline(s
         assert "deliberate failure" in (tmp_path / "logs" / "rank-1.log").read_text()
     else:
         assert caught.value.details == ""
-    _wait_until_no_rank_is_left()
+    wait_until_no_rank_is_left()
 
 
 def test_a_cancelled_launch_leaves_no_process(spark, tmp_path):
@@ -57,7 +57,7 @@ def test_a_cancelled_launch_leaves_no_process(spark, tmp_path):
     started = time.monotonic()
     launch.cancel()
     assert launch.done
-    _wait_until_no_rank_is_left()
+    wait_until_no_rank_is_left()
     assert time.monotonic() - started < 10
 
 
@@ -72,10 +72,3 @@ def test_weights_that_differ_between_ranks_are_found(spark, tmp_path):
     launch = barrier.start(spark, ranks.unequal_state, (), launch=TWO, work_dir=tmp_path)
     with pytest.raises(barrier.RankError, match=r"before training: weights or optimizer state of ranks \[1\] differ from rank 0"):
         launch.results()
-
-
-def _wait_until_no_rank_is_left():
-    deadline = time.monotonic() + 10
-    while processes_of_ranks():
-        assert time.monotonic() < deadline, processes_of_ranks()
-        time.sleep(0.1)

@@ -1,0 +1,97 @@
+"""Run any function on N Horovod ranks: what `HorovodRunner(np=...).run` and `horovod.spark.run` do (docs/horovodrunner.md)."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, wait
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+from pyspark.sql import SparkSession
+
+from pipelines import paths, rundir
+from pipelines.config import LaunchConfig
+from pipelines.errors import ConfigError
+from pipelines.launch import barrier, orders, preflight, session
+from pipelines.launch.barrier import RankError
+from pipelines.launch.failure import read_failures
+from pipelines.launch.supervisor import Assignment, run_locally
+
+
+def run(
+    function: Callable[..., Any],
+    np: int,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    spark: SparkSession | None = None,
+    launch: LaunchConfig | None = None,
+) -> list[Any]:
+    """Call `function(*args, **kwargs)` on every rank, each in a fresh process with Horovod's environment.
+
+    The function calls `hvd.init()` itself, as under `horovodrun`. It and its arguments travel by cloudpickle, so import heavy
+    libraries inside it and pass data by path. Only `horovod.tensorflow`'s ops work with Keras 3, not `horovod.keras`.
+
+    Args:
+        function: of a module that all nodes have, or defined where it is used, as in a notebook.
+        np: how many ranks. Positive: so many tasks of one Spark barrier stage, all at once or none. Negative: `-np` processes on
+            the driver, without Spark, to try a function out.
+        args: passed on.
+        kwargs: passed on.
+        spark: the session; None for the one that is there, or a new one for the time of the call.
+        launch: time limits, threads and the folder for logs (`runs_uri`, which all nodes must see); its `workers` do not count.
+
+    Returns:
+        what the function returned on each rank, in rank order. HorovodRunner returns the first of these.
+
+    Raises:
+        ConfigError: `np` is 0.
+        LaunchError: there are fewer task slots than ranks, or an executor lacks something; at once.
+        RankError: a rank raised or died. The message names the first that did; `details` is its traceback, and its log stays.
+    """
+    if np == 0:
+        raise ConfigError("np=0: must be positive for ranks on Spark's workers, or negative for processes on the driver")
+    launch = dataclasses.replace(launch or LaunchConfig(), workers=abs(np))
+    work_dir = rundir.make(paths.to_python(launch.runs_uri), f"{getattr(function, '__name__', 'function')}-{abs(np)}w")
+    call = (function, tuple(args), dict(kwargs or {}))
+    if np < 0:
+        return _on_the_driver(call, launch, work_dir)
+    if spark is not None:
+        return _on_spark(spark, call, launch, work_dir)
+    with session.open_session("convoy-ranks") as own:
+        return _on_spark(own, call, launch, work_dir)
+
+
+def _on_spark(spark: SparkSession, call: tuple[Any, ...], launch: LaunchConfig, work_dir: Path) -> list[Any]:
+    preflight.check(spark, launch.workers, str(work_dir))
+    ranks = barrier.start(spark, _call, call, launch=launch, work_dir=work_dir)
+    try:
+        while not ranks.wait(1):
+            continue
+    except BaseException:
+        ranks.cancel()
+        raise
+    return ranks.results()
+
+
+def _on_the_driver(call: tuple[Any, ...], launch: LaunchConfig, work_dir: Path) -> list[Any]:
+    attempt_dir = rundir.new_attempt(work_dir)
+    payload = cloudpickle.dumps((_call, call))
+    assignment = Assignment(payload=payload, launch=launch, work_dir=str(work_dir), attempt_dir=str(attempt_dir))
+    with run_locally(assignment) as ranks:
+        try:
+            done, waiting = wait(ranks, return_when=FIRST_EXCEPTION)
+        except BaseException:
+            orders.give(attempt_dir, orders.KILL)
+            raise
+        if waiting or any(rank.exception() for rank in done):
+            # The others would wait for the one that failed.
+            orders.give(attempt_dir, orders.KILL)
+    failures = read_failures(attempt_dir)
+    if failures:
+        raise RankError(failures)
+    return [cloudpickle.loads(rank.result()) for rank in ranks]
+
+
+def _call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return function(*args, **kwargs)

@@ -1,0 +1,67 @@
+"""Any function on N ranks, on Spark's workers and on the driver."""
+
+import os
+
+import pytest
+import ranks
+from processes import wait_until_no_rank_is_left
+
+from pipelines.config import LaunchConfig
+from pipelines.errors import ConfigError, LaunchError
+from pipelines.launch.barrier import RankError
+from pipelines.launch.ranks import run
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def launch(tmp_path):
+    return LaunchConfig(runs_uri=str(tmp_path))
+
+
+@pytest.mark.parametrize("np", [2, -2], ids=["on Spark", "on the driver"])
+def test_the_ranks_reduce_together_and_each_returns_its_value_in_rank_order(spark, launch, np):
+    secret = "held"
+
+    def summed(base, *, factor):
+        # As a notebook defines it: pickled by value, with what it closes over.
+        import horovod.tensorflow as hvd
+        import tensorflow as tf
+
+        hvd.init()
+        total = hvd.allreduce(tf.constant(float(base + hvd.rank())), op=hvd.Sum)
+        return hvd.rank(), hvd.size(), hvd.local_rank(), factor * float(total), secret
+
+    found = run(summed, np, (10,), {"factor": 2}, spark=spark, launch=launch)
+    assert found == [(0, 2, 0, 42.0, "held"), (1, 2, 1, 42.0, "held")]
+
+
+@pytest.mark.parametrize("np", [2, -2], ids=["on Spark", "on the driver"])
+def test_a_rank_that_raises_ends_all_and_is_named_with_its_traceback(spark, launch, np):
+    with pytest.raises(RankError, match=r"^rank 1 on \S+ failed: ValueError: deliberate failure \(its log: ") as caught:
+        run(ranks.fail_on_rank_1, np, spark=spark, launch=launch)
+    assert "in fail_on_rank_1" in caught.value.details
+    wait_until_no_rank_is_left()
+
+
+def test_a_function_on_the_driver_needs_no_spark_and_gets_no_credential(launch, monkeypatch):
+    monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-planted-token")
+    (variables,) = run(lambda: dict(os.environ), -1, launch=launch)
+    assert "dapi-planted-token" not in str(variables)
+    assert variables["HOROVOD_SIZE"] == "1"
+
+
+def test_a_token_that_an_executors_environment_has_reaches_no_rank(spark, launch, monkeypatch):
+    # As `spark_env_vars` of a cluster, or spark.executorEnv, put it there.
+    monkeypatch.setitem(spark.sparkContext.environment, "DATABRICKS_TOKEN", "dapi-planted-token")
+    has_token = spark.sparkContext.parallelize([0], 1).map(lambda _: os.environ.get("DATABRICKS_TOKEN")).collect()
+    assert has_token == ["dapi-planted-token"]
+    (variables,) = run(lambda: dict(os.environ), 1, spark=spark, launch=launch)
+    assert "dapi-planted-token" not in str(variables)
+
+
+def test_more_ranks_than_slots_and_none_at_all_are_refused(spark, launch):
+    with pytest.raises(LaunchError, match=r"only 2 task slots are available"):
+        run(ranks.fail_on_rank_1, 3, spark=spark, launch=launch)
+    with pytest.raises(ConfigError, match=r"^np=0: must be positive"):
+        run(ranks.fail_on_rank_1, 0, launch=launch)
