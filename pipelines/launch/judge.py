@@ -57,7 +57,7 @@ def judge_executor(found: Found, driver: Found) -> list[Row]:
         *(_same(name, found.versions.get(name, ""), driver.versions.get(name, "")) for name in (*VERSIONED, "horovod")),
         _same("TensorFlow", found.tensorflow, driver.tensorflow),
         _same("Python", ".".join(found.python.split(".")[:2]), ".".join(driver.python.split(".")[:2])),
-        _run_dir_row(found.sees_run_dir),
+        _run_dir_row(found),
     ]
 
 
@@ -163,7 +163,10 @@ def _same(name: str, found: str, drivers: str) -> Row:
     return Row(row_name, found or "missing", drivers or "missing", "fail", "install the same versions on all nodes")
 
 
-def _run_dir_row(sees: bool) -> Row:
-    if sees:
-        return Row("run folder", "seen", "seen by all nodes")
-    return Row("run folder", "not seen", "seen by all nodes", "fail", "set launch.runs_uri to a folder that all nodes share")
+def _run_dir_row(found: Found) -> Row:
+    if not found.sees_run_dir:
+        return Row("run folder", "not seen", "seen by all nodes", "fail", "set launch.runs_uri to a folder that all nodes share")
+    if not found.takes_appends:
+        remedy = "set launch.runs_uri to a shared file system (NFS, for example), not a mount of an object store such as /dbfs"
+        return Row("run folder", "not to be appended to", "writable, appends included", "fail", remedy)
+    return Row("run folder", "seen", "seen by all nodes")

@@ -18,10 +18,11 @@ from pipelines.errors import LaunchError
 from pipelines.launch import session, slots
 from pipelines.launch.judge import Row, judge, judge_executor, works
 from pipelines.launch.look import Found, look, look_quickly
+from pipelines.launch.settings import judge_settings
 
 
-def check(spark: SparkSession, workers: int, run_dir: str = "") -> None:
-    """Refuse what could not work, before data is read.
+def check(spark: SparkSession, workers: int, run_dir: str = "") -> list[str]:
+    """Refuse what could not work, before data is read. Gives a line for each thing that is not as it should be and may work.
 
     Args:
         spark: the session.
@@ -32,10 +33,16 @@ def check(spark: SparkSession, workers: int, run_dir: str = "") -> None:
         LaunchError: too few slots, dynamic allocation, or a part on an executor that is missing, wrong, or not as on the driver.
     """
     slots.check(spark, workers)
-    for found, rows in _judged_executors(spark, workers, look_quickly(), run_dir):
+    judged = _judged_executors(spark, workers, look_quickly(), run_dir)
+    for found, rows in judged:
         for row in rows:
             if row.state == "fail":
                 raise LaunchError(f"executor on {found.host}: {row.name} is {row.found}, needed is {row.needed}; {row.remedy}")
+    settings = _judged_settings(spark, workers, [found for found, _ in judged])
+    for row in settings:
+        if row.state == "fail":
+            raise LaunchError(f"{row.name}: {row.found}, needed is {row.needed}; {row.remedy}")
+    return [f"{row.name}: {row.found}, better is {row.needed}; {row.remedy}" for row in settings if row.state == "note"]
 
 
 def executors(spark: SparkSession, workers: int, run_dir: str = "") -> list[Found]:
@@ -58,6 +65,11 @@ def executors(spark: SparkSession, workers: int, run_dir: str = "") -> list[Foun
 
 def _judged_executors(spark: SparkSession, workers: int, driver: Found, run_dir: str) -> list[tuple[Found, list[Row]]]:
     return [(found, judge_executor(found, driver)) for found in executors(spark, workers, run_dir)]
+
+
+def _judged_settings(spark: SparkSession, workers: int, found: Sequence[Found]) -> list[Row]:
+    context = spark.sparkContext
+    return judge_settings(dict(context.getConf().getAll()), context.master, found, workers)
 
 
 def _reason(error: str) -> str:
@@ -90,6 +102,7 @@ def _look_with_spark(driver: Found, workers: int) -> list[Row]:
             slots.check(spark, workers)
             judged = _judged_executors(spark, workers, driver, "")
             rows = [Row("task slots", str(slots.available(spark)), f"{workers} for {workers} worker{'s' if workers > 1 else ''}")]
+            rows += _judged_settings(spark, workers, [found for found, _ in judged])
     except LaunchError as error:
         return [Row("Spark", "not able", "able to run the workers", "fail", str(error))]
     for number, (found, parts) in enumerate(judged):

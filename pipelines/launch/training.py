@@ -91,7 +91,8 @@ def _train_and_record(
 ) -> dict[str, Any]:
     source = sources.resolve(config.data, console.say)
     with session.open_session("convoy-train") as spark:
-        preflight.check(spark, config.launch.workers, str(run_dir))
+        for line in preflight.check(spark, config.launch.workers, str(run_dir)):
+            console.warn(line)
         clock.mark("spark")
         data, built = table.open_or_build(spark, config, source, console.say)
         clock.mark("table")

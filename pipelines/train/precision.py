@@ -14,11 +14,18 @@ ResolvedPrecision = Literal["float32", "bfloat16"]
 _BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}
 
 
-def resolve(precision: Precision) -> ResolvedPrecision:
-    """What `training.precision` means on this machine."""
-    if precision == "auto":
-        return "bfloat16" if bfloat16_instructions() else "float32"
-    return precision
+def resolve(precision: Precision, gpu: tuple[int, int] | None = None) -> ResolvedPrecision:
+    """What `training.precision` means on this machine.
+
+    Args:
+        precision: the setting.
+        gpu: compute capability of the GPU that computes; None for the processor.
+    """
+    if precision != "auto":
+        return precision
+    # Tensor cores take bfloat16 from Ampere on.
+    has_it = gpu >= (8, 0) if gpu is not None else bool(bfloat16_instructions())
+    return "bfloat16" if has_it else "float32"
 
 
 def bfloat16_instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:

@@ -18,6 +18,7 @@ from pipelines.spool import SpoolWriter
 from pipelines.stream.batches import EvaluationData, Shard, TrainingData
 from pipelines.stream.sharding import shard, steps_per_epoch
 from pipelines.train import explain, precision, resuming
+from pipelines.train.devices import use_own_gpu
 from pipelines.train.distributed import NOT_FINITE, broadcast_state, check_equal_state, gathered
 from pipelines.train.epochs import EpochCallback
 from pipelines.train.evaluate import EVALUATION_BATCH_SIZE, Evaluator
@@ -55,9 +56,10 @@ def train(
     """
     rank, workers, training = hvd.rank(), hvd.size(), config.training
     progress.mark("preparing")
+    gpu = use_own_gpu()
     threads = use_threads(int(os.environ.get("OMP_NUM_THREADS", "0")))
     steps = steps_per_epoch(table.manifest.rows("train"), workers, training.batch_size_per_worker)
-    resolved = agreed_precision(training)
+    resolved = agreed_precision(training, gpu)
     train_shard, validation_shard, test_shard = (_shard(config, table, split) for split in ("train", "validation", "test"))
     check_agreement(steps=steps, table=table.manifest.key, precision=resolved, checkpoint=str(checkpoint))
     rate = plan(training, workers, steps)
@@ -162,9 +164,9 @@ def test(
     return tested, score
 
 
-def agreed_precision(training: TrainingConfig) -> ResolvedPrecision:
+def agreed_precision(training: TrainingConfig, gpu: tuple[int, int] | None) -> ResolvedPrecision:
     """bfloat16 only where all ranks have it, because ranks that compute differently train differently."""
-    return "bfloat16" if set(gathered(precision.resolve(training.precision))) == {"bfloat16"} else "float32"
+    return "bfloat16" if set(gathered(precision.resolve(training.precision, gpu))) == {"bfloat16"} else "float32"
 
 
 def check_agreement(**values: object) -> None:

@@ -6,7 +6,7 @@ import pytest
 from pipelines.errors import DataError
 from pipelines.launch import failure, scratch
 from pipelines.launch.slots import threads_per_worker
-from pipelines.launch.supervisor import slot_of
+from pipelines.launch.supervisor import gpu_environment, slot_of
 from pipelines.spool import SpoolReader, SpoolWriter
 from pipelines.train.precision import bfloat16_instructions, resolve
 
@@ -67,6 +67,16 @@ def test_bfloat16_is_chosen_only_where_the_processor_has_it(tmp_path):
     assert bfloat16_instructions(tmp_path / "missing") == set()
     assert resolve("auto") == ("bfloat16" if bfloat16_instructions() else "float32")
     assert resolve("float32") == "float32"
+
+
+def test_a_rank_sees_the_gpu_that_spark_assigned_and_no_other():
+    assert gpu_environment({"gpu": ["3"]}, "eth1") == {"CUDA_VISIBLE_DEVICES": "3", "NCCL_SOCKET_IFNAME": "eth1"}
+    assert gpu_environment({}, "eth1") == {}
+
+
+def test_a_gpu_decides_the_precision_before_the_processor_does():
+    assert [resolve("auto", gpu) for gpu in ((7, 5), (8, 0), (9, 0))] == ["float32", "bfloat16", "bfloat16"]
+    assert resolve("float32", (9, 0)) == "float32"
 
 
 def test_temporary_folders_of_ranks_are_private_and_go_with_the_last_rank(tmp_path, monkeypatch):

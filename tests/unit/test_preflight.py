@@ -166,6 +166,7 @@ def test_an_executor_like_the_driver_passes():
         (dataclasses.replace(GOOD, horovod_tensorflow="2.16.1"), "Horovod build"),
         (dataclasses.replace(GOOD, gloo=False), "Horovod Gloo"),
         (dataclasses.replace(GOOD, sees_run_dir=False), "run folder"),
+        (dataclasses.replace(GOOD, takes_appends=False), "run folder"),
     ],
 )
 def test_an_executor_that_differs_is_named_with_what_differs(found, name):

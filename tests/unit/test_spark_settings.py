@@ -1,0 +1,63 @@
+import dataclasses
+import sys
+
+import pytest
+
+from pipelines.launch import look
+from pipelines.launch.judge import GIGABYTE
+from pipelines.launch.settings import judge_settings, size
+
+NODE = look.Found(python="3.11.0", host="n1", cores=4, memory=16 * GIGABYTE)
+GOOD = {"spark.task.cpus": "4", "spark.executor.cores": "4", "spark.executor.memory": "8g"}
+
+
+def states(conf, master="spark://m:7077", executors=(NODE,), workers=2):
+    return {row.name: row.state for row in judge_settings(conf, master, executors, workers)}
+
+
+def test_a_cluster_with_fixed_executors_a_task_a_node_and_room_for_tensorflow_is_well():
+    assert set(states(GOOD).values()) == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "name", "state"),
+    [
+        ({"spark.dynamicAllocation.enabled": "true"}, "dynamic allocation", "fail"),
+        ({"spark.speculation": "true"}, "speculation", "note"),
+        ({"spark.task.cpus": "8"}, "cores of a task", "fail"),
+        ({"spark.executor.memory": "14g"}, "memory of n1", "note"),
+    ],
+)
+def test_each_setting_that_hurts_is_one_row_with_its_remedy(setting, name, state):
+    rows = judge_settings(GOOD | setting, "spark://m:7077", [NODE], 2)
+    (row,) = [row for row in rows if row.state != "ok"]
+    assert (row.name, row.state) == (name, state)
+    assert row.remedy
+
+
+def test_more_workers_on_a_node_need_more_memory_beside_the_jvm():
+    conf = GOOD | {"spark.task.cpus": "1", "spark.executor.memory": "10g"}
+    assert "memory of n1" not in states(conf, workers=2)
+    assert states(conf, workers=4)["memory of n1"] == "note"
+    unknown = dataclasses.replace(NODE, memory=0)
+    assert "memory of n1" not in states(conf, executors=[unknown], workers=4)
+
+
+def test_on_one_machine_the_executors_settings_do_not_count():
+    assert set(states({"spark.task.cpus": "8"}, master="local[2]")) == {"dynamic allocation", "speculation"}
+
+
+@pytest.mark.parametrize(("text", "expected"), [("8g", 8 * GIGABYTE), ("512m", 2**29), ("1024", GIGABYTE), ("1GB", GIGABYTE)])
+def test_sizes_are_read_as_spark_writes_them(text, expected):
+    assert size(text) == expected
+
+
+def test_a_folder_that_takes_appends_is_left_as_it_was(tmp_path):
+    assert look.takes_appends(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_takes_none_is_told_apart(tmp_path, unprivileged):
+    tmp_path.chmod(0o500)
+    code = f"import pathlib; from pipelines.launch import look; print(look.takes_appends(pathlib.Path({str(tmp_path)!r})))"
+    assert unprivileged(code) == "False", sys.executable
