@@ -48,6 +48,12 @@ class Course:
         return patience > 0 and self.epoch - self.best_epoch >= patience
 
 
+def updates(model: keras.Model) -> int:
+    """Steps that the optimizer has taken."""
+    # Variables of Keras 3.2 do not turn into numbers by themselves.
+    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+
+
 class EpochCallback(keras.callbacks.Callback):
     """Reports each epoch, keeps the best weights, and has checkpoints written.
 
@@ -89,6 +95,7 @@ class EpochCallback(keras.callbacks.Callback):
         self._save = save
         self._evaluator: Evaluator | None = None
         self._first_step = 0
+        self._updates_before = 0
         self._epoch_started = 0.0
         self._reported = 0.0
 
@@ -96,13 +103,14 @@ class EpochCallback(keras.callbacks.Callback):
         self._data.begin(epoch)
         self._generators.begin(epoch, self.course.dropout_calls)
         self._first_step = self.course.step
+        self._updates_before = updates(self.model)
         self._epoch_started = time.monotonic()
         progress.mark(f"epoch {epoch + 1}, step {self._first_step + 1}")
         set_epoch(epoch + 1)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        # With several steps in an execution, Keras counts the last one as full.
-        step = min(self._first_step + batch + 1, self._steps)
+        # `batch` is of no use with several steps in an execution: Keras 3.2 gives the first of them, later ones the last.
+        step = self._first_step + updates(self.model) - self._updates_before
         self.course.step = step
         progress.mark(f"epoch {self.course.epoch + 1}, step {step + 1}")
         now = time.monotonic()

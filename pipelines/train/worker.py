@@ -20,7 +20,7 @@ from pipelines.stream.sharding import shard, steps_per_epoch
 from pipelines.train import explain, precision, resuming
 from pipelines.train.devices import use_own_gpu
 from pipelines.train.distributed import NOT_FINITE, broadcast_state, check_equal_state, gathered
-from pipelines.train.epochs import EpochCallback
+from pipelines.train.epochs import EpochCallback, updates
 from pipelines.train.evaluate import EVALUATION_BATCH_SIZE, Evaluator
 from pipelines.train.network import build, compiled, use_threads
 from pipelines.train.precision import ResolvedPrecision
@@ -134,10 +134,11 @@ def fit(model: keras.Model, data: TrainingData, callback: EpochCallback, trainin
     except tf.errors.InvalidArgumentError as error:
         if NOT_FINITE not in str(error):
             raise
-        step = int(model.optimizer.iterations) - course.epoch * steps + 1
+        step = updates(model) - course.epoch * steps + 1
+        rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
         raise TrainingError(
             f"the loss is not finite in epoch {course.epoch + 1}, step {step} of {steps}, at learning rate "
-            f"{float(model.optimizer.learning_rate):g}; lower training.base_learning_rate or raise training.warmup_epochs"
+            f"{rate:g}; lower training.base_learning_rate or raise training.warmup_epochs"
         ) from None
 
 
