@@ -1,6 +1,6 @@
 """Convoy: train Keras networks on a Spark cluster.
 
-Read the folders in the order of the road: `ingest`, `stream`, `models`, `train`, `launch`, `track`, `score`.
+Read the folders in the order of the road: `ingest`, `stream`, `models`, `train`, `launch`, `track`, `score`, `submit`.
 The modules beside them hold the words that all of them share.
 """
 

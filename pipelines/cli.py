@@ -162,7 +162,7 @@ def _run_as_guest(main: Callable[[Sequence[str]], None], arguments: Sequence[str
         main(arguments)
     except ConvoyError as error:
         # What the run's page shows first, and below it nothing of ours.
-        raise type(error)(mask(f"{error}\n{error.details}".rstrip())) from None
+        raise ConvoyError(mask(f"{error}\n{error.details}".rstrip())) from None
     except Interrupted as interruption:
         raise KeyboardInterrupt(str(interruption)) from None
     except SystemExit as exit_of_argparse:

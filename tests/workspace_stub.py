@@ -89,7 +89,7 @@ class Workspace:
         """Path ending and status of answers that are given once in place of the real ones."""
         self.holds = False
         """Runs stay pending until they are cancelled."""
-        self._cancelled: set[int] = set()
+        self.cancelled: set[int] = set()
         self._lock = threading.RLock()
         stub = self
 
@@ -221,7 +221,7 @@ class Workspace:
         return self._known(query, self.outputs)
 
     def _jobs_runs_cancel(self, body: dict[str, Any]) -> dict[str, Any]:
-        self._cancelled.add(self._known(body, self.runs)["run_id"])
+        self.cancelled.add(self._known(body, self.runs)["run_id"])
         return {}
 
     def _mlflow_runs_get(self, query: dict[str, Any]) -> dict[str, Any]:
@@ -237,9 +237,9 @@ class Workspace:
 
     def _execute(self, run_id: int, tasks: list[dict[str, Any]], parameters: dict[str, str]) -> None:
         run = self.runs[run_id]
-        while self.holds and run_id not in self._cancelled:
+        while self.holds and run_id not in self.cancelled:
             time.sleep(0.05)
-        if run_id in self._cancelled:
+        if run_id in self.cancelled:
             for part in (*run["tasks"], run):
                 part["state"] = {"life_cycle_state": "TERMINATED", "result_state": "CANCELED", "state_message": "Run cancelled."}
             return

@@ -116,7 +116,7 @@ def test_a_body_for_runs_submit_runs_as_it_stands_and_a_failed_task_names_its_ca
     lines = []
     outcome = follow(client, run_id, lines.append, poll_seconds=0.2)
     assert not outcome.succeeded
-    assert outcome.reason.startswith(f"task train failed: ConfigError: {home}/absent.libsvm"), outcome
+    assert outcome.reason.startswith(f"task train failed: ConvoyError: data.dataset={home}/absent.libsvm: no such"), outcome
     assert outcome.page == f"{workspace.host}/jobs/runs/{run_id}"
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines import cli
 from pipelines.config import TrackingConfig
-from pipelines.errors import ConfigError, DataError
+from pipelines.errors import ConfigError, ConvoyError, DataError
 from pipelines.track.follower import default_tracking_uri
 
 
@@ -31,7 +31,7 @@ def test_a_job_that_fails_raises_its_one_line_without_credentials(on_databricks)
     def fail(_arguments):
         raise DataError("f.txt:3: bad, from https://ann:s3cret@host")
 
-    with pytest.raises(DataError, match=r"^f\.txt:3: bad, from https://\*\*\*@host$"):
+    with pytest.raises(ConvoyError, match=r"^f\.txt:3: bad, from https://\*\*\*@host$"):
         cli.run(fail, [])
 
 

@@ -1,17 +1,22 @@
 """`./convoy submit` where things go wrong, against a workspace on loopback. That a job really runs is an end-to-end test."""
 
+import importlib.util
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from workspace_stub import TOKEN, Workspace
 
+from pipelines.errors import ConfigError, LaunchError
+
 ROOT = Path(__file__).parents[2]
+JOB = ROOT / "jobs/submit.py"
 pytestmark = pytest.mark.timeout(90)
 
 
@@ -21,80 +26,88 @@ def workspace(tmp_path):
         yield stub
 
 
-def command(*arguments):
-    return [sys.executable, str(ROOT / "jobs/submit.py"), "--poll-seconds", "0.1", *arguments]
+@pytest.fixture
+def submit(monkeypatch):
+    """The job's main, in this process: importing the SDK takes a second."""
+    spec = importlib.util.spec_from_file_location("submit_job", JOB)
+    job = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(job)
+    for name in [name for name in os.environ if name.startswith("DATABRICKS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", "/nonexistent")
+    monkeypatch.setenv("CONVOY_HOME", str(ROOT))
 
+    def run(host, *arguments, token=TOKEN):
+        monkeypatch.setenv("DATABRICKS_HOST", host)
+        monkeypatch.setenv("DATABRICKS_TOKEN", token)
+        job.main(["--poll-seconds", "0.05", *arguments])
 
-def environment(host, token=TOKEN):
-    own = {name: value for name, value in os.environ.items() if not name.startswith("DATABRICKS_")}
-    return own | {"CONVOY_HOME": str(ROOT), "HOME": "/nonexistent", "DATABRICKS_HOST": host, "DATABRICKS_TOKEN": token}
-
-
-def submit(host, *arguments, token=TOKEN):
-    variables = environment(host, token)
-    return subprocess.run(command(*arguments), env=variables, capture_output=True, text=True, timeout=80, check=False)
+    return run
 
 
 def wait_for(condition):
     deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.02)
 
 
-def test_a_dry_run_shows_files_and_job_and_asks_nobody(workspace):
-    done = submit(workspace.host, "--dry-run", "--target", "prod", "--param", "data=mnist-5k")
-    assert done.returncode == 0, done.stderr
-    assert "upload jobs/train_cnn.py to /Workspace/Shared/.convoy/convoy/prod/files/jobs/train_cnn.py" in done.stdout
-    assert '"spark_version": "15.4.x-cpu-ml-scala2.12"' in done.stdout
-    assert done.stdout.endswith('run with {"data": "mnist-5k"}\n')
+def cancel_when(workspace, condition):
+    """From another thread, as somebody may on the run's page."""
+
+    def cancel():
+        wait_for(condition)
+        workspace.cancelled.update(workspace.runs)
+
+    workspace.holds = True
+    threading.Thread(target=cancel, daemon=True).start()
+
+
+def test_a_dry_run_shows_files_and_job_and_asks_nobody(workspace, submit, capsys):
+    submit(workspace.host, "--dry-run", "--target", "prod", "--param", "data=mnist-5k")
+    shown = capsys.readouterr().out
+    assert "upload jobs/train_cnn.py to /Workspace/Shared/.convoy/convoy/prod/files/jobs/train_cnn.py" in shown
+    assert '"spark_version": "15.4.x-cpu-ml-scala2.12"' in shown
+    assert shown.endswith('run with {"data": "mnist-5k"}\n')
     assert workspace.calls == []
 
 
-def test_refused_credentials_are_one_line_that_names_the_variables_and_not_the_token(workspace):
-    done = submit(workspace.host, token="dapi-wrong-token")
+def test_refused_credentials_are_one_line_with_exit_code_1_and_without_the_token(workspace):
+    own = {"CONVOY_HOME": str(ROOT), "HOME": "/nonexistent", "DATABRICKS_HOST": workspace.host, "DATABRICKS_TOKEN": "dapi-wrong"}
+    done = subprocess.run([sys.executable, str(JOB)], env=own, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {workspace.host}: permission denied when the workspace was asked who you are (Invalid access")
-    assert "dapi-wrong-token" not in done.stdout + done.stderr
+    assert "dapi-wrong" not in done.stdout + done.stderr
 
 
-def test_missing_credentials_are_one_line_before_anybody_is_asked():
-    done = submit("", token="")
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    remedy = "set DATABRICKS_HOST and DATABRICKS_TOKEN, or DATABRICKS_CONFIG_PROFILE to a profile in ~/.databrickscfg"
-    assert line.startswith("error: no credentials for a Databricks workspace (")
-    assert line.endswith(f"; {remedy}")
+def test_missing_credentials_are_told_with_the_variables_that_give_them(submit):
+    remedy = r"set DATABRICKS_HOST and DATABRICKS_TOKEN, or DATABRICKS_CONFIG_PROFILE to a profile in ~/\.databrickscfg$"
+    with pytest.raises(ConfigError, match=rf"^no credentials for a Databricks workspace \(.*\); {remedy}"):
+        submit("", token="")
 
 
-def test_a_host_that_nobody_answers_on_is_one_line_within_half_a_minute():
+def test_a_host_that_nobody_answers_on_is_told_within_half_a_minute(submit):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+        host = f"http://127.0.0.1:{listener.getsockname()[1]}"
     started = time.monotonic()
-    done = submit(f"http://127.0.0.1:{port}")
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: http://127.0.0.1:{port}: no answer when the workspace was asked who you are (")
-    assert line.endswith("; check DATABRICKS_HOST and the network")
+    with pytest.raises(LaunchError, match=rf"^{host}: no answer when .* \(.*\); check DATABRICKS_HOST and the network$"):
+        submit(host)
     assert time.monotonic() - started < 30
 
 
-def test_a_cancelled_run_ends_with_exit_code_1_and_says_so(workspace):
-    workspace.holds = True
-    process = subprocess.Popen(command(), env=environment(workspace.host), stdout=-1, stderr=-1, text=True)
-    wait_for(lambda: workspace.runs or process.poll() is not None)
-    workspace._cancelled.update(workspace.runs)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 1, errors
-    assert errors.startswith("error: the run is canceled: Run cancelled.; http://127.0.0.1:")
-    assert "train      canceled" in output
+def test_a_run_that_somebody_cancels_is_a_failure_and_says_so(workspace, submit, capsys):
+    cancel_when(workspace, lambda: workspace.runs)
+    with pytest.raises(LaunchError, match=r"^the run is canceled: Run cancelled\.; http://127\.0\.0\.1:\d+/jobs/runs/1000$"):
+        submit(workspace.host)
+    assert "train      canceled" in capsys.readouterr().out
 
 
 def test_ctrl_c_cancels_the_run(workspace):
     workspace.holds = True
-    process = subprocess.Popen(command(), env=environment(workspace.host), stdout=-1, stderr=-1, text=True)
+    own = {"CONVOY_HOME": str(ROOT), "DATABRICKS_HOST": workspace.host, "DATABRICKS_TOKEN": TOKEN}
+    process = subprocess.Popen([sys.executable, str(JOB)], env=os.environ | own, stdout=-1, stderr=-1, text=True)
     wait_for(lambda: any(call.endswith("/runs/get") for call in workspace.calls) or process.poll() is not None)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
@@ -102,31 +115,28 @@ def test_ctrl_c_cancels_the_run(workspace):
     assert process.returncode == 130, errors
     assert "is being cancelled" in output
     assert errors == "interrupted by SIGINT\n"
-    assert workspace._cancelled == set(workspace.runs)
+    assert workspace.cancelled == set(workspace.runs)
 
 
-def test_throttling_and_short_faults_of_the_service_change_nothing_and_the_job_is_started_once(workspace):
-    workspace.holds = True
+def test_throttling_and_short_faults_of_the_service_change_nothing_and_the_job_is_started_once(workspace, submit):
     workspace.troubles = [("scim/v2/Me", 429), ("jobs/run-now", 503), ("runs/get", 503), ("runs/get", 500), ("runs/get", 502)]
-    process = subprocess.Popen(command(), env=environment(workspace.host), stdout=-1, stderr=-1, text=True)
-    wait_for(lambda: sum(call.endswith("/runs/get") for call in workspace.calls) > 6 or process.poll() is not None)
-    workspace._cancelled.update(workspace.runs)
-    _, errors = process.communicate(timeout=60)
-    assert errors.startswith("error: the run is canceled"), errors
+    cancel_when(workspace, lambda: sum(call.endswith("/runs/get") for call in workspace.calls) > 6)
+    with pytest.raises(LaunchError, match=r"^the run is canceled"):
+        submit(workspace.host)
     assert workspace.troubles == []
     assert len(workspace.runs) == 1
 
 
-def test_a_job_that_is_there_is_brought_up_to_date_and_not_made_twice(workspace):
-    for _ in range(2):
+def test_a_job_that_is_there_is_brought_up_to_date_and_not_made_twice(workspace, submit):
+    for nodes in ("3", "4"):
         workspace.troubles = [("jobs/run-now", 400)]
-        done = submit(workspace.host)
-        assert done.returncode == 1
-        assert done.stderr == f"error: {workspace.host}: refused when the job was started (out of order)\n"
-    assert [job["name"] for job in workspace.jobs.values()] == ["[dev ann] convoy (convoy submit)"]
+        with pytest.raises(LaunchError, match=rf"^{workspace.host}: refused when the job was started \(out of order\)$"):
+            submit(workspace.host, "--var", f"workers={nodes}")
+    ((name, nodes),) = [(job["name"], job["job_clusters"][0]["new_cluster"]["num_workers"]) for job in workspace.jobs.values()]
+    assert (name, nodes) == ("[dev ann] convoy (convoy submit)", 4)
 
 
 @pytest.mark.parametrize("flag", ["--var", "--param"])
-def test_a_pair_without_a_value_is_refused(flag):
-    done = submit("http://127.0.0.1:1", flag, "workers")
-    assert (done.returncode, done.stderr) == (2, f"error: {flag} workers: must be NAME=VALUE\n")
+def test_a_pair_without_a_value_is_refused(submit, flag):
+    with pytest.raises(ConfigError, match=rf"^{flag} workers: must be NAME=VALUE$"):
+        submit("http://127.0.0.1:1", flag, "workers")

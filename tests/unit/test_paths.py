@@ -1,0 +1,100 @@
+"""Every form of a path, in every role: for Spark, for Python, for Petastorm, and for the tracking store."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines import paths
+from pipelines.config import TrackingConfig
+from pipelines.errors import ConfigError
+from pipelines.track.follower import default_tracking_uri
+
+OBJECT_STORES = ("s3://bucket/x", "s3a://bucket/x", "abfss://c@a.dfs.core.windows.net/x", "gs://bucket/x", "hdfs:///x")
+
+
+@pytest.fixture
+def laptop(monkeypatch):
+    monkeypatch.delenv("DATABRICKS_RUNTIME_VERSION", raising=False)
+    monkeypatch.setenv("CONVOY_DBFS_ROOT", "/data/dbfs")
+    monkeypatch.setenv("CONVOY_HOME", "/home/ann/convoy")
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "15.4")
+    # Set on the machine that a job was sent from, it must not lead a cluster astray.
+    monkeypatch.setenv("CONVOY_DBFS_ROOT", "/data/dbfs")
+    monkeypatch.delenv("CONVOY_HOME", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("location", "python", "spark", "petastorm"),
+    [
+        ("dbfs:/a/b", "/data/dbfs/a/b", "file:/data/dbfs/a/b", "file:///data/dbfs/a/b"),
+        ("dbfs:///a/b", "/data/dbfs/a/b", "file:/data/dbfs/a/b", "file:///data/dbfs/a/b"),
+        ("/dbfs/a/b", "/data/dbfs/a/b", "file:/data/dbfs/a/b", "file:///data/dbfs/a/b"),
+        ("/Volumes/c/s/v", "/data/dbfs/Volumes/c/s/v", "file:/data/dbfs/Volumes/c/s/v", "file:///data/dbfs/Volumes/c/s/v"),
+        ("dbfs:/Volumes/c/s/v", "/data/dbfs/Volumes/c/s/v", "file:/data/dbfs/Volumes/c/s/v", "file:///data/dbfs/Volumes/c/s/v"),
+        ("file:/a/b", "/a/b", "file:/a/b", "file:///a/b"),
+        ("file:///a/b%20c", "/a/b c", "file:/a/b c", "file:///a/b c"),
+        ("/a/b", "/a/b", "file:/a/b", "file:///a/b"),
+        ("a/b", "/home/ann/convoy/a/b", "file:/home/ann/convoy/a/b", "file:///home/ann/convoy/a/b"),
+    ],
+)
+def test_on_a_laptop_every_form_is_a_folder_for_every_role(laptop, location, python, spark, petastorm):
+    assert str(paths.to_python(location)) == python
+    assert paths.to_spark(location) == spark
+    assert paths.to_petastorm(location) == petastorm
+
+
+@pytest.mark.parametrize(
+    ("location", "python", "spark", "petastorm"),
+    [
+        ("dbfs:/a/b", "/dbfs/a/b", "dbfs:/a/b", "file:///dbfs/a/b"),
+        ("/dbfs/a/b", "/dbfs/a/b", "dbfs:/a/b", "file:///dbfs/a/b"),
+        ("file:/dbfs/a/b", "/dbfs/a/b", "dbfs:/a/b", "file:///dbfs/a/b"),
+        ("/Volumes/c/s/v/t", "/Volumes/c/s/v/t", "dbfs:/Volumes/c/s/v/t", "file:///Volumes/c/s/v/t"),
+        ("dbfs:/Volumes/c/s/v/t", "/Volumes/c/s/v/t", "dbfs:/Volumes/c/s/v/t", "file:///Volumes/c/s/v/t"),
+        ("/Workspace/Users/a@b.c/conf/x.yml", *(f"{p}/Workspace/Users/a@b.c/conf/x.yml" for p in ("", "file:", "file://"))),
+        ("/local_disk0/x", "/local_disk0/x", "file:/local_disk0/x", "file:///local_disk0/x"),
+    ],
+)
+def test_on_databricks_spark_gets_dbfs_and_python_and_petastorm_the_mount(cluster, location, python, spark, petastorm):
+    assert str(paths.to_python(location)) == python
+    assert paths.to_spark(location) == spark
+    assert paths.to_petastorm(location) == petastorm
+
+
+@pytest.mark.parametrize("location", OBJECT_STORES)
+@pytest.mark.parametrize("role", [paths.to_python, paths.to_spark, paths.to_petastorm])
+def test_object_stores_are_refused_in_every_role_with_the_remedy(cluster, location, role):
+    with pytest.raises(ConfigError, match=r"is not supported; use dbfs:/.*\(mount object storage as a volume\)"):
+        role(location)
+
+
+@pytest.mark.parametrize(
+    "location", ["dbfs:/../etc/passwd", "/dbfs/../etc/passwd", "/Volumes/../../etc", "dbfs:/Volumes/../../etc"]
+)
+@pytest.mark.parametrize("where", ["laptop", "cluster"])
+def test_no_form_leads_out_of_its_root(request, where, location):
+    request.getfixturevalue(where)
+    with pytest.raises(ConfigError, match=r"leaves the folder .* remove the '\.\.'"):
+        paths.to_python(location)
+
+
+def test_an_empty_path_is_refused(laptop):
+    with pytest.raises(ConfigError, match=r"^an empty path was given"):
+        paths.to_python("")
+
+
+@pytest.mark.parametrize("character", "#?;")
+def test_what_petastorm_would_take_for_part_of_a_url_is_refused_for_it_alone(laptop, character):
+    location = f"/a{character}b"
+    assert paths.to_python(location) == Path(location)
+    with pytest.raises(ConfigError, match="Petastorm cannot open"):
+        paths.to_petastorm(location)
+
+
+def test_the_tracking_store_of_a_laptop_lies_in_the_home_folder(laptop, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert default_tracking_uri(TrackingConfig()) == "sqlite:////home/ann/convoy/mlflow.db"
