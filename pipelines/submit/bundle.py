@@ -172,9 +172,8 @@ def _value(reference: str, values: Mapping[str, Any]) -> Any:
     found: Any = values
     for part in reference.split("."):
         if not isinstance(found, Mapping) or part not in found:
-            raise ConfigError(
-                f"${{{reference}}}: there is no such value; see variables in {BUNDLE_FILE}, or give --var NAME=VALUE"
-            )
+            remedy = f"give --var {reference[4:]}=VALUE" if reference.startswith("var.") else "correct the reference"
+            raise ConfigError(f"${{{reference}}}: there is no such value; see {BUNDLE_FILE}, or {remedy}")
         found = found[part]
     return found
 

@@ -56,7 +56,8 @@ def workspace(home, server):
 def submitted(workspace, home):
     """The whole job of the bundle."""
     flags = ["--var", "cores_per_node=1", "--var", "executor_memory=1g", "--poll-seconds", "0.2"]
-    for name, value in {"data": home / "digits", "storage": f"file:{home}/storage", "register": "digits"}.items():
+    flags += ["--var", f"runs={home}/storage/runs"]
+    for name, value in {"data": home / "digits", "tables": f"file:{home}/storage/tables", "register": "digits"}.items():
         flags += ["--param", f"{name}={value}"]
     # From the workspace's folder of files up to the one that stands for the root.
     flags += ["--param", "config=../../../../../../../small.yml"]

@@ -17,6 +17,8 @@ from pipelines.errors import ConfigError, LaunchError
 
 ROOT = Path(__file__).parents[2]
 JOB = ROOT / "jobs/submit.py"
+RUNS = ("--var", "runs=/mnt/shared/runs")
+COMMAND = [sys.executable, str(JOB), *RUNS]
 pytestmark = pytest.mark.timeout(90)
 
 
@@ -40,7 +42,7 @@ def submit(monkeypatch):
     def run(host, *arguments, token=TOKEN):
         monkeypatch.setenv("DATABRICKS_HOST", host)
         monkeypatch.setenv("DATABRICKS_TOKEN", token)
-        job.main(["--poll-seconds", "0.05", *arguments])
+        job.main(["--poll-seconds", "0.05", *RUNS, *arguments])
 
     return run
 
@@ -74,7 +76,14 @@ def test_a_dry_run_shows_files_and_job_and_asks_nobody(workspace, submit, capsys
 
 def test_refused_credentials_are_one_line_with_exit_code_1_and_without_the_token(workspace):
     own = {"CONVOY_HOME": str(ROOT), "HOME": "/nonexistent", "DATABRICKS_HOST": workspace.host, "DATABRICKS_TOKEN": "dapi-wrong"}
-    done = subprocess.run([sys.executable, str(JOB)], env=own, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        COMMAND,
+        env=own,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {workspace.host}: permission denied when the workspace was asked who you are (Invalid access")
@@ -107,7 +116,7 @@ def test_a_run_that_somebody_cancels_is_a_failure_and_says_so(workspace, submit,
 def test_ctrl_c_cancels_the_run(workspace):
     workspace.holds = True
     own = {"CONVOY_HOME": str(ROOT), "DATABRICKS_HOST": workspace.host, "DATABRICKS_TOKEN": TOKEN}
-    process = subprocess.Popen([sys.executable, str(JOB)], env=os.environ | own, stdout=-1, stderr=-1, text=True)
+    process = subprocess.Popen(COMMAND, env=os.environ | own, stdout=-1, stderr=-1, text=True)
     wait_for(lambda: any(call.endswith("/runs/get") for call in workspace.calls) or process.poll() is not None)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
