@@ -65,6 +65,8 @@ class Found:
     """A file in the folder of the run can be written on; mounts of object stores refuse that."""
     gpus: int = 0
     """Devices of NVIDIA's driver."""
+    nccl: bool = False
+    """Horovod reduces on the GPU; looked for only where there is one."""
     bfloat16: tuple[str, ...] = ()
     """Instruction sets of the processor that compute in bfloat16."""
 
@@ -95,18 +97,20 @@ def look_quickly(run_dir: str = "") -> Found:
         run_dir: the folder of the run, in which the driver has put something; empty where there is none.
     """
     tensorflow = _version("tensorflow") or _version("tensorflow-cpu")
+    gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
     return Found(
         python=platform.python_version(),
         host=socket.gethostname(),
         versions={name: _version(name) for name in (*VERSIONED, "horovod")},
         tensorflow=tensorflow,
         horovod_tensorflow=_horovod_tensorflow(),
-        gloo=_gloo_is_inside(),
+        gloo=_is_inside_horovod(b"GlooController"),
         cores=len(os.sched_getaffinity(0)),
         memory=_memory(),
         sees_run_dir=not run_dir or (Path(run_dir).is_dir() and any(Path(run_dir).iterdir())),
         takes_appends=not run_dir or takes_appends(Path(run_dir)),
-        gpus=len(list(Path("/dev").glob("nvidia[0-9]*"))),
+        gpus=gpus,
+        nccl=gpus > 0 and _is_inside_horovod(b"NCCLAllreduce"),
         bfloat16=tuple(sorted(precision.bfloat16_instructions())),
     )
 
@@ -142,12 +146,12 @@ def _horovod_tensorflow() -> str:
         return ""
 
 
-def _gloo_is_inside() -> bool:
-    """True when Horovod's library for TensorFlow holds its Gloo controller, a class that is compiled only where Gloo is."""
+def _is_inside_horovod(name: bytes) -> bool:
+    """True when Horovod's library for TensorFlow holds this class, as those of Gloo and NCCL are compiled only where they are."""
     folder = _horovod_folder()
     for library in (folder / "tensorflow").glob("mpi_lib*.so") if folder else ():
         with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if content.find(b"GlooController") >= 0:
+            if content.find(name) >= 0:
                 return True
     return False
 

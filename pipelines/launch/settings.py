@@ -27,8 +27,8 @@ def judge_settings(conf: Mapping[str, str], master: str, executors: Sequence[Fou
     rows = [_dynamic_allocation(conf), _speculation(conf)]
     if master.startswith("local"):
         # One JVM, whose heap is that of the driver.
-        return rows
-    return [*rows, _task_cpus(conf), *_memory(conf, executors, workers)]
+        return [*rows, *_gpus(conf, executors)]
+    return [*rows, _task_cpus(conf), *_memory(conf, executors, workers), *_gpus(conf, executors)]
 
 
 def size(text: str) -> int:
@@ -77,4 +77,24 @@ def _memory(conf: Mapping[str, str], executors: Sequence[Found], workers: int) -
             rows.append(
                 Row(f"memory of {found.host}", shown, needed, "note", "lower spark.executor.memory, or take larger nodes")
             )
+    return rows
+
+
+def _gpus(conf: Mapping[str, str], executors: Sequence[Found]) -> list[Row]:
+    """A rank takes the GPU that Spark assigned to its task; without that, the ranks of a node take them in turn."""
+    rows = []
+    amount = conf.get("spark.task.resource.gpu.amount", "")
+    for found in executors:
+        if not found.gpus:
+            continue
+        name = f"GPUs of {found.host}"
+        if amount != "1":
+            shown, remedy = f"{found.gpus}, not assigned to tasks", "set spark.task.resource.gpu.amount=1"
+            rows.append(Row(name, shown, "one for each task", "note", remedy))
+        if not found.nccl:
+            shown, remedy = (
+                "Horovod without NCCL",
+                "build Horovod with HOROVOD_GPU_OPERATIONS=NCCL; gradients go through the host",
+            )
+            rows.append(Row(name, shown, "Horovod with NCCL", "note", remedy))
     return rows

@@ -75,6 +75,7 @@ def test_help_names_every_command():
         "train",
         "predict",
         "evaluate|score|promote",
+        "submit",
         "test",
         "setup",
         "runs",

@@ -47,6 +47,14 @@ def test_on_one_machine_the_executors_settings_do_not_count():
     assert set(states({"spark.task.cpus": "8"}, master="local[2]")) == {"dynamic allocation", "speculation"}
 
 
+def test_gpus_that_spark_does_not_assign_and_a_horovod_without_nccl_are_notes():
+    with_gpus = dataclasses.replace(NODE, gpus=4)
+    rows = judge_settings(GOOD, "spark://m:7077", [with_gpus], 2)
+    assert [row.found for row in rows if row.state == "note"] == ["4, not assigned to tasks", "Horovod without NCCL"]
+    assigned = GOOD | {"spark.task.resource.gpu.amount": "1"}
+    assert set(states(assigned, executors=[dataclasses.replace(with_gpus, nccl=True)]).values()) == {"ok"}
+
+
 @pytest.mark.parametrize(("text", "expected"), [("8g", 8 * GIGABYTE), ("512m", 2**29), ("1024", GIGABYTE), ("1GB", GIGABYTE)])
 def test_sizes_are_read_as_spark_writes_them(text, expected):
     assert size(text) == expected
