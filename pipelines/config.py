@@ -17,6 +17,14 @@ Precision = Literal["auto", "float32", "bfloat16"]
 LearningRateScaling = Literal["linear", "square_root", "none"]
 OnBadRows = Literal["fail", "quarantine"]
 
+# Beyond these an image leaves its frame or folds over itself.
+_LARGEST_CHANGES = {
+    "augment_shift": 0.5,
+    "augment_rotation": 180.0,
+    "augment_scale": 0.5,
+    "augment_shear": 1.0,
+    "augment_elastic": 0.2,
+}
 _LARGEST_FLOAT32 = 3.4028234e38
 _LARGEST_LABEL = 2**53
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
@@ -173,6 +181,16 @@ class TrainingConfig:
     weight_decay: float = 0.0
     """Decoupled, with optimizer `adamw`."""
     label_smoothing: float = 0.0
+    augment_shift: float = 0.0
+    """Training images are moved by up to this share of height and width. What each image meets is drawn anew in every epoch."""
+    augment_rotation: float = 0.0
+    """Training images are turned by up to so many degrees, either way."""
+    augment_scale: float = 0.0
+    """Training images become from 1 - s to 1 + s times as high and, drawn apart, as wide."""
+    augment_shear: float = 0.0
+    """Training images are slanted by up to this tangent, either way."""
+    augment_elastic: float = 0.0
+    """Training images are warped: standard deviation of the displacement as a share of height and width; 0.05 is strong."""
     precision: Precision = "auto"
     """auto: bfloat16 where the processor computes in it, else float32. Weights and the logged model stay float32."""
     steps_per_execution: int = 1
@@ -203,6 +221,9 @@ class TrainingConfig:
             self.weight_decay,
             f"0 unless training.optimizer is adamw (it is {self.optimizer})",
         )
+        for name, largest in _LARGEST_CHANGES.items():
+            value = getattr(self, name)
+            _rule(0 <= value <= largest, f"training.{name}", value, f"from 0 (none) to {largest:g}")
         _rule(0 <= self.label_smoothing < 1, "training.label_smoothing", self.label_smoothing, "from 0 to below 1")
         _rule(self.steps_per_execution >= 1, "training.steps_per_execution", self.steps_per_execution, "at least 1")
         _rule(self.early_stopping_patience >= 0, "training.early_stopping_patience", self.early_stopping_patience, "0 or more")

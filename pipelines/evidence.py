@@ -2,7 +2,7 @@
 
 RUN_DIR/evidence/test-rank-K.npz     each rank's test rows with probabilities, and its surest mistakes as images
 RUN_DIR/evidence/first_layer.npz     kernels of the first convolution and what they answer to a few images
-RUN_DIR/evidence/examples.npz        the first training batch
+RUN_DIR/evidence/examples.npz        a training batch as the network saw it, after augmentation
 """
 
 import os

@@ -15,6 +15,7 @@ import tensorflow as tf
 from pipelines import progress
 from pipelines.config import StreamConfig
 from pipelines.schema import Split, Table
+from pipelines.stream.augment import Augmentation, augmented, keys_of_epoch
 from pipelines.stream.reader import Block, Images, Labels, read_blocks
 from pipelines.stream.sharding import RowRange
 
@@ -57,14 +58,16 @@ class TrainingData:
         shard: at least `steps * batch_size` rows. Rows beyond that are left out of an epoch, other ones each time.
         steps: batches in an epoch, the same on every rank.
         batch_size: examples in a batch.
-        seed: with the epoch's number it decides the order; use another one on each rank.
+        seed: with the epoch's number it decides the order and what augmentation does; use another one on each rank.
+        augmentation: how images are changed, another way in each epoch; None leaves them as they are.
     """
 
-    def __init__(self, shard: Shard, *, steps: int, batch_size: int, seed: int) -> None:
+    def __init__(self, shard: Shard, *, steps: int, batch_size: int, seed: int, augmentation: Augmentation | None = None) -> None:
         self._shard = shard
         self._steps = steps
         self._batch_size = batch_size
         self._seed = seed
+        self._augmentation = augmentation
         self._epoch = 0
         self._kept = tuple(tf.constant(part) for part in load(shard)) if shard.fits_memory else None
 
@@ -84,7 +87,20 @@ class TrainingData:
         options.autotune.enabled = False
         options.threading.private_threadpool_size = 1
         left = self._steps - skip_steps
-        return dataset.skip(skip_steps).apply(tf.data.experimental.assert_cardinality(left)).with_options(options).prefetch(2)
+        if self._augmentation is None:
+            dataset = dataset.skip(skip_steps)
+        else:
+            dataset = self._augmented(dataset, skip_steps, self._augmentation)
+        return dataset.apply(tf.data.experimental.assert_cardinality(left)).with_options(options).prefetch(2)
+
+    def _augmented(self, dataset: tf.data.Dataset, skip_steps: int, augmentation: Augmentation) -> tf.data.Dataset:
+        def keys(_: tf.Tensor) -> tf.data.Dataset:
+            of_epoch = tf.numpy_function(lambda: keys_of_epoch(self._seed, self._epoch, self._steps), [], tf.int64)
+            return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(of_epoch, (self._steps, 2)))
+
+        # Keys are counted from the epoch's first step, so they are skipped together with the batches.
+        both = tf.data.Dataset.zip((dataset, tf.data.Dataset.range(1).flat_map(keys))).skip(skip_steps)
+        return both.map(lambda batch, key: (augmented(batch[0], key, augmentation), batch[1]))
 
     def _from_memory(self, images: tf.Tensor, labels: tf.Tensor) -> tf.data.Dataset:
         steps, batch_size = self._steps, self._batch_size

@@ -39,8 +39,8 @@ def title(config: Config, dataset: str) -> str:
 def parameters(config: Config) -> dict[str, str]:
     """The settings that can make one run differ from another, by their full names.
 
-    Left out are settings without effect on result or speed, settings that are empty, and settings that the chosen optimizer or
-    schedule does not use.
+    Left out are settings without effect on result or speed, settings that are empty, settings that the chosen optimizer or
+    schedule does not use, and parts of the recipe that are switched off.
     """
     flat = config.flat()
     unused = _unused(config)
@@ -138,4 +138,5 @@ def _unused(config: Config) -> set[str]:
         unused.add("training.weight_decay")
     if training.schedule != "step":
         unused |= {"training.step_epochs", "training.step_factor"}
+    unused |= {name for name, value in config.flat().items() if name.startswith("training.augment_") and not value}
     return unused

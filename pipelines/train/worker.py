@@ -15,6 +15,7 @@ from pipelines.evidence import PredictionWriter
 from pipelines.logs import set_epoch
 from pipelines.schema import Split, Table
 from pipelines.spool import SpoolWriter
+from pipelines.stream import augment
 from pipelines.stream.batches import EvaluationData, Shard, TrainingData
 from pipelines.stream.sharding import shard, steps_per_epoch
 from pipelines.train import explain, precision, resuming
@@ -83,7 +84,13 @@ def train(
         step=course.step,
     )
     writer = CheckpointWriter(run_dir, config.checkpoint) if run_dir is not None and rank == 0 else None
-    data = TrainingData(train_shard, steps=steps, batch_size=training.batch_size_per_worker, seed=training.seed * workers + rank)
+    data = TrainingData(
+        train_shard,
+        steps=steps,
+        batch_size=training.batch_size_per_worker,
+        seed=training.seed * workers + rank,
+        augmentation=augment.from_settings(training),
+    )
     callback = EpochCallback(
         training,
         course,

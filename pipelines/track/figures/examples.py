@@ -1,4 +1,4 @@
-"""What does the network see? Training examples as they reach its first layer."""
+"""What does the network see? Training examples as they reach its first layer, after augmentation."""
 
 from collections.abc import Sequence
 from typing import Any
