@@ -11,12 +11,13 @@ from typing import Any, Literal
 from pipelines.errors import ConfigError
 from pipelines.secrets import MASK
 
-Optimizer = Literal["adam", "adamw", "sgd"]
+Optimizer = Literal["adam", "adamw", "sgd", "lamb"]
 Schedule = Literal["constant", "cosine", "step", "one_cycle"]
 Precision = Literal["auto", "float32", "bfloat16"]
 LearningRateScaling = Literal["linear", "square_root", "none"]
 OnBadRows = Literal["fail", "quarantine"]
 
+TEST_VIEWS = (1, 5, 9)
 # Beyond these an image leaves its frame or folds over itself.
 _LARGEST_CHANGES = {
     "augment_shift": 0.5,
@@ -179,7 +180,12 @@ class TrainingConfig:
     momentum: float = 0.0
     """With optimizer `sgd`; Nesterov's form where it is not 0."""
     weight_decay: float = 0.0
-    """Decoupled, with optimizer `adamw`."""
+    """Decoupled from the gradient (Loshchilov and Hutter 2019, arXiv:1711.05101), with optimizers `adamw`, `sgd` and `lamb`."""
+    clip_norm: float = 0.0
+    """Largest length of the gradient, all weights together, after it was averaged over workers; 0 for no limit."""
+    average_decay: float = 0.0
+    """What an average over the steps keeps of itself in each, for example 0.999. Validation, test and the logged model then use
+    the averaged weights (Polyak and Juditsky 1992). 0 for none."""
     label_smoothing: float = 0.0
     augment_shift: float = 0.0
     """Training images are moved by up to this share of height and width. What each image meets is drawn anew in every epoch."""
@@ -191,6 +197,9 @@ class TrainingConfig:
     """Training images are slanted by up to this tangent, either way."""
     augment_elastic: float = 0.0
     """Training images are warped: standard deviation of the displacement as a share of height and width; 0.05 is strong."""
+    test_views: int = 1
+    """The logged model answers with its mean over so many views of an image, of which it makes all but one by shifts of one
+    pixel: 1, 5 (and four sides) or 9 (and corners). Test metrics are this model's."""
     precision: Precision = "auto"
     """auto: bfloat16 where the processor computes in it, else float32. Weights and the logged model stay float32."""
     steps_per_execution: int = 1
@@ -216,14 +225,17 @@ class TrainingConfig:
         )
         _rule(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "0 or more")
         _rule(
-            self.weight_decay == 0 or self.optimizer == "adamw",
+            self.weight_decay == 0 or self.optimizer != "adam",
             "training.weight_decay",
             self.weight_decay,
-            f"0 unless training.optimizer is adamw (it is {self.optimizer})",
+            "0 with training.optimizer adam; adamw is Adam with weight decay",
         )
+        _rule(self.clip_norm >= 0, "training.clip_norm", self.clip_norm, "more than 0, or 0 for no limit")
+        _rule(0 <= self.average_decay < 1, "training.average_decay", self.average_decay, "from 0 (no average) to below 1")
         for name, largest in _LARGEST_CHANGES.items():
             value = getattr(self, name)
             _rule(0 <= value <= largest, f"training.{name}", value, f"from 0 (none) to {largest:g}")
+        _rule(self.test_views in TEST_VIEWS, "training.test_views", self.test_views, "1, 5 or 9")
         _rule(0 <= self.label_smoothing < 1, "training.label_smoothing", self.label_smoothing, "from 0 to below 1")
         _rule(self.steps_per_execution >= 1, "training.steps_per_execution", self.steps_per_execution, "at least 1")
         _rule(self.early_stopping_patience >= 0, "training.early_stopping_patience", self.early_stopping_patience, "0 or more")

@@ -117,7 +117,10 @@ def _train_and_record(
         clock.mark("trained")
         recorder.phase("launch", clock.at("table"), clock.at("plan"))
         result = results[0]
-        run.metrics({"test/loss": result.test.loss, "test/accuracy": result.test.accuracy}, step=result.epochs)
+        tested = {"test/loss": result.test.loss, "test/accuracy": result.test.accuracy}
+        if result.single_view_accuracy is not None:
+            tested["test/single_view_accuracy"] = result.single_view_accuracy
+        run.metrics(tested, step=result.epochs)
         run.model(run_dir / rundir.MODEL_FOLDER)
         figures = recorder.figures()
     outcome = page.Result(

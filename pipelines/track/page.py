@@ -86,10 +86,12 @@ def _road(config: Config, manifest: TableManifest, result: Result | None) -> str
     network = f"`{config.model.name}`"
     if result is None:
         return f"Trains {network} on {data} with {workers}."
+    views = config.training.test_views
+    by_views = f", by its mean over {views} views of each, as the logged model answers" if views > 1 else ""
     return (
         f"{network} was trained on {data} for {result.epochs} epoch{'s' if result.epochs > 1 else ''} by {workers} in "
-        f"{result.precision}. It is right on **{100 * result.accuracy:.2f} %** of the test rows (loss {result.loss:.4f}). "
-        f"{result.seconds:.0f} s in all, {result.rows_per_second:,.0f} rows/s. "
+        f"{result.precision}. It is right on **{100 * result.accuracy:.2f} %** of the test rows{by_views} "
+        f"(loss {result.loss:.4f}). {result.seconds:.0f} s in all, {result.rows_per_second:,.0f} rows/s. "
         f"To repeat it: [config.yml]({_artifact('config.yml')})."
     )
 
@@ -134,9 +136,13 @@ def _unused(config: Config) -> set[str]:
     unused = set()
     if training.optimizer != "sgd":
         unused.add("training.momentum")
-    if training.optimizer != "adamw":
+    if training.optimizer == "adam":
         unused.add("training.weight_decay")
     if training.schedule != "step":
         unused |= {"training.step_epochs", "training.step_factor"}
-    unused |= {name for name, value in config.flat().items() if name.startswith("training.augment_") and not value}
+    optional = [name for name in config.flat() if name.startswith("training.augment_")]
+    optional += ["training.clip_norm", "training.average_decay"]
+    unused |= {name for name in optional if not config.flat()[name]}
+    if training.test_views == 1:
+        unused.add("training.test_views")
     return unused

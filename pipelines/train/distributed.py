@@ -15,21 +15,29 @@ import tensorflow as tf
 
 from pipelines import progress
 from pipelines.errors import TrainingError
+from pipelines.train.averaging import averages, floating
 
 NOT_FINITE = "Convoy: gradients are not finite"
 """What TensorFlow's InvalidArgumentError then says."""
 
 
-def distributed(optimizer_class: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
+def distributed(optimizer_class: type[keras.optimizers.Optimizer], clip_norm: float = 0.0) -> type[keras.optimizers.Optimizer]:
     """A subclass whose updates use the mean gradients of all ranks.
 
     It is for training only: a saved model must not hold it, because loading that model would need Horovod.
+
+    Args:
+        optimizer_class: what makes updates of gradients.
+        clip_norm: the mean gradient, all weights together, is shortened to this length where it is longer; 0 for no limit. Ranks
+            shorten the same gradient by the same factor.
     """
 
     class Distributed(optimizer_class):
         def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> Any:
             mean = averaged(grads)
             with tf.control_dependencies([checked_finite(mean)]):
+                if clip_norm:
+                    mean, _ = tf.clip_by_global_norm(mean, clip_norm)
                 return super().apply(mean, trainable_variables)
 
     return Distributed
@@ -62,6 +70,24 @@ def broadcast_state(model: keras.Model, optimizer: keras.optimizers.Optimizer) -
     for variable in _state(model, optimizer):
         with progress.waiting("giving all ranks the same weights"):
             variable.assign(hvd.broadcast(tf.convert_to_tensor(variable.value), root_rank=0))
+
+
+def average_statistics(model: keras.Model) -> None:
+    """Give every rank the mean over ranks of the moving statistics of batch normalization, to be called after an epoch.
+
+    Each rank normalizes by the statistics of its own batch (as Goyal et al. 2017, arXiv:1706.02677, do: a larger batch would be
+    another network). What evaluation uses are moving averages of them, which training itself never reads. They are linear in the
+    statistics of the batches, so their mean now is what a mean in every step would have come to.
+    """
+    statistics = floating(model.non_trainable_weights)
+    trained = {id(weight) for weight in model.trainable_weights}
+    for weight, average in zip(floating(model.weights), averages(model), strict=False):
+        if id(weight) not in trained:
+            statistics.append(average)
+    if not statistics:
+        return
+    for variable, mean in zip(statistics, averaged([tf.convert_to_tensor(s.value) for s in statistics]), strict=True):
+        variable.assign(mean)
 
 
 def check_equal_state(model: keras.Model, optimizer: keras.optimizers.Optimizer, when: str) -> str:

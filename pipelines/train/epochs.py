@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import horovod.tensorflow as hvd
 import keras
-import tensorflow as tf
 
 from pipelines import progress
 from pipelines.config import TrainingConfig
@@ -19,7 +18,8 @@ from pipelines.errors import TrainingError
 from pipelines.logs import set_epoch
 from pipelines.spool import SpoolWriter
 from pipelines.stream.batches import EvaluationData, TrainingData
-from pipelines.train.distributed import averaged, check_equal_state, summed
+from pipelines.train.averaging import averaged_weights
+from pipelines.train.distributed import average_statistics, check_equal_state, summed
 from pipelines.train.evaluate import EVALUATION_BATCH_SIZE, Evaluator
 from pipelines.train.state import RandomGenerators, Weights
 
@@ -130,12 +130,13 @@ class EpochCallback(keras.callbacks.Callback):
         progress.mark(f"end of epoch {epoch + 1}")
         means = _over_ranks(logs or {})
         metrics = {f"train/{name}": value for name, value in means.items()}
-        _average_statistics(self.model)
+        average_statistics(self.model)
         self.course.weights_sha256 = check_equal_state(self.model, self.model.optimizer, f"after epoch {epoch + 1}")
         validation_started = time.monotonic()
         if self._validation is not None:
             self._evaluator = self._evaluator or Evaluator(self.model)
-            score = self._evaluator.score(self._validation.batches(EVALUATION_BATCH_SIZE))
+            with averaged_weights(self.model):
+                score = self._evaluator.score(self._validation.batches(EVALUATION_BATCH_SIZE))
             metrics |= {"validation/loss": score.loss, "validation/accuracy": score.accuracy}
         self.rows_per_second = (self._steps - self._first_step) * self._global_batch_size / seconds
         metrics |= {
@@ -163,7 +164,8 @@ class EpochCallback(keras.callbacks.Callback):
         if loss < course.best_loss:
             course.best_loss, course.best_epoch = loss, course.epoch
             if patience:
-                course.best_weights = self.model.get_weights()
+                with averaged_weights(self.model):
+                    course.best_weights = self.model.get_weights()
         self.model.stop_training = course.stops_early(patience)
 
     def _stop(self) -> None:
@@ -176,12 +178,3 @@ class EpochCallback(keras.callbacks.Callback):
 def _over_ranks(logs: dict[str, float]) -> dict[str, float]:
     # Every rank has trained on equally many examples, so the mean of means is the mean.
     return {name: total / hvd.size() for name, total in summed(logs).items()}
-
-
-def _average_statistics(model: keras.Model) -> None:
-    """Give every rank the same moving statistics of batch normalization, which each rank gathers from its own batches."""
-    statistics = [weight for weight in model.non_trainable_weights if tf.as_dtype(weight.dtype).is_floating]
-    if not statistics:
-        return
-    for variable, mean in zip(statistics, averaged([tf.convert_to_tensor(s.value) for s in statistics]), strict=True):
-        variable.assign(mean)

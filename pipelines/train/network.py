@@ -2,17 +2,21 @@
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from pipelines.config import Config, TrainingConfig
+from pipelines.config import Config, Optimizer, TrainingConfig
+from pipelines.errors import ConfigError
 from pipelines.models import registry
 from pipelines.schema import Table
+from pipelines.train.averaging import averaging
 from pipelines.train.distributed import distributed
 from pipelines.train.precision import ResolvedPrecision
 from pipelines.train.schedule import LearningRate, PlannedLearningRate
 
+_OPTIMIZERS: dict[Optimizer, str] = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "lamb": "Lamb"}
 LossFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
@@ -29,7 +33,7 @@ def compiled(config: Config, table: Table, resolved: ResolvedPrecision, rate: Le
     training = config.training
     model = build(config, table, resolved)
     model.compile(
-        optimizer=make_optimizer(training, PlannedLearningRate(rate)),
+        optimizer=make_optimizer(training, PlannedLearningRate(rate), model),
         loss=make_loss(training.label_smoothing, table.manifest.num_classes),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         steps_per_execution=min(training.steps_per_execution, steps),
@@ -59,13 +63,26 @@ def build(config: Config, table: Table, resolved: ResolvedPrecision) -> keras.Mo
         keras.config.set_dtype_policy("float32")
 
 
-def make_optimizer(training: TrainingConfig, rate: PlannedLearningRate) -> keras.optimizers.Optimizer:
-    """The configured optimizer, averaging gradients over ranks."""
-    if training.optimizer == "sgd":
-        return distributed(keras.optimizers.SGD)(rate, momentum=training.momentum, nesterov=training.momentum > 0)
-    if training.optimizer == "adamw":
-        return distributed(keras.optimizers.AdamW)(rate, weight_decay=training.weight_decay)
-    return distributed(keras.optimizers.Adam)(rate)
+def make_optimizer(training: TrainingConfig, rate: PlannedLearningRate, model: keras.Model) -> keras.optimizers.Optimizer:
+    """The configured optimizer, averaging gradients over ranks, and the network's weights over steps where that is asked for.
+
+    Raises:
+        ConfigError: this Keras does not have it.
+    """
+    name = training.optimizer
+    settings: dict[str, Any] = {"name": name}
+    if training.weight_decay or name == "adamw":
+        settings["weight_decay"] = training.weight_decay
+    if name == "sgd":
+        settings |= {"momentum": training.momentum, "nesterov": training.momentum > 0}
+    kind = getattr(keras.optimizers, _OPTIMIZERS[name], None)
+    if kind is None:
+        raise ConfigError(
+            f"training.optimizer={name}: Keras {keras.__version__} does not have it yet; choose adamw, or a newer Keras"
+        )
+    if training.average_decay:
+        kind = averaging(kind, model, training.average_decay)
+    return distributed(kind, training.clip_norm)(rate, **settings)
 
 
 def make_loss(label_smoothing: float, num_classes: int) -> keras.losses.Loss | LossFunction:

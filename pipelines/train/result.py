@@ -22,6 +22,9 @@ class TrainingResult:
     best_epoch: int
     precision: ResolvedPrecision
     test: Score
+    """What the logged model does, over all its views."""
+    single_view_accuracy: float | None
+    """On the test rows, by the image alone; None where the logged model has no other view."""
     rows_per_second: float
     """Of the last epoch, all workers together."""
     train_seconds: float

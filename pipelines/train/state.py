@@ -30,8 +30,8 @@ def restore(model: keras.Model, optimizer: keras.optimizers.Optimizer, arrays: A
         stored = _of_kind(arrays, kind)
         if [array.shape for array in stored] != [tuple(variable.shape) for variable in variables]:
             raise CheckpointError(
-                f"the checkpoint's {kind} are not those of {model.name} with {type(optimizer).__bases__[0].__name__}; "
-                "resume with the network and optimizer it was written with, or start a new run"
+                f"the checkpoint's {kind} are not those of {model.name} with {optimizer.name}; "
+                "resume with the network, optimizer and kind of average it was written with, or start a new run"
             )
         for variable, array in zip(variables, stored, strict=True):
             variable.assign(array)

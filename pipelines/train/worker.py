@@ -19,6 +19,7 @@ from pipelines.stream import augment
 from pipelines.stream.batches import EvaluationData, Shard, TrainingData
 from pipelines.stream.sharding import shard, steps_per_epoch
 from pipelines.train import explain, precision, resuming
+from pipelines.train.averaging import use_averages
 from pipelines.train.devices import use_own_gpu
 from pipelines.train.distributed import NOT_FINITE, broadcast_state, check_equal_state, gathered
 from pipelines.train.epochs import EpochCallback, updates
@@ -29,6 +30,7 @@ from pipelines.train.result import Score, TrainingResult
 from pipelines.train.saving import CheckpointWriter
 from pipelines.train.schedule import plan
 from pipelines.train.state import RandomGenerators
+from pipelines.train.views import over_views
 
 
 def train(
@@ -109,14 +111,17 @@ def train(
         writer.finish()
     if course.best_weights is not None:
         model.set_weights(course.best_weights)
+    else:
+        use_averages(model)
     weights_sha256 = check_equal_state(model, model.optimizer, "after training")
-    tested, score = test(config, table, model, test_shard, data, run_dir)
+    tested, score, single_view = test(config, table, model, test_shard, data, run_dir)
     spool.write("test", loss=score.loss, accuracy=score.accuracy, rows=score.rows)
     result = TrainingResult(
         epochs=course.epoch,
         best_epoch=course.best_epoch,
         precision=resolved,
         test=score,
+        single_view_accuracy=single_view,
         rows_per_second=callback.rows_per_second,
         train_seconds=train_seconds,
         weights_sha256=weights_sha256,
@@ -151,8 +156,11 @@ def fit(model: keras.Model, data: TrainingData, callback: EpochCallback, trainin
 
 def test(
     config: Config, table: Table, model: keras.Model, shard: Shard, training: TrainingData, run_dir: Path | None
-) -> tuple[keras.Model, Score]:
-    """A copy of the network that computes in float32, and how it does on this rank's and all other ranks' test rows.
+) -> tuple[keras.Model, Score, float | None]:
+    """How the network does on this rank's and all other ranks' test rows.
+
+    Returns:
+        a copy that computes in float32, over `training.test_views` views; its score; its accuracy by one view, where it has more.
 
     Where there is a `run_dir`, it receives what the figures are drawn from (`pipelines.evidence`).
     """
@@ -160,16 +168,20 @@ def test(
     set_epoch(0)
     tested = build(config, table, "float32")
     tested.set_weights(model.get_weights())
+    network, tested = tested, over_views(tested, table.manifest.image, config.training.test_views)
+    single_view = None
     predictions = PredictionWriter(shard.rows.start, workers)
     rows = EvaluationData(shard)
     score = Evaluator(tested).score(rows.batches(EVALUATION_BATCH_SIZE), predictions.add)
+    if tested is not network:
+        single_view = Evaluator(network).score(rows.batches(EVALUATION_BATCH_SIZE)).accuracy
     if run_dir is not None:
         predictions.save(run_dir, rank)
         # The last rank, because the first one now saves the network.
         if rank == workers - 1:
             progress.mark("keeping examples")
-            explain.leave(run_dir, tested, training.dataset(), next(rows.batches(EVALUATION_BATCH_SIZE)))
-    return tested, score
+            explain.leave(run_dir, network, training.dataset(), next(rows.batches(EVALUATION_BATCH_SIZE)))
+    return tested, score, single_view
 
 
 def agreed_precision(training: TrainingConfig, gpu: tuple[int, int] | None) -> ResolvedPrecision:

@@ -19,6 +19,8 @@ def train(spark, table, folder, workers, *settings):
             "training.precision=float32",
             "training.batch_size_per_worker=16",
             f"launch.workers={workers}",
+            # With more, the order of a sum within an operation is not the same each time.
+            "launch.threads_per_worker=1",
             *settings,
         ],
     )
@@ -70,6 +72,11 @@ def test_both_ranks_see_the_same_metrics_and_took_the_same_steps(two_workers):
     assert [event["values"]["steps"] for rank in events for event in rank if event["kind"] == "plan"] == [20, 20]
 
 
+def test_the_same_seed_and_workers_give_the_same_weights_bit_for_bit(spark, table, two_workers, tmp_path):
+    (again, _), _ = train(spark, table, tmp_path, 2)
+    assert again.weights_sha256 == two_workers[0][0].weights_sha256
+
+
 def test_the_learning_rate_of_two_workers_is_twice_that_of_one(two_workers):
     _, events = two_workers
     plan = next(event["values"] for event in events[0] if event["kind"] == "plan")
@@ -83,8 +90,9 @@ def test_one_worker_goes_the_same_way(spark, table, tmp_path):
     assert [event["values"]["steps"] for event in events[0] if event["kind"] == "plan"] == [40]
 
 
-def test_batch_normalization_statistics_are_equal_on_all_ranks_and_only_rank_zero_saves(spark, table, tmp_path):
-    results, _ = train(spark, table, tmp_path, 2, "model.name=convnet_batchnorm", "training.epochs=1")
+def test_batch_normalization_statistics_and_averages_are_equal_on_all_ranks_and_only_rank_zero_saves(spark, table, tmp_path):
+    recipe = ("training.average_decay=0.9", "training.clip_norm=1", "training.augment_rotation=10", "training.test_views=5")
+    results, _ = train(spark, table, tmp_path, 2, "model.name=convnet_batchnorm", "training.epochs=1", *recipe)
     assert results[0].weights_sha256 == results[1].weights_sha256
     assert (tmp_path / "model" / "MLmodel").exists()
 

@@ -1,12 +1,25 @@
 """What each setting of the recipe does to a training of one worker, in this process."""
 
 import horovod.tensorflow as hvd
+import keras
+import mlflow
 import numpy as np
 import pytest
-from synthetic import write_table
+import tensorflow as tf
+from synthetic import images_and_labels, write_table
 
-from pipelines import configfile
+from pipelines import configfile, evidence, progress
+from pipelines.config import TrainingConfig
+from pipelines.errors import CheckpointError, ConfigError
+from pipelines.schema import ImageSpec
 from pipelines.spool import SpoolReader, SpoolWriter
+from pipelines.track import model as tracked_model
+from pipelines.train import checkpoint, network
+from pipelines.train import distributed as ranks
+from pipelines.train.distributed import distributed
+from pipelines.train.network import make_optimizer
+from pipelines.train.schedule import PlannedLearningRate, plan
+from pipelines.train.views import over_views
 from pipelines.train.worker import train
 
 # Losses of the code before there were recipes. What is left out of a recipe must not change a number.
@@ -63,3 +76,178 @@ def test_recipes_that_use_nothing_new_train_as_they_always_did(table, tmp_path, 
     _, _, epochs = trained(table, tmp_path, *settings)
     for kind, known in zip(("train/loss", "validation/loss"), KNOWN[settings], strict=True):
         np.testing.assert_allclose([metrics[kind] for metrics in epochs], known, rtol=2e-3)
+
+
+def one_weight(value, **settings):
+    """A network with one weight and the configured optimizer."""
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
+    model.set_weights([np.array([[value]], np.float32)])
+    training = TrainingConfig(base_learning_rate=0.1, warmup_epochs=0, **settings)
+    optimizer = make_optimizer(training, PlannedLearningRate(plan(training, 1, 10)), model)
+    optimizer.build(model.trainable_variables)
+    model.optimizer = optimizer
+    return model, optimizer
+
+
+def stepped(model, optimizer, *gradients):
+    """The weight after each step."""
+    found = []
+    for gradient in gradients:
+        optimizer.apply([tf.constant([[gradient]])], model.trainable_variables)
+        found.append(float(model.get_weights()[0][0, 0]))
+    return found
+
+
+def test_sgd_with_momentum_looks_ahead_as_nesterov_does():
+    # Velocity v = 0.9 v - 0.1 g; weight += 0.9 v - 0.1 g.
+    assert stepped(*one_weight(1.0, optimizer="sgd", momentum=0.9), 1.0, 1.0) == pytest.approx([0.81, 0.539])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lamb"])
+def test_weight_decay_shrinks_a_weight_whose_gradient_is_zero_by_rate_times_decay(optimizer):
+    assert stepped(*one_weight(2.0, optimizer=optimizer, weight_decay=0.5), 0.0) == pytest.approx([2 * (1 - 0.1 * 0.5)])
+    assert stepped(*one_weight(2.0, optimizer=optimizer), 0.0) == pytest.approx([2.0])
+
+
+def test_lamb_steps_in_proportion_to_the_weight():
+    # The first step of Adam has length 1, whatever the gradient; LAMB makes it as long as the weight (You et al. 2019).
+    assert stepped(*one_weight(4.0, optimizer="lamb"), 7.0) == pytest.approx([4 - 0.1 * 4], rel=1e-4)
+    assert stepped(*one_weight(4.0, optimizer="adam"), 7.0) == pytest.approx([4 - 0.1], rel=1e-4)
+
+
+def test_an_optimizer_that_this_keras_lacks_is_one_clear_line(monkeypatch):
+    monkeypatch.delattr(network.keras.optimizers, "Lamb")
+    with pytest.raises(ConfigError, match=r"^training\.optimizer=lamb: Keras \S+ does not have it yet; choose adamw, or"):
+        one_weight(1.0, optimizer="lamb")
+
+
+def test_a_gradient_is_clipped_by_the_length_of_all_of_it_and_only_when_it_is_longer():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    optimizer = distributed(keras.optimizers.SGD, clip_norm=1.0)(1.0)
+    model.set_weights([np.zeros((2, 1), np.float32), np.zeros(1, np.float32)])
+    optimizer.build(model.trainable_variables)
+    optimizer.apply([tf.constant([[2.0], [3.0]]), tf.constant([6.0])], model.trainable_variables)
+    np.testing.assert_allclose(np.concatenate([w.ravel() for w in model.get_weights()]), np.array([-2, -3, -6]) / 7, rtol=1e-6)
+    optimizer.apply([tf.constant([[0.0], [0.0]]), tf.constant([0.5])], model.trainable_variables)
+    assert model.get_weights()[1][0] == pytest.approx(-6 / 7 - 0.5)
+
+
+def test_what_is_clipped_is_the_mean_over_ranks(monkeypatch):
+    monkeypatch.setattr(ranks, "averaged", lambda gradients: [gradient / 10 for gradient in gradients])
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    optimizer = distributed(keras.optimizers.SGD, clip_norm=1.0)(1.0)
+    model.set_weights([np.zeros((1, 1), np.float32)])
+    optimizer.build(model.trainable_variables)
+    assert stepped(model, optimizer, 5.0) == pytest.approx([-0.5])
+
+
+def test_the_average_forgets_the_beginning_and_then_decays_as_configured():
+    model, optimizer = one_weight(1.0, optimizer="sgd", average_decay=0.5)
+    weights = stepped(model, optimizer, *[1.0] * 30)
+    expected = 0.0
+    for step, weight in enumerate(weights):
+        decay = min(0.5, step / (step + 10))
+        expected = decay * expected + (1 - decay) * weight
+    assert float(optimizer.averages[0][0, 0]) == pytest.approx(expected, rel=1e-5)
+    assert expected == pytest.approx(weights[-1] + 0.1, abs=1e-3)
+
+
+def test_with_an_average_validation_checkpoints_and_the_tested_network_are_of_the_averaged_weights(table, tmp_path):
+    plain, _, plain_epochs = trained(table, tmp_path / "plain")
+    model, result, epochs = trained(table, tmp_path / "averaged", "training.average_decay=0.95")
+    # The training itself is the same.
+    assert [metrics["train/loss"] for metrics in epochs] == [metrics["train/loss"] for metrics in plain_epochs]
+    arrays = checkpoint.read_arrays(checkpoint.newest(tmp_path / "averaged").path)
+    stored = [arrays[name] for name in sorted(arrays) if name.startswith("weights/")]
+    for raw, expected in zip(stored, plain.get_weights(), strict=True):
+        np.testing.assert_array_equal(raw, expected)
+    averages = [arrays[name] for name in sorted(arrays) if name.startswith("optimizer/")][-len(stored) :]
+    # Statistics of batch normalization are among them.
+    assert len(averages) == len(model.get_weights())
+    for average, found, raw in zip(averages, model.get_weights(), stored, strict=True):
+        np.testing.assert_array_equal(found, average)
+        assert (found != raw).any()
+    images, labels = images_and_labels(101, seed=1)
+    probabilities = model.predict(images.astype(np.float32), verbose=0)
+    loss = -np.log(probabilities[np.arange(101), labels]).mean()
+    assert epochs[-1]["validation/loss"] == pytest.approx(loss, rel=1e-3)
+    assert plain_epochs[-1]["validation/loss"] != pytest.approx(loss, rel=1e-3)
+    images, labels = images_and_labels(103, seed=2)
+    assert np.mean(model.predict(images.astype(np.float32), verbose=0).argmax(1) == labels) == pytest.approx(result.test.accuracy)
+
+
+def test_early_stopping_keeps_the_averaged_weights_of_the_best_epoch(tmp_path):
+    table = write_table(tmp_path / "table", {"train": 640, "validation": 101, "test": 103}, learnable=False)
+    settings = ("model.name=convnet", "training.epochs=40", "training.early_stopping_patience=2", "training.average_decay=0.9")
+    model, result, epochs = trained(table, tmp_path, *settings, "training.precision=float32")
+    assert result.epochs < 40
+    images = images_and_labels(101, seed=1)[0]
+    labels = np.random.default_rng(1).permutation(images_and_labels(101, seed=1)[1])
+    probabilities = model.predict(images.astype(np.float32), verbose=0)
+    loss = -np.log(probabilities[np.arange(101), labels]).mean()
+    assert loss == pytest.approx(min(metrics["validation/loss"] for metrics in epochs), rel=1e-3)
+
+
+def test_resumed_inside_an_epoch_a_whole_recipe_ends_with_the_same_weights(table, tmp_path):
+    settings = (
+        "training.epochs=3",
+        "training.optimizer=adamw",
+        "training.weight_decay=0.01",
+        "training.clip_norm=0.5",
+        "training.average_decay=0.9",
+        "training.augment_rotation=10",
+        "training.augment_elastic=0.03",
+    )
+    whole, result, _ = trained(table, tmp_path / "whole", *settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "stop_requested", lambda: progress.now().activity == "epoch 2, step 10")
+        with pytest.raises(progress.Stopped):
+            trained(table, tmp_path / "broken", *settings)
+    start = checkpoint.newest(tmp_path / "broken").path
+    resumed, again, _ = trained(table, tmp_path / "broken", *settings, start=start)
+    assert [w.tobytes() for w in resumed.get_weights()] == [w.tobytes() for w in whole.get_weights()]
+    assert again.test == result.test
+    without = tuple(setting for setting in settings if "average" not in setting)
+    with pytest.raises(CheckpointError, match="kind of average it was written with") as caught:
+        trained(table, tmp_path / "broken", *without, start=start)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["augment_shift=0.1", "augment_rotation=20", "augment_scale=0.2", "augment_shear=0.3", "augment_elastic=0.05"],
+)
+def test_examples_are_kept_as_the_network_saw_them(table, tmp_path, setting):
+    trained(table, tmp_path, f"training.{setting}", "model.name=mlp", "training.epochs=1")
+    examples = evidence.load(tmp_path, evidence.EXAMPLES)
+    rows = images_and_labels(640, seed=0)[0]
+    assert examples["images"].dtype == np.uint8
+    assert not [image for image in examples["images"] if (rows == image).all(axis=(1, 2, 3)).any()]
+
+
+def test_views_are_shifts_by_a_pixel_and_the_answer_their_mean():
+    spec = ImageSpec(shape=(6, 7, 2), dtype="uint8", value_range=(0.0, 255.0))
+    inputs = keras.Input((6, 7, 2))
+    model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(inputs)))
+    images = np.random.default_rng(0).random((4, 6, 7, 2)).astype(np.float32)
+    bordered = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    assert over_views(model, spec, 1) is model
+    cross = [(1, 1), (0, 1), (2, 1), (1, 0), (1, 2)]
+    for views, corners in ((5, cross), (9, [*cross, (0, 0), (0, 2), (2, 0), (2, 2)])):
+        answers = [model(bordered[:, top : top + 6, left : left + 7]).numpy() for top, left in corners]
+        np.testing.assert_allclose(over_views(model, spec, views)(images), np.mean(answers, axis=0), atol=1e-6)
+
+
+def test_with_views_the_saved_model_predicts_what_is_reported_and_the_single_view_is_told_apart(table, tmp_path):
+    model, result, _ = trained(table, tmp_path, "training.test_views=5", "training.epochs=1", "training.base_learning_rate=0.003")
+    images, labels = images_and_labels(103, seed=2)
+    tracked_model.save(model, tmp_path / "model", table.manifest, images[:3])
+    answers = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(images.astype(np.float32))
+    assert np.mean(answers.argmax(1) == labels) == pytest.approx(result.test.accuracy)
+    assert -np.log(answers[np.arange(103), labels]).mean() == pytest.approx(result.test.loss, rel=1e-3)
+    np.testing.assert_allclose(evidence.load_predictions(tmp_path).probabilities, answers, atol=1e-5)
+    inner = next(layer for layer in model.layers if isinstance(layer, keras.Model))
+    alone = inner.predict(images.astype(np.float32), verbose=0)
+    assert np.mean(alone.argmax(1) == labels) == pytest.approx(result.single_view_accuracy)
+    assert evidence.has(tmp_path, evidence.FIRST_LAYER)

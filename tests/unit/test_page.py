@@ -64,6 +64,8 @@ def test_parameters_are_what_can_differ_and_matters():
     assert adam["training.epochs"] == "10"
     assert "training.momentum" not in adam
     assert sgd["training.momentum"] == "0.9"
+    assert not [name for name in adam if "augment" in name or name in ("training.clip_norm", "training.test_views")]
+    assert page.parameters(config("training.augment_shear=0.1"))["training.augment_shear"] == "0.1"
     assert not [name for name in adam if name.startswith(("tracking.", "checkpoint.")) or name.endswith("_timeout_seconds")]
     assert not {"launch.runs_uri", "ingest.tables_uri", "data.labels", "training.step_epochs"} & set(adam)
     assert {"model.name", "launch.workers", "ingest.seed", "training.seed", "training.base_learning_rate"} <= set(adam)
@@ -87,6 +89,8 @@ def test_the_description_tells_the_road_and_how_to_use_the_model(table):
     assert "confusion" not in text
     assert "load_model(" in text
     assert "[n, 12, 12, 1], values 0 to 255" in text
+    several = page.description(config("training.test_views=5"), table.manifest, result)
+    assert "of the test rows, by its mean over 5 views of each, as the logged model answers (loss" in several
     early = page.description(config("launch.workers=1"), table.manifest)
     assert "with 1 worker." in early
 

@@ -1,0 +1,34 @@
+"""Test-time augmentation: a network that answers with its mean over several views of an image.
+
+The views are part of the network that is tested and logged, so a logged model predicts what its run reports, wherever it is used.
+They are made by layers that Keras has, so it loads anywhere. An answer costs as many times more as there are views.
+"""
+
+import itertools
+
+import keras
+from keras import layers
+
+from pipelines.models.layers import raw_input
+from pipelines.schema import ImageSpec
+
+
+def over_views(network: keras.Model, image: ImageSpec, views: int) -> keras.Model:
+    """A network with the same weights whose answer is the mean over views.
+
+    Args:
+        network: takes images [batch, height, width, channels] in source values.
+        image: what it takes.
+        views: 1 for the network itself; 5 for the image and its shifts by one pixel along the axes; 9 for those along the
+            diagonals, too. What a shift brings in is 0.
+    """
+    if views == 1:
+        return network
+    shifts = sorted(itertools.product((-1, 0, 1), repeat=2), key=lambda shift: abs(shift[0]) + abs(shift[1]))[:views]
+    inputs = raw_input(image)
+    bordered = layers.ZeroPadding2D(1, name="border")(inputs)
+    answers = []
+    for number, (down, right) in enumerate(shifts):
+        crop = layers.Cropping2D(((1 + down, 1 - down), (1 + right, 1 - right)), name=f"view_{number}")
+        answers.append(network(crop(bordered)))
+    return keras.Model(inputs, layers.Average(name="mean")(answers), name=f"{network.name}_{views}_views")
