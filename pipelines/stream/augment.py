@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from pipelines.config import TrainingConfig
+from pipelines.recipe import TrainingConfig
 
 # Simard et al. 2003 smooth displacements of 29 x 29 images by a Gaussian with a standard deviation of 4 pixels.
 _ELASTIC_SMOOTHNESS = 4 / 29

@@ -13,9 +13,9 @@ import horovod.tensorflow as hvd
 import keras
 
 from pipelines import progress
-from pipelines.config import TrainingConfig
 from pipelines.errors import TrainingError
 from pipelines.logs import set_epoch
+from pipelines.recipe import TrainingConfig
 from pipelines.spool import SpoolWriter
 from pipelines.stream.batches import EvaluationData, TrainingData
 from pipelines.train.averaging import averaged_weights

@@ -7,9 +7,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from pipelines.config import Config, Optimizer, TrainingConfig
+from pipelines.config import Config
 from pipelines.errors import ConfigError
 from pipelines.models import registry
+from pipelines.recipe import Optimizer, TrainingConfig
 from pipelines.schema import Table
 from pipelines.train.averaging import averaging
 from pipelines.train.distributed import distributed

@@ -7,7 +7,7 @@ float32, without them it was slower.
 from pathlib import Path
 from typing import Literal
 
-from pipelines.config import Precision
+from pipelines.recipe import Precision
 
 ResolvedPrecision = Literal["float32", "bfloat16"]
 

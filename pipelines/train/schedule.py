@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import keras
 import tensorflow as tf
 
-from pipelines.config import LearningRateScaling, Schedule, TrainingConfig
+from pipelines.recipe import LearningRateScaling, Schedule, TrainingConfig
 
 # Where the climb of a one-cycle schedule starts, as a share of the peak (Smith and Topin 2017, arXiv:1708.07120).
 _ONE_CYCLE_START = 1 / 25

@@ -9,10 +9,11 @@ import keras
 import tensorflow as tf
 
 from pipelines import progress
-from pipelines.config import Config, TrainingConfig
+from pipelines.config import Config
 from pipelines.errors import LaunchError, TrainingError
 from pipelines.evidence import PredictionWriter
 from pipelines.logs import set_epoch
+from pipelines.recipe import TrainingConfig
 from pipelines.schema import Split, Table
 from pipelines.spool import SpoolWriter
 from pipelines.stream import augment

@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 from synthetic import images_and_labels, write_table
 
-from pipelines.config import StreamConfig, TrainingConfig
+from pipelines.config import StreamConfig
+from pipelines.recipe import TrainingConfig
 from pipelines.stream import augment
 from pipelines.stream.augment import Augmentation, augmented
 from pipelines.stream.batches import EvaluationData, Shard, TrainingData

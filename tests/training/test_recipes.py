@@ -9,8 +9,8 @@ import tensorflow as tf
 from synthetic import images_and_labels, write_table
 
 from pipelines import configfile, evidence, progress
-from pipelines.config import TrainingConfig
 from pipelines.errors import CheckpointError, ConfigError
+from pipelines.recipe import TrainingConfig
 from pipelines.schema import ImageSpec
 from pipelines.spool import SpoolReader, SpoolWriter
 from pipelines.track import model as tracked_model

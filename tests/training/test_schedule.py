@@ -1,6 +1,6 @@
 import pytest
 
-from pipelines.config import TrainingConfig
+from pipelines.recipe import TrainingConfig
 from pipelines.train.schedule import PlannedLearningRate, plan
 
 
