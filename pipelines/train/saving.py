@@ -47,11 +47,15 @@ class CheckpointWriter:
         Raises:
             CheckpointError: it could not be written.
         """
+        self.wait()
+        if self._error is not None:
+            raise self._error
+
+    def wait(self) -> None:
+        """As `finish`, for a training that has failed by itself: its own error is the one that counts."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        if self._error is not None:
-            raise self._error
 
     def _write(self, state: State, arrays: Arrays) -> None:
         try:

@@ -106,7 +106,13 @@ def train(
         resuming.saver(writer, config, table.manifest.key, model, steps, workers),
     )
     started = time.monotonic()
-    fit(model, data, callback, training, steps)
+    try:
+        fit(model, data, callback, training, steps)
+    except BaseException:
+        # The process may end before the last checkpoint is on disk.
+        if writer is not None:
+            writer.wait()
+        raise
     train_seconds = time.monotonic() - started
     if writer is not None:
         writer.finish()
