@@ -14,6 +14,7 @@ import pytest
 from workspace_stub import TOKEN, Workspace
 
 from pipelines.errors import ConfigError, LaunchError
+from pipelines.submit import wheel
 
 ROOT = Path(__file__).parents[2]
 JOB = ROOT / "jobs/submit.py"
@@ -28,9 +29,15 @@ def workspace(tmp_path):
         yield stub
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    return wheel.build(ROOT, tmp_path_factory.mktemp("wheel"))
+
+
 @pytest.fixture
-def submit(monkeypatch):
-    """The job's main, in this process: importing the SDK takes a second."""
+def submit(monkeypatch, built):
+    """The job's main, in this process: importing the SDK takes a second. The wheel is built once: that takes two."""
+    monkeypatch.setattr(wheel, "build", lambda home, folder: built)
     spec = importlib.util.spec_from_file_location("submit_job", JOB)
     job = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(job)

@@ -1,9 +1,6 @@
 """What a cluster gets when it installs Convoy: `pipelines`, and nothing in place of what its runtime brings."""
 
 import re
-import shutil
-import subprocess
-import sys
 import zipfile
 from email.parser import Parser
 from pathlib import Path
@@ -11,23 +8,15 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from pipelines.submit.wheel import build
+
 ROOT = Path(__file__).parents[2]
 FACTS = ROOT / "conf/constraints/dbr-15.4-ml.txt"
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    folder, source = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, source)
-    # A build in place would leave a folder behind that the next wheel would take modules from.
-    shutil.copytree(ROOT / "pipelines", source / "pipelines", ignore=shutil.ignore_patterns("__pycache__"))
-    options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(folder)]
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", *options, str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 0, done.stderr
-    (found,) = folder.glob("*.whl")
-    return found
+    return build(ROOT, tmp_path_factory.mktemp("wheel"))
 
 
 def facts():
