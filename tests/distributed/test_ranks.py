@@ -36,10 +36,9 @@ def test_the_ranks_reduce_together_and_each_returns_its_value_in_rank_order(spar
     assert found == [(0, 2, 0, 42.0, "held"), (1, 2, 1, 42.0, "held")]
 
 
-@pytest.mark.parametrize("np", [2, -2], ids=["on Spark", "on the driver"])
-def test_a_rank_that_raises_ends_all_and_is_named_with_its_traceback(spark, launch, np):
+def test_a_rank_that_raises_on_the_driver_ends_all_and_is_named_with_its_traceback(launch):
     with pytest.raises(RankError, match=r"^rank 1 on \S+ failed: ValueError: deliberate failure \(its log: ") as caught:
-        run(ranks.fail_on_rank_1, np, spark=spark, launch=launch)
+        run(ranks.fail_on_rank_1, -2, launch=launch)
     assert "in fail_on_rank_1" in caught.value.details
     wait_until_no_rank_is_left()
 
