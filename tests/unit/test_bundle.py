@@ -51,6 +51,18 @@ def test_there_is_something_to_check():
     assert BODIES
 
 
+def test_the_bundle_itself_has_no_key_and_no_mode_that_its_program_would_pass_over():
+    content = yaml.safe_load((ROOT / "databricks.yml").read_text())
+    # Databricks' own schema allows any key here: https://docs.databricks.com/dev-tools/bundles/reference.html
+    assert set(content) == {"bundle", "include", "artifacts", "variables", "targets"}
+    assert all(set(variable) <= {"description", "default"} for variable in content["variables"].values())
+    modes = {name: target["mode"] for name, target in content["targets"].items()}
+    assert modes == {"dev": "development", "prod": "production"}
+    assert set(content["artifacts"]["wheel"]) == {"type", "path", "build"}
+    used = set(re.findall(r"\$\{var\.(\w+)\}", "".join(file.read_text() for file in RESOURCES)))
+    assert used == set(content["variables"])
+
+
 @pytest.mark.parametrize("name", raw_jobs())
 def test_databricks_own_types_know_every_field_of_every_job_as_the_files_have_it(name):
     assert Job.from_dict(raw_jobs()[name]).as_dict()
