@@ -92,7 +92,8 @@ def make_loss(label_smoothing: float, num_classes: int) -> keras.losses.Loss | L
         return keras.losses.SparseCategoricalCrossentropy()
 
     def smoothed(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
-        targets = keras.ops.one_hot(keras.ops.reshape(labels, (-1,)), num_classes)
+        # Keras 3.2 hands labels over in the network's own type.
+        targets = keras.ops.one_hot(keras.ops.cast(keras.ops.reshape(labels, (-1,)), "int32"), num_classes)
         return keras.losses.categorical_crossentropy(targets, probabilities, label_smoothing=label_smoothing)
 
     return smoothed

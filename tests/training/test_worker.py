@@ -146,3 +146,11 @@ def test_a_saved_model_that_names_a_training_library_is_found(tmp_path, library)
     with pytest.raises(ConvoyError, match=library):
         tracked_model.check_portable(tmp_path)
     assert "horovod" in sys.modules
+
+
+def test_a_smoothed_loss_takes_labels_of_any_type():
+    probabilities = np.array([[0.7, 0.1, 0.1, 0.1], [0.25, 0.25, 0.25, 0.25]], np.float32)
+    loss = make_loss(0.1, 4)
+    expected = [-(0.925 * np.log(0.7) + 3 * 0.025 * np.log(0.1)), np.log(4)]
+    for kind in (np.int32, np.float32):
+        np.testing.assert_allclose(loss(np.array([[0], [3]], kind), probabilities), expected, rtol=1e-5)
