@@ -17,6 +17,7 @@ from typing import Any
 
 from databricks.bundles.jobs import Job, Task
 
+_CODES = {500: "INTERNAL_ERROR", 502: "BAD_GATEWAY", 503: "TEMPORARILY_UNAVAILABLE", 504: "GATEWAY_TIMEOUT"}
 TOKEN = "dapi-of-the-stub"
 USER = "ann@example.com"
 
@@ -126,7 +127,7 @@ class Workspace:
                 if url.path.endswith(trouble[0]):
                     self.troubles.remove(trouble)
                     headers = {"Retry-After": "0"} if trouble[1] in (429, 503) else {}
-                    raise Refused(trouble[1], "TEMPORARILY_UNAVAILABLE" if trouble[1] >= 500 else "REFUSED", "out of order")
+                    raise Refused(trouble[1], _CODES.get(trouble[1], "REFUSED"), "out of order")
             if url.path == "/.well-known/databricks-config":
                 # Asked without a token; older workspaces do not have it.
                 raise Refused(404, "ENDPOINT_NOT_FOUND", "no such page")

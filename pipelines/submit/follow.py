@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from databricks.sdk import WorkspaceClient
-from databricks.sdk.errors import DatabricksError
+from databricks.sdk.errors import DatabricksError, DeadlineExceeded, InternalError, TemporarilyUnavailable
 from databricks.sdk.service.jobs import Run, RunLifeCycleState, RunResultState, RunState, RunTask
 
 from pipelines.secrets import mask
@@ -80,9 +80,8 @@ def _look(client: WorkspaceClient, run_id: int, pause: float) -> Run:
 
 
 def _is_fault_of_the_service(error: DatabricksError) -> bool:
-    return error.error_code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "BAD_GATEWAY") or any(
-        sign in str(error) for sign in ("502", "504", "Bad Gateway", "Gateway Time")
-    )
+    """Status 500, 502, 503 or 504."""
+    return isinstance(error, InternalError | TemporarilyUnavailable | DeadlineExceeded) or error.error_code == "BAD_GATEWAY"
 
 
 def _states(run: Run) -> Iterator[tuple[str, str]]:

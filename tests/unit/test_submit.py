@@ -135,7 +135,7 @@ def test_ctrl_c_cancels_the_run(workspace):
 
 
 def test_throttling_and_short_faults_of_the_service_change_nothing_and_the_job_is_started_once(workspace, submit):
-    workspace.troubles = [("scim/v2/Me", 429), ("jobs/run-now", 503), ("runs/get", 503), ("runs/get", 500), ("runs/get", 502)]
+    workspace.troubles = [("scim/v2/Me", 429), ("jobs/run-now", 503), *(("runs/get", status) for status in (503, 500, 502, 504))]
     cancel_when(workspace, lambda: sum(call.endswith("/runs/get") for call in workspace.calls) > 6)
     with pytest.raises(LaunchError, match=r"^the run is canceled"):
         submit(workspace.host)
