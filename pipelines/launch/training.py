@@ -69,7 +69,7 @@ def run_training(
         ConfigError: before anything is started.
         ConvoyError: the work failed; the run is FAILED and stays.
     """
-    registry.check(config.model.name)
+    registry.check(config.model.name, config.training.label_smoothing)
     clock = Clock(submitted or _submitted_at())
     run_name = config.tracking.run_name or f"{config.model.name}-{config.launch.workers}w"
     run_dir = resumption.run_dir if resumption is not None else rundir.make(paths.to_python(config.launch.runs_uri), run_name)

@@ -1,9 +1,22 @@
-"""The ends that all networks share: raw values in, probabilities out."""
+"""The ends that all networks share: raw values in, probabilities out. And how a network says that its loss is its own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import keras
 from keras import KerasTensor, layers
 
 from pipelines.schema import ImageSpec
+
+
+@dataclass(frozen=True)
+class OwnLoss:
+    """What a network is trained by, where that is not cross-entropy. A network's module names it `LOSS`."""
+
+    layer: str
+    """Name of the layer whose output [batch, classes] the loss is of."""
+    function: Callable[[KerasTensor, KerasTensor], KerasTensor]
+    """Of labels [batch] int and that output; a mean over the batch."""
 
 
 def require_size(image: ImageSpec, smallest: int) -> None:

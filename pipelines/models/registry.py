@@ -13,7 +13,9 @@ from pipelines.schema import ImageSpec
 if TYPE_CHECKING:
     import keras
 
-# Each module has `build(image: ImageSpec, num_classes: int) -> keras.Model`.
+    from pipelines.models.layers import OwnLoss
+
+# Each module has `build(image: ImageSpec, num_classes: int) -> keras.Model`, and `LOSS: OwnLoss` where that is not cross-entropy.
 NETWORKS: dict[str, str] = {
     "mlp": "pipelines.models.mlp",
     "mlp_three": "pipelines.models.mlp_three",
@@ -27,15 +29,23 @@ NETWORKS: dict[str, str] = {
     "inception": "pipelines.models.inception",
     "resnet": "pipelines.models.resnet",
     "dilated": "pipelines.models.dilated",
+    "capsnet": "pipelines.models.capsnet",
 }
+# What the loss of a network with `LOSS` is, for people.
+OWN_LOSSES: dict[str, str] = {"capsnet": "the margin loss, whose targets 0.9 and 0.1 are soft already"}
 
 
-def check(name: str) -> None:
-    """Raises ConfigError when there is no network of this name."""
+def check(name: str, label_smoothing: float = 0.0) -> None:
+    """Raises ConfigError when there is no network of this name, or its loss cannot be smoothed."""
     if name not in NETWORKS:
         near = difflib.get_close_matches(name, NETWORKS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(NETWORKS)}"
         raise ConfigError(f"model.name={name}: no such network; {hint}")
+    if label_smoothing and name in OWN_LOSSES:
+        raise ConfigError(
+            f"training.label_smoothing={label_smoothing:g}: must be 0 with model.name={name}, "
+            f"which is trained by {OWN_LOSSES[name]}"
+        )
 
 
 def build(name: str, image: ImageSpec, num_classes: int) -> "keras.Model":
@@ -55,3 +65,9 @@ def build(name: str, image: ImageSpec, num_classes: int) -> "keras.Model":
         reason = " ".join(str(error).split())
         raise ConfigError(f"model.name={name}: cannot be built for images of {image.shape} ({reason})") from error
     return model
+
+
+def own_loss(name: str) -> "OwnLoss | None":
+    """The loss that a network brings along, None where it is trained by cross-entropy."""
+    loss: OwnLoss | None = getattr(importlib.import_module(NETWORKS[name]), "LOSS", None)
+    return loss

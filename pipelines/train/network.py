@@ -14,6 +14,7 @@ from pipelines.recipe import Optimizer, TrainingConfig
 from pipelines.schema import Table
 from pipelines.train.averaging import averaging
 from pipelines.train.distributed import distributed
+from pipelines.train.ownloss import judged_by_own_loss
 from pipelines.train.precision import ResolvedPrecision
 from pipelines.train.schedule import LearningRate, PlannedLearningRate
 
@@ -32,10 +33,12 @@ def compiled(config: Config, table: Table, resolved: ResolvedPrecision, rate: Le
         steps: steps in an epoch.
     """
     training = config.training
-    model = build(config, table, resolved)
+    model, own = build(config, table, resolved), registry.own_loss(config.model.name)
+    if own is not None:
+        model = judged_by_own_loss(model, own)
     model.compile(
         optimizer=make_optimizer(training, PlannedLearningRate(rate), model),
-        loss=make_loss(training.label_smoothing, table.manifest.num_classes),
+        loss=own.function if own is not None else make_loss(training.label_smoothing, table.manifest.num_classes),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         steps_per_execution=min(training.steps_per_execution, steps),
         # XLA was 4 to 10 times slower on CPUs, and has no kernel for Horovod's reduction.

@@ -1,4 +1,6 @@
 import importlib
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -7,8 +9,9 @@ import tensorflow as tf
 from synthetic import images_and_labels
 
 from pipelines.errors import ConfigError
-from pipelines.models import dilated, registry
+from pipelines.models import capsnet, dilated, registry
 from pipelines.schema import ImageSpec
+from pipelines.train.ownloss import judged_by_own_loss
 
 MNIST = ImageSpec(shape=(28, 28, 1), dtype="uint8", value_range=(0.0, 255.0))
 DILATED = [f"dilated_{rate}" for rate in dilated.RATES]
@@ -27,7 +30,11 @@ def test_every_network_has_the_parameters_that_its_page_says_and_the_courses_tho
 def test_every_network_halves_its_loss_in_a_few_steps(name):
     keras.utils.set_random_seed(1)
     model = registry.build(name, ImageSpec(shape=(16, 16, 1), dtype="uint8", value_range=(0.0, 255.0)), 4)
-    model.compile(optimizer=keras.optimizers.Adam(0.003), loss="sparse_categorical_crossentropy", jit_compile=False)
+    own = registry.own_loss(name)
+    if own is not None:
+        model = judged_by_own_loss(model, own)
+    loss = "sparse_categorical_crossentropy" if own is None else own.function
+    model.compile(optimizer=keras.optimizers.Adam(0.003), loss=loss, jit_compile=False)
     images, labels = images_and_labels(256, (16, 16, 1))
     losses = [model.evaluate(images, labels, verbose=0)]
     while losses[-1] >= losses[0] / 2:
@@ -49,6 +56,55 @@ def test_every_network_takes_any_shape_and_number_of_classes_and_gives_float32_p
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     assert {weight.dtype for weight in model.weights} == {"float32"}
+
+
+def test_every_saved_network_loads_and_answers_the_same_where_there_is_no_convoy(tmp_path):
+    images, _ = images_and_labels(3, (16, 16, 1))
+    np.save(tmp_path / "images.npy", images.astype(np.float32))
+    for name in registry.NETWORKS:
+        model = registry.build(name, ImageSpec(shape=(16, 16, 1), dtype="uint8", value_range=(0.0, 255.0)), 4)
+        model.save(tmp_path / f"{name}.keras")
+        np.save(tmp_path / f"{name}.npy", model(images.astype(np.float32)))
+    script = (
+        "import sys; sys.modules['pipelines'] = None\n"
+        "import keras, numpy as np\n"
+        "for name in sys.argv[1:]:\n"
+        "    answers = keras.models.load_model(f'{name}.keras')(np.load('images.npy'))\n"
+        "    np.testing.assert_allclose(answers, np.load(f'{name}.npy'), rtol=1e-4, atol=1e-6)\n"
+    )
+    # Isolated, so that the checkout is not on the path either.
+    command = [sys.executable, "-I", "-c", script, *registry.NETWORKS]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_margin_loss_is_that_of_the_paper():
+    lengths = np.array([[0.95, 0.3, 0.05], [0.2, 0.5, 0.1]], np.float32)
+    # 0.5 (0.3 - 0.1)^2, and (0.9 - 0.1)^2 + 0.5 ((0.2 - 0.1)^2 + (0.5 - 0.1)^2).
+    assert float(capsnet.margin_loss(np.array([0, 2]), lengths)) == pytest.approx((0.02 + 0.725) / 2, rel=1e-5)
+
+
+def test_a_network_with_a_loss_of_its_own_is_trained_by_it_and_answers_probabilities():
+    keras.utils.set_random_seed(1)
+    network = registry.build("capsnet", ImageSpec(shape=(8, 8, 1), dtype="uint8", value_range=(0.0, 255.0)), 4)
+    model = judged_by_own_loss(network, capsnet.LOSS)
+    images, labels = images_and_labels(16, (8, 8, 1))
+    lengths = keras.Model(network.inputs, network.get_layer("lengths").output)(images).numpy()
+    model.compile(optimizer="sgd", loss=capsnet.LOSS.function, metrics=["accuracy"], jit_compile=False)
+    expected = float(capsnet.margin_loss(labels, lengths))
+    assert model.evaluate(images, labels, verbose=0)[0] == pytest.approx(expected, rel=1e-4)
+    np.testing.assert_allclose(model(images), lengths / lengths.sum(axis=1, keepdims=True), rtol=1e-4)
+    assert [weight.path for weight in model.weights] == [weight.path for weight in network.weights]
+    before = network.get_weights()
+    model.fit(images, labels, verbose=0)
+    assert all((now != then).any() for now, then in zip(network.get_weights(), before, strict=True))
+
+
+def test_only_networks_whose_loss_is_their_own_refuse_label_smoothing_and_say_why():
+    assert {name for name in registry.NETWORKS if registry.own_loss(name) is not None} == set(registry.OWN_LOSSES)
+    registry.check("convnet", label_smoothing=0.1)
+    with pytest.raises(ConfigError, match=r"training\.label_smoothing=0\.1: must be 0 with model\.name=capsnet, .* margin loss"):
+        registry.check("capsnet", label_smoothing=0.1)
 
 
 def test_the_dropout_network_drops_what_the_course_drops():

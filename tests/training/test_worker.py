@@ -52,6 +52,15 @@ def test_training_learns_tests_every_row_and_returns_a_float32_network(table, tm
     assert np.mean(model.predict(images.astype(np.float32), verbose=0).argmax(1) == labels) == pytest.approx(result.test.accuracy)
 
 
+def test_a_network_with_a_loss_of_its_own_is_trained_by_it_and_scored_like_any_other(table, tmp_path):
+    _, result, events = trained(table, tmp_path, "model.name=capsnet", "training.steps_per_execution=4")
+    epochs = [event["values"]["metrics"] for event in events if event["kind"] == "epoch"]
+    # Validation is scored by cross-entropy, which lengths below 0.1 of the wrong classes raise; the margin loss lets them be.
+    assert epochs[-1]["train/loss"] < epochs[0]["train/loss"] < 0.81
+    assert epochs[-1]["validation/loss"] > 2 * epochs[-1]["train/loss"]
+    assert result.test.accuracy > 0.9
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(table, tmp_path):
     hashes = [
         trained(table, tmp_path / str(run), "training.precision=float32", f"training.seed={seed}")[1].weights_sha256
