@@ -25,7 +25,8 @@ class DataConfig:
     """What the source holds. Nothing here is guessed from the data."""
 
     dataset: str = "mnist"
-    """A name (mnist, mnist-5k, fashion-mnist), a libsvm file, a folder that holds a *train* and a *test* file, or a URI."""
+    """A name (mnist, mnist-5k, fashion-mnist), a libsvm file, a folder that holds a *train* and a *test* file, a folder of
+    pictures (`pipelines.ingest.imagefolder`), or the URI of one of those."""
     test_file: str = ""
     """The libsvm file with the test rows, where `dataset` is a single file. Empty: test rows are drawn from it."""
     image_shape: tuple[int, ...] = (28, 28, 1)
@@ -39,6 +40,8 @@ class DataConfig:
     """Names for people, in the order of `labels`. Empty: the label values."""
     zero_based: bool = False
     """The files count features from 0 instead of libsvm's 1."""
+    resize_pictures: bool = False
+    """Bring all pictures of a folder to `image_shape`. Otherwise one of another size is a bad row."""
     wait_seconds: float = 3.0
     """How long to wait for a path that is not there yet: a mounted store can show a new file late. 0 does not wait."""
 

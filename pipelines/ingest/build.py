@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 from pipelines import paths
 from pipelines.config import Config, DataConfig
 from pipelines.errors import ConfigError, DataError
-from pipelines.ingest import quarantine, textfile
+from pipelines.ingest import picturepass, quarantine, textfile
 from pipelines.ingest.folder import FILE_COLUMN, ROWS_FOLDER
 from pipelines.ingest.line import Rules
 from pipelines.ingest.order import Permutation, Segment, cut
@@ -91,7 +91,11 @@ def parsed_text(spark: SparkSession, config: Config, source: Source) -> Iterator
     with arrow_batches(spark, rules.num_values), job_group(spark, "Convoy ingest"):
         with _reading(source):
             keep_bad_lines = config.ingest.on_bad_rows == "quarantine"
-            parsed = _parsed(spark, source, rules, keep_bad_lines).persist(StorageLevel.MEMORY_AND_DISK)
+            parsed = (
+                _parsed(spark, source, rules, keep_bad_lines)
+                if source.pictures is None
+                else picturepass.parsed(spark, source.pictures, config.data, keep_bad_lines)
+            ).persist(StorageLevel.MEMORY_AND_DISK)
         try:
             with _reading(source):
                 reports = _collect_reports(parsed)
@@ -130,10 +134,10 @@ def _reading(source: Source) -> Iterator[None]:
     try:
         yield
     except (Py4JJavaError, PySparkException) as error:
-        for uri, _ in source.files:
+        for uri, _ in source.files if source.pictures is None else ():
             textfile.check_whole(uri)
         files = " or ".join(uri for uri, _ in source.files)
-        raise DataError(f"{files}: Spark could not read the text: {cause(error)}") from error
+        raise DataError(f"{files}: Spark could not read the {source.unit}s: {cause(error)}") from error
 
 
 @contextmanager

@@ -21,6 +21,10 @@ Reason = Literal[
     "value_not_finite",
     "value_out_of_range",
     "wrong_encoding",
+    # Of pictures, see `pipelines.ingest.picturepass`.
+    "picture_not_readable",
+    "not_a_picture",
+    "picture_of_wrong_size",
 ]
 
 _NUMBER = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")

@@ -91,17 +91,21 @@ def parse_batches(batches: Iterable[pa.RecordBatch], rules: Rules, keep_bad_line
             file, block = int(files[start]), int(blocks[start])
             if report is None or (report.file, report.block) != (file, block):
                 if report is not None:
-                    yield _report_batch(report)
+                    yield report_batch(report)
                 report = BlockReport(file, block)
             for text in _texts(batch.column(0).slice(start, stop - start), rules.num_values):
-                chunk = libsvm.parse(text, rules)
-                if len(chunk.labels):
-                    yield _image_batch(chunk, report)
-                if chunk.bad_lines and keep_bad_lines:
-                    yield _bad_line_batch(chunk, report)
-                report.add(chunk)
+                yield from chunk_batches(libsvm.parse(text, rules), report, keep_bad_lines)
     if report is not None:
-        yield _report_batch(report)
+        yield report_batch(report)
+
+
+def chunk_batches(chunk: libsvm.Chunk, report: BlockReport, keep_bad_lines: bool) -> Iterator[pa.RecordBatch]:
+    """What was read, as `PARSED_COLUMNS`, and added to the report of its block."""
+    if len(chunk.labels):
+        yield _image_batch(chunk, report)
+    if chunk.bad_lines and keep_bad_lines:
+        yield _bad_line_batch(chunk, report)
+    report.add(chunk)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +183,8 @@ def _bad_line_batch(chunk: libsvm.Chunk, report: BlockReport) -> pa.RecordBatch:
     return _batch(report, raw, pa.nulls(len(lines), pa.int32()), numbers, notes)
 
 
-def _report_batch(report: BlockReport) -> pa.RecordBatch:
+def report_batch(report: BlockReport) -> pa.RecordBatch:
+    """The row of `PARSED_COLUMNS` that ends a block."""
     return _batch(report, pa.nulls(1, pa.binary()), pa.nulls(1, pa.int32()), np.zeros(1, np.int64), pa.array([report.to_json()]))
 
 

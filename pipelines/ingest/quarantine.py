@@ -52,7 +52,7 @@ def judge(config: IngestConfig, source: Source, rules: Rules, reports: Sequence[
     """
     total: collections.Counter[str] = collections.Counter()
     per_file, warnings = [], []
-    for number, (uri, _) in enumerate(source.files):
+    for number in range(len(source.files)):
         of_file = [report for report in reports if report.file == number]
         bad: collections.Counter[str] = collections.Counter()
         for report in of_file:
@@ -61,7 +61,7 @@ def judge(config: IngestConfig, source: Source, rules: Rules, reports: Sequence[
         if not bad:
             continue
         total += bad
-        place = _first_place(uri, of_file)
+        place = _first_place(source, of_file)
         lines = bad.total() + sum(report.rows for report in of_file)
         may_be_zero_based = bad["index_zero"] > 0 and not any(report.uses_last_index for report in of_file)
         if bad.total() > config.max_bad_fraction * lines or config.on_bad_rows == "fail":
@@ -70,8 +70,8 @@ def judge(config: IngestConfig, source: Source, rules: Rules, reports: Sequence[
                     f"{place}; {bad['index_zero']:,} of {lines:,} lines have an index 0 and none uses {rules.last_index}, "
                     "so the whole file seems to count from 0"
                 )
-            raise DataError(f"{place}{_verdict(config, bad, lines)}")
-        warning = f"warning: {place}; set aside {bad.total():,} of {lines:,} lines ({counted(bad)})"
+            raise DataError(f"{place}{_verdict(config, bad, lines, source.unit)}")
+        warning = f"warning: {place}; set aside {bad.total():,} of {lines:,} {source.unit}s ({counted(bad)})"
         if may_be_zero_based:
             warning += "; if the file counts from 0 throughout, its other rows are off by one value"
         warnings.append(warning)
@@ -80,7 +80,7 @@ def judge(config: IngestConfig, source: Source, rules: Rules, reports: Sequence[
 
 def write(parsed: DataFrame, source: Source, reports: Sequence[BlockReport], num_lines: int, folder: Path) -> None:
     """Write the bad lines among `parsed` (`PARSED_COLUMNS`) to `folder/_rejected/part-N.parquet`, by file and line."""
-    locate = partial(locate_batches, uris=[uri for uri, _ in source.files], first_lines=first_lines(reports))
+    locate = partial(locate_batches, source=source, first_lines=first_lines(reports))
     target = folder / REJECTED_FOLDER
     (
         parsed.where(IS_BAD_LINE)
@@ -99,23 +99,26 @@ def write(parsed: DataFrame, source: Source, reports: Sequence[BlockReport], num
 
 
 def locate_batches(
-    batches: Iterable[pa.RecordBatch], uris: Sequence[str], first_lines: Mapping[tuple[int, int], int]
+    batches: Iterable[pa.RecordBatch], source: Source, first_lines: Mapping[tuple[int, int], int]
 ) -> Iterator[pa.RecordBatch]:
     """Bad lines as they were parsed to `REJECTED_COLUMNS`. Runs in Spark's Python workers.
 
     Args:
         batches: the bad lines of `PARSED_COLUMNS`.
-        uris: of the source's files, by number.
+        source: whose files the rows number.
         first_lines: (file, block) -> zero-based number of the block's first line in its file.
     """
     for batch in batches:
         files, blocks, numbers = (batch.column(i).to_pylist() for i in (2, 3, 4))
         faults = [json.loads(note) for note in batch.column(5).to_pylist()]
-        lines = [first_lines[file, block] + number + 1 for file, block, number in zip(files, blocks, numbers, strict=True)]
+        places = [
+            source.located(file, first_lines[file, block] + number)
+            for file, block, number in zip(files, blocks, numbers, strict=True)
+        ]
         yield pa.RecordBatch.from_arrays(
             [
-                pa.array([uris[file] for file in files], pa.string()),
-                pa.array(lines, pa.int64()),
+                pa.array([uri for uri, _ in places], pa.string()),
+                pa.array([line for _, line in places], pa.int64()),
                 pa.array([fault["reason"] for fault in faults], pa.string()),
                 pa.array([fault["text"] for fault in faults], pa.string()),
                 batch.column(0),
@@ -124,17 +127,19 @@ def locate_batches(
         )
 
 
-def _verdict(config: IngestConfig, bad: collections.Counter[str], lines: int) -> str:
-    count = f"; {bad.total():,} of {lines:,} lines are malformed ({counted(bad)})" if bad.total() > 1 else ""
+def _verdict(config: IngestConfig, bad: collections.Counter[str], lines: int, unit: str) -> str:
+    count = f"; {bad.total():,} of {lines:,} {unit}s are malformed ({counted(bad)})" if bad.total() > 1 else ""
+    mend = "mend the file" if unit == "line" else "mend or remove it"
     if config.on_bad_rows == "fail":
-        return f"{count}; mend the file, or set ingest.on_bad_rows=quarantine to go on without such lines"
-    return f"{count}; that is more than ingest.max_bad_fraction={config.max_bad_fraction:g} allows: mend the file"
+        return f"{count}; {mend}, or set ingest.on_bad_rows=quarantine to go on without such {unit}s"
+    return f"{count}; that is more than ingest.max_bad_fraction={config.max_bad_fraction:g} allows: {mend}"
 
 
-def _first_place(uri: str, reports: Sequence[BlockReport]) -> str:
+def _first_place(source: Source, reports: Sequence[BlockReport]) -> str:
     first = next(report for report in reports if report.bad)
     before = sum(report.lines for report in reports if report.block < first.block)
-    return f"{uri}:{before + first.first_bad_line + 1}: {first.first_fault}"
+    file, line = source.located(first.file, before + first.first_bad_line)
+    return f"{file}{'' if line is None else f':{line}'}: {first.first_fault}"
 
 
 def first_lines(reports: Sequence[BlockReport]) -> dict[tuple[int, int], int]:

@@ -1,4 +1,4 @@
-"""From what a user calls the data to the libsvm files that hold it."""
+"""From what a user calls the data to the libsvm files, or the folders of pictures, that hold it."""
 
 import stat
 import time
@@ -10,7 +10,8 @@ from typing import Literal
 from pipelines import paths
 from pipelines.config import DataConfig
 from pipelines.errors import ConfigError, DataError
-from pipelines.ingest import downloads
+from pipelines.ingest import downloads, imagefolder
+from pipelines.ingest.imagefolder import ImageFolder
 
 MNIST_FOLDER = "dbfs:/databricks-datasets/mnist-digits/data-001"
 _FASHION_FOLDER = "dbfs:/convoy/fashion-mnist"
@@ -36,16 +37,35 @@ class Source:
     dataset: str
     """A short name, fit for a folder."""
     files: tuple[tuple[str, SourceSplit], ...]
-    """Location of each file, in a form that `paths` understands, and the split its rows belong to."""
+    """Location of each file, in a form that `paths` understands, and the split of its rows. Of pictures: each folder."""
     note: str = ""
     """What a user must know about the data, or nothing."""
+    pictures: ImageFolder | None = None
+    """What the folders hold; None for libsvm files."""
+
+    @property
+    def unit(self) -> str:
+        """What a row is read from, for people."""
+        return "line" if self.pictures is None else "picture"
+
+    def located(self, file: int, number: int) -> tuple[str, int | None]:
+        """Location of the file that holds a row, and the row's line in it, from 1; None in a picture.
+
+        Args:
+            file: place in `files`.
+            number: of the line or picture among those of the file, from 0.
+        """
+        uri = self.files[file][0]
+        if self.pictures is None:
+            return uri, number + 1
+        return f"{uri}/{self.pictures.pictures[file][number].name}", None
 
 
 def resolve(data: DataConfig, report: Report) -> Source:
     """Find the files of `data.dataset`, fetching or converting them where the name asks for it.
 
     Args:
-        data: `dataset` is a name, a libsvm file, a folder or a URI; see `DataConfig`.
+        data: `dataset` is a name, a libsvm file, a folder of such files or of pictures, or a URI; see `DataConfig`.
         report: is given lines for people.
 
     Raises:
@@ -57,7 +77,7 @@ def resolve(data: DataConfig, report: Report) -> Source:
     if path is None:
         _refuse_test_file(data)
         return named[data.dataset](report)
-    return _once_there(lambda: _at(path, data, named), data, report)
+    return _once_there(lambda: _at(path, data, named, report), data, report)
 
 
 class _NotThere(ConfigError):
@@ -86,17 +106,25 @@ def _once_there(look: Callable[[], Source], data: DataConfig, report: Report) ->
             ) from error
 
 
-def _at(path: Path, data: DataConfig, names: Iterable[str]) -> Source:
+def _pictures(path: Path, data: DataConfig, report: Report) -> Source:
+    found = imagefolder.find(data.dataset, data, report)
+    splits: tuple[SourceSplit, ...] = ("train", "test")
+    return Source(_slug(path.name), tuple(zip(found.folders, splits, strict=False)), pictures=found)
+
+
+def _at(path: Path, data: DataConfig, names: Iterable[str], report: Report) -> Source:
     # stat, and not is_dir, which takes a folder that may not be entered for one that is not there.
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
         raise _NotThere(
             f"data.dataset={data.dataset}: no such file or folder ({path}); it takes {', '.join(names)}, a libsvm file, "
-            "a folder with a *train* and a *test* file, or a URI such as dbfs:/folder"
+            "a folder with a *train* and a *test* file or with pictures by class, or a URI such as dbfs:/folder"
         ) from error
     if stat.S_ISDIR(mode):
         _refuse_test_file(data)
+        if imagefolder.holds_classes(path) and not any(is_libsvm(entry) for entry in path.iterdir()):
+            return _pictures(path, data, report)
         return Source(_slug(path.name), folder_files(data.dataset))
     if not stat.S_ISREG(mode):
         raise ConfigError(f"data.dataset={data.dataset}: is neither a file nor a folder; copy the data into a file first")

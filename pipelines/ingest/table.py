@@ -12,7 +12,7 @@ from pipelines import paths, schema
 from pipelines.config import Config
 from pipelines.errors import DataError
 from pipelines.fingerprint import Fingerprint, fingerprint
-from pipelines.ingest import folder, textfile, verify
+from pipelines.ingest import folder, imagefolder, textfile, verify
 from pipelines.ingest.build import Written, write_rows
 from pipelines.ingest.sources import Source
 from pipelines.schema import ImageSpec, SourceFile, Split, SplitSummary, Table, TableManifest
@@ -47,7 +47,7 @@ def open_or_build(spark: SparkSession, config: Config, source: Source, report: C
     table = _find(config, source, fingerprints, report)
     if table is not None:
         return table, False
-    for uri, _ in source.files:
+    for uri, _ in source.files if source.pictures is None else ():
         textfile.check(uri)
     started = time.monotonic()
     report(f"ingest: Spark reads {' and '.join(location for location, _ in source.files)}")
@@ -87,7 +87,7 @@ def _manifest(
             value_range=(config.data.value_range[0], config.data.value_range[1]),
         ),
         labels=config.data.label_values,
-        class_names=config.data.names,
+        class_names=_class_names(config, source),
         splits=splits,
         sources=tuple(
             SourceFile(
@@ -113,9 +113,12 @@ def _manifest(
 def _fingerprints(source: Source) -> list[Fingerprint]:
     """Of the source files as they lie, in order."""
     found = []
-    for uri, _ in source.files:
+    for number, (uri, _) in enumerate(source.files):
         try:
-            found.append(fingerprint(paths.to_python(uri)))
+            if source.pictures is None:
+                found.append(fingerprint(paths.to_python(uri)))
+            else:
+                found.append(imagefolder.digest(uri, source.pictures.pictures[number]))
         except OSError as error:
             raise DataError(f"{uri}: cannot be read ({error.strerror}); check the path and its permissions") from error
     return found
@@ -123,6 +126,7 @@ def _fingerprints(source: Source) -> list[Fingerprint]:
 
 def _key(config: Config, source: Source, fingerprints: list[Fingerprint], *, without_bad_rows: bool) -> str:
     """The key of the table. One from which no line was left out is the same whatever ingest.on_bad_rows says."""
+    of_pictures = {} if source.pictures is None else {"resize_pictures": config.data.resize_pictures}
     draws_test_rows = all(split == "train" for _, split in source.files)
     return schema.table_key(
         {
@@ -137,8 +141,13 @@ def _key(config: Config, source: Source, fingerprints: list[Fingerprint], *, wit
             "seed": config.ingest.seed,
             "rows_per_row_group": config.ingest.rows_per_row_group,
             "without_bad_rows": without_bad_rows,
+            **of_pictures,
         }
     )
+
+
+def _class_names(config: Config, source: Source) -> tuple[str, ...]:
+    return config.data.names if source.pictures is None else source.pictures.class_names
 
 
 def _uri(config: Config, source: Source, key: str) -> str:
@@ -161,9 +170,9 @@ def _find(config: Config, source: Source, fingerprints: list[Fingerprint], repor
         if manifest is None or wrong:
             report(f"warning: table {uri}: {wrong}; the table is written again")
             continue
-        _check_limit(config, manifest)
+        _check_limit(config, manifest, source.unit)
         # Names and notes are no part of the key: the rows are the same, whatever people call them.
-        return Table(uri, dataclasses.replace(manifest, class_names=config.data.names, note=source.note))
+        return Table(uri, dataclasses.replace(manifest, class_names=_class_names(config, source), note=source.note))
     return None
 
 
@@ -179,12 +188,12 @@ def _mismatch(config: Config, manifest: TableManifest, key: str) -> str | None:
     return None
 
 
-def _check_limit(config: Config, manifest: TableManifest) -> None:
+def _check_limit(config: Config, manifest: TableManifest, unit: str) -> None:
     limit = config.ingest.max_bad_fraction
     for file in manifest.sources:
         lines = file.rows + file.rejected_rows
         if file.rejected_rows > limit * lines:
             raise DataError(
-                f"{file.uri}: {file.rejected_rows:,} of {lines:,} lines are malformed; that is more than "
-                f"ingest.max_bad_fraction={limit:g} allows: mend the file"
+                f"{file.uri}: {file.rejected_rows:,} of {lines:,} {unit}s are malformed; that is more than "
+                f"ingest.max_bad_fraction={limit:g} allows: mend the data"
             )

@@ -13,9 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.ingest.pictures import NoImage
 from pipelines.schema import BYTES_PER_VALUE, Dtype
 from pipelines.score import columns
-from pipelines.score.images import NoImage, read
+from pipelines.score.images import read
 
 
 @dataclass(frozen=True, kw_only=True)

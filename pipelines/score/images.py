@@ -6,20 +6,15 @@ learning applied to document recognition", section III.A): the digit is size nor
 aspect ratio, and centred in a 28x28 image by its centre of mass. Ink is bright on black.
 """
 
-import io
-import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipelines.errors import DataError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+from pipelines.ingest import pictures
+from pipelines.ingest.pictures import NoImage
 
 _FIELD = 28
 _BOX = 20
@@ -31,12 +26,6 @@ _FAINT = 0.2
 _LEAST_CONTRAST = 8
 # The strongest value of MNIST's digits is 190 or more.
 _STRONG = 190
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-_CHANNELS_TAKEN = ", ".join(map(str, _MODES))
-
-
-class NoImage(ValueError):
-    """Why some bytes cannot be used as an image, without the name of the file, which only the caller knows."""
 
 
 def read_file(path: Path, shape: tuple[int, int, int], value_range: tuple[float, float], *, digits: bool) -> npt.NDArray[Any]:
@@ -70,23 +59,11 @@ def read(
     Raises:
         NoImage: the bytes are not an image, or there is no digit in it, or the network takes another number of channels.
     """
-    from PIL import Image, ImageOps
-
-    try:
-        with warnings.catch_warnings():
-            # Pillow only warns of a picture that would fill the memory.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content)) as opened:
-                # A camera writes down how it was held; a scanner may write 16 bits.
-                picture = _eight_bits(ImageOps.exif_transpose(opened))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise NoImage(f"not an image that can be read ({error})") from error
+    picture = pictures.opened(content)
     if digits:
-        values = mnist_form(np.asarray(_flat(picture).convert("L"), np.float32))[:, :, None]
-    else:
-        values = _resized(picture, shape)
-    low, high = value_range
-    return (low + values * np.float32((high - low) / 255)).astype(np.float32)
+        grey = np.asarray(pictures.flat(picture).convert("L"), np.float32)
+        return pictures.in_range(mnist_form(grey)[:, :, None], value_range)
+    return pictures.in_range(pictures.values(picture, shape), value_range)
 
 
 def mnist_form(grey: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -154,42 +131,3 @@ def _centre_of_mass(values: npt.NDArray[np.float32]) -> tuple[float, float]:
         float(values.sum(axis=1) @ np.arange(values.shape[0])) / total,
         float(values.sum(axis=0) @ np.arange(values.shape[1])) / total,
     )
-
-
-def _resized(picture: "Image", shape: tuple[int, int, int]) -> npt.NDArray[np.float32]:
-    from PIL import Image
-
-    height, width, channels = shape
-    if channels not in _MODES:
-        raise NoImage(f"the network takes {channels} channels; an image file gives {_CHANNELS_TAKEN}")
-    converted = (picture if channels == 4 else _flat(picture)).convert(_MODES[channels])
-    if converted.size != (width, height):
-        converted = converted.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(converted, np.float32).reshape(shape)
-
-
-def _eight_bits(picture: "Image") -> "Image":
-    from PIL import Image
-
-    if picture.mode not in ("I", "I;16", "I;16B", "I;16L", "F"):
-        picture.load()
-        return picture
-    values = np.asarray(picture, np.float32)
-    highest = 65535 if picture.mode != "F" else max(float(values.max()), 1.0)
-    return Image.fromarray((values * (255 / highest)).clip(0, 255).astype(np.uint8), "L")
-
-
-def _flat(picture: "Image") -> "Image":
-    """Without transparency: what is seen through becomes the opposite of what is drawn."""
-    from PIL import Image
-
-    if "A" not in picture.getbands() and "transparency" not in picture.info:
-        return picture
-    layered = picture.convert("RGBA")
-    values = np.asarray(layered, np.float32)
-    opacity = values[:, :, 3]
-    if opacity.min() == 255:
-        return layered.convert("RGB")
-    drawn = float((values[:, :, :3].mean(axis=2) * opacity).sum() / max(float(opacity.sum()), 1.0))
-    ground = Image.new("RGBA", layered.size, "white" if drawn < 128 else "black")
-    return Image.alpha_composite(ground, layered).convert("RGB")

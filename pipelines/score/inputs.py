@@ -9,9 +9,9 @@ from pyspark.sql import types as T
 
 from pipelines import paths
 from pipelines.errors import ConfigError
+from pipelines.ingest import pictures
 from pipelines.ingest.sources import NAMES, is_libsvm
 from pipelines.schema import MANIFEST_NAME
-from pipelines.score import images
 from pipelines.score.data import existing_table
 from pipelines.score.evaluation import check_fit
 from pipelines.score.model import ModelInfo
@@ -39,7 +39,7 @@ def recognise(location: str) -> Kind:
     files = [path] if path.is_file() else sorted(found for found in path.rglob("*") if found.is_file() and _is_data(found, path))
     kinds: dict[Kind, int] = {
         "parquet": sum(file.suffix == ".parquet" for file in files),
-        "images": sum(file.suffix.lower() in images.ENDINGS for file in files),
+        "images": sum(file.suffix.lower() in pictures.ENDINGS for file in files),
         "libsvm": sum(is_libsvm(file) for file in files),
     }
     found = [kind for kind, count in kinds.items() if count]
@@ -94,7 +94,7 @@ def read_images(spark: SparkSession, location: str) -> Input:
         spark.read.format("binaryFile")
         .option("recursiveFileLookup", "true")
         .load(paths.to_spark(location))
-        .where(F.lower(F.regexp_extract("path", r"(\.[^.]*)$", 1)).isin(*images.ENDINGS))
+        .where(F.lower(F.regexp_extract("path", r"(\.[^.]*)$", 1)).isin(*pictures.ENDINGS))
         .withColumn("path", F.regexp_replace("path", "^file:/+", "/"))
         .withColumn(_ORIGIN, F.col("path"))
         .withColumn(_ROW, F.lit(-1).cast("long"))

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from pipelines.errors import DataError
-from pipelines.score import images
-from pipelines.score.images import NoImage, mnist_form, read, read_file
+from pipelines.ingest import pictures
+from pipelines.ingest.pictures import NoImage
+from pipelines.score.images import mnist_form, read, read_file
 
 DIGIT, RANGE = (28, 28, 1), (0.0, 255.0)
 
@@ -143,4 +144,4 @@ def test_what_is_no_image_is_named(tmp_path, monkeypatch):
 
 def test_the_endings_are_ones_that_pillow_reads():
     Image.init()
-    assert set(images.ENDINGS) <= set(Image.registered_extensions())
+    assert set(pictures.ENDINGS) <= set(Image.registered_extensions())

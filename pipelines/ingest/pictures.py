@@ -1,0 +1,96 @@
+"""Pictures (PNG, JPEG, ...) to arrays of 8 bits."""
+
+import io
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+# Pillow goes by the content, whatever the name says, and for some formats, such as PostScript, starts other programs.
+_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+CHANNELS = tuple(_MODES)
+"""Numbers of channels that a picture can be given."""
+
+
+class NoImage(ValueError):
+    """Why some bytes cannot be used as an image, without the name of the file, which only the caller knows."""
+
+
+def opened(content: bytes) -> "Image":
+    """A picture as it is to be looked at, 8 bits a value.
+
+    Args:
+        content: PNG, JPEG or another format of `ENDINGS`.
+
+    Raises:
+        NoImage: it is none, is damaged, or would fill the memory.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns of a picture that would fill the memory.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
+                # A camera writes down how it was held; a scanner may write 16 bits.
+                return _eight_bits(ImageOps.exif_transpose(picture))
+    except UnidentifiedImageError as error:
+        raise NoImage("not an image that can be read (its content is of no known format)") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise NoImage(f"not an image that can be read ({error})") from error
+
+
+def values(picture: "Image", shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+    """The picture's values [height, width, channels], resized where it has another size.
+
+    Raises:
+        NoImage: a picture cannot be given so many channels.
+    """
+    from PIL import Image
+
+    height, width, channels = shape
+    if channels not in _MODES:
+        raise NoImage(f"the network takes {channels} channels; an image file gives {', '.join(map(str, CHANNELS))}")
+    converted = (picture if channels == 4 else flat(picture)).convert(_MODES[channels])
+    if converted.size != (width, height):
+        converted = converted.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(converted, np.uint8).reshape(shape)
+
+
+def in_range(of_eight_bits: npt.NDArray[Any], value_range: tuple[float, float]) -> npt.NDArray[np.float32]:
+    """Values of 0 to 255 brought into `value_range`."""
+    low, high = value_range
+    return (low + of_eight_bits * np.float32((high - low) / 255)).astype(np.float32)
+
+
+def flat(picture: "Image") -> "Image":
+    """Without transparency: what is seen through becomes the opposite of what is drawn."""
+    from PIL import Image
+
+    if "A" not in picture.getbands() and "transparency" not in picture.info:
+        return picture
+    layered = picture.convert("RGBA")
+    values = np.asarray(layered, np.float32)
+    opacity = values[:, :, 3]
+    if opacity.min() == 255:
+        return layered.convert("RGB")
+    drawn = float((values[:, :, :3].mean(axis=2) * opacity).sum() / max(float(opacity.sum()), 1.0))
+    ground = Image.new("RGBA", layered.size, "white" if drawn < 128 else "black")
+    return Image.alpha_composite(ground, layered).convert("RGB")
+
+
+def _eight_bits(picture: "Image") -> "Image":
+    from PIL import Image
+
+    if picture.mode not in ("I", "I;16", "I;16B", "I;16L", "F"):
+        picture.load()
+        return picture
+    values = np.asarray(picture, np.float32)
+    highest = 65535 if picture.mode != "F" else max(float(values.max()), 1.0)
+    return Image.fromarray((values * (255 / highest)).clip(0, 255).astype(np.uint8), "L")
