@@ -89,7 +89,7 @@ def test_a_network_with_a_loss_of_its_own_is_trained_by_it_and_answers_probabili
     network = registry.build("capsnet", ImageSpec(shape=(8, 8, 1), dtype="uint8", value_range=(0.0, 255.0)), 4)
     model = judged_by_own_loss(network, capsnet.LOSS)
     images, labels = images_and_labels(16, (8, 8, 1))
-    lengths = keras.Model(network.inputs, network.get_layer("lengths").output)(images).numpy()
+    lengths = keras.Model(network.input, network.get_layer("lengths").output)(images).numpy()
     model.compile(optimizer="sgd", loss=capsnet.LOSS.function, metrics=["accuracy"], jit_compile=False)
     expected = float(capsnet.margin_loss(labels, lengths))
     assert model.evaluate(images, labels, verbose=0)[0] == pytest.approx(expected, rel=1e-4)

@@ -46,6 +46,9 @@ def test_folders_called_by_numbers_are_in_their_order_and_names_give_another(tmp
     assert resolve(root, classes=11).pictures.class_names == tuple(map(str, range(11)))
     named = resolve(make(tmp_path / "b", "cat/1.png", "dog/1.png"), classes=3, class_names=("dog", "cow", "cat"))
     assert [picture.label for picture in named.pictures.pictures[0]] == [0, 2]
+    # As a model that was trained on the first folder describes its classes.
+    described = resolve(tmp_path / "b", classes=3, class_names=("dog", "cow", "cat"), labels=(0, 1, 2))
+    assert described.pictures == named.pictures
 
 
 @pytest.mark.parametrize(
