@@ -24,6 +24,7 @@ NETWORKS: dict[str, str] = {
     "convnet_two": "pipelines.models.convnet_two",
     "convnet_dropout": "pipelines.models.convnet_dropout",
     "convnet_batchnorm": "pipelines.models.convnet_batchnorm",
+    "convnet_deep": "pipelines.models.convnet_deep",
     "lenet5": "pipelines.models.lenet5",
     "vgg": "pipelines.models.vgg",
     "inception": "pipelines.models.inception",

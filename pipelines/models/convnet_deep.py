@@ -1,0 +1,57 @@
+"""The most accurate ConvNet here: five convolutions, each but the first with batch normalization, for many epochs on a CPU.
+
+    image            [batch, 28, 28, 1]
+    convolution_1    [batch, 24, 24, 32]    32 kernels 5x5, no padding, no bias
+    pooling_1        [batch, 12, 12, 32]    2x2 maximum; relu
+    convolution_2    [batch, 10, 10, 32]    32 kernels 3x3, no padding, no bias; batch normalization, relu
+    convolution_3    [batch, 8, 8, 64]      64 kernels 3x3, likewise
+    convolution_4    [batch, 6, 6, 64]      64 kernels 3x3, no padding, no bias
+    pooling_4        [batch, 3, 3, 64]      2x2 maximum; batch normalization, relu
+    convolution_5    [batch, 1, 1, 128]     128 kernels 3x3, no padding, no bias; batch normalization, relu
+    dropout          [batch, 1, 1, 128]     rate 0.3
+    features         [batch, 128]
+    probabilities    [batch, 10]            softmax
+
+141,482 parameters for 28 x 28 x 1 and ten classes.
+
+It is cheap for the reasons that `convnet_batchnorm` is: no normalization at full resolution, pooling before what is done to each
+pixel, no padding around an empty border, channels in multiples of 16. Unpadded kernels shrink 28 pixels to one place
+that sees the whole image, so the last layer has no more than 128 features to learn by heart.
+"""
+
+import keras
+from keras import KerasTensor, layers
+
+from pipelines.models.layers import probabilities, raw_input, require_size, scaled
+from pipelines.schema import ImageSpec
+
+# Below this height or width unpadded convolutions would leave nothing.
+_SMALLEST_UNPADDED = 28
+_SMALLEST = 4
+
+# As in `convnet_batchnorm`: evaluation is to see the statistics of the data after a small table's few steps, too.
+_MOMENTUM = 0.9
+
+
+def build(image: ImageSpec, num_classes: int) -> keras.Model:
+    """See the module's docstring and `registry.build`. For images from 4 x 4; below 28 x 28 the convolutions are padded."""
+    require_size(image, _SMALLEST)
+    padding = "valid" if min(image.shape[:2]) >= _SMALLEST_UNPADDED else "same"
+
+    def convolved(features: KerasTensor, number: int, channels: int, size: int = 3) -> KerasTensor:
+        return layers.Conv2D(channels, size, padding=padding, use_bias=False, name=f"convolution_{number}")(features)
+
+    def normalized(features: KerasTensor, number: int) -> KerasTensor:
+        return layers.ReLU()(layers.BatchNormalization(momentum=_MOMENTUM, name=f"normalization_{number}")(features))
+
+    inputs = raw_input(image)
+    features = layers.MaxPooling2D((2, 2), name="pooling_1")(convolved(scaled(image, inputs), 1, 32, size=5))
+    features = layers.ReLU()(features)
+    features = normalized(convolved(features, 2, 32), 2)
+    features = normalized(convolved(features, 3, 64), 3)
+    features = layers.MaxPooling2D((2, 2), name="pooling_4")(convolved(features, 4, 64))
+    features = normalized(features, 4)
+    features = normalized(convolved(features, 5, 128), 5)
+    features = layers.Dropout(0.3, name="dropout")(features)
+    features = layers.Flatten(name="features")(features)
+    return keras.Model(inputs, probabilities(features, num_classes), name="convnet_deep")
