@@ -27,8 +27,8 @@ def over_views(network: keras.Model, image: ImageSpec, views: int) -> keras.Mode
     shifts = sorted(itertools.product((-1, 0, 1), repeat=2), key=lambda shift: abs(shift[0]) + abs(shift[1]))[:views]
     inputs = raw_input(image)
     bordered = layers.ZeroPadding2D(1, name="border")(inputs)
-    answers = []
-    for number, (down, right) in enumerate(shifts):
-        crop = layers.Cropping2D(((1 + down, 1 - down), (1 + right, 1 - right)), name=f"view_{number}")
-        answers.append(network(crop(bordered)))
-    return keras.Model(inputs, layers.Average(name="mean")(answers), name=f"{network.name}_{views}_views")
+    crops = [layers.Cropping2D(((1 + down, 1 - down), (1 + right, 1 - right)))(bordered) for down, right in shifts]
+    # All views are one batch, because Keras 3.2 does not load a network that is called several times as it was saved.
+    answers = network(layers.Concatenate(axis=0, name="views")(crops))
+    by_view = keras.ops.reshape(answers, (views, -1, answers.shape[-1]))
+    return keras.Model(inputs, keras.ops.mean(by_view, axis=0), name=f"{network.name}_{views}_views")
