@@ -4,10 +4,12 @@ import subprocess
 import sys
 import time
 
+import psutil
+
 
 def processes_of_ranks() -> list[str]:
-    found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
-    return [line for line in found if "pipelines.launch.rank" in line and sys.executable in line]
+    found = subprocess.run(["ps", "-eo", "pid,comm,args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line for line in found if " convoy-rank-" in line and sys.executable in line]
 
 
 def wait_until_no_rank_is_left() -> None:
@@ -15,3 +17,10 @@ def wait_until_no_rank_is_left() -> None:
     while processes_of_ranks():
         assert time.monotonic() < deadline, processes_of_ranks()
         time.sleep(0.1)
+
+
+def python_daemons() -> list[psutil.Process]:
+    """Of the Spark session of this process: their children run its tasks."""
+    mine = psutil.Process().children(recursive=True)
+    daemons = [process for process in mine if "pyspark.daemon" in process.cmdline()]
+    return [process for process in daemons if process.parent() not in daemons]

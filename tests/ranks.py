@@ -22,6 +22,34 @@ def joint_gradients(features, targets, weights):
     return result
 
 
+def description():
+    """What a rank finds itself in, without what must differ."""
+    import sys
+    import tempfile
+
+    sys.stdout.write("forked or not, this line is in the log\n")
+    environment = {name: value for name, value in os.environ.items() if name.startswith(("HOROVOD_", "OMP_", "TF_", "TMPDIR"))}
+    del environment["HOROVOD_GLOO_RENDEZVOUS_PORT"]
+    return {
+        "environment": environment,
+        "temporary": tempfile.gettempdir(),
+        "handlers": [str(signal.getsignal(signum)).split(" at ")[0] for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
+        "open files": sorted(_kind_of_file(fd) for fd in range(3, 100) if os.path.exists(f"/proc/self/fd/{fd}")),
+        "threads": len([name for name in os.listdir("/proc/self/task") if "jemalloc" not in _comm(name)]) - 1,
+        "tensorflow was there": "tensorflow" in sys.modules,
+    }
+
+
+def _kind_of_file(fd):
+    """Pipes and sockets have numbers."""
+    return os.readlink(f"/proc/self/fd/{fd}").partition("[")[0]
+
+
+def _comm(thread):
+    with open(f"/proc/self/task/{thread}/comm") as file:
+        return file.read()
+
+
 def reduce_for_ever(action):
     """Rank 1 comes to grief in the twentieth step."""
     import horovod.tensorflow as hvd

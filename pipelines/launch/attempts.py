@@ -32,6 +32,7 @@ def train(
     warn: Callable[[str], None],
     restarted: Callable[[str], None],
     function: Callable[..., TrainingResult] = work,
+    fork_server: str = "",
 ) -> list[TrainingResult]:
     """Train on `launch.workers` workers, whatever becomes of single ones.
 
@@ -48,6 +49,7 @@ def train(
         warn: is given lines for people: what is amiss, and what is done about it.
         restarted: is given the reason of each new start, before it.
         function: what each worker runs.
+        fork_server: the address of one (`pipelines.launch.rankprocess`), which starts the workers sooner.
 
     Returns:
         the results in rank order.
@@ -59,7 +61,7 @@ def train(
     restarts, allowed = 0, config.launch.max_restarts
     while True:
         arguments: tuple[Any, ...] = (config, table, str(run_dir), str(start.path) if start is not None else None)
-        launch = barrier.start(spark, function, arguments, launch=config.launch, work_dir=run_dir)
+        launch = barrier.start(spark, function, arguments, launch=config.launch, work_dir=run_dir, fork_server=fork_server)
         _watch(launch, Watchdog(config.launch, launch.attempt_dir, run_dir / rundir.LOG_FOLDER), poll, warn)
         try:
             return launch.results()

@@ -153,7 +153,13 @@ class Launch:
 
 
 def start(
-    spark: SparkSession, function: Callable[..., Any], arguments: tuple[Any, ...], *, launch: LaunchConfig, work_dir: Path
+    spark: SparkSession,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    *,
+    launch: LaunchConfig,
+    work_dir: Path,
+    fork_server: str = "",
 ) -> Launch:
     """Start `function(*arguments)` on `launch.workers` ranks.
 
@@ -164,6 +170,7 @@ def start(
         launch: number of workers, threads and time limits.
         work_dir: a folder that driver and nodes see; receives `logs/rank-K.log`, and for each start a folder with signs of life
             and failure reports.
+        fork_server: the address of one (`pipelines.launch.rankprocess`), which starts the ranks sooner.
 
     Raises:
         LaunchError: at once, when there are fewer task slots than workers.
@@ -172,7 +179,9 @@ def start(
     (work_dir / "logs").mkdir(parents=True, exist_ok=True)
     payload = cloudpickle.dumps((function, arguments))
     attempt_dir = rundir.new_attempt(work_dir)
-    assignment = Assignment(payload=payload, launch=launch, work_dir=str(work_dir), attempt_dir=str(attempt_dir))
+    assignment = Assignment(
+        payload=payload, launch=launch, work_dir=str(work_dir), attempt_dir=str(attempt_dir), fork_server=fork_server
+    )
     return Launch(spark, assignment, launch.workers)
 
 

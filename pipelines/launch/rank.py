@@ -1,4 +1,4 @@
-"""The process of one rank: `python -m pipelines.launch.rank PARENT_PID DETAILS`. Started by the supervisor only."""
+"""The process of one rank: `python -m pipelines.launch.rank PARENT_PID DETAILS`, or forked (`pipelines.launch.rankprocess`)."""
 
 import contextlib
 import ctypes
@@ -11,7 +11,7 @@ import threading
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from pipelines import logs, progress
 from pipelines.launch.heartbeat import Heart
@@ -20,7 +20,7 @@ from pipelines.secrets import mask
 
 RESULT, FAILURE = b"R", b"F"
 """What the outcome of a rank begins with."""
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
 
 def die_with(parent: int) -> None:
@@ -32,12 +32,19 @@ def die_with(parent: int) -> None:
             os._exit(1)
 
 
+def _be_called(name: str) -> None:
+    """The name that `top` and `ps` show (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode())
+
+
 def main(parent: int, details: dict[str, Any]) -> int:
     """Run the function, send its result or a failure report to the supervisor, and return the exit code.
 
     The order comes by standard input and the outcome goes into a pipe, so that a killed rank leaves no file behind.
     """
     die_with(parent)
+    _be_called(f"convoy-rank-{details['rank']}")
     logs.configure(sys.stderr, f"rank {details['rank']}", details["log_level"])
     order = sys.stdin.buffer.read()
     with open(os.devnull, "rb") as nothing:
@@ -92,10 +99,13 @@ def _stop_when_told() -> None:
         signal.signal(signum, stop)
 
 
-if __name__ == "__main__":
-    # os._exit, because Horovod and TensorFlow threads can hang an orderly exit after a failure.
-    code = main(int(sys.argv[1]), json.loads(sys.argv[2]))
+def leave(code: int) -> NoReturn:
+    """End this process at once: threads of Horovod and TensorFlow can hang an orderly exit after a failure."""
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
+
+
+if __name__ == "__main__":
+    leave(main(int(sys.argv[1]), json.loads(sys.argv[2])))

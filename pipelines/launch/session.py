@@ -60,12 +60,20 @@ def open_session(app_name: str) -> Iterator[SparkSession]:
             _log.info("Spark was not there to be stopped", exc_info=True)
 
 
+def is_local() -> bool:
+    """The tasks of the session that is there, or else of the one to come, run on this machine."""
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        return bool(active.sparkContext.master.startswith("local"))
+    SparkContext._ensure_initialized()
+    return bool(SparkConf().get("spark.master", "local[*]").startswith("local"))
+
+
 def _loopback() -> dict[str, str]:
     """On one machine nothing listens to the network, unless the user's own settings say so."""
-    SparkContext._ensure_initialized()
-    conf = SparkConf()
-    if not conf.get("spark.master", "local[*]").startswith("local"):
+    if not is_local():
         return {}
+    conf = SparkConf()
     wanted = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
     if "SPARK_LOCAL_IP" not in os.environ:
         # The address of the web page comes from there alone.

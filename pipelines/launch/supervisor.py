@@ -5,7 +5,6 @@ would leak into the next task. It also keeps the rank's output apart, and lets a
 """
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -27,10 +26,11 @@ from pyspark import BarrierTaskContext
 
 from pipelines.config import LaunchConfig
 from pipelines.errors import ConvoyError
-from pipelines.launch import heartbeat, orders, scratch, slots
+from pipelines.launch import heartbeat, orders, rankprocess, scratch, slots
 from pipelines.launch.failure import Failure, embed, of_exception, of_exit, write_failure
 from pipelines.launch.nodemetrics import sampled
 from pipelines.launch.rank import FAILURE, RESULT
+from pipelines.launch.rankprocess import RankProcess
 from pipelines.rundir import LOG_FOLDER, SPOOL_FOLDER
 from pipelines.secrets import without_secrets
 
@@ -49,6 +49,8 @@ class Assignment:
     work_dir: str
     attempt_dir: str
     """For the reports of this start of the workers."""
+    fork_server: str = ""
+    """The address of the driver's fork server, where the tasks run on its machine."""
 
 
 class RankFailed(RuntimeError):
@@ -182,7 +184,7 @@ def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[st
     try:
         with log_file.open("ab") as log:
             own = {"TMPDIR": str(scratch.make(work_dir, rank))}
-            code, outcome = _run_process(assignment.payload, details, log, environment | own)
+            code, outcome = _run_process(assignment, details, log, environment | own)
     except OSError as error:
         file = error.filename or log_file
         unwritable = ConvoyError(f"{file}: cannot be written ({error.strerror}); launch.runs_uri must be writable on all nodes")
@@ -201,38 +203,37 @@ def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[st
     raise RankFailed(embed(failure))
 
 
-def _run_process(payload: bytes, details: dict[str, Any], log: BinaryIO, environment: dict[str, str]) -> tuple[int, bytes]:
+def _run_process(
+    assignment: Assignment, details: dict[str, Any], log: BinaryIO, environment: dict[str, str]
+) -> tuple[int, bytes]:
     """Gives the exit code, as `subprocess` counts them, and what the rank sent. No credential reaches the rank."""
     reader, writer = os.pipe()
-    with os.fdopen(reader, "rb") as outcome:
-        command = [sys.executable, "-m", "pipelines.launch.rank", str(os.getpid()), json.dumps(details | {"outcome_fd": writer})]
+    order_reader, order_writer = os.pipe()
+    with os.fdopen(reader, "rb") as outcome, os.fdopen(order_writer, "wb") as order:
         try:
-            process = subprocess.Popen(
-                command,
-                # What `--py-files` or a cluster's libraries added to this worker's path, the rank needs, too.
-                env=without_secrets(os.environ) | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | environment,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                pass_fds=[writer],
-            )
+            # What `--py-files` or a cluster's libraries added to this worker's path, the rank needs, too.
+            path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            everything = without_secrets(os.environ) | path | environment
+            # What CUDA has begun in a process, a fork of it must not use.
+            server = "" if "CUDA_VISIBLE_DEVICES" in environment else assignment.fork_server
+            process = rankprocess.start(details, everything, standard_input=order_reader, log=log, outcome=writer, server=server)
         finally:
+            os.close(order_reader)
             os.close(writer)
         try:
-            assert process.stdin is not None
-            with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
-                stdin.write(payload)
+            with contextlib.suppress(BrokenPipeError), order:
+                order.write(assignment.payload)
             received: list[bytes] = []
             reading = threading.Thread(target=lambda: received.append(outcome.read()), daemon=True)
             reading.start()
-            code = _attend(process, Path(details["attempt_dir"]))
+            code = _attend(process, Path(assignment.attempt_dir))
             reading.join()
             return code, b"".join(received)
         finally:
             process.kill()
 
 
-def _attend(process: subprocess.Popen[bytes], attempt_dir: Path) -> int:
+def _attend(process: RankProcess, attempt_dir: Path) -> int:
     """Wait for the rank's end, and pass on what the driver, or who ends this task, has to say. Gives its exit code."""
     told_to_stop = threading.Event()
     # Spark's daemon sends SIGHUP when its JVM has gone, and a node that is shut down SIGTERM. On the driver signals are its own.

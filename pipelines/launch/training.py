@@ -7,6 +7,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ import psutil
 from pipelines import __version__, cli, configfile, logs, paths, rundir
 from pipelines.config import Config, TrackingConfig
 from pipelines.ingest import sources, table
-from pipelines.launch import attempts, preflight, resume, session
+from pipelines.launch import attempts, preflight, rankprocess, resume, session
 from pipelines.launch.console import TrainingConsole
 from pipelines.launch.recorded import recorded
 from pipelines.launch.resume import Resumption
@@ -90,7 +91,7 @@ def _train_and_record(
     config: Config, console: TrainingConsole, run: TrackedRun, run_dir: Path, clock: Clock, resumption: Resumption | None
 ) -> dict[str, Any]:
     source = sources.resolve(config.data, console.say)
-    with session.open_session("convoy-train") as spark:
+    with _ranks_prepared(run_dir) as fork_server, session.open_session("convoy-train") as spark:
         for line in preflight.check(spark, config.launch.workers, str(run_dir)):
             console.warn(line)
         clock.mark("spark")
@@ -113,6 +114,7 @@ def _train_and_record(
             poll=_reports(run_dir, console, recorder, clock),
             warn=console.warn,
             restarted=partial(_tag_restart, run, run_dir),
+            fork_server=fork_server,
         )
         clock.mark("trained")
         recorder.phase("launch", clock.at("table"), clock.at("plan"))
@@ -184,6 +186,11 @@ def _announce(config: Config, data: Table, built: bool, console: TrainingConsole
         console.warn(f"{manifest.rejected_summary}, kept in {data.uri}/{REJECTED_FOLDER}")
         run.tags({"data_rejected": manifest.rejected_summary})
     run.metrics({"data/rejected_rows": manifest.rejected_rows}, step=0)
+
+
+def _ranks_prepared(run_dir: Path) -> AbstractContextManager[str]:
+    """The address of a fork server, where Spark's tasks will run on this machine."""
+    return rankprocess.fork_server(run_dir) if session.is_local() else nullcontext("")
 
 
 def _tag_restart(run: TrackedRun, run_dir: Path, line: str) -> None:

@@ -1,7 +1,16 @@
 import pytest
 from synthetic import write_table
 
+from pipelines.launch import rankprocess
+
 
 @pytest.fixture(scope="session")
 def table(tmp_path_factory):
     return write_table(tmp_path_factory.mktemp("table"), {"train": 640, "validation": 101, "test": 103})
+
+
+@pytest.fixture(scope="session")
+def fork_server(tmp_path_factory):
+    """As every training on one machine has it."""
+    with rankprocess.fork_server(tmp_path_factory.mktemp("fork-server")) as address:
+        yield address

@@ -3,11 +3,11 @@ import time
 import numpy as np
 import pytest
 import ranks
-from processes import processes_of_ranks, wait_until_no_rank_is_left
+from processes import processes_of_ranks, python_daemons, wait_until_no_rank_is_left
 
 from pipelines.config import LaunchConfig
 from pipelines.errors import LaunchError
-from pipelines.launch import barrier
+from pipelines.launch import barrier, rankprocess
 
 TWO = LaunchConfig(workers=2)
 pytestmark = pytest.mark.timeout(120)
@@ -20,6 +20,48 @@ def test_averaged_gradients_of_two_workers_equal_those_of_one_on_the_joint_batch
     expected = 2 * features.T @ (features @ weights - targets) / 64
     for gradient in found:
         np.testing.assert_allclose(gradient, expected, rtol=1e-10)
+
+
+def test_a_forked_rank_is_as_one_started_afresh(spark, tmp_path, fork_server):
+    one = LaunchConfig(workers=1)
+    places = {"afresh": "", "forked": fork_server, "server gone": str(tmp_path / "nobody")}
+    found = {
+        started: barrier.start(spark, ranks.description, (), launch=one, work_dir=tmp_path, fork_server=server).results()[0]
+        for started, server in places.items()
+    }
+    assert {started: rank.pop("tensorflow was there") for started, rank in found.items()} == {
+        "afresh": False,
+        "forked": True,
+        "server gone": False,
+    }
+    # Horovod keeps it open once it is imported.
+    found["forked"]["open files"].remove("/dev/urandom")
+    assert found["forked"] == found["afresh"] == found["server gone"]
+    assert found["forked"]["threads"] == 1
+    assert "forked or not, this line is in the log" in (tmp_path / "logs" / "rank-0.log").read_text()
+
+
+def test_a_forked_rank_dies_with_its_task(spark, tmp_path, fork_server):
+    launch = barrier.start(spark, ranks.sleep_for_ever, (), launch=TWO, work_dir=tmp_path, fork_server=fork_server)
+    while len(processes_of_ranks()) < 2:
+        time.sleep(0.1)
+    tasks = [worker for daemon in python_daemons() for worker in daemon.children()]
+    assert len(tasks) >= 2
+    for task in tasks:
+        task.kill()
+    with pytest.raises(barrier.RankError, match="its Spark task was lost"):
+        launch.results()
+    wait_until_no_rank_is_left()
+
+
+def test_a_rank_dies_with_its_fork_server_and_is_reported(spark, tmp_path):
+    with rankprocess.fork_server(tmp_path / "server") as server:
+        launch = barrier.start(spark, ranks.sleep_for_ever, (), launch=TWO, work_dir=tmp_path, fork_server=server)
+        while len(processes_of_ranks()) < 2:
+            time.sleep(0.1)
+    with pytest.raises(barrier.RankError, match="killed by SIGKILL"):
+        launch.results()
+    wait_until_no_rank_is_left()
 
 
 def test_on_one_machine_everything_listens_on_loopback(spark, tmp_path):
@@ -36,8 +78,12 @@ def test_on_one_machine_everything_listens_on_loopback(spark, tmp_path):
         ("kill", r"^rank 1 on \S+ failed: killed by SIGKILL"),
     ],
 )
-def test_a_rank_that_fails_ends_the_job_within_ten_seconds_and_is_the_headline(spark, tmp_path, action, headline):
-    launch = barrier.start(spark, ranks.reduce_for_ever, (action,), launch=TWO, work_dir=tmp_path)
+@pytest.mark.parametrize("started", ["forked", "afresh"])
+def test_a_rank_that_fails_ends_the_job_within_ten_seconds_and_is_the_headline(
+    spark, tmp_path, fork_server, action, headline, started
+):
+    server = fork_server if started == "forked" else ""
+    launch = barrier.start(spark, ranks.reduce_for_ever, (action,), launch=TWO, work_dir=tmp_path, fork_server=server)
     with pytest.raises(barrier.RankError, match=headline) as caught:
         launch.results()
     assert time.time() - caught.value.failures[0].time < 10
@@ -50,8 +96,8 @@ def test_a_rank_that_fails_ends_the_job_within_ten_seconds_and_is_the_headline(s
     wait_until_no_rank_is_left()
 
 
-def test_a_cancelled_launch_leaves_no_process(spark, tmp_path):
-    launch = barrier.start(spark, ranks.sleep_for_ever, (), launch=TWO, work_dir=tmp_path)
+def test_a_cancelled_launch_leaves_no_process(spark, tmp_path, fork_server):
+    launch = barrier.start(spark, ranks.sleep_for_ever, (), launch=TWO, work_dir=tmp_path, fork_server=fork_server)
     while len(processes_of_ranks()) < 2:
         time.sleep(0.1)
     started = time.monotonic()

@@ -46,7 +46,7 @@ class Told:
         self.times.append(time.time())
 
 
-def train(spark, table, folder, faults, *settings, start=None):
+def train(spark, table, folder, fork_server, faults, *settings, start=None):
     told = Told()
     config = configfile.load(None, [*SETTINGS, *settings])
     try:
@@ -60,6 +60,7 @@ def train(spark, table, folder, faults, *settings, start=None):
             warn=told.warn,
             restarted=told.restarts.append,
             function=functools.partial(ranks.faulty_work, faults),
+            fork_server=fork_server,
         )
     except LaunchError as error:
         return error, told
@@ -90,9 +91,9 @@ def nothing_is_left():
 
 
 @pytest.fixture(scope="module")
-def undisturbed(spark, table, tmp_path_factory):
+def undisturbed(spark, fork_server, table, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    results, _ = train(spark, table, folder, {})
+    results, _ = train(spark, table, folder, fork_server, {})
     return results, folder
 
 
@@ -101,7 +102,8 @@ def thrice_lost(spark, table, tmp_path_factory):
     """One training that loses a rank, a Spark task, and a rank that stands still."""
     folder = tmp_path_factory.mktemp("thrice-lost")
     faults = {1: ("kill", 1, 2, 7), 2: ("kill the task", 0, 3, 5), 3: ("stop", 1, 3, 9)}
-    results, told = train(spark, table, folder, faults, "launch.max_restarts=3")
+    # Only a rank that was started afresh is the child of its task.
+    results, told = train(spark, table, folder, "", faults, "launch.max_restarts=3")
     return results, told, folder
 
 
@@ -146,8 +148,8 @@ def test_after_three_losses_weights_and_metrics_are_those_of_an_undisturbed_trai
     assert nothing_is_left()
 
 
-def test_an_error_that_a_rank_raises_is_not_tried_again(spark, table, tmp_path):
-    error, told = train(spark, table, tmp_path, {1: ("raise", 1, 2, 3)})
+def test_an_error_that_a_rank_raises_is_not_tried_again(spark, fork_server, table, tmp_path):
+    error, told = train(spark, table, tmp_path, fork_server, {1: ("raise", 1, 2, 3)})
     assert isinstance(error, RankError)
     assert str(error).startswith("rank 1 on ")
     assert " failed: ValueError: deliberate failure (its log: " in str(error)
@@ -157,9 +159,9 @@ def test_an_error_that_a_rank_raises_is_not_tried_again(spark, table, tmp_path):
     assert nothing_is_left()
 
 
-def test_when_the_restarts_are_used_up_the_last_loss_is_the_headline(spark, table, tmp_path):
+def test_when_the_restarts_are_used_up_the_last_loss_is_the_headline(spark, fork_server, table, tmp_path):
     faults = {1: ("kill", 0, 1, 2), 2: ("terminate", 0, 1, 3)}
-    error, told = train(spark, table, tmp_path, faults, "launch.max_restarts=1")
+    error, told = train(spark, table, tmp_path, fork_server, faults, "launch.max_restarts=1")
     assert told.restarts[0].startswith("restart 1 of 1: rank 0 on ")
     assert told.restarts[0].endswith("; training begins again: there is no checkpoint yet")
     assert str(error).startswith("rank 0 on ")
@@ -170,8 +172,10 @@ def test_when_the_restarts_are_used_up_the_last_loss_is_the_headline(spark, tabl
     assert nothing_is_left()
 
 
-def test_a_rank_that_does_not_come_to_the_meeting_is_named_and_the_start_ends_in_time(spark, table, tmp_path):
-    error, _ = train(spark, table, tmp_path, {1: ("stop", 1, 0, 0)}, "launch.start_timeout_seconds=12", "launch.max_restarts=0")
+def test_a_rank_that_does_not_come_to_the_meeting_is_named_and_the_start_ends_in_time(spark, fork_server, table, tmp_path):
+    error, _ = train(
+        spark, table, tmp_path, fork_server, {1: ("stop", 1, 0, 0)}, "launch.start_timeout_seconds=12", "launch.max_restarts=0"
+    )
     assert str(error).startswith("rank 1 on ")
     assert " failed: has not found the others within launch.start_timeout_seconds=12 (starting; its process is stopped" in str(
         error
@@ -186,8 +190,8 @@ def test_a_rank_that_does_not_come_to_the_meeting_is_named_and_the_start_ends_in
         ("hang in evaluation", "checkpoint.every_epochs=2", "end of epoch 2"),
     ],
 )
-def test_a_rank_that_hangs_is_named_with_what_it_does_and_ended(spark, table, tmp_path, action, setting, place):
-    error, told = train(spark, table, tmp_path, {1: (action, 1, 2, STEPS)}, setting, "launch.max_restarts=0")
+def test_a_rank_that_hangs_is_named_with_what_it_does_and_ended(spark, fork_server, table, tmp_path, action, setting, place):
+    error, told = train(spark, table, tmp_path, fork_server, {1: (action, 1, 2, STEPS)}, setting, "launch.max_restarts=0")
     assert any(line.startswith("rank 1 on ") and f"({place}" in line for line in told.lines)
     assert f"rank 1 on {error.failures[0].host} failed: made no progress for launch.stall_shutdown_seconds=15 ({place}" in str(
         error
@@ -197,8 +201,8 @@ def test_a_rank_that_hangs_is_named_with_what_it_does_and_ended(spark, table, tm
     assert nothing_is_left()
 
 
-def test_a_loss_that_is_not_finite_on_one_rank_stops_all_in_the_same_step(spark, table, tmp_path):
-    error, told = train(spark, table, tmp_path, {1: ("lose numbers", 1, 2, 4)})
+def test_a_loss_that_is_not_finite_on_one_rank_stops_all_in_the_same_step(spark, fork_server, table, tmp_path):
+    error, told = train(spark, table, tmp_path, fork_server, {1: ("lose numbers", 1, 2, 4)})
     assert str(error).startswith("the loss is not finite in epoch 2, step 5 of 20, at learning rate 0.002; lower training.base_")
     assert {failure.error for failure in error.failures} == {str(error)}
     assert told.restarts == []
@@ -207,17 +211,21 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_all_in_the_same_step(spark,
     assert all(np.isfinite(array).all() for array in checkpoint.read_arrays(found.path).values())
 
 
-def test_weights_that_come_to_differ_are_found_at_the_end_of_the_epoch(spark, table, tmp_path):
-    error, told = train(spark, table, tmp_path, {1: ("change weights", 1, 2, 4)})
+def test_weights_that_come_to_differ_are_found_at_the_end_of_the_epoch(spark, fork_server, table, tmp_path):
+    error, told = train(spark, table, tmp_path, fork_server, {1: ("change weights", 1, 2, 4)})
     assert str(error).startswith("after epoch 2: weights or optimizer state of ranks [1] differ from rank 0")
     assert told.restarts == []
     assert checkpoint.newest(tmp_path).state.place == "epoch 1"
 
 
-def test_cancelled_ranks_keep_a_checkpoint_from_which_the_training_ends_as_if_undisturbed(spark, table, tmp_path, undisturbed):
+def test_cancelled_ranks_keep_a_checkpoint_from_which_the_training_ends_as_if_undisturbed(
+    spark, fork_server, table, tmp_path, undisturbed
+):
     config = configfile.load(None, SETTINGS)
     work = functools.partial(ranks.faulty_work, {})
-    launch = barrier.start(spark, work, (config, table, str(tmp_path)), launch=config.launch, work_dir=tmp_path)
+    launch = barrier.start(
+        spark, work, (config, table, str(tmp_path)), launch=config.launch, work_dir=tmp_path, fork_server=fork_server
+    )
     while checkpoint.newest(tmp_path) is None:
         assert not launch.wait(0.01)
     started = time.monotonic()
@@ -227,17 +235,17 @@ def test_cancelled_ranks_keep_a_checkpoint_from_which_the_training_ends_as_if_un
     assert nothing_is_left()
     found = checkpoint.newest(tmp_path)
     assert (found.state.epoch, found.state.step) > (1, 0)
-    results, _ = train(spark, table, tmp_path, {}, start=found)
+    results, _ = train(spark, table, tmp_path, fork_server, {}, start=found)
     assert results[0].weights_sha256 == undisturbed[0][0].weights_sha256
 
 
-def test_another_number_of_workers_goes_on_and_says_what_changes(spark, table, tmp_path, undisturbed):
+def test_another_number_of_workers_goes_on_and_says_what_changes(spark, fork_server, table, tmp_path, undisturbed):
     first = checkpoint.verify(checkpoint.available(undisturbed[1])[-1])
     assert first.state.place == "epoch 1"
     changed = resume.changes(first.state, configfile.load(None, [*SETTINGS, "launch.workers=1"]), rows=640)
     assert changed[0] == "resume: changed: launch.workers 2 -> 1"
     assert "global batch 32 -> 16, steps an epoch 20 -> 40" in changed[1]
-    (result,), _ = train(spark, table, tmp_path, {}, "launch.workers=1", start=first)
+    (result,), _ = train(spark, table, tmp_path, fork_server, {}, "launch.workers=1", start=first)
     assert result.epochs == 3
     assert result.test.accuracy > 0.9
     stored = checkpoint.newest(tmp_path)

@@ -10,7 +10,7 @@ from pipelines.launch.worker import work
 pytestmark = pytest.mark.timeout(180)
 
 
-def train(spark, table, folder, workers, *settings):
+def train(spark, table, folder, fork_server, workers, *settings):
     config = configfile.load(
         None,
         [
@@ -24,7 +24,9 @@ def train(spark, table, folder, workers, *settings):
             *settings,
         ],
     )
-    results = barrier.start(spark, work, (config, table, str(folder)), launch=config.launch, work_dir=folder).results()
+    results = barrier.start(
+        spark, work, (config, table, str(folder)), launch=config.launch, work_dir=folder, fork_server=fork_server
+    ).results()
     events = [
         [json.loads(line) for line in (folder / "spool" / f"rank-{rank}.jsonl").read_text().splitlines()]
         for rank in range(workers)
@@ -38,8 +40,8 @@ def two_workers_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def two_workers(spark, table, two_workers_folder):
-    return train(spark, table, two_workers_folder, 2)
+def two_workers(spark, fork_server, table, two_workers_folder):
+    return train(spark, table, two_workers_folder, fork_server, 2)
 
 
 def test_two_workers_end_with_equal_weights_and_test_every_row(two_workers):
@@ -72,8 +74,8 @@ def test_both_ranks_see_the_same_metrics_and_took_the_same_steps(two_workers):
     assert [event["values"]["steps"] for rank in events for event in rank if event["kind"] == "plan"] == [20, 20]
 
 
-def test_the_same_seed_and_workers_give_the_same_weights_bit_for_bit(spark, table, two_workers, tmp_path):
-    (again, _), _ = train(spark, table, tmp_path, 2)
+def test_the_same_seed_and_workers_give_the_same_weights_bit_for_bit_forked_or_not(spark, table, two_workers, tmp_path):
+    (again, _), _ = train(spark, table, tmp_path, "", 2)
     assert again.weights_sha256 == two_workers[0][0].weights_sha256
 
 
@@ -83,22 +85,24 @@ def test_the_learning_rate_of_two_workers_is_twice_that_of_one(two_workers):
     assert plan["learning_rate"] == pytest.approx(0.002)
 
 
-def test_one_worker_goes_the_same_way(spark, table, tmp_path):
-    (result,), events = train(spark, table, tmp_path, 1)
+def test_one_worker_goes_the_same_way(spark, fork_server, table, tmp_path):
+    (result,), events = train(spark, table, tmp_path, fork_server, 1)
     assert result.test.rows == 103
     assert result.test.accuracy > 0.9
     assert [event["values"]["steps"] for event in events[0] if event["kind"] == "plan"] == [40]
 
 
-def test_batch_normalization_statistics_and_averages_are_equal_on_all_ranks_and_only_rank_zero_saves(spark, table, tmp_path):
+def test_batch_normalization_statistics_and_averages_are_equal_on_all_ranks_and_only_rank_zero_saves(
+    spark, fork_server, table, tmp_path
+):
     recipe = ("training.average_decay=0.9", "training.clip_norm=1", "training.augment_rotation=10", "training.test_views=5")
-    results, _ = train(spark, table, tmp_path, 2, "model.name=convnet_batchnorm", "training.epochs=1", *recipe)
+    results, _ = train(spark, table, tmp_path, fork_server, 2, "model.name=convnet_batchnorm", "training.epochs=1", *recipe)
     assert results[0].weights_sha256 == results[1].weights_sha256
     assert (tmp_path / "model" / "MLmodel").exists()
 
 
-def test_ranks_stop_early_in_the_same_epoch(spark, tmp_path):
+def test_ranks_stop_early_in_the_same_epoch(spark, fork_server, tmp_path):
     table = write_table(tmp_path / "table", {"train": 640, "validation": 101, "test": 103}, learnable=False)
-    results, _ = train(spark, table, tmp_path, 2, "training.epochs=40", "training.early_stopping_patience=2")
+    results, _ = train(spark, table, tmp_path, fork_server, 2, "training.epochs=40", "training.early_stopping_patience=2")
     assert results[0].epochs == results[1].epochs < 40
     assert results[0].weights_sha256 == results[1].weights_sha256

@@ -51,7 +51,7 @@ def test_sigterm_ends_everything_within_ten_seconds_and_all_sockets_were_on_loop
         ]
         assert len(listening) >= 4
         assert [address for address in listening if address.ip not in LOOPBACK] == []
-        ranks = training.part("pipelines.launch.rank")
+        ranks = [process for process in training.processes() if process.name().startswith("convoy-rank-")]
         assert len(ranks) == 2
         for rank in ranks:
             assert "AWS_SECRET_ACCESS_KEY" not in rank.environ()
