@@ -52,7 +52,7 @@ def open_session(app_name: str) -> Iterator[SparkSession]:
     try:
         yield session
     finally:
-        _end_barrier_timer(session)
+        _end_barrier_timers(session)
         try:
             session.stop()
         except Exception:
@@ -88,12 +88,18 @@ def _leave_interrupts_to_the_driver(session: SparkSession) -> None:
     jvm.sun.misc.Signal.handle(jvm.sun.misc.Signal("INT"), ignore)
 
 
-def _end_barrier_timer(session: SparkSession) -> None:
-    """Let the JVM end. Spark 3.5 times barrier stages with a thread that keeps a local-mode JVM alive for ever."""
+def _end_barrier_timers(session: SparkSession) -> None:
+    """Let the JVM end. Spark times barrier stages with threads that keep a local-mode JVM alive for ever.
+
+    One is that of the tasks; the other, of the coordinator, Spark 3.5.0 leaves running, too.
+    """
     try:
-        jvm = session.sparkContext._jvm
-        companion = jvm.java.lang.Class.forName("org.apache.spark.BarrierTaskContext$")
+        context = session.sparkContext
+        companion = context._jvm.java.lang.Class.forName("org.apache.spark.BarrierTaskContext$")
         module = companion.getField("MODULE$").get(None)
         getattr(module, "org$apache$spark$BarrierTaskContext$$timer")().cancel()
+        coordinator = context._jsc.sc().taskScheduler().barrierCoordinator()
+        if coordinator is not None:
+            getattr(coordinator, "org$apache$spark$BarrierCoordinator$$timer")().cancel()
     except Exception:
-        _log.warning("the timer of Spark's barrier stages could not be ended; spark-submit may not return", exc_info=True)
+        _log.warning("the timers of Spark's barrier stages could not be ended; spark-submit may not return", exc_info=True)
