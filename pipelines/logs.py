@@ -3,8 +3,10 @@
 Each process writes a file of its own, because appending to one file from several nodes is not safe on shared file systems.
 """
 
+import contextlib
 import heapq
 import logging
+import logging.config
 import re
 import time
 from collections.abc import Iterator
@@ -52,6 +54,23 @@ def configure(stream: TextIO, who: str, level: LogLevel) -> logging.Handler:
     for library in _TALKATIVE:
         logging.getLogger(library).setLevel(logging.WARNING)
     return handler
+
+
+def silence_mlflow() -> None:
+    """Keep the set-up of a new store, and hints for other versions, off the console. MLflow sets its level when imported."""
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Within, nothing configures logging anew. MLflow 2 does when it sets up a store: lines would go to the console alone."""
+    configure_by_file = logging.config.fileConfig
+    logging.config.fileConfig = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        logging.config.fileConfig = configure_by_file
 
 
 class _Formatter(logging.Formatter):

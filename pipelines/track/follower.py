@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines import paths
+from pipelines import logs, paths
 from pipelines.config import TrackingConfig
 from pipelines.secrets import mask
 from pipelines.track.journal import EXPERIMENT_ID, RUN_ID, Entry, Journal
@@ -65,7 +65,8 @@ class Follower:
         if not pending:
             return True
         try:
-            self._open(pending)
+            with logs.kept():
+                self._open(pending)
         except Exception as error:
             self._client = None
             self._trouble("the run could not be opened", error)
@@ -121,9 +122,7 @@ class Follower:
         _check_sqlite(self.tracking_uri)
         import mlflow
 
-        # The set-up of a new store, and hints for other versions, would go to the console. MLflow sets its level when imported.
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
-        logging.getLogger("alembic").setLevel(logging.ERROR)
+        logs.silence_mlflow()
         self._first_asked = self._first_asked or time.monotonic()
         client = mlflow.MlflowClient(self.tracking_uri)
         entry = next(entry for entry in self.journal.entries() if entry.action == "open")

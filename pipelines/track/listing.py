@@ -1,9 +1,10 @@
 """Recent runs, as rows for a table in the terminal."""
 
-import logging
 import time
 from collections.abc import Sequence
 from typing import Any
+
+from pipelines import logs
 
 _COLUMNS = ("started", "name", "accuracy", "minutes", "workers", "rows/s", "status", "run id")
 _RIGHT = ("accuracy", "minutes", "workers", "rows/s")
@@ -13,10 +14,10 @@ def recent(tracking_uri: str, experiment: str, count: int) -> list[dict[str, str
     """One mapping a run, the newest first, with the names of the table's columns. Empty where there is no such experiment."""
     import mlflow
 
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    logging.getLogger("alembic").setLevel(logging.ERROR)
+    logs.silence_mlflow()
     client = mlflow.MlflowClient(tracking_uri)
-    found = client.get_experiment_by_name(experiment)
+    with logs.kept():
+        found = client.get_experiment_by_name(experiment)
     if found is None:
         return []
     runs = client.search_runs([found.experiment_id], max_results=count, order_by=["attributes.start_time DESC"])

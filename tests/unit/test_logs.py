@@ -1,5 +1,6 @@
 import io
 import logging
+import logging.config
 import subprocess
 import sys
 
@@ -114,3 +115,13 @@ def test_an_error_is_one_line_and_what_developers_need_stands_below_it():
 
     assert printed("") == "error: it failed\n"
     assert printed("Traceback\n  line\n") == "error: it failed\nTraceback\n  line\n"
+
+
+def test_what_sets_up_a_store_cannot_take_the_log_away(tmp_path):
+    root = logging.getLogger()
+    before = list(root.handlers)
+    with logs.kept():
+        logging.config.fileConfig(tmp_path / "alembic.ini", disable_existing_loggers=False)
+    assert root.handlers == before
+    with pytest.raises((KeyError, FileNotFoundError)):
+        logging.config.fileConfig(tmp_path / "alembic.ini")
