@@ -1,5 +1,6 @@
 """What runs on this machine, as the tests see it."""
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -21,6 +22,10 @@ def wait_until_no_rank_is_left() -> None:
 
 def python_daemons() -> list[psutil.Process]:
     """Of the Spark session of this process: their children run its tasks."""
-    mine = psutil.Process().children(recursive=True)
-    daemons = [process for process in mine if "pyspark.daemon" in process.cmdline()]
+    daemons = []
+    for process in psutil.Process().children(recursive=True):
+        # Children of other tests may end meanwhile, or have ended and not been waited for.
+        with contextlib.suppress(psutil.Error):
+            if "pyspark.daemon" in process.cmdline():
+                daemons.append(process)
     return [process for process in daemons if process.parent() not in daemons]
