@@ -22,10 +22,11 @@ def wait_until_no_rank_is_left() -> None:
 
 def python_daemons() -> list[psutil.Process]:
     """Of the Spark session of this process: their children run its tasks."""
-    daemons = []
+    parents = {}
     for process in psutil.Process().children(recursive=True):
-        # Children of other tests may end meanwhile, or have ended and not been waited for.
+        # Some may end meanwhile, or have ended and not been waited for.
         with contextlib.suppress(psutil.Error):
             if "pyspark.daemon" in process.cmdline():
-                daemons.append(process)
-    return [process for process in daemons if process.parent() not in daemons]
+                parents[process] = process.ppid()
+    pids = {process.pid for process in parents}
+    return [process for process, parent in parents.items() if parent not in pids]

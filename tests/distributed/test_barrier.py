@@ -41,10 +41,24 @@ def test_a_forked_rank_is_as_one_started_afresh(spark, tmp_path, fork_server):
     assert "forked or not, this line is in the log" in (tmp_path / "logs" / "rank-0.log").read_text()
 
 
-def test_a_forked_rank_dies_with_its_task(spark, tmp_path, fork_server):
-    launch = barrier.start(spark, ranks.sleep_for_ever, (), launch=TWO, work_dir=tmp_path, fork_server=fork_server)
-    while len(processes_of_ranks()) < 2:
-        time.sleep(0.1)
+@pytest.fixture
+def asleep(spark, tmp_path):
+    """Starts two ranks that sleep, which end with the test whatever comes of it: they would take the slots of all later ones."""
+    launches = []
+
+    def start(server):
+        launches.append(barrier.start(spark, ranks.sleep_for_ever, (), launch=TWO, work_dir=tmp_path, fork_server=server))
+        while len(processes_of_ranks()) < 2:
+            time.sleep(0.1)
+        return launches[-1]
+
+    yield start
+    for launch in launches:
+        launch.cancel()
+
+
+def test_a_forked_rank_dies_with_its_task(asleep, fork_server):
+    launch = asleep(fork_server)
     tasks = [worker for daemon in python_daemons() for worker in daemon.children()]
     assert len(tasks) >= 2
     for task in tasks:
@@ -54,11 +68,9 @@ def test_a_forked_rank_dies_with_its_task(spark, tmp_path, fork_server):
     wait_until_no_rank_is_left()
 
 
-def test_a_rank_dies_with_its_fork_server_and_is_reported(spark, tmp_path):
+def test_a_rank_dies_with_its_fork_server_and_is_reported(asleep, tmp_path):
     with rankprocess.fork_server(tmp_path / "server") as server:
-        launch = barrier.start(spark, ranks.sleep_for_ever, (), launch=TWO, work_dir=tmp_path, fork_server=server)
-        while len(processes_of_ranks()) < 2:
-            time.sleep(0.1)
+        launch = asleep(server)
     with pytest.raises(barrier.RankError, match="killed by SIGKILL"):
         launch.results()
     wait_until_no_rank_is_left()
@@ -96,10 +108,8 @@ def test_a_rank_that_fails_ends_the_job_within_ten_seconds_and_is_the_headline(
     wait_until_no_rank_is_left()
 
 
-def test_a_cancelled_launch_leaves_no_process(spark, tmp_path, fork_server):
-    launch = barrier.start(spark, ranks.sleep_for_ever, (), launch=TWO, work_dir=tmp_path, fork_server=fork_server)
-    while len(processes_of_ranks()) < 2:
-        time.sleep(0.1)
+def test_a_cancelled_launch_leaves_no_process(asleep, fork_server):
+    launch = asleep(fork_server)
     started = time.monotonic()
     launch.cancel()
     assert launch.done
