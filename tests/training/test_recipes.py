@@ -1,6 +1,5 @@
 """What each setting of the recipe does to a training of one worker, in this process."""
 
-import horovod.tensorflow as hvd
 import keras
 import mlflow
 import numpy as np
@@ -22,6 +21,8 @@ from pipelines.train.schedule import PlannedLearningRate, plan
 from pipelines.train.views import over_views
 from pipelines.train.worker import train
 
+pytestmark = pytest.mark.usefixtures("horovod")
+
 # Losses of the code before there were recipes. What is left out of a recipe must not change a number.
 KNOWN = {
     ("model.name=convnet_dropout",): ([1.0374908, 0.1618788], [0.34624096, 0.00131848]),
@@ -37,18 +38,6 @@ KNOWN = {
         [0.1172161, 0.0036595],
     ),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _horovod():
-    hvd.init()
-    yield
-    hvd.shutdown()
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    return write_table(tmp_path_factory.mktemp("table"), {"train": 640, "validation": 101, "test": 103})
 
 
 def trained(table, folder, *settings, start=None):

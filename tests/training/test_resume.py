@@ -1,6 +1,5 @@
 """Checkpoints of one worker, in this process, which computes in one thread."""
 
-import horovod.tensorflow as hvd
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,14 +11,9 @@ from pipelines.spool import SpoolReader, SpoolWriter
 from pipelines.train import checkpoint
 from pipelines.train.worker import train
 
+pytestmark = pytest.mark.usefixtures("horovod")
+
 STEPS = 20
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _horovod():
-    hvd.init()
-    yield
-    hvd.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import json
 import sys
 import zipfile
 
-import horovod.tensorflow as hvd
 import mlflow
 import numpy as np
 import pytest
@@ -17,17 +16,7 @@ from pipelines.track import model as tracked_model
 from pipelines.train.network import make_loss
 from pipelines.train.worker import train
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _horovod():
-    hvd.init()
-    yield
-    hvd.shutdown()
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    return write_table(tmp_path_factory.mktemp("table"), {"train": 640, "validation": 101, "test": 103})
+pytestmark = pytest.mark.usefixtures("horovod")
 
 
 def trained(table, tmp_path, *settings, run_dir=None):

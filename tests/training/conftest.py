@@ -1,0 +1,17 @@
+import pytest
+from synthetic import write_table
+
+
+@pytest.fixture(scope="module")
+def horovod():
+    """Horovod with this process as its only rank."""
+    import horovod.tensorflow as hvd
+
+    hvd.init()
+    yield
+    hvd.shutdown()
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return write_table(tmp_path_factory.mktemp("table"), {"train": 640, "validation": 101, "test": 103})
