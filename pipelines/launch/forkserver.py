@@ -30,8 +30,8 @@ from pipelines.launch import rank
 _PRELOADED = ("horovod.tensorflow", "pipelines.train.worker", "pipelines.track.model", "mlflow.tensorflow")
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LARGEST_REQUEST = 2**18
-NUM_FDS = 3
-"""A request comes with three file descriptors: the rank's standard input, its log, and the pipe for its outcome."""
+# A request comes with three file descriptors: the rank's standard input, its log, and the pipe for its outcome.
+_NUM_FDS = 3
 
 
 @dataclass
@@ -68,6 +68,9 @@ def serve(listener: socket.socket) -> None:
 
 def _hear(selector: selectors.BaseSelector, of: _Rank) -> None:
     """Take a request, or the end of a supervisor."""
+    if of.connection.fileno() == -1:
+        # Its rank ended in the same moment and is buried.
+        return
     try:
         request, fds = _receive(of.connection)
     except OSError:
@@ -101,7 +104,7 @@ def _bury(selector: selectors.BaseSelector, of: _Rank) -> None:
 
 
 def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
-    data, ancillary, _, _ = connection.recvmsg(_LARGEST_REQUEST, socket.CMSG_SPACE(NUM_FDS * array.array("i").itemsize))
+    data, ancillary, _, _ = connection.recvmsg(_LARGEST_REQUEST, socket.CMSG_SPACE(_NUM_FDS * array.array("i").itemsize))
     fds = array.array("i")
     for level, kind, content in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):

@@ -60,6 +60,8 @@ def fork_server(run_dir: Path) -> Iterator[str]:
         return
     # Such a socket keeps the borders of messages.
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        # One that a killed driver of this run left.
+        Path(address).unlink(missing_ok=True)
         listener.bind(address)
         listener.listen()
         process = subprocess.Popen(
@@ -137,11 +139,14 @@ class _Forked:
                 # The server is gone, and the kernel has killed its ranks.
                 self._code = -signal.SIGKILL
             self._connection.close()
+            os.close(self._pidfd)
         return self._code
 
     def send_signal(self, sig: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, sig)
+        # As Popen does, nothing to a process that has been waited for: its descriptor is closed, and may be another's.
+        if self._code is None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, sig)
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
