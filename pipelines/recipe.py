@@ -29,12 +29,14 @@ class TrainingConfig:
     batch_size_per_worker: int = 128
     optimizer: Optimizer = "adam"
     base_learning_rate: float = 0.001
-    """Before it is scaled by the number of workers."""
+    """Before it is scaled with the global batch."""
     learning_rate_scaling: LearningRateScaling = "linear"
-    """How the rate grows with the number of workers, because the global batch does: as fast (Goyal et al. 2017,
-    arXiv:1706.02677), as its square root (for Adam: Malladi et al. 2022, arXiv:2205.10287), or not at all."""
+    """How the rate grows with the global batch: as fast (Goyal et al. 2017, arXiv:1706.02677), as its square root (for Adam:
+    Malladi et al. 2022, arXiv:2205.10287), or not at all."""
+    learning_rate_batch: int = 0
+    """The global batch that the base rate is meant for. 0: the batch of one worker, so that the rate grows with the workers."""
     warmup_epochs: float = 1.0
-    """Epochs over which the learning rate climbs from its base value to the scaled one; nothing to climb with one worker."""
+    """Epochs over which the learning rate climbs from its base value to the scaled one, where that is larger."""
     schedule: Schedule = "constant"
     step_epochs: float = 10.0
     """With schedule `step`: epochs between two cuts."""
@@ -76,6 +78,9 @@ class TrainingConfig:
         rule(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
         rule(self.batch_size_per_worker >= 1, "training.batch_size_per_worker", self.batch_size_per_worker, "at least 1")
         rule(self.base_learning_rate > 0, "training.base_learning_rate", self.base_learning_rate, "more than 0")
+        rule(
+            self.learning_rate_batch >= 0, "training.learning_rate_batch", self.learning_rate_batch, "1 or more, or 0 (automatic)"
+        )
         rule(self.warmup_epochs >= 0, "training.warmup_epochs", self.warmup_epochs, "0 or more")
         rule(self.step_epochs > 0, "training.step_epochs", self.step_epochs, "more than 0")
         rule(0 < self.step_factor <= 1, "training.step_factor", self.step_factor, "more than 0, at most 1")

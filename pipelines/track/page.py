@@ -141,7 +141,7 @@ def _unused(config: Config) -> set[str]:
     if training.schedule != "step":
         unused |= {"training.step_epochs", "training.step_factor"}
     optional = [name for name in config.flat() if name.startswith("training.augment_")]
-    optional += ["training.clip_norm", "training.average_decay"]
+    optional += ["training.learning_rate_batch", "training.clip_norm", "training.average_decay"]
     unused |= {name for name in optional if not config.flat()[name]}
     if training.test_views == 1:
         unused.add("training.test_views")

@@ -1,6 +1,6 @@
 """The learning rate as a function of the step.
 
-`peak` is the base rate scaled by the number of workers (`training.learning_rate_scaling`). Warm-up climbs to it; then the
+`peak` is the base rate scaled with the global batch (`training.learning_rate_scaling`). Warm-up climbs to it; then the
 schedule takes over. Steps count optimizer updates from 0, so a resumed optimizer is where it was.
 """
 
@@ -33,12 +33,14 @@ class LearningRate:
 
 def plan(training: TrainingConfig, workers: int, steps_per_epoch: int) -> LearningRate:
     """The learning rate of a run, for any number of workers."""
-    factors: dict[LearningRateScaling, float] = {"linear": workers, "square_root": math.sqrt(workers), "none": 1.0}
+    batch_size = training.batch_size_per_worker
+    growth = workers * batch_size / (training.learning_rate_batch or batch_size)
+    factors: dict[LearningRateScaling, float] = {"linear": growth, "square_root": math.sqrt(growth), "none": 1.0}
     peak = training.base_learning_rate * factors[training.learning_rate_scaling]
     total_steps = training.epochs * steps_per_epoch
     return LearningRate(
         schedule=training.schedule,
-        start=peak * _ONE_CYCLE_START if training.schedule == "one_cycle" else training.base_learning_rate,
+        start=peak * _ONE_CYCLE_START if training.schedule == "one_cycle" else min(training.base_learning_rate, peak),
         peak=peak,
         warmup_steps=min(round(training.warmup_epochs * steps_per_epoch), total_steps),
         total_steps=total_steps,

@@ -25,6 +25,22 @@ def test_the_peak_grows_with_the_workers_as_the_setting_says(scaling, peak):
     assert found == pytest.approx([0.1, peak])
 
 
+@pytest.mark.parametrize(("scaling", "peak"), [("linear", 0.8), ("square_root", 0.1 * 8**0.5), ("none", 0.1)])
+def test_the_peak_grows_with_the_global_batch_over_the_one_that_the_rate_is_meant_for(scaling, peak):
+    settings = {
+        "batch_size_per_worker": 512,
+        "learning_rate_batch": 128,
+        "base_learning_rate": 0.1,
+        "learning_rate_scaling": scaling,
+    }
+    assert rates([0, 10], workers=2, epochs=10, warmup_epochs=1, **settings) == pytest.approx([0.1, peak])
+
+
+def test_a_batch_smaller_than_that_has_its_smaller_rate_from_the_start():
+    settings = {"batch_size_per_worker": 32, "learning_rate_batch": 128, "base_learning_rate": 0.1}
+    assert rates([0, 5, 50], epochs=10, **settings) == pytest.approx([0.025, 0.025, 0.025])
+
+
 def test_cosine_ends_at_zero_and_is_half_in_the_middle():
     found = rates([0, 50, 100], epochs=10, base_learning_rate=0.1, warmup_epochs=0, schedule="cosine")
     assert found == pytest.approx([0.1, 0.05, 0.0], abs=1e-8)
