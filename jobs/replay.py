@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from pipelines import cli, paths
-from pipelines.track.replay import replay
+from pipelines.track.replay import replay, with_trials
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -20,12 +20,13 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     # What it warns of is printed below.
     logging.getLogger().addHandler(logging.NullHandler())
-    done = replay(paths.to_python(options.run_dir), options.to)
-    for refusal in done.refusals:
-        print(f"warning: {refusal}")
-    print(f"run {done.run_id} at {done.tracking_uri} is complete: {done.entries} entries handed over now")
-    if done.model_uri:
-        print(f"model {done.model_uri}")
+    for run_dir in with_trials(paths.to_python(options.run_dir)):
+        done = replay(run_dir, options.to)
+        for refusal in done.refusals:
+            print(f"warning: {refusal}")
+        print(f"run {done.run_id} at {done.tracking_uri} is complete: {done.entries} entries handed over now")
+        if done.model_uri:
+            print(f"model {done.model_uri}")
 
 
 if __name__ == "__main__":

@@ -96,19 +96,33 @@ def parse(
     """
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE", help=f"YAML settings (default: {default_config or 'none'})")
+    add_flags(parser, reads_data=reads_data, starts_workers=default_config is not None)
+    if own_flags is not None:
+        own_flags(parser)
+    options = parser.parse_args(arguments)
+    overrides = overrides_of(options)
+    file = options.config or (None if getattr(options, "resume", "") else default_config)
+    config = configfile.load(paths.to_python(file) if file else None, overrides)
+    check_summary(options.summary)
+    return Request(config=config, summary=options.summary, overrides=overrides, options=options, verbosity=verbosity_of(options))
+
+
+def add_flags(parser: argparse.ArgumentParser, *, reads_data: bool = True, starts_workers: bool = True) -> None:
+    """The flags that jobs share, but for the file with the settings."""
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="one setting, such as training.epochs=5")
     if reads_data:
         parser.add_argument("--data", metavar="NAME_OR_PATH", help="a data set name, libsvm file, folder or URI (data.dataset)")
-    if default_config is not None:
+    if starts_workers:
         parser.add_argument("--workers", metavar="N", help="number of workers (launch.workers)")
     parser.add_argument("--summary", metavar="FILE", type=Path, help="write the result as JSON to this file")
     loudness = parser.add_mutually_exclusive_group()
     loudness.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     loudness.add_argument("--verbose", action="store_true", help="print the log lines of all processes too")
     parser.add_argument("--log-level", metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR for the log files (launch.log_level)")
-    if own_flags is not None:
-        own_flags(parser)
-    options = parser.parse_args(arguments)
+
+
+def overrides_of(options: argparse.Namespace) -> tuple[str, ...]:
+    """What the flags of `add_flags` set, as `section.key=value`."""
     overrides = list(options.set)
     if getattr(options, "data", None) is not None:
         overrides.append(f"data.dataset={yaml.safe_dump(options.data, default_style=chr(34), width=10**6).strip()}")
@@ -116,12 +130,17 @@ def parse(
         overrides.append(f"launch.workers={options.workers}")
     if options.log_level is not None:
         overrides.append(f"launch.log_level={options.log_level.upper()}")
-    file = options.config or (None if getattr(options, "resume", "") else default_config)
-    config = configfile.load(paths.to_python(file) if file else None, overrides)
-    if options.summary is not None and not options.summary.absolute().parent.is_dir():
-        raise ConfigError(f"--summary {options.summary}: the folder does not exist; create it first")
-    verbosity: Verbosity = "quiet" if options.quiet else "verbose" if options.verbose else "normal"
-    return Request(config=config, summary=options.summary, overrides=tuple(overrides), options=options, verbosity=verbosity)
+    return tuple(overrides)
+
+
+def verbosity_of(options: argparse.Namespace) -> Verbosity:
+    return "quiet" if options.quiet else "verbose" if options.verbose else "normal"
+
+
+def check_summary(file: Path | None) -> None:
+    """Raises ConfigError where `--summary` names a folder that is not there."""
+    if file is not None and not file.absolute().parent.is_dir():
+        raise ConfigError(f"--summary {file}: the folder does not exist; create it first")
 
 
 def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import yaml
@@ -19,12 +20,13 @@ from pipelines.errors import ConfigError
 _SECTIONS: dict[str, type] = typing.get_type_hints(Config)
 
 
-def load(file: Path | None, overrides: Iterable[str] = ()) -> Config:
+def load(file: Path | None, overrides: Iterable[str] = (), settings: Mapping[str, Any] = MappingProxyType({})) -> Config:
     """Read a configuration.
 
     Args:
         file: a YAML file of sections and settings, or None for the defaults.
         overrides: `section.key=value` texts; the value is read as YAML.
+        settings: `section.key` to value, as YAML reads it; they win over the file, and `overrides` over them.
 
     Raises:
         ConfigError: names file or flag, key, value, rule and remedy.
@@ -33,6 +35,8 @@ def load(file: Path | None, overrides: Iterable[str] = ()) -> Config:
     if file is not None:
         for key, value in _read_file(file):
             _assign(values, key, value, str(file))
+    for key, value in settings.items():
+        _assign(values, key, value, "set")
     for text in overrides:
         key, equals, raw = text.partition("=")
         if not equals:
@@ -46,6 +50,35 @@ def load(file: Path | None, overrides: Iterable[str] = ()) -> Config:
     return Config(**sections)
 
 
+def changed(config: Config, settings: Mapping[str, Any], origin: str) -> Config:
+    """A configuration with some settings replaced, checked as `load` checks them.
+
+    Args:
+        config: the one to begin from.
+        settings: `section.key` to value, as YAML reads it.
+        origin: where they come from, for errors.
+
+    Raises:
+        ConfigError: names key, value, rule and remedy.
+    """
+    values: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        _assign(values, key, value, origin)
+    return dataclasses.replace(config, **{name: dataclasses.replace(getattr(config, name), **of) for name, of in values.items()})
+
+
+def type_of(key: str, origin: str) -> Any:
+    """The type of a setting `section.key`. Raises ConfigError where there is no such setting."""
+    section, _, name = key.partition(".")
+    hints = typing.get_type_hints(_SECTIONS[section]) if section in _SECTIONS else {}
+    if name not in hints:
+        known = [f"{s}.{f.name}" for s, cls in _SECTIONS.items() for f in dataclasses.fields(cls)]
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"sections are {', '.join(_SECTIONS)}"
+        raise ConfigError(f"{origin}: unknown setting {key}; {hint}")
+    return hints[name]
+
+
 def dump(config: Config) -> str:
     """The whole configuration as YAML that `load` reads back to an equal `Config`."""
     plain = {
@@ -55,7 +88,12 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(plain, sort_keys=False)
 
 
-def _read_file(file: Path) -> list[tuple[str, Any]]:
+def read_yaml(file: Path) -> Mapping[Any, Any]:
+    """What a YAML file holds, which is a mapping; an empty one for an empty file.
+
+    Raises:
+        ConfigError: it cannot be read, or holds something else.
+    """
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -64,17 +102,19 @@ def _read_file(file: Path) -> list[tuple[str, Any]]:
         hint = f"did you mean {folder / near[0]}?" if near else "the ready-made ones lie in conf/"
         raise ConfigError(f"{file}: no such configuration file; {hint}") from error
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror}); --config takes a YAML file") from error
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}); it must be a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         place = getattr(error, "problem_mark", None)
         where = f" line {place.line + 1}" if place is not None else ""
         raise ConfigError(f"{file}{where}: not valid YAML; check indentation and colons") from error
-    if content is None:
-        return []
-    if not isinstance(content, Mapping):
+    if content is not None and not isinstance(content, Mapping):
         raise ConfigError(f"{file}: must hold sections such as 'training:' with settings below them")
+    return content or {}
+
+
+def _read_file(file: Path) -> list[tuple[str, Any]]:
     pairs: list[tuple[str, Any]] = []
-    for section, settings in content.items():
+    for section, settings in read_yaml(file).items():
         if settings is None:
             continue
         if not isinstance(settings, Mapping):
@@ -84,21 +124,20 @@ def _read_file(file: Path) -> list[tuple[str, Any]]:
 
 
 def _assign(values: dict[str, dict[str, Any]], key: str, value: Any, origin: str) -> None:
+    wanted = type_of(key, origin)
     section, _, name = key.partition(".")
-    hints = typing.get_type_hints(_SECTIONS[section]) if section in _SECTIONS else {}
-    if name not in hints:
-        known = [f"{s}.{f.name}" for s, cls in _SECTIONS.items() for f in dataclasses.fields(cls)]
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"sections are {', '.join(_SECTIONS)}"
-        raise ConfigError(f"{origin}: unknown setting {key}; {hint}")
     try:
-        values.setdefault(section, {})[name] = _convert(value, hints[name])
+        values.setdefault(section, {})[name] = convert(value, wanted)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{origin}: {key}={value}: must be {error}") from error
 
 
-def _convert(value: Any, wanted: Any) -> Any:
-    """Raises TypeError or ValueError whose text says what the value must be."""
+def convert(value: Any, wanted: Any) -> Any:
+    """A value that YAML has read, as the type that is wanted.
+
+    Raises:
+        TypeError, ValueError: their text says what the value must be.
+    """
     origin = typing.get_origin(wanted)
     if origin is Literal:
         choices = typing.get_args(wanted)
@@ -109,7 +148,7 @@ def _convert(value: Any, wanted: Any) -> Any:
         (item, _) = typing.get_args(wanted)
         if not isinstance(value, list | tuple):
             raise TypeError(f"a list of {_noun(item)}s, for example [1, 2]")
-        return tuple(_convert(element, item) for element in value)
+        return tuple(convert(element, item) for element in value)
     if wanted is float and isinstance(value, str):
         # YAML 1.1 reads 1e-3 as text because the number has no dot.
         value = _float_or_text(value)

@@ -8,6 +8,7 @@ import heapq
 import logging
 import logging.config
 import re
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,10 @@ _MERGED_BYTES = 2_000_000
 _TALKATIVE = ("petastorm", "py4j", "matplotlib", "alembic", "urllib3", "git", "h5py", "tensorflow", "absl", "asyncio")
 
 _epoch = 0
+_configure_by_file = logging.config.fileConfig
+# Threads that are within `kept`.
+_keepers = 0
+_keeping = threading.Lock()
 
 
 def set_epoch(epoch: int) -> None:
@@ -65,12 +70,21 @@ def silence_mlflow() -> None:
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
     """Within, nothing configures logging anew. MLflow 2 does when it sets up a store: lines would go to the console alone."""
-    configure_by_file = logging.config.fileConfig
-    logging.config.fileConfig = lambda *_, **__: None
+    global _keepers
+    with _keeping:
+        _keepers += 1
+        logging.config.fileConfig = _configure_nothing
     try:
         yield
     finally:
-        logging.config.fileConfig = configure_by_file
+        with _keeping:
+            _keepers -= 1
+            if _keepers == 0:
+                logging.config.fileConfig = _configure_by_file
+
+
+def _configure_nothing(*_: object, **__: object) -> None:
+    return
 
 
 class _Formatter(logging.Formatter):

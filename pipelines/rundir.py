@@ -17,6 +17,9 @@ CONFIG_FILE = "config.yml"
 # Only in the folder of a run that came to its end.
 SUMMARY_FILE = "summary.json"
 MERGED_LOG = "run.log"
+# Only in the folder of a sweep.
+SWEEP_FILE = "sweep.yml"
+TRIALS_FOLDER = "trials"
 _RECORD_FILE = "run.json"
 
 
@@ -110,6 +113,24 @@ def find(runs: Path, wanted: str, path: Path) -> Path:
     raise ConfigError(
         f"--resume {wanted}: neither the id of a run below {runs} nor a run's folder nor a checkpoint; 'latest' takes the newest"
     )
+
+
+def find_sweep(runs: Path, wanted: str, path: Path) -> Path:
+    """The folder of a sweep that is to be resumed; arguments as of `find`, where a path is that of its folder.
+
+    Raises:
+        ConfigError: there is no such sweep.
+    """
+    sweeps = [folder for folder in _folders(runs) if (folder / SWEEP_FILE).is_file()]
+    if wanted == "latest" and sweeps:
+        return max(sweeps, key=lambda folder: (folder / SWEEP_FILE).stat().st_mtime)
+    if (path / SWEEP_FILE).is_file():
+        return path
+    for folder in sweeps:
+        record = read_record(folder)
+        if record is not None and record.run_id == wanted:
+            return folder
+    raise ConfigError(f"--resume {wanted}: no such sweep below {runs}; name its run, its folder, or 'latest' for the newest")
 
 
 def _folders(runs: Path) -> list[Path]:

@@ -55,10 +55,12 @@ def _end_with_the_tests() -> None:
 class Training:
     """A training at work, which stops with the block."""
 
+    job = "train_cnn.py"
+
     def __init__(self, home: Path, *settings: str, **more: str) -> None:
         self.lines: list[str] = []
         self._process = subprocess.Popen(
-            command(home, *settings),
+            self.command(home, *settings),
             env=environment(home, **more),
             cwd=home,
             stdout=subprocess.PIPE,
@@ -67,6 +69,10 @@ class Training:
             start_new_session=True,
             preexec_fn=_end_with_the_tests,
         )
+
+    @staticmethod
+    def command(home: Path, *settings: str) -> list[str]:
+        return command(home, *settings)
 
     def __enter__(self) -> "Training":
         return self
@@ -102,7 +108,7 @@ class Training:
 
     @property
     def driver(self) -> psutil.Process:
-        (driver,) = [process for process in self.part("train_cnn.py") if process.name() != "java"]
+        (driver,) = [process for process in self.part(self.job) if process.name() != "java"]
         return driver
 
     def signal_all(self, signum: signal.Signals) -> None:

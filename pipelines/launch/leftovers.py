@@ -68,7 +68,7 @@ def bury(runs: Path, say: Callable[[str], None]) -> list[Path]:
         their folders, for a tracked run to tell MLflow.
     """
     found = []
-    for file in sorted(runs.glob(f"*/{_FILE}")):
+    for file in sorted([*runs.glob(f"*/{_FILE}"), *runs.glob(f"*/{rundir.TRIALS_FOLDER}/*/{_FILE}")]):
         driver = _read(file)
         if driver is None or not driver.is_gone():
             continue
@@ -78,8 +78,9 @@ def bury(runs: Path, say: Callable[[str], None]) -> list[Path]:
             journal.append("tags", {"error": f"the driver (process {driver.pid}) died without ending the run"})
             journal.append("status", {"status": "KILLED"}, at=_last_sign_of_life(run_dir))
             found.append(run_dir)
-            say(f"found {paths.display(run_dir)}: its driver (process {driver.pid}) died; the run is now KILLED")
-            say(f"  {how_to_resume(run_dir)}")
+            if run_dir.parent.name != rundir.TRIALS_FOLDER:
+                say(f"found {paths.display(run_dir)}: its driver (process {driver.pid}) died; the run is now KILLED")
+                say(f"  {how_to_resume(run_dir)}")
         scratch.remove(run_dir)
         release(run_dir)
     return found
@@ -87,11 +88,13 @@ def bury(runs: Path, say: Callable[[str], None]) -> list[Path]:
 
 def how_to_resume(run_dir: Path) -> str:
     """The last checkpoint and the command that goes on from it."""
+    record = rundir.read_record(run_dir)
+    name = record.run_id if record is not None else paths.display(run_dir)
+    if (run_dir / rundir.SWEEP_FILE).exists():
+        return f"go on with ./convoy sweep --resume {name}"
     last = checkpoint.newest(run_dir)
     if last is None:
         return "it has no checkpoint to resume from"
-    record = rundir.read_record(run_dir)
-    name = record.run_id if record is not None else paths.display(run_dir)
     return f"last checkpoint {last.state.place} ({paths.display(last.path)}); go on with ./convoy train --resume {name}"
 
 

@@ -18,6 +18,10 @@ _ERROR_LENGTH = 500
 _SILENT = logging.NullHandler()
 
 
+class EndedEarly(Exception):
+    """A training was ended because it promised too little, which is no failure. The message says when."""
+
+
 @contextmanager
 def recorded(
     tracking: TrackingConfig,
@@ -26,6 +30,7 @@ def recorded(
     console: TrainingConsole,
     run_id: str = "",
     log_level: LogLevel = "INFO",
+    parent: Path | None = None,
 ) -> Iterator[TrackedRun]:
     """Record what the block does.
 
@@ -39,25 +44,32 @@ def recorded(
         console: is closed at the end.
         run_id: an MLflow run to go on with.
         log_level: the least important log lines to keep.
+        parent: the folder of the run that this one is to be shown below. The lines that the driver logs are kept there.
 
     Raises:
         LaunchError: the disk does not take what has to be written.
     """
     status: Status = "FAILED"
+    log: logging.Handler | None = None
     try:
-        log = log_to(run_dir, log_level)
+        if parent is None:
+            log = log_to(run_dir, log_level)
         console.say(f"run folder {paths.display(run_dir)}, logs in {paths.display(run_dir / rundir.LOG_FOLDER)}")
         left_behind = leftovers.bury(run_dir.parent, console.say)
         leftovers.claim(run_dir)
     except OSError as error:
         raise _unwritable(error, run_dir) from error
-    run = TrackedRun(tracking, run_name, run_dir, run_id)
+    run = TrackedRun(tracking, run_name, run_dir, run_id, parent)
     run.also_end([folder for folder in left_behind if folder != run_dir])
     try:
         yield run
         status = "FINISHED"
     except (cli.Interrupted, KeyboardInterrupt):
         status = "KILLED"
+        raise
+    except EndedEarly as end:
+        run.tags({"pruned": str(end)})
+        status = "FINISHED"
         raise
     except ConvoyError as error:
         run.tags({"error": str(error)[:_ERROR_LENGTH]})
@@ -76,8 +88,9 @@ def recorded(
             leftovers.release(run_dir)
         for warning in run.warnings:
             console.warn(warning)
-        logging.getLogger().addHandler(_SILENT)
-        logging.getLogger().removeHandler(log)
+        if log is not None:
+            logging.getLogger().addHandler(_SILENT)
+            logging.getLogger().removeHandler(log)
 
 
 def _say_how_to_resume(status: Status, run_dir: Path, console: TrainingConsole) -> None:

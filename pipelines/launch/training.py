@@ -1,37 +1,58 @@
 """The whole road, as the driver sees it: source, table, workers, run."""
 
 import dataclasses
-import getpass
-import importlib.metadata
-import os
-import subprocess
+import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
+from pyspark.sql import SparkSession
 
-from pipelines import __version__, cli, configfile, logs, paths, rundir
+from pipelines import cli, configfile, logs, paths, rundir
 from pipelines.config import Config, TrackingConfig
 from pipelines.ingest import sources, table
-from pipelines.launch import attempts, preflight, rankprocess, resume, session
+from pipelines.launch import attempts, preflight, provenance, rankprocess, resume, session
 from pipelines.launch.console import TrainingConsole
 from pipelines.launch.recorded import recorded
 from pipelines.launch.resume import Resumption
+from pipelines.launch.worker import work
 from pipelines.models import registry
 from pipelines.schema import REJECTED_FOLDER, SPLITS, Table
 from pipelines.secrets import mask
-from pipelines.spool import SpoolReader
+from pipelines.spool import Event, SpoolReader
 from pipelines.stream.sharding import steps_per_epoch
 from pipelines.track import page
 from pipelines.track.recorder import Recorder
 from pipelines.track.run import TrackedRun
+from pipelines.train.result import Score, TrainingResult
 
-_VERSIONED = ("tensorflow", "tensorflow-cpu", "keras", "horovod", "petastorm", "pyspark", "pyarrow", "numpy", "mlflow")
+# Trainings of one process must not write the same table at once.
+_tables = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What a training that is one of several in a Spark session is given by who started it."""
+
+    spark: SparkSession
+    """Was looked at before (`pipelines.launch.preflight`), and stays."""
+    fork_server: str
+    """The address of one for all, or nothing."""
+    run_dir: Path
+    name: str
+    """Of its run."""
+    parent: Path
+    """The folder of the run that this one is to be shown below."""
+    tags: Mapping[str, str]
+    tested: bool
+    """False leaves the test rows alone; then the model stays in the run folder, and no figures are drawn."""
+    watch: Callable[[Sequence[Event]], None]
+    """Called some times a second with what rank 0 has reported since. What it raises ends the training: `EndedEarly` as one that
+    promised too little."""
 
 
 @dataclass
@@ -53,7 +74,11 @@ class Clock:
 
 
 def run_training(
-    config: Config, console: TrainingConsole, submitted: float | None = None, resumption: Resumption | None = None
+    config: Config,
+    console: TrainingConsole,
+    submitted: float | None = None,
+    resumption: Resumption | None = None,
+    trial: Trial | None = None,
 ) -> dict[str, Any]:
     """Train as configured and record the run, a new one or one that goes on.
 
@@ -62,24 +87,34 @@ def run_training(
         console: is told what happens.
         submitted: when its time began, in seconds since the Unix epoch; None for the start of this process.
         resumption: the run that goes on, whose settings `config` are; None for a new one.
+        trial: where it is one of several in a Spark session that is there.
 
     Returns:
         the summary, plain data ready for JSON.
 
     Raises:
         ConfigError: before anything is started.
+        EndedEarly: by a trial's `watch`.
         ConvoyError: the work failed; the run is FAILED and stays.
     """
     registry.check(config.model.name, config.training.label_smoothing)
-    clock = Clock(submitted or _submitted_at())
+    clock = Clock(submitted or provenance.submitted_at())
     run_name = config.tracking.run_name or f"{config.model.name}-{config.launch.workers}w"
-    run_dir = resumption.run_dir if resumption is not None else rundir.make(paths.to_python(config.launch.runs_uri), run_name)
-    with recorded(config.tracking, run_name, run_dir, console, log_level=config.launch.log_level) as run:
+    if trial is not None:
+        run_name, run_dir = trial.name, trial.run_dir
+    elif resumption is not None:
+        run_dir = resumption.run_dir
+    else:
+        run_dir = rundir.make(paths.to_python(config.launch.runs_uri), run_name)
+    parent = trial.parent if trial is not None else None
+    with recorded(config.tracking, run_name, run_dir, console, log_level=config.launch.log_level, parent=parent) as run:
         (run_dir / rundir.CONFIG_FILE).write_text(mask(configfile.dump(config)), encoding="utf-8")
         if resumption is None:
             run.settings(page.parameters(config), configfile.dump(config))
-        run.tags(_tags(run_dir))
-        summary = _train_and_record(config, console, run, run_dir, clock, resumption)
+        run.tags(provenance.tags(run_dir, "jobs/train_cnn.py" if trial is None else "jobs/sweep.py"))
+        if trial is not None:
+            run.tags(trial.tags)
+        summary = _train_and_record(config, console, run, run_dir, clock, resumption, trial)
     clock.mark("end")
     summary |= {"run_id": run.run_id, "model_uri": run.model_uri, "tracking_uri": run.tracking_uri}
     summary["seconds"]["total"] = clock.between("submitted", "end")
@@ -88,14 +123,19 @@ def run_training(
 
 
 def _train_and_record(
-    config: Config, console: TrainingConsole, run: TrackedRun, run_dir: Path, clock: Clock, resumption: Resumption | None
+    config: Config,
+    console: TrainingConsole,
+    run: TrackedRun,
+    run_dir: Path,
+    clock: Clock,
+    resumption: Resumption | None,
+    trial: Trial | None,
 ) -> dict[str, Any]:
     source = sources.resolve(config.data, console.say)
-    with _ranks_prepared(run_dir) as fork_server, session.open_session("convoy-train") as spark:
-        for line in preflight.check(spark, config.launch.workers, str(run_dir)):
-            console.warn(line)
+    with _cluster(config, console, run_dir, trial) as (spark, fork_server):
         clock.mark("spark")
-        data, built = table.open_or_build(spark, config, source, console.say)
+        with _tables:
+            data, built = table.open_or_build(spark, config, source, console.say)
         clock.mark("table")
         _announce(config, data, built, console, run)
         steps_per_epoch(data.manifest.rows("train"), config.launch.workers, config.training.batch_size_per_worker)
@@ -111,30 +151,27 @@ def _train_and_record(
             data,
             run_dir,
             start=resumption.checkpoint if resumption is not None else None,
-            poll=_reports(run_dir, console, recorder, clock),
+            poll=_reports(run_dir, console, recorder, clock, trial.watch if trial is not None else None),
             warn=console.warn,
             restarted=partial(_tag_restart, run, run_dir),
+            function=work if trial is None or trial.tested else partial(work, tested=False),
             fork_server=fork_server,
         )
         clock.mark("trained")
         recorder.phase("launch", clock.at("table"), clock.at("plan"))
         result = results[0]
-        tested = {"test/loss": result.test.loss, "test/accuracy": result.test.accuracy}
-        if result.single_view_accuracy is not None:
-            tested["test/single_view_accuracy"] = result.single_view_accuracy
-        run.metrics(tested, step=result.epochs)
-        run.model(run_dir / rundir.MODEL_FOLDER)
-        figures = recorder.figures()
-    outcome = page.Result(
-        accuracy=result.test.accuracy,
-        loss=result.test.loss,
-        epochs=result.epochs,
-        precision=result.precision,
-        rows_per_second=result.rows_per_second,
-        seconds=time.time() - clock.submitted,
-        figures=figures,
-    )
-    run.tags({page.DESCRIPTION_TAG: page.description(config, data.manifest, outcome)})
+        if result.test is not None:
+            _record_test(run, run_dir, result.test, result)
+            outcome = page.Result(
+                accuracy=result.test.accuracy,
+                loss=result.test.loss,
+                epochs=result.epochs,
+                precision=result.precision,
+                rows_per_second=result.rows_per_second,
+                seconds=time.time() - clock.submitted,
+                figures=recorder.figures(),
+            )
+            run.tags({page.DESCRIPTION_TAG: page.description(config, data.manifest, outcome)})
     return {
         "dataset": data.manifest.dataset,
         "note": source.note,
@@ -145,7 +182,7 @@ def _train_and_record(
         "epochs": result.epochs,
         "best_epoch": result.best_epoch,
         "precision": result.precision,
-        "test": dataclasses.asdict(result.test),
+        "test": dataclasses.asdict(result.test) if result.test is not None else None,
         "rows_per_second": round(result.rows_per_second),
         "seconds": {
             "ingest": clock.between("spark", "table"),
@@ -156,7 +193,34 @@ def _train_and_record(
     }
 
 
-def _reports(run_dir: Path, console: TrainingConsole, recorder: Recorder, clock: Clock) -> Callable[[], None]:
+@contextmanager
+def _cluster(config: Config, console: TrainingConsole, run_dir: Path, trial: Trial | None) -> Iterator[tuple[SparkSession, str]]:
+    """A session that can run the workers, and the address of a fork server where Spark's tasks run on this machine."""
+    if trial is not None:
+        yield trial.spark, trial.fork_server
+        return
+    server = rankprocess.fork_server(run_dir) if session.is_local() else nullcontext("")
+    with server as address, session.open_session("convoy-train") as spark:
+        for line in preflight.check(spark, config.launch.workers, str(run_dir)):
+            console.warn(line)
+        yield spark, address
+
+
+def _record_test(run: TrackedRun, run_dir: Path, test: Score, result: TrainingResult) -> None:
+    tested = {"test/loss": test.loss, "test/accuracy": test.accuracy}
+    if result.single_view_accuracy is not None:
+        tested["test/single_view_accuracy"] = result.single_view_accuracy
+    run.metrics(tested, step=result.epochs)
+    run.model(run_dir / rundir.MODEL_FOLDER)
+
+
+def _reports(
+    run_dir: Path,
+    console: TrainingConsole,
+    recorder: Recorder,
+    clock: Clock,
+    watch: Callable[[Sequence[Event]], None] | None,
+) -> Callable[[], None]:
     """A function that passes on what the workers have reported since it was last called."""
     spool, lines = SpoolReader(run_dir / rundir.SPOOL_FOLDER), logs.Follower(run_dir / rundir.LOG_FOLDER)
     for event in spool.new_events():
@@ -164,7 +228,8 @@ def _reports(run_dir: Path, console: TrainingConsole, recorder: Recorder, clock:
         recorder.remember(event)
 
     def pass_on() -> None:
-        for event in spool.new_events():
+        events = list(spool.new_events())
+        for event in events:
             recorder.event(event)
             if event.rank == 0 and event.kind != "system":
                 clock.mark(event.kind, event.time)
@@ -172,6 +237,8 @@ def _reports(run_dir: Path, console: TrainingConsole, recorder: Recorder, clock:
         if console.verbosity == "verbose":
             for line in lines.new_lines("rank-*.log"):
                 console.echo(line)
+        if watch is not None:
+            watch([event for event in events if event.rank == 0 and event.kind != "system"])
 
     return pass_on
 
@@ -188,11 +255,6 @@ def _announce(config: Config, data: Table, built: bool, console: TrainingConsole
     run.metrics({"data/rejected_rows": manifest.rejected_rows}, step=0)
 
 
-def _ranks_prepared(run_dir: Path) -> AbstractContextManager[str]:
-    """The address of a fork server, where Spark's tasks will run on this machine."""
-    return rankprocess.fork_server(run_dir) if session.is_local() else nullcontext("")
-
-
 def _tag_restart(run: TrackedRun, run_dir: Path, line: str) -> None:
     # Numbered over the whole run, in which a resumption is a new start, too.
     number = rundir.attempts(run_dir)
@@ -202,47 +264,3 @@ def _tag_restart(run: TrackedRun, run_dir: Path, line: str) -> None:
 def without_tracking(config: Config) -> Config:
     """For ranks: they record nothing themselves, and the server's address may hold a password."""
     return dataclasses.replace(config, tracking=TrackingConfig())
-
-
-def _tags(run_dir: Path) -> dict[str, str]:
-    tags = {
-        "convoy_version": __version__,
-        "run_dir": str(run_dir),
-        "mlflow.source.name": "jobs/train_cnn.py",
-        "mlflow.source.type": "JOB",
-        "mlflow.user": getpass.getuser(),
-    }
-    for distribution in _VERSIONED:
-        try:
-            tags[f"version.{distribution}"] = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    commit = _git_commit()
-    if commit:
-        tags["mlflow.source.git.commit"] = commit
-    return tags
-
-
-def _git_commit() -> str:
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=paths.home(), capture_output=True, text=True, timeout=5, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return found.stdout.strip()
-
-
-def _submitted_at() -> float:
-    """When the job was submitted: what the front door says, else the start of spark-submit's JVM, else of this process."""
-    told = os.environ.get("CONVOY_SUBMITTED_AT")
-    if told:
-        return float(told)
-    if paths.on_databricks():
-        # This process and its JVM are the cluster's, and were there before the job.
-        return time.time()
-    process = psutil.Process()
-    parent = process.parent()
-    if parent is not None and "java" in parent.name():
-        process = parent
-    return float(process.create_time())

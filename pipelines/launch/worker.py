@@ -14,7 +14,7 @@ from pipelines.train.result import TrainingResult
 _EXAMPLE_ROWS = 3
 
 
-def work(config: Config, table: Table, run_dir: str, checkpoint: str | None = None) -> TrainingResult:
+def work(config: Config, table: Table, run_dir: str, checkpoint: str | None = None, *, tested: bool = True) -> TrainingResult:
     """Called on all ranks at once, each in a process of its own. Rank 0 leaves an MLflow model folder in `run_dir`.
 
     Args:
@@ -22,6 +22,7 @@ def work(config: Config, table: Table, run_dir: str, checkpoint: str | None = No
         table: what to train on.
         run_dir: the run's folder.
         checkpoint: the description of one to go on from, or None for the beginning.
+        tested: False leaves the test rows alone.
     """
     # Petastorm reads through pyarrow interfaces that pyarrow < 15 only deprecates; the pins keep them.
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -38,7 +39,7 @@ def work(config: Config, table: Table, run_dir: str, checkpoint: str | None = No
     progress.joined()
     folder, rank = Path(run_dir), hvd.rank()
     spool = SpoolWriter(folder / SPOOL_FOLDER, rank)
-    model, result = train(config, table, spool, folder, Path(checkpoint) if checkpoint is not None else None)
+    model, result = train(config, table, spool, folder, Path(checkpoint) if checkpoint is not None else None, tested)
     # All ranks leave Horovod together; one that simply ended would look like a failure to the others.
     with progress.waiting("leaving together"):
         hvd.shutdown()

@@ -16,14 +16,12 @@ from pipelines.score.data import Choice, Report
 from pipelines.score.evaluation import Comparison, evaluate
 from pipelines.score.model import ModelInfo
 from pipelines.track import gallery
-from pipelines.track.follower import default_tracking_uri
+from pipelines.track.follower import PARENT_TAG, default_tracking_uri
 from pipelines.track.page import DESCRIPTION_TAG
 from pipelines.track.run import Status, TrackedRun
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-
-PARENT_TAG = "mlflow.parentRunId"
 
 
 def run_evaluation(spark: SparkSession, choice: Choice, info: ModelInfo, report: Report) -> dict[str, Any]:

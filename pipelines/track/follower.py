@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines import logs, paths
+from pipelines import logs, paths, rundir
 from pipelines.config import TrackingConfig
+from pipelines.errors import ConvoyError
 from pipelines.secrets import mask
 from pipelines.track.journal import EXPERIMENT_ID, RUN_ID, Entry, Journal
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 KEY_TAG = "convoy.journal"
+PARENT_TAG = "mlflow.parentRunId"
 # What one `log_batch` may hold: https://mlflow.org/docs/latest/rest-api.html#log-batch
 _MOST_VALUES = 1000
 _MOST_PARAMS_OR_TAGS = 100
@@ -142,15 +144,25 @@ class Follower:
         self._client = client
 
     def _find_or_create(self, client: "MlflowClient", entry: Entry) -> str:
-        key = entry.values["key"]
+        key, tags = entry.values["key"], self._parent_tags(entry)
         if entry.n in self._doubtful:
             found = client.search_runs([self._experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
             if found:
                 return str(found[0].info.run_id)
         self._doubtful.add(entry.n)
         name = entry.values["name"]
-        created = client.create_run(self._experiment_id, start_time=entry.time, tags={KEY_TAG: key}, run_name=name)
+        created = client.create_run(self._experiment_id, start_time=entry.time, tags={KEY_TAG: key} | tags, run_name=name)
         return str(created.info.run_id)
+
+    def _parent_tags(self, entry: Entry) -> dict[str, str]:
+        """What has MLflow show the run below its parent. Raises ConvoyError while the server does not have that."""
+        if "parent" not in entry.values:
+            return {}
+        parent = Path(os.path.normpath(self.journal.run_dir / entry.values["parent"]))
+        record = rundir.read_record(parent)
+        if record is None or record.tracking_uri != mask(self.tracking_uri):
+            raise ConvoyError(f"the run of {paths.display(parent)} must be there first")
+        return {PARENT_TAG: record.run_id}
 
     def _apply(self, group: list[Entry]) -> str:
         """Gives the model's URI when the group is a model."""

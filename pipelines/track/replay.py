@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConfigError, ConvoyError
+from pipelines.rundir import TRIALS_FOLDER
 from pipelines.secrets import MASK, mask
 from pipelines.track.follower import Follower, default_tracking_uri
 from pipelines.track.journal import Journal
@@ -67,6 +68,11 @@ def replay(run_dir: Path, tracking_uri: str = "") -> Replay:
             )
     accepted = journal.accepted
     return Replay(mask(uri), accepted.run_id, accepted.model_uri, waiting - len(accepted.refused), tuple(follower.refusals))
+
+
+def with_trials(run_dir: Path) -> list[Path]:
+    """The folder of a run, and behind it those of its trials where it is a sweep."""
+    return [run_dir, *sorted(journal.parents[1] for journal in run_dir.glob(f"{TRIALS_FOLDER}/*/tracking/journal.jsonl"))]
 
 
 def _recorded_uri(journal: Journal, run_dir: Path) -> str:

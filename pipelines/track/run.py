@@ -6,6 +6,7 @@ MLflow, so importing MLflow, setting up its store and a slow or dead server cost
 
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +38,9 @@ _log = logging.getLogger(__name__)
 class TrackedRun:
     """One run. Methods return at once; `finish` waits for the background thread, within limits."""
 
-    def __init__(self, tracking: TrackingConfig, run_name: str, run_dir: Path, run_id: str = "") -> None:
+    def __init__(
+        self, tracking: TrackingConfig, run_name: str, run_dir: Path, run_id: str = "", parent: Path | None = None
+    ) -> None:
         """Begin the run of a run folder, or go on with it where the folder has a journal.
 
         Args:
@@ -45,6 +48,7 @@ class TrackedRun:
             run_name: for people.
             run_dir: receives the journal; figures and models lie in it.
             run_id: an MLflow run to continue. Needed only where `run_dir` is not the folder it began in.
+            parent: the folder of the run that MLflow is to show this one below, for a new run.
         """
         self.warnings: list[str] = []
         self._given_run_id = run_id
@@ -54,6 +58,8 @@ class TrackedRun:
         continued = bool(self._journal.entries())
         if not continued:
             opening = {"experiment": tracking.experiment, "name": run_name, "key": new_key(), "tracking_uri": self._tracking_uri}
+            if parent is not None:
+                opening["parent"] = os.path.relpath(parent, run_dir)
             self._journal.append("open", opening | ({"run_id": run_id} if run_id else {}))
         self._follower = Follower(self._journal, self._tracking_uri)
         if not continued:

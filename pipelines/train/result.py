@@ -21,8 +21,8 @@ class TrainingResult:
     epochs: int
     best_epoch: int
     precision: ResolvedPrecision
-    test: Score
-    """What the logged model does, over all its views."""
+    test: Score | None
+    """What the logged model does, over all its views; None where the test rows were left alone."""
     single_view_accuracy: float | None
     """On the test rows, by the image alone; None where the logged model has no other view."""
     rows_per_second: float

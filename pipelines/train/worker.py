@@ -35,7 +35,12 @@ from pipelines.train.views import over_views
 
 
 def train(
-    config: Config, table: Table, spool: SpoolWriter, run_dir: Path | None = None, checkpoint: Path | None = None
+    config: Config,
+    table: Table,
+    spool: SpoolWriter,
+    run_dir: Path | None = None,
+    checkpoint: Path | None = None,
+    tested: bool = True,
 ) -> tuple[keras.Model, TrainingResult]:
     """Train on this rank's shard together with all other ranks.
 
@@ -47,9 +52,11 @@ def train(
         spool: where this rank reports.
         run_dir: receives checkpoints and what the figures are drawn from; None for neither.
         checkpoint: the description of one to go on from.
+        tested: False leaves the test rows alone, in a trial among which the best is still to be chosen.
 
     Returns:
-        the trained network in float32, uncompiled, equal on all ranks; and what came of it.
+        the model to be logged: the trained network in float32, uncompiled, equal on all ranks, over `training.test_views` views;
+        and what came of it.
 
     Raises:
         DataError: the table is too small or damaged.
@@ -121,8 +128,13 @@ def train(
     else:
         use_averages(model)
     weights_sha256 = check_equal_state(model, model.optimizer, "after training")
-    tested, score, single_view = test(config, table, model, test_shard, data, run_dir)
-    spool.write("test", loss=score.loss, accuracy=score.accuracy, rows=score.rows)
+    set_epoch(0)
+    network = build(config, table, "float32")
+    network.set_weights(model.get_weights())
+    logged = over_views(network, table.manifest.image, training.test_views)
+    score, single_view = test(network, logged, test_shard, data, run_dir) if tested else (None, None)
+    if score is not None:
+        spool.write("test", loss=score.loss, accuracy=score.accuracy, rows=score.rows)
     result = TrainingResult(
         epochs=course.epoch,
         best_epoch=course.best_epoch,
@@ -133,7 +145,7 @@ def train(
         train_seconds=train_seconds,
         weights_sha256=weights_sha256,
     )
-    return tested, result
+    return logged, result
 
 
 def fit(model: keras.Model, data: TrainingData, callback: EpochCallback, training: TrainingConfig, steps: int) -> None:
@@ -162,25 +174,26 @@ def fit(model: keras.Model, data: TrainingData, callback: EpochCallback, trainin
 
 
 def test(
-    config: Config, table: Table, model: keras.Model, shard: Shard, training: TrainingData, run_dir: Path | None
-) -> tuple[keras.Model, Score, float | None]:
-    """How the network does on this rank's and all other ranks' test rows.
+    network: keras.Model, logged: keras.Model, shard: Shard, training: TrainingData, run_dir: Path | None
+) -> tuple[Score, float | None]:
+    """How a network does on this rank's and all other ranks' test rows.
+
+    Args:
+        network: in float32.
+        logged: the same, or its mean over several views.
+        shard: this rank's test rows.
+        training: for examples.
+        run_dir: receives what the figures are drawn from (`pipelines.evidence`).
 
     Returns:
-        a copy that computes in float32, over `training.test_views` views; its score; its accuracy by one view, where it has more.
-
-    Where there is a `run_dir`, it receives what the figures are drawn from (`pipelines.evidence`).
+        the score of `logged`; the accuracy of `network` where that is another.
     """
     rank, workers = hvd.rank(), hvd.size()
-    set_epoch(0)
-    tested = build(config, table, "float32")
-    tested.set_weights(model.get_weights())
-    network, tested = tested, over_views(tested, table.manifest.image, config.training.test_views)
     single_view = None
     predictions = PredictionWriter(shard.rows.start, workers)
     rows = EvaluationData(shard)
-    score = Evaluator(tested).score(rows.batches(EVALUATION_BATCH_SIZE), predictions.add)
-    if tested is not network:
+    score = Evaluator(logged).score(rows.batches(EVALUATION_BATCH_SIZE), predictions.add)
+    if logged is not network:
         single_view = Evaluator(network).score(rows.batches(EVALUATION_BATCH_SIZE)).accuracy
     if run_dir is not None:
         predictions.save(run_dir, rank)
@@ -188,7 +201,7 @@ def test(
         if rank == workers - 1:
             progress.mark("keeping examples")
             explain.leave(run_dir, network, training.dataset(), next(rows.batches(EVALUATION_BATCH_SIZE)))
-    return tested, score, single_view
+    return score, single_view
 
 
 def agreed_precision(training: TrainingConfig, gpu: tuple[int, int] | None) -> ResolvedPrecision:

@@ -5,7 +5,9 @@ import pytest
 
 from pipelines import rundir
 from pipelines.errors import ConvoyError
+from pipelines.track.follower import Follower
 from pipelines.track.journal import Journal
+from pipelines.track.replay import with_trials
 
 
 def actions(journal):
@@ -96,3 +98,19 @@ def test_one_process_follows_and_the_kernel_frees_the_journal_when_it_dies(tmp_p
 def test_a_folder_without_a_journal_is_named(tmp_path):
     with pytest.raises(ConvoyError, match=r"no tracking journal; name the folder of a run"):
         Journal.of(tmp_path)
+
+
+def test_a_run_below_another_waits_for_that_one_on_the_same_server(tmp_path):
+    sweep, trial = tmp_path / "sweep", tmp_path / "sweep/trials/one"
+    trial.mkdir(parents=True)
+    entry = Journal(trial).append("open", {"parent": "../.."})
+    follower = Follower(Journal(trial), "sqlite:///a.db")
+    with pytest.raises(ConvoyError, match=r"sweep must be there first"):
+        follower._parent_tags(entry)
+    rundir.write_record(sweep, rundir.RunRecord("run1", "sqlite:///other.db"))
+    with pytest.raises(ConvoyError, match=r"sweep must be there first"):
+        follower._parent_tags(entry)
+    rundir.write_record(sweep, rundir.RunRecord("run2", "sqlite:///a.db"))
+    assert follower._parent_tags(entry) == {"mlflow.parentRunId": "run2"}
+    assert with_trials(sweep) == [sweep, trial]
+    assert with_trials(trial) == [trial]

@@ -1,6 +1,9 @@
+import os
+
 import pytest
 
 from pipelines import rundir
+from pipelines.errors import ConfigError
 
 
 @pytest.mark.parametrize("name", ["../../elsewhere", "/tmp/elsewhere", "a/b", "..", "a\0b", "plain-1.0"])
@@ -9,3 +12,21 @@ def test_a_run_of_any_name_lies_in_the_runs_folder(tmp_path, name):
     assert folder.parent == tmp_path / "runs"
     assert folder.is_dir()
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_a_sweep_is_found_by_the_word_latest_by_its_run_and_by_its_folder(tmp_path):
+    for number, name in enumerate(("old", "new")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / rundir.SWEEP_FILE).write_text("")
+        os.utime(folder / rundir.SWEEP_FILE, (number, number))
+        rundir.write_record(folder, rundir.RunRecord(f"run-{name}", "sqlite:///a.db"))
+    # A run that is no sweep.
+    (tmp_path / "newest").mkdir()
+    assert rundir.find_sweep(tmp_path, "latest", tmp_path / "latest") == tmp_path / "new"
+    assert rundir.find_sweep(tmp_path, "run-old", tmp_path / "run-old") == tmp_path / "old"
+    assert rundir.find_sweep(tmp_path, str(tmp_path / "old"), tmp_path / "old") == tmp_path / "old"
+    with pytest.raises(ConfigError, match=r"--resume newest: no such sweep below .*; name its run, its folder, or 'latest'"):
+        rundir.find_sweep(tmp_path, "newest", tmp_path / "newest")
+    with pytest.raises(ConfigError, match="no such sweep"):
+        rundir.find_sweep(tmp_path / "none", "latest", tmp_path / "latest")
