@@ -35,16 +35,18 @@ def wait(spark: SparkSession, workers: int, seconds: float) -> None:
 
 def available(spark: SparkSession) -> int:
     """Tasks that can run at the same time."""
+    return cores(spark) // int(spark.sparkContext.getConf().get("spark.task.cpus", "1"))
+
+
+def cores(spark: SparkSession) -> int:
+    """Cores that Spark counts, which on one machine are threads."""
     context = spark.sparkContext
-    task_cpus = int(context.getConf().get("spark.task.cpus", "1"))
     local = re.fullmatch(r"local(?:\[(\*|\d+)(?:,\s*\d+)?\])?", context.master)
     if local is not None:
         threads = local.group(1) or "1"
-        cores = own_cores() if threads == "*" else int(threads)
-    else:
-        # defaultParallelism is the sum of the executors' cores, unless it was set by hand.
-        cores = context.defaultParallelism
-    return cores // task_cpus
+        return own_cores() if threads == "*" else int(threads)
+    # defaultParallelism is the sum of the executors' cores, unless it was set by hand.
+    return int(context.defaultParallelism)
 
 
 def own_cores() -> int:

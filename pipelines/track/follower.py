@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "RES
 _HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 # Another process may be writing to the database.
 _LOCKED_SECONDS = 5.0
+# MLflow's database looks for a data set before it adds it; two runs of a sweep at once would both add it, and one be refused.
+_logging_inputs = threading.Lock()
 _log = logging.getLogger(__name__)
 
 
@@ -290,7 +293,8 @@ def _log_inputs(client: "MlflowClient", run_id: str, datasets: Sequence[dict[str
         )
         for dataset in datasets
     ]
-    client.log_inputs(run_id, inputs)
+    with _logging_inputs:
+        client.log_inputs(run_id, inputs)
 
 
 def _experiment_id(client: "MlflowClient", name: str, tracking_uri: str) -> str:

@@ -16,6 +16,7 @@ from pipelines.track.figures import (
     examples,
     first_layer,
     learning_curves,
+    parallel_coordinates,
     per_class,
     predictions,
     timeline,
@@ -205,3 +206,39 @@ def test_the_comparison_shows_each_run_and_names_its_best_epoch():
         ("with", "2", "0.8"),
         ("without", "1", ""),
     ]
+
+
+TEXTS = {"optimizer": ["adam", "lamb", "sgd"]}
+
+
+def trial(number, rate, optimizer, loss):
+    return {"trial": number, "rate": rate, "optimizer": optimizer, "loss": loss}
+
+
+def test_trials_are_lines_between_the_places_of_their_settings_and_of_what_came_of_them():
+    trials = [trial(1, 0.001, "adam", 0.4), trial(2, 0.1, "sgd", 0.2), trial(3, 0.01, "adam", None)]
+    drawing = parallel_coordinates.draw(trials, ["rate", "optimizer"], "loss", minimised=True, texts=TEXTS, log=["rate"])
+    lines = {
+        tuple(round(float(y), 3) for y in line.get_ydata()): line
+        for line in drawing.figure.axes[0].lines
+        if len(line.get_xdata()) > 2 or line.get_linestyle() == ":"
+    }
+    # A logarithmic axis has 0.01 in its middle; the trial without an outcome ends before the last axis.
+    assert set(lines) == {(0.0, 0.0, 1.0), (1.0, 1.0, 0.0), (0.5, 0.0)}
+    assert lines[1.0, 1.0, 0.0].get_color() == parallel_coordinates.style.RED
+    assert "best (red): trial 2, loss 0.2" in drawing.figure.texts[1].get_text()
+    assert list(csv.reader(io.StringIO(drawing.csv()))) == [
+        ["trial", "rate", "optimizer", "loss"],
+        ["1", "0.001", "adam", "0.4"],
+        ["2", "0.1", "sgd", "0.2"],
+        ["3", "0.01", "adam", ""],
+    ]
+    assert matplotlib.image.imread(io.BytesIO(drawing.png())).shape[1] > 600
+
+
+def test_with_accuracy_the_highest_is_the_best_and_a_single_trial_can_be_drawn():
+    trials = [trial(1, 1, "a", 0.4), trial(2, 1, "a", 0.6)]
+    drawing = parallel_coordinates.draw(trials, ["rate", "optimizer"], "loss", minimised=False, texts={"optimizer": ["a"]})
+    assert "best (red): trial 2" in drawing.figure.texts[1].get_text()
+    parallel_coordinates.draw(trials[:1], ["rate", "optimizer"], "loss", minimised=False, texts={"optimizer": ["a"]}).png()
+    parallel_coordinates.draw([trial(1, 1, "a", None)], ["rate"], "loss", minimised=False, texts={}).png()

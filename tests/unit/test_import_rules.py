@@ -20,10 +20,12 @@ MAY_IMPORT = {
     "submit": {VOCABULARY},
     "train": {VOCABULARY, "stream", "models"},
     "launch": {VOCABULARY, "ingest", "stream", "models", "train", "track", "score"},
+    # Many trainings, each of which launch runs.
+    "sweep": {VOCABULARY, "ingest", "models", "track", "score", "launch"},
 }
 OWNERS = {
-    # Score has no Spark session of its own: jobs hand it the one that launch opens.
-    "pyspark": {"ingest", "launch", "score"},
+    # Score and sweep have no Spark session of their own: they are given the one that launch opens.
+    "pyspark": {"ingest", "launch", "score", "sweep"},
     "petastorm": {"stream"},
     "keras": {"models", "train"},
     "tensorflow": {"stream", "models", "train"},
@@ -31,6 +33,7 @@ OWNERS = {
     # Ranks save the model through track; nothing else names it.
     "mlflow": {"track", "score"},
     "databricks": {"submit"},
+    "optuna": {"sweep"},
 }
 
 
@@ -67,7 +70,7 @@ def test_imports_point_one_way_and_each_library_has_its_owner(path):
 
 
 def test_the_driver_imports_neither_tensorflow_nor_mlflow():
-    heavy = ("tensorflow", "keras", "mlflow", "petastorm")
-    code = f"import sys, pipelines.launch.training; print([m for m in {heavy} if m in sys.modules])"
+    heavy = ("tensorflow", "keras", "mlflow", "petastorm", "optuna")
+    code = f"import sys, pipelines.launch.training, pipelines.sweep.run; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"

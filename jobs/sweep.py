@@ -1,0 +1,43 @@
+"""Train many configurations, side by side where task slots allow, and record one MLflow run with a run for each below it.
+
+spark-submit jobs/sweep.py conf/sweeps/course.yml
+spark-submit jobs/sweep.py --resume latest
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from pipelines import cli, paths
+from pipelines.errors import ConfigError
+from pipelines.launch.console import TrainingConsole
+from pipelines.sweep import plan, results, run
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="./convoy sweep", description="Train many configurations.", allow_abbrev=False)
+    parser.add_argument("file", nargs="?", metavar="FILE", help="YAML that says what is tried, such as conf/sweeps/course.yml")
+    parser.add_argument("--resume", metavar="SWEEP", default="", help="go on with a sweep: its run's id, its folder, or 'latest'")
+    cli.add_flags(parser)
+    options = parser.parse_args(arguments)
+    overrides = cli.overrides_of(options)
+    cli.check_summary(options.summary)
+    if bool(options.file) == bool(options.resume):
+        raise ConfigError("one of FILE and --resume SWEEP is needed; the ready-made sweeps lie in conf/sweeps/")
+    if options.resume and overrides:
+        raise ConfigError(f"--resume {options.resume}: a sweep goes on with its own settings; leave {overrides[0]} out")
+    if options.resume:
+        sweep, folder = run.find(options.resume)
+    else:
+        sweep = plan.load(paths.to_python(options.file), overrides)
+        folder = run.begin(sweep)
+    console = TrainingConsole(epochs=1, verbosity=cli.verbosity_of(options))
+    summary = run.run_sweep(sweep, folder, console)
+    for line in results.closing(sweep, summary):
+        console.say(line)
+    if options.summary is not None:
+        cli.write_summary(summary, options.summary)
+
+
+if __name__ == "__main__":
+    cli.run(main, sys.argv[1:])

@@ -1,0 +1,170 @@
+"""What came of a sweep: tables for people and for programs, and the trial that won."""
+
+import csv
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipelines.sweep import space
+from pipelines.sweep.plan import Sweep, without_seed
+from pipelines.sweep.search import Ended, Outcome
+from pipelines.sweep.space import Place
+
+
+def in_order(sweep: Sweep, ended: Sequence[Ended]) -> list[Ended]:
+    """The best first; then those that were pruned, which came less far, and those that failed."""
+    rank = {"finished": 0, "pruned": 1, "failed": 2}
+
+    def key(trial: Ended) -> tuple[int, float, int]:
+        value = trial.outcome.value
+        return rank[trial.outcome.state], 0.0 if value is None else value if sweep.minimised else -value, trial.number
+
+    return sorted(ended, key=key)
+
+
+def best(sweep: Sweep, ended: Sequence[Ended]) -> Ended | None:
+    """The trial that won. Of those that differ in their seed alone the mean counts, and the first stands for all.
+
+    None when no trial has finished, and where nothing is chosen.
+    """
+    if sweep.config.purpose == "compare":
+        return None
+    groups = [group for group in _groups(ended) if all(trial.outcome.state == "finished" for trial in group)]
+    sign = 1 if sweep.minimised else -1
+    return min(groups, key=lambda group: sign * statistics.mean(_values(group)), default=[None])[0]
+
+
+def trial_line(sweep: Sweep, trial: Ended, ended: int) -> str:
+    """One line on a trial that has just ended.
+
+    Args:
+        sweep: which it is of.
+        trial: the trial.
+        ended: how many have, with it.
+    """
+    outcome = trial.outcome
+    head = f"trial {trial.number} ({ended} of {sweep.trials})"
+    parts = [head, space.shown(trial.assignment)]
+    if outcome.value is not None:
+        parts.append(f"{sweep.metric} {_value(sweep.metric, outcome.value)}")
+    parts.append(f"{outcome.seconds:.1f} s")
+    if outcome.state != "finished":
+        parts.append(_state(outcome) + (f": {outcome.note}" if outcome.state == "failed" else ""))
+    return "  ".join(part for part in parts if part)
+
+
+def rows(sweep: Sweep, ended: Sequence[Ended]) -> list[dict[str, Any]]:
+    """The table of all trials, the best first, as one mapping a row."""
+    names = space.short_names([axis.name for axis in sweep.axes])
+    extra = [name for name in ("test/accuracy", "test/loss") if name != sweep.metric]
+    extra = [name for name in extra if any(name in trial.outcome.metrics for trial in ended)]
+    failed = any(trial.outcome.state == "failed" for trial in ended)
+    return [
+        {"trial": trial.number}
+        | {names[axis]: place for axis, place in trial.assignment.items()}
+        | {sweep.metric: trial.outcome.value}
+        | {name: trial.outcome.metrics.get(name) for name in extra}
+        | {"epochs": trial.outcome.epochs, "seconds": trial.outcome.seconds}
+        | {"state": _state(trial.outcome), "run": trial.outcome.run_id}
+        | ({"reason": trial.outcome.note if trial.outcome.state == "failed" else ""} if failed else {})
+        for trial in in_order(sweep, ended)
+    ]
+
+
+def comparison(sweep: Sweep, ended: Sequence[Ended]) -> list[dict[str, Any]]:
+    """A row for each configuration, with mean and range over its seeds, in the order of the sweep's file."""
+    names = space.short_names([axis.name for axis in sweep.axes])
+    found = []
+    for group in _groups(ended):
+        finished = [trial for trial in group if trial.outcome.state == "finished"]
+        values = _values(finished)
+        row: dict[str, Any] = {names[axis]: place for axis, place in without_seed(group[0].assignment).items()}
+        mean = statistics.mean(values) if values else None
+        row |= {f"{sweep.metric}, mean": mean, "lowest": min(values, default=None), "highest": max(values, default=None)}
+        row |= {"trials": len(finished), "failed": len(group) - len(finished)}
+        row["seconds, median"] = statistics.median(trial.outcome.seconds for trial in finished) if finished else None
+        found.append(row)
+    return found
+
+
+def as_csv(table: Sequence[Mapping[str, Any]]) -> str:
+    """With a header line; numbers in full."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, table[0].keys() if table else ("trial",), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return text.getvalue()
+
+
+def as_markdown(table: Sequence[Mapping[str, Any]], metric: str) -> str:
+    """The same for people."""
+    columns = list(table[0]) if table else ["trial"]
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    lines += [f"| {' | '.join(_cell(metric, name, row[name]) for name in columns)} |" for row in table]
+    return "\n".join(lines)
+
+
+def as_text(table: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
+    """The same for a terminal, where reasons have been said before: lines with columns as wide as they must be."""
+    columns = [name for name in table[0] if name != "reason"] if table else []
+    cells = [columns, *([_cell(metric, name, row[name]) for name in columns] for row in table)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+
+
+def header(sweep: Sweep, config: Ended, command: str) -> str:
+    """Comment lines for the file with the best configuration."""
+    value = config.outcome.value
+    found = f"{sweep.metric} {_value(sweep.metric, value)}" if value is not None else ""
+    return f"# Trial {config.number} of sweep {sweep.config.name}, {space.shown(config.assignment)}: {found}.\n#   {command}\n"
+
+
+def _groups(ended: Sequence[Ended]) -> list[list[Ended]]:
+    """Trials that differ in their seed alone, in the order of the sweep."""
+    groups: dict[tuple[tuple[str, Place], ...], list[Ended]] = {}
+    for trial in sorted(ended, key=lambda trial: trial.number):
+        groups.setdefault(tuple(without_seed(trial.assignment).items()), []).append(trial)
+    return list(groups.values())
+
+
+def _values(group: Sequence[Ended]) -> list[float]:
+    return [trial.outcome.value for trial in group if trial.outcome.value is not None]
+
+
+def _state(outcome: Outcome) -> str:
+    return f"pruned {outcome.note}" if outcome.state == "pruned" else outcome.state
+
+
+def _value(metric: str, value: float) -> str:
+    return f"{100 * value:.2f} %" if metric.endswith("accuracy") else f"{value:.4f}"
+
+
+def _cell(metric: str, name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, float):
+        return str(value)
+    if name in ("lowest", "highest") or name.startswith(metric) or "/" in name:
+        return _value(name.partition(",")[0] if "/" in name else metric, value)
+    return f"{value:.1f}" if name.startswith("seconds") else f"{value:.4g}"
+
+
+def closing(sweep: Sweep, summary: Mapping[str, Any]) -> list[str]:
+    """What is said at the end: the table, and where things lie."""
+    compared = summary["comparison"]
+    lines = ["", *as_text(summary["trials"], sweep.metric)]
+    if sweep.config.purpose == "compare" or len(compared) < len(summary["trials"]):
+        lines += ["", *as_text(compared, sweep.metric)]
+    lines.append("")
+    best = summary["best"]
+    if best is not None:
+        tested = best["metrics"].get("test/accuracy")
+        lines.append(
+            f"{'best':15}trial {best['trial']}, {sweep.metric} {_value(sweep.metric, best['value'])}"
+            + (f", test accuracy {100 * tested:.2f} %" if tested is not None else "")
+        )
+        lines.append(f"{'configuration':15}{best['config']}  (./convoy train --config trains it)")
+    lines.append(f"{'tables':15}{summary['run_dir']}/results.csv, results.md")
+    lines.append(f"{'run':15}{summary['run_id'] or 'not yet in MLflow'}  (./convoy ui shows it)")
+    return lines

@@ -1,0 +1,180 @@
+"""A sweep as the driver sees it: one Spark session, trials side by side in threads, one MLflow run above theirs."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from pipelines import paths, rundir
+from pipelines.config import Config
+from pipelines.errors import LaunchError
+from pipelines.ingest import sources, table
+from pipelines.launch import leftovers, preflight, provenance, rankprocess, session, slots
+from pipelines.launch.console import TrainingConsole
+from pipelines.launch.orders import GRACE_SECONDS
+from pipelines.launch.recorded import recorded
+from pipelines.sweep import plan, record, results
+from pipelines.sweep.plan import Sweep
+from pipelines.sweep.search import Ended, Outcome, Study
+from pipelines.sweep.trial import Ground, run_trial
+from pipelines.track.run import TrackedRun
+
+# Time for the trials to end, beyond what their ranks have.
+_HALT_SECONDS = GRACE_SECONDS + 4
+
+
+def begin(sweep: Sweep) -> Path:
+    """The folder of a new sweep, with all that is needed to resume it.
+
+    Raises:
+        LaunchError: it cannot be written.
+    """
+    folder = rundir.make(paths.to_python(sweep.base.launch.runs_uri), sweep.config.name)
+    try:
+        plan.keep(sweep, folder)
+    except OSError as error:
+        raise LaunchError(f"{folder}: cannot be written ({error.strerror}); set launch.runs_uri to a writable folder") from error
+    return folder
+
+
+def find(wanted: str) -> tuple[Sweep, Path]:
+    """The sweep that is to be resumed, and its folder.
+
+    Raises:
+        ConfigError: there is no such sweep.
+        LaunchError: it is still at work.
+    """
+    folder = rundir.find_sweep(paths.to_python(Config().launch.runs_uri), wanted, paths.to_python(wanted))
+    leftovers.refuse_if_running(folder)
+    return plan.load(folder / rundir.SWEEP_FILE), folder
+
+
+def run_sweep(sweep: Sweep, folder: Path, console: TrainingConsole) -> dict[str, Any]:
+    """Run all trials that have not ended yet, and record what came of them.
+
+    Args:
+        sweep: which.
+        folder: its folder, new or of a sweep that is resumed.
+        console: is told what happens.
+
+    Returns:
+        the summary, plain data ready for JSON.
+
+    Raises:
+        ConfigError: before Spark is started.
+        LaunchError: the workers of a trial could never run, or no trial finished.
+    """
+    started = time.time()
+    study = Study(sweep, folder)
+    config = sweep.base
+    with recorded(config.tracking, sweep.config.name, folder, console, log_level=config.launch.log_level) as run:
+        run.tags(provenance.tags(folder, "jobs/sweep.py") | {"kind": "sweep", "sweep": sweep.config.name})
+        run.text((folder / rundir.SWEEP_FILE).read_text(encoding="utf-8"), rundir.SWEEP_FILE)
+        server = rankprocess.fork_server(folder) if session.is_local() else nullcontext("")
+        with server as address, session.open_session("convoy-sweep") as spark:
+            for line in preflight.check(spark, _most_workers(sweep), str(folder)):
+                console.warn(line)
+            if study.left:
+                _prepare_tables(spark, sweep, console)
+                try:
+                    _run_trials(sweep, study, folder, spark, address, console)
+                finally:
+                    record.tables(run, sweep, study.ended(), folder)
+            best = results.best(sweep, study.ended())
+            if best is not None and "test/accuracy" not in best.outcome.metrics:
+                record.test_best(spark, sweep, study, best, console.say)
+        best = results.best(sweep, study.ended())
+        record.outcome(run, sweep, study.ended(), best, folder)
+        if not any(trial.outcome.state == "finished" for trial in study.ended()):
+            first = study.ended()[0]
+            raise LaunchError(f"no trial of sweep {sweep.config.name} finished; trial {first.number}: {first.outcome.note}")
+    record.complete(folder, study.ended(), console.warn)
+    return _summary(run, sweep, study.ended(), best, folder, started)
+
+
+def _most_workers(sweep: Sweep) -> int:
+    return max(sweep.configuration(point).launch.workers for point in sweep.samples)
+
+
+def _prepare_tables(spark: SparkSession, sweep: Sweep, console: TrainingConsole) -> None:
+    """Now, while all task slots are free. Trials find them, and build those that nobody could foresee."""
+    configs = [sweep.configuration(point) for point in sweep.samples]
+    for config in {(config.data, config.ingest): config for config in configs}.values():
+        source = sources.resolve(config.data, console.say)
+        found, built = table.open_or_build(spark, config, source, console.say)
+        console.say(f"table {found.uri} ({'built' if built else 'reused'})")
+
+
+def _run_trials(
+    sweep: Sweep, study: Study, folder: Path, spark: SparkSession, fork_server: str, console: TrainingConsole
+) -> None:
+    workers, available = _most_workers(sweep), slots.available(spark)
+    places = max(1, min(available // workers, study.left, sweep.config.side_by_side or available))
+    cores = min(slots.cores(spark), slots.own_cores()) if session.is_local() else slots.cores(spark)
+    ground = Ground(
+        sweep=sweep,
+        study=study,
+        folder=folder,
+        spark=spark,
+        fork_server=fork_server,
+        threads=max(1, cores // (places * workers)),
+        halt=threading.Event(),
+        warn=console.warn,
+    )
+    ended = len(study.ended())
+    done = f" ({ended} are done)" if ended else ""
+    each = f"{_count(workers, 'worker')} each, {_count(ground.threads, 'thread')} a worker"
+    console.say(f"sweep {sweep.config.name}: {_count(study.left, 'trial')}{done}, {places} side by side, {each}")
+
+    def told(trial: Ended) -> None:
+        console.say(results.trial_line(sweep, trial, len(study.ended())))
+
+    _side_by_side(ground, places, told)
+
+
+def _side_by_side(ground: Ground, places: int, told: Callable[[Ended], None]) -> None:
+    """Keep `places` trials at work until there are no more."""
+    study = ground.study
+    running: dict[Future[Outcome], Any] = {}
+    pool = ThreadPoolExecutor(places, thread_name_prefix="trial")
+    try:
+        while True:
+            while len(running) < places and (proposal := study.ask()) is not None:
+                running[pool.submit(run_trial, ground, proposal)] = proposal
+            if not running:
+                return
+            done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+            for future in done:
+                proposal, outcome = running.pop(future), future.result()
+                study.tell(proposal.number, outcome)
+                told(Ended(proposal.number, proposal.assignment, outcome))
+    finally:
+        ground.halt.set()
+        wait(running, timeout=_HALT_SECONDS)
+        pool.shutdown(wait=False)
+
+
+def _summary(
+    run: TrackedRun, sweep: Sweep, ended: list[Ended], best: Ended | None, folder: Path, started: float
+) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id,
+        "tracking_uri": run.tracking_uri,
+        "run_dir": str(folder),
+        "sweep": sweep.config.name,
+        "metric": sweep.metric,
+        "trials": results.rows(sweep, ended),
+        "comparison": results.comparison(sweep, ended),
+        "best": record.described(sweep, best, folder) if best is not None else None,
+        "counts": record.counts(ended),
+        "seconds": {"total": round(time.time() - started, 2)},
+    }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,112 @@
+"""What a sweep varies: axes, and what a place on each of them comes to in settings."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+SEED = "training.seed"
+CONFIGURATION = "configuration"
+"""The axis of a sweep over several conf files."""
+
+Place = str | int | float
+"""On an axis of choices the label of one, on a range the number itself."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several things to try."""
+
+    label: str
+    """For people, and for the sweep's record. Labels of an axis differ."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """`section.key` to value, as YAML reads it. Empty on the axis of conf files."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """An axis of choices: values of one setting, or points that move several settings together."""
+
+    name: str
+    choices: tuple[Choice, ...]
+
+    def settings(self, place: Place) -> Mapping[str, Any]:
+        return next(choice.settings for choice in self.choices if choice.label == place)
+
+    @property
+    def keys(self) -> set[str]:
+        """The settings that it moves."""
+        return {key for choice in self.choices for key in choice.settings}
+
+    @property
+    def samples(self) -> tuple[Place, ...]:
+        """Places that stand for all."""
+        return tuple(choice.label for choice in self.choices)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """An axis of numbers, both ends included."""
+
+    name: str
+    """The setting."""
+    low: float
+    high: float
+    log: bool = False
+    """Drawn evenly on a logarithmic scale."""
+    whole: bool = False
+
+    def settings(self, place: Place) -> Mapping[str, Any]:
+        return {self.name: place}
+
+    @property
+    def keys(self) -> set[str]:
+        return {self.name}
+
+    @property
+    def samples(self) -> tuple[Place, ...]:
+        return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
+
+
+Axis = Choices | Range
+Assignment = Mapping[str, Place]
+"""A place on every axis, by the axis's name."""
+
+
+def grid(axes: Sequence[Choices]) -> Iterator[dict[str, Place]]:
+    """Every combination. The first axis changes slowest."""
+    names = [axis.name for axis in axes]
+    for places in itertools.product(*(axis.samples for axis in axes)):
+        yield dict(zip(names, places, strict=True))
+
+
+def settings_of(axes: Sequence[Axis], assignment: Assignment) -> dict[str, Any]:
+    """What an assignment comes to, `section.key` to value."""
+    found: dict[str, Any] = {}
+    for axis in axes:
+        found |= axis.settings(assignment[axis.name])
+    return found
+
+
+def label_of(value: Any) -> str:
+    """A value for people, in one word where that can be."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return " x ".join(label_of(item) for item in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Names for people: without their section where that leaves them different."""
+    ends = [name.rpartition(".")[2] for name in names]
+    return {name: end if ends.count(end) == 1 else name for name, end in zip(names, ends, strict=True)}
+
+
+def shown(assignment: Assignment) -> str:
+    """An assignment in one line."""
+    names = short_names(list(assignment))
+    return ", ".join(
+        f"{names[name]} {place:.4g}" if isinstance(place, float) else f"{names[name]} {place}"
+        for name, place in assignment.items()
+    )

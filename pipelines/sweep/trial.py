@@ -1,0 +1,158 @@
+"""One trial: a training like any other, in a thread of its own, watched for its metric and for the end of the sweep."""
+
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from pipelines import cli, rundir
+from pipelines.config import Config
+from pipelines.errors import ConvoyError
+from pipelines.launch.console import TrainingConsole
+from pipelines.launch.recorded import EndedEarly
+from pipelines.launch.training import Trial, run_training
+from pipelines.spool import Event
+from pipelines.sweep import plan, space
+from pipelines.sweep.plan import Sweep
+from pipelines.sweep.search import Outcome, Proposal, State, Study
+
+_log = logging.getLogger(__name__)
+
+
+class TrialConsole(TrainingConsole):
+    """What a trial says goes to the log, and its warnings to the sweep's console, both with its number."""
+
+    def __init__(self, number: int, warn: Callable[[str], None]) -> None:
+        super().__init__(epochs=1, verbosity="quiet")
+        self._number = number
+        self._pass_on = warn
+
+    def say(self, line: str) -> None:
+        if line.startswith("warning: "):
+            self.warn(line.removeprefix("warning: "))
+        else:
+            _log.info("trial %d: %s", self._number, line)
+
+    def warn(self, line: str) -> None:
+        self._pass_on(f"trial {self._number}: {line}")
+
+    def show(self, event: Event) -> None:
+        return
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """What all trials of a sweep share."""
+
+    sweep: Sweep
+    study: Study
+    folder: Path
+    """Of the sweep."""
+    spark: SparkSession
+    fork_server: str
+    threads: int
+    """Of each worker, while as many trials are at work as may be."""
+    halt: threading.Event
+    """Set to end all trials at once."""
+    warn: Callable[[str], None]
+
+
+class _Watch:
+    """Follows the epochs of a trial. Called by the thread that trains it."""
+
+    def __init__(self, ground: Ground, number: int, config: Config) -> None:
+        self.history: list[dict[str, float]] = []
+        self._ground = ground
+        self._number = number
+        self._epochs = config.training.epochs
+
+    def __call__(self, events: Sequence[Event]) -> None:
+        if self._ground.halt.is_set():
+            raise cli.Interrupted(signal.SIGTERM)
+        for event in events:
+            if event.kind == "epoch":
+                self._epoch(int(event.values["epoch"]), event.values["metrics"])
+
+    def _epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        if epoch <= len(self.history):
+            # A training that lost a worker repeats what it had done since its last checkpoint.
+            return
+        self.history.append(metrics)
+        sweep = self._ground.sweep
+        if sweep.config.pruning == "none" or epoch == self._epochs:
+            return
+        if self._ground.study.report(self._number, epoch, metrics[sweep.metric]):
+            raise EndedEarly(f"after epoch {epoch} of {self._epochs}")
+
+
+def run_trial(ground: Ground, proposal: Proposal) -> Outcome:
+    """Train a trial to its end, and never raise because of what becomes of it.
+
+    Raises:
+        Interrupted: the sweep is to end; the trial has not.
+    """
+    started = time.time()
+    watch: _Watch | None = None
+    run_dir = Path()
+    state: State = "failed"
+    value: float | None = None
+    metrics: dict[str, float] = {}
+    try:
+        config = ground.sweep.configuration(proposal.assignment)
+        watch = _Watch(ground, proposal.number, config)
+        run_dir = rundir.make(ground.folder / rundir.TRIALS_FOLDER, f"trial-{proposal.number}")
+        summary = _train(ground, proposal, config, run_dir, watch, started)
+    except EndedEarly as end:
+        assert watch is not None
+        metrics = watch.history[-1]
+        state, note, value = "pruned", str(end), metrics.get(ground.sweep.metric)
+    except ConvoyError as error:
+        note = str(error)
+    except Exception as error:
+        _log.exception("trial %d", proposal.number)
+        note = f"{type(error).__name__}: {error}".splitlines()[0]
+    else:
+        patience = config.training.early_stopping_patience
+        kept = summary["best_epoch"] if patience else summary["epochs"]
+        metrics = dict(watch.history[kept - 1]) if kept <= len(watch.history) else {}
+        if summary["test"] is not None:
+            metrics |= {"test/loss": summary["test"]["loss"], "test/accuracy": summary["test"]["accuracy"]}
+        state, note, value = "finished", "", metrics.get(ground.sweep.metric)
+        if value is None or not math.isfinite(value):
+            state, note, value = "failed", f"it reported no {ground.sweep.metric}", None
+    record = rundir.read_record(run_dir)
+    return Outcome(
+        state=state,
+        value=value,
+        note=note,
+        seconds=round(time.time() - started, 1),
+        epochs=len(watch.history) if watch is not None else 0,
+        run_dir=str(run_dir),
+        run_id=record.run_id if record is not None else "",
+        metrics=metrics,
+    )
+
+
+def _train(ground: Ground, proposal: Proposal, config: Config, run_dir: Path, watch: _Watch, started: float) -> dict[str, Any]:
+    sweep = ground.sweep
+    tags = {"sweep": sweep.config.name, "trial": str(proposal.number)}
+    tags |= {f"trial.{name}": space.label_of(place) for name, place in proposal.assignment.items()}
+    trial = Trial(
+        spark=ground.spark,
+        fork_server=ground.fork_server,
+        run_dir=run_dir,
+        parent=ground.folder,
+        name=f"trial {proposal.number}: {space.shown(proposal.assignment)}".rstrip(": "),
+        tags=tags,
+        tested=sweep.config.purpose == "compare",
+        watch=watch,
+    )
+    console = TrialConsole(proposal.number, ground.warn)
+    return run_training(plan.for_trial(config, ground.threads), console, started, trial=trial)

@@ -1,0 +1,184 @@
+import pytest
+import yaml
+
+from pipelines.errors import ConfigError, LaunchError
+from pipelines.sweep import plan, search
+from pipelines.sweep.search import Outcome, Study
+
+RATES = {"training.base_learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}}
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    def read(**content):
+        (tmp_path / "base.yml").write_text("training: {epochs: 9}\n")
+        file = tmp_path / "trial.yml"
+        file.write_text(yaml.safe_dump({"config": str(tmp_path / "base.yml")} | content, sort_keys=False))
+        return plan.load(file)
+
+    return read
+
+
+def finish(study, proposal, value=0.5):
+    study.tell(proposal.number, Outcome(state="finished", value=value))
+
+
+def drain(study):
+    """All that is left, each finished at once."""
+    found = []
+    while (proposal := study.ask()) is not None:
+        found.append(proposal)
+        finish(study, proposal)
+    return found
+
+
+def test_a_grid_is_walked_in_its_order_and_then_there_is_no_more(sweep, tmp_path):
+    grid = sweep(space={"training.seed": [1, 2], "training.epochs": [3, 4]})
+    study = Study(grid, tmp_path)
+    assert [proposal.assignment for proposal in drain(study)] == grid.points
+    assert study.ask() is None
+    assert study.left == 0
+    assert [trial.number for trial in study.ended()] == [1, 2, 3, 4]
+
+
+def test_a_sweep_that_goes_on_keeps_what_has_ended_and_tries_the_interrupted_again_with_the_same_settings(sweep, tmp_path):
+    random = sweep(search="random", trials=5, space=RATES)
+    study = Study(random, tmp_path)
+    first, second, third = (study.ask() for _ in range(3))
+    finish(study, second, 0.25)
+    again = Study(random, tmp_path)
+    assert [(trial.assignment, trial.outcome.value) for trial in again.ended()] == [(second.assignment, 0.25)]
+    assert again.left == 4
+    found = drain(again)
+    assert [proposal.assignment for proposal in found[:2]] == [first.assignment, third.assignment]
+    assert len(found) == 4
+    assert again.left == 0
+
+
+@pytest.mark.parametrize("content", [{"space": {"training.seed": [1, 2, 3]}}, {"search": "random", "trials": 3, "space": RATES}])
+def test_a_driver_that_was_killed_while_it_began_a_trial_loses_none_and_repeats_none(sweep, tmp_path, content):
+    grid = sweep(**content)
+    (tmp_path / "whole").mkdir()
+    wanted = [proposal.assignment for proposal in drain(Study(grid, tmp_path / "whole"))]
+    study = Study(grid, tmp_path)
+    finish(study, study.ask())
+    before = (tmp_path / "trials.jsonl").read_bytes()
+    study.ask()
+    begun = (tmp_path / "trials.jsonl").read_bytes()[len(before) :].splitlines(keepends=True)
+    # Its first line makes the trial, later ones give it its place on each axis.
+    assert len(begun) >= 2
+    (tmp_path / "trials.jsonl").write_bytes(before + begun[0])
+    again = Study(grid, tmp_path)
+    assert again.left == 2
+    drain(again)
+    found = [trial.assignment for trial in again.ended()]
+    assert sorted(map(str, found)) == sorted(map(str, wanted))
+
+
+@pytest.mark.parametrize("kind", ["random", "bayesian"])
+def test_the_seed_decides_what_is_drawn_whether_or_not_the_sweep_was_interrupted(sweep, tmp_path, kind):
+    drawn = []
+    for name, breaks_off in (("whole", False), ("broken", True)):
+        (tmp_path / name).mkdir()
+        study = Study(sweep(search=kind, trials=6, space=RATES), tmp_path / name)
+        found = []
+        while (proposal := study.ask()) is not None:
+            rate = proposal.assignment["training.base_learning_rate"]
+            if breaks_off and len(found) == 2:
+                breaks_off = False
+                study = Study(sweep(search=kind, trials=6, space=RATES), tmp_path / name)
+                continue
+            found.append(rate)
+            finish(study, proposal, rate)
+        drawn.append(found)
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) == 6
+    assert all(1e-4 <= rate <= 1e-1 for rate in drawn[0])
+
+
+def test_a_bayesian_search_comes_nearer_to_what_is_good_than_chance_does(sweep, tmp_path):
+    def distance(kind):
+        (tmp_path / kind).mkdir()
+        study = Study(sweep(search=kind, trials=30, space=RATES), tmp_path / kind)
+        found = []
+        while (proposal := study.ask()) is not None:
+            rate = proposal.assignment["training.base_learning_rate"]
+            found.append(abs(rate - 0.003) / 0.003)
+            finish(study, proposal, found[-1])
+        return sum(found[15:]) / 15
+
+    assert distance("bayesian") < distance("random") / 2
+
+
+def test_the_median_pruner_ends_a_trial_that_is_worse_than_half_of_those_before_it(sweep, tmp_path):
+    study = Study(sweep(space={"training.seed": [1, 2, 3, 4]}, pruning="median", pruning_after_trials=2), tmp_path)
+    for value in (0.3, 0.4):
+        proposal = study.ask()
+        for epoch in (1, 2):
+            assert not study.report(proposal.number, epoch, value)
+        finish(study, proposal, value)
+    good, bad = study.ask(), study.ask()
+    assert not study.report(good.number, 1, 0.2)
+    assert study.report(bad.number, 1, 0.9)
+    study.tell(bad.number, Outcome(state="pruned", value=0.9, note="after epoch 1 of 9"))
+    assert study.ended()[-1].outcome.state == "pruned"
+
+
+def test_every_trial_has_the_epochs_that_the_sweep_promises_it(sweep, tmp_path):
+    study = Study(
+        sweep(space={"training.seed": [1, 2]}, pruning="median", pruning_after_trials=1, pruning_after_epochs=3), tmp_path
+    )
+    first, bad = study.ask(), study.ask()
+    for epoch in (1, 2, 3):
+        study.report(first.number, epoch, 0.1)
+    finish(study, first, 0.1)
+    assert [study.report(bad.number, epoch, 0.9) for epoch in (1, 2, 3)] == [False, False, True]
+
+
+def test_with_accuracy_as_objective_the_low_ones_are_pruned(sweep, tmp_path):
+    content = {"objective": "validation/accuracy", "pruning": "median", "pruning_after_trials": 1}
+    study = Study(sweep(space={"training.seed": [1, 2, 3]}, **content), tmp_path)
+    first = study.ask()
+    study.report(first.number, 1, 0.9)
+    finish(study, first, 0.9)
+    assert not study.report(study.ask().number, 1, 0.95)
+    assert study.report(study.ask().number, 1, 0.5)
+
+
+def test_successive_halving_lets_one_of_three_go_on(sweep, tmp_path):
+    study = Study(sweep(space={"training.seed": [1, 2, 3, 4, 5, 6]}, pruning="halving"), tmp_path)
+    ends = [study.report(study.ask().number, 1, value) for value in (0.1, 0.5, 0.6, 0.7, 0.8, 0.05)]
+    assert ends[0] is False
+    assert ends[-1] is False
+    assert sum(ends) >= 3
+
+
+def test_what_was_found_out_later_is_part_of_the_outcome_even_in_the_next_process(sweep, tmp_path):
+    grid = sweep(space={"training.seed": [1, 2]})
+    study = Study(grid, tmp_path)
+    drain(study)
+    study.amend(2, metrics={"test/accuracy": 0.9})
+    study.amend(1, metrics={"test/accuracy": 0.8})
+    assert [trial.outcome.metrics["test/accuracy"] for trial in Study(grid, tmp_path).ended()] == [0.8, 0.9]
+
+
+def test_a_record_whose_last_line_was_cut_off_and_whose_lock_was_left_is_mended(sweep, tmp_path):
+    grid = sweep(space={"training.seed": [1, 2]})
+    study = Study(grid, tmp_path)
+    finish(study, study.ask())
+    record = tmp_path / "trials.jsonl"
+    record.write_bytes(record.read_bytes() + b'{"op_code": 4, "wor')
+    (tmp_path / "trials.jsonl.lock").symlink_to(record)
+    assert len(drain(Study(grid, tmp_path))) == 1
+
+
+def test_a_damaged_record_is_one_line(sweep, tmp_path):
+    (tmp_path / "trials.jsonl").write_text("what\n")
+    with pytest.raises(LaunchError, match=r"trials.jsonl: cannot be used .*; start a new sweep"):
+        Study(sweep(space={"training.seed": [1]}), tmp_path)
+
+
+def test_without_optuna_it_is_one_line_that_says_what_to_do(sweep, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "optuna", None)
+    with pytest.raises(ConfigError, match=r"sweeps need Optuna .*; run ./convoy setup, or pip install optuna"):
+        search.Study(sweep(space={"training.seed": [1]}), tmp_path)
