@@ -24,10 +24,8 @@ def main(arguments: Sequence[str]) -> None:
     cli.check_summary(options.summary)
     if bool(options.file) == bool(options.resume):
         raise ConfigError("one of FILE and --resume SWEEP is needed; the ready-made sweeps lie in conf/sweeps/")
-    if options.resume and overrides:
-        raise ConfigError(f"--resume {options.resume}: a sweep goes on with its own settings; leave {overrides[0]} out")
     if options.resume:
-        sweep, folder = run.find(options.resume)
+        sweep, folder = run.find(options.resume, overrides)
     else:
         sweep = plan.load(paths.to_python(options.file), overrides)
         folder = run.begin(sweep)

@@ -109,6 +109,8 @@ def find(runs: Path, wanted: str, path: Path) -> Path:
     for folder in _folders(runs):
         record = read_record(folder)
         if record is not None and record.run_id == wanted:
+            if (folder / SWEEP_FILE).exists():
+                raise ConfigError(f"--resume {wanted}: is a sweep; go on with ./convoy sweep --resume {wanted}")
             return folder
     raise ConfigError(
         f"--resume {wanted}: neither the id of a run below {runs} nor a run's folder nor a checkpoint; 'latest' takes the newest"

@@ -41,8 +41,8 @@ Pruning = Literal["none", "median", "halving"]
 
 _CONFIGS_FOLDER = "configs"
 _MOST_POINTS = 1_000
-# Where a trial is recorded follows from the sweep.
-_FIXED = ("tracking.", "launch.runs_uri", "launch.log_level")
+FIXED = ("tracking.", "launch.runs_uri", "launch.log_level")
+"""Where a trial is recorded follows from the sweep."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +227,7 @@ def _check_keys(axes: Iterable[Axis], settings: Mapping[str, Any], overrides: tu
             place = (taken | flags).get(key)
             if place is not None:
                 raise ConfigError(f"{key}: is varied by {axis.name}, so it must not be in {place}, too")
-            if key.startswith(_FIXED):
+            if key.startswith(FIXED):
                 raise ConfigError(f"{key}: must be the same for all trials; write it under set")
         taken |= dict.fromkeys(axis.keys, axis.name)
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from pipelines import paths, rundir
 from pipelines.config import Config
-from pipelines.errors import LaunchError
+from pipelines.errors import ConfigError, LaunchError
 from pipelines.ingest import sources, table
 from pipelines.launch import leftovers, preflight, provenance, rankprocess, session, slots
 from pipelines.launch.console import TrainingConsole
@@ -20,7 +20,7 @@ from pipelines.launch.orders import GRACE_SECONDS
 from pipelines.launch.recorded import recorded
 from pipelines.sweep import plan, record, results
 from pipelines.sweep.plan import Sweep
-from pipelines.sweep.search import Ended, Outcome, Study
+from pipelines.sweep.search import Ended, Outcome, Study, library
 from pipelines.sweep.trial import Ground, run_trial
 from pipelines.track.run import TrackedRun
 
@@ -32,8 +32,10 @@ def begin(sweep: Sweep) -> Path:
     """The folder of a new sweep, with all that is needed to resume it.
 
     Raises:
+        ConfigError: Optuna is not installed.
         LaunchError: it cannot be written.
     """
+    library()
     folder = rundir.make(paths.to_python(sweep.base.launch.runs_uri), sweep.config.name)
     try:
         plan.keep(sweep, folder)
@@ -42,16 +44,23 @@ def begin(sweep: Sweep) -> Path:
     return folder
 
 
-def find(wanted: str) -> tuple[Sweep, Path]:
+def find(wanted: str, overrides: Sequence[str] = ()) -> tuple[Sweep, Path]:
     """The sweep that is to be resumed, and its folder.
 
+    Args:
+        wanted: the id of its run, its folder, or `latest`.
+        overrides: `section.key=value` texts about where it is recorded, whose credentials are not kept.
+
     Raises:
-        ConfigError: there is no such sweep.
+        ConfigError: there is no such sweep, or its settings would change.
         LaunchError: it is still at work.
     """
+    for text in overrides:
+        if not text.startswith(plan.FIXED):
+            raise ConfigError(f"--resume {wanted}: a sweep goes on with its own settings; leave {text} out")
     folder = rundir.find_sweep(paths.to_python(Config().launch.runs_uri), wanted, paths.to_python(wanted))
     leftovers.refuse_if_running(folder)
-    return plan.load(folder / rundir.SWEEP_FILE), folder
+    return plan.load(folder / rundir.SWEEP_FILE, overrides), folder
 
 
 def run_sweep(sweep: Sweep, folder: Path, console: TrainingConsole) -> dict[str, Any]:
@@ -124,12 +133,13 @@ def _run_trials(
         fork_server=fork_server,
         threads=max(1, cores // (places * workers)),
         halt=threading.Event(),
-        warn=console.warn,
+        console=console,
     )
     ended = len(study.ended())
     done = f" ({ended} are done)" if ended else ""
     each = f"{_count(workers, 'worker')} each, {_count(ground.threads, 'thread')} a worker"
-    console.say(f"sweep {sweep.config.name}: {_count(study.left, 'trial')}{done}, {places} side by side, {each}")
+    order = f"{places} side by side" if places > 1 else "one after another"
+    console.say(f"sweep {sweep.config.name}: {_count(study.left, 'trial')}{done}, {order}, {each}")
 
     def told(trial: Ended) -> None:
         console.say(results.trial_line(sweep, trial, len(study.ended())))

@@ -81,7 +81,7 @@ class Study:
         self._sweep = sweep
         self._lock = threading.Lock()
         self._live: dict[int, optuna.Trial] = {}
-        self._optuna = _library()
+        self._optuna = library()
         self._distributions = {axis.name: _distribution(self._optuna, axis) for axis in sweep.axes}
         journal = folder / _JOURNAL
         begun = journal.exists()
@@ -174,7 +174,8 @@ class Study:
         return interrupted and _assigned(trial).keys() != self._distributions.keys()
 
 
-def _library() -> Any:
+def library() -> Any:
+    """Optuna, which only sweeps need. Raises ConfigError where it is not installed."""
     try:
         import optuna
     except ImportError as error:

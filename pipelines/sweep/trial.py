@@ -5,7 +5,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,13 @@ _log = logging.getLogger(__name__)
 
 
 class TrialConsole(TrainingConsole):
-    """What a trial says goes to the log, and its warnings to the sweep's console, both with its number."""
+    """What a trial says goes to the log; its warnings, and where it is verbose its log lines, to the sweep's console."""
 
-    def __init__(self, number: int, warn: Callable[[str], None]) -> None:
+    def __init__(self, number: int, console: TrainingConsole) -> None:
         super().__init__(epochs=1, verbosity="quiet")
+        self.verbosity = console.verbosity
         self._number = number
-        self._pass_on = warn
+        self._console = console
 
     def say(self, line: str) -> None:
         if line.startswith("warning: "):
@@ -41,7 +42,10 @@ class TrialConsole(TrainingConsole):
             _log.info("trial %d: %s", self._number, line)
 
     def warn(self, line: str) -> None:
-        self._pass_on(f"trial {self._number}: {line}")
+        self._console.warn(f"trial {self._number}: {line}")
+
+    def echo(self, line: str) -> None:
+        self._console.echo(f"trial {self._number}: {line}")
 
     def show(self, event: Event) -> None:
         return
@@ -61,7 +65,7 @@ class Ground:
     """Of each worker, while as many trials are at work as may be."""
     halt: threading.Event
     """Set to end all trials at once."""
-    warn: Callable[[str], None]
+    console: TrainingConsole
 
 
 class _Watch:
@@ -154,5 +158,5 @@ def _train(ground: Ground, proposal: Proposal, config: Config, run_dir: Path, wa
         tested=sweep.config.purpose == "compare",
         watch=watch,
     )
-    console = TrialConsole(proposal.number, ground.warn)
+    console = TrialConsole(proposal.number, ground.console)
     return run_training(plan.for_trial(config, ground.threads), console, started, trial=trial)

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from pipelines import cli
+from pipelines.launch.console import TrainingConsole
 from pipelines.launch.recorded import EndedEarly
 from pipelines.spool import Event
 from pipelines.sweep import plan
@@ -23,7 +24,7 @@ def ground(tmp_path):
     for epoch in (1, 2, 3):
         study.report(first.number, epoch, 0.1)
     study.tell(first.number, Outcome(state="finished", value=0.1))
-    shared = {"spark": None, "fork_server": "", "threads": 1, "halt": threading.Event(), "warn": print}
+    shared = {"spark": None, "fork_server": "", "threads": 1, "halt": threading.Event(), "console": TrainingConsole(1)}
     return Ground(sweep=sweep, study=study, folder=tmp_path, **shared)
 
 
@@ -63,15 +64,15 @@ def test_when_the_sweep_ends_each_trial_does(ground):
         following([])
 
 
-def test_a_trial_warns_with_its_number_and_is_silent_otherwise(capsys):
-    lines = []
-    console = TrialConsole(7, lines.append)
+@pytest.mark.parametrize(("verbosity", "echoed"), [("normal", []), ("quiet", []), ("verbose", ["trial 7: a line of a rank"])])
+def test_a_trial_warns_with_its_number_and_is_silent_otherwise_unless_told_to_be_verbose(capsys, verbosity, echoed):
+    console = TrialConsole(7, TrainingConsole(1, verbosity))
     console.say("table is there")
     console.say("warning: a line")
     console.warn("another")
+    console.echo("a line of a rank")
     console.show(epoch(1, 0.5))
-    assert lines == ["trial 7: a line", "trial 7: another"]
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out.splitlines() == ["warning: trial 7: a line", "warning: trial 7: another", *echoed]
 
 
 def test_a_trial_has_its_share_of_the_cores_unless_the_user_chose_and_writes_no_checkpoints(ground):

@@ -1,0 +1,47 @@
+"""What the command of a sweep refuses, before Spark and before anything is written."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from pipelines import rundir
+from pipelines.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def main(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVOY_HOME", str(tmp_path))
+    return runpy.run_path(str(ROOT / "jobs/sweep.py"))["main"]
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """The folder of one that was interrupted."""
+    folder = tmp_path / "runs/20260101-000000-demo"
+    folder.mkdir(parents=True)
+    (folder / rundir.SWEEP_FILE).write_text(f"config: {ROOT / 'conf/convnet.yml'}\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "one of FILE and --resume SWEEP is needed; the ready-made sweeps lie in conf/sweeps/"),
+        (["a.yml", "--resume", "latest"], "one of FILE and --resume SWEEP is needed"),
+        (["a.yml"], "a.yml: no such"),
+        (["a.yml", "--summary", "/nosuch/s.json"], "--summary /nosuch/s.json: the folder does not exist"),
+        (["--resume", "other"], "--resume other: no such sweep below"),
+        (["--resume", "latest", "--workers", "2"], "a sweep goes on with its own settings; leave launch.workers=2 out"),
+        (["--resume", "latest", "--set", "tracking.experimen=a"], "unknown setting tracking.experimen"),
+    ],
+)
+def test_a_request_that_is_wrong_is_one_line_and_leaves_nothing(main, sweep, tmp_path, arguments, message):
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError) as error:
+        main(arguments)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert sorted(tmp_path.rglob("*")) == before
