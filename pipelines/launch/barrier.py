@@ -20,7 +20,7 @@ from pipelines import rundir, submitted
 from pipelines.config import LaunchConfig
 from pipelines.errors import LaunchError
 from pipelines.launch import heartbeat, orders, slots
-from pipelines.launch.failure import Failure, extract, headline, of_silence, read_failures
+from pipelines.launch.failure import Failure, extract, failed_task, headline, of_silence, read_failures
 from pipelines.launch.supervisor import Assignment, log_path, supervise
 
 _log = logging.getLogger(__name__)
@@ -111,7 +111,10 @@ class Launch:
             time.sleep(_SIGNAL_SECONDS)
         failures = self._settled_failures() or extract(str(self._error))
         if all(failure.is_effect for failure in failures):
-            failures = (*self._silent_ranks(failures), *failures)
+            silent = self._silent_ranks(failures)
+            # Spark ends the tasks of a stage because of one of them; that one's rank is the cause.
+            first = failed_task(str(self._error))
+            failures = (*sorted(silent, key=lambda failure: failure.rank != first), *failures)
         if failures:
             raise RankError(failures) from self._error
         raise LaunchError(f"Spark could not run the workers: {_first_line(self._error)}") from self._error

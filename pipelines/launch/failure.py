@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterable
@@ -75,6 +76,12 @@ def extract(message: str) -> tuple[Failure, ...]:
     """The reports that were embedded in a message, in the order of `read_failures`."""
     lines = [line.partition(_EMBEDDED)[2] for line in message.splitlines() if _EMBEDDED in line]
     return in_order({line: Failure.from_json(line) for line in lines}.values())
+
+
+def failed_task(message: str) -> int | None:
+    """The rank whose task Spark names as the reason for the end of a barrier stage."""
+    found = re.search(r"barrier task ResultTask\(\d+, (\d+)\)", message)
+    return int(found[1]) if found else None
 
 
 def in_order(reports: Iterable[Failure]) -> tuple[Failure, ...]:

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from pipelines import logs, progress
+from pipelines.launch import hostname
 from pipelines.launch.heartbeat import Heart
 from pipelines.launch.orders import GRACE_SECONDS
 from pipelines.secrets import mask
@@ -43,6 +44,8 @@ def main(parent: int, details: dict[str, Any]) -> int:
 
     The order comes by standard input and the outcome goes into a pipe, so that a killed rank leaves no file behind.
     """
+    address = os.environ["HOROVOD_HOSTNAME"]
+    named = hostname.answer_to(address)
     die_with(parent)
     _be_called(f"convoy-rank-{details['rank']}")
     logs.configure(sys.stderr, f"rank {details['rank']}", details["log_level"])
@@ -61,6 +64,7 @@ def main(parent: int, details: dict[str, Any]) -> int:
     attempt_dir, rank, host = Path(details["attempt_dir"]), int(details["rank"]), str(details["host"])
     heart = Heart(attempt_dir, rank, host, float(details["heartbeat_seconds"]))
     try:
+        hostname.check(named, address)
         function, arguments = cloudpickle.loads(order)
         outcome = RESULT + cloudpickle.dumps(function(*arguments))
         code = 0

@@ -19,18 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import psutil
-from horovod.runner.common.util.hosts import SlotInfo
-from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
 from pyspark import BarrierTaskContext
 
 from pipelines.config import LaunchConfig
 from pipelines.errors import ConvoyError
-from pipelines.launch import heartbeat, orders, rankprocess, scratch, slots
+from pipelines.launch import heartbeat, orders, rankprocess, rendezvous, scratch, slots
 from pipelines.launch.failure import Failure, embed, of_exception, of_exit, write_failure
 from pipelines.launch.nodemetrics import sampled
 from pipelines.launch.rank import FAILURE, RESULT
 from pipelines.launch.rankprocess import RankProcess
+from pipelines.launch.rendezvous import Place
 from pipelines.rundir import LOG_FOLDER, SPOOL_FOLDER
 from pipelines.secrets import without_secrets
 
@@ -69,23 +67,18 @@ def supervise(assignment: Assignment) -> tuple[int, bytes]:
     context = BarrierTaskContext.get()
     rank = context.partitionId()
     host = socket.gethostname()
-    address, interface = _own_address(context.getTaskInfos()[rank].address)
-    hosts = context.allGather(host)
-    slot = slot_of(rank, hosts)
-    server = _serve_rendezvous(address, [slot_of(other, hosts) for other in range(len(hosts))]) if rank == 0 else None
+    spark_address = context.getTaskInfos()[rank].address.rsplit(":", 1)[0]
     try:
-        rendezvous = context.allGather(f"{address}:{server.server_address[1]}" if server else "")[0]
-        environment = horovod_environment(slot, rendezvous, interface, assignment.launch)
-        resources = {name: resource.addresses for name, resource in context.resources().items()}
-        environment |= gpu_environment(resources, interface)
-        # One process of each node.
-        sampling = sampled(Path(assignment.work_dir) / SPOOL_FOLDER, slot.cross_rank) if slot.local_rank == 0 else nullcontext()
-        with sampling:
-            return rank, _run_rank(assignment, rank, host, environment)
-    finally:
-        if server is not None:
-            server.shutdown()
-            server.server_close()
+        with rendezvous.arranged(rank, host, spark_address, context.allGather) as place:
+            environment = horovod_environment(place, assignment.launch)
+            resources = {name: resource.addresses for name, resource in context.resources().items()}
+            environment |= gpu_environment(resources, place.interface)
+            # One process of each node.
+            sampling = place.slot.local_rank == 0
+            with sampled(Path(assignment.work_dir) / SPOOL_FOLDER, place.slot.cross_rank) if sampling else nullcontext():
+                return rank, _run_rank(assignment, rank, host, environment)
+    except ConvoyError as error:
+        raise RankFailed(embed(of_exception(error, "", rank=rank, host=host, log_path=""))) from error
 
 
 @contextlib.contextmanager
@@ -94,46 +87,18 @@ def run_locally(assignment: Assignment) -> Iterator[list[Future[bytes]]]:
 
     The block ends when all of them have; a future raises RankFailed where a report lies in the attempt's folder.
     """
-    workers, host, loopback = assignment.launch.workers, socket.gethostname(), "127.0.0.1"
-    (interface,) = [name for name, found in psutil.net_if_addrs().items() if any(one.address == loopback for one in found)]
-    slots_of_all = [slot_of(rank, [host] * workers) for rank in range(workers)]
-    server = _serve_rendezvous(loopback, slots_of_all)
-    rendezvous = f"{loopback}:{server.server_address[1]}"
-    try:
-        with ThreadPoolExecutor(workers, thread_name_prefix="rank") as pool:
-            yield [
-                pool.submit(
-                    _run_rank, assignment, rank, host, horovod_environment(slot, rendezvous, interface, assignment.launch)
-                )
-                for rank, slot in enumerate(slots_of_all)
-            ]
-    finally:
-        server.shutdown()
-        server.server_close()
+    workers, host = assignment.launch.workers, socket.gethostname()
+    with rendezvous.on_this_machine(workers) as places, ThreadPoolExecutor(workers, thread_name_prefix="rank") as pool:
+        yield [
+            pool.submit(_run_rank, assignment, rank, host, horovod_environment(place, assignment.launch))
+            for rank, place in enumerate(places)
+        ]
 
 
-def slot_of(rank: int, hosts: list[str]) -> SlotInfo:
-    """Horovod's view of a rank, given the host of every rank.
-
-    The local rank counts the ranks before it on its host; the cross rank counts the hosts before it with this local rank.
-    """
-    host = hosts[rank]
-    local_rank = hosts[:rank].count(host)
-    with_local_rank = [other for other in dict.fromkeys(hosts) if hosts.count(other) > local_rank]
-    return SlotInfo(
-        hostname=host,
-        rank=rank,
-        size=len(hosts),
-        local_rank=local_rank,
-        local_size=hosts.count(host),
-        cross_rank=with_local_rank.index(host),
-        cross_size=len(with_local_rank),
-    )
-
-
-def horovod_environment(slot: SlotInfo, rendezvous: str, interface: str, launch: LaunchConfig) -> dict[str, str]:
+def horovod_environment(place: Place, launch: LaunchConfig) -> dict[str, str]:
     """The variables that Horovod and TensorFlow read when they start."""
-    address, _, port = rendezvous.rpartition(":")
+    slot = place.slot
+    address, _, port = place.server.rpartition(":")
     threads = slots.threads_per_worker(launch.threads_per_worker, slots.own_cores(), slot.local_size)
     return {
         "HOROVOD_RANK": str(slot.rank),
@@ -147,7 +112,7 @@ def horovod_environment(slot: SlotInfo, rendezvous: str, interface: str, launch:
         "HOROVOD_CPU_OPERATIONS": "gloo",
         "HOROVOD_GLOO_RENDEZVOUS_ADDR": address,
         "HOROVOD_GLOO_RENDEZVOUS_PORT": port,
-        "HOROVOD_GLOO_IFACE": interface,
+        "HOROVOD_GLOO_IFACE": place.interface,
         "HOROVOD_GLOO_TIMEOUT_SECONDS": str(launch.start_timeout_seconds),
         "HOROVOD_STALL_CHECK_TIME_SECONDS": str(launch.stall_warning_seconds),
         "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(launch.stall_shutdown_seconds + _HOROVOD_LATER_SECONDS),
@@ -261,25 +226,3 @@ def _attend(process: RankProcess, attempt_dir: Path) -> int:
 def log_path(work_dir: Path, rank: int) -> Path:
     """Where the output of a rank goes."""
     return work_dir / LOG_FOLDER / f"rank-{rank}.log"
-
-
-def _own_address(task_address: str) -> tuple[str, str]:
-    """The address and the network interface that the other ranks reach this one by."""
-    interfaces = psutil.net_if_addrs()
-    own = task_address.rsplit(":", 1)[0]
-    try:
-        own = socket.gethostbyname(own)
-    except OSError as error:
-        raise RankFailed(f"the address {own} of this executor cannot be resolved") from error
-    for interface, addresses in interfaces.items():
-        if any(address.address == own for address in addresses):
-            return own, interface
-    raise RankFailed(f"no network interface has the address {own} that Spark gave this executor; set SPARK_LOCAL_IP")
-
-
-def _serve_rendezvous(address: str, plan: list[SlotInfo]) -> RendezvousHTTPServer:
-    # Horovod's own RendezvousServer would listen on every interface; this one listens on one.
-    server = RendezvousHTTPServer((address, 0), RendezvousHandler, 0)
-    server.init(plan)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server

@@ -5,8 +5,9 @@ import pytest
 
 from pipelines.errors import DataError
 from pipelines.launch import failure, scratch
+from pipelines.launch.rendezvous import slot_of
 from pipelines.launch.slots import threads_per_worker
-from pipelines.launch.supervisor import gpu_environment, slot_of
+from pipelines.launch.supervisor import gpu_environment
 from pipelines.spool import SpoolReader, SpoolWriter
 from pipelines.train.precision import bfloat16_instructions, resolve
 
@@ -32,6 +33,17 @@ def test_the_cause_comes_before_its_effects_even_when_it_was_reported_later(tmp_
     first, second = failure.read_failures(tmp_path)
     assert (first.rank, second.rank) == (1, 0)
     assert failure.headline(first) == "rank 1 on b failed: ValueError: real (its log: l1)"
+
+
+def test_the_task_that_spark_names_is_the_one_that_was_lost():
+    # As Spark 3.5.9 says it, of a host that was cut off.
+    said = (
+        "Job aborted due to stage failure: Could not recover from a failed barrier ResultStage. Most recent failure reason: "
+        "Stage failed because barrier task ResultTask(4, 2) finished unsuccessfully.\nExecutorLostFailure (executor 1 exited "
+        "caused by one of the running tasks) Reason: worker lost: Not receiving heartbeat for 12 seconds"
+    )
+    assert failure.failed_task(said) == 2
+    assert failure.failed_task("something else") is None
 
 
 def test_a_users_error_is_its_own_headline():
