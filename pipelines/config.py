@@ -170,6 +170,8 @@ class LaunchConfig:
     """A worker that makes no progress for so long is ended, and counts as lost."""
     max_restarts: int = 2
     """How often a training that lost a worker is started again from its last checkpoint. Errors of the code never are."""
+    min_workers: int = 0
+    """A training whose lost worker finds no task slot any more goes on with fewer, so many at least; 0: it ends."""
 
     def __post_init__(self) -> None:
         rule(self.workers >= 1, "launch.workers", self.workers, "at least 1")
@@ -177,6 +179,12 @@ class LaunchConfig:
         rule(self.start_timeout_seconds >= 1, "launch.start_timeout_seconds", self.start_timeout_seconds, "at least 1")
         rule(self.stall_warning_seconds >= 1, "launch.stall_warning_seconds", self.stall_warning_seconds, "at least 1")
         rule(self.max_restarts >= 0, "launch.max_restarts", self.max_restarts, "0 (never) or more")
+        rule(
+            0 <= self.min_workers <= self.workers,
+            "launch.min_workers",
+            self.min_workers,
+            f"0 (all workers or none) to launch.workers ({self.workers})",
+        )
         rule(
             self.stall_shutdown_seconds > self.stall_warning_seconds,
             "launch.stall_shutdown_seconds",

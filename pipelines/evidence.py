@@ -67,6 +67,11 @@ class PredictionWriter:
         self._rows += len(labels)
 
     def save(self, run_dir: Path, rank: int) -> None:
+        """Rank 0 also removes what ranks have left that there are no more: a training can go on with fewer."""
+        if rank == 0:
+            for path in (run_dir / FOLDER).glob("test-rank-*.npz"):
+                if int(path.stem.rpartition("-")[2]) >= self._workers:
+                    path.unlink(missing_ok=True)
         if not self._rows:
             return
         save(

@@ -1,5 +1,6 @@
 """Train until it is done: start the workers, watch them, and start them again from the last checkpoint when one is lost."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from pyspark.sql import SparkSession
 from pipelines import rundir
 from pipelines.config import Config
 from pipelines.errors import LaunchError
-from pipelines.launch import barrier, slots
+from pipelines.launch import barrier, resume, slots
 from pipelines.launch.barrier import Launch, RankError
 from pipelines.launch.watchdog import Watchdog
 from pipelines.launch.worker import work
@@ -37,7 +38,8 @@ def train(
     """Train on `launch.workers` workers, whatever becomes of single ones.
 
     A worker is lost when its process, its task or its node ends from outside, or when it makes no progress. Then training starts
-    again from the last checkpoint, at most `launch.max_restarts` times. An error that a worker raises ends it.
+    again from the last checkpoint, at most `launch.max_restarts` times, with fewer workers where their slots are gone and
+    `launch.min_workers` allows it. An error that a worker raises ends it.
 
     Args:
         spark: a session with task slots for all workers.
@@ -52,13 +54,14 @@ def train(
         fork_server: the address of one (`pipelines.launch.rankprocess`), which starts the workers sooner.
 
     Returns:
-        the results in rank order.
+        the results in rank order, of the workers that there were in the end.
 
     Raises:
         RankError: a worker failed for good.
         LaunchError: Spark could not run them.
     """
     restarts, allowed = 0, config.launch.max_restarts
+    wanted = config.launch.workers
     while True:
         arguments: tuple[Any, ...] = (config, table, str(run_dir), str(start.path) if start is not None else None)
         launch = barrier.start(spark, function, arguments, launch=config.launch, work_dir=run_dir, fork_server=fork_server)
@@ -76,7 +79,27 @@ def train(
             line = f"restart {restarts} of {allowed}: {error}; training {place}"
             warn(line)
             restarted(line)
-        slots.wait(spark, config.launch.workers, config.launch.start_timeout_seconds)
+            lost = error
+        config = _on_what_is_left(spark, config, wanted, lost)
+        if config.launch.workers < wanted:
+            warn(f"{config.launch.workers} of {wanted} workers go on: there are no task slots for more")
+        if start is not None:
+            for line in resume.changes(start.state, config, table.manifest.rows("train")):
+                warn(line)
+
+
+def _on_what_is_left(spark: SparkSession, config: Config, wanted: int, lost: RankError) -> Config:
+    """The settings with as many workers as can run now.
+
+    Raises:
+        LaunchError: too few; it says which loss made them so.
+    """
+    launch = config.launch
+    try:
+        workers = slots.wait_for_return(spark, wanted, launch.min_workers, launch.start_timeout_seconds)
+    except LaunchError as error:
+        raise LaunchError(f"{lost}; {error}") from lost
+    return dataclasses.replace(config, launch=dataclasses.replace(launch, workers=workers))
 
 
 def _watch(launch: Launch, watchdog: Watchdog, poll: Callable[[], None], warn: Callable[[str], None]) -> None:

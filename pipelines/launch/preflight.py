@@ -32,7 +32,7 @@ def check(spark: SparkSession, workers: int, run_dir: str = "") -> list[str]:
     Raises:
         LaunchError: too few slots, dynamic allocation, or a part on an executor that is missing, wrong, or not as on the driver.
     """
-    slots.check(spark, workers)
+    slots.wait_for_start(spark, workers)
     judged = _judged_executors(spark, workers, look_quickly(), run_dir)
     for found, rows in judged:
         for row in rows:
@@ -99,7 +99,7 @@ def _look_with_spark(driver: Found, workers: int) -> list[Row]:
     """Rows about the session and its executors; those of executors that are well come to one row each."""
     try:
         with session.open_session("convoy-doctor") as spark:
-            slots.check(spark, workers)
+            slots.wait_for_start(spark, workers)
             judged = _judged_executors(spark, workers, driver, "")
             rows = [Row("task slots", str(slots.available(spark)), f"{workers} for {workers} worker{'s' if workers > 1 else ''}")]
             rows += _judged_settings(spark, workers, [found for found, _ in judged])

@@ -178,7 +178,7 @@ def _train_and_record(
         "table": data.uri,
         "run_dir": str(run_dir),
         "rows": {split: data.manifest.rows(split) for split in SPLITS},
-        "workers": config.launch.workers,
+        "workers": len(results),
         "epochs": result.epochs,
         "best_epoch": result.best_epoch,
         "precision": result.precision,

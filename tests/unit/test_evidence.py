@@ -30,6 +30,14 @@ def test_predictions_of_all_ranks_come_together_in_the_order_of_the_rows(tmp_pat
     assert set(np.argsort(-confidence)[:25]) <= set(found.worst.tolist())
 
 
+def test_what_a_rank_left_that_is_no_more_does_not_count(tmp_path):
+    for rank in range(3):
+        written(tmp_path, rank, 30 * rank, 30, workers=3)
+    for rank in range(2):
+        written(tmp_path, rank, 45 * rank, 45, workers=2)
+    assert evidence.load_predictions(tmp_path).rows.tolist() == list(range(90))
+
+
 def test_without_a_mistake_there_are_no_images_and_without_predictions_nothing(tmp_path):
     assert not evidence.has(tmp_path, evidence.EXAMPLES)
     PredictionWriter(0, 1).save(tmp_path, 0)
