@@ -24,6 +24,8 @@ class Finished:
     peak_mb: float
     """Largest sum of proportional set sizes (pages that processes share are counted once) over the process tree, sampled."""
     output: str
+    rank_peak_mb: float = 0.0
+    """Of the rank that took most, alone."""
 
 
 class CommandFailed(RuntimeError):
@@ -51,14 +53,14 @@ def run(command: list[str], home: Path, variables: dict[str, str] | None = None)
     seconds = time.monotonic() - started
     if process.returncode != 0:
         raise CommandFailed(f"{' '.join(command)} ended with exit code {process.returncode}:\n{output[-2000:]}")
-    return Finished(seconds, peak.megabytes, output)
+    return Finished(seconds, peak.megabytes, output, peak.rank_megabytes)
 
 
 class _Peak:
     """Samples the memory of a process tree in a thread."""
 
     def __init__(self, pid: int) -> None:
-        self.megabytes = 0.0
+        self.megabytes = self.rank_megabytes = 0.0
         self._pid = pid
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
@@ -78,7 +80,11 @@ class _Peak:
                 continue
             for process in tree:
                 try:
-                    total += process.memory_full_info().pss
+                    pss = process.memory_full_info().pss
+                    is_rank = process.name().startswith("convoy-rank-")
                 except psutil.Error:
                     continue
+                total += pss
+                if is_rank:
+                    self.rank_megabytes = max(self.rank_megabytes, pss / 1e6)
             self.megabytes = max(self.megabytes, total / 1e6)

@@ -25,7 +25,7 @@ from pipelines import paths
 from pipelines.ingest.sources import MNIST_FOLDER
 from pipelines.train.precision import bfloat16_instructions
 
-PARTS = ("first_step", "time_to_accuracy", "accuracies")
+PARTS = ("first_step", "time_to_accuracy", "accuracies", "flat_memory", "scaling")
 RESULTS = ROOT / "bench-results"
 _VERSIONED = ("pyspark", "tensorflow-cpu", "keras", "horovod", "petastorm", "pyarrow", "numpy", "mlflow")
 

@@ -1,0 +1,69 @@
+"""Memory of a rank while it streams a table, and one ten times as large: `convnet`, one epoch, two workers, nothing kept.
+
+The larger source is MNIST's training file ten times over. Rows of the same content cost what others cost.
+"""
+
+import shutil
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from convoy_runs import train
+
+TIMES = (1, 10)
+WORKERS = 2
+
+
+def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
+    """In turn, each size in a home folder of its own, so that each run ingests."""
+    found: list[dict[str, Any]] = []
+    for _ in range(rounds):
+        for times in TIMES:
+            with tempfile.TemporaryDirectory() as folder:
+                source = _repeated(data, times, Path(folder) / "source")
+                home = Path(folder) / "home"
+                home.mkdir()
+                finished, summary = train(
+                    home, source, "convnet", "training.epochs=1", "stream.memory_limit_mb=0", workers=WORKERS
+                )
+                found.append(
+                    {
+                        "times": times,
+                        "rows": summary["rows"]["train"],
+                        "rank_peak_mb": round(finished.rank_peak_mb),
+                        "rows_per_second": summary["rows_per_second"],
+                        "ingest_seconds": summary["seconds"]["ingest"],
+                        "source_mb": round(sum(path.stat().st_size for path in source.iterdir()) / 1e6),
+                    }
+                )
+            print(f"  {found[-1]}", flush=True)
+    small, large = (statistics.median(one["rank_peak_mb"] for one in found if one["times"] == times) for times in TIMES)
+    return {"runs": found, "growth": large / small}
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """The result for people."""
+    told = []
+    for times in TIMES:
+        runs = [one for one in result["runs"] if one["times"] == times]
+        peak, speed, ingest = (statistics.median(one[key] for one in runs) for key in _SHOWN)
+        told.append(
+            f"{runs[0]['rows']:>9,} rows  a rank's peak {peak:.0f} MB, {speed:,.0f} rows/s streamed, ingest {ingest:.0f} s"
+        )
+    return [*told, f"ten times the rows, {result['growth']:.2f} times the memory"]
+
+
+_SHOWN = ("rank_peak_mb", "rows_per_second", "ingest_seconds")
+
+
+def _repeated(data: Path, times: int, folder: Path) -> Path:
+    """A folder with the test file, and the training file so many times over; packed files may be joined as they are."""
+    folder.mkdir()
+    for path in data.iterdir():
+        copies = times if "train" in path.name else 1
+        with (folder / path.name).open("wb") as target:
+            for _ in range(copies):
+                with path.open("rb") as source:
+                    shutil.copyfileobj(source, target)
+    return folder

@@ -1,0 +1,84 @@
+"""What `scaling.py` has drivers and ranks do on hosts."""
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from pipelines.config import LaunchConfig
+from pipelines.launch import ranks, slots
+
+NETWORK = "convnet_dropout"
+
+
+def task_slots(spark: Any) -> int:
+    return slots.available(spark)
+
+
+def run(spark: Any, function: Any, workers: int, arguments: tuple[Any, ...], runs: str) -> list[Any]:
+    """`function(*arguments)` on ranks that use one thread each."""
+    launch = LaunchConfig(runs_uri=runs, threads_per_worker=1, start_timeout_seconds=300)
+    return ranks.run(function, workers, arguments, spark=spark, launch=launch)
+
+
+def reductions(sizes: list[int], seconds: float) -> dict[int, float]:
+    """Median seconds of an allreduce for each size in bytes, each measured for so long, and five times at least."""
+    import horovod.tensorflow as hvd
+    import tensorflow as tf
+
+    hvd.init()
+    found = {}
+    for size in sizes:
+        tensor, name = tf.ones(size // 4), f"of-{size}"
+        times = [_timed(lambda: hvd.allreduce(tensor, name=name).numpy()) for _ in range(3)]  # noqa: B023
+        # All ranks must agree on the number.
+        slowest = float(hvd.allreduce(tf.constant(max(times)), op=hvd.Max, name=f"slowest-{size}"))
+        count = max(5, min(200, int(seconds / slowest)))
+        found[size] = statistics.median(_timed(lambda: hvd.allreduce(tensor, name=name).numpy()) for _ in range(count))  # noqa: B023
+    hvd.shutdown()
+    return found
+
+
+def steps(batches: dict[str, int], count: int) -> dict[str, Any]:
+    """Median seconds of a training step of a real network, for each of some batch sizes; and the bytes of its gradients."""
+    import horovod.tensorflow as hvd
+    import keras
+    import numpy as np
+
+    from pipelines.models import registry
+    from pipelines.schema import ImageSpec
+    from pipelines.train.distributed import broadcast_state, distributed
+    from pipelines.train.network import use_threads
+
+    hvd.init()
+    use_threads(1)
+    rng = np.random.default_rng(hvd.rank())
+    found: dict[str, Any] = {"seconds": {}}
+    for name, batch in batches.items():
+        model = registry.build(NETWORK, ImageSpec(shape=(28, 28, 1), dtype="uint8", value_range=(0.0, 255.0)), 10)
+        optimizer = distributed(keras.optimizers.Adam)(1e-3)
+        model.compile(optimizer=optimizer, loss="sparse_categorical_crossentropy", jit_compile=False)
+        broadcast_state(model, optimizer)
+        images = rng.integers(0, 256, (batch, 28, 28, 1)).astype("uint8")
+        labels = rng.integers(0, 10, batch)
+        for _ in range(3):
+            model.train_on_batch(images, labels)
+        # A mean: with a quota, a step waits for the processor or does not.
+        started = time.perf_counter()
+        for _ in range(count):
+            model.train_on_batch(images, labels)
+        found["seconds"][name] = (time.perf_counter() - started) / count
+        found["gradient_bytes"] = 4 * sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+    hvd.shutdown()
+    return found
+
+
+def _timed(action: Any) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def folder_of(cluster_folder: Path) -> str:
+    """Where the ranks' runs go."""
+    return str(cluster_folder / "runs")
