@@ -1,0 +1,102 @@
+"""The arithmetic of docs/scale.md, by the code's own functions."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import write_table
+
+from pipelines.config import StreamConfig
+from pipelines.ingest.build import _BYTES_PER_WRITE_TASK, _MOST_BYTES_PER_ROW_GROUP
+from pipelines.ingest.order import Permutation, cut
+from pipelines.schema import TableFile, TableManifest
+from pipelines.stream.sharding import file_parts, shard, steps_per_epoch
+
+TERABYTE = 10**12
+IMAGES = {"28 x 28 grey": 28 * 28, "224 x 224 colour": 224 * 224 * 3}
+DOCUMENT = (Path(__file__).parents[2] / "docs/scale.md").read_text()
+
+
+def segments(image):
+    return cut(
+        train_rows=TERABYTE // IMAGES[image],
+        test_rows=None,
+        validation_fraction=0.1,
+        test_fraction=0.1,
+        rows_per_row_group=0,
+        bytes_per_row=IMAGES[image],
+    )
+
+
+def training(image):
+    return next(segment for segment in segments(image) if segment.split == "train")
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_the_table_of_a_terabyte_is_as_the_document_says(image):
+    train, size = training(image), IMAGES[image]
+    files = sum(segment.num_files for segment in segments(image))
+    assert (
+        f"| {image} | {TERABYTE // size:,} | {train.rows_per_file:,} | {files:,} | {TERABYTE // _BYTES_PER_WRITE_TASK:,} |"
+        in DOCUMENT
+    )
+    assert train.rows_per_file * size <= _MOST_BYTES_PER_ROW_GROUP
+
+
+@pytest.mark.parametrize("workers", [8, 64, 512])
+@pytest.mark.parametrize("image", IMAGES)
+def test_the_shards_of_a_terabyte_are_as_the_document_says(image, workers):
+    train, size, limit = training(image), IMAGES[image], StreamConfig().memory_limit_mb * 1_000_000
+    shards = [shard(train.rows, rank, workers) for rank in range(workers)]
+    assert sum(map(len, shards)) == train.rows
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+    rows = len(shards[0])
+    kept = "memory" if rows * size <= limit else "stream"
+    groups = rows // train.rows_per_file
+    steps = steps_per_epoch(train.rows, workers, 128)
+    assert f"| {image} | {workers} | {rows:,} | {rows * size / 1e9:.1f} GB | {groups:,} | {kept} | {steps:,} |" in DOCUMENT
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_a_streaming_worker_holds_so_many_bytes(image):
+    buffer = StreamConfig().shuffle_buffer_rows
+    group = training(image).rows_per_file
+    # The buffer is let out when it is full, and at most one row group more is in it then.
+    assert f"| {image} | {(buffer + group) * IMAGES[image] / 1e6:,.0f} MB |" in DOCUMENT
+
+
+def test_the_order_of_a_billion_rows_needs_no_memory_and_meets_no_row_twice():
+    rows = TERABYTE // IMAGES["28 x 28 grey"]
+    order = Permutation(rows, seed=1, name="train")
+    sample = np.arange(rows - 200_000, rows, dtype=np.int64)
+    places = order(sample)
+    assert places.min() >= 0
+    assert places.max() < rows
+    assert len(np.unique(places)) == len(sample)
+    # Neighbours in the source lie anywhere in the table: of a uniform order, the mean distance of two rows is a third.
+    assert np.abs(np.diff(places)).mean() / rows == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_the_manifest_of_a_terabyte_is_as_large_as_the_document_says(tmp_path):
+    manifest = write_table(tmp_path, {"train": 60, "test": 60}).manifest
+    train = training("28 x 28 grey")
+    name = "split=train/part-{:05d}.parquet"
+    files = tuple(
+        TableFile(path=name.format(number), rows=train.rows_of_file(number), num_bytes=2**25, sha256="0" * 64)
+        for number in range(train.num_files)
+    )
+    per_label = (train.rows, *[0] * (manifest.num_classes - 1))
+    split = dataclasses.replace(manifest.splits["train"], files=files, rows=train.rows, rows_per_label=per_label)
+    text = dataclasses.replace(manifest, splits={**manifest.splits, "train": split}).to_json()
+    assert f"{len(text) / 1e6:.0f} MB of JSON" in DOCUMENT
+    assert TableManifest.from_json(text, "here").rows("train") == train.rows == sum(file["rows"] for file in _files(text))
+    # One worker of 512 finds its own among them.
+    parts = file_parts(files, shard(train.rows, 511, 512))
+    assert sum(map(len, parts)) == len(shard(train.rows, 511, 512))
+    assert len(parts) <= 49
+
+
+def _files(text):
+    return json.loads(text)["splits"]["train"]["files"]
