@@ -62,6 +62,8 @@ class TrainingConfig:
     """Training images are slanted by up to this tangent, either way."""
     augment_elastic: float = 0.0
     """Training images are warped: standard deviation of the displacement as a share of height and width; 0.05 is strong."""
+    augment_flip: bool = False
+    """Every second training image, by chance, is mirrored left to right: for things that look alike both ways, not for digits."""
     test_views: int = 1
     """The logged model answers with its mean over so many views of an image, of which it makes all but one by shifts of one
     pixel: 1, 5 (and four sides) or 9 (and corners). Test metrics are this model's."""

@@ -1,4 +1,4 @@
-"""Training images bent a little, another way each time: shifted, turned, stretched, sheared, warped.
+"""Training images bent a little, another way each time: shifted, turned, stretched, sheared, warped, mirrored.
 
 A network that never sees the same image twice learns its rows by heart more slowly than what they have in common. Everything is
 one resampling of a whole batch inside TensorFlow, so it needs neither Python nor the interpreter's lock while a network trains.
@@ -20,8 +20,9 @@ from pipelines.recipe import TrainingConfig
 _ELASTIC_SMOOTHNESS = 4 / 29
 # Points along an axis at which displacements are drawn: two in that length, where more would make no difference.
 _ELASTIC_GRID = 15
-# Tells the random numbers of warping from those of the other changes.
+# Tell the random numbers of warping and of mirroring from those of the other changes.
 _ELASTIC_STREAM = 1
+_FLIP_STREAM = 2
 _KEYS = 0x6175676D
 
 
@@ -40,10 +41,12 @@ class Augmentation:
     elastic: float = 0.0
     """Standard deviation of a smooth displacement of each pixel, as a share of height and width (Simard et al. 2003, Best
     Practices for Convolutional Neural Networks, doi:10.1109/ICDAR.2003.1227801; their strongest is 0.05)."""
+    flip: bool = False
+    """Whether half of the images are mirrored left to right."""
 
     @property
     def changes_anything(self) -> bool:
-        return any((self.shift, self.rotation, self.scale, self.shear, self.elastic))
+        return any((self.shift, self.rotation, self.scale, self.shear, self.elastic, self.flip))
 
 
 def from_settings(training: TrainingConfig) -> Augmentation | None:
@@ -54,6 +57,7 @@ def from_settings(training: TrainingConfig) -> Augmentation | None:
         scale=training.augment_scale,
         shear=training.augment_shear,
         elastic=training.augment_elastic,
+        flip=training.augment_flip,
     )
     return found if found.changes_anything else None
 
@@ -101,6 +105,9 @@ def _affine_maps(images: tf.Tensor, key: tf.Tensor, augmentation: Augmentation) 
     cosine, sine, slide = tf.cos(turn), tf.sin(turn), slide * augmentation.shear
     # An image twice as large is one whose places are half as far from the centre.
     wide, tall = 1 / (1 + wide * augmentation.scale), 1 / (1 + tall * augmentation.scale)
+    if augmentation.flip:
+        seed = tf.random.experimental.stateless_fold_in(key, _FLIP_STREAM)
+        wide *= tf.sign(tf.random.stateless_uniform((batch,), seed, -1.0, 1.0))
     a, b = cosine * wide, (cosine * slide - sine) * tall
     d, e = sine * wide, (sine * slide + cosine) * tall
     middle_x, middle_y = (width - 1) / 2, (height - 1) / 2

@@ -13,7 +13,7 @@ from pipelines.stream.batches import EvaluationData, Shard, TrainingData
 from pipelines.stream.sharding import RowRange
 
 KEY = tf.constant([3, 4], tf.int64)
-EVERYTHING = Augmentation(shift=0.1, rotation=15.0, scale=0.15, shear=0.2, elastic=0.03)
+EVERYTHING = Augmentation(shift=0.1, rotation=15.0, scale=0.15, shear=0.2, elastic=0.03, flip=True)
 
 
 def changed(images, key=KEY, **changes):
@@ -78,6 +78,16 @@ def test_a_shear_slides_rows_past_each_other_and_leaves_the_middle_where_it_is()
     assert np.abs(above[:, 1]).max() == pytest.approx(6 * 0.5, abs=0.1)
 
 
+@pytest.mark.parametrize("elastic", [0.0, 1e-9], ids=["projected", "gathered"])
+def test_a_flip_mirrors_about_half_of_the_images_left_to_right_and_leaves_the_others(elastic):
+    images = images_and_labels(200)[0].astype(np.float32)
+    found = changed(images, flip=True, elastic=elastic)
+    mirrored = np.abs(found - images[:, :, ::-1]).max(axis=(1, 2, 3)) < 0.01
+    kept = np.abs(found - images).max(axis=(1, 2, 3)) < 0.01
+    assert (mirrored ^ kept).all()
+    assert 70 < mirrored.sum() < 130
+
+
 def test_an_elastic_change_moves_places_by_its_standard_deviation_and_neighbours_alike():
     # The value of a pixel is its column, so what is read tells where from.
     columns = np.broadcast_to(np.arange(31, dtype=np.float32)[:, np.newaxis], (400, 31, 31, 1))
@@ -92,7 +102,7 @@ def test_an_elastic_change_moves_places_by_its_standard_deviation_and_neighbours
 
 def test_an_image_is_changed_alike_by_one_key_and_otherwise_by_another():
     images = images_and_labels(8)[0]
-    everything = {name: getattr(EVERYTHING, name) for name in ("shift", "rotation", "scale", "shear", "elastic")}
+    everything = {name: getattr(EVERYTHING, name) for name in ("shift", "rotation", "scale", "shear", "elastic", "flip")}
     first, again, other = (changed(images, tf.constant(key, tf.int64), **everything) for key in ([1, 2], [1, 2], [1, 3]))
     np.testing.assert_array_equal(first, again)
     assert all((one != another).any() for one, another in zip(first, other, strict=True))
@@ -101,6 +111,7 @@ def test_an_image_is_changed_alike_by_one_key_and_otherwise_by_another():
 def test_a_recipe_without_changes_has_no_augmentation():
     assert augment.from_settings(TrainingConfig()) is None
     assert augment.from_settings(TrainingConfig(augment_shear=0.1)) == Augmentation(shear=0.1)
+    assert augment.from_settings(TrainingConfig(augment_flip=True)) == Augmentation(flip=True)
 
 
 @pytest.fixture(scope="module")
