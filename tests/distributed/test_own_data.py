@@ -1,0 +1,57 @@
+"""Data of another shape, from file to test accuracy: nothing but settings says that they are not MNIST."""
+
+import pytest
+from ingesting import ingest
+from PIL import Image
+from sklearn.datasets import dump_svmlight_file, load_digits
+from synthetic import images_and_labels, write_libsvm
+
+from pipelines import configfile
+from pipelines.launch import barrier
+from pipelines.launch.worker import work
+
+pytestmark = pytest.mark.timeout(180)
+
+COLOURED = ("data.image_shape=[32,32,3]", "data.classes=4")
+
+
+def write_digits(folder):
+    """The 1,797 real digits of 8 x 8 pixels and 16 grey values that scikit-learn carries (UCI, Alpaydin and Kaynak 1998)."""
+    digits = load_digits()
+    dump_svmlight_file(digits.data, digits.target, str(folder / "digits.libsvm"), zero_based=False)
+    return folder / "digits.libsvm"
+
+
+def write_coloured_libsvm(folder):
+    write_libsvm(folder / "flags.libsvm", 300, (32, 32, 3))
+    return folder / "flags.libsvm"
+
+
+def write_coloured_pictures(folder):
+    for number, (image, label) in enumerate(zip(*images_and_labels(300, (32, 32, 3)), strict=True)):
+        picture = folder / "flags" / f"country-{label}" / f"{number}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(picture)
+    return folder / "flags"
+
+
+@pytest.mark.parametrize(
+    ("write", "settings", "rows"),
+    [
+        (write_digits, ("data.image_shape=[8,8,1]", "data.value_range=[0,16]", "data.classes=10"), 1797),
+        (write_coloured_libsvm, COLOURED, 300),
+        (write_coloured_pictures, COLOURED, 300),
+    ],
+    ids=["grey 8x8 libsvm", "coloured libsvm", "coloured pictures"],
+)
+def test_a_network_learns_data_of_another_shape_by_configuration_alone(spark, fork_server, tmp_path, write, settings, rows):
+    data = write(tmp_path)
+    table, _ = ingest(spark, data, tmp_path / "tables", *settings)
+    recipe = ("model.name=convnet", "training.epochs=6", "training.batch_size_per_worker=16", "training.precision=float32")
+    config = configfile.load(None, [*settings, *recipe])
+    (result,) = barrier.start(
+        spark, work, (config, table, str(tmp_path)), launch=config.launch, work_dir=tmp_path, fork_server=fork_server
+    ).results()
+    assert sum(table.manifest.rows(split) for split in ("train", "validation", "test")) == rows
+    assert result.test.rows == table.manifest.rows("test") >= 30
+    assert result.test.accuracy > 0.9
