@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 TIERS = ("unit", "spark", "training", "distributed", "e2e")
+# Those that start ranks and whole jobs, and count the processes of the machine, must not run beside each other.
+STARTING_PROCESSES = ("distributed", "e2e")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -14,6 +16,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         tier = item.path.relative_to(tests).parts[0]
         assert tier in TIERS, f"{item.path} lies in no tier"
         item.add_marker(tier)
+        item.add_marker(pytest.mark.xdist_group("processes" if tier in STARTING_PROCESSES else "computing"))
     # The quick tiers first: what they find need not wait for processes.
     items.sort(key=lambda item: TIERS.index(item.path.relative_to(tests).parts[0]))
 
