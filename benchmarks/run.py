@@ -4,8 +4,8 @@
     ./convoy bench first_step time_to_accuracy     some of them
     ./convoy bench --rounds 5 --data FOLDER        another number of repetitions, another place of the MNIST files
 
-Prints ratios and medians, and writes them as JSON with a description of the machine to bench-results/. On a shared machine only
-figures of the same call should be compared.
+Prints ratios and medians, writes them as JSON with a description of the machine to bench-results/, and draws the ratios. On a
+shared machine only figures of the same call should be compared.
 """
 
 import argparse
@@ -19,13 +19,25 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import chart
 from processes import ROOT
 
 from pipelines import paths
 from pipelines.ingest.sources import MNIST_FOLDER
 from pipelines.train.precision import bfloat16_instructions
 
-PARTS = ("first_step", "time_to_accuracy", "accuracies", "flat_memory", "scaling")
+PARTS = (
+    "first_step",
+    "launching",
+    "input_pipeline",
+    "ingest_growth",
+    "training_rate",
+    "tracking_cost",
+    "time_to_accuracy",
+    "accuracies",
+    "flat_memory",
+    "scaling",
+)
 RESULTS = ROOT / "bench-results"
 _VERSIONED = ("pyspark", "tensorflow-cpu", "keras", "horovod", "petastorm", "pyarrow", "numpy", "mlflow")
 
@@ -46,6 +58,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     machine = describe_machine()
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
+    ratios: dict[str, list[float]] = {}
     for part in options.parts or PARTS:
         print(f"{part}, {options.rounds} rounds", flush=True)
         module = importlib.import_module(part)
@@ -54,6 +67,11 @@ def main() -> int:
         record = {"part": part, "rounds": options.rounds, "machine": machine, "started": started, "result": result}
         (RESULTS / f"{part}.json").write_text(json.dumps(record, indent=1) + "\n")
         print("\n".join(f"  {line}" for line in module.lines(result)), flush=True)
+        if hasattr(module, "ratios"):
+            ratios |= module.ratios(result)
+    if ratios:
+        chart.draw(ratios, RESULTS / "ratios.png")
+        print(f"{RESULTS / 'ratios.png'}", flush=True)
     return 0
 
 

@@ -45,6 +45,14 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
     }
 
 
+def ratios(result: dict[str, Any]) -> dict[str, list[float]]:
+    """Of the chart: more is better."""
+    rounds = result["rounds"]
+    return {
+        "text to 99.13 %, time of the course's script to ours": [row["script_seconds"] / row["convoy_seconds"] for row in rounds]
+    }
+
+
 def lines(result: dict[str, Any]) -> list[str]:
     """The result for people."""
     rounds = result["rounds"]

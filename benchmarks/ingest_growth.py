@@ -1,0 +1,87 @@
+"""Ingest alone: MNIST's training text once and ten times over, against scikit-learn's parser on one core.
+
+python benchmarks/ingest_growth.py FILE    the parser alone, as JSON
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from processes import ROOT, SUBMIT, run
+
+TIMES = (1, 10)
+
+
+def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
+    """Whole processes; the text is plain, so that unpacking, which neither does itself, is no part of it."""
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        sources = {times: _repeated(data, Path(folder) / f"{times}x", times) for times in TIMES}
+        for _ in range(rounds):
+            for times, source in sources.items():
+                parser = run([sys.executable, str(ROOT / "benchmarks/ingest_growth.py"), str(source / "train.libsvm")], source)
+                with tempfile.TemporaryDirectory() as home:
+                    command = [str(SUBMIT), str(ROOT / "jobs/ingest.py"), "--data", str(source)]
+                    ingest = run(command, Path(home))
+                    table_mb = sum(file.stat().st_size for file in Path(home).rglob("*.parquet")) / 1e6
+                rows.append(
+                    {
+                        "times": times,
+                        "parser_seconds": json.loads(parser.output.splitlines()[-1])["seconds"],
+                        "ingest_seconds": round(ingest.seconds, 1),
+                        "table_mb": round(table_mb, 1),
+                        "peak_mb": round(ingest.peak_mb),
+                    }
+                )
+                print(f"  {rows[-1]}", flush=True)
+    return {"rounds": rows}
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """The result for people."""
+    seconds = {}
+    shown = []
+    for times in TIMES:
+        rounds = [row for row in result["rounds"] if row["times"] == times]
+        parser, seconds[times] = (statistics.median(row[f"{who}_seconds"] for row in rounds) for who in ("parser", "ingest"))
+        shown.append(
+            f"{times:2}x MNIST  ingest {seconds[times]:6.1f} s, scikit-learn's parser on one core {parser:6.1f} s, "
+            f"ratio for two cores {2 * seconds[times] / parser:.2f}; table {rounds[0]['table_mb']} MB, "
+            f"peak memory {statistics.median(row['peak_mb'] for row in rounds):.0f} MB"
+        )
+    each = (seconds[TIMES[1]] - seconds[TIMES[0]]) / (TIMES[1] - TIMES[0])
+    return [*shown, f"beyond the start, {each:.1f} s for each MNIST more"]
+
+
+def ratios(result: dict[str, Any]) -> dict[str, list[float]]:
+    """Of the chart: more is better."""
+    rounds = [row for row in result["rounds"] if row["times"] == TIMES[-1]]
+    return {
+        "ingest of 10x MNIST, time of scikit-learn's parser to ours": [r["parser_seconds"] / r["ingest_seconds"] for r in rounds]
+    }
+
+
+def _repeated(data: Path, folder: Path, times: int) -> Path:
+    """A folder with MNIST's training text `times` over, and its test text once, unpacked."""
+    import bz2
+
+    folder.mkdir()
+    for split, copies in (("train", times), ("test", 1)):
+        packed = next(data.glob(f"*{split}*"))
+        text = bz2.open(packed).read() if packed.suffix == ".bz2" else packed.read_bytes()
+        with (folder / f"{split}.libsvm").open("wb") as file:
+            for _ in range(copies):
+                file.write(text)
+    return folder
+
+
+if __name__ == "__main__":
+    from sklearn.datasets import load_svmlight_file
+
+    started = time.monotonic()
+    load_svmlight_file(sys.argv[1], n_features=784)
+    print(json.dumps({"seconds": round(time.monotonic() - started, 2)}))

@@ -1,0 +1,86 @@
+"""Rows a second of whole epochs: plain Keras in memory in float32, and this project with 1 and 2 workers, in turn.
+
+python benchmarks/training_rate.py FOLDER NETWORK BATCH EPOCHS    plain Keras alone, as JSON
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from convoy_runs import train
+from processes import ROOT, run
+
+NETWORKS = ("convnet", "convnet_dropout")
+BATCH_SIZE = 128
+# The first traces the step; the rate is that of the others.
+EPOCHS = 3
+
+
+def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
+    """Every round measures each network once in each way; all read the same 60,000 rows."""
+    rows: list[dict[str, Any]] = []
+    settings = (f"training.epochs={EPOCHS}", f"training.batch_size_per_worker={BATCH_SIZE}", "ingest.validation_fraction=0")
+    with tempfile.TemporaryDirectory() as home:
+        for _ in range(rounds):
+            for network in NETWORKS:
+                command = [sys.executable, str(ROOT / "benchmarks/training_rate.py"), str(data), network]
+                plain = run([*command, str(BATCH_SIZE), str(EPOCHS)], Path(home))
+                row: dict[str, Any] = {"network": network, "keras": json.loads(plain.output.splitlines()[-1])["rows_per_second"]}
+                for workers in (1, 2):
+                    _, summary = train(Path(home), data, network, *settings, workers=workers)
+                    row[f"convoy_{workers}"] = summary["rows_per_second"]
+                rows.append(row)
+                print(f"  {row}", flush=True)
+    return {"rounds": rows}
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """The result for people."""
+    shown = []
+    for network in NETWORKS:
+        rounds = [row for row in result["rounds"] if row["network"] == network]
+        speed = {way: statistics.median(row[way] for row in rounds) for way in ("keras", "convoy_1", "convoy_2")}
+        to_keras = statistics.median(row["convoy_1"] / row["keras"] for row in rounds)
+        efficiency = statistics.median(row["convoy_2"] / row["convoy_1"] for row in rounds)
+        shown.append(
+            f"{network:16} Keras float32 {speed['keras']:7,.0f} rows/s, 1 worker {speed['convoy_1']:7,.0f} "
+            f"({to_keras:.2f} times), 2 workers {speed['convoy_2']:7,.0f} ({efficiency:.0%} of 1 worker)"
+        )
+    return shown
+
+
+def ratios(result: dict[str, Any]) -> dict[str, list[float]]:
+    """Of the chart: more is better."""
+    found: dict[str, list[float]] = {}
+    for network in NETWORKS:
+        rounds = [row for row in result["rounds"] if row["network"] == network]
+        found[f"{network}, rows/s of 1 worker to Keras float32"] = [row["convoy_1"] / row["keras"] for row in rounds]
+        found[f"{network}, rows/s of 2 workers to 1 worker"] = [row["convoy_2"] / row["convoy_1"] for row in rounds]
+    return found
+
+
+def plain_keras(folder: Path, network: str, batch_size: int, epochs: int) -> float:
+    """Rows a second of all epochs but the first, of the same network trained by `fit` from arrays."""
+    import keras
+    from sklearn.datasets import load_svmlight_file
+
+    from pipelines.models import registry
+    from pipelines.schema import ImageSpec
+
+    x, y = load_svmlight_file(str(next(folder.glob("*train*"))), n_features=784)
+    images = x.toarray().reshape(-1, 28, 28, 1).astype("float32")
+    model = registry.build(network, ImageSpec(shape=(28, 28, 1), dtype="uint8", value_range=(0.0, 255.0)), 10)
+    model.compile(loss="sparse_categorical_crossentropy", optimizer="adam", metrics=["accuracy"])
+    ends: list[float] = []
+    at_end = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: ends.append(time.monotonic()))
+    model.fit(images, y, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[at_end])
+    return len(images) * (epochs - 1) / (ends[-1] - ends[0])
+
+
+if __name__ == "__main__":
+    rate = plain_keras(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    print(json.dumps({"rows_per_second": round(rate)}))
