@@ -1,49 +1,16 @@
-"""Test accuracy of every network, mean and range over seeds, with one and with two workers.
+"""Test accuracy of every configuration in conf/, mean and range over seeds, with one and with two workers.
 
 Nothing is chosen here: each file in conf/ says its epochs, and each run's one test accuracy is taken as it is.
 """
 
-import ast
 import json
-import re
-import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import results_table
 from convoy_runs import train
-from processes import ROOT
-
-from pipelines import configfile
-
-# Test accuracy that the course, or the paper of a network, reports, where it does.
-PUBLISHED = {
-    "mlp": "95.5 %",
-    "convnet": "98.6 %",
-    "convnet_two": "99.1 %",
-    "convnet_dropout": "99.1 %",
-    "convnet_dropout_sgd": "96 to 97 %",
-    # LeCun et al. 1998, figure 9: error 0.95 %; 0.8 % with distorted digits.
-    "lenet5": "99.05 % (paper)",
-    # Sabour et al. 2017, table 1: error 0.35 % with three rounds of routing, no reconstruction, digits shifted by up to 2 pixels.
-    "capsnet": "99.65 % (paper)",
-}
-CONFIGS = (
-    "train_cnn",
-    "mlp",
-    "mlp_three",
-    "mlp_wide",
-    "convnet",
-    "convnet_two",
-    "convnet_dropout",
-    "convnet_dropout_sgd",
-    "lenet5",
-    "vgg",
-    "inception",
-    "resnet",
-    "dilated",
-    "capsnet",
-)
+from results_table import CONFIGS
 
 
 def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
@@ -61,7 +28,9 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
                 for config in CONFIGS:
                     if (config, workers, seed) in done:
                         continue
-                    _, summary = train(Path(home), data, config, f"training.seed={seed}", workers=workers)
+                    _, summary = train(
+                        Path(home), results_table.data(config, data), config, f"training.seed={seed}", workers=workers
+                    )
                     runs.append(_row(config, workers, seed, summary))
                     print(f"  {runs[-1]}", flush=True)
                     kept.write_text(json.dumps(runs, indent=1) + "\n")
@@ -85,30 +54,4 @@ def _row(config: str, workers: int, seed: int, summary: dict[str, Any]) -> dict[
 
 def lines(result: dict[str, Any]) -> list[str]:
     """A table in Markdown, as README.md holds it."""
-    table = [
-        "| configuration | parameters | epochs | workers | minutes | rows/s | test accuracy, mean (range) of seeds | published |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for config in CONFIGS:
-        for workers in (1, 2):
-            runs = [run for run in result["runs"] if (run["config"], run["workers"]) == (config, workers)]
-            if not runs:
-                continue
-            accuracies = [100 * run["accuracy"] for run in runs]
-            minutes = statistics.median(run["total_seconds"] for run in runs) / 60
-            rows_per_second = statistics.median(run["rows_per_second"] for run in runs)
-            table.append(
-                f"| `conf/{config}.yml` | {parameters(config):,} | {runs[0]['epochs']} | {workers} | {minutes:.1f} | "
-                f"{rows_per_second:,.0f} | {statistics.mean(accuracies):.2f} % "
-                f"({min(accuracies):.2f} to {max(accuracies):.2f}, {len(runs)} seeds) | {PUBLISHED.get(config, '')} |"
-            )
-    return table
-
-
-def parameters(config: str) -> int:
-    """Of the configured network for MNIST, as the network's page says; a test holds the page to it."""
-    name = configfile.load(ROOT / f"conf/{config}.yml").model.name
-    page = ast.get_docstring(ast.parse((ROOT / f"pipelines/models/{name}.py").read_text())) or ""
-    found = re.search(r"^([\d,]+) parameters for 28 x 28 x 1 and ten classes", page, re.MULTILINE)
-    assert found is not None, name
-    return int(found[1].replace(",", ""))
+    return results_table.lines(result["runs"])

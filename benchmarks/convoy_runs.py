@@ -8,12 +8,14 @@ from typing import Any
 from processes import ROOT, SUBMIT, Finished, run
 
 
-def train(home: Path, data: Path, config: str, *settings: str, workers: int | None = None) -> tuple[Finished, dict[str, Any]]:
+def train(
+    home: Path, data: Path | None, config: str, *settings: str, workers: int | None = None
+) -> tuple[Finished, dict[str, Any]]:
     """`spark-submit jobs/train_cnn.py`: the process, and the summary that the job wrote.
 
     Args:
         home: holds tables, runs and the MLflow store; a new one means that the text is ingested first.
-        data: folder with the libsvm files.
+        data: folder with the libsvm files, or None for what the file says.
         config: name of a file in conf/, without its ending.
         settings: `section.key=value`.
         workers: instead of the file's.
@@ -21,7 +23,9 @@ def train(home: Path, data: Path, config: str, *settings: str, workers: int | No
     with tempfile.TemporaryDirectory() as folder:
         summary = Path(folder) / "summary.json"
         command = [str(SUBMIT), str(ROOT / "jobs/train_cnn.py"), "--config", str(ROOT / f"conf/{config}.yml")]
-        command += ["--data", str(data), "--summary", str(summary)]
+        command += ["--summary", str(summary)]
+        if data is not None:
+            command += ["--data", str(data)]
         if workers is not None:
             command += ["--workers", str(workers)]
         for setting in settings:

@@ -1,0 +1,126 @@
+"""The table of results: what each configuration reached, beside what was published.
+
+    python benchmarks/results_table.py bench-results/accuracies.json    adds runs to the record, writes README.md's table anew
+    python benchmarks/results_table.py                                  writes the table from the record alone
+
+The record, benchmarks/accuracies.json, holds every run that the table counts.
+"""
+
+import ast
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from processes import ROOT
+
+from pipelines import configfile
+from pipelines.config import DataConfig
+
+RECORD = ROOT / "benchmarks/accuracies.json"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- results: written by benchmarks/results_table.py -->", "<!-- end of results -->"
+# Test accuracy that the course, or the paper of a network or data set, reports, where it does.
+PUBLISHED = {
+    "mlp": "95.5 %",
+    "convnet": "98.6 %",
+    "convnet_two": "99.1 %",
+    "convnet_dropout": "99.1 %",
+    "convnet_dropout_sgd": "96 to 97 %",
+    # LeCun et al. 1998, figure 9: error 0.95 %; 0.8 % with distorted digits.
+    "lenet5": "99.05 % (paper)",
+    # Sabour et al. 2017, table 1: error 0.35 % with three rounds of routing, no reconstruction, digits shifted by up to 2 pixels.
+    "capsnet": "99.65 % (paper)",
+    # README of the data set's authors: networks of two convolutions, no augmentation; WRN-28-10, images mirrored and erased.
+    "fashion_mnist": "91.6 to 92.5 % (two convolutions), 96.3 % (36 million parameters)",
+}
+CONFIGS = (
+    "train_cnn",
+    "champion",
+    "mlp",
+    "mlp_three",
+    "mlp_wide",
+    "convnet",
+    "convnet_two",
+    "convnet_dropout",
+    "convnet_dropout_sgd",
+    "lenet5",
+    "vgg",
+    "inception",
+    "resnet",
+    "dilated",
+    "capsnet",
+    "fashion_mnist",
+)
+
+
+def data(config: str, mnist: Path) -> Path | None:
+    """Where a configuration's data are, or None where it names data of its own."""
+    return mnist if configfile.load(ROOT / f"conf/{config}.yml").data.dataset == DataConfig().dataset else None
+
+
+def lines(runs: list[dict[str, Any]]) -> list[str]:
+    """A table in Markdown.
+
+    Args:
+        runs: each with `config`, `workers`, `seed`, `epochs`, `accuracy` (0 to 1), `rows_per_second` and `total_seconds`.
+    """
+    table = [
+        "| configuration | parameters | epochs | minutes | rows/s | test accuracy, 1 worker | 2 workers | published |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for config in CONFIGS:
+        by_workers = {w: [run for run in runs if (run["config"], run["workers"]) == (config, w)] for w in (1, 2)}
+        measured = [of for of in by_workers.values() if of]
+        if not measured:
+            continue
+        # The least disturbed run: what shares the machine can only slow one down.
+        minutes = " / ".join(f"{min(run['total_seconds'] for run in of) / 60:.1f}" for of in measured)
+        speeds = " / ".join(f"{max(run['rows_per_second'] for run in of):,.0f}" for of in measured)
+        table.append(
+            f"| `conf/{config}.yml` | {parameters(config):,} | {measured[0][0]['epochs']} | {minutes} | {speeds} | "
+            f"{accuracy(by_workers[1])} | {accuracy(by_workers[2])} | {PUBLISHED.get(config, '')} |"
+        )
+    return table
+
+
+def accuracy(runs: list[dict[str, Any]]) -> str:
+    """Mean, range and number of the seeds; empty for no runs."""
+    if not runs:
+        return ""
+    percent = [100 * run["accuracy"] for run in runs]
+    return f"{statistics.mean(percent):.2f} % ({min(percent):.2f} to {max(percent):.2f}, {len(runs)} seeds)"
+
+
+def parameters(config: str) -> int:
+    """Of the configured network for images of 28 x 28 and ten classes, as its page says; a test holds the page to it."""
+    name = configfile.load(ROOT / f"conf/{config}.yml").model.name
+    page = ast.get_docstring(ast.parse((ROOT / f"pipelines/models/{name}.py").read_text())) or ""
+    found = re.search(r"^([\d,]+) parameters for 28 x 28 x 1 and ten classes", page, re.MULTILINE)
+    assert found is not None, name
+    return int(found[1].replace(",", ""))
+
+
+def recorded() -> list[dict[str, Any]]:
+    return json.loads(RECORD.read_text()) if RECORD.exists() else []
+
+
+def add(runs: list[dict[str, Any]]) -> None:
+    """To the record; a run takes the place of an older one with the same configuration, workers and seed."""
+    of = {(run["config"], run["workers"], run["seed"]): run for run in [*recorded(), *runs]}
+    order = sorted(of, key=lambda key: (CONFIGS.index(key[0]), *key[1:]))
+    RECORD.write_text("[\n" + ",\n".join(" " + json.dumps(of[key]) for key in order) + "\n]\n")
+
+
+def write_readme() -> None:
+    before, _, rest = README.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    README.write_text("\n".join([before + BEGIN, *lines(recorded()), END + after]))
+
+
+if __name__ == "__main__":
+    for file in sys.argv[1:]:
+        add(json.loads(Path(file).read_text())["result"]["runs"])
+    write_readme()
