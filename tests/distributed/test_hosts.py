@@ -163,3 +163,13 @@ def test_where_slots_are_gone_a_training_goes_on_with_fewer_workers_if_it_may(cl
     assert [workers for workers, _ in results] == [slots - 2] * (slots - 2)
     assert host.address not in {address for _, address in results}
     assert told[1:] == [f"{slots - 2} of {slots} workers go on: there are no task slots for more"]
+
+
+def test_without_restarts_it_ends_in_one_line_that_names_the_host(cluster, driver, table, tmp_path):
+    slots = driver.call(hostcalls.task_slots)
+    settings = [*SETTINGS, f"launch.workers={slots}", "launch.max_restarts=0"]
+    results, told, error, host = disturbed(cluster.crash, cluster, driver, settings, table, tmp_path, hostcalls.wait_for_mishap)
+    assert (results, told) == (None, [])
+    assert error.startswith("RankError: rank ")
+    assert f" on {host.name} failed: its Spark task was lost" in error
+    assert "\n" not in error
