@@ -165,7 +165,7 @@ def _draw(result: dict[str, Any], path: Path) -> None:
     """Reductions with their model, and efficiencies with theirs; the numbers are in the JSON file beside it."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(14, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for style, (link, measured) in zip(("o", "s"), result["reductions"].items(), strict=False):
         cost = Cost(**result["models"][link]["cost"])
@@ -187,5 +187,5 @@ def _draw(result: dict[str, Any], path: Path) -> None:
             list(map(int, shares)), [100 * share for share in shares.values()], "x", color="black", label=name.split("(")[0]
         )
     right.set(xscale="log", xlabel="workers, one on each host", ylabel="% of N times one", ylim=(0, 105), title="Efficiency")
-    right.legend(fontsize=6)
+    right.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(path, dpi=110)
