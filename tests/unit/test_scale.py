@@ -100,3 +100,9 @@ def test_the_manifest_of_a_terabyte_is_as_large_as_the_document_says(tmp_path):
 
 def _files(text):
     return json.loads(text)["splits"]["train"]["files"]
+
+
+def test_the_hours_of_ingest_follow_from_the_measured_rate():
+    rows_per_core_second = 70_000 / 13.3 / 2
+    hours = TERABYTE // IMAGES["28 x 28 grey"] / rows_per_core_second / 3600
+    assert f"{hours:.0f} core-hours, {hours / 64:.1f} hours on 64 cores" in DOCUMENT
