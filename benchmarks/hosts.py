@@ -37,6 +37,7 @@ _COMMON_DECOY = "172.17.0.1"
 _NAMES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta")
 _INTERFACES = ("eth0", "ens5", "wlp3s0", "net1", "eno1", "enp2s0f1")
 _START_SECONDS = 60
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 class HostError(RuntimeError):
@@ -141,6 +142,8 @@ class Cluster:
 
     def __enter__(self) -> "Cluster":
         self._stack = contextlib.ExitStack()
+        # Last of all, when nothing runs in them any more.
+        self._stack.callback(_remove_cgroups)
         try:
             self._build()
             return self
@@ -322,11 +325,9 @@ class Cluster:
     def _cgroup(self, host: Host) -> Path:
         """A control group that holds back the processor: version 2, or 1 where that is mounted."""
         period = 20_000
-        root = Path("/sys/fs/cgroup")
-        first = root / "cpu"
-        group = (first if first.is_dir() else root) / f"convoy-{os.getpid()}-{host.name}"
+        first = _CGROUPS / "cpu"
+        group = (first if first.is_dir() else _CGROUPS) / f"convoy-{os.getpid()}-{host.name}"
         group.mkdir()
-        self._stack.callback(_remove_cgroup, group)
         if first.is_dir():
             (group / "cpu.cfs_period_us").write_text(str(period))
             (group / "cpu.cfs_quota_us").write_text(str(int(period * self.quota)))
@@ -382,11 +383,16 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
             stream.close()
 
 
-def _remove_cgroup(group: Path) -> None:
-    # Its processes were killed a moment ago.
-    for _ in range(100):
-        try:
-            group.rmdir()
-            return
-        except OSError:
-            time.sleep(0.05)
+def _remove_cgroups() -> None:
+    """Those of this process, and of others that are gone; the kernel removes no control group by itself."""
+    for group in (*_CGROUPS.glob("convoy-*-*"), *_CGROUPS.glob("cpu/convoy-*-*")):
+        owner = group.name.split("-")[1]
+        if owner != str(os.getpid()) and Path(f"/proc/{owner}").exists():
+            continue
+        # Processes in it were killed a moment ago.
+        for _ in range(100):
+            try:
+                group.rmdir()
+                break
+            except OSError:
+                time.sleep(0.05)
