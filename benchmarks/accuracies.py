@@ -54,4 +54,4 @@ def _row(config: str, workers: int, seed: int, summary: dict[str, Any]) -> dict[
 
 def lines(result: dict[str, Any]) -> list[str]:
     """A table in Markdown, as README.md holds it."""
-    return results_table.lines(result["runs"])
+    return results_table.lines(result["runs"], {})

@@ -1,9 +1,11 @@
 """The table of results: what each configuration reached, beside what was published.
 
-    python benchmarks/results_table.py bench-results/accuracies.json    adds runs to the record, writes README.md's table anew
+    python benchmarks/results_table.py bench-results/accuracies.json    adds its runs to the record, writes README.md's table anew
+    python benchmarks/results_table.py bench-results/speeds.json        takes its speeds for those of the record
     python benchmarks/results_table.py                                  writes the table from the record alone
 
-The record, benchmarks/accuracies.json, holds every run that the table counts.
+The record, benchmarks/recorded.json, holds every run that the table counts. Speeds stand apart: accuracies take hours, in which a
+machine has other things to do, too.
 """
 
 import ast
@@ -19,7 +21,7 @@ from processes import ROOT
 from pipelines import configfile
 from pipelines.config import DataConfig
 
-RECORD = ROOT / "benchmarks/accuracies.json"
+RECORD = ROOT / "benchmarks/recorded.json"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- results: written by benchmarks/results_table.py -->", "<!-- end of results -->"
 # Test accuracy that the course, or the paper of a network or data set, reports, where it does.
@@ -61,26 +63,25 @@ def data(config: str, mnist: Path) -> Path | None:
     return mnist if configfile.load(ROOT / f"conf/{config}.yml").data.dataset == DataConfig().dataset else None
 
 
-def lines(runs: list[dict[str, Any]]) -> list[str]:
+def lines(runs: list[dict[str, Any]], speeds: dict[str, dict[str, list[float]]]) -> list[str]:
     """A table in Markdown.
 
     Args:
-        runs: each with `config`, `workers`, `seed`, `epochs`, `accuracy` (0 to 1), `rows_per_second` and `total_seconds`.
+        runs: each with `config`, `workers`, `seed`, `epochs` and `accuracy` (0 to 1).
+        speeds: rows a second by configuration and number of workers, each as often as measured.
     """
     table = [
-        "| configuration | parameters | epochs | minutes | rows/s | test accuracy, 1 worker | 2 workers | published |",
-        "|---|---|---|---|---|---|---|---|",
+        "| configuration | parameters | epochs | rows/s | test accuracy, 1 worker | 2 workers | published |",
+        "|---|---|---|---|---|---|---|",
     ]
     for config in CONFIGS:
         by_workers = {w: [run for run in runs if (run["config"], run["workers"]) == (config, w)] for w in (1, 2)}
         measured = [of for of in by_workers.values() if of]
         if not measured:
             continue
-        # The least disturbed run: what shares the machine can only slow one down.
-        minutes = " / ".join(f"{min(run['total_seconds'] for run in of) / 60:.1f}" for of in measured)
-        speeds = " / ".join(f"{max(run['rows_per_second'] for run in of):,.0f}" for of in measured)
+        rates = " / ".join(f"{statistics.median(of):,.0f}" for of in speeds.get(config, {}).values())
         table.append(
-            f"| `conf/{config}.yml` | {parameters(config):,} | {measured[0][0]['epochs']} | {minutes} | {speeds} | "
+            f"| `conf/{config}.yml` | {parameters(config):,} | {measured[0][0]['epochs']} | {rates} | "
             f"{accuracy(by_workers[1])} | {accuracy(by_workers[2])} | {PUBLISHED.get(config, '')} |"
         )
     return table
@@ -103,24 +104,31 @@ def parameters(config: str) -> int:
     return int(found[1].replace(",", ""))
 
 
-def recorded() -> list[dict[str, Any]]:
-    return json.loads(RECORD.read_text()) if RECORD.exists() else []
+def recorded() -> tuple[list[dict[str, Any]], dict[str, dict[str, list[float]]]]:
+    """Runs and speeds, as `lines` takes them."""
+    if not RECORD.exists():
+        return [], {}
+    content = json.loads(RECORD.read_text())
+    return content["runs"], content["speeds"]
 
 
-def add(runs: list[dict[str, Any]]) -> None:
-    """To the record; a run takes the place of an older one with the same configuration, workers and seed."""
-    of = {(run["config"], run["workers"], run["seed"]): run for run in [*recorded(), *runs]}
+def add(result: dict[str, Any]) -> None:
+    """To the record, what a part found. A run takes the place of an older one with the same configuration, workers and seed."""
+    runs, speeds = recorded()
+    of = {(run["config"], run["workers"], run["seed"]): run for run in [*runs, *result.get("runs", [])]}
     order = sorted(of, key=lambda key: (CONFIGS.index(key[0]), *key[1:]))
-    RECORD.write_text("[\n" + ",\n".join(" " + json.dumps(of[key]) for key in order) + "\n]\n")
+    listed = ",\n".join("  " + json.dumps(of[key]) for key in order)
+    speeds |= result.get("rows_per_second", {})
+    RECORD.write_text(f'{{"speeds": {json.dumps(speeds)},\n "runs": [\n{listed}\n]}}\n')
 
 
 def write_readme() -> None:
     before, _, rest = README.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    README.write_text("\n".join([before + BEGIN, *lines(recorded()), END + after]))
+    README.write_text("\n".join([before + BEGIN, *lines(*recorded()), END + after]))
 
 
 if __name__ == "__main__":
     for file in sys.argv[1:]:
-        add(json.loads(Path(file).read_text())["result"]["runs"])
+        add(json.loads(Path(file).read_text())["result"])
     write_readme()

@@ -31,10 +31,12 @@ PARTS = (
     "launching",
     "input_pipeline",
     "ingest_growth",
+    "augmentation",
     "training_rate",
     "tracking_cost",
     "time_to_accuracy",
     "accuracies",
+    "speeds",
     "flat_memory",
     "scaling",
 )
