@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,9 +17,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         tier = item.path.relative_to(tests).parts[0]
         assert tier in TIERS, f"{item.path} lies in no tier"
         item.add_marker(tier)
-        item.add_marker(pytest.mark.xdist_group("processes" if tier in STARTING_PROCESSES else "computing"))
     # The quick tiers first: what they find need not wait for processes.
     items.sort(key=lambda item: TIERS.index(item.path.relative_to(tests).parts[0]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n 2`: a lane for the tests that start processes, and one for all others."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Lanes(LoadScopeScheduling):
+        # What `--dist loadgroup` is for; of pytest-xdist 3.8 it does nothing under pytest 9.2.
+        def _split_scope(self, nodeid: str) -> str:
+            return "processes" if nodeid.split("/")[1] in STARTING_PROCESSES else "computing"
+
+    return Lanes(config, log)
 
 
 @pytest.fixture(scope="module", autouse=True)
