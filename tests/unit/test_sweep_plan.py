@@ -43,14 +43,8 @@ def test_the_rate_of_a_large_batch_is_to_grow_with_it(monkeypatch):
     monkeypatch.setenv("CONVOY_HOME", str(ROOT))
     sweep = plan.load(ROOT / "conf/sweeps/large_batch.yml")
     found = [sweep.configuration(point) for point in sweep.points[::3]]
-    assert [config.launch.workers * config.training.batch_size_per_worker for config in found] == [
-        128,
-        256,
-        512,
-        1024,
-        2048,
-        4096,
-    ]
+    batches = [config.launch.workers * config.training.batch_size_per_worker for config in found]
+    assert batches == [128, 256, 512, 1024, 2048, 4096, 8192]
     scaling = {(config.training.learning_rate_scaling, config.training.learning_rate_batch) for config in found}
     assert scaling == {("linear", 128)}
     assert all(config.training.warmup_epochs > 0 for config in found)
