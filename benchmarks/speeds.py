@@ -28,7 +28,7 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
                 run([*command, "--workers", str(workers), "--summary", str(summary)], Path(home))
                 described = json.loads(summary.read_text())
                 for trial in described["trials"]:
-                    folder = Path(home) / described["run_dir"] / "trials" / f"trial-{trial['trial']}"
+                    (folder,) = Path(home, described["run_dir"], "trials").glob(f"*-trial-{trial['trial']}")
                     speeds[trial["configuration"]][str(workers)].append(_last_rate(folder))
                 print(f"  {workers} workers: { {name: of[str(workers)][-1] for name, of in speeds.items()} }", flush=True)
     return {"rows_per_second": speeds}
