@@ -1,5 +1,6 @@
-"""Convoy's own jobs as the benchmarks start them: submitted, in a home folder of their own."""
+"""Convoy's own jobs as the benchmarks start them, submitted, in a home folder of their own; and what they read."""
 
+import bz2
 import json
 import tempfile
 from pathlib import Path
@@ -32,3 +33,15 @@ def train(
             command += ["--set", setting]
         finished = run(command, home)
         return finished, json.loads(summary.read_text())
+
+
+def repeated(data: Path, folder: Path, times: int) -> Path:
+    """A new folder with MNIST's training text so many times over and its test text once, unpacked."""
+    folder.mkdir()
+    for split, copies in (("train", times), ("test", 1)):
+        packed = next(data.glob(f"*{split}*"))
+        text = bz2.open(packed).read() if packed.suffix == ".bz2" else packed.read_bytes()
+        with (folder / f"{split}.libsvm").open("wb") as file:
+            for _ in range(copies):
+                file.write(text)
+    return folder

@@ -3,13 +3,12 @@
 The larger source is MNIST's training file ten times over. Rows of the same content cost what others cost.
 """
 
-import shutil
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from convoy_runs import train
+from convoy_runs import repeated, train
 
 TIMES = (1, 10)
 WORKERS = 2
@@ -21,7 +20,7 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
     for _ in range(rounds):
         for times in TIMES:
             with tempfile.TemporaryDirectory() as folder:
-                source = _repeated(data, times, Path(folder) / "source")
+                source = repeated(data, Path(folder) / "source", times)
                 home = Path(folder) / "home"
                 home.mkdir()
                 finished, summary = train(
@@ -55,15 +54,3 @@ def lines(result: dict[str, Any]) -> list[str]:
 
 
 _SHOWN = ("rank_peak_mb", "rows_per_second", "ingest_seconds")
-
-
-def _repeated(data: Path, times: int, folder: Path) -> Path:
-    """A folder with the test file, and the training file so many times over; packed files may be joined as they are."""
-    folder.mkdir()
-    for path in data.iterdir():
-        copies = times if "train" in path.name else 1
-        with (folder / path.name).open("wb") as target:
-            for _ in range(copies):
-                with path.open("rb") as source:
-                    shutil.copyfileobj(source, target)
-    return folder

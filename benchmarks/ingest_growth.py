@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from convoy_runs import repeated
 from processes import ROOT, SUBMIT, run
 
 TIMES = (1, 10)
@@ -20,7 +21,7 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
     """Whole processes; the text is plain, so that unpacking, which neither does itself, is no part of it."""
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        sources = {times: _repeated(data, Path(folder) / f"{times}x", times) for times in TIMES}
+        sources = {times: repeated(data, Path(folder) / f"{times}x", times) for times in TIMES}
         for _ in range(rounds):
             for times, source in sources.items():
                 parser = run([sys.executable, str(ROOT / "benchmarks/ingest_growth.py"), str(source / "train.libsvm")], source)
@@ -63,20 +64,6 @@ def ratios(result: dict[str, Any]) -> dict[str, list[float]]:
     return {
         "ingest of 10x MNIST, time of scikit-learn's parser to ours": [r["parser_seconds"] / r["ingest_seconds"] for r in rounds]
     }
-
-
-def _repeated(data: Path, folder: Path, times: int) -> Path:
-    """A folder with MNIST's training text `times` over, and its test text once, unpacked."""
-    import bz2
-
-    folder.mkdir()
-    for split, copies in (("train", times), ("test", 1)):
-        packed = next(data.glob(f"*{split}*"))
-        text = bz2.open(packed).read() if packed.suffix == ".bz2" else packed.read_bytes()
-        with (folder / f"{split}.libsvm").open("wb") as file:
-            for _ in range(copies):
-                file.write(text)
-    return folder
 
 
 if __name__ == "__main__":
