@@ -136,7 +136,7 @@ def _run_trials(
         console=console,
     )
     ended = len(study.ended())
-    done = f" ({ended} are done)" if ended else ""
+    done = f" ({ended} done)" if ended else ""
     each = f"{_count(workers, 'worker')} each, {_count(ground.threads, 'thread')} a worker"
     order = f"{places} side by side" if places > 1 else "one after another"
     console.say(f"sweep {sweep.config.name}: {_count(study.left, 'trial')}{done}, {order}, {each}")

@@ -3,7 +3,7 @@ import time
 import numpy as np
 import pytest
 import ranks
-from processes import processes_of_ranks, python_daemons, wait_until_no_rank_is_left
+from rank_processes import processes_of_ranks, python_daemons, wait_until_no_rank_is_left
 
 from pipelines.config import LaunchConfig
 from pipelines.errors import LaunchError

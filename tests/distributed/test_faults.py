@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import ranks
-from processes import processes_of_ranks
+from rank_processes import processes_of_ranks
 
 from pipelines import configfile
 from pipelines.errors import LaunchError

@@ -4,7 +4,7 @@ import os
 
 import pytest
 import ranks
-from processes import wait_until_no_rank_is_left
+from rank_processes import wait_until_no_rank_is_left
 
 from pipelines.config import LaunchConfig
 from pipelines.errors import ConfigError, LaunchError

@@ -11,7 +11,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from disks import tiny_disk
-from processes import processes_of_ranks
+from rank_processes import processes_of_ranks
 from synthetic import images_and_labels, write_libsvm
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import time
 
 import mlflow
 import pytest
-from processes import processes_of_ranks
+from rank_processes import processes_of_ranks
 from test_jobs import ROOT, SUBMIT, command, environment, home
 
 from pipelines.launch import heartbeat

@@ -1,6 +1,7 @@
 """A sweep whose driver is killed midway, and which goes on."""
 
 import json
+import time
 from pathlib import Path
 
 import mlflow
@@ -17,15 +18,15 @@ SETTINGS = {
     "data.classes": 4,
     "model.name": "mlp",
     "training.batch_size_per_worker": 16,
-    "training.epochs": 2,
     "training.precision": "float32",
+    "training.schedule": "constant",
     "launch.threads_per_worker": 1,
 }
-# Two that end alike to the bit, whichever is interrupted, and one that learns nothing.
+# One ends soon, the second is at work for longer, and the last learns nothing, which shows when it is compared with the first.
 POINTS = {
-    "one": {"training.base_learning_rate": 0.01},
-    "two": {"training.base_learning_rate": 0.01},
-    "slow": {"training.base_learning_rate": 1e-7},
+    "short": {"training.base_learning_rate": 0.01, "training.epochs": 2},
+    "long": {"training.base_learning_rate": 0.01, "training.epochs": 80},
+    "slow": {"training.base_learning_rate": 1e-7, "training.epochs": 2},
 }
 
 
@@ -49,15 +50,19 @@ def home(tmp_path_factory):
         "pruning": "median",
         "pruning_after_trials": 1,
     }
-    (folder / "rates.yml").write_text(yaml.safe_dump(content))
+    (folder / "rates.yml").write_text(yaml.safe_dump(content, sort_keys=False))
     return folder
 
 
 @pytest.fixture(scope="module")
 def summary(home):
-    """Of a sweep of which the driver was killed when its first trial had ended."""
+    """Of a sweep of which the driver was killed when its first trial had ended and two were at work."""
     with Sweep(home, "rates.yml", "--data", str(home / "digits")) as sweep:
         sweep.wait_for("trial ")
+        deadline = time.monotonic() + 30
+        while not list(home.glob("runs/*/trials/*-trial-3/run.json")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         sweep.driver.kill()
         sweep.end()
     assert any("3 trials, 2 side by side, 1 worker each, 1 thread a worker" in line for line in sweep.lines)
@@ -66,7 +71,7 @@ def summary(home):
     text = "\n".join(sweep.lines)
     assert "its driver (process " in text
     assert "go on with ./convoy sweep --resume " in text
-    assert " are done), 2 side by side" in text
+    assert "2 trials (1 done), 2 side by side" in text
     return json.loads((home / "summary.json").read_text())
 
 

@@ -74,3 +74,9 @@ def test_the_driver_imports_neither_tensorflow_nor_mlflow():
     code = f"import sys, pipelines.launch.training, pipelines.sweep.run; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_name_among_the_tests_is_none_among_the_benchmarks():
+    # Tests import benchmarks too, and both folders are then on the path: the first module of a name would stand for both.
+    modules = [{path.stem for path in (ROOT / folder).glob("*.py")} for folder in ("tests", "benchmarks")]
+    assert modules[0] & modules[1] == set()
