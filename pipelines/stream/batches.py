@@ -16,8 +16,8 @@ from pipelines import progress
 from pipelines.config import StreamConfig
 from pipelines.schema import Split, Table
 from pipelines.stream.augment import Augmentation, augmented, keys_of_epoch
-from pipelines.stream.reader import Block, Images, Labels, read_blocks
-from pipelines.stream.sharding import RowRange
+from pipelines.stream.reader import FILES_AT_ONCE, Block, Images, Labels, read_blocks
+from pipelines.stream.sharding import RowRange, file_parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,16 @@ class Shard:
     @property
     def fits_memory(self) -> bool:
         return self.num_bytes <= self.stream.memory_limit_mb * 1_000_000
+
+    def held_bytes(self, batch_size: int) -> int:
+        """Most bytes of images that training on it keeps in memory at a time, for any number of epochs."""
+        if self.fits_memory:
+            return self.num_bytes
+        files = list(file_parts(self.table.manifest.splits[self.split].files, self.rows))
+        largest = max(file.rows for file in files)
+        # A full buffer, joined and in its new order; and what is read ahead of it, as Parquet gives it and decoded.
+        rows = 3 * (_buffer_rows(self.stream, batch_size) + largest) + 2 * min(len(files), FILES_AT_ONCE) * largest
+        return rows * self.table.manifest.image.num_bytes
 
 
 def load(shard: Shard) -> Block:
@@ -164,7 +174,7 @@ def _shuffled_epoch(shard: Shard, steps: int, batch_size: int, seed: int, epoch:
     left = steps * batch_size
     waiting: list[Block] = []
     num_waiting = 0
-    capacity = max(shard.stream.shuffle_buffer_rows, 2 * batch_size)
+    capacity = _buffer_rows(shard.stream, batch_size)
     for block in _read(shard, order_seed):
         waiting.append(block)
         num_waiting += len(block[1])
@@ -180,6 +190,10 @@ def _shuffled_epoch(shard: Shard, steps: int, batch_size: int, seed: int, epoch:
     if left:
         images, labels = _shuffled(waiting, rng)
         yield _cut(images[:left], labels[:left], batch_size)
+
+
+def _buffer_rows(stream: StreamConfig, batch_size: int) -> int:
+    return max(stream.shuffle_buffer_rows, 2 * batch_size)
 
 
 def _read(shard: Shard, order_seed: int | None = None) -> Iterator[Block]:

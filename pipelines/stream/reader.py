@@ -35,7 +35,7 @@ Block = tuple[Images, Labels]
 # (path, hash, inode, time of change) of files that were found whole in this process. Streaming reads a file anew each epoch.
 _intact: set[tuple[str, str, int, int]] = set()
 # Files that one Petastorm reader opens. Opening costs some milliseconds, and a seeded order keeps table order within a group.
-_FILES_AT_ONCE = 16
+FILES_AT_ONCE = 16
 _SEEN_WITHIN_SECONDS = 3.0
 
 
@@ -57,9 +57,9 @@ def read_blocks(table: Table, split: Split, rows: RowRange, *, order_seed: int |
     parts = list(file_parts(table.manifest.splits[split].files, rows))
     if order_seed is not None:
         np.random.default_rng(order_seed).shuffle(parts)  # type: ignore[arg-type]
-    for first in range(0, len(parts), _FILES_AT_ONCE):
+    for first in range(0, len(parts), FILES_AT_ONCE):
         # Petastorm sorts files by path, so the parts are sorted to know which one a block belongs to.
-        group = sorted(parts[first : first + _FILES_AT_ONCE], key=lambda part: part.path)
+        group = sorted(parts[first : first + FILES_AT_ONCE], key=lambda part: part.path)
         _check_content(table, split, {part.path for part in group})
         for part, (images, labels) in zip(group, _read_whole(table, group), strict=True):
             yield images[part.start : part.stop], labels[part.start : part.stop]

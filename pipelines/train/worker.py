@@ -90,6 +90,7 @@ def train(
         threads=threads,
         precision=resolved,
         in_memory=train_shard.fits_memory,
+        held_mb=round(train_shard.held_bytes(training.batch_size_per_worker) / 1e6),
         epoch=course.epoch,
         step=course.step,
     )

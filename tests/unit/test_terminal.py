@@ -24,6 +24,7 @@ PLAN = {
     "threads": 1,
     "precision": "bfloat16",
     "in_memory": True,
+    "held_mb": 42,
 }
 METRICS = {"train/loss": 0.5, "train/accuracy": 0.9, "epoch_seconds": 9.5, "rows_per_second": 5400.0}
 # Reads sizes from its standard input: one progress report for each line.
