@@ -246,6 +246,12 @@ class Config:
             self.training.early_stopping_patience,
             "0 when ingest.validation_fraction is 0: stopping is decided on validation rows",
         )
+        rule(
+            self.training.compression == "none" or self.launch.workers > 1,
+            "training.compression",
+            self.training.compression,
+            "none when launch.workers is 1: one worker sends no gradients",
+        )
 
     def flat(self) -> dict[str, Any]:
         """`{"training.epochs": 10, ...}`, every setting."""

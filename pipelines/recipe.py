@@ -7,7 +7,8 @@ from pipelines.rules import rule
 
 Optimizer = Literal["adam", "adamw", "sgd", "lamb"]
 Schedule = Literal["constant", "cosine", "step", "one_cycle"]
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Compression = Literal["none", "float16"]
 LearningRateScaling = Literal["linear", "square_root", "none"]
 
 TEST_VIEWS = (1, 5, 9)
@@ -68,7 +69,12 @@ class TrainingConfig:
     """The logged model answers with its mean over so many views of an image, of which it makes all but one by shifts of one
     pixel: 1, 5 (and four sides) or 9 (and corners). Test metrics are this model's."""
     precision: Precision = "auto"
-    """auto: bfloat16 where the processor computes in it, else float32. Weights and the logged model stay float32."""
+    """auto: bfloat16 where the processor computes in it, else float32. float16, with a scaled loss, is for GPUs without bfloat16.
+    Weights and the logged model stay float32."""
+    accumulation_steps: int = 1
+    """A worker computes its batch in so many parts, one after another: for batches that memory does not take at once."""
+    compression: Compression = "none"
+    """The type in which workers send each other their gradients. float16 halves the message: for slow networks."""
     steps_per_execution: int = 1
     """Steps that one call into TensorFlow runs. More of them cost a longer first trace."""
     early_stopping_patience: int = 0
@@ -107,5 +113,11 @@ class TrainingConfig:
             rule(0 <= value <= largest, f"training.{name}", value, f"from 0 (none) to {largest:g}")
         rule(self.test_views in TEST_VIEWS, "training.test_views", self.test_views, "1, 5 or 9")
         rule(0 <= self.label_smoothing < 1, "training.label_smoothing", self.label_smoothing, "from 0 to below 1")
+        rule(
+            self.accumulation_steps >= 1 and self.batch_size_per_worker % self.accumulation_steps == 0,
+            "training.accumulation_steps",
+            self.accumulation_steps,
+            f"a divisor of training.batch_size_per_worker ({self.batch_size_per_worker}), which it cuts into equal parts",
+        )
         rule(self.steps_per_execution >= 1, "training.steps_per_execution", self.steps_per_execution, "at least 1")
         rule(self.early_stopping_patience >= 0, "training.early_stopping_patience", self.early_stopping_patience, "0 or more")

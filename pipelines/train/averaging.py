@@ -15,6 +15,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from pipelines.train.lossscale import updater
+
 # After t steps the average reaches back over a tenth of them, until the configured decay is reached.
 _BEGINNING = 10.0
 
@@ -49,7 +51,7 @@ def floating(weights: Sequence[keras.Variable]) -> list[keras.Variable]:
 
 def averages(model: keras.Model) -> list[keras.Variable]:
     """The averages of `floating(model.weights)`, in this order; empty where none are kept."""
-    found: list[keras.Variable] = getattr(model.optimizer, "averages", [])
+    found: list[keras.Variable] = getattr(updater(model.optimizer), "averages", [])
     return found
 
 

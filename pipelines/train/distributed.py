@@ -15,39 +15,56 @@ import tensorflow as tf
 
 from pipelines import progress
 from pipelines.errors import TrainingError
+from pipelines.recipe import Compression
 from pipelines.train.averaging import averages, floating
+from pipelines.train.lossscale import NOT_FINITE
 
-NOT_FINITE = "Convoy: gradients are not finite"
-"""What TensorFlow's InvalidArgumentError then says."""
+_COMPRESSION = {"none": hvd.Compression.none, "float16": hvd.Compression.fp16}
 
 
-def distributed(optimizer_class: type[keras.optimizers.Optimizer], clip_norm: float = 0.0) -> type[keras.optimizers.Optimizer]:
+def distributed(
+    optimizer_class: type[keras.optimizers.Optimizer], compression: Compression = "none"
+) -> type[keras.optimizers.Optimizer]:
     """A subclass whose updates use the mean gradients of all ranks.
 
     It is for training only: a saved model must not hold it, because loading that model would need Horovod.
 
     Args:
         optimizer_class: what makes updates of gradients.
-        clip_norm: the mean gradient, all weights together, is shortened to this length where it is longer; 0 for no limit. Ranks
-            shorten the same gradient by the same factor.
+        compression: the type in which gradients are sent and added up.
     """
 
     class Distributed(optimizer_class):
         def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> Any:
-            mean = averaged(grads)
-            with tf.control_dependencies([checked_finite(mean)]):
-                if clip_norm:
-                    mean, _ = tf.clip_by_global_norm(mean, clip_norm)
-                return super().apply(mean, trainable_variables)
+            return super().apply(averaged(grads, compression), trainable_variables)
 
     return Distributed
 
 
-def averaged(gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+def guarded(optimizer_class: type[keras.optimizers.Optimizer], clip_norm: float = 0.0) -> type[keras.optimizers.Optimizer]:
+    """A subclass that is safe from gradients that are not finite or too long.
+
+    Args:
+        optimizer_class: what makes updates of gradients.
+        clip_norm: the gradient, all weights together, is shortened to this length where it is longer; 0 for no limit. It is that
+            of all ranks, so they shorten it by the same factor.
+    """
+
+    class Guarded(optimizer_class):
+        def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> Any:
+            with tf.control_dependencies([checked_finite(grads)]):
+                if clip_norm:
+                    grads, _ = tf.clip_by_global_norm(grads, clip_norm)
+                return super().apply(grads, trainable_variables)
+
+    return Guarded
+
+
+def averaged(gradients: Sequence[tf.Tensor], compression: Compression = "none") -> list[tf.Tensor]:
     """The mean over ranks of each gradient, in one reduction."""
     if hvd.size() == 1:
         return list(gradients)
-    reduced: list[tf.Tensor] = hvd.grouped_allreduce(list(gradients), op=hvd.Average)
+    reduced: list[tf.Tensor] = hvd.grouped_allreduce(list(gradients), op=hvd.Average, compression=_COMPRESSION[compression])
     return reduced
 
 

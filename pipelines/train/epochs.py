@@ -21,6 +21,7 @@ from pipelines.stream.batches import EvaluationData, TrainingData
 from pipelines.train.averaging import averaged_weights
 from pipelines.train.distributed import average_statistics, check_equal_state, summed
 from pipelines.train.evaluate import EVALUATION_BATCH_SIZE, Evaluator
+from pipelines.train.lossscale import updater
 from pipelines.train.state import RandomGenerators, Weights
 
 _log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class Course:
 def updates(model: keras.Model) -> int:
     """Steps that the optimizer has taken."""
     # Variables of Keras 3.2 do not turn into numbers by themselves.
-    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+    return int(keras.ops.convert_to_numpy(updater(model.optimizer).iterations))
 
 
 class EpochCallback(keras.callbacks.Callback):

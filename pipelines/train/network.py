@@ -12,13 +12,16 @@ from pipelines.errors import ConfigError
 from pipelines.models import registry
 from pipelines.recipe import Optimizer, TrainingConfig
 from pipelines.schema import Table
+from pipelines.train.accumulation import holding, in_parts
 from pipelines.train.averaging import averaging
-from pipelines.train.distributed import distributed
+from pipelines.train.distributed import distributed, guarded
+from pipelines.train.lossscale import LossScaled
 from pipelines.train.ownloss import judged_by_own_loss
 from pipelines.train.precision import ResolvedPrecision
 from pipelines.train.schedule import LearningRate, PlannedLearningRate
 
 _OPTIMIZERS: dict[Optimizer, str] = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "lamb": "Lamb"}
+_POLICIES: dict[ResolvedPrecision, str] = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 LossFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
@@ -36,8 +39,10 @@ def compiled(config: Config, table: Table, resolved: ResolvedPrecision, rate: Le
     model, own = build(config, table, resolved), registry.own_loss(config.model.name)
     if own is not None:
         model = judged_by_own_loss(model, own)
+    if training.accumulation_steps > 1:
+        in_parts(model, training.accumulation_steps)
     model.compile(
-        optimizer=make_optimizer(training, PlannedLearningRate(rate), model),
+        optimizer=make_optimizer(training, PlannedLearningRate(rate), model, resolved),
         loss=own.function if own is not None else make_loss(training.label_smoothing, table.manifest.num_classes),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         steps_per_execution=min(training.steps_per_execution, steps),
@@ -60,15 +65,20 @@ def use_threads(threads: int) -> int:
 
 def build(config: Config, table: Table, resolved: ResolvedPrecision) -> keras.Model:
     """The configured network, its layers computing in `resolved` and its weights in float32."""
-    keras.config.set_dtype_policy("mixed_bfloat16" if resolved == "bfloat16" else "float32")
+    keras.config.set_dtype_policy(_POLICIES[resolved])
     try:
         return registry.build(config.model.name, table.manifest.image, table.manifest.num_classes)
     finally:
         keras.config.set_dtype_policy("float32")
 
 
-def make_optimizer(training: TrainingConfig, rate: PlannedLearningRate, model: keras.Model) -> keras.optimizers.Optimizer:
+def make_optimizer(
+    training: TrainingConfig, rate: PlannedLearningRate, model: keras.Model, resolved: ResolvedPrecision = "float32"
+) -> keras.optimizers.Optimizer:
     """The configured optimizer, averaging gradients over ranks, and the network's weights over steps where that is asked for.
+
+    What is put around it, from the outside: gradients of parts of a batch are added up, ranks average them, the loss's scale is
+    taken out of them, and they are made sure of.
 
     Raises:
         ConfigError: this Keras does not have it.
@@ -86,7 +96,11 @@ def make_optimizer(training: TrainingConfig, rate: PlannedLearningRate, model: k
         )
     if training.average_decay:
         kind = averaging(kind, model, training.average_decay)
-    return distributed(kind, training.clip_norm)(rate, **settings)
+    kind = guarded(kind, training.clip_norm)
+    outer = distributed(LossScaled if resolved == "float16" else kind, training.compression)
+    if training.accumulation_steps > 1:
+        outer = holding(outer)
+    return outer(kind(rate, **settings)) if resolved == "float16" else outer(rate, **settings)
 
 
 def make_loss(label_smoothing: float, num_classes: int) -> keras.losses.Loss | LossFunction:

@@ -1,7 +1,7 @@
 """Which number format the layers compute in.
 
 bfloat16 pays only where the processor has instructions for it: with them the dropout network trained about twice as fast as in
-float32, without them it was slower.
+float32, without them it was slower. float16 is for GPUs older than bfloat16 and is never chosen: processors have to emulate it.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Literal
 
 from pipelines.recipe import Precision
 
-ResolvedPrecision = Literal["float32", "bfloat16"]
+ResolvedPrecision = Literal["float32", "bfloat16", "float16"]
 
 _BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}
 

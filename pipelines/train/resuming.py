@@ -10,6 +10,7 @@ from pipelines.config import Config
 from pipelines.train import checkpoint, state
 from pipelines.train.checkpoint import State
 from pipelines.train.epochs import Course
+from pipelines.train.lossscale import updater
 from pipelines.train.saving import CheckpointWriter
 
 
@@ -36,7 +37,7 @@ def begin(model: keras.Model, path: Path | None, steps: int, workers: int, batch
     step = stored.step if same else stored.step * steps // stored.steps_per_epoch
     if not same:
         # The schedule counts steps. With other ones, the same share of the training is behind us.
-        model.optimizer.iterations.assign(stored.epoch * steps + step)
+        updater(model.optimizer).iterations.assign(stored.epoch * steps + step)
     return Course(
         epoch=stored.epoch,
         step=step,

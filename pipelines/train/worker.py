@@ -22,9 +22,10 @@ from pipelines.stream.sharding import shard, steps_per_epoch
 from pipelines.train import explain, precision, resuming
 from pipelines.train.averaging import use_averages
 from pipelines.train.devices import use_own_gpu
-from pipelines.train.distributed import NOT_FINITE, broadcast_state, check_equal_state, gathered
+from pipelines.train.distributed import broadcast_state, check_equal_state, gathered
 from pipelines.train.epochs import EpochCallback, updates
 from pipelines.train.evaluate import EVALUATION_BATCH_SIZE, Evaluator
+from pipelines.train.lossscale import NOT_FINITE
 from pipelines.train.network import build, compiled, use_threads
 from pipelines.train.precision import ResolvedPrecision
 from pipelines.train.result import Score, TrainingResult
@@ -206,8 +207,9 @@ def test(
 
 
 def agreed_precision(training: TrainingConfig, gpu: tuple[int, int] | None) -> ResolvedPrecision:
-    """bfloat16 only where all ranks have it, because ranks that compute differently train differently."""
-    return "bfloat16" if set(gathered(precision.resolve(training.precision, gpu))) == {"bfloat16"} else "float32"
+    """Other than float32 only where all ranks have it, because ranks that compute differently train differently."""
+    everyones: set[ResolvedPrecision] = set(gathered(precision.resolve(training.precision, gpu)))
+    return everyones.pop() if len(everyones) == 1 else "float32"
 
 
 def check_agreement(**values: object) -> None:

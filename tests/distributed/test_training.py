@@ -101,6 +101,25 @@ def test_batch_normalization_statistics_and_averages_are_equal_on_all_ranks_and_
     assert (tmp_path / "model" / "MLmodel").exists()
 
 
+def test_compressed_gradients_train_nearly_alike(spark, fork_server, table, two_workers, tmp_path):
+    (first, second), events = train(spark, table, tmp_path, fork_server, 2, "training.epochs=1", "training.compression=float16")
+    assert first.weights_sha256 == second.weights_sha256
+    losses = [
+        next(event["values"]["metrics"]["train/loss"] for event in found[0] if event["kind"] == "epoch")
+        for found in (events, two_workers[1])
+    ]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
+def test_ranks_that_compute_in_float16_and_in_parts_stay_equal(spark, fork_server, table, tmp_path):
+    recipe = ("training.precision=float16", "training.accumulation_steps=4", "training.clip_norm=1", "training.average_decay=0.9")
+    (first, second), _ = train(spark, table, tmp_path, fork_server, 2, "training.epochs=2", *recipe)
+    assert first.weights_sha256 == second.weights_sha256
+    assert first.precision == second.precision == "float16"
+    assert first.test.accuracy > 0.6
+
+
 def test_ranks_stop_early_in_the_same_epoch(spark, fork_server, tmp_path):
     table = write_table(tmp_path / "table", {"train": 640, "validation": 101, "test": 103}, learnable=False)
     results, _ = train(spark, table, tmp_path, fork_server, 2, "training.epochs=40", "training.early_stopping_patience=2")

@@ -15,7 +15,7 @@ from pipelines.spool import SpoolReader, SpoolWriter
 from pipelines.track import model as tracked_model
 from pipelines.train import checkpoint, network
 from pipelines.train import distributed as ranks
-from pipelines.train.distributed import distributed
+from pipelines.train.distributed import guarded
 from pipelines.train.network import make_optimizer
 from pipelines.train.schedule import PlannedLearningRate, plan
 from pipelines.train.views import over_views
@@ -119,7 +119,7 @@ def test_an_optimizer_that_this_keras_lacks_is_one_clear_line(monkeypatch):
 
 def test_a_gradient_is_clipped_by_the_length_of_all_of_it_and_only_when_it_is_longer():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    optimizer = distributed(keras.optimizers.SGD, clip_norm=1.0)(1.0)
+    optimizer = guarded(keras.optimizers.SGD, clip_norm=1.0)(1.0)
     model.set_weights([np.zeros((2, 1), np.float32), np.zeros(1, np.float32)])
     optimizer.build(model.trainable_variables)
     optimizer.apply([tf.constant([[2.0], [3.0]]), tf.constant([6.0])], model.trainable_variables)
@@ -129,12 +129,8 @@ def test_a_gradient_is_clipped_by_the_length_of_all_of_it_and_only_when_it_is_lo
 
 
 def test_what_is_clipped_is_the_mean_over_ranks(monkeypatch):
-    monkeypatch.setattr(ranks, "averaged", lambda gradients: [gradient / 10 for gradient in gradients])
-    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
-    optimizer = distributed(keras.optimizers.SGD, clip_norm=1.0)(1.0)
-    model.set_weights([np.zeros((1, 1), np.float32)])
-    optimizer.build(model.trainable_variables)
-    assert stepped(model, optimizer, 5.0) == pytest.approx([-0.5])
+    monkeypatch.setattr(ranks, "averaged", lambda gradients, compression: [gradient / 10 for gradient in gradients])
+    assert stepped(*one_weight(0.0, optimizer="sgd", clip_norm=1.0), 5.0, 20.0) == pytest.approx([-0.05, -0.15])
 
 
 def test_the_average_forgets_the_beginning_and_then_decays_as_configured():

@@ -28,7 +28,7 @@ def trained(table, tmp_path, *settings, run_dir=None):
     return model, result, events
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_training_learns_tests_every_row_and_returns_a_float32_network(table, tmp_path, precision):
     model, result, events = trained(table, tmp_path, f"training.precision={precision}", "training.epochs=5")
     assert result.test.rows == 103
@@ -66,6 +66,16 @@ def test_steps_per_execution_does_not_change_what_is_computed(table, tmp_path):
         )
         losses.append([event["values"]["metrics"]["validation/loss"] for event in events if event["kind"] == "epoch"])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+
+
+@pytest.mark.parametrize(("network", "alike"), [("convnet", True), ("convnet_batchnorm", False)])
+def test_a_batch_in_parts_makes_the_update_of_the_whole_one_except_for_what_looks_at_the_batch(table, tmp_path, network, alike):
+    losses = []
+    for parts in (1, 4):
+        settings = ["training.precision=float32", f"training.accumulation_steps={parts}", "training.steps_per_execution=5"]
+        _, _, events = trained(table, tmp_path / str(parts), f"model.name={network}", *settings, "training.epochs=2")
+        losses.append([event["values"]["metrics"]["train/loss"] for event in events if event["kind"] == "epoch"])
+    assert np.allclose(losses[0], losses[1], rtol=1e-3) == alike
 
 
 def test_early_stopping_keeps_the_best_weights(tmp_path):

@@ -1,0 +1,52 @@
+"""float16 and its scaled loss, where gradients overflow."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipelines.recipe import TrainingConfig
+from pipelines.train.lossscale import NOT_FINITE
+from pipelines.train.network import make_optimizer
+from pipelines.train.schedule import PlannedLearningRate, plan
+
+pytestmark = pytest.mark.usefixtures("horovod")
+
+BEGINNING = 2.0**15
+
+
+@pytest.fixture
+def model():
+    inputs = keras.Input((1,))
+    network = keras.Model(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
+    network.set_weights([np.zeros((1, 1), np.float32)])
+    training = TrainingConfig(optimizer="sgd", base_learning_rate=0.1, warmup_epochs=0, clip_norm=2.0, average_decay=0.5)
+    network.optimizer = make_optimizer(training, PlannedLearningRate(plan(training, 1, 10)), network, "float16")
+    network.optimizer.build(network.trainable_variables)
+    return network
+
+
+def stepped(model, gradient):
+    """The weight, and the scale, after a step with a gradient that was scaled."""
+    tf.function(lambda: model.optimizer.apply([tf.constant([[gradient]])], model.trainable_variables))()
+    return float(model.get_weights()[0][0, 0]), float(model.optimizer.dynamic_scale.numpy())
+
+
+def test_the_scale_is_taken_out_before_a_gradient_is_clipped(model):
+    assert stepped(model, 1.0 * BEGINNING) == pytest.approx((-0.1, BEGINNING))
+    assert stepped(model, 9.0 * BEGINNING) == pytest.approx((-0.3, BEGINNING))
+
+
+def test_a_step_that_overflows_changes_no_weight_counts_for_nothing_and_halves_the_scale(model):
+    assert stepped(model, np.inf) == (0.0, BEGINNING / 2)
+    assert int(model.optimizer.iterations.numpy()) == 0
+    assert stepped(model, BEGINNING / 2) == pytest.approx((-0.1, BEGINNING / 2))
+    assert int(model.optimizer.iterations.numpy()) == 1
+
+
+def test_a_loss_that_no_scale_helps_ends_the_training(model):
+    for _ in range(25):
+        stepped(model, np.nan)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=NOT_FINITE):
+        stepped(model, np.nan)
+    assert float(model.get_weights()[0][0, 0]) == 0.0
