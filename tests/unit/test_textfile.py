@@ -34,6 +34,8 @@ def write(tmp_path):
         ("a.libsvm", b"B 1:1\n"),
         ("a.txt", b"1 1:\0\n" + TEXT),
     ],
+    # Not the bytes: those of gzip hold the time, and processes that share the tests out must agree on their names.
+    ids=["plain", "no-last-end", "crlf", "latin-1", "gz", "bz2", "bz2-of-two", "bz2-and-zeros", "a-label-B", "a-zero-byte"],
 )
 def test_text_that_spark_can_read_passes(write, name, content):
     textfile.check(write(name, content))
@@ -54,6 +56,7 @@ def test_text_that_spark_can_read_passes(write, name, content):
         ("a.txt", b"PK\x03\x04rest", "packed with zip, .* unpack it"),
         ("a.txt.gz", TEXT, r"not packed as its ending \.gz says"),
     ],
+    ids=["empty", "empty-gz", "utf-16", "utf-16-le", "utf-8-sig", "utf-16-bz2", "gz-as-plain", "bz2-as-gz", "zip", "plain-as-gz"],
 )
 def test_other_files_are_refused_before_spark_reads_them(write, name, content, message):
     with pytest.raises(DataError, match=message) as caught:
