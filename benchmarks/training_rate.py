@@ -1,5 +1,7 @@
 """Rows a second of whole epochs: plain Keras in memory in float32, and this project with 1 and 2 workers, in turn.
 
+The workers also with a batch four times as large, for which they talk a quarter as often.
+
 python benchmarks/training_rate.py FOLDER NETWORK BATCH EPOCHS    plain Keras alone, as JSON
 """
 
@@ -15,7 +17,7 @@ from convoy_runs import train
 from processes import ROOT, run
 
 NETWORKS = ("convnet", "convnet_dropout")
-BATCH_SIZE = 128
+BATCH_SIZE, LARGE_BATCH_SIZE = 128, 512
 # The first traces the step; the rate is that of the others.
 EPOCHS = 3
 
@@ -23,16 +25,18 @@ EPOCHS = 3
 def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
     """Every round measures each network once in each way; all read the same 60,000 rows."""
     rows: list[dict[str, Any]] = []
-    settings = (f"training.epochs={EPOCHS}", f"training.batch_size_per_worker={BATCH_SIZE}", "ingest.validation_fraction=0")
+    settings = (f"training.epochs={EPOCHS}", "ingest.validation_fraction=0")
     with tempfile.TemporaryDirectory() as home:
         for _ in range(rounds):
             for network in NETWORKS:
                 command = [sys.executable, str(ROOT / "benchmarks/training_rate.py"), str(data), network]
                 plain = run([*command, str(BATCH_SIZE), str(EPOCHS)], Path(home))
                 row: dict[str, Any] = {"network": network, "keras": json.loads(plain.output.splitlines()[-1])["rows_per_second"]}
-                for workers in (1, 2):
-                    _, summary = train(Path(home), data, network, *settings, workers=workers)
-                    row[f"convoy_{workers}"] = summary["rows_per_second"]
+                for batch in (BATCH_SIZE, LARGE_BATCH_SIZE):
+                    for workers in (1, 2):
+                        batch_setting = f"training.batch_size_per_worker={batch}"
+                        _, summary = train(Path(home), data, network, *settings, batch_setting, workers=workers)
+                        row[f"convoy_{workers}_{batch}"] = summary["rows_per_second"]
                 rows.append(row)
                 print(f"  {row}", flush=True)
     return {"rounds": rows}
@@ -43,13 +47,17 @@ def lines(result: dict[str, Any]) -> list[str]:
     shown = []
     for network in NETWORKS:
         rounds = [row for row in result["rounds"] if row["network"] == network]
-        speed = {way: statistics.median(row[way] for row in rounds) for way in ("keras", "convoy_1", "convoy_2")}
-        to_keras = statistics.median(row["convoy_1"] / row["keras"] for row in rounds)
-        efficiency = statistics.median(row["convoy_2"] / row["convoy_1"] for row in rounds)
+        speed = {way: statistics.median(row[way] for row in rounds) for way in rounds[0] if way != "network"}
+        to_keras = statistics.median(row[f"convoy_1_{BATCH_SIZE}"] / row["keras"] for row in rounds)
         shown.append(
-            f"{network:16} Keras float32 {speed['keras']:7,.0f} rows/s, 1 worker {speed['convoy_1']:7,.0f} "
-            f"({to_keras:.2f} times), 2 workers {speed['convoy_2']:7,.0f} ({efficiency:.0%} of 1 worker)"
+            f"{network:16} batch {BATCH_SIZE}  Keras float32 {speed['keras']:7,.0f} rows/s, 1 worker {to_keras:.2f} times as fast"
         )
+        for batch in (BATCH_SIZE, LARGE_BATCH_SIZE):
+            one, two = (speed[f"convoy_{workers}_{batch}"] for workers in (1, 2))
+            efficiency = statistics.median(_efficiencies(rounds, batch))
+            shown.append(
+                f"{network:16} batch {batch}  1 worker {one:7,.0f} rows/s, 2 workers {two:7,.0f} ({efficiency:.0%} of 1 worker)"
+            )
     return shown
 
 
@@ -58,9 +66,15 @@ def ratios(result: dict[str, Any]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for network in NETWORKS:
         rounds = [row for row in result["rounds"] if row["network"] == network]
-        found[f"{network}, rows/s of 1 worker to Keras float32"] = [row["convoy_1"] / row["keras"] for row in rounds]
-        found[f"{network}, rows/s of 2 workers to 1 worker"] = [row["convoy_2"] / row["convoy_1"] for row in rounds]
+        to_keras = [row[f"convoy_1_{BATCH_SIZE}"] / row["keras"] for row in rounds]
+        found[f"{network}, rows/s of 1 worker to Keras float32"] = to_keras
+        for batch in (BATCH_SIZE, LARGE_BATCH_SIZE):
+            found[f"{network}, batch {batch}, rows/s of 2 workers to 1 worker"] = _efficiencies(rounds, batch)
     return found
+
+
+def _efficiencies(rounds: list[dict[str, Any]], batch: int) -> list[float]:
+    return [row[f"convoy_2_{batch}"] / row[f"convoy_1_{batch}"] for row in rounds]
 
 
 def plain_keras(folder: Path, network: str, batch_size: int, epochs: int) -> float:
