@@ -63,7 +63,8 @@ def build(image: ImageSpec, num_classes: int) -> keras.Model:
 
 def margin_loss(labels: KerasTensor, lengths: KerasTensor) -> KerasTensor:
     """Mean over the batch of equation 4 of the paper, for labels [batch] or [batch, 1] int and lengths [batch, classes]."""
-    is_class = ops.one_hot(ops.reshape(labels, (-1,)), lengths.shape[-1], dtype=lengths.dtype)
+    # Keras 3.2 hands labels over in the network's own type.
+    is_class = ops.one_hot(ops.cast(ops.reshape(labels, (-1,)), "int32"), lengths.shape[-1], dtype=lengths.dtype)
     too_short = is_class * ops.square(ops.relu(_LONG - lengths))
     too_long = (1 - is_class) * ops.square(ops.relu(lengths - _SHORT))
     return ops.mean(ops.sum(too_short + _SHORT_WEIGHT * too_long, axis=-1))
@@ -74,12 +75,21 @@ LOSS = OwnLoss(layer="lengths", function=margin_loss)
 
 def _routed(votes: KerasTensor) -> KerasTensor:
     """The classes' capsules [batch, classes, values] of votes [batch, classes, capsules, values]."""
-    fixed = ops.stop_gradient(votes)
+    fixed = _without_gradient(votes)
     agreement = ops.zeros_like(fixed[..., 0])
     for _ in range(_ROUNDS - 1):
         routed = _squashed(_weighed(fixed, agreement))
         agreement = agreement + ops.squeeze(ops.matmul(fixed, ops.expand_dims(routed, -1)), -1)
     return _squashed(_weighed(votes, agreement))
+
+
+def _without_gradient(votes: KerasTensor) -> KerasTensor:
+    try:
+        return ops.stop_gradient(votes)
+    except ValueError:
+        # Keras 3.2, which Databricks Runtime 15.4 has, can only do it with values. The answer is the same; the gradient then goes
+        # through all rounds instead of the last.
+        return votes
 
 
 def _weighed(votes: KerasTensor, agreement: KerasTensor) -> KerasTensor:
