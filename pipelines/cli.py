@@ -19,7 +19,7 @@ from typing import Any, Literal, NoReturn
 
 import yaml
 
-from pipelines import configfile, paths, submitted
+from pipelines import configfile, paths, submitted, wholefile
 from pipelines.config import Config
 from pipelines.errors import ConfigError, ConvoyError
 from pipelines.secrets import mask
@@ -65,10 +65,8 @@ def write_summary(summary: Mapping[str, Any], path: Path) -> None:
     Raises:
         ConvoyError: it cannot be written.
     """
-    unfinished = path.with_name(f".{path.name}.unfinished")
     try:
-        unfinished.write_text(mask(json.dumps(summary, indent=2)) + "\n", encoding="utf-8")
-        os.replace(unfinished, path)
+        wholefile.write(path, mask(json.dumps(summary, indent=2)) + "\n")
     except OSError as error:
         raise ConvoyError(f"{path}: the summary cannot be written ({error.strerror}); the work itself is done") from error
 

@@ -5,13 +5,14 @@ RUN_DIR/evidence/first_layer.npz     kernels of the first convolution and what t
 RUN_DIR/evidence/examples.npz        a training batch as the network saw it, after augmentation
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from pipelines import wholefile
 
 FOLDER = "evidence"
 FIRST_LAYER = "first_layer"
@@ -90,8 +91,9 @@ def save(run_dir: Path, name: str, **arrays: npt.NDArray[Any]) -> None:
     folder = run_dir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f".{name}.npz"
-    np.savez(unfinished, **arrays)
-    os.replace(unfinished, folder / f"{name}.npz")
+    with unfinished.open("wb") as file:
+        np.savez(wholefile.Sequential(file), **arrays)
+    wholefile.replace(unfinished, folder / f"{name}.npz")
 
 
 def has(run_dir: Path, name: str) -> bool:

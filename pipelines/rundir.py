@@ -1,11 +1,11 @@
 """The folder of a run: what lies in it, how a new one is made, and how one is found again."""
 
 import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines import wholefile
 from pipelines.errors import ConfigError, LaunchError
 
 SPOOL_FOLDER = "spool"
@@ -73,9 +73,8 @@ def new_attempt(run_dir: Path) -> Path:
 
 
 def write_record(run_dir: Path, record: RunRecord) -> None:
-    unfinished = run_dir / f".{_RECORD_FILE}"
-    unfinished.write_text(json.dumps({"run_id": record.run_id, "tracking_uri": record.tracking_uri}) + "\n", encoding="utf-8")
-    os.replace(unfinished, run_dir / _RECORD_FILE)
+    content = json.dumps({"run_id": record.run_id, "tracking_uri": record.tracking_uri})
+    wholefile.write(run_dir / _RECORD_FILE, content + "\n")
 
 
 def read_record(run_dir: Path) -> RunRecord | None:
@@ -102,7 +101,7 @@ def find(runs: Path, wanted: str, path: Path) -> Path:
         resumable = [folder for folder in _folders(runs) if any((folder / CHECKPOINT_FOLDER).glob("epoch-*.json"))]
         if not resumable:
             raise ConfigError(f"--resume latest: no run below {runs} has a checkpoint; launch.runs_uri names the folder of runs")
-        return max(resumable, key=lambda folder: (folder / CHECKPOINT_FOLDER).stat().st_mtime)
+        return max(resumable, key=_last_checkpoint)
     for folder in (path, path.parent, path.parent.parent):
         if path.exists() and (folder / CONFIG_FILE).is_file():
             return folder
@@ -133,6 +132,11 @@ def find_sweep(runs: Path, wanted: str, path: Path) -> Path:
         if record is not None and record.run_id == wanted:
             return folder
     raise ConfigError(f"--resume {wanted}: no such sweep below {runs}; name its run, its folder, or 'latest' for the newest")
+
+
+def _last_checkpoint(run_dir: Path) -> float:
+    # Of files: mounts of object stores know no time of a folder.
+    return max(path.stat().st_mtime for path in (run_dir / CHECKPOINT_FOLDER).glob("epoch-*.json"))
 
 
 def _folders(runs: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import re
 import signal
 import time
@@ -10,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines import wholefile
 from pipelines.errors import ConvoyError
 from pipelines.secrets import mask
 
@@ -56,9 +56,7 @@ def write_failure(work_dir: Path, failure: Failure) -> None:
     """Leave a report where the driver finds it."""
     folder = work_dir / _FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".rank-{failure.rank}.json"
-    unfinished.write_text(failure.to_json(), encoding="utf-8")
-    os.replace(unfinished, folder / f"rank-{failure.rank}.json")
+    wholefile.write(folder / f"rank-{failure.rank}.json", failure.to_json())
 
 
 def read_failures(work_dir: Path) -> tuple[Failure, ...]:

@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines import progress
+from pipelines import progress, wholefile
 from pipelines.config import LaunchConfig
 from pipelines.progress import Progress
 
@@ -69,11 +69,9 @@ class Heart:
             rank=self._rank, host=self._host, pid=os.getpid(), beats=self._beats, done=done, progress=progress.now()
         )
         path = _path(self._attempt_dir, self._rank)
-        unfinished = path.with_name(f".{path.name}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished.write_text(json.dumps(dataclasses.asdict(heartbeat)), encoding="utf-8")
-            os.replace(unfinished, path)
+            wholefile.write(path, json.dumps(dataclasses.asdict(heartbeat)))
         except OSError:
             # A disk that is full for a moment must not end a training; the watchdog speaks up if it lasts.
             return

@@ -1,8 +1,9 @@
 """What the driver tells the supervisors while their ranks work: a word in a file that all of them look for."""
 
 import contextlib
-import os
 from pathlib import Path
+
+from pipelines import wholefile
 
 STOP = "stop"
 """Have the ranks stop after their step, keep a checkpoint, and be gone within the grace."""
@@ -16,9 +17,7 @@ _FILE = "order"
 def give(attempt_dir: Path, order: str) -> None:
     """Leave an order. Where the disk does not take it, Spark has to end the tasks."""
     with contextlib.suppress(OSError):
-        unfinished = attempt_dir / f".{_FILE}"
-        unfinished.write_text(order, encoding="utf-8")
-        os.replace(unfinished, attempt_dir / _FILE)
+        wholefile.write(attempt_dir / _FILE, order)
 
 
 def given(attempt_dir: Path) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipelines import wholefile
 from pipelines.errors import CheckpointError
 from pipelines.rundir import CHECKPOINT_FOLDER
 
@@ -96,13 +97,12 @@ def write(run_dir: Path, state: State, arrays: Arrays, keep: int) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = folder / f".{description.stem}.{os.getpid()}.npz"
         with unfinished.open("wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
+            np.savez(wholefile.Sequential(file), **arrays)
+            wholefile.bring_to_disk(file)
         digest, num_bytes = _digest(unfinished)
         # Under a name of its own, so that a checkpoint that is written again is whole at any moment.
         data = folder / f"{description.stem}-{digest[:12]}.npz"
-        os.replace(unfinished, data)
+        wholefile.replace(unfinished, data)
         payload = {
             "format_version": FORMAT_VERSION,
             "state": dataclasses.asdict(state),
@@ -184,8 +184,8 @@ def set_aside_after(run_dir: Path, chosen: Path) -> list[Path]:
     for path in newer:
         aside.mkdir(exist_ok=True)
         for data in path.parent.glob(f"{path.stem}-*.npz"):
-            os.replace(data, aside / data.name)
-        os.replace(path, aside / path.name)
+            wholefile.replace(data, aside / data.name)
+        wholefile.replace(path, aside / path.name)
     return newer
 
 
@@ -232,11 +232,10 @@ def _data_name(path: Path) -> str:
 
 def _write_text(path: Path, text: str) -> None:
     unfinished = path.with_name(f".{path.stem}.{os.getpid()}.json")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
+    with unfinished.open("wb") as file:
+        file.write(text.encode())
+        wholefile.bring_to_disk(file)
+    wholefile.replace(unfinished, path)
 
 
 def _digest(path: Path) -> tuple[str, int]:
