@@ -159,7 +159,7 @@ class LaunchConfig:
     threads_per_worker: int = 0
     """TensorFlow threads of one worker; 0 shares the cores of its node equally."""
     runs_uri: str = "runs"
-    """The folder that holds logs and metric spools. On a cluster it must be one that all nodes see."""
+    """The folder that holds logs and metric spools. On a cluster it must be one that all nodes see, such as on a volume."""
     log_level: LogLevel = "INFO"
     """The least important log lines that the files of driver and ranks hold."""
     start_timeout_seconds: int = 120

@@ -116,9 +116,13 @@ class Follower:
     def new_lines(self, pattern: str = "*.log") -> list[str]:
         lines: list[str] = []
         for path in sorted(self._folder.glob(pattern)):
-            with path.open("rb") as file:
-                file.seek(self._offsets.get(path, 0))
-                added = file.read()
+            try:
+                with path.open("rb") as file:
+                    file.seek(self._offsets.get(path, 0))
+                    added = file.read()
+            except FileNotFoundError:
+                # Between two copies of it (`pipelines.wholefile`).
+                continue
             # A line without its end is still being written.
             complete = added.rfind(b"\n") + 1
             self._offsets[path] = self._offsets.get(path, 0) + complete

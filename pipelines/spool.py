@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+from pipelines import staging
 from pipelines.errors import LaunchError
 from pipelines.secrets import masked
 
@@ -31,7 +32,12 @@ class Event:
 
 
 class SpoolWriter:
-    """Appends the events of one rank or node. Each event is on disk when `write` returns.
+    """Appends the events of one rank or node. Each event is on disk when `write` returns, or in a stand-in (`pipelines.staging`).
+
+    Args:
+        folder: `SPOOL_FOLDER` of the run folder.
+        rank: whose events; the number of the node where that is the source.
+        source: of the events.
 
     Raises:
         LaunchError: the disk does not take it, at any call.
@@ -42,6 +48,7 @@ class SpoolWriter:
         self._path = folder / f"{source}-{rank}.jsonl"
         with self._on_disk():
             folder.mkdir(parents=True, exist_ok=True)
+            self._path = staging.of(folder.parent).file(self._path)
             self._file: TextIO = self._path.open("a", encoding="utf-8")
             # A rank that was killed may have left half a line.
             if self._file.tell():
@@ -52,6 +59,11 @@ class SpoolWriter:
         with self._on_disk():
             self._file.write(json.dumps(event) + "\n")
             self._file.flush()
+
+    def written(self) -> list[Event]:
+        """All that is in its file, also of earlier starts."""
+        with self._on_disk():
+            return list(_events(self._path.read_bytes()))
 
     def close(self) -> None:
         with self._on_disk():
@@ -76,16 +88,24 @@ class SpoolReader:
     def new_events(self) -> Iterator[Event]:
         for path in sorted(self._folder.glob("*-*.jsonl")):
             offset = self._offsets.get(path, 0)
-            with path.open("rb") as file:
-                file.seek(offset)
-                added = file.read()
+            try:
+                with path.open("rb") as file:
+                    file.seek(offset)
+                    added = file.read()
+            except FileNotFoundError:
+                # Between two copies of it (`pipelines.wholefile`).
+                continue
             # A line without its end is still being written.
             complete = added.rfind(b"\n") + 1
             self._offsets[path] = offset + complete
-            for line in added[:complete].splitlines():
-                try:
-                    event = Event(**json.loads(line))
-                except ValueError:
-                    # Half a line of a rank that was killed, or the empty one after it.
-                    continue
-                yield event
+            yield from _events(added[:complete])
+
+
+def _events(lines: bytes) -> Iterator[Event]:
+    for line in lines.splitlines():
+        try:
+            event = Event(**json.loads(line))
+        except (ValueError, TypeError):
+            # Half a line of a rank that was killed, or the empty one after it.
+            continue
+        yield event

@@ -166,7 +166,9 @@ def _same(name: str, found: str, drivers: str) -> Row:
 def _run_dir_row(found: Found) -> Row:
     if not found.sees_run_dir:
         return Row("run folder", "not seen", "seen by all nodes", "fail", "set launch.runs_uri to a folder that all nodes share")
-    if not found.takes_appends:
-        remedy = "set launch.runs_uri to a shared file system (NFS, for example), not a mount of an object store such as /dbfs"
-        return Row("run folder", "not to be appended to", "writable, appends included", "fail", remedy)
+    if found.run_dir_takes == "nothing":
+        return Row("run folder", "not writable", "writable on all nodes", "fail", "mend its permissions, or set launch.runs_uri")
+    if found.run_dir_takes == "whole files":
+        remedy = "logs and metrics are copied there about once a second, and what is killed can lose its last second"
+        return Row("run folder", "one that takes no appends", "one that does", "note", remedy)
     return Row("run folder", "seen", "seen by all nodes")

@@ -9,12 +9,13 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from pipelines import paths, rundir
+from pipelines import paths, rundir, staging, wholefile
 from pipelines.errors import LaunchError
 from pipelines.launch import scratch
 from pipelines.track.journal import Journal
@@ -49,7 +50,7 @@ class Driver:
 def claim(run_dir: Path) -> None:
     """Say that this process is the driver of a run."""
     driver = {"pid": os.getpid(), "started": psutil.Process().create_time(), "host": socket.gethostname()}
-    (run_dir / _FILE).write_text(json.dumps(driver) + "\n", encoding="utf-8")
+    wholefile.write(run_dir / _FILE, json.dumps(driver) + "\n")
 
 
 def release(run_dir: Path) -> None:
@@ -81,6 +82,8 @@ def bury(runs: Path, say: Callable[[str], None]) -> list[Path]:
             if run_dir.parent.name != rundir.TRIALS_FOLDER:
                 say(f"found {paths.display(run_dir)}: its driver (process {driver.pid}) died; the run is now KILLED")
                 say(f"  {how_to_resume(run_dir)}")
+            with suppress(OSError):
+                staging.of(run_dir).publish()
         scratch.remove(run_dir)
         release(run_dir)
     return found

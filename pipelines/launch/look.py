@@ -1,6 +1,5 @@
 """What a machine has of what training needs, as plain values that travel from an executor to the driver."""
 
-import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -15,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipelines import staging
+from pipelines.staging import Takes
 from pipelines.train import precision
 
 VERSIONED = ("keras", "petastorm", "pyarrow", "numpy", "mlflow")
@@ -61,8 +62,8 @@ class Found:
     """Bytes that this process may use; 0 where unknown."""
     sees_run_dir: bool = True
     """The folder of the run is there with what the driver has put into it."""
-    takes_appends: bool = True
-    """A file in the folder of the run can be written on; mounts of object stores refuse that."""
+    run_dir_takes: Takes = "appends"
+    """What can be written in the folder of the run."""
     gpus: int = 0
     """Devices of NVIDIA's driver."""
     nccl: bool = False
@@ -108,28 +109,11 @@ def look_quickly(run_dir: str = "") -> Found:
         cores=len(os.sched_getaffinity(0)),
         memory=_memory(),
         sees_run_dir=not run_dir or (Path(run_dir).is_dir() and any(Path(run_dir).iterdir())),
-        takes_appends=not run_dir or takes_appends(Path(run_dir)),
+        run_dir_takes=staging.probe(Path(run_dir)) if run_dir else "appends",
         gpus=gpus,
         nccl=gpus > 0 and _is_inside_horovod(b"NCCLAllreduce"),
         bfloat16=tuple(sorted(precision.bfloat16_instructions())),
     )
-
-
-def takes_appends(folder: Path) -> bool:
-    """Whether a file there can be written on, as logs and spools are. True where there is no folder, which is told elsewhere."""
-    if not folder.is_dir():
-        return True
-    probe = folder / f".append-{socket.gethostname()}-{os.getpid()}"
-    try:
-        for _ in range(2):
-            with probe.open("ab") as file:
-                file.write(b".")
-        return probe.stat().st_size == 2
-    except OSError:
-        return False
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink()
 
 
 def _horovod_folder() -> Path | None:

@@ -4,11 +4,12 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
+from pipelines import staging
 from pipelines.spool import SpoolWriter
 
 _log = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ def sampled(spool: Path, node: int) -> Iterator[None]:
     finally:
         stop.set()
         thread.join(_SHORTEST_SECONDS)
+        with suppress(OSError):
+            staging.close(spool.parent)
 
 
 def measure(since: "psutil._common.snetio | None") -> dict[str, float]:

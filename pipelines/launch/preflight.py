@@ -42,7 +42,9 @@ def check(spark: SparkSession, workers: int, run_dir: str = "") -> list[str]:
     for row in settings:
         if row.state == "fail":
             raise LaunchError(f"{row.name}: {row.found}, needed is {row.needed}; {row.remedy}")
-    return [f"{row.name}: {row.found}, better is {row.needed}; {row.remedy}" for row in settings if row.state == "note"]
+    everything = [*(row for _, rows in judged for row in rows), *settings]
+    notes = [f"{row.name}: {row.found}, better is {row.needed}; {row.remedy}" for row in everything if row.state == "note"]
+    return list(dict.fromkeys(notes))
 
 
 def executors(spark: SparkSession, workers: int, run_dir: str = "") -> list[Found]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from pipelines import logs, progress
+from pipelines import logs, progress, staging
 from pipelines.launch import hostname
 from pipelines.launch.heartbeat import Heart
 from pipelines.launch.orders import GRACE_SECONDS
@@ -62,6 +62,7 @@ def main(parent: int, details: dict[str, Any]) -> int:
     from pipelines.launch.failure import of_exception, write_failure
 
     attempt_dir, rank, host = Path(details["attempt_dir"]), int(details["rank"]), str(details["host"])
+    staging.adopt(Path(details["work_dir"]), details["stage"])
     heart = Heart(attempt_dir, rank, host, float(details["heartbeat_seconds"]))
     try:
         hostname.check(named, address)

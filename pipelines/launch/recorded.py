@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pipelines import cli, logs, paths, rundir
+from pipelines import cli, logs, paths, rundir, staging
 from pipelines.config import LogLevel, TrackingConfig
 from pipelines.errors import ConvoyError, LaunchError
 from pipelines.launch import leftovers, scratch
@@ -83,7 +83,6 @@ def recorded(
         _say_how_to_resume(status, run_dir, console)
         _keep_log(run, run_dir)
         run.finish(status)
-        scratch.remove(run_dir)
         with suppress(OSError):
             leftovers.release(run_dir)
         for warning in run.warnings:
@@ -91,6 +90,7 @@ def recorded(
         if log is not None:
             logging.getLogger().addHandler(_SILENT)
             logging.getLogger().removeHandler(log)
+        _leave_whole(run_dir, console)
 
 
 def _say_how_to_resume(status: Status, run_dir: Path, console: TrainingConsole) -> None:
@@ -102,18 +102,30 @@ def log_to(run_dir: Path, level: LogLevel) -> logging.Handler:
     """Keep what this process logs in the run folder, until the handler is removed."""
     # A full disk would otherwise fill the screen.
     logging.raiseExceptions = False
-    return logs.configure((run_dir / rundir.LOG_FOLDER / "driver.log").open("a", encoding="utf-8"), "driver", level)
+    file = staging.of(run_dir).file(run_dir / rundir.LOG_FOLDER / "driver.log")
+    return logs.configure(file.open("a", encoding="utf-8"), "driver", level)
 
 
 def _keep_log(run: TrackedRun, run_dir: Path) -> None:
     """One log of driver and ranks, as an artifact."""
     folder = run_dir / rundir.LOG_FOLDER
     try:
+        staging.of(run_dir).publish()
         logs.merge(folder, run_dir / rundir.MERGED_LOG)
     except OSError as error:
         run.warnings.append(f"{run_dir / rundir.MERGED_LOG} could not be written ({error.strerror}); {folder} has the logs")
     else:
         run.artifact(run_dir / rundir.MERGED_LOG)
+
+
+def _leave_whole(run_dir: Path, console: TrainingConsole) -> None:
+    """Bring to the run folder what this process still has of it elsewhere."""
+    try:
+        staging.close(run_dir)
+    except OSError as error:
+        lack = "the end of its log and journal is missing there"
+        console.warn(f"{error.filename or run_dir}: cannot be written ({error.strerror}); {lack}")
+    scratch.remove(run_dir)
 
 
 def _unwritable(error: OSError, run_dir: Path) -> LaunchError:

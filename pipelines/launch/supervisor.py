@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 
 from pyspark import BarrierTaskContext
 
+from pipelines import staging
 from pipelines.config import LaunchConfig
 from pipelines.errors import ConvoyError
 from pipelines.launch import heartbeat, orders, rankprocess, rendezvous, scratch, slots
@@ -139,6 +140,7 @@ def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[st
     work_dir = Path(assignment.work_dir)
     log_file = log_path(work_dir, rank)
     details = {
+        "work_dir": str(work_dir),
         "attempt_dir": str(attempt_dir),
         "rank": rank,
         "host": host,
@@ -147,8 +149,9 @@ def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[st
         "log_level": assignment.launch.log_level,
     }
     try:
-        with log_file.open("ab") as log:
-            own = {"TMPDIR": str(scratch.make(work_dir, rank))}
+        own = {"TMPDIR": str(scratch.make(work_dir, rank))}
+        with staging.staged(work_dir) as stage, stage.file(log_file).open("ab") as log:
+            details["stage"] = str(stage.folder or "")
             code, outcome = _run_process(assignment, details, log, environment | own)
     except OSError as error:
         file = error.filename or log_file

@@ -30,6 +30,9 @@ from pipelines.track.recorder import Recorder
 from pipelines.track.run import TrackedRun
 from pipelines.train.result import Score, TrainingResult
 
+# What rank 0 tells when its work is done (`pipelines.launch.worker`), and how late a shared file system may show it.
+_LAST_REPORT = "saved"
+_LATE_SECONDS = 10
 # Trainings of one process must not write the same table at once.
 _tables = threading.Lock()
 
@@ -145,18 +148,20 @@ def _train_and_record(
         recorder = Recorder(run, run_dir, data.manifest, title, clock.submitted)
         for name, start, stop in (("set-up", "submitted", "spark"), ("ingest", "spark", "table")):
             recorder.phase(name, clock.at(start), clock.at(stop))
+        pass_on = _reports(run_dir, console, recorder, clock, trial.watch if trial is not None else None)
         results = attempts.train(
             spark,
             without_tracking(config),
             data,
             run_dir,
             start=resumption.checkpoint if resumption is not None else None,
-            poll=_reports(run_dir, console, recorder, clock, trial.watch if trial is not None else None),
+            poll=pass_on,
             warn=console.warn,
             restarted=partial(_tag_restart, run, run_dir),
             function=work if trial is None or trial.tested else partial(work, tested=False),
             fork_server=fork_server,
         )
+        _hear_out(pass_on, clock, console)
         clock.mark("trained")
         recorder.phase("launch", clock.at("table"), clock.at("plan"))
         result = results[0]
@@ -241,6 +246,17 @@ def _reports(
             watch([event for event in events if event.rank == 0 and event.kind != "system"])
 
     return pass_on
+
+
+def _hear_out(pass_on: Callable[[], None], clock: Clock, console: TrainingConsole) -> None:
+    """Wait until the last report of rank 0 is seen: some shared file systems show a file late."""
+    deadline = time.monotonic() + _LATE_SECONDS
+    while _LAST_REPORT not in clock.marks:
+        if time.monotonic() > deadline:
+            console.warn(f"the run folder shows no last report of rank 0 after {_LATE_SECONDS} s; metrics may be missing")
+            return
+        time.sleep(0.1)
+        pass_on()
 
 
 def _announce(config: Config, data: Table, built: bool, console: TrainingConsole, run: TrackedRun) -> None:

@@ -4,7 +4,7 @@ import shutil
 import warnings
 from pathlib import Path
 
-from pipelines import progress
+from pipelines import progress, staging
 from pipelines.config import Config
 from pipelines.rundir import MODEL_FOLDER, SPOOL_FOLDER
 from pipelines.schema import Table
@@ -49,7 +49,8 @@ def work(config: Config, table: Table, run_dir: str, checkpoint: str | None = No
         images, _ = next(iter(read_blocks(table, "test", examples)))
         # An earlier attempt may have come so far.
         shutil.rmtree(folder / MODEL_FOLDER, ignore_errors=True)
-        tracked_model.save(model, folder / MODEL_FOLDER, table.manifest, images)
+        with staging.of(folder).whole_folder(folder / MODEL_FOLDER) as place:
+            tracked_model.save(model, place, table.manifest, images)
         spool.write("saved")
     spool.close()
     return result

@@ -3,11 +3,12 @@
 import dataclasses
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import SparkSession
 
-from pipelines import cli, paths, rundir
+from pipelines import cli, paths, rundir, staging
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConvoyError
 from pipelines.schema import Split, Table
@@ -65,6 +66,8 @@ def run_evaluation(spark: SparkSession, choice: Choice, info: ModelInfo, report:
         raise
     finally:
         run.finish(status)
+        with suppress(OSError):
+            staging.close(run_dir)
     for warning in run.warnings:
         report(f"warning: {warning}")
     result = found.results[0]

@@ -1,12 +1,13 @@
 """What the run of a sweep holds: tables, figure, the best configuration; and how well the best trial does on the test rows."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pyspark.sql import SparkSession
 
-from pipelines import configfile, paths, rundir
+from pipelines import configfile, paths, rundir, staging
 from pipelines.errors import ConvoyError
 from pipelines.ingest import sources, table
 from pipelines.score import model
@@ -59,6 +60,8 @@ def test_best(spark: SparkSession, sweep: Sweep, study: Study, best: Ended, say:
     run.metrics(tested, step=best.outcome.epochs)
     run.model(run_dir / rundir.MODEL_FOLDER)
     run.finish("FINISHED")
+    with suppress(OSError):
+        staging.close(run_dir)
 
 
 def outcome(run: TrackedRun, sweep: Sweep, ended: Sequence[Ended], best: Ended | None, folder: Path) -> None:

@@ -102,8 +102,9 @@ def run_sweep(sweep: Sweep, folder: Path, console: TrainingConsole) -> dict[str,
         if not any(trial.outcome.state == "finished" for trial in study.ended()):
             first = study.ended()[0]
             raise LaunchError(f"no trial of sweep {sweep.config.name} finished; trial {first.number}: {first.outcome.note}")
-    record.complete(folder, study.ended(), console.warn)
-    return _summary(run, sweep, study.ended(), best, folder, started)
+        ended = study.ended()
+    record.complete(folder, ended, console.warn)
+    return _summary(run, sweep, ended, best, folder, started)
 
 
 def _most_workers(sweep: Sweep) -> int:

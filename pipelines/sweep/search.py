@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from pipelines import staging
 from pipelines.errors import ConfigError, LaunchError
 from pipelines.sweep.plan import Sweep
 from pipelines.sweep.space import Axis, Choices, Place
@@ -83,9 +84,9 @@ class Study:
         self._live: dict[int, optuna.Trial] = {}
         self._optuna = library()
         self._distributions = {axis.name: _distribution(self._optuna, axis) for axis in sweep.axes}
-        journal = folder / _JOURNAL
-        begun = journal.exists()
         try:
+            journal = staging.of(folder).file(folder / _JOURNAL)
+            begun = journal.exists()
             _mend(journal)
             backend = self._optuna.storages.journal.JournalFileBackend(str(journal))
             self._study = self._optuna.create_study(
@@ -96,7 +97,7 @@ class Study:
                 load_if_exists=True,
             )
         except (OSError, ValueError, KeyError) as error:
-            raise LaunchError(f"{journal}: cannot be used ({error}); start a new sweep, or free the disk") from error
+            raise LaunchError(f"{folder / _JOURNAL}: cannot be used ({error}); start a new sweep, or free the disk") from error
         if begun:
             self._take_up()
         else:

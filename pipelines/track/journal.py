@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines import rundir
+from pipelines import rundir, staging, wholefile
 from pipelines.errors import ConvoyError
 from pipelines.secrets import mask, masked
 
@@ -64,8 +64,8 @@ class Journal:
         """Why something could not be written, if so."""
         self._folder = run_dir / FOLDER
         self._lock = threading.Lock()
-        self._entries = list(_read_entries(self._folder / "journal.jsonl"))
-        self.accepted = _read_accepted(self._folder / "accepted.jsonl")
+        self._entries = list(_read_entries(staging.latest(run_dir, self._folder / "journal.jsonl")))
+        self.accepted = _read_accepted(staging.latest(run_dir, self._folder / "accepted.jsonl"))
 
     @classmethod
     def of(cls, run_dir: Path) -> "Journal":
@@ -110,9 +110,7 @@ class Journal:
         path = self._folder / "files" / name
         data = mask(content).encode() if isinstance(content, str) else content
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.unfinished")
-        unfinished.write_bytes(data)
-        os.replace(unfinished, path)
+        wholefile.write(path, data)
         return str(path.relative_to(self.run_dir))
 
     def opened(self, tracking_uri: str, run_id: str) -> None:
@@ -173,9 +171,10 @@ class Journal:
         path = self._folder / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab") as file:
+            growing = staging.of(self.run_dir).file(path)
+            with growing.open("ab") as file:
                 # A line that a full disk or a kill has cut off must not swallow the next one.
-                start = b"\n" if _torn(path) else b""
+                start = b"\n" if _torn(growing) else b""
                 file.write(start + json.dumps(content).encode() + b"\n")
         except OSError as error:
             self.problem = f"{path}: cannot be written ({error.strerror})"

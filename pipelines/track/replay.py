@@ -3,10 +3,12 @@
 Doing it twice is the same as once, and a run that is complete is left as it is.
 """
 
+import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines import staging
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConfigError, ConvoyError
 from pipelines.rundir import TRIALS_FOLDER
@@ -43,6 +45,14 @@ def replay(run_dir: Path, tracking_uri: str = "") -> Replay:
         ConfigError: the server's address was kept without its credentials and is not in MLFLOW_TRACKING_URI either.
         ConvoyError: there is no journal, the job is still running, or the server does not take everything.
     """
+    try:
+        return _replay(run_dir, tracking_uri)
+    finally:
+        with contextlib.suppress(OSError):
+            staging.close(run_dir)
+
+
+def _replay(run_dir: Path, tracking_uri: str) -> Replay:
     journal = Journal.of(run_dir)
     with journal.exclusive() as mine:
         if not mine:

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines import paths
+from pipelines import paths, staging
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConvoyError
 from pipelines.schema import MANIFEST_NAME, Split, Table
@@ -170,6 +170,10 @@ class TrackedRun:
             if self._follower.silent_seconds > _SILENT_SECONDS:
                 break
             self._thread.join(0.1)
+        try:
+            staging.of(self._journal.run_dir).publish()
+        except OSError as error:
+            self._journal.problem = f"{error.filename or self._journal.run_dir}: cannot be written ({error.strerror})"
         self.warnings += [f"MLflow at {self.tracking_uri}: {line}" for line in self._follower.refusals]
         left = len(self._journal.pending())
         if self._journal.problem:

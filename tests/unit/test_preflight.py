@@ -166,13 +166,20 @@ def test_an_executor_like_the_driver_passes():
         (dataclasses.replace(GOOD, horovod_tensorflow="2.16.1"), "Horovod build"),
         (dataclasses.replace(GOOD, gloo=False), "Horovod Gloo"),
         (dataclasses.replace(GOOD, sees_run_dir=False), "run folder"),
-        (dataclasses.replace(GOOD, takes_appends=False), "run folder"),
+        (dataclasses.replace(GOOD, run_dir_takes="nothing"), "run folder"),
     ],
 )
 def test_an_executor_that_differs_is_named_with_what_differs(found, name):
     (row,) = executor_failures(found)
     assert row.name == name
     assert row.remedy
+
+
+def test_a_run_folder_that_takes_no_appends_is_a_note_that_says_what_is_done_about_it():
+    rows = judge.judge_executor(dataclasses.replace(GOOD, run_dir_takes="whole files"), GOOD)
+    (row,) = [row for row in rows if row.state != "ok"]
+    assert (row.name, row.state) == ("run folder", "note")
+    assert "copied there about once a second" in row.remedy
 
 
 def test_a_patch_release_of_python_may_differ():

@@ -1,5 +1,4 @@
 import dataclasses
-import sys
 
 import pytest
 
@@ -58,14 +57,3 @@ def test_gpus_that_spark_does_not_assign_and_a_horovod_without_nccl_are_notes():
 @pytest.mark.parametrize(("text", "expected"), [("8g", 8 * GIGABYTE), ("512m", 2**29), ("1024", GIGABYTE), ("1GB", GIGABYTE)])
 def test_sizes_are_read_as_spark_writes_them(text, expected):
     assert size(text) == expected
-
-
-def test_a_folder_that_takes_appends_is_left_as_it_was(tmp_path):
-    assert look.takes_appends(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_that_takes_none_is_told_apart(tmp_path, unprivileged):
-    tmp_path.chmod(0o500)
-    code = f"import pathlib; from pipelines.launch import look; print(look.takes_appends(pathlib.Path({str(tmp_path)!r})))"
-    assert unprivileged(code) == "False", sys.executable
