@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 
 from pipelines.config import Config
+from pipelines.spool import SpoolWriter
 from pipelines.train import checkpoint, state
 from pipelines.train.checkpoint import State
 from pipelines.train.epochs import Course
@@ -47,6 +48,17 @@ def begin(model: keras.Model, path: Path | None, steps: int, workers: int, batch
         history=list(stored.history),
         dropout_calls=stored.dropout_calls if same else (),
     )
+
+
+def tell_again(spool: SpoolWriter, course: Course) -> None:
+    """Report what epochs of a checkpoint came to where the spool does not have it.
+
+    Its last second can be lost with a node, or with its supervisor, where the run folder takes no appends (`pipelines.staging`).
+    """
+    told = {event.values["epoch"] for event in spool.written() if event.kind == "epoch"}
+    for epoch, metrics in enumerate(course.history, 1):
+        if epoch not in told:
+            spool.write("epoch", epoch=epoch, metrics=metrics)
 
 
 def saver(

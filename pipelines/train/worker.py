@@ -95,6 +95,8 @@ def train(
         epoch=course.epoch,
         step=course.step,
     )
+    if rank == 0:
+        resuming.tell_again(spool, course)
     writer = CheckpointWriter(run_dir, config.checkpoint) if run_dir is not None and rank == 0 else None
     data = TrainingData(
         train_shard,

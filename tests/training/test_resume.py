@@ -87,6 +87,18 @@ def test_resumed_inside_an_epoch_the_weights_and_metrics_are_those_of_an_undistu
     assert found_metrics[3]["validation/loss"] == expected[3]["validation/loss"]
 
 
+def test_epochs_of_the_checkpoint_that_the_spool_lacks_are_told_again(table, tmp_path):
+    run(tmp_path, table, ("training.epochs=2",))
+    whole = metrics(tmp_path)
+    spool = tmp_path / "spool" / "rank-0.jsonl"
+    # As when the node was lost before the last second of its spool was copied.
+    spool.write_text("".join(line for line in spool.read_text().splitlines(keepends=True) if '"epoch": 2' not in line))
+    assert metrics(tmp_path).keys() == {1}
+    run(tmp_path, table, ("training.epochs=2",), checkpoint.newest(tmp_path).path)
+    assert metrics(tmp_path) == whole
+    assert [event.values["epoch"] for event in SpoolReader(tmp_path / "spool").new_events() if event.kind == "epoch"] == [1, 2]
+
+
 def test_resumed_between_epochs_everything_is_as_if_undisturbed_and_only_the_last_checkpoints_stay(table, tmp_path):
     settings = ("checkpoint.keep=2",)
     whole, _ = run(tmp_path / "whole", table, settings)
@@ -95,7 +107,8 @@ def test_resumed_between_epochs_everything_is_as_if_undisturbed_and_only_the_las
     assert len(checkpoint.verify(third).state.history) == 3
     resumed, _ = run(tmp_path / "again", table, settings, third)
     assert weights(resumed) == weights(whole)
-    assert metrics(tmp_path / "again") == {4: metrics(tmp_path / "whole")[4]}
+    # In a folder of its own the first three, which its spool lacks, are told as the checkpoint has them.
+    assert metrics(tmp_path / "again") == metrics(tmp_path / "whole")
 
 
 def test_an_epoch_has_the_planned_number_of_steps_whatever_the_steps_per_execution(table, tmp_path):
