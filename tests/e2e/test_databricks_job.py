@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.service.jobs import SubmitTask
+from object_store import object_store
 from submitting import write_digits
 from tracking_server import Server
 from workspace_stub import TOKEN, Workspace
@@ -41,7 +42,9 @@ def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("workspace")
     write_digits(home)
     (home / "small.yml").write_text(SMALL)
-    return home
+    # Run folders lie on a volume, which takes no appends.
+    with object_store(home / "volume"):
+        yield home
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +59,8 @@ def workspace(home, server):
 def submitted(workspace, home):
     """The whole job of the bundle."""
     flags = ["--var", "cores_per_node=1", "--var", "executor_memory=1g", "--poll-seconds", "0.2"]
-    flags += ["--var", f"runs={home}/storage/runs"]
-    for name, value in {"data": home / "digits", "tables": f"file:{home}/storage/tables", "register": "digits"}.items():
+    folders = {"tables": f"file:{home}/storage/tables", "runs": f"{home}/volume/runs"}
+    for name, value in ({"data": home / "digits", "register": "digits"} | folders).items():
         flags += ["--param", f"{name}={value}"]
     # From the workspace's folder of files up to the one that stands for the root.
     flags += ["--param", "config=../../../../../../../small.yml"]
@@ -76,6 +79,10 @@ def test_the_job_of_the_bundle_runs_to_its_end_from_the_wheel(submitted, workspa
         assert f"{task:10} success" in submitted.stdout
     assert "(built in" in workspace.outputs[1001]["logs"]
     assert "is now champion" in workspace.outputs[1004]["logs"]
+    assert "takes no appends" in workspace.outputs[1002]["logs"]
+    trained, evaluated = sorted(home.glob("volume/runs/*/tracking/journal.jsonl"))
+    assert '"FINISHED"' in trained.read_text().splitlines()[-1]
+    assert '"FINISHED"' in evaluated.read_text().splitlines()[-1]
     (pipelines,) = home.glob("cluster/lib/python3.*/site-packages/pipelines")
     assert pipelines.is_dir()
 
@@ -112,7 +119,7 @@ def test_a_body_for_runs_submit_runs_as_it_stands_and_a_failed_task_names_its_ca
     task["new_cluster"]["spark_conf"] = {"spark.task.cpus": "1"}
     parameters = task["spark_python_task"]["parameters"]
     parameters[parameters.index("mnist")] = str(home / "absent.libsvm")
-    parameters += ["--set", "data.wait_seconds=0", "--set", f"launch.runs_uri={home}/runs"]
+    parameters += ["--set", "data.wait_seconds=0", "--set", f"launch.runs_uri={home}/volume/runs"]
     run_id = client.jobs.submit(run_name=body["run_name"], tasks=[SubmitTask.from_dict(task)]).run_id
     lines = []
     outcome = follow(client, run_id, lines.append, poll_seconds=0.2)

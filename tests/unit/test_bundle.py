@@ -22,13 +22,12 @@ ROOT = Path(__file__).parents[2]
 RESOURCES = sorted((ROOT / "conf/databricks").glob("*.yml"))
 BODIES = sorted((ROOT / "conf/databricks").glob("*.submit.json"))
 # With Horovod for TensorFlow: docs/databricks.md.
-RUNS = {"runs": "/mnt/shared/convoy/runs"}
 RUNTIMES = ("15.4.x-cpu-ml-scala2.12", "15.4.x-gpu-ml-scala2.12")
 
 
 @pytest.fixture(params=["dev", "prod"])
 def deployment(request):
-    return bundle.load(ROOT, "ann@example.com", request.param, RUNS)
+    return bundle.load(ROOT, "ann@example.com", request.param)
 
 
 def raw_jobs():
@@ -168,7 +167,7 @@ def test_parameters_parse_with_the_jobs_own_parser(deployment, monkeypatch):
             given.append(re.sub(r"^/Workspace/.*/conf/", f"{ROOT}/conf/", text))
         parsed = parse(script, given, monkeypatch)
         assert parsed.config.ingest.tables_uri.startswith("/Volumes/")
-        assert parsed.config.launch.runs_uri in ("runs", "/mnt/shared/convoy/runs")
+        assert parsed.config.launch.runs_uri in ("runs", "/Volumes/main/default/convoy/runs")
         assert parsed.config.launch.runs_uri != "runs" or task["task_key"] in ("ingest", "promote")
 
 
@@ -196,7 +195,7 @@ def parse(script, arguments, monkeypatch):
 
 
 def test_a_development_target_marks_what_it_makes_and_a_production_target_does_not():
-    dev, prod = (bundle.load(ROOT, "ann.b@example.com", target, RUNS) for target in ("dev", "prod"))
+    dev, prod = (bundle.load(ROOT, "ann.b@example.com", target) for target in ("dev", "prod"))
     assert dev.job["name"] == "[dev ann_b] convoy (convoy submit)"
     assert prod.job["name"] == "convoy (convoy submit)"
     assert dev.wheel.startswith("/Workspace/Users/ann.b@example.com/.convoy/convoy/dev/")
@@ -206,7 +205,7 @@ def test_a_development_target_marks_what_it_makes_and_a_production_target_does_n
 
 def test_variables_keep_their_types_and_can_be_given():
     given = {"workers": "4", "node_type": "m5.2xlarge", "cores_per_node": "8"}
-    job = bundle.load(ROOT, "ann@example.com", "dev", RUNS | given).job
+    job = bundle.load(ROOT, "ann@example.com", "dev", given).job
     cluster = job["job_clusters"][0]["new_cluster"]
     assert (cluster["num_workers"], cluster["node_type_id"]) == (4, "m5.2xlarge")
     # Spark's settings are texts whatever they look like.
@@ -219,8 +218,7 @@ def test_variables_keep_their_types_and_can_be_given():
     [
         ({"target": "staging"}, r"^--target staging: must be one of dev, prod"),
         ({"variables": {"worker": "2"}}, r"^--var worker=2: must be one of node_type, "),
-        ({"variables": RUNS, "job": "other"}, r"^--job other: must be one of convoy "),
-        ({}, r"^\$\{var\.runs\}: there is no such value; .* give --var runs=VALUE$"),
+        ({"job": "other"}, r"^--job other: must be one of convoy "),
     ],
 )
 def test_what_the_bundle_does_not_have_is_one_line_that_names_what_it_has(arguments, line):
@@ -253,4 +251,4 @@ def test_a_broken_job_file_is_one_line(copy, old, new, line):
     file = copy / "conf/databricks/job.yml"
     file.write_text(file.read_text().replace(old, new))
     with pytest.raises(ConfigError, match=line):
-        bundle.load(copy, "ann@example.com", variables=RUNS)
+        bundle.load(copy, "ann@example.com")

@@ -18,8 +18,7 @@ from pipelines.submit import wheel
 
 ROOT = Path(__file__).parents[2]
 JOB = ROOT / "jobs/submit.py"
-RUNS = ("--var", "runs=/mnt/shared/runs")
-COMMAND = [sys.executable, str(JOB), *RUNS]
+COMMAND = [sys.executable, str(JOB)]
 pytestmark = pytest.mark.timeout(90)
 
 
@@ -49,7 +48,7 @@ def submit(monkeypatch, built):
     def run(host, *arguments, token=TOKEN):
         monkeypatch.setenv("DATABRICKS_HOST", host)
         monkeypatch.setenv("DATABRICKS_TOKEN", token)
-        job.main(["--poll-seconds", "0.05", *RUNS, *arguments])
+        job.main(["--poll-seconds", "0.05", *arguments])
 
     return run
 
