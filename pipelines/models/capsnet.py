@@ -76,7 +76,7 @@ LOSS = OwnLoss(layer="lengths", function=margin_loss)
 def _routed(votes: KerasTensor) -> KerasTensor:
     """The classes' capsules [batch, classes, values] of votes [batch, classes, capsules, values]."""
     fixed = _without_gradient(votes)
-    agreement = ops.zeros_like(fixed[..., 0])
+    agreement = ops.zeros_like(ops.sum(fixed, axis=-1))
     for _ in range(_ROUNDS - 1):
         routed = _squashed(_weighed(fixed, agreement))
         agreement = agreement + ops.squeeze(ops.matmul(fixed, ops.expand_dims(routed, -1)), -1)

@@ -171,10 +171,10 @@ def test_the_step_that_is_named_is_the_one_that_failed(table, tmp_path, monkeypa
 
     real = distributed.averaged
 
-    def broken(gradients):
+    def broken(gradients, compression):
         step = broken.optimizer.iterations
         bad = tf.where(tf.equal(tf.cast(step, tf.int64), STEPS + 6), float("nan"), 1.0)
-        return [gradient * bad for gradient in real(gradients)]
+        return [gradient * bad for gradient in real(gradients, compression)]
 
     class Watching(distributed.keras.optimizers.Adam):
         def __init__(self, *arguments, **named):
