@@ -117,8 +117,9 @@ class EpochCallback(keras.callbacks.Callback):
         now = time.monotonic()
         if self._reported == 0.0:
             self._spool.write("first_step")
-        if progress.stop_requested() and hvd.rank() == 0:
-            self._stop()
+        # After its last step an epoch is all but over: it ends first, so that no checkpoint lies between the two.
+        if step < self._steps:
+            self._stop_if_requested()
         if now - self._reported < _PROGRESS_SECONDS:
             return
         self._reported = now
@@ -152,6 +153,7 @@ class EpochCallback(keras.callbacks.Callback):
         self._decide(metrics)
         progress.mark(f"checkpoint of epoch {epoch + 1}")
         self._save(self.course, False)
+        self._stop_if_requested()
 
     def _decide(self, metrics: dict[str, float]) -> None:
         course, patience = self.course, self._training.early_stopping_patience
@@ -169,8 +171,10 @@ class EpochCallback(keras.callbacks.Callback):
                     course.best_weights = self.model.get_weights()
         self.model.stop_training = course.stops_early(patience)
 
-    def _stop(self) -> None:
-        self.course.dropout_calls = self._generators.calls()
+    def _stop_if_requested(self) -> None:
+        if not progress.stop_requested() or hvd.rank() != 0:
+            return
+        self.course.dropout_calls = self._generators.calls() if self.course.step else ()
         self._save(self.course, True)
         self._spool.write("stopped", epoch=self.course.epoch, step=self.course.step)
         raise progress.Stopped

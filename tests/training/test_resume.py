@@ -87,6 +87,28 @@ def test_resumed_inside_an_epoch_the_weights_and_metrics_are_those_of_an_undistu
     assert found_metrics[3]["validation/loss"] == expected[3]["validation/loss"]
 
 
+def test_a_stop_that_comes_with_the_last_step_of_an_epoch_is_one_after_that_epoch(table, tmp_path, monkeypatch):
+    whole, _ = run(tmp_path / "whole", table, ())
+    seen = []
+
+    def stop_requested():
+        if progress.now().activity == f"epoch 2, step {STEPS + 1}":
+            seen.append(True)
+        return bool(seen)
+
+    # Asked once more in the same step, as when the order arrives at that moment.
+    monkeypatch.setattr(progress, "mark", lambda activity, mark=progress.mark: (mark(activity), stop_requested()))
+    monkeypatch.setattr(progress, "stop_requested", stop_requested)
+    with pytest.raises(progress.Stopped):
+        run(tmp_path / "broken", table, ())
+    monkeypatch.undo()
+    kept = checkpoint.newest(tmp_path / "broken")
+    assert (kept.state.epoch, kept.state.step) == (2, 0)
+    model, _ = run(tmp_path / "broken", table, (), kept.path)
+    assert weights(model) == weights(whole)
+    assert metrics(tmp_path / "broken") == metrics(tmp_path / "whole")
+
+
 def test_epochs_of_the_checkpoint_that_the_spool_lacks_are_told_again(table, tmp_path):
     run(tmp_path, table, ("training.epochs=2",))
     whole = metrics(tmp_path)
