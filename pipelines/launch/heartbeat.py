@@ -49,6 +49,8 @@ class Heart:
         self._seconds = seconds
         self._beats = 0
         self._stop = threading.Event()
+        # Before any work, which may be over or stand still before a thread has had its turn.
+        self._beat(done=False)
         self._thread = threading.Thread(target=self._beat_until_stopped, name="heartbeat", daemon=True)
         self._thread.start()
 
@@ -59,9 +61,8 @@ class Heart:
         self._beat(done=True)
 
     def _beat_until_stopped(self) -> None:
-        while not self._stop.is_set():
+        while not self._stop.wait(self._seconds):
             self._beat(done=False)
-            self._stop.wait(self._seconds)
 
     def _beat(self, done: bool) -> None:
         self._beats += 1
