@@ -78,7 +78,7 @@ def make_optimizer(
     """The configured optimizer, averaging gradients over ranks, and the network's weights over steps where that is asked for.
 
     What is put around it, from the outside: gradients of parts of a batch are added up, ranks average them, the loss's scale is
-    taken out of them, and they are made sure of.
+    taken out of them, and they are checked and clipped.
 
     Raises:
         ConfigError: this Keras does not have it.

@@ -96,7 +96,7 @@ def test_a_stop_that_comes_with_the_last_step_of_an_epoch_is_one_after_that_epoc
             seen.append(True)
         return bool(seen)
 
-    # Asked once more in the same step, as when the order arrives at that moment.
+    # The order arrives with the mark of the last step, and holds from then on.
     monkeypatch.setattr(progress, "mark", lambda activity, mark=progress.mark: (mark(activity), stop_requested()))
     monkeypatch.setattr(progress, "stop_requested", stop_requested)
     with pytest.raises(progress.Stopped):
