@@ -50,6 +50,12 @@ def _comm(thread):
         return file.read()
 
 
+def computes_with_onednn():
+    from tensorflow.python.framework.test_util import IsMklEnabled
+
+    return IsMklEnabled()
+
+
 def reduce_for_ever(action):
     """Rank 1 comes to grief in the twentieth step."""
     import horovod.tensorflow as hvd

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Protocol
 
 from pipelines.launch import scratch
 from pipelines.secrets import without_secrets
+from pipelines.tensorflowenv import tensorflow_environment
 
 _SOCKET_NAME = "fork-server"
 # The whole path of a socket must fit into this many bytes (man 7 unix).
@@ -26,7 +27,6 @@ _SERVER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
-    "TF_CPP_MIN_LOG_LEVEL": "2",
     "PYTHONUNBUFFERED": "1",
 }
 
@@ -66,7 +66,7 @@ def fork_server(run_dir: Path) -> Iterator[str]:
         listener.listen()
         process = subprocess.Popen(
             [sys.executable, "-m", "pipelines.launch.forkserver", str(os.getpid()), str(listener.fileno())],
-            env=without_secrets(os.environ) | _SERVER_ENVIRONMENT,
+            env=without_secrets(os.environ) | _SERVER_ENVIRONMENT | tensorflow_environment(os.environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

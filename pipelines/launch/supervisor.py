@@ -32,6 +32,7 @@ from pipelines.launch.rankprocess import RankProcess
 from pipelines.launch.rendezvous import Place
 from pipelines.rundir import LOG_FOLDER, SPOOL_FOLDER
 from pipelines.secrets import without_secrets
+from pipelines.tensorflowenv import tensorflow_environment
 
 _POLL_SECONDS = 0.2
 # Horovod's own end of a stalled run comes after the watchdog's, which can say more.
@@ -118,9 +119,8 @@ def horovod_environment(place: Place, launch: LaunchConfig) -> dict[str, str]:
         "HOROVOD_STALL_CHECK_TIME_SECONDS": str(launch.stall_warning_seconds),
         "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(launch.stall_shutdown_seconds + _HOROVOD_LATER_SECONDS),
         "OMP_NUM_THREADS": str(threads),
-        "TF_CPP_MIN_LOG_LEVEL": "2",
         "PYTHONUNBUFFERED": "1",
-    }
+    } | tensorflow_environment(os.environ)
 
 
 def gpu_environment(resources: Mapping[str, Sequence[str]], interface: str) -> dict[str, str]:

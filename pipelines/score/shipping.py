@@ -17,6 +17,7 @@ from pyspark import SparkFiles, TaskContext
 from pyspark.sql import SparkSession
 
 from pipelines.score.model import Classifier, ModelInfo
+from pipelines.tensorflowenv import tensorflow_environment
 
 _loaded: dict[str, Classifier] = {}
 
@@ -51,7 +52,7 @@ def load(shipment: Shipment) -> Classifier:
         # Read when TensorFlow is imported. More threads than the task may use would get in the way of the other tasks.
         for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
             os.environ.setdefault(variable, threads)
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        os.environ.update(tensorflow_environment(os.environ))
         # Spark removes this folder when the application ends.
         folder = Path(tempfile.mkdtemp(prefix="convoy-model-", dir=SparkFiles.getRootDirectory()))
         with zipfile.ZipFile(SparkFiles.get(shipment.archive)) as archive:

@@ -1,3 +1,4 @@
+import platform
 import time
 
 import numpy as np
@@ -39,6 +40,16 @@ def test_a_forked_rank_is_as_one_started_afresh(spark, tmp_path, fork_server):
     assert found["forked"] == found["afresh"] == found["server gone"]
     assert found["forked"]["threads"] == 1
     assert "forked or not, this line is in the log" in (tmp_path / "logs" / "rank-0.log").read_text()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere TensorFlow chooses its kernels")
+@pytest.mark.parametrize("started", ["forked", "afresh"])
+def test_ranks_compute_with_onednn_whatever_the_processor(spark, tmp_path, fork_server, started):
+    server = fork_server if started == "forked" else ""
+    launch = barrier.start(
+        spark, ranks.computes_with_onednn, (), launch=LaunchConfig(workers=1), work_dir=tmp_path, fork_server=server
+    )
+    assert launch.results() == [True]
 
 
 @pytest.fixture

@@ -1,5 +1,12 @@
+import os
+
 import pytest
 from synthetic import write_table
+
+from pipelines.tensorflowenv import tensorflow_environment
+
+# Before TensorFlow is imported: what is tested here are the kernels that ranks compute with.
+os.environ.update(tensorflow_environment(os.environ))
 
 
 @pytest.fixture(scope="module")
