@@ -79,26 +79,39 @@ class SpoolWriter:
 
 
 class SpoolReader:
-    """Reads what has been added to all files since the last call."""
+    """Reads what has been added to all files since the last call, and nothing twice.
+
+    Where files are copied as wholes (`pipelines.staging`), the start of a rank after one that was killed may replace a file
+    by another one with a shorter past. It is then read again from its beginning.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._offsets: dict[Path, int] = {}
+        self._last_lines: dict[Path, bytes] = {}
+        self._seen: dict[Path, set[int]] = {}
 
     def new_events(self) -> Iterator[Event]:
         for path in sorted(self._folder.glob("*-*.jsonl")):
-            offset = self._offsets.get(path, 0)
+            offset, last = self._offsets.get(path, 0), self._last_lines.get(path, b"")
             try:
                 with path.open("rb") as file:
-                    file.seek(offset)
+                    file.seek(offset - len(last))
+                    if file.read(len(last)) != last:
+                        offset = file.seek(0)
                     added = file.read()
             except FileNotFoundError:
                 # Between two copies of it (`pipelines.wholefile`).
                 continue
             # A line without its end is still being written.
-            complete = added.rfind(b"\n") + 1
-            self._offsets[path] = offset + complete
-            yield from _events(added[:complete])
+            lines = added[: added.rfind(b"\n") + 1].splitlines(keepends=True)
+            if not lines:
+                continue
+            self._offsets[path], self._last_lines[path] = offset + sum(map(len, lines)), lines[-1]
+            seen = self._seen.setdefault(path, set())
+            news = [line for line in lines if hash(line) not in seen]
+            seen.update(map(hash, news))
+            yield from _events(b"".join(news))
 
 
 def _events(lines: bytes) -> Iterator[Event]:

@@ -284,11 +284,17 @@ class Store:
         )
 
 
+def why_not() -> str:
+    """Why there can be no such mount here; empty where there can."""
+    has_fuse = "\tfuse\n" in Path("/proc/filesystems").read_text()
+    return "" if has_fuse else "this kernel has no FUSE, so no object store can be mounted"
+
+
 @contextmanager
 def object_store(folder: Path, replaces: bool = True) -> Iterator[Path]:
-    """Such a mount at a new folder; what is in it lies elsewhere and goes with it. Skips the test where the kernel lacks FUSE."""
-    if "\tfuse\n" not in Path("/proc/filesystems").read_text():
-        pytest.skip("this kernel has no FUSE, so no object store can be mounted")
+    """Such a mount at a new folder; what is in it lies elsewhere and goes with it. Skips the test where there can be none."""
+    if why_not():
+        pytest.skip(why_not())
     folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory(prefix="store-") as backing:
         flags = [] if replaces else ["--no-replace"]

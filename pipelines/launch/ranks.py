@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from pipelines import paths, rundir
 from pipelines.config import LaunchConfig
 from pipelines.errors import ConfigError
-from pipelines.launch import barrier, orders, preflight, session
+from pipelines.launch import barrier, keptserver, orders, preflight, session
 from pipelines.launch.barrier import RankError
 from pipelines.launch.failure import read_failures
 from pipelines.launch.supervisor import Assignment, run_locally
@@ -31,6 +31,9 @@ def run(
 
     The function calls `hvd.init()` itself, as under `horovodrun`. It and its arguments travel by cloudpickle, so import heavy
     libraries inside it and pass data by path. Only `horovod.tensorflow`'s ops work with Keras 3, not `horovod.keras`.
+
+    On the driver's own machine (local mode, negative `np`) the processes are forked from one that has imported TensorFlow and
+    Horovod, which the first call starts and later ones find: variables that TensorFlow reads at its import must be set before.
 
     Args:
         function: of a module that all nodes have, or defined where it is used, as in a notebook.
@@ -63,8 +66,10 @@ def run(
 
 
 def _on_spark(spark: SparkSession, call: tuple[Any, ...], launch: LaunchConfig, work_dir: Path) -> list[Any]:
+    # First, so that it imports during the checks.
+    server = keptserver.address() if session.is_local() else ""
     preflight.check(spark, launch.workers, str(work_dir))
-    ranks = barrier.start(spark, _call, call, launch=launch, work_dir=work_dir)
+    ranks = barrier.start(spark, _call, call, launch=launch, work_dir=work_dir, fork_server=server)
     try:
         while not ranks.wait(1):
             continue
@@ -77,7 +82,13 @@ def _on_spark(spark: SparkSession, call: tuple[Any, ...], launch: LaunchConfig, 
 def _on_the_driver(call: tuple[Any, ...], launch: LaunchConfig, work_dir: Path) -> list[Any]:
     attempt_dir = rundir.new_attempt(work_dir)
     payload = cloudpickle.dumps((_call, call))
-    assignment = Assignment(payload=payload, launch=launch, work_dir=str(work_dir), attempt_dir=str(attempt_dir))
+    assignment = Assignment(
+        payload=payload,
+        launch=launch,
+        work_dir=str(work_dir),
+        attempt_dir=str(attempt_dir),
+        fork_server=keptserver.address(),
+    )
     with run_locally(assignment) as ranks:
         try:
             done, waiting = wait(ranks, return_when=FIRST_EXCEPTION)

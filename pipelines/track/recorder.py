@@ -15,6 +15,7 @@ from pipelines.track.run import TrackedRun
 
 # What differs when the same epoch is trained again.
 _TIMED = ("epoch_seconds", "rows_per_second")
+_EPOCH_SECONDS = "ranks/epoch_seconds_{rank}"
 
 
 class Recorder:
@@ -50,11 +51,15 @@ class Recorder:
         return [self._epochs[epoch] for epoch in sorted(self._epochs)]
 
     def remember(self, event: Event) -> None:
-        """Take in what an earlier job of the same run has recorded."""
+        """Take in what an earlier job of the same run was told by its ranks, and record what it did not come to see."""
         if event.kind == "plan":
             self._planned = True
+            self._workers = event.values["workers"]
         if event.kind == "epoch":
-            self._is_news(event)
+            if event.values["epoch"] in self._run.recorded_steps(_EPOCH_SECONDS.format(rank=event.rank)):
+                self._is_news(event)
+            else:
+                self._epoch(event)
 
     def event(self, event: Event) -> None:
         """Record what a rank or a node has reported."""
@@ -119,7 +124,7 @@ class Recorder:
             return
         metrics, epoch = event.values["metrics"], event.values["epoch"]
         values = {
-            f"ranks/epoch_seconds_{event.rank}": metrics["epoch_seconds"],
+            _EPOCH_SECONDS.format(rank=event.rank): metrics["epoch_seconds"],
             f"ranks/rows_per_second_{event.rank}": metrics["rows_per_second"] / self._workers,
         }
         if event.rank == 0:

@@ -105,6 +105,14 @@ class TrackedRun:
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         self._record("metrics", {"step": step, "values": {key: float(value) for key, value in values.items()}})
 
+    def recorded_steps(self, metric: str) -> set[int]:
+        """At which steps this run has a metric, also from earlier jobs."""
+        return {
+            entry.values["step"]
+            for entry in self._journal.entries()
+            if entry.action == "metrics" and metric in entry.values["values"]
+        }
+
     def dataset(self, table: Table) -> None:
         """The table as input of the run, one entry a split, and its manifest as an artifact."""
         manifest = table.manifest

@@ -1,3 +1,4 @@
+import json
 import tempfile
 import time
 
@@ -68,6 +69,18 @@ def test_the_spool_delivers_each_event_once_and_waits_for_whole_lines(tmp_path):
         assert list(reader.new_events()) == []
         file.write('st", "time": 1.0, "values": {}}\n')
     assert [event.kind for event in reader.new_events()] == ["test"]
+
+
+def test_a_spool_that_another_with_a_shorter_past_has_replaced_is_read_again_and_nothing_twice(tmp_path):
+    """As when a supervisor is killed with its last second, and the next one begins with an older copy."""
+    path, reader = tmp_path / "rank-0.jsonl", SpoolReader(tmp_path)
+    lines = [json.dumps({"rank": 0, "kind": "epoch", "time": time, "values": {}}) + "\n" for time in range(6)]
+    path.write_text("".join(lines[:3]))
+    assert [event.time for event in reader.new_events()] == [0, 1, 2]
+    path.write_text("".join(lines[:1] + lines[3:5]))
+    assert [event.time for event in reader.new_events()] == [3, 4]
+    path.write_text("".join(lines[:1] + lines[3:]))
+    assert [event.time for event in reader.new_events()] == [5]
 
 
 def test_bfloat16_is_chosen_only_where_the_processor_has_it(tmp_path):

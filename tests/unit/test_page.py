@@ -12,6 +12,7 @@ from pipelines.evidence import PredictionWriter
 from pipelines.launch import nodemetrics
 from pipelines.spool import Event, SpoolReader
 from pipelines.track import page
+from pipelines.track.journal import Journal
 from pipelines.track.recorder import Recorder
 from pipelines.track.run import TrackedRun
 
@@ -55,6 +56,23 @@ def events():
         yield Event(rank, "test", 123.0, {})
     yield Event(0, "saved", 125.0, {})
     yield Event(1, "system", 113.0, {"sample": 1, "metrics": {"cpu_utilization_percentage": 50.0}})
+
+
+def test_a_job_that_goes_on_records_the_epochs_that_the_one_before_did_not_come_to_see(table, tmp_path):
+    reported = [event for event in events() if event.kind in ("plan", "epoch")]
+    seen = [event for event in reported if event.values.get("epoch") != 2]
+    for passed_on, by in ((seen, Recorder.event), (reported, Recorder.remember)):
+        run = TrackedRun(config(f"tracking.uri=sqlite:///{tmp_path}/mlflow.db").tracking, "name", tmp_path)
+        recorder = Recorder(run, tmp_path, table.manifest, "a title", submitted=100.0)
+        for event in passed_on:
+            by(recorder, event)
+        run.finish("FINISHED")
+    entries = [entry.values for entry in Journal(tmp_path).entries() if entry.action == "metrics"]
+    assert [entry["step"] for entry in entries if "train/loss" in entry["values"]] == [1, 2]
+    assert [entry["values"]["ranks/rows_per_second_1"] for entry in entries if "ranks/rows_per_second_1" in entry["values"]] == [
+        500.0,
+        500.0,
+    ]
 
 
 def test_parameters_are_what_can_differ_and_matters():
