@@ -89,6 +89,13 @@ def to_petastorm(location: str) -> str:
     return "file://" + path
 
 
+def variables() -> dict[str, str]:
+    """The environment in which a process on another node gives every location the place that it has for this one."""
+    if on_databricks():
+        return {}
+    return {"CONVOY_HOME": str(home().absolute()), "CONVOY_DBFS_ROOT": str(dbfs_root().absolute())}
+
+
 def display(path: Path) -> str:
     """A path as people read it: relative to the home folder where it lies below it."""
     try:

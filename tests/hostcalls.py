@@ -6,7 +6,7 @@ import socket
 import time
 from pathlib import Path
 
-from pipelines import configfile, progress
+from pipelines import configfile, paths, progress
 from pipelines.config import LaunchConfig
 from pipelines.launch import attempts, ranks, slots
 
@@ -28,7 +28,12 @@ def place():
     network = {name.lower(): os.environ[f"HOROVOD_GLOO_{name}"] for name in ("IFACE", "RENDEZVOUS_ADDR")}
     # By which Gloo listens.
     network["address"] = socket.gethostbyname(socket.gethostname())
-    return {name: int(value) for name, value in told.items()} | network
+    return {name: int(value) for name, value in told.items()} | network | {"folder": str(paths.to_python("tables"))}
+
+
+def folder(spark):
+    """Where tables lie for the driver."""
+    return str(paths.to_python("tables"))
 
 
 def train(spark, settings, table, run_dir, function=None):

@@ -15,13 +15,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pyspark import BarrierTaskContext
 
-from pipelines import staging
+from pipelines import paths, staging
 from pipelines.config import LaunchConfig
 from pipelines.errors import ConvoyError
 from pipelines.launch import heartbeat, orders, rankprocess, rendezvous, scratch, slots
@@ -51,6 +51,8 @@ class Assignment:
     """For the reports of this start of the workers."""
     fork_server: str = ""
     """The address of the driver's fork server, where the tasks run on its machine."""
+    places: Mapping[str, str] = field(default_factory=paths.variables)
+    """As the driver has them."""
 
 
 class RankFailed(RuntimeError):
@@ -181,7 +183,7 @@ def _run_process(
         try:
             # What `--py-files` or a cluster's libraries added to this worker's path, the rank needs, too.
             path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-            everything = without_secrets(os.environ) | path | environment
+            everything = without_secrets(os.environ) | path | dict(assignment.places) | environment
             # What CUDA has begun in a process, a fork of it must not use.
             server = "" if "CUDA_VISIBLE_DEVICES" in environment else assignment.fork_server
             process = rankprocess.start(details, everything, standard_input=order_reader, log=log, outcome=writer, server=server)

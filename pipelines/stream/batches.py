@@ -14,9 +14,9 @@ import tensorflow as tf
 
 from pipelines import progress
 from pipelines.config import StreamConfig
-from pipelines.schema import Split, Table
+from pipelines.schema import ImageSpec, Split, Table
 from pipelines.stream.augment import Augmentation, augmented, keys_of_epoch
-from pipelines.stream.reader import FILES_AT_ONCE, Block, Images, Labels, read_blocks
+from pipelines.stream.reader import FILES_AT_ONCE, Block, read_blocks
 from pipelines.stream.sharding import RowRange, file_parts
 
 
@@ -43,8 +43,8 @@ class Shard:
             return self.num_bytes
         files = list(file_parts(self.table.manifest.splits[self.split].files, self.rows))
         largest = max(file.rows for file in files)
-        # A full buffer, joined and in its new order; and what is read ahead of it, as Parquet gives it and decoded.
-        rows = 3 * (_buffer_rows(self.stream, batch_size) + largest) + 2 * min(len(files), FILES_AT_ONCE) * largest
+        # A full buffer and what leaves it; and what is read ahead of it, as Parquet gives it and decoded.
+        rows = 2 * _buffer_rows(self.stream, batch_size) + largest + 2 * min(len(files), FILES_AT_ONCE) * largest
         return rows * self.table.manifest.image.num_bytes
 
 
@@ -166,30 +166,62 @@ def epoch_order(rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 def _shuffled_epoch(shard: Shard, steps: int, batch_size: int, seed: int, epoch: int) -> Iterator[Block]:
     """Blocks of whole batches: images [n, batch, height, width, channels], labels [n, batch]; `steps` batches in total.
 
-    Row groups come in a seeded order. Rows wait in a buffer; each time it is full, it is shuffled and half of it leaves, so rows
-    of distant row groups meet. The table itself was shuffled when it was written.
+    Row groups come in a seeded order, and their rows wait in a buffer to meet those of distant ones. The table itself was
+    shuffled when it was written.
     """
     rng = np.random.default_rng((seed, epoch))
     order_seed = int(rng.integers(2**31))
     left = steps * batch_size
-    waiting: list[Block] = []
-    num_waiting = 0
-    capacity = _buffer_rows(shard.stream, batch_size)
+    buffer = _ShuffleBuffer(_buffer_rows(shard.stream, batch_size), shard.table.manifest.image, rng)
+    half = buffer.capacity // 2 // batch_size * batch_size
     for block in _read(shard, order_seed):
-        waiting.append(block)
-        num_waiting += len(block[1])
-        if num_waiting < capacity:
-            continue
-        images, labels = _shuffled(waiting, rng)
-        leaving = min(num_waiting // 2 // batch_size * batch_size, left)
-        if leaving:
-            yield _cut(images[:leaving], labels[:leaving], batch_size)
+        waiting: Block | None = block
+        while waiting is not None and left:
+            waiting = buffer.take(waiting)
+            if buffer.is_full:
+                leaving = min(half, left)
+                left -= leaving
+                yield _cut(buffer.let_go(leaving), batch_size)
+    while left:
+        leaving = min(half, left)
         left -= leaving
-        waiting = [(images[leaving:], labels[leaving:])]
-        num_waiting -= leaving
-    if left:
-        images, labels = _shuffled(waiting, rng)
-        yield _cut(images[:left], labels[:left], batch_size)
+        yield _cut(buffer.let_go(leaving), batch_size)
+
+
+class _ShuffleBuffer:
+    """Rows in memory that is taken once; they leave at random, and others get their places."""
+
+    def __init__(self, capacity: int, image: ImageSpec, rng: np.random.Generator) -> None:
+        self.capacity = capacity
+        self._images = np.empty((capacity, *image.shape), image.dtype)
+        self._labels = np.empty(capacity, np.int32)
+        self._held = 0
+        self._rng = rng
+
+    @property
+    def is_full(self) -> bool:
+        return self._held == self.capacity
+
+    def take(self, block: Block) -> Block | None:
+        """Take rows until it is full. Gives those for which there is no place, if any."""
+        images, labels = block
+        taken = min(len(labels), self.capacity - self._held)
+        places = slice(self._held, self._held + taken)
+        self._images[places], self._labels[places] = images[:taken], labels[:taken]
+        self._held += taken
+        return (images[taken:], labels[taken:]) if taken < len(labels) else None
+
+    def let_go(self, rows: int) -> Block:
+        """So many rows at random, in random order."""
+        leaving = self._rng.permutation(self._held)[:rows]
+        block = self._images[leaving], self._labels[leaving]
+        stays = np.ones(self._held, bool)
+        stays[leaving] = False
+        self._held -= rows
+        # The last ones move to the places in front of them that have become free.
+        free, last = np.flatnonzero(~stays[: self._held]), self._held + np.flatnonzero(stays[self._held :])
+        self._images[free], self._labels[free] = self._images[last], self._labels[last]
+        return block
 
 
 def _buffer_rows(stream: StreamConfig, batch_size: int) -> int:
@@ -201,13 +233,7 @@ def _read(shard: Shard, order_seed: int | None = None) -> Iterator[Block]:
     return progress.reading(blocks, f"{shard.split} rows of {shard.table.uri}")
 
 
-def _shuffled(blocks: list[Block], rng: np.random.Generator) -> Block:
-    images = np.concatenate([block[0] for block in blocks])
-    labels = np.concatenate([block[1] for block in blocks])
-    order = rng.permutation(len(labels))
-    return images[order], labels[order]
-
-
-def _cut(images: Images, labels: Labels, batch_size: int) -> Block:
+def _cut(block: Block, batch_size: int) -> Block:
+    images, labels = block
     num_batches = len(labels) // batch_size
     return images.reshape(num_batches, batch_size, *images.shape[1:]), labels.reshape(num_batches, batch_size)

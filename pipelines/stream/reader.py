@@ -14,6 +14,7 @@ Nor is it let near a path that is no file: of a folder it would unpickle the sch
 """
 
 import os
+import socket
 import time
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
@@ -79,6 +80,11 @@ def _check_content(table: Table, split: Split, wanted: Set[str]) -> None:
                 continue
             found = fingerprint(path)
         except OSError as error:
+            if not folder.is_dir():
+                raise DataError(
+                    f"table {table.uri}: {socket.gethostname()} has no folder {folder}, which the driver has; "
+                    "ingest.tables_uri must be one that all nodes see"
+                ) from error
             raise _damaged(table, f"{file.path} cannot be read ({error.strerror})") from error
         if found.sha256 != file.sha256:
             raise _damaged(table, f"{file.path} is not as it was written: some of its bytes have changed")

@@ -103,6 +103,8 @@ def test_ranks_know_their_place_and_meet_where_they_can_reach_each_other(cluster
             host.run("hostname", host.name)
     assert {rank["address"]: rank["iface"] for rank in found} == {host.address: host.interface for host in cluster.workers}
     assert {rank["rendezvous_addr"] for rank in found} == {found[0]["address"]}
+    # The driver's, of which workers have not heard.
+    assert {rank["folder"] for rank in found} == {driver.call(hostcalls.folder)}
     order = list(dict.fromkeys(rank["address"] for rank in found))
     for number, rank in enumerate(found):
         before = [other["address"] for other in found[:number]]

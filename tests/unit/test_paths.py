@@ -47,6 +47,21 @@ def test_on_a_laptop_every_form_is_a_folder_for_every_role(laptop, location, pyt
     assert paths.to_petastorm(location) == petastorm
 
 
+@pytest.mark.parametrize("location", ["dbfs:/a/b", "/Volumes/c/s/v", "a/b"])
+def test_a_location_means_the_same_place_on_a_node_that_is_given_the_variables(laptop, monkeypatch, location):
+    variables, place = paths.variables(), paths.to_python(location)
+    monkeypatch.delenv("CONVOY_HOME")
+    monkeypatch.delenv("CONVOY_DBFS_ROOT")
+    assert paths.to_python(location) != place
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert paths.to_python(location) == place
+
+
+def test_nodes_of_databricks_need_to_be_told_no_places(cluster):
+    assert paths.variables() == {}
+
+
 @pytest.mark.parametrize(
     ("location", "python", "spark", "petastorm"),
     [

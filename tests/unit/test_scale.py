@@ -62,9 +62,7 @@ def test_the_shards_of_a_terabyte_are_as_the_document_says(image, workers):
 @pytest.mark.parametrize("image", IMAGES)
 def test_a_streaming_worker_holds_so_many_bytes(image):
     buffer = StreamConfig().shuffle_buffer_rows
-    group = training(image).rows_per_file
-    # The buffer is let out when it is full, and at most one row group more is in it then.
-    assert f"| {image} | {(buffer + group) * IMAGES[image] / 1e6:,.0f} MB |" in DOCUMENT
+    assert f"| {image} | {buffer * IMAGES[image] / 1e6:,.0f} MB |" in DOCUMENT
 
 
 def test_the_order_of_a_billion_rows_needs_no_memory_and_meets_no_row_twice():
