@@ -148,13 +148,13 @@ def test_a_rank_on_each_of_three_hosts_trains_as_three_on_one_and_feels_a_slow_n
 def test_ranks_of_a_host_cut_off_in_mid_epoch_go_on_elsewhere_two_on_each_of_two_hosts_as_four_on_one(
     cluster, driver, table, tmp_path, fork_server
 ):
-    settings = [*SETTINGS, "launch.workers=4", "training.epochs=30"]
+    settings = [*SETTINGS, "launch.workers=4", "training.epochs=15"]
     results, told, error, host = disturbed(cluster.cut, cluster, driver, settings, table, tmp_path / "hosts")
     assert error == ""
     assert len(told) == 1
     assert told[0].startswith(f"restart 1 of 2: rank 1 on {host.name} failed: its Spark task was lost")
     assert re.search(r"training goes on from the checkpoint of epoch \d+$", told[0])
-    local = in_local_mode(4, table, tmp_path / "local", fork_server, "training.epochs=30")
+    local = in_local_mode(4, table, tmp_path / "local", fork_server, "training.epochs=15")
     assert {result.weights_sha256 for result in results} == {local[0].weights_sha256}
     assert results[0].test == local[0].test
 
