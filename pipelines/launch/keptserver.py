@@ -1,6 +1,8 @@
 """A fork server that lives as long as the driver's process, for sessions that start ranks again and again, as notebooks do."""
 
 import atexit
+import contextlib
+import os
 import tempfile
 import threading
 from pathlib import Path
@@ -13,7 +15,7 @@ class _Kept:
 
     def __init__(self) -> None:
         self.address = ""
-        self._folder = Path(tempfile.gettempdir()) / f"convoy-kept-{id(self)}"
+        self._folder = Path(tempfile.gettempdir()) / f"convoy-kept-{os.getpid()}"
         self._started, self._end = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._hold, name="fork-server", daemon=True)
         self._thread.start()
@@ -25,15 +27,13 @@ class _Kept:
         self._thread.join()
 
     def _hold(self) -> None:
-        try:
-            with rankprocess.fork_server(self._folder) as self.address:
-                self._started.set()
-                self._end.wait()
-        finally:
-            # Ranks are started afresh where there can be no server.
+        # Ranks are started afresh where there can be no server.
+        with contextlib.suppress(OSError), rankprocess.fork_server(self._folder) as self.address:
             self._started.set()
-            self.address = ""
-            scratch.remove(self._folder)
+            self._end.wait()
+        self._started.set()
+        self.address = ""
+        scratch.remove(self._folder)
 
 
 _lock = threading.Lock()

@@ -1,7 +1,11 @@
 """Any function on N ranks, on Spark's workers and on the driver."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
+import psutil
 import pytest
 import ranks
 from rank_processes import wait_until_no_rank_is_left
@@ -11,6 +15,7 @@ from pipelines.errors import ConfigError, LaunchError
 from pipelines.launch.barrier import RankError
 from pipelines.launch.ranks import run
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(120)
 
 
@@ -64,3 +69,22 @@ def test_more_ranks_than_slots_and_none_at_all_are_refused(spark, launch):
         run(ranks.fail_on_rank_1, 3, spark=spark, launch=launch)
     with pytest.raises(ConfigError, match=r"^np=0: must be positive"):
         run(ranks.fail_on_rank_1, 0, launch=launch)
+
+
+def test_ranks_of_one_process_are_forked_from_one_that_ends_with_it(tmp_path):
+    code = (
+        "import os, sys\n"
+        "from pipelines.config import LaunchConfig\n"
+        "from pipelines.launch.ranks import run\n"
+        "for _ in range(2):\n"
+        "    place = LaunchConfig(runs_uri=sys.argv[1])\n"
+        "    print(os.getpid(), *run(lambda: (os.getppid(), 'tensorflow' in sys.modules), -1, launch=place)[0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=100, check=True
+    )
+    (caller, server, has_tensorflow), second = (line.split() for line in done.stdout.splitlines())
+    assert has_tensorflow == "True"
+    assert caller != server
+    assert second == [caller, server, "True"]
+    assert not psutil.pid_exists(int(server))
