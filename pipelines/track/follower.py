@@ -19,16 +19,13 @@ from pipelines.config import TrackingConfig
 from pipelines.errors import ConvoyError
 from pipelines.secrets import mask
 from pipelines.track.journal import EXPERIMENT_ID, RUN_ID, Entry, Journal
+from pipelines.track.requests import BATCHED, points, requests, single_values
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 KEY_TAG = "convoy.journal"
 PARENT_TAG = "mlflow.parentRunId"
-# What one `log_batch` may hold: https://mlflow.org/docs/latest/rest-api.html#log-batch
-_MOST_VALUES = 1000
-_MOST_PARAMS_OR_TAGS = 100
-_BATCHED = ("params", "tags", "metrics")
 # Other errors can pass: a full disk, an expired token, a busy database.
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
 # MLflow's own defaults try a dead server for minutes. We try again ourselves, with other work between.
@@ -76,7 +73,7 @@ class Follower:
             self._client = None
             self._trouble("the run could not be opened", error)
             return False
-        for group in _groups(pending):
+        for group in requests(pending):
             if not self._try(group):
                 break
         return not self.journal.pending()
@@ -172,7 +169,7 @@ class Follower:
         assert self._client is not None
         client, run_id, entry = self._client, self.journal.accepted.run_id, group[0]
         values = entry.values
-        if entry.action in _BATCHED:
+        if entry.action in BATCHED:
             self._log_batch(client, run_id, group)
         elif entry.action == "inputs":
             _log_inputs(client, run_id, values["datasets"])
@@ -196,15 +193,15 @@ class Follower:
             if entry.action == "tags"
             for key, value in entry.values.items()
         ]
-        points = [(entry, key, value) for entry in group if entry.action == "metrics" for key, value in _points(entry)]
+        measured = [(entry, key, value) for entry in group if entry.action == "metrics" for key, value in points(entry)]
         known: dict[str, set[tuple[int, int]]] = {}
-        for entry, key, _ in points:
+        for entry, key, _ in measured:
             if entry.n in self._doubtful and key not in known:
                 history = client.get_metric_history(run_id, key)
                 known[key] = {(point.step, point.timestamp) for point in history}
         metrics = [
             Metric(key, value, entry.time, entry.values["step"])
-            for entry, key, value in points
+            for entry, key, value in measured
             if (entry.values["step"], entry.time) not in known.get(key, ())
         ]
         if params or tags or metrics:
@@ -212,7 +209,7 @@ class Follower:
 
     def _apply_each_value(self, entry: Entry, error: Exception) -> str:
         """Save from a refused entry what the server does accept. Gives the reason for the rest."""
-        parts = _split(entry)
+        parts = single_values(entry)
         if len(parts) < 2:
             return _first_line(error)
         refused = []
@@ -236,41 +233,6 @@ class Follower:
     def _trouble(self, what: str, error: Exception) -> None:
         _log.warning("%s", what, exc_info=error)
         self.trouble = self.trouble or f"{what}: {_first_line(error)}"
-
-
-def _groups(pending: Sequence[Entry]) -> list[list[Entry]]:
-    """Entries to be sent together: one request may hold many values, and a slow server is asked seldom. A status comes last."""
-    groups: list[list[Entry]] = []
-    batched = [entry for entry in pending if entry.action in _BATCHED]
-    room = {"params": 0, "tags": 0, "metrics": 0}
-    for entry in batched:
-        count = len(_split(entry))
-        room[entry.action] -= count
-        room["all"] = room.get("all", 0) - count
-        if not groups or min(room.values()) < 0:
-            groups.append([])
-            room = {"params": _MOST_PARAMS_OR_TAGS, "tags": _MOST_PARAMS_OR_TAGS, "metrics": _MOST_VALUES, "all": _MOST_VALUES}
-            room[entry.action] -= count
-            room["all"] -= count
-        groups[-1].append(entry)
-    others = [entry for entry in pending if entry.action not in (*_BATCHED, "open", "status")]
-    return groups + [[entry] for entry in others] + [[entry] for entry in pending if entry.action == "status"]
-
-
-def _points(entry: Entry) -> list[tuple[str, float]]:
-    return list(entry.values["values"].items())
-
-
-def _split(entry: Entry) -> list[tuple[str, Entry]]:
-    """One entry for each value."""
-    if entry.action == "metrics":
-        step = entry.values["step"]
-        return [
-            (key, Entry(entry.n, "metrics", entry.time, {"step": step, "values": {key: value}})) for key, value in _points(entry)
-        ]
-    if entry.action in ("params", "tags"):
-        return [(key, Entry(entry.n, entry.action, entry.time, {key: value})) for key, value in entry.values.items()]
-    return [(entry.action, entry)]
 
 
 def _name(entry: Entry) -> str:
