@@ -62,6 +62,8 @@ def lines(result: dict[str, Any]) -> list[str]:
         f"{100 * statistics.mean(row['script_accuracy'] for row in rounds):.2f} %",
         f"Convoy, conf/train_cnn.yml    {statistics.median(convoy):6.1f} s  ({min(convoy):.1f} to {max(convoy):.1f})  "
         f"{100 * result['accuracy']:.2f} %",
+        f"peak of the processes: the script {max(row['script_peak_mb'] for row in rounds):,} MB, "
+        f"Convoy {max(row['convoy_peak_mb'] for row in rounds):,} MB",
         f"ratio, median of {len(rounds)} pairs: {result['ratio']:.3f}; {100 * GOAL:.2f} % "
         f"{'reached' if result['reached'] else 'NOT reached'}",
     ]
