@@ -18,7 +18,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import costmodel, rankwork
 from benchmarks.costmodel import Cost, Reduction, efficiency
-from benchmarks.hosts import Cluster, Driver, HostError, why_not
+from benchmarks.hostnetwork import HostError, why_not
+from benchmarks.hosts import Cluster, Driver
 
 HOSTS = (1, 2, 4)
 REDUCING_HOSTS = (2, 3, 4)
@@ -47,8 +48,8 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         with _hosts(Path(folder) / "reductions", 0) as (cluster, driver):
             found = {f"{MEGABITS} Mbit/s": _reductions(cluster, driver, rounds)}
-            cluster.limit(SLOW_MEGABITS)
-            with cluster.delay(DELAY):
+            cluster.network.limit(SLOW_MEGABITS)
+            with cluster.network.delay(DELAY):
                 found[f"{SLOW_MEGABITS} Mbit/s, {1000 * DELAY:.0f} ms"] = _reductions(cluster, driver, rounds)
         with _hosts(Path(folder) / "steps", QUOTA) as (cluster, driver):
             steps = {hosts: _steps(cluster, driver, hosts, rounds) for hosts in HOSTS}
@@ -136,7 +137,7 @@ def lines(result: dict[str, Any]) -> list[str]:
 @contextmanager
 def _hosts(folder: Path, quota: float) -> Iterator[tuple[Cluster, Driver]]:
     with Cluster(folder, hosts=max(HOSTS), cores=1, quota=quota) as cluster, cluster.driver() as driver:
-        cluster.limit(MEGABITS)
+        cluster.network.limit(MEGABITS)
         yield cluster, driver
 
 

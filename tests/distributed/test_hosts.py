@@ -10,6 +10,7 @@ import hostcalls
 import pytest
 
 from benchmarks import hosts
+from benchmarks.hostnetwork import Host, why_not
 from pipelines import configfile, rundir
 from pipelines.launch import heartbeat
 from pipelines.launch.supervisor import Assignment, run_locally
@@ -26,7 +27,7 @@ SETTINGS = [
 ]
 pytestmark = [
     pytest.mark.timeout(300),
-    pytest.mark.skipif(bool(hosts.why_not()), reason=f"no hosts can be made: {hosts.why_not()}"),
+    pytest.mark.skipif(bool(why_not()), reason=f"no hosts can be made: {why_not()}"),
 ]
 
 
@@ -129,11 +130,11 @@ def test_a_rank_on_each_of_three_hosts_trains_as_three_on_one_and_feels_a_slow_n
             return float((tmp_path / f"done-{part}").read_text())
 
         undisturbed = reduced(0)
-        with cluster.delay(0.02):
+        with cluster.network.delay(0.02):
             delayed = reduced(1)
-        cluster.limit(megabits=10)
+        cluster.network.limit(megabits=10)
         limited = reduced(2)
-        cluster.limit(0)
+        cluster.network.limit(0)
         results, told, error = training.result()
     # In a ring of three every part is passed on four times, 20 ms each; and at 10 Mbit/s 267 kB take 0.2 s.
     assert delayed > undisturbed + 0.06
@@ -149,7 +150,7 @@ def test_ranks_of_a_host_cut_off_in_mid_epoch_go_on_elsewhere_two_on_each_of_two
     cluster, driver, table, tmp_path, fork_server
 ):
     settings = [*SETTINGS, "launch.workers=4", "training.epochs=15"]
-    results, told, error, host = disturbed(cluster.cut, cluster, driver, settings, table, tmp_path / "hosts")
+    results, told, error, host = disturbed(cluster.network.cut, cluster, driver, settings, table, tmp_path / "hosts")
     assert error == ""
     assert len(told) == 1
     assert told[0].startswith(f"restart 1 of 2: rank 1 on {host.name} failed: its Spark task was lost")
@@ -162,7 +163,7 @@ def test_ranks_of_a_host_cut_off_in_mid_epoch_go_on_elsewhere_two_on_each_of_two
 def test_where_slots_are_gone_a_training_goes_on_with_fewer_workers_if_it_may(cluster, driver, table, tmp_path):
     slots = driver.call(hostcalls.task_slots)
     settings = [*SETTINGS, f"launch.workers={slots}", "launch.min_workers=2"]
-    results, told, error, host = disturbed(cluster.crash, cluster, driver, settings, table, tmp_path, hostcalls.wait_for_mishap)
+    results, told, error, host = disturbed(Host.crash, cluster, driver, settings, table, tmp_path, hostcalls.wait_for_mishap)
     assert error == ""
     assert [workers for workers, _ in results] == [slots - 2] * (slots - 2)
     assert host.address not in {address for _, address in results}
@@ -172,7 +173,7 @@ def test_where_slots_are_gone_a_training_goes_on_with_fewer_workers_if_it_may(cl
 def test_without_restarts_it_ends_in_one_line_that_names_the_host(cluster, driver, table, tmp_path):
     slots = driver.call(hostcalls.task_slots)
     settings = [*SETTINGS, f"launch.workers={slots}", "launch.max_restarts=0"]
-    results, told, error, host = disturbed(cluster.crash, cluster, driver, settings, table, tmp_path, hostcalls.wait_for_mishap)
+    results, told, error, host = disturbed(Host.crash, cluster, driver, settings, table, tmp_path, hostcalls.wait_for_mishap)
     assert (results, told) == (None, [])
     assert error.startswith("RankError: rank ")
     assert f" on {host.name} failed: its Spark task was lost" in error

@@ -27,7 +27,7 @@ from pipelines.train import checkpoint
 
 pytestmark = pytest.mark.timeout(500)
 __all__ = ["home"]
-EPOCHS = 60
+EPOCHS = 40
 on_a_store = pytest.mark.skipif(bool(object_store.why_not()), reason=object_store.why_not())
 
 
