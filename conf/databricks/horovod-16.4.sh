@@ -3,10 +3,11 @@
 # nor Petastorm. Puts both on every node; Horovod is compiled by the first node that comes, and its wheel kept on a volume.
 #
 # State: EXPERIMENTAL. Tried on Python 3.12.1 with TensorFlow 2.17.0, Keras 3.9.0 and numpy 1.26.4: Horovod compiles, is installed
-# from the kept wheel in three seconds the second time, and reduces with Gloo in one process. Petastorm 0.13.1 with pyarrow 14.0.2,
-# numpy 1.26.4 and setuptools 74.0.0, as the runtime has it (without, distutils is missing), reads MNIST's table through
-# pipelines.stream, all 54,000 rows. Not tried on a cluster, and not enough by itself: Petastorm needs pyarrow < 15, so this replaces the runtime's pyarrow 15.0.2 by 14.0.2, and what Spark's own Arrow code makes
-# of that is not known; Convoy's wheel and its preflight ask for Python < 3.12. Use 15.4 LTS ML where you can.
+# from the kept wheel in three seconds the second time, and reduces with Gloo in one process. Petastorm 0.13.1 with pyarrow
+# 14.0.2, numpy 1.26.4 and setuptools 74.0.0, as the runtime has it (without, distutils is missing), reads MNIST's table through
+# pipelines.stream, all 54,000 rows. Not tried on a cluster, and not enough by itself: Petastorm needs pyarrow < 15, so this
+# replaces the runtime's pyarrow 15.0.2 by 14.0.2, and what Spark's own Arrow code makes of that is not known; Convoy's wheel and
+# its preflight ask for Python < 3.12. Use 15.4 LTS ML where you can.
 #
 # CONVOY_WHEELS: where wheels are kept (a folder of a volume). PYTHON: the cluster's.
 set -euo pipefail

@@ -40,6 +40,8 @@ class Recorder:
         # A run that was restarted reports an epoch twice; the later one counts.
         self._epochs: dict[int, dict[str, float]] = {}
         self._told: dict[tuple[int, int], dict[str, float]] = {}
+        # Epochs of each rank that earlier jobs have recorded.
+        self._recorded: dict[int, set[int]] = {}
         self._submitted = submitted
         self._since: dict[int, float] = {}
         self._workers = 1
@@ -56,7 +58,9 @@ class Recorder:
             self._planned = True
             self._workers = event.values["workers"]
         if event.kind == "epoch":
-            if event.values["epoch"] in self._run.recorded_steps(_EPOCH_SECONDS.format(rank=event.rank)):
+            if event.rank not in self._recorded:
+                self._recorded[event.rank] = self._run.recorded_steps(_EPOCH_SECONDS.format(rank=event.rank))
+            if event.values["epoch"] in self._recorded[event.rank]:
                 self._is_news(event)
             else:
                 self._epoch(event)
