@@ -62,7 +62,7 @@ class Host:
 
     def run(self, *words: str) -> str:
         """Run a command to its end and give its output."""
-        return run(self.command(*words))
+        return _run(self.command(*words))
 
     def crash(self) -> None:
         """End all its processes at once, as a reset would."""
@@ -166,7 +166,7 @@ class Network:
         )
         try:
             self._offload(0)
-            wait_for_line(process, "the delay line", self._folder / "delay.log")
+            _wait_for_line(process, "the delay line", self._folder / "delay.log")
             yield
         finally:
             process.stdin.close()
@@ -183,12 +183,12 @@ class Network:
             [*_UNSHARE, sys.executable, "-I", "-S", "-c", _HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         self._stack.callback(end, process)
-        wait_for_line(process, "a host")
+        _wait_for_line(process, "a host")
         (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         return int(child)
 
     def _hub(self, *words: str) -> str:
-        return run(["nsenter", "--target", str(self._hub_pid), "--net", *words])
+        return _run(["nsenter", "--target", str(self._hub_pid), "--net", *words])
 
 
 def _cgroup(host: Host, quota: float) -> Path:
@@ -210,20 +210,21 @@ def _port(host: Host) -> str:
     return f"to-{host.name}"
 
 
-def run(command: Sequence[str]) -> str:
+def _run(command: Sequence[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     if done.returncode != 0:
         raise HostError(f"{' '.join(command)} ended with exit code {done.returncode}: {done.stderr.strip()}")
     return done.stdout
 
 
-def wait_for_line(process: "subprocess.Popen[bytes]", what: str, log: Path | None = None) -> None:
+def _wait_for_line(process: "subprocess.Popen[bytes]", what: str, log: Path | None = None) -> None:
     if not process.stdout.readline():
         told = log.read_text(errors="replace")[-1000:] if log else ""
         raise HostError(f"{what} could not be started: exit code {process.wait(10)} {told}")
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a process, collect it, and close its pipes."""
     process.send_signal(signal.SIGKILL)
     process.wait(10)
     for stream in (process.stdin, process.stdout):
