@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pipelines import cli, paths
+from pipelines import cli, configfile
 from pipelines.errors import ConfigError
 from pipelines.launch.console import TrainingConsole
 from pipelines.sweep import plan, results, run
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.resume:
         sweep, folder = run.find(options.resume, overrides)
     else:
-        sweep = plan.load(paths.to_python(options.file), overrides)
+        sweep = plan.load(configfile.find(options.file), overrides)
         folder = run.begin(sweep)
     console = TrainingConsole(epochs=1, verbosity=cli.verbosity_of(options))
     summary = run.run_sweep(sweep, folder, console)

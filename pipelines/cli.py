@@ -100,7 +100,7 @@ def parse(
     options = parser.parse_args(arguments)
     overrides = overrides_of(options)
     file = options.config or (None if getattr(options, "resume", "") else default_config)
-    config = configfile.load(paths.to_python(file) if file else None, overrides)
+    config = configfile.load(configfile.find(file) if file else None, overrides)
     check_summary(options.summary)
     return Request(config=config, summary=options.summary, overrides=overrides, options=options, verbosity=verbosity_of(options))
 

@@ -14,10 +14,20 @@ from typing import Any, Literal
 
 import yaml
 
+from pipelines import paths
 from pipelines.config import Config
 from pipelines.errors import ConfigError
 
 _SECTIONS: dict[str, type] = typing.get_type_hints(Config)
+# The clone, where this package is not installed elsewhere.
+_PROJECT = Path(__file__).resolve().parents[1]
+
+
+def find(location: str) -> Path:
+    """Where a configuration file lies. The ready-made ones, such as `conf/convnet.yml`, are there whatever the home folder is."""
+    path = paths.to_python(location)
+    ready_made = _PROJECT / location
+    return ready_made if ready_made.is_file() and not path.exists() else path
 
 
 def load(file: Path | None, overrides: Iterable[str] = (), settings: Mapping[str, Any] = MappingProxyType({})) -> Config:

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import yaml
 
-from pipelines import configfile, paths, rundir
+from pipelines import configfile, rundir
 from pipelines.config import Config
 from pipelines.errors import ConfigError
 from pipelines.models import registry
@@ -201,7 +201,7 @@ def _files(content: Mapping[str, Any]) -> list[Path]:
     named = content.get("configs", [content.get("config", "conf/train_cnn.yml")])
     if not isinstance(named, list) or not named or not all(isinstance(name, str) for name in named):
         raise ConfigError(f"configs={named}: must be a list of configuration files, for example [conf/mlp.yml, conf/convnet.yml]")
-    files = [paths.to_python(name) for name in named]
+    files = [configfile.find(name) for name in named]
     stems = [file.stem for file in files]
     rule(len(set(stems)) == len(stems), "configs", stems, "files whose names differ")
     return files

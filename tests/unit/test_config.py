@@ -83,6 +83,15 @@ def test_a_missing_file_is_named_with_the_nearest_one(tmp_path):
         configfile.load(tmp_path / "convnett.yml")
 
 
+def test_a_ready_made_file_is_found_with_any_home_folder_and_one_there_comes_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVOY_HOME", str(tmp_path))
+    assert configfile.find("conf/convnet.yml") == CONF_FILES[0].parent / "convnet.yml"
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/convnet.yml").write_text("")
+    assert configfile.find("conf/convnet.yml") == tmp_path / "conf/convnet.yml"
+    assert configfile.find("conf/none.yml") == tmp_path / "conf/none.yml"
+
+
 def test_broken_yaml_is_named_with_its_line(tmp_path):
     (tmp_path / "c.yml").write_text("training:\n  epochs: [1\n")
     with pytest.raises(ConfigError, match=r"c\.yml line 3: not valid YAML"):
