@@ -50,6 +50,13 @@ def _comm(thread):
         return file.read()
 
 
+def imported(names):
+    """Which of these modules a rank has without doing anything for it."""
+    import sys
+
+    return sorted(name for name in names if sys.modules.get(name) is not None)
+
+
 def computes_with_onednn():
     from tensorflow.python.framework.test_util import IsMklEnabled
 

@@ -1,10 +1,13 @@
 """Forks the processes of ranks from one that has imported TensorFlow, so that the import is done once and early.
 
-    python -m pipelines.launch.forkserver PARENT_PID LISTENING_FD
+    python -m pipelines.launch.forkserver PARENT_PID LISTENING_FD PURPOSE
 
 Serves the supervisors of its own machine, where the driver is, too: it imports while Spark starts and the table is checked. Each
 supervisor connects, sends what its rank needs, and is told the rank's process id and, at its end, the exit code. A rank dies with
 its supervisor, as one that the supervisor started itself, and with this server.
+
+A single training is given what it needs at once, and what it needs at its end only while nobody waits for a rank. For more than
+that, and for functions of a user, everything is imported first.
 
 Forking is safe only while there is a single thread, which the imports leave there and `serve` checks. A server that cannot serve
 ends; supervisors then start their ranks themselves.
@@ -21,13 +24,18 @@ import socket
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, cast
 
 from pipelines.launch import rank
+from pipelines.tensorflowenv import import_for_training
 
+Purpose = Literal["training", "anything"]
 # What `pipelines.launch.worker` imports on each rank.
-_PRELOADED = ("horovod.tensorflow", "pipelines.train.worker", "pipelines.track.model", "mlflow.tensorflow")
+_PRELOADED = ("horovod.tensorflow", "pipelines.train.worker", "pipelines.track.model")
+# The same, when the network is saved; in parts, because a rank that is asked for meanwhile waits for the end of one.
+_FOR_THE_END = ("mlflow", "mlflow.models", "mlflow.tensorflow")
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LARGEST_REQUEST = 2**18
 # A request comes with three file descriptors: the rank's standard input, its log, and the pipe for its outcome.
@@ -43,20 +51,28 @@ class _Rank:
     pidfd: int = -1
 
 
-def serve(listener: socket.socket) -> None:
+def serve(listener: socket.socket, idle_imports: Sequence[str] = ()) -> None:
     """Serve supervisors for ever.
+
+    Args:
+        listener: for their connections.
+        idle_imports: modules to be imported until the first rank is asked for.
 
     Raises:
         RuntimeError: the imports have started threads.
     """
-    if len(os.listdir("/proc/self/task")) > 1:
-        raise RuntimeError("modules that ranks import start threads, which a fork would lose")
-    # Otherwise the first collection in a rank would copy the pages of all that was imported.
-    gc.freeze()
+    _be_ready_to_fork()
+    later = list(idle_imports)
     with selectors.DefaultSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
         while True:
-            for key, _ in selector.select():
+            events = selector.select(0 if later else None)
+            if events:
+                later.clear()
+            else:
+                importlib.import_module(later.pop(0))
+                _be_ready_to_fork()
+            for key, _ in events:
                 if key.fileobj is listener:
                     connection, _ = listener.accept()
                     selector.register(connection, selectors.EVENT_READ, _Rank(connection))
@@ -64,6 +80,13 @@ def serve(listener: socket.socket) -> None:
                     _hear(selector, key.data)
                 else:
                     _bury(selector, key.data)
+
+
+def _be_ready_to_fork() -> None:
+    if len(os.listdir("/proc/self/task")) > 1:
+        raise RuntimeError("modules that ranks import start threads, which a fork would lose")
+    # Otherwise the first collection in a rank would copy the pages of all that was imported.
+    gc.freeze()
 
 
 def _hear(selector: selectors.BaseSelector, of: _Rank) -> None:
@@ -145,16 +168,18 @@ def _become_rank(selector: selectors.BaseSelector, server: int, request: dict[st
         rank.leave(code)
 
 
-def main(parent: int, listening_fd: int) -> None:
+def main(parent: int, listening_fd: int, purpose: Purpose) -> None:
     rank.die_with(parent)
     # What reaches all processes of a terminal or a job is a wish to stop for ranks, which need this server until they have.
     for signum in _IGNORED:
         signal.signal(signum, signal.SIG_IGN)
     listener = socket.socket(fileno=listening_fd)
-    for name in _PRELOADED:
+    if purpose == "training":
+        import_for_training()
+    for name in (*_PRELOADED, *(_FOR_THE_END if purpose == "anything" else ())):
         importlib.import_module(name)
-    serve(listener)
+    serve(listener, _FOR_THE_END if purpose == "training" else ())
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), cast(Purpose, sys.argv[3]))

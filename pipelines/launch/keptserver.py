@@ -28,7 +28,7 @@ class _Kept:
 
     def _hold(self) -> None:
         # Ranks are started afresh where there can be no server.
-        with contextlib.suppress(OSError), rankprocess.fork_server(self._folder) as self.address:
+        with contextlib.suppress(OSError), rankprocess.fork_server(self._folder, "anything") as self.address:
             self._started.set()
             self._end.wait()
         self._started.set()

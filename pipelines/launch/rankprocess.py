@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from pipelines.launch import scratch
+from pipelines.launch.forkserver import Purpose
 from pipelines.secrets import without_secrets
 from pipelines.tensorflowenv import tensorflow_environment
 
@@ -45,16 +46,20 @@ class RankProcess(Protocol):
 
 
 @contextmanager
-def fork_server(run_dir: Path) -> Iterator[str]:
+def fork_server(folder: Path, purpose: Purpose) -> Iterator[str]:
     """Have a process of this machine import what ranks need, from now on (`pipelines.launch.forkserver`).
 
     For where Spark's tasks run on the machine of the driver. Gives the address for supervisors, which is empty where the system
     has no such means.
+
+    Args:
+        folder: to find the server by: that of the run, or another that no two servers have.
+        purpose: what the ranks are for, a single training or anything.
     """
     if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
         yield ""
         return
-    address = str(scratch.make_shared(run_dir) / _SOCKET_NAME)
+    address = str(scratch.make_shared(folder) / _SOCKET_NAME)
     if len(os.fsencode(address)) > _LONGEST_PATH:
         yield ""
         return
@@ -65,7 +70,7 @@ def fork_server(run_dir: Path) -> Iterator[str]:
         listener.bind(address)
         listener.listen()
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.launch.forkserver", str(os.getpid()), str(listener.fileno())],
+            [sys.executable, "-m", "pipelines.launch.forkserver", str(os.getpid()), str(listener.fileno()), purpose],
             env=without_secrets(os.environ) | _SERVER_ENVIRONMENT | tensorflow_environment(os.environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

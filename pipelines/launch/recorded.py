@@ -31,6 +31,7 @@ def recorded(
     run_id: str = "",
     log_level: LogLevel = "INFO",
     parent: Path | None = None,
+    patience_seconds: float = 0.0,
 ) -> Iterator[TrackedRun]:
     """Record what the block does.
 
@@ -45,6 +46,7 @@ def recorded(
         run_id: an MLflow run to go on with.
         log_level: the least important log lines to keep.
         parent: the folder of the run that this one is to be shown below. The lines that the driver logs are kept there.
+        patience_seconds: how long MLflow may be left out at first (`TrackedRun.hand_over`).
 
     Raises:
         LaunchError: the disk does not take what has to be written.
@@ -59,7 +61,7 @@ def recorded(
         leftovers.claim(run_dir)
     except OSError as error:
         raise _unwritable(error, run_dir) from error
-    run = TrackedRun(tracking, run_name, run_dir, run_id, parent)
+    run = TrackedRun(tracking, run_name, run_dir, run_id, parent, patience_seconds)
     run.also_end([folder for folder in left_behind if folder != run_dir])
     try:
         yield run

@@ -33,6 +33,8 @@ from pipelines.train.result import Score, TrainingResult
 # What rank 0 tells when its work is done (`pipelines.launch.worker`), and how late a shared file system may show it.
 _LAST_REPORT = "saved"
 _LATE_SECONDS = 10
+# MLflow's import would share the cores with that of TensorFlow and the start of Spark. It waits for the first step, or so long.
+_MLFLOW_SECONDS = 20
 # Trainings of one process must not write the same table at once.
 _tables = threading.Lock()
 
@@ -110,7 +112,10 @@ def run_training(
     else:
         run_dir = rundir.make(paths.to_python(config.launch.runs_uri), run_name)
     parent = trial.parent if trial is not None else None
-    with recorded(config.tracking, run_name, run_dir, console, log_level=config.launch.log_level, parent=parent) as run:
+    patience = _MLFLOW_SECONDS if trial is None else 0
+    with recorded(
+        config.tracking, run_name, run_dir, console, log_level=config.launch.log_level, parent=parent, patience_seconds=patience
+    ) as run:
         (run_dir / rundir.CONFIG_FILE).write_text(mask(configfile.dump(config)), encoding="utf-8")
         if resumption is None:
             run.settings(page.parameters(config), configfile.dump(config))
@@ -204,7 +209,7 @@ def _cluster(config: Config, console: TrainingConsole, run_dir: Path, trial: Tri
     if trial is not None:
         yield trial.spark, trial.fork_server
         return
-    server = rankprocess.fork_server(run_dir) if session.is_local() else nullcontext("")
+    server = rankprocess.fork_server(run_dir, "training") if session.is_local() else nullcontext("")
     with server as address, session.open_session("convoy-train") as spark:
         for line in preflight.check(spark, config.launch.workers, str(run_dir)):
             console.warn(line)

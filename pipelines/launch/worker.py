@@ -9,6 +9,7 @@ from pipelines.config import Config
 from pipelines.rundir import MODEL_FOLDER, SPOOL_FOLDER
 from pipelines.schema import Table
 from pipelines.spool import SpoolWriter
+from pipelines.tensorflowenv import import_for_training
 from pipelines.train.result import TrainingResult
 
 _EXAMPLE_ROWS = 3
@@ -27,6 +28,7 @@ def work(config: Config, table: Table, run_dir: str, checkpoint: str | None = No
     # Petastorm reads through pyarrow interfaces that pyarrow < 15 only deprecates; the pins keep them.
     warnings.filterwarnings("ignore", category=FutureWarning)
     progress.mark("loading TensorFlow")
+    import_for_training()
     import horovod.tensorflow as hvd
 
     from pipelines.stream.reader import read_blocks

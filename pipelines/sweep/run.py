@@ -84,7 +84,7 @@ def run_sweep(sweep: Sweep, folder: Path, console: TrainingConsole) -> dict[str,
     with recorded(config.tracking, sweep.config.name, folder, console, log_level=config.launch.log_level) as run:
         run.tags(provenance.tags(folder, "jobs/sweep.py") | {"kind": "sweep", "sweep": sweep.config.name})
         run.text((folder / rundir.SWEEP_FILE).read_text(encoding="utf-8"), rundir.SWEEP_FILE)
-        server = rankprocess.fork_server(folder) if session.is_local() else nullcontext("")
+        server = rankprocess.fork_server(folder, "anything") if session.is_local() else nullcontext("")
         with server as address, session.open_session("convoy-sweep") as spark:
             for line in preflight.check(spark, _most_workers(sweep), str(folder)):
                 console.warn(line)

@@ -78,6 +78,8 @@ class Recorder:
             if not self._planned:
                 self._planned = True
                 self._run.parameters(resolved(event.values))
+        if event.kind == "first_step":
+            self._run.hand_over()
         if event.kind == "epoch":
             self._epoch(event)
         self._rank_phases(event)

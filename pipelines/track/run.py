@@ -39,7 +39,13 @@ class TrackedRun:
     """One run. Methods return at once; `finish` waits for the background thread, within limits."""
 
     def __init__(
-        self, tracking: TrackingConfig, run_name: str, run_dir: Path, run_id: str = "", parent: Path | None = None
+        self,
+        tracking: TrackingConfig,
+        run_name: str,
+        run_dir: Path,
+        run_id: str = "",
+        parent: Path | None = None,
+        patience_seconds: float = 0.0,
     ) -> None:
         """Begin the run of a run folder, or go on with it where the folder has a journal.
 
@@ -49,6 +55,8 @@ class TrackedRun:
             run_dir: receives the journal; figures and models lie in it.
             run_id: an MLflow run to continue. Needed only where `run_dir` is not the folder it began in.
             parent: the folder of the run that MLflow is to show this one below, for a new run.
+            patience_seconds: how long MLflow may be left out, unless `hand_over` or `finish` is called before. Its import takes
+                a core for some seconds.
         """
         self.warnings: list[str] = []
         self._given_run_id = run_id
@@ -70,6 +78,8 @@ class TrackedRun:
         self._left_behind: list[Path] = []
         self._news = threading.Event()
         self._closing = threading.Event()
+        self._handing_over = threading.Event()
+        self._patience_seconds = patience_seconds
         self._drawings: list[Future[None]] = []
         self._drawer = ThreadPoolExecutor(1, thread_name_prefix="figures")
         self._thread = threading.Thread(target=self._follow, name="tracking", daemon=True)
@@ -166,11 +176,16 @@ class TrackedRun:
         self._left_behind.extend(run_dirs)
         self._news.set()
 
+    def hand_over(self) -> None:
+        """Give MLflow the run from now on."""
+        self._handing_over.set()
+
     def finish(self, status: Status) -> None:
         """End the run. Waits for the server at most `tracking.finish_timeout_seconds`; what is left then is a warning."""
         self._drawer.shutdown(wait=True)
         self._record("status", {"status": status})
         self._closing.set()
+        self._handing_over.set()
         self._news.set()
         limit = min(self._finish_timeout, _KILLED_SECONDS) if status == "KILLED" else self._finish_timeout
         started = time.monotonic()
@@ -206,6 +221,7 @@ class TrackedRun:
         self._record("artifact", {"path": path, "folder": str(Path(artifact).parent) if "/" in artifact else ""})
 
     def _follow(self) -> None:
+        self._handing_over.wait(self._patience_seconds)
         with self._journal.exclusive() as mine:
             if not mine:
                 self._follower.trouble = "another process is recording this run"

@@ -12,5 +12,5 @@ def table(tmp_path_factory):
 @pytest.fixture(scope="session")
 def fork_server(tmp_path_factory):
     """As every training on one machine has it."""
-    with rankprocess.fork_server(tmp_path_factory.mktemp("fork-server")) as address:
+    with rankprocess.fork_server(tmp_path_factory.mktemp("fork-server"), "anything") as address:
         yield address

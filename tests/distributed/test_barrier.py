@@ -42,6 +42,19 @@ def test_a_forked_rank_is_as_one_started_afresh(spark, tmp_path, fork_server):
     assert "forked or not, this line is in the log" in (tmp_path / "logs" / "rank-0.log").read_text()
 
 
+@pytest.mark.parametrize(
+    ("purpose", "there"),
+    [("training", ["tensorflow"]), ("anything", ["matplotlib", "mlflow.tensorflow", "sklearn", "tensorflow"])],
+)
+def test_a_single_training_waits_for_no_import_that_its_steps_do_without(spark, tmp_path, purpose, there):
+    names = ("matplotlib", "mlflow.tensorflow", "sklearn", "tensorflow")
+    with rankprocess.fork_server(tmp_path / "server", purpose) as server:
+        launch = barrier.start(
+            spark, ranks.imported, (names,), launch=LaunchConfig(workers=1), work_dir=tmp_path, fork_server=server
+        )
+        assert launch.results() == [there]
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere TensorFlow chooses its kernels")
 @pytest.mark.parametrize("started", ["forked", "afresh"])
 def test_ranks_compute_with_onednn_whatever_the_processor(spark, tmp_path, fork_server, started):
@@ -80,7 +93,7 @@ def test_a_forked_rank_dies_with_its_task(asleep, fork_server):
 
 
 def test_a_rank_dies_with_its_fork_server_and_is_reported(asleep, tmp_path):
-    with rankprocess.fork_server(tmp_path / "server") as server:
+    with rankprocess.fork_server(tmp_path / "server", "training") as server:
         launch = asleep(server)
     with pytest.raises(barrier.RankError, match="killed by SIGKILL"):
         launch.results()

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
 
@@ -102,6 +105,24 @@ def test_a_rank_sees_the_gpu_that_spark_assigned_and_no_other():
 def test_a_gpu_decides_the_precision_before_the_processor_does():
     assert [resolve("auto", gpu) for gpu in ((7, 5), (8, 0), (9, 0))] == ["float32", "bfloat16", "bfloat16"]
     assert resolve("float32", (9, 0)) == "float32"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no fork server elsewhere")
+def test_a_fork_server_imports_what_is_needed_late_while_nobody_asks_for_a_rank(tmp_path):
+    seen = tmp_path / "seen"
+    (tmp_path / "needed_late.py").write_text(f"open({str(seen)!r}, 'w').close()")
+    listening = f"import socket; s = socket.socket(socket.AF_UNIX); s.bind({str(tmp_path / 's')!r}); s.listen()"
+    code = f"{listening}; from pipelines.launch import forkserver; forkserver.serve(s, ['needed_late'])"
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    server = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path})
+    try:
+        while not seen.exists():
+            assert server.poll() is None
+            time.sleep(0.05)
+    finally:
+        server.kill()
+        server.wait()
 
 
 def test_temporary_folders_of_ranks_are_private_and_go_with_the_last_rank(tmp_path, monkeypatch):
