@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 TIERS = ("unit", "spark", "training", "distributed", "e2e")
-# Those that start ranks and whole jobs, and count the processes of the machine, must not run beside each other.
-STARTING_PROCESSES = ("distributed", "e2e")
+# The quick tier first: what it finds need not wait for processes. The longest files next, so that two processes end together.
+ORDER = ("unit", "e2e", "distributed", "training", "spark")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -17,21 +17,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         tier = item.path.relative_to(tests).parts[0]
         assert tier in TIERS, f"{item.path} lies in no tier"
         item.add_marker(tier)
-    # The quick tiers first: what they find need not wait for processes.
-    items.sort(key=lambda item: TIERS.index(item.path.relative_to(tests).parts[0]))
+    items.sort(key=lambda item: ORDER.index(item.path.relative_to(tests).parts[0]))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `-n 2`: a lane for the tests that start processes, and one for all others."""
-    from xdist.scheduler import LoadScopeScheduling
+    """With `-n 2`: two processes, each of which takes the next file. Fixtures of a module are made once."""
+    from xdist.scheduler import LoadFileScheduling
 
-    class Lanes(LoadScopeScheduling):
-        # What `--dist loadgroup` is for; of pytest-xdist 3.8 it does nothing under pytest 9.2.
-        def _split_scope(self, nodeid: str) -> str:
-            return "processes" if nodeid.split("/")[1] in STARTING_PROCESSES else "computing"
-
-    return Lanes(config, log)
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,16 +1,29 @@
 """What runs on this machine, as the tests see it."""
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 
 
 def processes_of_ranks() -> list[str]:
+    """Of this project's environment, and of this process where tests run in several."""
     found = subprocess.run(["ps", "-eo", "pid,comm,args"], capture_output=True, text=True, check=True).stdout.splitlines()
-    return [line for line in found if " convoy-rank-" in line and sys.executable in line]
+    return [line for line in found if " convoy-rank-" in line and sys.executable in line and _is_ours(int(line.split()[0]))]
+
+
+def _is_ours(pid: int) -> bool:
+    name = "PYTEST_XDIST_WORKER"
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        # It has ended meanwhile.
+        return False
+    return name not in os.environ or os.fsencode(f"{name}={os.environ[name]}") in environment
 
 
 def wait_until_no_rank_is_left() -> None:
