@@ -23,7 +23,7 @@ from pipelines.train import explain, precision, resuming
 from pipelines.train.averaging import use_averages
 from pipelines.train.devices import use_own_gpu
 from pipelines.train.distributed import broadcast_state, check_equal_state, gathered
-from pipelines.train.epochs import EpochCallback, updates
+from pipelines.train.epochs import Course, EpochCallback, updates
 from pipelines.train.evaluate import EVALUATION_BATCH_SIZE, Evaluator
 from pipelines.train.lossscale import NOT_FINITE
 from pipelines.train.network import build, compiled, use_threads
@@ -116,25 +116,8 @@ def train(
         workers * training.batch_size_per_worker,
         resuming.saver(writer, config, table.manifest.key, model, steps, workers),
     )
-    started = time.monotonic()
-    try:
-        fit(model, data, callback, training, steps)
-    except BaseException:
-        # The process may end before the last checkpoint is on disk.
-        if writer is not None:
-            writer.wait()
-        raise
-    train_seconds = time.monotonic() - started
-    if writer is not None:
-        writer.finish()
-    if course.best_weights is not None:
-        model.set_weights(course.best_weights)
-    else:
-        use_averages(model)
-    weights_sha256 = check_equal_state(model, model.optimizer, "after training")
-    set_epoch(0)
-    network = build(config, table, "float32")
-    network.set_weights(model.get_weights())
+    train_seconds = _fit_and_save(model, data, callback, training, steps, writer)
+    network, weights_sha256 = _trained(config, table, model, course)
     logged = over_views(network, table.manifest.image, training.test_views)
     score, single_view = test(network, logged, test_shard, data, run_dir) if tested else (None, None)
     if score is not None:
@@ -220,6 +203,42 @@ def check_agreement(**values: object) -> None:
     for rank, theirs in enumerate(everyones):
         if theirs != everyones[0]:
             raise LaunchError(f"rank {rank} was given {theirs}, rank 0 {everyones[0]}; all nodes must see the same table")
+
+
+def _fit_and_save(
+    model: keras.Model,
+    data: TrainingData,
+    callback: EpochCallback,
+    training: TrainingConfig,
+    steps: int,
+    writer: CheckpointWriter | None,
+) -> float:
+    """Train until all checkpoints are on disk. Gives the seconds of the training alone."""
+    started = time.monotonic()
+    try:
+        fit(model, data, callback, training, steps)
+    except BaseException:
+        # The process may end before the last checkpoint is on disk.
+        if writer is not None:
+            writer.wait()
+        raise
+    seconds = time.monotonic() - started
+    if writer is not None:
+        writer.finish()
+    return seconds
+
+
+def _trained(config: Config, table: Table, model: keras.Model, course: Course) -> tuple[keras.Model, str]:
+    """The network with the weights that count, in float32, and their digest, which is that of all ranks."""
+    if course.best_weights is not None:
+        model.set_weights(course.best_weights)
+    else:
+        use_averages(model)
+    weights_sha256 = check_equal_state(model, model.optimizer, "after training")
+    set_epoch(0)
+    network = build(config, table, "float32")
+    network.set_weights(model.get_weights())
+    return network, weights_sha256
 
 
 def _fit(model: keras.Model, dataset: tf.data.Dataset, callback: EpochCallback, first: int, last: int) -> None:
