@@ -158,6 +158,9 @@ class LaunchConfig:
     """Horovod processes, one Spark barrier task each."""
     threads_per_worker: int = 0
     """TensorFlow threads of one worker; 0 shares the cores of its node equally."""
+    cycle_milliseconds: float = 0.0
+    """How often ranks ask each other what is there to be averaged; 0 leaves it to Horovod (1, or HOROVOD_CYCLE_TIME). Asking
+    takes time from a worker's own core, so steps of 50 ms or more gain by 10; short ones lose (benchmarks/README.md)."""
     runs_uri: str = "runs"
     """The folder that holds logs and metric spools. On a cluster it must be one that all nodes see, such as on a volume."""
     log_level: LogLevel = "INFO"
@@ -176,6 +179,12 @@ class LaunchConfig:
     def __post_init__(self) -> None:
         rule(self.workers >= 1, "launch.workers", self.workers, "at least 1")
         rule(self.threads_per_worker >= 0, "launch.threads_per_worker", self.threads_per_worker, "0 (automatic) or more")
+        rule(
+            self.cycle_milliseconds == 0 or 0.1 <= self.cycle_milliseconds <= 1000,
+            "launch.cycle_milliseconds",
+            self.cycle_milliseconds,
+            "0 (Horovod's own) or 0.1 to 1000",
+        )
         rule(self.start_timeout_seconds >= 1, "launch.start_timeout_seconds", self.start_timeout_seconds, "at least 1")
         rule(self.stall_warning_seconds >= 1, "launch.stall_warning_seconds", self.stall_warning_seconds, "at least 1")
         rule(self.max_restarts >= 0, "launch.max_restarts", self.max_restarts, "0 (never) or more")

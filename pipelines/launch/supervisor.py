@@ -103,6 +103,7 @@ def horovod_environment(place: Place, launch: LaunchConfig) -> dict[str, str]:
     """The variables that Horovod and TensorFlow read when they start."""
     slot = place.slot
     address, _, port = place.server.rpartition(":")
+    cycle = {"HOROVOD_CYCLE_TIME": f"{launch.cycle_milliseconds:g}"} if launch.cycle_milliseconds else {}
     threads = slots.threads_per_worker(launch.threads_per_worker, slots.own_cores(), slot.local_size)
     return {
         "HOROVOD_RANK": str(slot.rank),
@@ -122,6 +123,7 @@ def horovod_environment(place: Place, launch: LaunchConfig) -> dict[str, str]:
         "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(launch.stall_shutdown_seconds + _HOROVOD_LATER_SECONDS),
         "OMP_NUM_THREADS": str(threads),
         "PYTHONUNBUFFERED": "1",
+        **cycle,
     } | tensorflow_environment(os.environ)
 
 

@@ -7,11 +7,12 @@ import time
 
 import pytest
 
+from pipelines.config import LaunchConfig
 from pipelines.errors import DataError
 from pipelines.launch import failure, scratch
-from pipelines.launch.rendezvous import slot_of
+from pipelines.launch.rendezvous import Place, slot_of
 from pipelines.launch.slots import threads_per_worker
-from pipelines.launch.supervisor import gpu_environment
+from pipelines.launch.supervisor import gpu_environment, horovod_environment
 from pipelines.spool import SpoolReader, SpoolWriter
 from pipelines.train.precision import bfloat16_instructions, resolve
 
@@ -27,6 +28,12 @@ def test_workers_of_a_node_share_its_cores_and_none_gets_less_than_one_thread():
     assert threads_per_worker(0, 8, 2) == 4
     assert threads_per_worker(0, 2, 4) == 1
     assert threads_per_worker(3, 8, 2) == 3
+
+
+def test_how_often_ranks_ask_each_other_is_left_to_horovod_unless_it_is_set():
+    place = Place(slot_of(0, ["a", "a"]), "127.0.0.1:1", "lo")
+    asked = [horovod_environment(place, LaunchConfig(cycle_milliseconds=value)) for value in (0, 2.5, 10)]
+    assert [variables.get("HOROVOD_CYCLE_TIME") for variables in asked] == [None, "2.5", "10"]
 
 
 def test_the_cause_comes_before_its_effects_even_when_it_was_reported_later(tmp_path):
