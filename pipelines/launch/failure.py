@@ -59,6 +59,11 @@ def write_failure(work_dir: Path, failure: Failure) -> None:
     wholefile.write(folder / f"rank-{failure.rank}.json", failure.to_json())
 
 
+def is_written(work_dir: Path, rank: int) -> bool:
+    """There is a report of this rank: a full disk takes none."""
+    return (work_dir / _FOLDER / f"rank-{rank}.json").exists()
+
+
 def read_failures(work_dir: Path) -> tuple[Failure, ...]:
     """All reports, the cause first: effects of another rank's end come last, otherwise the earliest comes first."""
     reports = [Failure.from_json(path.read_text(encoding="utf-8")) for path in (work_dir / _FOLDER).glob("rank-*.json")]

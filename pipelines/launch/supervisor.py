@@ -25,7 +25,7 @@ from pipelines import paths, staging
 from pipelines.config import LaunchConfig
 from pipelines.errors import ConvoyError
 from pipelines.launch import heartbeat, orders, rankprocess, rendezvous, scratch, slots
-from pipelines.launch.failure import Failure, embed, of_exception, of_exit, write_failure
+from pipelines.launch.failure import Failure, embed, is_written, of_exception, of_exit, write_failure
 from pipelines.launch.nodemetrics import sampled
 from pipelines.launch.rank import FAILURE, RESULT
 from pipelines.launch.rankprocess import RankProcess
@@ -35,6 +35,7 @@ from pipelines.secrets import without_secrets
 from pipelines.tensorflowenv import tensorflow_environment
 
 _POLL_SECONDS = 0.2
+_CAUSE_FIRST_SECONDS = 3.0
 # Horovod's own end of a stalled run comes after the watchdog's, which can say more.
 _HOROVOD_LATER_SECONDS = 30
 
@@ -167,6 +168,9 @@ def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[st
         return outcome.removeprefix(RESULT)
     if outcome.startswith(FAILURE):
         failure = Failure.from_json(outcome.removeprefix(FAILURE))
+        if failure.is_effect and not is_written(attempt_dir, rank):
+            # Without reports the driver knows only the task that Spark sees fail first, which should be that of the cause.
+            time.sleep(_CAUSE_FIRST_SECONDS)
     else:
         place = heartbeat.place(attempt_dir, rank)
         failure = of_exit(code, rank=rank, host=host, log_path=str(log_file), place=place)
