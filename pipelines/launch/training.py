@@ -33,7 +33,7 @@ from pipelines.train.result import Score, TrainingResult
 # What rank 0 tells when its work is done (`pipelines.launch.worker`), and how late a shared file system may show it.
 _LAST_REPORT = "saved"
 _LATE_SECONDS = 10
-# MLflow's import would share the cores with that of TensorFlow and the start of Spark. It waits for the first step, or so long.
+# MLflow's import would share the cores with that of TensorFlow and the start of Spark. It waits for the ranks, or so long.
 _MLFLOW_SECONDS = 20
 # Trainings of one process must not write the same table at once.
 _tables = threading.Lock()

@@ -72,14 +72,13 @@ class Recorder:
             self._run.metrics(node, event.values["sample"])
             return
         if event.kind == "plan" and event.rank == 0:
+            self._run.hand_over()
             self._tested.clear()
             self._drawn.clear()
             self._workers = event.values["workers"]
             if not self._planned:
                 self._planned = True
                 self._run.parameters(resolved(event.values))
-        if event.kind == "first_step":
-            self._run.hand_over()
         if event.kind == "epoch":
             self._epoch(event)
         self._rank_phases(event)

@@ -231,10 +231,10 @@ class TrackedRun:
                 self._news.clear()
                 closing = self._closing.is_set()
                 done = self._follower.catch_up()
-                if closing:
-                    return
                 if done and self._left_behind:
                     self._end_one_left_behind()
+                elif closing:
+                    return
                 elif done:
                     pause = _FIRST_PAUSE_SECONDS
                     self._news.wait()

@@ -28,6 +28,14 @@ def wait_until_nothing_is_left(training, seconds):
     return time.monotonic() - started
 
 
+def wait_until_mlflow_has_the_run(home):
+    """It is told once the ranks have begun."""
+    deadline = time.monotonic() + 60
+    while not (newest_run(home) / "run.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def newest_run(home):
     return max((home / "runs").glob("*-convnet-2w"), key=lambda folder: folder.stat().st_mtime)
 
@@ -80,6 +88,7 @@ def test_a_second_ctrl_c_ends_everything_at_once(home):
 def test_a_killed_driver_leaves_no_process_and_the_next_start_says_so_and_marks_the_run(home):
     with Training(home, "training.epochs=100000") as training:
         training.wait_for("epoch 2/")
+        wait_until_mlflow_has_the_run(home)
         pid = training.driver.pid
         training.driver.kill()
         wait_until_nothing_is_left(training, 30)
@@ -99,6 +108,7 @@ def test_a_killed_driver_leaves_no_process_and_the_next_start_says_so_and_marks_
 def test_a_killed_jvm_ends_the_driver_and_the_ranks_and_the_run_is_killed(home):
     with Training(home, "training.epochs=100000") as training:
         training.wait_for("epoch 2/")
+        wait_until_mlflow_has_the_run(home)
         (jvm,) = [process for process in training.processes() if process.name() == "java"]
         jvm.kill()
         wait_until_nothing_is_left(training, 30)

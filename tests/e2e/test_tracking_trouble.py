@@ -108,14 +108,14 @@ def test_a_server_that_dies_in_the_middle_is_caught_up_with_after_it_has_come_ba
     assert_complete(server.uri, run.run_id)
 
 
-@pytest.mark.parametrize("by", ["first step", "end"])
-def test_a_run_that_leaves_mlflow_out_at_first_is_handed_over_by_its_first_step_or_its_end(home, server, by):
+@pytest.mark.parametrize("by", ["ranks", "end"])
+def test_a_run_that_leaves_mlflow_out_at_first_is_handed_over_by_its_ranks_or_its_end(home, server, by):
     run = TrackedRun(TrackingConfig(uri=server.uri, experiment="trouble"), "a run", home / "run", patience_seconds=200)
     record(run)
     # Without patience, half a second is enough.
     time.sleep(2)
     assert run.run_id == ""
-    if by == "first step":
+    if by == "ranks":
         run.hand_over()
         deadline = time.monotonic() + 60
         while not run.run_id:
