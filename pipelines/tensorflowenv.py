@@ -21,7 +21,7 @@ def tensorflow_environment(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def import_for_training() -> None:
-    """Import TensorFlow without what a training never uses, and `keras.wrappers` and `keras.visualization` then lack."""
+    """Import TensorFlow as if what only `keras.wrappers` and `keras.visualization` use were not installed."""
     hidden = [name for name in _NOT_FOR_TRAINING if name not in sys.modules]
     # Python's own sign that a module is not there.
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
