@@ -11,6 +11,6 @@ def table(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def fork_server(tmp_path_factory):
-    """As every training on one machine has it."""
+    """As the trainings of a sweep on one machine have it."""
     with rankprocess.fork_server(tmp_path_factory.mktemp("fork-server"), "anything") as address:
         yield address
