@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -337,6 +338,36 @@ def test_the_spark_files_are_replaced_and_never_written_through_a_link(door, tmp
         env={"PATH": os.environ["PATH"], "CONVOY_HOME": "/mine"},
     )
     assert shown.stdout.strip() == "/opt/java home:/mine"
+
+
+def test_spark_brings_its_python_compiled_and_the_cache_keeps_the_sources_alone(door, tmp_path):
+    folder = door.VENV / "lib/python3.11/site-packages/pyspark/python/lib"
+    folder.mkdir(parents=True)
+    (door.VENV / "bin").mkdir()
+    # A link would take this environment for the other one.
+    (door.VENV / "bin/python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (door.VENV / "bin/python").chmod(0o755)
+    with zipfile.ZipFile(folder / "pyspark.zip", "w") as archive:
+        archive.writestr("spark_like/__init__.py", "def fail():\n    raise ValueError('deliberate')\n")
+    cached = tmp_path / "cached.zip"
+    os.link(folder / "pyspark.zip", cached)
+    with (tmp_path / "lock").open("w") as lock:
+        builder = door.Builder(lock.fileno())
+        builder.compile_spark_archives()
+        compiled = (folder / "pyspark.zip").read_bytes()
+        builder.compile_spark_archives()
+    assert (folder / "pyspark.zip").read_bytes() == compiled
+    assert [file.name for file in folder.iterdir()] == ["pyspark.zip"]
+    assert zipfile.ZipFile(cached).namelist() == ["spark_like/__init__.py"]
+    done = subprocess.run(
+        [sys.executable, "-c", "import spark_like; print(spark_like.__file__, flush=True); spark_like.fail()"],
+        env={"PYTHONPATH": str(folder / "pyspark.zip")},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.stdout.strip() == f"{folder}/pyspark.zip/spark_like/__init__.pyc"
+    assert f'File "{folder}/pyspark.zip/spark_like/__init__.py", line 2, in fail' in done.stderr
 
 
 @pytest.mark.parametrize(
