@@ -9,27 +9,37 @@ import sys
 from collections.abc import Sequence
 
 from pipelines import cli
-from pipelines.launch import resume
-from pipelines.launch.console import TrainingConsole
-from pipelines.launch.training import run_training
-from pipelines.score import flags, registry
-from pipelines.track.follower import default_tracking_uri
+from pipelines.launch import session
+from pipelines.score import flags
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
     flags.register(parser)
-    resume.add_flag(parser)
+    cli.add_resume(parser)
 
 
 def main(arguments: Sequence[str]) -> None:
     request = cli.parse(arguments, "Train a network and record one MLflow run.", "conf/train_cnn.yml", _add_flags)
+    # The import of TensorFlow, in that process, takes longer than all else before the first step. So it begins before the rest of
+    # this process's own imports.
+    with session.fork_server("training") as fork_server:
+        _train(request, fork_server)
+
+
+def _train(request: cli.Request, fork_server: str) -> None:
+    from pipelines.launch import resume
+    from pipelines.launch.console import TrainingConsole
+    from pipelines.launch.training import run_training
+    from pipelines.score import registry
+    from pipelines.track.follower import default_tracking_uri
+
     name = request.options.register
     if name:
         registry.check_name(name)
     resumption = resume.prepare(request, request.say) if request.options.resume else None
     config = resumption.config if resumption is not None else request.config
     console = TrainingConsole(config.training.epochs, request.verbosity)
-    summary = run_training(config, console, resumption=resumption)
+    summary = run_training(config, console, resumption=resumption, fork_server=fork_server)
     console.result(summary)
     if name:
         tracking_uri = default_tracking_uri(config.tracking)

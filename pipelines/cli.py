@@ -119,6 +119,16 @@ def add_flags(parser: argparse.ArgumentParser, *, reads_data: bool = True, start
     parser.add_argument("--log-level", metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR for the log files (launch.log_level)")
 
 
+def add_resume(parser: argparse.ArgumentParser) -> None:
+    """The flag `--resume` of a training (`pipelines.launch.resume`)."""
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        default="",
+        help="go on with a run: its id, 'latest', its folder or a checkpoint in it; it keeps its settings, --set changes them",
+    )
+
+
 def overrides_of(options: argparse.Namespace) -> tuple[str, ...]:
     """What the flags of `add_flags` set, as `section.key=value`."""
     overrides = list(options.set)

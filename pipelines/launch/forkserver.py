@@ -6,8 +6,8 @@ Serves the supervisors of its own machine, where the driver is, too: it imports 
 supervisor connects, sends what its rank needs, and is told the rank's process id and, at its end, the exit code. A rank dies with
 its supervisor, as one that the supervisor started itself, and with this server.
 
-A single training is given what it needs at once, and what it needs at its end only while nobody waits for a rank. For more than
-that, and for functions of a user, everything is imported first.
+A single training is given what it needs at once, and what it needs at its end only while nobody waits for a rank, as during an
+ingest. For more than that, and for functions of a user, everything is imported first.
 
 Forking is safe only while there is a single thread, which the imports leave there and `serve` checks. A server that cannot serve
 ends; supervisors then start their ranks themselves.
@@ -21,6 +21,7 @@ import os
 import selectors
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import traceback
@@ -34,8 +35,10 @@ from pipelines.tensorflowenv import import_for_training
 Purpose = Literal["training", "anything"]
 # What `pipelines.launch.worker` imports on each rank.
 _PRELOADED = ("horovod.tensorflow", "pipelines.train.worker", "pipelines.track.model")
-# The same, when the network is saved; in parts, because a rank that is asked for meanwhile waits for the end of one.
+# The same, when the network is saved; in parts, because each takes its time.
 _FOR_THE_END = ("mlflow", "mlflow.models", "mlflow.tensorflow")
+# A rank that is asked for meanwhile would wait for the end of an import. Where the table is there, one is asked for sooner.
+_IDLE_SECONDS = 3.0
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LARGEST_REQUEST = 2**18
 # A request comes with three file descriptors: the rank's standard input, its log, and the pipe for its outcome.
@@ -66,7 +69,7 @@ def serve(listener: socket.socket, idle_imports: Sequence[str] = ()) -> None:
     with selectors.DefaultSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
         while True:
-            events = selector.select(0 if later else None)
+            events = selector.select(_IDLE_SECONDS if later else None)
             if events:
                 later.clear()
             else:
@@ -75,11 +78,20 @@ def serve(listener: socket.socket, idle_imports: Sequence[str] = ()) -> None:
             for key, _ in events:
                 if key.fileobj is listener:
                     connection, _ = listener.accept()
-                    selector.register(connection, selectors.EVENT_READ, _Rank(connection))
+                    if is_ours(connection):
+                        selector.register(connection, selectors.EVENT_READ, _Rank(connection))
+                    else:
+                        connection.close()
                 elif key.fileobj is key.data.connection:
                     _hear(selector, key.data)
                 else:
                     _bury(selector, key.data)
+
+
+def is_ours(connection: socket.socket) -> bool:
+    """The other side runs as the user of this process. Others can find an address that is no file, too."""
+    pid_uid_gid = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return bool(struct.unpack("3i", pid_uid_gid)[1] == os.geteuid())
 
 
 def _be_ready_to_fork() -> None:

@@ -2,12 +2,9 @@
 
 import atexit
 import contextlib
-import os
-import tempfile
 import threading
-from pathlib import Path
 
-from pipelines.launch import rankprocess, scratch
+from pipelines.launch import rankprocess
 
 
 class _Kept:
@@ -15,7 +12,6 @@ class _Kept:
 
     def __init__(self) -> None:
         self.address = ""
-        self._folder = Path(tempfile.gettempdir()) / f"convoy-kept-{os.getpid()}"
         self._started, self._end = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._hold, name="fork-server", daemon=True)
         self._thread.start()
@@ -28,12 +24,11 @@ class _Kept:
 
     def _hold(self) -> None:
         # Ranks are started afresh where there can be no server.
-        with contextlib.suppress(OSError), rankprocess.fork_server(self._folder, "anything") as self.address:
+        with contextlib.suppress(OSError), rankprocess.fork_server("anything") as self.address:
             self._started.set()
             self._end.wait()
         self._started.set()
         self.address = ""
-        scratch.remove(self._folder)
 
 
 _lock = threading.Lock()

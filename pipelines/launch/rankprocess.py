@@ -4,23 +4,19 @@ import array
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from pipelines.launch import scratch
-from pipelines.launch.forkserver import Purpose
+from pipelines.launch.forkserver import Purpose, is_ours
 from pipelines.secrets import without_secrets
 from pipelines.tensorflowenv import tensorflow_environment
 
-_SOCKET_NAME = "fork-server"
-# The whole path of a socket must fit into this many bytes (man 7 unix).
-_LONGEST_PATH = 107
 # The server may still be importing TensorFlow; a fresh process would have to do the same.
 _ANSWER_SECONDS = 120
 _SERVER_ENVIRONMENT = {
@@ -46,28 +42,22 @@ class RankProcess(Protocol):
 
 
 @contextmanager
-def fork_server(folder: Path, purpose: Purpose) -> Iterator[str]:
+def fork_server(purpose: Purpose) -> Iterator[str]:
     """Have a process of this machine import what ranks need, from now on (`pipelines.launch.forkserver`).
 
     For where Spark's tasks run on the machine of the driver. Gives the address for supervisors, which is empty where the system
     has no such means.
 
     Args:
-        folder: to find the server by: that of the run, or another that no two servers have.
         purpose: what the ranks are for, a single training or anything.
     """
     if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
         yield ""
         return
-    address = str(scratch.make_shared(folder) / _SOCKET_NAME)
-    if len(os.fsencode(address)) > _LONGEST_PATH:
-        yield ""
-        return
+    address = f"convoy-{secrets.token_hex(8)}"
     # Such a socket keeps the borders of messages.
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        # One that a killed driver of this run left.
-        Path(address).unlink(missing_ok=True)
-        listener.bind(address)
+        listener.bind(_bound(address))
         listener.listen()
         process = subprocess.Popen(
             [sys.executable, "-m", "pipelines.launch.forkserver", str(os.getpid()), str(listener.fileno()), purpose],
@@ -82,7 +72,11 @@ def fork_server(folder: Path, purpose: Purpose) -> Iterator[str]:
     finally:
         process.kill()
         process.wait()
-        Path(address).unlink(missing_ok=True)
+
+
+def _bound(address: str) -> bytes:
+    """A name that is no file (man 7 unix, abstract), so that a killed driver leaves none."""
+    return b"\0" + address.encode()
 
 
 def start(
@@ -123,7 +117,9 @@ class _Forked:
         self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._connection.settimeout(_ANSWER_SECONDS)
-            self._connection.connect(server)
+            self._connection.connect(_bound(server))
+            if not is_ours(self._connection):
+                raise ConnectionError("the fork server is somebody else's")
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
             self._connection.sendmsg([json.dumps(request).encode()], [rights])
             self._pid = int(self._hear()["pid"])

@@ -1,6 +1,5 @@
-"""What `--resume` means: which run goes on, with which settings, from which checkpoint."""
+"""What `--resume` (`pipelines.cli.add_resume`) means: which run goes on, with which settings, from which checkpoint."""
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,16 +25,6 @@ class Resumption:
     config: Config
     checkpoint: Checkpoint | None
     """None when the run ended before its first one."""
-
-
-def add_flag(parser: argparse.ArgumentParser) -> None:
-    """The flag `--resume`."""
-    parser.add_argument(
-        "--resume",
-        metavar="RUN",
-        default="",
-        help="go on with a run: its id, 'latest', its folder or a checkpoint in it; it keeps its settings, --set changes them",
-    )
 
 
 def prepare(request: cli.Request, say: Callable[[str], None]) -> Resumption:

@@ -17,23 +17,14 @@ def make(work_dir: Path, rank: int) -> Path:
     Raises:
         OSError: it cannot be created, or is somebody else's.
     """
-    folder = make_shared(work_dir) / f"rank-{rank}"
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-def make_shared(work_dir: Path) -> Path:
-    """The folder that holds those of all ranks of this machine, which nobody else may enter.
-
-    Raises:
-        OSError: it cannot be created, or is somebody else's.
-    """
     whole = _whole(work_dir)
     whole.mkdir(mode=0o700, exist_ok=True)
     found = whole.lstat()
     if found.st_uid != os.geteuid() or whole.is_symlink():
         raise PermissionError(13, "belongs to somebody else", str(whole))
-    return whole
+    folder = whole / f"rank-{rank}"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def remove(work_dir: Path, rank: int | None = None) -> None:

@@ -5,13 +5,15 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 from pipelines import paths, submitted
 from pipelines.errors import LaunchError
+from pipelines.launch import rankprocess
+from pipelines.launch.forkserver import Purpose
 
 _log = logging.getLogger(__name__)
 
@@ -64,9 +66,19 @@ def is_local() -> bool:
     """The tasks of the session that is there, or else of the one to come, run on this machine."""
     active = SparkSession.getActiveSession()
     if active is not None:
-        return bool(active.sparkContext.master.startswith("local"))
+        return runs_here(active)
     SparkContext._ensure_initialized()
     return bool(SparkConf().get("spark.master", "local[*]").startswith("local"))
+
+
+def runs_here(spark: SparkSession) -> bool:
+    """The tasks of a session run on this machine."""
+    return bool(spark.sparkContext.master.startswith("local"))
+
+
+def fork_server(purpose: Purpose) -> AbstractContextManager[str]:
+    """One for the ranks of the session that is there, or of the one to come; an empty address where they run elsewhere."""
+    return rankprocess.fork_server(purpose) if is_local() else nullcontext("")
 
 
 def _loopback() -> dict[str, str]:

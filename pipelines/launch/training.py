@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 from pipelines import cli, configfile, logs, paths, rundir
 from pipelines.config import Config, TrackingConfig
 from pipelines.ingest import sources, table
-from pipelines.launch import attempts, preflight, provenance, rankprocess, resume, session
+from pipelines.launch import attempts, preflight, provenance, resume, session
 from pipelines.launch.console import TrainingConsole
 from pipelines.launch.recorded import recorded
 from pipelines.launch.resume import Resumption
@@ -84,6 +84,7 @@ def run_training(
     submitted: float | None = None,
     resumption: Resumption | None = None,
     trial: Trial | None = None,
+    fork_server: str | None = None,
 ) -> dict[str, Any]:
     """Train as configured and record the run, a new one or one that goes on.
 
@@ -93,6 +94,7 @@ def run_training(
         submitted: when its time began, in seconds since the Unix epoch; None for the start of this process.
         resumption: the run that goes on, whose settings `config` are; None for a new one.
         trial: where it is one of several in a Spark session that is there.
+        fork_server: the address of one that has begun to import already; None to start one.
 
     Returns:
         the summary, plain data ready for JSON.
@@ -122,7 +124,7 @@ def run_training(
         run.tags(provenance.tags(run_dir, "jobs/train_cnn.py" if trial is None else "jobs/sweep.py"))
         if trial is not None:
             run.tags(trial.tags)
-        summary = _train_and_record(config, console, run, run_dir, clock, resumption, trial)
+        summary = _train_and_record(config, console, run, run_dir, clock, resumption, trial, fork_server)
     clock.mark("end")
     summary |= {"run_id": run.run_id, "model_uri": run.model_uri, "tracking_uri": run.tracking_uri}
     summary["seconds"]["total"] = clock.between("submitted", "end")
@@ -138,9 +140,10 @@ def _train_and_record(
     clock: Clock,
     resumption: Resumption | None,
     trial: Trial | None,
+    fork_server: str | None,
 ) -> dict[str, Any]:
     source = sources.resolve(config.data, console.say)
-    with _cluster(config, console, run_dir, trial) as (spark, fork_server):
+    with _cluster(config, console, run_dir, trial, fork_server) as (spark, server):
         clock.mark("spark")
         with _tables:
             data, built = table.open_or_build(spark, config, source, console.say)
@@ -164,7 +167,7 @@ def _train_and_record(
             warn=console.warn,
             restarted=partial(_tag_restart, run, run_dir),
             function=work if trial is None or trial.tested else partial(work, tested=False),
-            fork_server=fork_server,
+            fork_server=server,
         )
         _hear_out(pass_on, clock, console)
         clock.mark("trained")
@@ -204,12 +207,14 @@ def _train_and_record(
 
 
 @contextmanager
-def _cluster(config: Config, console: TrainingConsole, run_dir: Path, trial: Trial | None) -> Iterator[tuple[SparkSession, str]]:
+def _cluster(
+    config: Config, console: TrainingConsole, run_dir: Path, trial: Trial | None, fork_server: str | None
+) -> Iterator[tuple[SparkSession, str]]:
     """A session that can run the workers, and the address of a fork server where Spark's tasks run on this machine."""
     if trial is not None:
         yield trial.spark, trial.fork_server
         return
-    server = rankprocess.fork_server(run_dir, "training") if session.is_local() else nullcontext("")
+    server = session.fork_server("training") if fork_server is None else nullcontext(fork_server)
     with server as address, session.open_session("convoy-train") as spark:
         for line in preflight.check(spark, config.launch.workers, str(run_dir)):
             console.warn(line)

@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from pipelines import paths, rundir
 from pipelines.config import Config
 from pipelines.errors import ConfigError, LaunchError
 from pipelines.ingest import sources, table
-from pipelines.launch import leftovers, preflight, provenance, rankprocess, session, slots
+from pipelines.launch import leftovers, preflight, provenance, session, slots
 from pipelines.launch.console import TrainingConsole
 from pipelines.launch.orders import GRACE_SECONDS
 from pipelines.launch.recorded import recorded
@@ -84,8 +83,7 @@ def run_sweep(sweep: Sweep, folder: Path, console: TrainingConsole) -> dict[str,
     with recorded(config.tracking, sweep.config.name, folder, console, log_level=config.launch.log_level) as run:
         run.tags(provenance.tags(folder, "jobs/sweep.py") | {"kind": "sweep", "sweep": sweep.config.name})
         run.text((folder / rundir.SWEEP_FILE).read_text(encoding="utf-8"), rundir.SWEEP_FILE)
-        server = rankprocess.fork_server(folder, "anything") if session.is_local() else nullcontext("")
-        with server as address, session.open_session("convoy-sweep") as spark:
+        with session.fork_server("anything") as address, session.open_session("convoy-sweep") as spark:
             for line in preflight.check(spark, _most_workers(sweep), str(folder)):
                 console.warn(line)
             if study.left:

@@ -10,7 +10,7 @@ def table(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def fork_server(tmp_path_factory):
+def fork_server():
     """As the trainings of a sweep on one machine have it."""
-    with rankprocess.fork_server(tmp_path_factory.mktemp("fork-server"), "anything") as address:
+    with rankprocess.fork_server("anything") as address:
         yield address

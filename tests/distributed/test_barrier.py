@@ -25,7 +25,7 @@ def test_averaged_gradients_of_two_workers_equal_those_of_one_on_the_joint_batch
 
 def test_a_forked_rank_is_as_one_started_afresh(spark, tmp_path, fork_server):
     one = LaunchConfig(workers=1)
-    places = {"afresh": "", "forked": fork_server, "server gone": str(tmp_path / "nobody")}
+    places = {"afresh": "", "forked": fork_server, "server gone": "convoy-nobody"}
     found = {
         started: barrier.start(spark, ranks.description, (), launch=one, work_dir=tmp_path, fork_server=server).results()[0]
         for started, server in places.items()
@@ -48,7 +48,7 @@ def test_a_forked_rank_is_as_one_started_afresh(spark, tmp_path, fork_server):
 )
 def test_a_single_training_waits_for_no_import_that_its_steps_do_without(spark, tmp_path, purpose, there):
     names = ("matplotlib", "mlflow.tensorflow", "sklearn", "tensorflow")
-    with rankprocess.fork_server(tmp_path / "server", purpose) as server:
+    with rankprocess.fork_server(purpose) as server:
         launch = barrier.start(
             spark, ranks.imported, (names,), launch=LaunchConfig(workers=1), work_dir=tmp_path, fork_server=server
         )
@@ -93,7 +93,7 @@ def test_a_forked_rank_dies_with_its_task(asleep, fork_server):
 
 
 def test_a_rank_dies_with_its_fork_server_and_is_reported(asleep, tmp_path):
-    with rankprocess.fork_server(tmp_path / "server", "training") as server:
+    with rankprocess.fork_server("training") as server:
         launch = asleep(server)
     with pytest.raises(barrier.RankError, match="killed by SIGKILL"):
         launch.results()

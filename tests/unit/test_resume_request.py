@@ -33,7 +33,7 @@ def run_dir(home):
 
 def prepare(*arguments):
     lines = []
-    request = cli.parse(arguments, "test", DEFAULT, resume.add_flag)
+    request = cli.parse(arguments, "test", DEFAULT, cli.add_resume)
     return resume.prepare(request, lines.append), lines
 
 
