@@ -8,6 +8,8 @@ and every executor that would run a worker is looked at. Every training does the
 """
 
 import argparse
+import os
+import shutil
 import sys
 from collections.abc import Sequence
 
@@ -50,12 +52,16 @@ def check(spark: SparkSession, workers: int, run_dir: str = "") -> list[str]:
 def executors(spark: SparkSession, workers: int, run_dir: str = "") -> list[Found]:
     """What the executors have; those that have the same count once.
 
-    As many tasks as there are slots: Spark gives them out in turn, so that every executor gets some. Not a barrier stage, which
-    waits up to a second for its tasks to be placed.
+    Where they are on this machine and start this Python, that is what this process sees. Otherwise as many tasks as there are
+    slots: Spark gives them out in turn, so that every executor gets some. Not a barrier stage, which waits up to a second for its
+    tasks to be placed.
 
     Raises:
         LaunchError: Spark could not run it, as with another Python on the executors.
     """
+    python = shutil.which(spark.sparkContext.pythonExec)
+    if session.runs_here(spark) and python is not None and os.path.abspath(python) == os.path.abspath(sys.executable):
+        return [look_quickly(run_dir)]
     tasks = max(workers, slots.available(spark))
     try:
         stage = spark.sparkContext.parallelize(range(tasks), tasks)

@@ -1,11 +1,19 @@
+import sys
+from pathlib import Path
+
 import pytest
 
 from pipelines.errors import LaunchError
 from pipelines.launch import preflight
 from pipelines.launch.look import look_quickly
 
+ANOTHER_NAME = str(Path(sys.executable).with_name(f"python{sys.version_info.major}.{sys.version_info.minor}"))
 
-def test_the_executors_tell_what_they_have_and_equal_ones_once(spark, tmp_path):
+
+@pytest.mark.parametrize("python", [sys.executable, ANOTHER_NAME], ids=["asked here", "asked by a Spark job"])
+def test_the_executors_tell_what_they_have_and_equal_ones_once(spark, tmp_path, monkeypatch, python):
+    # Another name of the same Python: what it is, Spark alone finds out.
+    monkeypatch.setattr(spark.sparkContext, "pythonExec", python)
     (tmp_path / "config.yml").write_text("")
     found = preflight.executors(spark, 2, str(tmp_path))
     assert found == [look_quickly()]
