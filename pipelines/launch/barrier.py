@@ -5,11 +5,13 @@ Spark starts all tasks of a barrier stage together or none. Each task becomes th
 supervisors die, and the kernel ends their ranks.
 """
 
+import contextlib
+import dataclasses
 import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from pyspark.sql import SparkSession
 from pipelines import rundir, submitted
 from pipelines.config import LaunchConfig
 from pipelines.errors import LaunchError
-from pipelines.launch import heartbeat, orders, slots
+from pipelines.launch import heartbeat, orders, rendezvous, session, slots
 from pipelines.launch.failure import Failure, extract, failed_task, headline, of_silence, read_failures
 from pipelines.launch.supervisor import Assignment, log_path, supervise
 
@@ -51,6 +53,7 @@ class Launch:
 
     def __init__(self, spark: SparkSession, assignment: Assignment, workers: int) -> None:
         self._context = spark.sparkContext
+        self._here = session.runs_here(spark)
         self._assignment = assignment
         self._workers = workers
         self.attempt_dir = Path(assignment.attempt_dir)
@@ -123,12 +126,21 @@ class Launch:
         try:
             # interruptOnCancel makes Spark end the Python worker of a cancelled task, and with it the rank.
             self._context.setJobGroup(self._group, "Horovod ranks", interruptOnCancel=True)
-            assignment = self._assignment
-            stage = self._context.parallelize(range(self._workers), self._workers).barrier()
-            pairs = stage.mapPartitions(lambda _: [supervise(assignment)]).collect()
+            with self._arranged() as assignment:
+                stage = self._context.parallelize(range(self._workers), self._workers).barrier()
+                pairs = stage.mapPartitions(lambda _: [supervise(assignment)]).collect()
             self._results = [cloudpickle.loads(result) for _, result in sorted(pairs)]
         except Exception as error:
             self._error = error
+
+    @contextlib.contextmanager
+    def _arranged(self) -> Iterator[Assignment]:
+        """The assignment; where all ranks will be on this machine, they need not meet first, which takes Spark a second."""
+        if not self._here:
+            yield self._assignment
+            return
+        with rendezvous.on_this_machine(self._workers) as places:
+            yield dataclasses.replace(self._assignment, arranged=tuple(places))
 
     def _silent_ranks(self, failures: tuple[Failure, ...]) -> tuple[Failure, ...]:
         """Reports for the ranks that were at work and left none."""

@@ -37,11 +37,9 @@ class Meeting:
     """Of this rank's machine, as the others reach it; loopback where there are no others."""
     interface: str
     """The network interface with that address."""
-    note: str
-    """What rank 0 had to say."""
 
 
-def meet(rank: int, host: str, spark_address: str, gather: Gather, note: str = "") -> Meeting:
+def meet(rank: int, host: str, spark_address: str, gather: Gather) -> Meeting:
     """Called by all ranks at once.
 
     Args:
@@ -49,7 +47,6 @@ def meet(rank: int, host: str, spark_address: str, gather: Gather, note: str = "
         host: the name of its machine, for people.
         spark_address: by which Spark knows the machine, a name or an IPv4 address; used where it can be reached.
         gather: passes texts around; Spark takes up to a second for that.
-        note: passed on to all where this is rank 0.
 
     Raises:
         LaunchError: a machine cannot be reached by the one before it, at any of its addresses; raised on all ranks.
@@ -58,10 +55,10 @@ def meet(rank: int, host: str, spark_address: str, gather: Gather, note: str = "
     # In local mode, Spark's address is loopback, and nothing may listen elsewhere.
     with _listening({} if spark_address == LOOPBACK else own) as doors:
         # Two machines may have the same name, or an address in common (docker0), but not all of them.
-        everyone = [_Place(*json.loads(text)) for text in gather(json.dumps([host, sorted(own), doors, note]))]
+        everyone = [_Place(*json.loads(text)) for text in gather(json.dumps([host, sorted(own), doors]))]
         machines = list(dict.fromkeys(place.machine for place in everyone))
         if len(machines) == 1:
-            return Meeting((LOOPBACK,) * len(everyone), LOOPBACK, interface_of(LOOPBACK), everyone[0].note)
+            return Meeting((LOOPBACK,) * len(everyone), LOOPBACK, interface_of(LOOPBACK))
         leaders = [next(place for place in everyone if place.machine == machine) for machine in machines]
         mine = machines.index(everyone[rank].machine)
         leads = everyone[rank] is leaders[mine]
@@ -72,7 +69,7 @@ def meet(rank: int, host: str, spark_address: str, gather: Gather, note: str = "
         if not address:
             raise LaunchError(_unreachable(leaders[number - 1], leaders[number]))
     names = tuple(found[machines.index(place.machine)] for place in everyone)
-    return Meeting(names, found[mine], own[found[mine]], everyone[0].note)
+    return Meeting(names, found[mine], own[found[mine]])
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,6 @@ class _Place:
     host: str
     addresses: list[str]
     doors: list[tuple[str, int, str]]
-    note: str
 
     @property
     def machine(self) -> tuple[str, ...]:

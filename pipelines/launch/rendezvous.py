@@ -1,4 +1,4 @@
-"""Horovod's view of the ranks, and the server at which they find each other, which rank 0 runs."""
+"""Horovod's view of the ranks, and the server at which they find each other: rank 0 runs it, or the driver of ranks beside it."""
 
 import contextlib
 import threading
@@ -33,17 +33,10 @@ def arranged(rank: int, host: str, spark_address: str, gather: Gather) -> Iterat
     Raises:
         LaunchError: on all ranks, when machines cannot reach each other.
     """
+    met = network.meet(rank, host, spark_address, gather)
     with contextlib.ExitStack() as stack:
-        early = None
-        if rank == 0 and spark_address == LOOPBACK:
-            # Local mode: there will be nobody elsewhere, and the second that one more round takes can be saved.
-            early = stack.enter_context(_listening(LOOPBACK))
-        met = network.meet(rank, host, spark_address, gather, note=_place_of(early) if early else "")
-        if met.note and met.address == LOOPBACK:
-            server, place = early, met.note
-        else:
-            server = stack.enter_context(_listening(met.address)) if rank == 0 else None
-            place = gather(_place_of(server) if server else "")[0]
+        server = stack.enter_context(_listening(met.address)) if rank == 0 else None
+        place = gather(_place_of(server) if server else "")[0]
         if server is not None:
             stack.enter_context(_serving(server, met.machines))
         yield Place(slot_of(rank, met.machines), place, met.interface)

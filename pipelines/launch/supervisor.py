@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -52,6 +52,8 @@ class Assignment:
     """For the reports of this start of the workers."""
     fork_server: str = ""
     """The address of the driver's fork server, where the tasks run on its machine."""
+    arranged: tuple[Place, ...] = ()
+    """Those of all ranks where the driver has arranged their meeting; otherwise the supervisors do."""
     places: Mapping[str, str] = field(default_factory=paths.variables)
     """As the driver has them."""
 
@@ -72,9 +74,8 @@ def supervise(assignment: Assignment) -> tuple[int, bytes]:
     context = BarrierTaskContext.get()
     rank = context.partitionId()
     host = socket.gethostname()
-    spark_address = context.getTaskInfos()[rank].address.rsplit(":", 1)[0]
     try:
-        with rendezvous.arranged(rank, host, spark_address, context.allGather) as place:
+        with _place(assignment, context, host) as place:
             environment = horovod_environment(place, assignment.launch)
             resources = {name: resource.addresses for name, resource in context.resources().items()}
             environment |= gpu_environment(resources, place.interface)
@@ -84,6 +85,14 @@ def supervise(assignment: Assignment) -> tuple[int, bytes]:
                 return rank, _run_rank(assignment, rank, host, environment)
     except ConvoyError as error:
         raise RankFailed(embed(of_exception(error, "", rank=rank, host=host, log_path=""))) from error
+
+
+def _place(assignment: Assignment, context: BarrierTaskContext, host: str) -> AbstractContextManager[Place]:
+    rank = context.partitionId()
+    if assignment.arranged:
+        return nullcontext(assignment.arranged[rank])
+    spark_address = context.getTaskInfos()[rank].address.rsplit(":", 1)[0]
+    return rendezvous.arranged(rank, host, spark_address, context.allGather)
 
 
 @contextlib.contextmanager
