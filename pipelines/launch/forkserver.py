@@ -21,7 +21,6 @@ import os
 import selectors
 import signal
 import socket
-import struct
 import sys
 import tempfile
 import traceback
@@ -29,6 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, cast
 
+from pipelines import localsocket
 from pipelines.launch import rank
 from pipelines.tensorflowenv import import_for_training
 
@@ -78,7 +78,7 @@ def serve(listener: socket.socket, idle_imports: Sequence[str] = ()) -> None:
             for key, _ in events:
                 if key.fileobj is listener:
                     connection, _ = listener.accept()
-                    if is_ours(connection):
+                    if localsocket.is_ours(connection):
                         selector.register(connection, selectors.EVENT_READ, _Rank(connection))
                     else:
                         connection.close()
@@ -86,12 +86,6 @@ def serve(listener: socket.socket, idle_imports: Sequence[str] = ()) -> None:
                     _hear(selector, key.data)
                 else:
                     _bury(selector, key.data)
-
-
-def is_ours(connection: socket.socket) -> bool:
-    """The other side runs as the user of this process. Others can find an address that is no file, too."""
-    pid_uid_gid = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return bool(struct.unpack("3i", pid_uid_gid)[1] == os.geteuid())
 
 
 def _be_ready_to_fork() -> None:

@@ -4,7 +4,6 @@ import array
 import contextlib
 import json
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -13,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Protocol
 
-from pipelines.launch.forkserver import Purpose, is_ours
+from pipelines import localsocket
+from pipelines.launch.forkserver import Purpose
 from pipelines.secrets import without_secrets
 from pipelines.tensorflowenv import tensorflow_environment
 
@@ -54,10 +54,10 @@ def fork_server(purpose: Purpose) -> Iterator[str]:
     if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
         yield ""
         return
-    address = f"convoy-{secrets.token_hex(8)}"
+    address = localsocket.new_name()
     # Such a socket keeps the borders of messages.
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(_bound(address))
+        listener.bind(localsocket.address(address))
         listener.listen()
         process = subprocess.Popen(
             [sys.executable, "-m", "pipelines.launch.forkserver", str(os.getpid()), str(listener.fileno()), purpose],
@@ -72,11 +72,6 @@ def fork_server(purpose: Purpose) -> Iterator[str]:
     finally:
         process.kill()
         process.wait()
-
-
-def _bound(address: str) -> bytes:
-    """A name that is no file (man 7 unix, abstract), so that a killed driver leaves none."""
-    return b"\0" + address.encode()
 
 
 def start(
@@ -117,8 +112,8 @@ class _Forked:
         self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._connection.settimeout(_ANSWER_SECONDS)
-            self._connection.connect(_bound(server))
-            if not is_ours(self._connection):
+            self._connection.connect(localsocket.address(server))
+            if not localsocket.is_ours(self._connection):
                 raise ConnectionError("the fork server is somebody else's")
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
             self._connection.sendmsg([json.dumps(request).encode()], [rights])
