@@ -158,9 +158,11 @@ class LaunchConfig:
     """Horovod processes, one Spark barrier task each."""
     threads_per_worker: int = 0
     """TensorFlow threads of one worker; 0 shares the cores of its node equally."""
+    shared_memory: bool = True
+    """Ranks that are all on one machine, without GPUs and compression, average gradients through its memory, not by Horovod."""
     cycle_milliseconds: float = 0.0
-    """How often ranks ask each other what is there to be averaged; 0 leaves it to Horovod (1, or HOROVOD_CYCLE_TIME). Asking
-    takes time from a worker's own core, so steps of 50 ms or more gain by 10; short ones lose (benchmarks/README.md)."""
+    """How often ranks ask each other what Horovod has to do; 0: 10 where gradients go through shared memory, else Horovod's own
+    (1, or HOROVOD_CYCLE_TIME). Asking takes time from a worker's own core (benchmarks/README.md)."""
     runs_uri: str = "runs"
     """The folder that holds logs and metric spools. On a cluster it must be one that all nodes see, such as on a volume."""
     log_level: LogLevel = "INFO"

@@ -184,3 +184,39 @@ MISHAPS = {
     "hang in the reader": _hang_in_the_reader,
     "hang in evaluation": _hang_in_evaluation,
 }
+
+
+def means_of_neighbours(length, calls):
+    """What a rank gave and what it got, call by call."""
+    import horovod.tensorflow as hvd
+    import numpy as np
+
+    from pipelines.train.neighbours import Neighbours
+
+    hvd.init()
+    neighbours, rng = Neighbours(), np.random.default_rng(hvd.rank())
+    given = [rng.normal(size=length).astype(np.float32) for _ in range(calls)]
+    # Each at a speed of its own, so that they run ahead of each other.
+    got = [(time.sleep(0.001 * rng.integers(3)), neighbours.mean(values))[1] for values in given]
+    hvd.shutdown()
+    return given, got
+
+
+def leave_neighbours_after_two_means():
+    """What the other ranks are told when the last one has gone."""
+    import horovod.tensorflow as hvd
+    import numpy as np
+
+    from pipelines.train.neighbours import Neighbours
+
+    hvd.init()
+    neighbours = Neighbours()
+    for _ in range(2):
+        neighbours.mean(np.ones(10, np.float32))
+    if hvd.rank() == hvd.size() - 1:
+        return "left"
+    try:
+        neighbours.mean(np.ones(10, np.float32))
+    except ConnectionError as error:
+        return str(error)
+    return "nothing"

@@ -1,5 +1,6 @@
 """The function that runs on every rank of a training: train, and on rank 0 save the network."""
 
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -34,8 +35,12 @@ def work(config: Config, table: Table, run_dir: str, checkpoint: str | None = No
     from pipelines.stream.reader import read_blocks
     from pipelines.stream.sharding import RowRange
     from pipelines.track import model as tracked_model
+    from pipelines.train import neighbours
     from pipelines.train.worker import train
 
+    if neighbours.wanted(config):
+        # Horovod reads it when it starts.
+        os.environ.setdefault("HOROVOD_CYCLE_TIME", str(neighbours.CYCLE_MILLISECONDS))
     with progress.waiting("looking for the other ranks"):
         hvd.init()
     progress.joined()

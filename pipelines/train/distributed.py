@@ -18,12 +18,15 @@ from pipelines.errors import TrainingError
 from pipelines.recipe import Compression
 from pipelines.train.averaging import averages, floating
 from pipelines.train.lossscale import NOT_FINITE
+from pipelines.train.neighbours import Neighbours
 
 _COMPRESSION = {"none": hvd.Compression.none, "float16": hvd.Compression.fp16}
 
 
 def distributed(
-    optimizer_class: type[keras.optimizers.Optimizer], compression: Compression = "none"
+    optimizer_class: type[keras.optimizers.Optimizer],
+    compression: Compression = "none",
+    neighbours: Neighbours | None = None,
 ) -> type[keras.optimizers.Optimizer]:
     """A subclass whose updates use the mean gradients of all ranks.
 
@@ -32,11 +35,15 @@ def distributed(
     Args:
         optimizer_class: what makes updates of gradients.
         compression: the type in which gradients are sent and added up.
+        neighbours: the other ranks, where they share memory; None leaves it to Horovod.
     """
 
     class Distributed(optimizer_class):
         def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> Any:
-            return super().apply(averaged(grads, compression), trainable_variables)
+            # Gradients of embeddings are sparse, which Horovod gathers.
+            dense = all(isinstance(gradient, tf.Tensor) for gradient in grads)
+            means = neighbours.averaged(grads) if neighbours is not None and dense else averaged(grads, compression)
+            return super().apply(means, trainable_variables)
 
     return Distributed
 

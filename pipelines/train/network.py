@@ -16,6 +16,7 @@ from pipelines.train.accumulation import holding, in_parts
 from pipelines.train.averaging import averaging
 from pipelines.train.distributed import distributed, guarded
 from pipelines.train.lossscale import LossScaled
+from pipelines.train.neighbours import Neighbours
 from pipelines.train.ownloss import judged_by_own_loss
 from pipelines.train.precision import ResolvedPrecision
 from pipelines.train.schedule import LearningRate, PlannedLearningRate
@@ -25,7 +26,14 @@ _POLICIES: dict[ResolvedPrecision, str] = {"float32": "float32", "bfloat16": "mi
 LossFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
-def compiled(config: Config, table: Table, resolved: ResolvedPrecision, rate: LearningRate, steps: int) -> keras.Model:
+def compiled(
+    config: Config,
+    table: Table,
+    resolved: ResolvedPrecision,
+    rate: LearningRate,
+    steps: int,
+    neighbours: Neighbours | None = None,
+) -> keras.Model:
     """The network with optimizer, loss and metrics.
 
     Args:
@@ -34,6 +42,7 @@ def compiled(config: Config, table: Table, resolved: ResolvedPrecision, rate: Le
         resolved: what the layers compute in.
         rate: the learning rate at each step.
         steps: steps in an epoch.
+        neighbours: the other ranks, where they share memory.
     """
     training = config.training
     model, own = build(config, table, resolved), registry.own_loss(config.model.name)
@@ -42,7 +51,7 @@ def compiled(config: Config, table: Table, resolved: ResolvedPrecision, rate: Le
     if training.accumulation_steps > 1:
         in_parts(model, training.accumulation_steps)
     model.compile(
-        optimizer=make_optimizer(training, PlannedLearningRate(rate), model, resolved),
+        optimizer=make_optimizer(training, PlannedLearningRate(rate), model, resolved, neighbours),
         loss=own.function if own is not None else make_loss(training.label_smoothing, table.manifest.num_classes),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         steps_per_execution=min(training.steps_per_execution, steps),
@@ -73,7 +82,11 @@ def build(config: Config, table: Table, resolved: ResolvedPrecision) -> keras.Mo
 
 
 def make_optimizer(
-    training: TrainingConfig, rate: PlannedLearningRate, model: keras.Model, resolved: ResolvedPrecision = "float32"
+    training: TrainingConfig,
+    rate: PlannedLearningRate,
+    model: keras.Model,
+    resolved: ResolvedPrecision = "float32",
+    neighbours: Neighbours | None = None,
 ) -> keras.optimizers.Optimizer:
     """The configured optimizer, averaging gradients over ranks, and the network's weights over steps where that is asked for.
 
@@ -97,7 +110,7 @@ def make_optimizer(
     if training.average_decay:
         kind = averaging(kind, model, training.average_decay)
     kind = guarded(kind, training.clip_norm)
-    outer = distributed(LossScaled if resolved == "float16" else kind, training.compression)
+    outer = distributed(LossScaled if resolved == "float16" else kind, training.compression, neighbours)
     if training.accumulation_steps > 1:
         outer = holding(outer)
     return outer(kind(rate, **settings)) if resolved == "float16" else outer(rate, **settings)

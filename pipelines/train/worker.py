@@ -19,13 +19,14 @@ from pipelines.spool import SpoolWriter
 from pipelines.stream import augment
 from pipelines.stream.batches import EvaluationData, Shard, TrainingData
 from pipelines.stream.sharding import shard, steps_per_epoch
-from pipelines.train import explain, precision, resuming
+from pipelines.train import explain, neighbours, precision, resuming
 from pipelines.train.averaging import use_averages
 from pipelines.train.devices import use_own_gpu
 from pipelines.train.distributed import broadcast_state, check_equal_state, gathered
 from pipelines.train.epochs import Course, EpochCallback, updates
 from pipelines.train.evaluate import EVALUATION_BATCH_SIZE, Evaluator
 from pipelines.train.lossscale import NOT_FINITE
+from pipelines.train.neighbours import Neighbours
 from pipelines.train.network import build, compiled, use_threads
 from pipelines.train.precision import ResolvedPrecision
 from pipelines.train.result import Score, TrainingResult
@@ -73,11 +74,12 @@ def train(
     steps = steps_per_epoch(table.manifest.rows("train"), workers, training.batch_size_per_worker)
     resolved = agreed_precision(training, gpu)
     train_shard, validation_shard, test_shard = (_shard(config, table, split) for split in ("train", "validation", "test"))
-    check_agreement(steps=steps, table=table.manifest.key, precision=resolved, checkpoint=str(checkpoint))
+    together = neighbours.wanted(config) and gpu is None
+    check_agreement(steps=steps, table=table.manifest.key, precision=resolved, checkpoint=str(checkpoint), shared_memory=together)
     rate = plan(training, workers, steps)
 
     keras.utils.set_random_seed(training.seed)
-    model = compiled(config, table, resolved, rate, steps)
+    model = compiled(config, table, resolved, rate, steps, Neighbours() if together else None)
     course = resuming.begin(model, checkpoint, steps, workers, training.batch_size_per_worker)
     broadcast_state(model, model.optimizer)
     course.weights_sha256 = check_equal_state(model, model.optimizer, "before training")
@@ -139,6 +141,7 @@ def fit(model: keras.Model, data: TrainingData, callback: EpochCallback, trainin
     """Train from where the callback's course stands to the end.
 
     Raises:
+        ConnectionError: another rank of this machine has ended.
         TrainingError: on all ranks in the same step, when a gradient or the loss is not finite. The weights are those of the step
             before.
     """
@@ -149,6 +152,10 @@ def fit(model: keras.Model, data: TrainingData, callback: EpochCallback, trainin
             _fit(model, data.dataset(skip_steps=course.step), callback, course.epoch, course.epoch + 1)
         if course.epoch < training.epochs and not course.stops_early(training.early_stopping_patience):
             _fit(model, data.dataset(), callback, course.epoch, training.epochs)
+    except tf.errors.UnknownError as error:
+        if neighbours.GONE not in str(error):
+            raise
+        raise ConnectionError(neighbours.GONE) from None
     except tf.errors.InvalidArgumentError as error:
         if NOT_FINITE not in str(error):
             raise

@@ -51,9 +51,10 @@ def driver(cluster):
         yield made
 
 
+# Between hosts Horovod adds up, in another order than ranks that share memory do.
 def in_local_mode(workers, table, folder, fork_server, *settings):
     """The same training with as many ranks on this machine."""
-    config = configfile.load(None, [*SETTINGS, f"launch.workers={workers}", *settings])
+    config = configfile.load(None, [*SETTINGS, f"launch.workers={workers}", "launch.shared_memory=false", *settings])
     (folder / "logs").mkdir(parents=True)
     assignment = Assignment(
         payload=cloudpickle.dumps((work, (config, table, str(folder)))),

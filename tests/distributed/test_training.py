@@ -85,6 +85,15 @@ def test_the_learning_rate_of_two_workers_is_twice_that_of_one(two_workers):
     assert plan["learning_rate"] == pytest.approx(0.002)
 
 
+def test_gradients_through_shared_memory_and_through_horovod_train_bit_for_bit_alike(
+    spark, fork_server, table, two_workers, tmp_path
+):
+    (first, _), _ = two_workers
+    (by_horovod, _), _ = train(spark, table, tmp_path, fork_server, 2, "launch.shared_memory=false")
+    assert by_horovod.weights_sha256 == first.weights_sha256
+    assert by_horovod.test == first.test
+
+
 def test_one_worker_goes_the_same_way(spark, fork_server, table, tmp_path):
     (result,), events = train(spark, table, tmp_path, fork_server, 1)
     assert result.test.rows == 103
