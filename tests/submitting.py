@@ -108,7 +108,9 @@ class Training:
 
     @property
     def driver(self) -> psutil.Process:
-        (driver,) = [process for process in self.part(self.job) if process.name() != "java"]
+        found = [process for process in self.part(self.job) if process.name() != "java"]
+        # A child that it has just forked has its command line for a moment.
+        (driver,) = [process for process in found if process.ppid() not in {other.pid for other in found}]
         return driver
 
     def signal_all(self, signum: signal.Signals) -> None:
