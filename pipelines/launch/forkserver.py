@@ -35,7 +35,7 @@ from pipelines.tensorflowenv import import_for_training
 Purpose = Literal["training", "anything"]
 # What `pipelines.launch.worker` imports on each rank.
 _PRELOADED = ("horovod.tensorflow", "pipelines.train.worker", "pipelines.track.model")
-# The same, when the network is saved; in parts, because each takes its time.
+# The same, when the network is saved; in parts, because a rank that is asked for meanwhile waits for the end of one.
 _FOR_THE_END = ("mlflow", "mlflow.models", "mlflow.tensorflow")
 # A rank that is asked for meanwhile would wait for the end of an import. Where the table is there, one is asked for sooner.
 _IDLE_SECONDS = 3.0

@@ -51,7 +51,8 @@ class Neighbours:
 
     def __init__(self) -> None:
         self._rank, self._size = hvd.rank(), hvd.size()
-        self._peers = _meet(self._rank, self._size)
+        with progress.waiting("meeting the ranks of this machine"), _naming_the_end():
+            self._peers = _meet(self._rank, self._size)
         self._places: npt.NDArray[np.float32] | None = None
         self._turn = 0
 
@@ -68,11 +69,11 @@ class Neighbours:
         Raises:
             ConnectionError: another rank has ended.
         """
-        if self._places is None:
-            self._places = self._share(len(values))
-        places, self._turn = self._places[self._turn], (self._turn + 1) % _TURNS
-        np.copyto(places[self._rank], values)
         with progress.waiting("averaging gradients"), _naming_the_end():
+            if self._places is None:
+                self._places = self._share(len(values))
+            places, self._turn = self._places[self._turn], (self._turn + 1) % _TURNS
+            np.copyto(places[self._rank], values)
             for peer in self._peers.values():
                 peer.sendall(b"\0")
             for peer in self._peers.values():
@@ -85,18 +86,17 @@ class Neighbours:
     def _share(self, length: int) -> npt.NDArray[np.float32]:
         """Memory [turns, ranks, length] that all have."""
         shape = (_TURNS, self._size, length)
-        with _naming_the_end():
-            if self._rank == 0:
-                # Not a file in /dev/shm, which containers keep small.
-                fd = os.memfd_create("convoy-gradients")
-                os.ftruncate(fd, np.dtype(np.float32).itemsize * int(np.prod(shape)))
-                for peer in self._peers.values():
-                    socket.send_fds(peer, [b"\0"], [fd])
-            else:
-                _, fds, *_ = socket.recv_fds(self._peers[0], 1, 1)
-                if not fds:
-                    raise ConnectionError(GONE)
-                fd = fds[0]
+        if self._rank == 0:
+            # Not a file in /dev/shm, which containers keep small.
+            fd = os.memfd_create("convoy-gradients")
+            os.ftruncate(fd, np.dtype(np.float32).itemsize * int(np.prod(shape)))
+            for peer in self._peers.values():
+                socket.send_fds(peer, [b"\0"], [fd])
+        else:
+            _, fds, *_ = socket.recv_fds(self._peers[0], 1, 1)
+            if not fds:
+                raise ConnectionError(GONE)
+            fd = fds[0]
         memory = mmap.mmap(fd, 0)
         os.close(fd)
         return np.frombuffer(memory, np.float32).reshape(shape)
@@ -127,7 +127,8 @@ def _meet(rank: int, size: int) -> dict[int, socket.socket]:
 
 @contextlib.contextmanager
 def _naming_the_end() -> Iterator[None]:
+    """Say of a connection that broke, or was not made in time, what the driver takes for an effect."""
     try:
         yield
-    except OSError as error:
+    except (ConnectionError, TimeoutError) as error:
         raise ConnectionError(GONE) from error
