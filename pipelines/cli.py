@@ -19,7 +19,7 @@ from typing import Any, Literal, NoReturn
 
 import yaml
 
-from pipelines import configfile, paths, submitted, wholefile
+from pipelines import configfile, paths, submitted, temporary, wholefile
 from pipelines.config import Config
 from pipelines.errors import ConfigError, ConvoyError
 from pipelines.secrets import mask
@@ -204,6 +204,7 @@ def _say(text: str) -> None:
 
 def _leave(code: int) -> NoReturn:
     """Without waiting for threads: one may hang on a server that does not answer."""
+    temporary.remove()
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):

@@ -4,13 +4,10 @@ Any MLflow model will do that takes a tensor of images and gives a probability p
 (class names, label values, value range) is used where it is there. Needs MLflow 2.13 or later; works without Spark.
 """
 
-import atexit
 import contextlib
 import io
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipelines import paths
+from pipelines import paths, temporary
 from pipelines.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -254,10 +251,9 @@ def _pinned(client: "MlflowClient", uri: str) -> tuple[str, str]:
 def _download(uri: str) -> Path:
     import mlflow.artifacts
 
-    folder = tempfile.mkdtemp(prefix="convoy-model-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = temporary.folder("convoy-model-")
     with quiet():
-        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
+        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
 
 
 def _has_scheme(uri: str) -> bool:

@@ -50,12 +50,13 @@ def environment(home):
 
 
 def job(home, name, *arguments, spark=True):
-    """Run a job that must succeed; its lines and its summary."""
+    """Run a job that must succeed and leave no temporary files; its lines and its summary."""
     program = [str(SUBMIT), "--master", "local[2]"] if spark else [sys.executable]
-    summary = home / f"{name}.json"
+    summary, temporary = home / f"{name}.json", home / "tmp"
+    temporary.mkdir(exist_ok=True)
     done = subprocess.run(
         [*program, str(ROOT / "jobs" / name), *arguments, "--summary", str(summary)],
-        env=environment(home),
+        env=environment(home) | {"TMPDIR": str(temporary)},
         cwd=home,
         capture_output=True,
         text=True,
@@ -63,6 +64,7 @@ def job(home, name, *arguments, spark=True):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert list(temporary.glob("convoy-*")) == []
     return done.stdout.splitlines(), json.loads(summary.read_text())
 
 
