@@ -4,20 +4,18 @@ An action whose answer was lost may have been done all the same. So the run is l
 of a metric that the server has are not sent again, and a model is logged once; all other actions are harmless to repeat.
 """
 
-import contextlib
 import logging
 import os
-import sqlite3
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipelines import logs, paths, rundir
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConvoyError
 from pipelines.secrets import mask
+from pipelines.track import server
 from pipelines.track.journal import EXPERIMENT_ID, RUN_ID, Entry, Journal
 from pipelines.track.requests import BATCHED, points, requests, single_values
 
@@ -26,14 +24,8 @@ if TYPE_CHECKING:
 
 KEY_TAG = "convoy.journal"
 PARENT_TAG = "mlflow.parentRunId"
-# Other errors can pass: a full disk, an expired token, a busy database.
-_REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
 # MLflow's own defaults try a dead server for minutes. We try again ourselves, with other work between.
 _HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
-# Another process may be writing to the database.
-_LOCKED_SECONDS = 5.0
-# MLflow's database looks for a data set before it adds it; two runs of a sweep at once would both add it, and one be refused.
-_logging_inputs = threading.Lock()
 _log = logging.getLogger(__name__)
 
 
@@ -96,10 +88,10 @@ class Follower:
             model_uri = self._apply(group)
         except Exception as error:
             self._doubtful |= set(numbers)
-            if _is_refusal(error) and len(group) > 1:
+            if server.is_refusal(error) and len(group) > 1:
                 return all(self._try([entry]) for entry in group)
             name = _name(group[0])
-            if _is_refusal(error):
+            if server.is_refusal(error):
                 self._answered = True
                 why = self._apply_each_value(group[0], error)
                 if not why:
@@ -110,7 +102,7 @@ class Follower:
                 self.journal.refuse(group[0].n, why)
                 return True
             self._trouble(f"{name} could not be logged", error)
-            return not _is_silence(error)
+            return not server.is_silence(error)
         self._answered = True
         self.journal.accept(numbers, model_uri)
         return True
@@ -121,7 +113,7 @@ class Follower:
             return
         for name, value in _HTTP.items():
             os.environ.setdefault(name, value)
-        _check_sqlite(self.tracking_uri)
+        server.check_sqlite(self.tracking_uri)
         import mlflow
 
         logs.silence_mlflow()
@@ -135,7 +127,7 @@ class Follower:
         if run_id:
             self._experiment_id = client.get_run(run_id).info.experiment_id
         else:
-            self._experiment_id = _experiment_id(client, entry.values["experiment"], self.tracking_uri)
+            self._experiment_id = server.experiment_id(client, entry.values["experiment"], self.tracking_uri)
             self._answered = True
             run_id = self._find_or_create(client, entry)
         self._answered = True
@@ -172,7 +164,7 @@ class Follower:
         if entry.action in BATCHED:
             self._log_batch(client, run_id, group)
         elif entry.action == "inputs":
-            _log_inputs(client, run_id, values["datasets"])
+            server.log_inputs(client, run_id, values["datasets"])
         elif entry.action == "artifact":
             client.log_artifact(run_id, str(self.journal.run_dir / values["path"]), values["folder"] or None)
         elif entry.action == "model":
@@ -237,67 +229,6 @@ class Follower:
 
 def _name(entry: Entry) -> str:
     return str(entry.values["path"]) if entry.action == "artifact" else entry.action
-
-
-def _log_inputs(client: "MlflowClient", run_id: str, datasets: Sequence[dict[str, Any]]) -> None:
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    inputs = [
-        DatasetInput(
-            Dataset(
-                name=dataset["name"],
-                digest=dataset["digest"],
-                source_type="local",
-                source=dataset["source"],
-                profile=dataset["profile"],
-            ),
-            [InputTag("mlflow.data.context", dataset["context"])],
-        )
-        for dataset in datasets
-    ]
-    with _logging_inputs:
-        client.log_inputs(run_id, inputs)
-
-
-def _experiment_id(client: "MlflowClient", name: str, tracking_uri: str) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    # A database store would put artifacts into the working directory.
-    location = f"file:{paths.home().absolute() / 'mlartifacts' / name}" if tracking_uri.startswith("sqlite:") else None
-    # Has MLflow 3's pages show what belongs to training, not to language models.
-    kind = {"mlflow.experimentKind": "custom_model_development"}
-    return str(client.create_experiment(name, artifact_location=location, tags=kind))
-
-
-def _check_sqlite(tracking_uri: str) -> None:
-    """Raises sqlite3.Error at once where a database file cannot be written; MLflow itself would try for 100 seconds."""
-    path = tracking_uri.removeprefix("sqlite:///").partition("?")[0]
-    if path == tracking_uri or not path:
-        return
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(sqlite3.connect(path, timeout=_LOCKED_SECONDS, isolation_level=None)) as database:
-        database.execute("BEGIN IMMEDIATE")
-        try:
-            database.execute("CREATE TABLE convoy_can_write (x)")
-        finally:
-            if database.in_transaction:
-                database.execute("ROLLBACK")
-
-
-def _is_refusal(error: Exception) -> bool:
-    """True when the same request would be refused again, by the server or, for what is no text or number, by MLflow's client."""
-    return isinstance(error, TypeError | AttributeError) or getattr(error, "error_code", "") in _REFUSALS
-
-
-def _is_silence(error: Exception) -> bool:
-    """True when the server could not be reached or did not answer. MLflow wraps the network's exceptions in its own."""
-    chain: BaseException | None = error
-    while chain is not None:
-        if isinstance(chain, ConnectionError | TimeoutError) or type(chain).__module__.startswith(("requests.", "urllib3.")):
-            return True
-        chain = chain.__cause__ or chain.__context__
-    return False
 
 
 def _first_line(error: Exception) -> str:

@@ -32,6 +32,9 @@ _KILLED_SECONDS = 4.0
 _SILENT_SECONDS = 5.0
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
+# Training computes on all cores, so it pays for what the thread computes. What comes while it rests is sent together.
+_LARGEST_SHARE = 0.01
+_LONGEST_REST_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -230,13 +233,16 @@ class TrackedRun:
             while True:
                 self._news.clear()
                 closing = self._closing.is_set()
+                computed = time.thread_time()
                 done = self._follower.catch_up()
+                computed = time.thread_time() - computed
                 if done and self._left_behind:
                     self._end_one_left_behind()
                 elif closing:
                     return
                 elif done:
                     pause = _FIRST_PAUSE_SECONDS
+                    self._closing.wait(min(computed / _LARGEST_SHARE, _LONGEST_REST_SECONDS))
                     self._news.wait()
                 else:
                     self._closing.wait(pause)

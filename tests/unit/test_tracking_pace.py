@@ -1,0 +1,32 @@
+"""How seldom MLflow is given what training reports, so that training does not pay for it."""
+
+import time
+
+import mlflow
+
+from pipelines.config import TrackingConfig
+from pipelines.track.follower import Follower
+from pipelines.track.run import TrackedRun
+
+
+def test_what_comes_while_tracking_rests_is_sent_together_and_the_end_waits_for_no_rest(tmp_path, monkeypatch):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    sendings, catch_up = [], Follower.catch_up
+    monkeypatch.setattr(Follower, "catch_up", lambda follower: sendings.append(time.monotonic()) or catch_up(follower))
+    run = TrackedRun(TrackingConfig(uri=uri), "a run", tmp_path / "run")
+    deadline = time.monotonic() + 60
+    # To set up the store takes a core for about a second, after which the thread rests for the longest time.
+    while not run.run_id:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    steps = list(range(1, 31))
+    for step in steps:
+        run.metrics({"train/loss": 1 / step}, step)
+        time.sleep(0.05)
+    assert len(sendings) <= 2
+    started = time.monotonic()
+    run.finish("FINISHED")
+    assert time.monotonic() - started < 5
+    assert run.warnings == []
+    history = mlflow.MlflowClient(uri).get_metric_history(run.run_id, "train/loss")
+    assert [point.step for point in history] == steps
