@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 TIERS = ("unit", "spark", "training", "distributed", "e2e")
-# The quick tier first: what it finds need not wait for processes. The longest files next, so that all lanes end together.
+# The quick tier first: what it finds need not wait for processes. The longest files next, so that two processes end together.
 ORDER = ("unit", "e2e", "distributed", "training", "spark")
 
 
@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `-n 3`: three processes, each of which takes the next file. Fixtures of a module are made once."""
+    """With `-n 2`: two processes, each of which takes the next file. Fixtures of a module are made once."""
     from xdist.scheduler import LoadFileScheduling
 
     config.option.loadscopereorder = False
