@@ -15,6 +15,7 @@ from pipelines.schema import Table
 from pipelines.train.accumulation import holding, in_parts
 from pipelines.train.averaging import averaging
 from pipelines.train.distributed import distributed, guarded
+from pipelines.train.fusedadam import fused
 from pipelines.train.lossscale import LossScaled
 from pipelines.train.neighbours import Neighbours
 from pipelines.train.ownloss import judged_by_own_loss
@@ -107,6 +108,8 @@ def make_optimizer(
         raise ConfigError(
             f"training.optimizer={name}: Keras {keras.__version__} does not have it yet; choose adamw, or a newer Keras"
         )
+    if issubclass(kind, keras.optimizers.Adam):
+        kind = fused(kind)
     if training.average_decay:
         kind = averaging(kind, model, training.average_decay)
     kind = guarded(kind, training.clip_norm)
