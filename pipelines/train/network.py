@@ -14,6 +14,7 @@ from pipelines.recipe import Optimizer, TrainingConfig
 from pipelines.schema import Table
 from pipelines.train.accumulation import holding, in_parts
 from pipelines.train.averaging import averaging
+from pipelines.train.bytedropout import use_byte_dropout
 from pipelines.train.distributed import distributed, guarded
 from pipelines.train.fusedadam import fused
 from pipelines.train.lossscale import LossScaled
@@ -21,6 +22,7 @@ from pipelines.train.neighbours import Neighbours
 from pipelines.train.ownloss import judged_by_own_loss
 from pipelines.train.precision import ResolvedPrecision
 from pipelines.train.schedule import LearningRate, PlannedLearningRate
+from pipelines.train.sparsegradients import use_sparse_gradients
 
 _OPTIMIZERS: dict[Optimizer, str] = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "lamb": "Lamb"}
 _POLICIES: dict[ResolvedPrecision, str] = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
@@ -47,6 +49,10 @@ def compiled(
     """
     training = config.training
     model, own = build(config, table, resolved), registry.own_loss(config.model.name)
+    if training.own_operations:
+        # Before dropout is changed, which says how few gradients pass.
+        use_sparse_gradients(model, resolved)
+        use_byte_dropout(model)
     if own is not None:
         model = judged_by_own_loss(model, own)
     if training.accumulation_steps > 1:
@@ -108,7 +114,7 @@ def make_optimizer(
         raise ConfigError(
             f"training.optimizer={name}: Keras {keras.__version__} does not have it yet; choose adamw, or a newer Keras"
         )
-    if issubclass(kind, keras.optimizers.Adam):
+    if training.own_operations and issubclass(kind, keras.optimizers.Adam):
         kind = fused(kind)
     if training.average_decay:
         kind = averaging(kind, model, training.average_decay)
