@@ -11,7 +11,7 @@ _WORD_BITS = 32
 
 
 def use_byte_dropout(model: keras.Model) -> list[str]:
-    """Change a network's dropout layers in place, and give their names. Configuration and states stay as they are."""
+    """Change a network's dropout layers in place, and give their names. For training only: a saved model must not hold them."""
     layers = [layer for layer in model.layers if type(layer) is keras.layers.Dropout and not layer.noise_shape and layer.rate]
     for layer in layers:
         layer.__class__ = ByteDropout

@@ -22,7 +22,7 @@ LARGEST_SHARE = 1 / 8
 
 
 def use_sparse_gradients(model: keras.Model, resolved: ResolvedPrecision) -> list[str]:
-    """Change those layers of a network that it pays for, in place. Configuration and weights stay as they are.
+    """Change those layers of a network that it pays for, in place. For training only: a saved model must not hold them.
 
     Args:
         model: a functional network, not yet traced.
@@ -44,15 +44,17 @@ def use_sparse_gradients(model: keras.Model, resolved: ResolvedPrecision) -> lis
             before.activation = _relu_whose_gradient_is_in_that_of_the_next
         else:
             behind_relu = False
-        layer.__class__ = SparselyTrained
-        layer.behind_relu = behind_relu
+        pooling = _only(model, layer.output, "input")
+        layer.__class__, layer.behind_relu, layer.pool = SparselyTrained, behind_relu, pooling.pool_size
+        pooling.__class__ = _PooledBefore
     return [layer.name for layer in layers]
 
 
 class SparselyTrained(keras.layers.Conv2D):
-    """A convolution with bias and relu, whose gradients are sparse."""
+    """A convolution with bias and relu, and the pooling behind it, whose gradients are sparse."""
 
     behind_relu = False
+    pool = (2, 2)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         from pipelines.train.sparsekernel import Convolution, SparseGradients
@@ -66,6 +68,7 @@ class SparselyTrained(keras.layers.Conv2D):
             kernel_height=kernel_height,
             kernel_width=kernel_width,
             kernels=self.filters,
+            pool=self.pool,
             # More below and right than above and left, as TensorFlow has it.
             padding=(_around(kernel_height), _around(kernel_width)) if padding == "SAME" else ((0, 0), (0, 0)),
             bfloat16=kind == tf.bfloat16,
@@ -75,13 +78,14 @@ class SparselyTrained(keras.layers.Conv2D):
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def convolved(images: tf.Tensor, weights: tf.Tensor, biases: tf.Tensor) -> Any:
             outputs = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(images, weights, 1, padding), biases))
+            pooled = tf.nn.max_pool2d(outputs, self.pool, self.pool, "VALID")
 
-            def gradients(of_outputs: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            def gradients(of_pooled: tf.Tensor) -> tuple[tf.Tensor, ...]:
                 threads = tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count() or 1
                 bits = tf.uint16 if kind == tf.bfloat16 else tf.float32
                 of_images, of_weights, of_biases = tf.numpy_function(
                     SparseGradients(convolution, threads),
-                    [*(tf.bitcast(array, bits) for array in (images, outputs, of_outputs)), tf.cast(weights, tf.float32)],
+                    [*(tf.bitcast(array, bits) for array in (images, outputs, pooled, of_pooled)), tf.cast(weights, tf.float32)],
                     [bits, tf.float32, tf.float32],
                     stateful=False,
                 )
@@ -90,10 +94,15 @@ class SparselyTrained(keras.layers.Conv2D):
                 of_biases.set_shape(biases.shape)
                 return tf.bitcast(of_images, kind), tf.cast(of_weights, kind), tf.cast(of_biases, kind)
 
-            return outputs, gradients
+            return pooled, gradients
 
         weights, biases = (tf.cast(tf.convert_to_tensor(weight.value), kind) for weight in (self.kernel, self.bias))
         return convolved(inputs, weights, biases)
+
+
+class _PooledBefore(keras.layers.MaxPooling2D):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return inputs
 
 
 def _around(size: int) -> tuple[int, int]:
@@ -113,7 +122,7 @@ def _suits(model: keras.Model, layer: Any) -> bool:
     if not plain or layer.filters % 4 or _is_output(model, layer.output):
         return False
     pooling = _only(model, layer.output, "input")
-    if type(pooling) is not keras.layers.MaxPooling2D or pooling.pool_size != pooling.strides:
+    if type(pooling) is not keras.layers.MaxPooling2D or pooling.pool_size != pooling.strides or pooling.padding != "valid":
         return False
     share = 1 / math.prod(pooling.pool_size)
     dropout = _only(model, pooling.output, "input")

@@ -1,6 +1,6 @@
-"""Gradients of a convolution of whose outputs few pass a gradient on, compiled by Numba for this processor.
+"""Gradients of a convolution with relu and pooling, few of whose outputs pass one on, compiled by Numba for this processor.
 
-The usual algorithms multiply by every output's gradient. Behind maximum pooling over 2 x 2 and dropout of three quarters at most
+The usual algorithms multiply by every output's gradient. With pooling over 2 x 2 and dropout of three quarters behind it at most
 one in sixteen is not zero, and multiplying by these alone takes half the time of the best dense product, or less.
 """
 
@@ -19,7 +19,7 @@ _WORD_BITS = 64
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution over images [batch, height, width, channels] with strides of 1."""
+    """A convolution over images [batch, height, width, channels] with strides of 1, relu, and pooling without overlaps."""
 
     height: int
     width: int
@@ -27,6 +27,8 @@ class Convolution:
     kernel_height: int
     kernel_width: int
     kernels: int
+    pool: tuple[int, int]
+    """Height and width of the windows of which the largest output is taken. What fills no window is left out."""
     padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
     """Zeros above and below, left and right."""
     bfloat16: bool = False
@@ -41,9 +43,15 @@ class Convolution:
 
     @property
     def output_shape(self) -> tuple[int, int, int]:
-        """Of one image."""
+        """Of one image, before pooling."""
         height, width = self.padded
         return height - self.kernel_height + 1, width - self.kernel_width + 1, self.kernels
+
+    @property
+    def pooled_shape(self) -> tuple[int, int, int]:
+        """Of one image, behind pooling."""
+        height, width, kernels = self.output_shape
+        return height // self.pool[0], width // self.pool[1], kernels
 
     @property
     def values_per_word(self) -> int:
@@ -65,13 +73,14 @@ class SparseGradients:
         self._others = ThreadPoolExecutor(threads, "sparse-gradients") if threads > 1 else None
         self._scratch = [_Scratch(convolution) for _ in range(threads)]
 
-    def __call__(self, images: Any, outputs: Any, gradients: Any, weights: Any) -> tuple[Any, Any, Any]:
-        """The gradients that follow from those of the outputs.
+    def __call__(self, images: Any, outputs: Any, pooled: Any, gradients: Any, weights: Any) -> tuple[Any, Any, Any]:
+        """The gradients that follow from those behind pooling.
 
         Args:
             images: [batch, height, width, channels].
             outputs: relu of the convolution, [batch, output height, output width, kernels].
-            gradients: of these outputs.
+            pooled: the largest of each window, [batch, pooled height, pooled width, kernels].
+            gradients: of `pooled`. Of several largest outputs the first has it.
             weights: [kernel height, kernel width, channels, kernels] float32.
 
         Returns:
@@ -81,12 +90,15 @@ class SparseGradients:
         by_kernel = aligned(_by_kernel(of))
         by_kernel[:] = np.moveaxis(weights, 3, 0).reshape(by_kernel.shape)
         flat_images, into = images.reshape(batch, -1), aligned(images.shape, images.dtype).reshape(batch, -1)
-        words, passed = (array.reshape(batch, -1).view(np.uint64) for array in (gradients, outputs))
+        words, passed = (array.reshape(batch, -1).view(np.uint64) for array in (gradients, pooled))
+        bits = np.uint16 if of.bfloat16 else np.uint32
+        by_channel, largest = (array.view(bits).reshape(batch, -1) for array in (outputs, pooled))
 
         def part(number: int) -> None:
             rows, scratch = slice(batch * number // self._threads, batch * (number + 1) // self._threads), self._scratch[number]
             scratch.of_weights[:], scratch.of_biases[:] = 0, 0
-            _compiled(of)(flat_images[rows], passed[rows], words[rows], by_kernel, into[rows], *scratch.arrays())
+            arrays = (array[rows] for array in (flat_images, by_channel, largest, passed, words))
+            _compiled(of)(*arrays, by_kernel, into[rows], *scratch.arrays())
 
         running = [self._others.submit(part, number) for number in range(1, self._threads)] if self._others else []
         part(0)
@@ -102,21 +114,22 @@ class _Scratch:
     """What one thread adds up, and what it finds."""
 
     def __init__(self, of: Convolution) -> None:
-        padded, outputs = int(np.prod(of.padded)) * of.channels, int(np.prod(of.output_shape))
+        padded, pooled = int(np.prod(of.padded)) * of.channels, int(np.prod(of.pooled_shape))
         self.of_weights = aligned(_by_kernel(of))
         self.of_biases = aligned((of.kernels,))
         self.image = aligned((padded,))
         # Around what is read into it.
         self.image[:] = 0
         self.of_image = aligned((padded,))
-        # One place more than outputs: that after the last value found is written to.
-        self.words = aligned((outputs + 1,), np.uint64)
-        self.values = aligned((outputs + 1,))
-        self.numbers = aligned((outputs + 1,), np.uint64)
-        self.places = aligned((outputs + 1,), np.uint64)
+        self.windows = aligned((pooled,), np.uint16 if of.bfloat16 else np.uint32)
+        # One place more: that after the last value found is written to.
+        self.words = aligned((pooled + 1,), np.uint64)
+        self.values = aligned((pooled + 1,))
+        self.numbers = aligned((pooled + 1,), np.uint64)
+        self.places = aligned((pooled + 1,), np.uint64)
 
     def arrays(self) -> tuple[Any, ...]:
-        found = self.words, self.values, self.numbers, self.places
+        found = self.windows, self.words, self.values, self.numbers, self.places
         return self.of_weights, self.of_biases, self.image, self.of_image, *found
 
 
@@ -141,16 +154,32 @@ _jit = numba.njit(nogil=True, fastmath={"contract", "nsz"}, error_model="numpy")
 
 @functools.cache
 def _compiled(of: Convolution) -> Callable[..., None]:
-    read, collect, write = _reader(of), _collector(of), _writer(of)
+    read, search, collect, write = _reader(of), _searcher(of), _collector(of), _writer(of)
     lines, span, line_step = _u64(of.kernel_height), _u64(of.kernel_width * of.channels), _u64(of.padded[1] * of.channels)
 
     @_jit
     def gradients_of(  # type: ignore[no-untyped-def]
-        images, outputs, gradients, weights, into, of_weights, of_biases, image, of_image, words, values, numbers, places
+        images,
+        outputs,
+        largest,
+        pooled,
+        gradients,
+        weights,
+        into,
+        of_weights,
+        of_biases,
+        image,
+        of_image,
+        windows,
+        words,
+        values,
+        numbers,
+        places,
     ):
         for number in range(len(images)):
             read(images[number], image, of_image)
-            found = collect(gradients[number], outputs[number], words, values, numbers, places)
+            search(outputs[number], largest[number], windows)
+            found = collect(gradients[number], pooled[number], windows, words, values, numbers, places)
             # Two loops: what each of them reads and writes stays in the first cache.
             for i in range(found):
                 value, kernel, place = values[i], numbers[i], places[i]
@@ -195,16 +224,45 @@ def _reader(of: Convolution) -> Callable[..., None]:
     return compiled
 
 
+def _searcher(of: Convolution) -> Callable[..., None]:
+    # Of each window, the number of its first output that is the largest. The loop over kernels becomes vectors.
+    (pool_height, pool_width), kernels = of.pool, _u64(of.kernels)
+    height, width, output_width = _u64(of.pooled_shape[0]), _u64(of.pooled_shape[1]), _u64(of.output_shape[1])
+    bits = _u16 if of.bfloat16 else _u32
+
+    @_jit
+    def search(outputs, largest, windows):  # type: ignore[no-untyped-def]
+        for y in range(height):
+            for x in range(width):
+                start = (y * width + x) * kernels
+                for kernel in range(kernels):
+                    windows[start + kernel] = 0
+                for back in range(pool_height * pool_width):
+                    place = pool_height * pool_width - 1 - back
+                    line, column = (
+                        y * _u64(pool_height) + _u64(place // pool_width),
+                        x * _u64(pool_width) + _u64(place % pool_width),
+                    )
+                    output = (line * output_width + column) * kernels
+                    for kernel in range(kernels):
+                        same = outputs[output + kernel] == largest[start + kernel]
+                        windows[start + kernel] = bits(place) if same else windows[start + kernel]
+
+    compiled: Callable[..., None] = search
+    return compiled
+
+
 def _collector(of: Convolution) -> Callable[..., int]:
     per_word = of.values_per_word
     bits = _WORD_BITS // per_word
     all_bits, all_but_sign = _u64(2**bits - 1), _u64(2 ** (bits - 1) - 1)
     any_value = _u64(sum(int(all_but_sign) << (bits * part) for part in range(per_word)))
-    words_of_pixel, words_of_image = _u64(of.kernels // per_word), int(np.prod(of.output_shape)) // per_word
-    channels, output_width, line_step = _u64(of.channels), _u64(of.output_shape[1]), _lines(of)[2]
+    words_of_pixel, words_of_image = _u64(of.kernels // per_word), int(np.prod(of.pooled_shape)) // per_word
+    channels, pooled_width, line_step = _u64(of.channels), _u64(of.pooled_shape[1]), _lines(of)[2]
+    pool_height, pool_width = _u64(of.pool[0]), _u64(of.pool[1])
 
     @_jit
-    def collect(gradients, outputs, words, values, numbers, places):  # type: ignore[no-untyped-def]
+    def collect(gradients, pooled, windows, words, values, numbers, places):  # type: ignore[no-untyped-def]
         # Without branches, which no processor could predict: all is written down, the next over what was not wanted.
         some, found = 0, 0
         for word in range(words_of_image):
@@ -214,13 +272,14 @@ def _collector(of: Convolution) -> Callable[..., int]:
         for i in range(some):
             word = words[i]
             pixel, number = word // words_of_pixel, (word % words_of_pixel) * _u64(per_word)
-            place = (pixel // output_width) * line_step + (pixel % output_width) * channels
+            place = (pixel // pooled_width) * pool_height * line_step + (pixel % pooled_width) * pool_width * channels
             for part in range(per_word):
                 value = (gradients[word] >> _u64(bits * part)) & all_bits
-                output = (outputs[word] >> _u64(bits * part)) & all_bits
+                output = (pooled[word] >> _u64(bits * part)) & all_bits
+                window = _u64(windows[word * _u64(per_word) + _u64(part)])
                 value_bits[found] = _u32(value << _u64(32 - bits))
                 numbers[found] = number + _u64(part)
-                places[found] = place
+                places[found] = place + (window // pool_width) * line_step + (window % pool_width) * channels
                 found += (value & all_but_sign != 0) & (output & all_but_sign != 0)
         return found
 
