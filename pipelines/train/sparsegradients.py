@@ -57,7 +57,9 @@ class SparselyTrained(keras.layers.Conv2D):
     pool = (2, 2)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        from pipelines.train.sparsekernel import Convolution, SparseGradients
+        # Numba is imported by the networks that need it.
+        from pipelines.train.sparsebatch import SparseGradients
+        from pipelines.train.sparsekernel import Convolution
 
         kind, padding = inputs.dtype, self.padding.upper()
         (height, width, channels), (kernel_height, kernel_width) = inputs.shape[1:], self.kernel_size

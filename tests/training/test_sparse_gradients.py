@@ -8,8 +8,9 @@ from keras import layers
 
 from pipelines.models import registry
 from pipelines.schema import ImageSpec
-from pipelines.train import sparsekernel
+from pipelines.train.sparsebatch import SparseGradients
 from pipelines.train.sparsegradients import SparselyTrained, use_sparse_gradients
+from pipelines.train.sparsekernel import Convolution
 
 MNIST = ImageSpec(shape=(28, 28, 1), dtype="uint8", value_range=(0.0, 255.0))
 BATCH = 7
@@ -93,7 +94,7 @@ def test_in_bfloat16_gradients_are_no_farther_from_float32_than_those_of_keras(t
 @pytest.fixture
 def small():
     """A convolution with pooling that leaves a column out, and what it is called with; every window has two largest outputs."""
-    of = sparsekernel.Convolution(4, 5, 2, 3, 3, 4, (2, 1))
+    of = Convolution(4, 5, 2, 3, 3, 4, (2, 1))
     random = np.random.default_rng(6)
     images, weights = random.normal(size=(3, 4, 5, 2)).astype(np.float32), random.normal(size=(3, 3, 2, 4)).astype(np.float32)
     outputs = np.ones((3, 2, 3, 4), np.float32)
@@ -104,7 +105,7 @@ def test_gradients_stop_where_relu_was_zero(small):
     of, images, outputs, pooled, of_pooled, weights = small
     outputs[0] = pooled[0] = 0
     outputs[1] = pooled[1] = -0.0
-    of_images, of_weights, of_biases = sparsekernel.SparseGradients(of, 2)(images, outputs, pooled, of_pooled, weights)
+    of_images, of_weights, of_biases = SparseGradients(of, 2)(images, outputs, pooled, of_pooled, weights)
     assert not of_images[:2].any()
     assert of_images[2, :3].all()
     np.testing.assert_array_equal(of_biases, np.full(4, 3.0))
@@ -113,11 +114,11 @@ def test_gradients_stop_where_relu_was_zero(small):
 
 def test_of_several_largest_outputs_the_first_has_the_gradient(small):
     of, images, outputs, pooled, of_pooled, weights = small
-    of_images, _, _ = sparsekernel.SparseGradients(of, 1)(images, outputs, pooled, of_pooled, weights)
+    of_images, _, _ = SparseGradients(of, 1)(images, outputs, pooled, of_pooled, weights)
     assert of_images[:, :3].all()
     assert not of_images[:, 3].any()
     outputs[:, 0] = 0.5
-    of_images, _, _ = sparsekernel.SparseGradients(of, 1)(images, outputs, pooled, of_pooled, weights)
+    of_images, _, _ = SparseGradients(of, 1)(images, outputs, pooled, of_pooled, weights)
     assert not of_images[:, 0].any()
     assert of_images[:, 1:].all()
 
@@ -125,7 +126,7 @@ def test_of_several_largest_outputs_the_first_has_the_gradient(small):
 def test_what_is_not_a_number_is_passed_on(small):
     of, images, outputs, pooled, of_pooled, weights = small
     of_pooled[2, 0, 1, 3] = np.nan
-    _, of_weights, of_biases = sparsekernel.SparseGradients(of, 2)(images, outputs, pooled, of_pooled, weights)
+    _, of_weights, of_biases = SparseGradients(of, 2)(images, outputs, pooled, of_pooled, weights)
     assert np.isnan(of_weights[..., 3]).all()
     assert not np.isnan(of_weights[..., :3]).any()
     np.testing.assert_array_equal(np.isnan(of_biases), [False, False, False, True])
