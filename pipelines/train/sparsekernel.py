@@ -111,8 +111,8 @@ def compiled(of: Convolution) -> Callable[..., None]:
                         of_image[place + line * line_step + j] += value * weights[kernel, line, j]
             write(images[number], of_image, into[number])
 
-    compiled: Callable[..., None] = gradients_of
-    return compiled
+    function: Callable[..., None] = gradients_of
+    return function
 
 
 def _lines(of: Convolution) -> tuple[Any, Any, Any, Any]:
@@ -137,8 +137,8 @@ def _reader(of: Convolution) -> Callable[..., None]:
         for i in range(of_image.size):
             of_image[i] = 0
 
-    compiled: Callable[..., None] = read
-    return compiled
+    function: Callable[..., None] = read
+    return function
 
 
 def _searcher(of: Convolution) -> Callable[..., None]:
@@ -165,8 +165,8 @@ def _searcher(of: Convolution) -> Callable[..., None]:
                         same = outputs[output + kernel] == largest[start + kernel]
                         windows[start + kernel] = bits(place) if same else windows[start + kernel]
 
-    compiled: Callable[..., None] = search
-    return compiled
+    function: Callable[..., None] = search
+    return function
 
 
 def _collector(of: Convolution) -> Callable[..., int]:
@@ -200,8 +200,8 @@ def _collector(of: Convolution) -> Callable[..., int]:
                 found += (value & all_but_sign != 0) & (output & all_but_sign != 0)
         return found
 
-    compiled: Callable[..., int] = collect
-    return compiled
+    function: Callable[..., int] = collect
+    return function
 
 
 def _writer(of: Convolution) -> Callable[..., None]:
@@ -221,5 +221,5 @@ def _writer(of: Convolution) -> Callable[..., None]:
                 else:
                     into[here] = of_image[there] if image[here] > 0 or not behind_relu else np.float32(0)
 
-    compiled: Callable[..., None] = write
-    return compiled
+    function: Callable[..., None] = write
+    return function
