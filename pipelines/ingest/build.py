@@ -1,4 +1,9 @@
-"""The Spark jobs of ingest: text in, Parquet files out."""
+"""The Spark jobs of ingest: text in, Parquet files out.
+
+Three passes run in Spark's Python workers: `parse_batches` makes stretches of images of the lines, which Spark keeps until all
+are counted; `place_batches` cuts them by file of the table; Spark brings together what belongs to a file, and `write_batches`
+writes it.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,23 +21,15 @@ from pipelines import paths
 from pipelines.config import Config, DataConfig
 from pipelines.errors import ConfigError, DataError
 from pipelines.ingest import picturepass, quarantine, textfile
-from pipelines.ingest.folder import FILE_COLUMN, ROWS_FOLDER
 from pipelines.ingest.line import Rules
 from pipelines.ingest.order import Permutation, Segment, cut
-from pipelines.ingest.passes import (
-    IS_IMAGE,
-    IS_REPORT,
-    PARSED_COLUMNS,
-    PLACED_COLUMNS,
-    BlockReport,
-    Plan,
-    parse_batches,
-    place_batches,
-)
+from pipelines.ingest.partfiles import WRITTEN_COLUMNS, WrittenFile, write_batches
+from pipelines.ingest.passes import IS_IMAGES, IS_REPORT, PARSED_COLUMNS, VALUES_PER_STRETCH, BlockReport, parse_batches
+from pipelines.ingest.placing import PLACED_COLUMNS, Plan, place_batches
 from pipelines.ingest.quarantine import Rejected
 from pipelines.ingest.sources import Source
 from pipelines.ingest.sparkjobs import arrow_batches, cause, job_group
-from pipelines.schema import BYTES_PER_VALUE, IMAGE_COLUMN, LABEL_COLUMN, SPLIT_COLUMN, Dtype
+from pipelines.schema import BYTES_PER_VALUE, SPLIT_COLUMN, Dtype
 
 _MEGABYTE = 2**20
 # One task writes its files one after the other; several tasks per core even out their sizes.
@@ -46,6 +43,7 @@ class Written:
     """What lies in the folder."""
 
     segments: tuple[Segment, ...]
+    files: tuple[WrittenFile, ...]
     dtype: Dtype
     rows_per_file: tuple[int, ...]
     """Of the source's files, in order."""
@@ -53,7 +51,7 @@ class Written:
 
 
 def write_rows(spark: SparkSession, config: Config, source: Source, folder: Path) -> Written:
-    """Read the source and write `folder/rows/split=S/file=N/part-*.parquet`, and bad lines that are set aside.
+    """Read the source and write the table's files (`partfiles.path_of`) into `folder`, and bad lines that are set aside.
 
     Raises:
         DataError: a line is malformed (`FILE:LINE: reason`), a file is damaged, or there are no rows.
@@ -61,12 +59,12 @@ def write_rows(spark: SparkSession, config: Config, source: Source, folder: Path
     """
     with parsed_text(spark, config, source) as text:
         plan = _plan(config, source, text.reports)
-        with _writing(config):
-            _write(spark, text.frame, plan, folder)
+        with _writing(config), arrow_batches(spark, max(plan.num_values, VALUES_PER_STRETCH)):
+            files = _write(spark, text.frame, plan, folder)
             if text.rejected.rows:
                 quarantine.write(text.frame, source, text.reports, text.rejected.rows, folder)
     rows = [sum(report.rows for report in text.reports if report.file == number) for number in range(len(source.files))]
-    return Written(plan.segments, plan.dtype, tuple(rows), text.rejected)
+    return Written(plan.segments, files, plan.dtype, tuple(rows), text.rejected)
 
 
 @dataclass(frozen=True)
@@ -81,8 +79,14 @@ class ParsedText:
 
 
 @contextmanager
-def parsed_text(spark: SparkSession, config: Config, source: Source) -> Iterator[ParsedText]:
+def parsed_text(spark: SparkSession, config: Config, source: Source, *, images_apart: bool = False) -> Iterator[ParsedText]:
     """Read the source; its rows are kept until the end of the context.
+
+    Args:
+        spark: reads it.
+        config: `data` says what a row may hold, `ingest` what becomes of a line that is none.
+        source: from `pipelines.ingest.sources.resolve`.
+        images_apart: every image is a row of its own, for frames that are cut into batches by the size of an image; of text.
 
     Raises:
         DataError: a line is malformed (`FILE:LINE: reason`) and `ingest.on_bad_rows` does not allow that, or a file is damaged.
@@ -91,8 +95,9 @@ def parsed_text(spark: SparkSession, config: Config, source: Source) -> Iterator
     with arrow_batches(spark, rules.num_values), job_group(spark, "Convoy ingest"):
         with _reading(source):
             keep_bad_lines = config.ingest.on_bad_rows == "quarantine"
+            parse = partial(parse_batches, rules=rules, keep_bad_lines=keep_bad_lines, images_apart=images_apart)
             parsed = (
-                _parsed(spark, source, rules, keep_bad_lines)
+                _lines(spark, source).mapInArrow(parse, PARSED_COLUMNS)
                 if source.pictures is None
                 else picturepass.parsed(spark, source.pictures, config.data, keep_bad_lines)
             ).persist(StorageLevel.MEMORY_AND_DISK)
@@ -113,7 +118,8 @@ def _rules(data: DataConfig) -> Rules:
     )
 
 
-def _parsed(spark: SparkSession, source: Source, rules: Rules, keep_bad_lines: bool) -> DataFrame:
+def _lines(spark: SparkSession, source: Source) -> DataFrame:
+    """`TEXT_COLUMNS`."""
     frames = [
         # A path may hold characters that Spark takes for a pattern, such as brackets.
         spark.read.option("__globPaths__", "false")
@@ -126,7 +132,7 @@ def _parsed(spark: SparkSession, source: Source, rules: Rules, keep_bad_lines: b
     lines = frames[0]
     for frame in frames[1:]:
         lines = lines.union(frame)
-    return lines.mapInArrow(partial(parse_batches, rules=rules, keep_bad_lines=keep_bad_lines), PARSED_COLUMNS)
+    return lines
 
 
 @contextmanager
@@ -191,29 +197,23 @@ def _plan(config: Config, source: Source, reports: list[BlockReport]) -> Plan:
         train_order=Permutation(rows[False], config.ingest.seed, "train"),
         test_order=Permutation(rows[True], config.ingest.seed, "test"),
         num_values=num_values,
+        num_classes=len(config.data.label_values),
         dtype=dtype,
     )
 
 
-def _write(spark: SparkSession, parsed: DataFrame, plan: Plan, folder: Path) -> None:
-    bytes_per_row = plan.num_values * BYTES_PER_VALUE[plan.dtype]
+def _write(spark: SparkSession, parsed: DataFrame, plan: Plan, folder: Path) -> tuple[WrittenFile, ...]:
+    for segment in plan.segments:
+        (folder / f"{SPLIT_COLUMN}={segment.split}").mkdir()
     num_files = sum(segment.num_files for segment in plan.segments)
-    num_bytes = sum(segment.rows for segment in plan.segments) * bytes_per_row
+    num_bytes = sum(segment.rows for segment in plan.segments) * plan.bytes_per_row
     tasks = max(3 * spark.sparkContext.defaultParallelism, -(-num_bytes // _BYTES_PER_WRITE_TASK))
-    largest = max(segment.rows_per_file for segment in plan.segments) * (bytes_per_row + 16)
-    placed = (
-        parsed.where(IS_IMAGE)
+    written = (
+        parsed.where(IS_IMAGES)
         .mapInArrow(partial(place_batches, plan=plan), PLACED_COLUMNS)
-        .repartition(min(tasks, num_files), SPLIT_COLUMN, FILE_COLUMN)
-        .sortWithinPartitions(SPLIT_COLUMN, FILE_COLUMN, "place")
-        .select(IMAGE_COLUMN, LABEL_COLUMN, SPLIT_COLUMN, FILE_COLUMN)
+        .repartition(min(tasks, num_files), "segment", "file")
+        .sortWithinPartitions("segment", "file")
+        .mapInArrow(partial(write_batches, plan=plan, folder=str(folder)), WRITTEN_COLUMNS)
+        .collect()
     )
-    (
-        placed.write.partitionBy(SPLIT_COLUMN, FILE_COLUMN)
-        # Every file is one row group, which must not be cut when it fills up.
-        .option("parquet.block.size", max(64 * _MEGABYTE, 2 * largest))
-        # Hardly two images are equal, so that a dictionary only costs time.
-        .option("parquet.enable.dictionary", "false")
-        .option("compression", "zstd")
-        .parquet(paths.to_spark(str(folder / ROWS_FOLDER)))
-    )
+    return tuple(WrittenFile(**row.asDict()) for row in written)

@@ -4,21 +4,18 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from pipelines.errors import ConfigError, DataError
-from pipelines.fingerprint import fingerprint
 from pipelines.ingest.order import Segment
+from pipelines.ingest.partfiles import WrittenFile, path_of
 from pipelines.ingest.verify import damage
 from pipelines.schema import (
-    LABEL_COLUMN,
     MANIFEST_NAME,
-    SPLIT_COLUMN,
     Split,
     SplitSummary,
     TableFile,
@@ -26,9 +23,6 @@ from pipelines.schema import (
     read_manifest,
 )
 
-# Spark writes below this name; `arrange` moves the files out of it.
-ROWS_FOLDER = "rows"
-FILE_COLUMN = "file"
 _PREFIX = ".building-"
 _STALE_SECONDS = 24 * 3600
 
@@ -60,33 +54,27 @@ def building(parent: Path, name: str, setting: str) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def arrange(path: Path, segments: tuple[Segment, ...], num_classes: int) -> dict[Split, SplitSummary]:
-    """Give the files that Spark wrote their final names, and check each of them against the plan.
-
-    Spark leaves `rows/split=S/file=N/part-*.parquet`; the table has `split=S/part-N.parquet`, so that path order is row order.
+def summarise(path: Path, segments: tuple[Segment, ...], files: Sequence[WrittenFile]) -> dict[Split, SplitSummary]:
+    """The splits of a table whose files lie in `path`, where all that is no file of the table goes.
 
     Raises:
-        DataError: a file is missing, is not one row group, or holds another number of rows than planned.
+        DataError: a file that the plan names was not written.
     """
+    found = {(file.segment, file.file): file for file in files}
     splits: dict[Split, SplitSummary] = {}
-    for segment in segments:
-        folder = path / f"{SPLIT_COLUMN}={segment.split}"
-        folder.mkdir()
-        rows_per_label = np.zeros(num_classes, np.int64)
-        files = []
-        for number in range(segment.num_files):
-            written = path / ROWS_FOLDER / folder.name / f"{FILE_COLUMN}={number}"
-            parts = list(written.glob("part-*.parquet"))
-            if len(parts) != 1:
-                raise DataError(f"{written}: {len(parts)} Parquet files instead of one; delete the tables folder and run again")
-            final = folder / f"part-{number:05d}.parquet"
-            parts[0].rename(final)
-            rows = segment.rows_of_file(number)
-            rows_per_label += _labels_of(final, rows, num_classes)
-            found = fingerprint(final)
-            files.append(TableFile(path=str(final.relative_to(path)), rows=rows, num_bytes=found.num_bytes, sha256=found.sha256))
-        splits[segment.split] = SplitSummary(rows=segment.rows, rows_per_label=tuple(rows_per_label.tolist()), files=tuple(files))
-    shutil.rmtree(path / ROWS_FOLDER)
+    for number, segment in enumerate(segments):
+        mine = []
+        rows_per_label = np.zeros(len(files[0].rows_per_label), np.int64)
+        for place in range(segment.num_files):
+            name, file = path_of(segment.split, place), found.get((number, place))
+            if file is None or not (path / name).is_file():
+                raise DataError(f"{path / name}: was not written; run again")
+            rows_per_label += file.rows_per_label
+            mine.append(TableFile(path=name, rows=segment.rows_of_file(place), num_bytes=file.num_bytes, sha256=file.sha256))
+        splits[segment.split] = SplitSummary(rows=segment.rows, rows_per_label=tuple(rows_per_label.tolist()), files=tuple(mine))
+        # What tasks left that were killed while they wrote.
+        for rest in set((path / mine[0].path).parent.iterdir()) - {path / file.path for file in mine}:
+            rest.unlink()
     return splits
 
 
@@ -134,18 +122,6 @@ def _remove(path: Path) -> None:
         path.unlink()
     else:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _labels_of(file: Path, rows: int, num_classes: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    with pq.ParquetFile(file) as parquet:
-        metadata = parquet.metadata
-        if (metadata.num_row_groups, metadata.num_rows) != (1, rows):
-            raise DataError(
-                f"{file}: {metadata.num_rows} rows in {metadata.num_row_groups} row groups instead of {rows} in one; "
-                "give Spark more memory (spark.driver.memory) or set ingest.rows_per_row_group lower"
-            )
-        labels = parquet.read(columns=[LABEL_COLUMN]).column(0).to_numpy()
-    return np.bincount(labels, minlength=num_classes)
 
 
 def remove_stale(parent: Path, prefix: str) -> None:

@@ -1,12 +1,13 @@
-"""The two passes over the rows that run in Spark's Python workers, from Arrow batch to Arrow batch.
+"""The first pass over the rows, in Spark's Python workers: text to images, from Arrow batch to Arrow batch.
 
-`parse_batches` turns text into images and reports what it met; `place_batches` gives every row its place in the table.
+A row of Spark's is a stretch of hundreds of images: with one row for each image, Spark's own work on rows would take more time
+than all that is done with the images.
 """
 
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,20 +17,19 @@ import pyarrow.compute as pc
 
 from pipelines.ingest import libsvm
 from pipelines.ingest.line import Reason, Rules
-from pipelines.ingest.order import Permutation, Segment
-from pipelines.schema import BYTES_PER_VALUE, Dtype
 
 TEXT_COLUMNS = ("value", "file", "block")
-# Three kinds of rows. An image: its bytes, its label, its number among the images of its block and its line among the lines. A
-# bad line that is kept: its text, no label, its number among the lines of its block, and its fault as note. The end of a block:
-# nothing but a report.
-PARSED_COLUMNS = "content binary, label int, file int, block bigint, number bigint, note string, line bigint"
-IS_IMAGE, IS_BAD_LINE, IS_REPORT = "note is null", "note is not null and content is not null", "content is null"
-PLACED_COLUMNS = "image binary, label int, split string, file int, place bigint"
+# Three kinds of rows. Images that follow each other: their bytes, their labels (int32), their lines among the lines of the block
+# (int64), and the number of the first among the images of the block. A bad line that is kept: its text, no labels, its number
+# among the lines of its block, and its fault as note. The end of a block: nothing but a report.
+PARSED_COLUMNS = "content binary, labels binary, lines binary, file int, block bigint, number bigint, note string"
+IS_IMAGES, IS_BAD_LINE, IS_REPORT = "note is null", "note is not null and content is not null", "content is null"
 
 # A quarter of a megabyte of text and its tokens stay in the processor's cache: measured the fastest from 128 KB to 4 MB.
 _TEXT_BYTES = 2**18
 _DENSE_BYTES = 32 * 2**20
+# Of one row of Spark's, unless one image has more.
+VALUES_PER_STRETCH = 2**20
 
 
 @dataclass
@@ -72,7 +72,9 @@ class BlockReport:
         self.is_float = self.is_float or chunk.images.dtype != np.uint8
 
 
-def parse_batches(batches: Iterable[pa.RecordBatch], rules: Rules, keep_bad_lines: bool) -> Iterator[pa.RecordBatch]:
+def parse_batches(
+    batches: Iterable[pa.RecordBatch], rules: Rules, keep_bad_lines: bool, images_apart: bool
+) -> Iterator[pa.RecordBatch]:
     """Lines to images, and one row with a report behind each block.
 
     Args:
@@ -80,9 +82,10 @@ def parse_batches(batches: Iterable[pa.RecordBatch], rules: Rules, keep_bad_line
             block follow each other in the order of the text.
         rules: what a line may hold.
         keep_bad_lines: yield them, too. Otherwise they are only counted.
+        images_apart: every image is a row of its own.
 
     Yields:
-        `PARSED_COLUMNS`; numbers count from 0 in each block. An image has 1 or 4 bytes per value (uint8, float32).
+        `PARSED_COLUMNS`; numbers count from 0 in each block. The images of a row have 1 or 4 bytes per value (uint8, float32).
     """
     report: BlockReport | None = None
     for batch in batches:
@@ -94,57 +97,18 @@ def parse_batches(batches: Iterable[pa.RecordBatch], rules: Rules, keep_bad_line
                     yield report_batch(report)
                 report = BlockReport(file, block)
             for text in _texts(batch.column(0).slice(start, stop - start), rules.num_values):
-                yield from chunk_batches(libsvm.parse(text, rules), report, keep_bad_lines)
+                yield from chunk_batches(libsvm.parse(text, rules), report, keep_bad_lines, images_apart)
     if report is not None:
         yield report_batch(report)
 
 
-def chunk_batches(chunk: libsvm.Chunk, report: BlockReport, keep_bad_lines: bool) -> Iterator[pa.RecordBatch]:
+def chunk_batches(chunk: libsvm.Chunk, report: BlockReport, keep_bad_lines: bool, images_apart: bool) -> Iterator[pa.RecordBatch]:
     """What was read, as `PARSED_COLUMNS`, and added to the report of its block."""
     if len(chunk.labels):
-        yield _image_batch(chunk, report)
+        yield _images_batch(chunk, report, 1 if images_apart else max(1, VALUES_PER_STRETCH // chunk.images.shape[1]))
     if chunk.bad_lines and keep_bad_lines:
         yield _bad_line_batch(chunk, report)
     report.add(chunk)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Where the rows of a source go."""
-
-    segments: tuple[Segment, ...]
-    first_row: Mapping[tuple[int, int], int]
-    """(file, block) -> number of its first row among all rows of training files, or of test files."""
-    test_files: frozenset[int]
-    train_order: Permutation
-    test_order: Permutation
-    num_values: int
-    dtype: Dtype
-
-
-def place_batches(batches: Iterable[pa.RecordBatch], plan: Plan) -> Iterator[pa.RecordBatch]:
-    """The images of `PARSED_COLUMNS` to `PLACED_COLUMNS`: each in the table's dtype, with split, file and place."""
-    for batch in batches:
-        files, blocks, rows = (batch.column(i).to_numpy() for i in (2, 3, 4))
-        for start, stop in _runs(files, blocks):
-            file = int(files[start])
-            numbers = plan.first_row[file, int(blocks[start])] + rows[start:stop]
-            is_test = file in plan.test_files
-            places = (plan.test_order if is_test else plan.train_order)(numbers)
-            segments = [segment for segment in plan.segments if segment.from_test_file == is_test]
-            segments.sort(key=lambda segment: segment.start)
-            which = np.searchsorted([segment.start for segment in segments], places, side="right") - 1
-            in_segment = places - np.asarray([segment.start for segment in segments])[which]
-            yield pa.RecordBatch.from_arrays(
-                [
-                    _as_dtype(batch.column(0).slice(start, stop - start), plan),
-                    batch.column(1).slice(start, stop - start),
-                    pa.array(np.asarray([segment.split for segment in segments], object)[which], pa.string()),
-                    pa.array((in_segment // np.asarray([s.rows_per_file for s in segments])[which]).astype(np.int32)),
-                    pa.array(in_segment),
-                ],
-                ["image", "label", "split", "file", "place"],
-            )
 
 
 def _runs(files: npt.NDArray[np.int32], blocks: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
@@ -168,58 +132,43 @@ def _texts(lines: pa.Array, num_values: int) -> Iterator[memoryview]:
         yield memoryview(pc.binary_join(pa.ListArray.from_arrays([0, len(part)], part), newline)[0].as_buffer())
 
 
-def _image_batch(chunk: libsvm.Chunk, report: BlockReport) -> pa.RecordBatch:
-    count = len(chunk.labels)
-    numbers = np.arange(report.rows, report.rows + count)
-    lines = pa.array(report.lines + chunk.lines)
-    return _batch(report, _binary(chunk.images), pa.array(chunk.labels), numbers, pa.nulls(count, pa.string()), lines)
+def _images_batch(chunk: libsvm.Chunk, report: BlockReport, images_per_row: int) -> pa.RecordBatch:
+    images, labels = chunk.images.astype(chunk.images.dtype.newbyteorder("<"), copy=False), chunk.labels.astype("<i4", copy=False)
+    lines = (report.lines + chunk.lines).astype("<i8", copy=False)
+    starts = range(0, len(labels), images_per_row)
+    content, label_bytes, line_bytes = (
+        [values[start : start + images_per_row].tobytes() for start in starts] for values in (images, labels, lines)
+    )
+    return _batch(report, content, [report.rows + start for start in starts], [None] * len(starts), label_bytes, line_bytes)
 
 
 def _bad_line_batch(chunk: libsvm.Chunk, report: BlockReport) -> pa.RecordBatch:
     lines = chunk.bad_lines
-    raw = pa.array([line.raw for line in lines], pa.binary())
-    numbers = np.asarray([report.lines + line.number for line in lines])
-    notes = pa.array([json.dumps(dataclasses.asdict(line.fault)) for line in lines])
-    return _batch(report, raw, pa.nulls(len(lines), pa.int32()), numbers, notes)
+    notes = [json.dumps(dataclasses.asdict(line.fault)) for line in lines]
+    return _batch(report, [line.raw for line in lines], [report.lines + line.number for line in lines], notes)
 
 
 def report_batch(report: BlockReport) -> pa.RecordBatch:
     """The row of `PARSED_COLUMNS` that ends a block."""
-    return _batch(report, pa.nulls(1, pa.binary()), pa.nulls(1, pa.int32()), np.zeros(1, np.int64), pa.array([report.to_json()]))
+    return _batch(report, [None], [0], [report.to_json()])
 
 
 def _batch(
     report: BlockReport,
-    content: pa.Array,
-    labels: pa.Array,
-    numbers: npt.NDArray[np.int64],
-    notes: pa.Array,
-    lines: pa.Array | None = None,
+    content: Sequence[bytes | None],
+    numbers: Sequence[int],
+    notes: Sequence[str | None],
+    labels: Sequence[bytes] | None = None,
+    lines: Sequence[bytes] | None = None,
 ) -> pa.RecordBatch:
-    count = len(content)
-    files = pa.array(np.full(count, report.file, np.int32))
-    blocks = pa.array(np.full(count, report.block, np.int64))
-    columns = [content, labels, files, blocks, pa.array(numbers), notes, pa.nulls(count, pa.int64()) if lines is None else lines]
-    return pa.RecordBatch.from_arrays(columns, ["content", "label", "file", "block", "number", "note", "line"])
-
-
-def _binary(images: npt.NDArray[np.uint8] | npt.NDArray[np.float32]) -> pa.Array:
-    row_bytes = images.shape[1] * images.itemsize
-    offsets = np.arange(len(images) + 1, dtype=np.int32) * np.int32(row_bytes)
-    data = images.astype(images.dtype.newbyteorder("<"), copy=False)
-    return pa.Array.from_buffers(pa.binary(), len(images), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
-
-
-def _as_dtype(images: pa.Array, plan: Plan) -> pa.Array:
-    lengths = pc.binary_length(images).to_numpy()
-    wanted = plan.num_values * BYTES_PER_VALUE[plan.dtype]
-    if (lengths == wanted).all():
-        return images
-    # A chunk of whole numbers in a table of floats: its images were parsed as uint8.
-    return pa.array(
-        [
-            image if len(image) == wanted else np.frombuffer(image, np.uint8).astype("<f4").tobytes()
-            for image in images.to_pylist()
-        ],
-        pa.binary(),
-    )
+    nothing = [None] * len(content)
+    columns = {
+        "content": pa.array(content, pa.binary()),
+        "labels": pa.array(labels or nothing, pa.binary()),
+        "lines": pa.array(lines or nothing, pa.binary()),
+        "file": pa.array([report.file] * len(content), pa.int32()),
+        "block": pa.array([report.block] * len(content), pa.int64()),
+        "number": pa.array(numbers, pa.int64()),
+        "note": pa.array(notes, pa.string()),
+    }
+    return pa.RecordBatch.from_pydict(columns)

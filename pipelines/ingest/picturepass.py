@@ -57,7 +57,7 @@ def read_blocks(batches: Iterable[pa.RecordBatch], rules: PictureRules, keep_bad
     for batch in batches:
         for row in batch.to_pylist():
             report = BlockReport(row["file"], row["block"])
-            yield from chunk_batches(read_chunk(row["paths"], row["labels"], rules), report, keep_bad)
+            yield from chunk_batches(read_chunk(row["paths"], row["labels"], rules), report, keep_bad, images_apart=False)
             yield report_batch(report)
 
 

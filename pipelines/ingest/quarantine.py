@@ -109,8 +109,8 @@ def locate_batches(
         first_lines: (file, block) -> zero-based number of the block's first line in its file.
     """
     for batch in batches:
-        files, blocks, numbers = (batch.column(i).to_pylist() for i in (2, 3, 4))
-        faults = [json.loads(note) for note in batch.column(5).to_pylist()]
+        files, blocks, numbers = (batch.column(name).to_pylist() for name in ("file", "block", "number"))
+        faults = [json.loads(note) for note in batch.column("note").to_pylist()]
         places = [
             source.located(file, first_lines[file, block] + number)
             for file, block, number in zip(files, blocks, numbers, strict=True)
@@ -121,7 +121,7 @@ def locate_batches(
                 pa.array([line for _, line in places], pa.int64()),
                 pa.array([fault["reason"] for fault in faults], pa.string()),
                 pa.array([fault["text"] for fault in faults], pa.string()),
-                batch.column(0),
+                batch.column("content"),
             ],
             ["file", "line", "reason", "detail", "raw"],
         )

@@ -60,7 +60,7 @@ def open_or_build(spark: SparkSession, config: Config, source: Source, report: C
         key = _key(config, source, fingerprints, without_bad_rows=written.rejected.rows > 0)
         uri = _uri(config, source, key)
         target = paths.to_python(uri)
-        splits = folder.arrange(unfinished, written.segments, len(config.data.label_values))
+        splits = folder.summarise(unfinished, written.segments, written.files)
         manifest = _manifest(config, source, fingerprints, written, splits, key)
         if _fingerprints(source) != fingerprints:
             raise DataError(f"{source.files[0][0]}: the source changed while it was read; run again when it is complete")

@@ -1,21 +1,24 @@
 """libsvm text to be scored: read and judged as ingest does, in the order of the text."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
 
 from pipelines import paths
 from pipelines.config import Config
 from pipelines.ingest import build, quarantine, sources
-from pipelines.ingest.passes import IS_IMAGE
+from pipelines.ingest.passes import IS_IMAGES
 from pipelines.ingest.sources import Source, is_libsvm
 from pipelines.score.data import Report
 from pipelines.score.scoring import Input
 
 KEPT_COLUMNS = ("file", "line", "label")
+_ROW_COLUMNS = "file string, line bigint, label int, content binary, __origin string, __row bigint"
 
 
 @contextmanager
@@ -26,30 +29,50 @@ def opened(spark: SparkSession, config: Config, report: Report, folder: Path) ->
         DataError: a line is malformed, or too many are (`ingest.on_bad_rows`); begins `FILE:LINE: reason`.
     """
     source = find(config, report)
-    with build.parsed_text(spark, config, source) as text:
+    with build.parsed_text(spark, config, source, images_apart=True) as text:
         for warning in text.rejected.warnings:
             report(warning)
         if text.rejected.rows:
             quarantine.write(text.frame, source, text.reports, text.rejected.rows, folder)
-        first_lines = quarantine.first_lines(text.reports)
-        blocks = spark.createDataFrame(
-            [(file, block, source.files[file][0], line) for (file, block), line in first_lines.items()],
-            "file int, block bigint, uri string, first_line bigint",
+        rows = partial(
+            image_rows,
+            uris=tuple(uri for uri, _ in source.files),
+            first_lines=quarantine.first_lines(text.reports),
+            labels=config.data.label_values,
         )
-        labels = F.array(*[F.lit(label) for label in config.data.label_values])
-        frame = (
-            text.frame.where(IS_IMAGE)
-            .join(F.broadcast(blocks), ["file", "block"])
-            .select(
-                F.col("uri").alias("file"),
-                (F.col("first_line") + F.col("line") + 1).alias("line"),
-                labels[F.col("label")].alias("label"),
-                "content",
-                F.col("uri").alias("__origin"),
-                F.col("line").alias("__row"),
-            )
-        )
+        frame = text.frame.where(IS_IMAGES).mapInArrow(rows, _ROW_COLUMNS)
         yield Input(frame, "content", KEPT_COLUMNS, "__origin", "__row"), text.rejected.rows
+
+
+def image_rows(
+    batches: Iterable[pa.RecordBatch], uris: Sequence[str], first_lines: Mapping[tuple[int, int], int], labels: Sequence[int]
+) -> Iterator[pa.RecordBatch]:
+    """Images (`pipelines.ingest.passes.PARSED_COLUMNS`, each in a row of its own) to what is scored. Runs in Python workers.
+
+    Args:
+        batches: the images.
+        uris: of the source's files, which the rows number.
+        first_lines: (file, block) -> zero-based number of the block's first line in its file.
+        labels: values of the labels, by class index.
+
+    Yields:
+        `_ROW_COLUMNS`: file, line in it from 1, value of the label, image, and what puts the rows in order.
+    """
+    for batch in batches:
+        files, blocks = batch.column("file").to_pylist(), batch.column("block").to_pylist()
+        lines = np.frombuffer(b"".join(batch.column("lines").to_pylist()), "<i8")
+        classes = np.frombuffer(b"".join(batch.column("labels").to_pylist()), "<i4")
+        before = np.asarray([first_lines[place] for place in zip(files, blocks, strict=True)], np.int64)
+        uri = pa.array([uris[file] for file in files], pa.string())
+        columns = {
+            "file": uri,
+            "line": pa.array(before + lines + 1),
+            "label": pa.array(np.asarray(labels, np.int32)[classes]),
+            "content": batch.column("content"),
+            "__origin": uri,
+            "__row": pa.array(lines),
+        }
+        yield pa.RecordBatch.from_pydict(columns)
 
 
 def find(config: Config, report: Report) -> Source:

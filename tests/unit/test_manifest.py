@@ -4,8 +4,6 @@ import os
 import time
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +13,7 @@ from pipelines.config import Config, DataConfig, IngestConfig
 from pipelines.errors import ConfigError, DataError
 from pipelines.ingest import folder, table
 from pipelines.ingest.order import Permutation, cut
+from pipelines.ingest.partfiles import WrittenFile, path_of
 from pipelines.ingest.sources import Source
 from pipelines.schema import MANIFEST_NAME, SourceFile, TableManifest, read_manifest
 
@@ -247,35 +246,44 @@ def test_a_source_that_vanished_is_named(known):
         table.find(config, Source("some", (("gone.txt", "train"),)))
 
 
-def write_file(path, number, rows, row_group_size=None):
-    part = path / folder.ROWS_FOLDER / "split=train" / f"file={number}"
-    part.mkdir(parents=True)
-    columns = {"image": pa.array([b"x"] * rows, pa.binary()), "label": pa.array([0, 1] * (rows // 2), pa.int32())}
-    pq.write_table(pa.table(columns), part / "part-00000-some-uuid.parquet", row_group_size=row_group_size)
+def written_files(path, segments):
+    """As the tasks report them, in no order; and their files."""
+    files = []
+    for number, segment in enumerate(segments):
+        for place in range(segment.num_files):
+            file = path / path_of(segment.split, place)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"x" * place)
+            rows = segment.rows_of_file(place)
+            files.append(WrittenFile(number, place, place, f"{segment.split}{place}", [rows // 2, rows - rows // 2]))
+    return files[::-1]
 
 
-def test_spark_files_become_the_table_in_row_order(tmp_path):
-    segments = (segments_of(30, None, validation_fraction=0, test_fraction=0.2, rows_per_row_group=10)["train"],)
-    for number, rows in enumerate((10, 10, 4)):
-        write_file(tmp_path, number, rows)
-    splits = folder.arrange(tmp_path, segments, num_classes=2)
-    assert [(file.path, file.rows) for file in splits["train"].files] == [
-        ("split=train/part-00000.parquet", 10),
-        ("split=train/part-00001.parquet", 10),
-        ("split=train/part-00002.parquet", 4),
+def test_what_the_tasks_wrote_becomes_the_table_in_row_order(tmp_path):
+    segments = tuple(segments_of(30, None, validation_fraction=0, test_fraction=0.2, rows_per_row_group=10).values())
+    files = written_files(tmp_path, segments)
+    half_written = tmp_path / "split=train/.part-00001.parquet.0a1b2c3d"
+    half_written.write_text("of a task that was killed")
+    splits = folder.summarise(tmp_path, segments, files)
+    assert [(file.path, file.rows, file.num_bytes, file.sha256) for file in splits["train"].files] == [
+        ("split=train/part-00000.parquet", 10, 0, "train0"),
+        ("split=train/part-00001.parquet", 10, 1, "train1"),
+        ("split=train/part-00002.parquet", 4, 2, "train2"),
     ]
     assert splits["train"].rows_per_label == (12, 12)
-    assert [path.name for path in tmp_path.iterdir()] == ["split=train"]
+    assert splits["test"].rows_per_label == (3, 3)
+    assert not half_written.exists()
 
 
-def test_a_file_that_is_not_as_planned_is_refused(tmp_path):
-    segments = (segments_of(30, None, validation_fraction=0, test_fraction=0.2, rows_per_row_group=24)["train"],)
-    write_file(tmp_path / "cut", 0, 24, row_group_size=20)
-    with pytest.raises(DataError, match="24 rows in 2 row groups instead of 24 in one"):
-        folder.arrange(tmp_path / "cut", segments, num_classes=2)
-    write_file(tmp_path / "short", 0, 20)
-    with pytest.raises(DataError, match="20 rows in 1 row groups instead of 24 in one"):
-        folder.arrange(tmp_path / "short", segments, num_classes=2)
+def test_a_file_that_was_not_written_is_named(tmp_path):
+    segments = tuple(segments_of(30, None, validation_fraction=0, test_fraction=0.2, rows_per_row_group=10).values())
+    files = written_files(tmp_path, segments)
+    one_less = [file for file in files if (file.segment, file.file) != (0, 1)]
+    with pytest.raises(DataError, match=r"split=train/part-00001\.parquet: was not written; run again"):
+        folder.summarise(tmp_path, segments, one_less)
+    (tmp_path / "split=train/part-00002.parquet").unlink()
+    with pytest.raises(DataError, match=r"split=train/part-00002\.parquet: was not written; run again"):
+        folder.summarise(tmp_path, segments, files)
 
 
 def test_an_unfinished_folder_goes_and_only_old_ones_of_others_with_it(tmp_path):

@@ -1,0 +1,186 @@
+"""The three passes of ingest without Spark: what it would cut, keep and shuffle, these tests cut, keep and shuffle."""
+
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.ingest import passes
+from pipelines.ingest.line import Rules
+from pipelines.ingest.order import Permutation, cut
+from pipelines.ingest.partfiles import path_of, write_batches
+from pipelines.ingest.passes import BlockReport, parse_batches
+from pipelines.ingest.placing import Plan, place_batches
+from pipelines.score.textinput import image_rows
+
+ROWS = {0: 90, 1: 24}
+RULES = Rules(image_shape=(2, 3, 1), value_range=(0.0, 255.0), labels=(3, 5, 7))
+
+
+@pytest.fixture
+def images():
+    """Of a training file and a test file, each row another."""
+    generator = np.random.default_rng(1)
+    return {file: generator.integers(0, 256, (rows, 6), np.uint8) for file, rows in ROWS.items()}
+
+
+def labels_of(file):
+    return np.arange(ROWS[file]) % 3
+
+
+def text_batches(images, lines_per_batch, fraction_in_line=-1):
+    """As Spark hands them over: the lines of two blocks of each file, the first of 40 lines at most."""
+    for file, pixels in images.items():
+        lines = [
+            b"%d %s" % (RULES.labels[label], b" ".join(b"%d:%d" % (place + 1, value) for place, value in enumerate(row)))
+            for label, row in zip(labels_of(file), pixels, strict=True)
+        ]
+        if file == 0 and fraction_in_line >= 0:
+            lines[fraction_in_line] = lines[fraction_in_line].rpartition(b":")[0] + b":0.5"
+        for block, some in ((0, lines[:40]), (4096, lines[40:])):
+            for start in range(0, len(some), lines_per_batch):
+                part = some[start : start + lines_per_batch]
+                columns = [part, [file] * len(part), [block] * len(part)]
+                types = (pa.binary(), pa.int32(), pa.int64())
+                yield pa.RecordBatch.from_arrays(
+                    [pa.array(values, kind) for values, kind in zip(columns, types, strict=True)], list(passes.TEXT_COLUMNS)
+                )
+
+
+def parsed(images, lines_per_batch=17, images_apart=False, **more):
+    """The batches with images, and the reports."""
+    batches = list(parse_batches(text_batches(images, lines_per_batch, **more), RULES, False, images_apart))
+    found = [batch for batch in batches if batch.column("content").null_count == 0]
+    notes = [batch.column("note")[0].as_py() for batch in batches if batch.column("content").null_count]
+    return found, [BlockReport.from_json(note) for note in notes]
+
+
+def plan_of(reports, dtype="uint8"):
+    rows = {(report.file, report.block): report.rows for report in reports}
+    first_row = {(file, block): rows[file, 0] if block else 0 for file, block in rows}
+    segments = cut(
+        train_rows=ROWS[0], test_rows=ROWS[1], validation_fraction=0.1, test_fraction=0, rows_per_row_group=25, bytes_per_row=6
+    )
+    return Plan(
+        segments=segments,
+        first_row=first_row,
+        test_files=frozenset({1}),
+        train_order=Permutation(ROWS[0], 7, "train"),
+        test_order=Permutation(ROWS[1], 7, "test"),
+        num_values=6,
+        num_classes=3,
+        dtype=dtype,
+    )
+
+
+def shuffled(batches):
+    """All of a file together, as Spark brings them; in batches that are cut anywhere."""
+    rows = [row for batch in batches for row in batch.to_pylist()]
+    np.random.default_rng(2).shuffle(rows)
+    rows.sort(key=lambda row: (row["segment"], row["file"]))
+    schema = batches[0].schema
+    return [pa.RecordBatch.from_pylist(rows[start : start + 3], schema) for start in range(0, len(rows), 3)]
+
+
+def written(folder, plan, placed):
+    for segment in plan.segments:
+        (folder / f"split={segment.split}").mkdir(parents=True)
+    return [row for batch in write_batches(shuffled(placed), plan, str(folder)) for row in batch.to_pylist()]
+
+
+def stored(folder, plan, split):
+    segment = next(segment for segment in plan.segments if segment.split == split)
+    tables = [pq.read_table(folder / path_of(split, number)).to_pydict() for number in range(segment.num_files)]
+    return [row for table in tables for row in zip(table["image"], table["label"], strict=True)]
+
+
+@pytest.mark.parametrize("lines_per_batch", [1, 17, 1000])
+@pytest.mark.parametrize("values_per_stretch", [6, 40, 2**20])
+def test_every_row_lands_in_its_place_however_the_text_is_cut(tmp_path, monkeypatch, images, lines_per_batch, values_per_stretch):
+    monkeypatch.setattr("pipelines.ingest.passes.VALUES_PER_STRETCH", values_per_stretch)
+    monkeypatch.setattr("pipelines.ingest.placing.VALUES_PER_STRETCH", values_per_stretch)
+    monkeypatch.setattr("pipelines.ingest.placing._BYTES_AT_ONCE", 200)
+    stretches, reports = parsed(images, lines_per_batch)
+    assert max(len(content) for batch in stretches for content in batch.column("content").to_pylist()) <= values_per_stretch
+    plan = plan_of(reports)
+    placed = list(place_batches(stretches, plan))
+    assert max(len(content) for batch in placed for content in batch.column("images").to_pylist()) <= values_per_stretch
+    files = written(tmp_path, plan, placed)
+
+    assert len(files) == sum(segment.num_files for segment in plan.segments)
+    assert np.sum([file["rows_per_label"] for file in files], axis=0).tolist() == [38, 38, 38]
+    for file, order, splits in ((0, plan.train_order, ("validation", "train")), (1, plan.test_order, ("test",))):
+        in_order = np.argsort(order(np.arange(ROWS[file])))
+        expected = [(images[file][row].tobytes(), labels_of(file)[row]) for row in in_order]
+        assert [row for split in splits for row in stored(tmp_path, plan, split)] == expected
+
+
+def test_whole_numbers_in_a_table_of_floats_are_stored_as_floats(tmp_path, images):
+    stretches, reports = parsed(images, lines_per_batch=10, fraction_in_line=3)
+    assert [report.is_float for report in reports] == [True, False, False]
+    plan = plan_of(reports, "float32")
+    written(tmp_path, plan, list(place_batches(stretches, plan)))
+    found = {
+        np.frombuffer(image, "<f4").tobytes() for split in ("train", "validation") for image, _ in stored(tmp_path, plan, split)
+    }
+    expected = images[0].astype("<f4")
+    expected[3, 5] = 0.5
+    assert found == {row.tobytes() for row in expected}
+
+
+def test_a_file_is_one_row_group_that_its_report_describes(tmp_path, images):
+    stretches, reports = parsed(images)
+    plan = plan_of(reports)
+    for row in written(tmp_path, plan, list(place_batches(stretches, plan))):
+        segment = plan.segments[row["segment"]]
+        path = tmp_path / path_of(segment.split, row["file"])
+        metadata = pq.ParquetFile(path).metadata
+        assert (metadata.num_row_groups, metadata.num_rows) == (1, segment.rows_of_file(row["file"]))
+        assert metadata.row_group(0).column(0).compression == "ZSTD"
+        assert (row["num_bytes"], sum(row["rows_per_label"])) == (path.stat().st_size, metadata.num_rows)
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".parquet"}
+
+
+def test_rows_that_are_missing_or_come_twice_are_no_table(tmp_path, monkeypatch, images):
+    # Many rows of Spark's for a file: `pipelines.ingest.folder.summarise` finds one that has none at all.
+    monkeypatch.setattr("pipelines.ingest.placing._BYTES_AT_ONCE", 100)
+    stretches, reports = parsed(images)
+    plan = plan_of(reports)
+    placed = list(place_batches(stretches, plan))
+    with pytest.raises(ValueError, match=r"split=\w+/part-0000\d\.parquet: \d+ of its \d+ rows are missing or there twice"):
+        written(tmp_path / "twice", plan, [*placed, *placed])
+    with pytest.raises(ValueError, match="rows are missing or there twice"):
+        written(tmp_path / "missing", plan, placed[1:])
+
+
+def test_a_task_that_outlives_its_job_makes_no_folder_and_leaves_no_file(tmp_path, images, monkeypatch):
+    stretches, reports = parsed(images)
+    plan = plan_of(reports)
+    placed = shuffled(list(place_batches(stretches, plan)))
+    with pytest.raises(FileNotFoundError):
+        list(write_batches(placed, plan, str(tmp_path / "gone")))
+    assert list(tmp_path.iterdir()) == []
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    for segment in plan.segments:
+        (tmp_path / f"split={segment.split}").mkdir()
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        list(write_batches(placed, plan, str(tmp_path)))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_rows_to_be_scored_know_their_file_and_line(images):
+    apart, reports = parsed(images, images_apart=True)
+    assert {len(content) for batch in apart for content in batch.column("content").to_pylist()} == {6}
+    first_lines = {(report.file, report.block): 40 if report.block else 0 for report in reports}
+    rows = [row for batch in image_rows(apart, ("a.txt", "b.txt"), first_lines, RULES.labels) for row in batch.to_pylist()]
+    assert [(row["file"], row["line"]) for row in rows] == [
+        (name, line) for name, count in (("a.txt", ROWS[0]), ("b.txt", ROWS[1])) for line in range(1, count + 1)
+    ]
+    assert [row["content"] for row in rows] == [image.tobytes() for file in ROWS for image in images[file]]
+    assert [row["label"] for row in rows] == [RULES.labels[label] for file in ROWS for label in labels_of(file)]
