@@ -184,6 +184,17 @@ def test_ingest_alone_finds_the_table_that_training_wrote(trained, home):
     assert summary["table"] == trained[1]["table"]
 
 
+def test_the_classes_of_spark_come_from_their_archive(home):
+    log = home / "classes.txt"
+    variables = environment(home) | {"SPARK_SUBMIT_OPTS": f"-Xlog:class+load:file={log}"}
+    done = subprocess.run(
+        [str(SUBMIT), "--version"], env=variables, cwd=home, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "[warning]" not in done.stdout + done.stderr
+    (loaded,) = [line for line in log.read_text().splitlines() if "org.apache.spark.deploy.SparkSubmit " in line]
+    assert loaded.endswith("source: shared objects file (top)")
+
+
 def test_a_wrong_setting_is_one_line_and_exit_code_2(home):
     done = submit(home, "train_cnn.py", settings=["training.epoch=1"], timeout=60)
     assert done.returncode == 2

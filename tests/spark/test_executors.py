@@ -1,6 +1,7 @@
 import sys
 from pathlib import Path
 
+import pyspark
 import pytest
 
 from pipelines.errors import LaunchError
@@ -30,3 +31,13 @@ def test_a_run_folder_that_executors_do_not_see_is_refused_with_the_remedy(spark
 def test_more_workers_than_slots_are_refused_before_anything_runs(spark):
     with pytest.raises(LaunchError, match=r"launch\.workers=3: only 2 task slots"):
         preflight.check(spark, 3)
+
+
+def test_python_workers_do_not_list_the_archives_of_spark_for_every_task(spark):
+    def archives(_):
+        import pyspark
+
+        return [pyspark.__file__, *(path for path in sys.path if path.endswith((".jar", ".zip")) and "pyspark" in path)]
+
+    (found,) = spark.sparkContext.parallelize([0], 1).map(archives).collect()
+    assert found == [pyspark.__file__]

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -340,34 +339,44 @@ def test_the_spark_files_are_replaced_and_never_written_through_a_link(door, tmp
     assert shown.stdout.strip() == "/opt/java home:/mine"
 
 
-def test_spark_brings_its_python_compiled_and_the_cache_keeps_the_sources_alone(door, tmp_path):
-    folder = door.VENV / "lib/python3.11/site-packages/pyspark/python/lib"
-    folder.mkdir(parents=True)
-    (door.VENV / "bin").mkdir()
-    # A link would take this environment for the other one.
-    (door.VENV / "bin/python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    (door.VENV / "bin/python").chmod(0o755)
-    with zipfile.ZipFile(folder / "pyspark.zip", "w") as archive:
-        archive.writestr("spark_like/__init__.py", "def fail():\n    raise ValueError('deliberate')\n")
-    cached = tmp_path / "cached.zip"
-    os.link(folder / "pyspark.zip", cached)
-    with (tmp_path / "lock").open("w") as lock:
-        builder = door.Builder(lock.fileno())
-        builder.compile_spark_archives()
-        compiled = (folder / "pyspark.zip").read_bytes()
-        builder.compile_spark_archives()
-    assert (folder / "pyspark.zip").read_bytes() == compiled
-    assert [file.name for file in folder.iterdir()] == ["pyspark.zip"]
-    assert zipfile.ZipFile(cached).namelist() == ["spark_like/__init__.py"]
+def started(door, **variables):
+    """What the environment's `spark-submit` hands to Spark's: its own path of settings, the options of Java, the arguments."""
+    spark = door.VENV / "lib/python3.11/site-packages/pyspark"
+    (spark / "bin").mkdir(parents=True, exist_ok=True)
+    (door.VENV / "bin").mkdir(parents=True, exist_ok=True)
+    (spark / "bin/spark-submit").write_text(
+        '#!/bin/sh\nprintf "%s\\n" "$SPARK_CONF_DIR" "$SPARK_SUBMIT_OPTS" "$CONVOY_HOME" "$@"\n'
+    )
+    (spark / "bin/spark-submit").chmod(0o755)
+    door.write_spark_conf("/opt/java home")
     done = subprocess.run(
-        [sys.executable, "-c", "import spark_like; print(spark_like.__file__, flush=True); spark_like.fail()"],
-        env={"PYTHONPATH": str(folder / "pyspark.zip")},
+        [str(door.VENV / "bin/spark-submit"), "a job.py", "--workers", "2"],
+        env={"PATH": os.environ["PATH"], **variables},
         capture_output=True,
         text=True,
         timeout=30,
+        check=True,
     )
-    assert done.stdout.strip() == f"{folder}/pyspark.zip/spark_like/__init__.pyc"
-    assert f'File "{folder}/pyspark.zip/spark_like/__init__.py", line 2, in fail' in done.stderr
+    return done.stdout.splitlines()
+
+
+def test_spark_starts_with_the_settings_of_the_project_and_the_archive_of_its_classes(door):
+    spark = door.VENV / "lib/python3.11/site-packages/pyspark"
+    given = ["--properties-file", f"{spark}/conf/spark-defaults.conf", "a job.py", "--workers", "2"]
+    logging = f'-Dlog4j2.configurationFile="{spark}/conf/log4j2.properties"'
+    empty = door.VENV / "no-spark-conf"
+    assert started(door) == [str(empty), f"{logging} ", str(door.ROOT), *given]
+    assert list(empty.iterdir()) == []
+    archive = door.VENV / door.CLASSES
+    archive.touch()
+    options = f'-XX:SharedArchiveFile="{archive}" -Xlog:cds*=off {logging} -Dmine=1'
+    assert started(door, SPARK_SUBMIT_OPTS="-Dmine=1", CONVOY_HOME="/mine") == [str(empty), options, "/mine", *given]
+    # A job that submits another.
+    assert started(door, SPARK_CONF_DIR=str(empty))[3:] == given
+
+
+def test_a_folder_of_settings_of_the_users_own_is_left_to_spark(door):
+    assert started(door, SPARK_CONF_DIR="/mine", CONVOY_HOME="/home") == ["/mine", "", "/home", "a job.py", "--workers", "2"]
 
 
 @pytest.mark.parametrize(
