@@ -33,7 +33,7 @@ from pipelines.train.result import Score, TrainingResult
 # What rank 0 tells when its work is done (`pipelines.launch.worker`), and how late a shared file system may show it.
 _LAST_REPORT = "saved"
 _LATE_SECONDS = 10
-# MLflow's import would share the cores with that of TensorFlow and the start of Spark. It waits for the ranks, or so long.
+# MLflow's import would share the cores with that of TensorFlow and the start of Spark. It waits for Spark's, or so long.
 _MLFLOW_SECONDS = 20
 # Trainings of one process must not write the same table at once.
 _tables = threading.Lock()
@@ -157,6 +157,8 @@ def _train_and_record(
         for name, start, stop in (("set-up", "submitted", "spark"), ("ingest", "spark", "table")):
             recorder.phase(name, clock.at(start), clock.at(stop))
         pass_on = _reports(run_dir, console, recorder, clock, trial.watch if trial is not None else None)
+        # Spark is up, and the ranks wait for TensorFlow, whose import keeps one core busy.
+        run.hand_over()
         results = attempts.train(
             spark,
             without_tracking(config),
@@ -197,6 +199,10 @@ def _train_and_record(
         "precision": result.precision,
         "test": dataclasses.asdict(result.test) if result.test is not None else None,
         "rows_per_second": round(result.rows_per_second),
+        # Of one core, from the first step to the last.
+        "tracking_processor_seconds": round(
+            run.processor_seconds(clock.at("first_step"), clock.at("first_step") + result.train_seconds), 3
+        ),
         "seconds": {
             "ingest": clock.between("spark", "table"),
             "launch": clock.between("table", "plan"),

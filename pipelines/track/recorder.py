@@ -72,7 +72,6 @@ class Recorder:
             self._run.metrics(node, event.values["sample"])
             return
         if event.kind == "plan" and event.rank == 0:
-            self._run.hand_over()
             self._tested.clear()
             self._drawn.clear()
             self._workers = event.values["workers"]

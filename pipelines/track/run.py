@@ -83,6 +83,8 @@ class TrackedRun:
         self._closing = threading.Event()
         self._handing_over = threading.Event()
         self._patience_seconds = patience_seconds
+        # Each time that MLflow was handed something: since when, until when (seconds since the Unix epoch), seconds of a core.
+        self._computed: list[tuple[float, float, float]] = []
         self._drawings: list[Future[None]] = []
         self._drawer = ThreadPoolExecutor(1, thread_name_prefix="figures")
         self._thread = threading.Thread(target=self._follow, name="tracking", daemon=True)
@@ -102,6 +104,15 @@ class TrackedRun:
     def model_uri(self) -> str:
         """Empty until the server has taken the model."""
         return self._journal.accepted.model_uri
+
+    def processor_seconds(self, since: float, until: float) -> float:
+        """What handing this run to MLflow took of one core between two times, in seconds since the Unix epoch."""
+        shares = [
+            computed * max(0.0, min(stop, until) - max(start, since)) / (stop - start)
+            for start, stop, computed in list(self._computed)
+            if stop > start
+        ]
+        return sum(shares)
 
     def settings(self, parameters: Mapping[str, str], config_yaml: str) -> None:
         """Parameters for searching, and the file that repeats the run."""
@@ -233,9 +244,10 @@ class TrackedRun:
             while True:
                 self._news.clear()
                 closing = self._closing.is_set()
-                computed = time.thread_time()
+                began, computed = time.time(), time.thread_time()
                 done = self._follower.catch_up()
                 computed = time.thread_time() - computed
+                self._computed.append((began, time.time(), computed))
                 if done and self._left_behind:
                     self._end_one_left_behind()
                 elif closing:

@@ -107,6 +107,7 @@ def test_the_summary_holds_what_the_contract_names(trained):
     assert (summary["workers"], summary["epochs"], summary["test"]["rows"]) == (2, 3, 100)
     assert summary["test"]["accuracy"] > 0.9
     assert set(summary["seconds"]) == {"ingest", "launch", "first_step", "train", "total"}
+    assert 0 <= summary["tracking_processor_seconds"] < summary["seconds"]["train"]
     assert all(seconds > 0 for seconds in summary["seconds"].values())
     assert summary["precision"] in ("float32", "bfloat16")
 

@@ -108,22 +108,28 @@ def test_a_server_that_dies_in_the_middle_is_caught_up_with_after_it_has_come_ba
     assert_complete(server.uri, run.run_id)
 
 
-@pytest.mark.parametrize("by", ["ranks", "end"])
-def test_a_run_that_leaves_mlflow_out_at_first_is_handed_over_by_its_ranks_or_its_end(home, server, by):
+@pytest.mark.parametrize("by", ["call", "end"])
+def test_a_run_that_leaves_mlflow_out_at_first_is_handed_over_when_told_or_at_its_end(home, server, by):
     run = TrackedRun(TrackingConfig(uri=server.uri, experiment="trouble"), "a run", home / "run", patience_seconds=200)
     record(run)
     # Without patience, half a second is enough.
     time.sleep(2)
     assert run.run_id == ""
-    if by == "ranks":
+    if by == "call":
         run.hand_over()
         deadline = time.monotonic() + 60
         while not run.run_id:
             assert time.monotonic() < deadline
             time.sleep(0.1)
+    begun, ends = time.time() - 300, time.time()
     run.finish("FINISHED")
     assert run.warnings == []
     assert_complete(server.uri, run.run_id)
+    # A call to a server takes milliseconds of a core, and never more than passes.
+    in_all = run.processor_seconds(begun, time.time())
+    assert 0.01 < in_all < time.time() - begun
+    assert run.processor_seconds(begun, ends) + run.processor_seconds(ends, time.time()) == pytest.approx(in_all)
+    assert run.processor_seconds(begun - 10, begun) == 0
 
 
 RECORDING = """
