@@ -105,7 +105,7 @@ class IngestConfig:
     """How the table is written."""
 
     tables_uri: str = "tables"
-    """The folder that holds the tables."""
+    """The folder that holds the tables, to which all nodes write."""
     validation_fraction: float = 0.1
     """Share of the training rows that is set aside for validation; 0 for none."""
     test_fraction: float = 0.1

@@ -59,7 +59,7 @@ def place_batches(batches: Iterable[pa.RecordBatch], plan: Plan) -> Iterator[pa.
     num_bytes = 0
     for row in rows_of(batches):
         waiting.append(row)
-        num_bytes += len(row["content"])
+        num_bytes += len(row["labels"]) // 4 * plan.bytes_per_row
         if num_bytes >= _BYTES_AT_ONCE:
             yield _by_file(_place(waiting, plan), plan)
             waiting, num_bytes = [], 0
