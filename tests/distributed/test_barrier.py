@@ -35,8 +35,8 @@ def test_a_forked_rank_is_as_one_started_afresh(spark, tmp_path, fork_server):
         "forked": True,
         "server gone": False,
     }
-    # Horovod keeps it open once it is imported.
-    found["forked"]["open files"].remove("/dev/urandom")
+    # Horovod, once imported, holds C++'s source of random numbers: an instruction of Intel's processors, this file on AMD's.
+    found["forked"]["open files"] = [file for file in found["forked"]["open files"] if file != "/dev/urandom"]
     assert found["forked"] == found["afresh"] == found["server gone"]
     assert found["forked"]["threads"] == 1
     assert "forked or not, this line is in the log" in (tmp_path / "logs" / "rank-0.log").read_text()

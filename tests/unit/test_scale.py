@@ -101,6 +101,6 @@ def _files(text):
 
 
 def test_the_hours_of_ingest_follow_from_the_measured_rate():
-    rows_per_core_second = 70_000 / 13.3 / 2
+    rows_per_core_second = 610_000 / 27.3 / 2
     hours = TERABYTE // IMAGES["28 x 28 grey"] / rows_per_core_second / 3600
     assert f"{hours:.0f} core-hours, {hours / 64:.1f} hours on 64 cores" in DOCUMENT
