@@ -25,9 +25,9 @@ SETTINGS = [
     "checkpoint.keep=9",
     "launch.workers=2",
     "launch.threads_per_worker=1",
-    # Above what a first step takes on a busy machine.
-    "launch.stall_warning_seconds=5",
-    "launch.stall_shutdown_seconds=15",
+    # Above what a first step takes on a busy machine: 5 to 18 s were seen, with both ranks compiling.
+    "launch.stall_warning_seconds=20",
+    "launch.stall_shutdown_seconds=35",
 ]
 STEPS = 20
 pytestmark = pytest.mark.timeout(240)
@@ -128,13 +128,13 @@ def test_a_lost_spark_task_is_told_though_nobody_reported_it(thrice_lost):
 
 def test_a_stopped_rank_is_named_after_the_warning_time_and_ended_after_the_limit(thrice_lost):
     _, told, _ = thrice_lost
-    stopped = "its process is stopped, as by SIGSTOP); it is ended after 15 s"
+    stopped = "its process is stopped, as by SIGSTOP); it is ended after 35 s"
     (place,) = (number for number, line in enumerate(told.lines) if line.endswith(stopped))
     assert told.lines[place].startswith("rank 1 on ")
     assert "has made no progress for" in told.lines[place]
     line = told.restarts[2]
     assert line.startswith("restart 3 of 3: rank 1 on ")
-    assert " failed: made no progress for launch.stall_shutdown_seconds=15 (epoch 3, step " in line
+    assert " failed: made no progress for launch.stall_shutdown_seconds=35 (epoch 3, step " in line
     assert told.times[place + 1] - told.times[place] < 25
 
 
@@ -193,7 +193,7 @@ def test_a_rank_that_does_not_come_to_the_meeting_is_named_and_the_start_ends_in
 def test_a_rank_that_hangs_is_named_with_what_it_does_and_ended(spark, fork_server, table, tmp_path, action, setting, place):
     error, told = train(spark, table, tmp_path, fork_server, {1: (action, 1, 2, STEPS)}, setting, "launch.max_restarts=0")
     assert any(line.startswith("rank 1 on ") and f"({place}" in line for line in told.lines)
-    assert f"rank 1 on {error.failures[0].host} failed: made no progress for launch.stall_shutdown_seconds=15 ({place}" in str(
+    assert f"rank 1 on {error.failures[0].host} failed: made no progress for launch.stall_shutdown_seconds=35 ({place}" in str(
         error
     )
     # Where each of its threads was.
