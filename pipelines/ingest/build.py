@@ -59,8 +59,9 @@ def write_rows(spark: SparkSession, config: Config, source: Source, folder: Path
     """
     with parsed_text(spark, config, source) as text:
         plan = _plan(config, source, text.reports)
-        with _writing(config), arrow_batches(spark, max(plan.num_values, VALUES_PER_STRETCH)):
-            files = _write(spark, text.frame, plan, folder)
+        with _writing(config):
+            with arrow_batches(spark, max(plan.num_values, VALUES_PER_STRETCH)):
+                files = _write(spark, text.frame, plan, folder)
             if text.rejected.rows:
                 quarantine.write(text.frame, source, text.reports, text.rejected.rows, folder)
     rows = [sum(report.rows for report in text.reports if report.file == number) for number in range(len(source.files))]

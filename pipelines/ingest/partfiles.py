@@ -5,7 +5,6 @@ Arrow writes them, not Spark: it takes all images of a file at once, where Spark
 
 import hashlib
 import itertools
-import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines import wholefile
 from pipelines.ingest.placing import Plan, rows_of
 from pipelines.schema import IMAGE_COLUMN, LABEL_COLUMN, SPLIT_COLUMN, Split
 
@@ -102,11 +102,11 @@ def _parquet(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int32]) -> pa
 
 
 def _put(target: Path, content: pa.Buffer) -> None:
-    """Whole or not at all: Spark may run a task again that it holds for dead."""
+    """Whole or not at all, under a name of its own until then: Spark runs a task again that it holds for dead."""
     unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     try:
         unfinished.write_bytes(content)
-        os.replace(unfinished, target)
+        wholefile.replace(unfinished, target)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise

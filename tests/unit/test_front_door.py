@@ -375,6 +375,21 @@ def test_spark_starts_with_the_settings_of_the_project_and_the_archive_of_its_cl
     assert started(door, SPARK_CONF_DIR=str(empty))[3:] == given
 
 
+def test_an_archive_of_classes_that_cannot_be_made_is_told_and_hinders_nothing(door, tmp_path, capsys):
+    (door.VENV / "bin").mkdir(parents=True)
+    (door.VENV / "lib/python3.11/site-packages/pyspark/jars").mkdir(parents=True)
+    (tmp_path / "java/bin").mkdir(parents=True)
+    for program in (door.VENV / "bin/spark-submit", tmp_path / "java/bin/java"):
+        program.write_text("#!/bin/sh\necho Unrecognized VM option; exit 1\n")
+        program.chmod(0o755)
+    (door.VENV / door.CLASSES).write_text("of another Java")
+    with (tmp_path / "lock").open("w") as lock:
+        door.Builder(lock.fileno()).archive_classes(str(tmp_path / "java"))
+    assert f"it was not made ({door.LOG} says why)" in capsys.readouterr().out
+    assert "Unrecognized VM option" in door.LOG.read_text()
+    assert not (door.VENV / door.CLASSES).exists()
+
+
 def test_a_folder_of_settings_of_the_users_own_is_left_to_spark(door):
     assert started(door, SPARK_CONF_DIR="/mine", CONVOY_HOME="/home") == ["/mine", "", "/home", "a job.py", "--workers", "2"]
 
