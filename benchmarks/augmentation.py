@@ -44,7 +44,7 @@ def speed(changes: dict[str, float]) -> float:
     import numpy as np
     import tensorflow as tf
 
-    from pipelines.stream.augment import Augmentation, augmented
+    from pipelines.data.stream.augment import Augmentation, augmented
 
     augmentation = Augmentation(**changes)  # type: ignore[arg-type]
     images = tf.constant(np.random.default_rng(1).integers(0, 256, (BATCH_SIZE, 28, 28, 1)), tf.uint8)

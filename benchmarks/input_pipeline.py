@@ -22,7 +22,7 @@ from convoy_runs import train
 from processes import ROOT, run
 
 if TYPE_CHECKING:
-    from pipelines.stream.batches import TrainingData
+    from pipelines.data.stream.batches import TrainingData
 
 BATCH_SIZE, STEPS_PER_EXECUTION = 128, 16
 # Rows of a sliding window, in which labels should be as frequent as in all rows.
@@ -71,9 +71,9 @@ def training_data(table_uri: str, times: int, way: str) -> "tuple[TrainingData, 
     import tensorflow as tf
 
     from pipelines.config import StreamConfig
-    from pipelines.schema import MANIFEST_NAME, Table, TableManifest
-    from pipelines.stream.batches import Shard, TrainingData
-    from pipelines.stream.sharding import RowRange
+    from pipelines.data.stream.batches import Shard, TrainingData
+    from pipelines.data.stream.sharding import RowRange
+    from pipelines.data.table.schema import MANIFEST_NAME, Table, TableManifest
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)

@@ -45,10 +45,10 @@ def steps(batches: dict[str, int], count: int) -> dict[str, Any]:
     import keras
     import numpy as np
 
+    from pipelines.data.table.schema import ImageSpec
     from pipelines.models import registry
-    from pipelines.schema import ImageSpec
-    from pipelines.train.distributed import broadcast_state, distributed
-    from pipelines.train.network import use_threads
+    from pipelines.train.collectives.horovod import broadcast_state, distributed
+    from pipelines.train.compile import use_threads
 
     hvd.init()
     use_threads(1)

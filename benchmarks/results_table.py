@@ -18,8 +18,7 @@ from typing import Any
 
 from processes import ROOT
 
-from pipelines import configfile
-from pipelines.config import DataConfig
+from pipelines.config import DataConfig, loader
 
 RECORD = ROOT / "benchmarks/recorded.json"
 README = ROOT / "README.md"
@@ -60,7 +59,7 @@ CONFIGS = (
 
 def data(config: str, mnist: Path) -> Path | None:
     """Where a configuration's data are, or None where it names data of its own."""
-    return mnist if configfile.load(ROOT / f"conf/{config}.yml").data.dataset == DataConfig().dataset else None
+    return mnist if loader.load(ROOT / f"conf/{config}.yml").data.dataset == DataConfig().dataset else None
 
 
 def lines(runs: list[dict[str, Any]], speeds: dict[str, dict[str, list[float]]]) -> list[str]:
@@ -97,7 +96,7 @@ def accuracy(runs: list[dict[str, Any]]) -> str:
 
 def parameters(config: str) -> int:
     """Of the configured network for images of 28 x 28 and ten classes, as its page says; a test holds the page to it."""
-    name = configfile.load(ROOT / f"conf/{config}.yml").model.name
+    name = loader.load(ROOT / f"conf/{config}.yml").model.name
     page = ast.get_docstring(ast.parse((ROOT / f"pipelines/models/{name}.py").read_text())) or ""
     found = re.search(r"^([\d,]+) parameters for 28 x 28 x 1 and ten classes", page, re.MULTILINE)
     assert found is not None, name

@@ -22,8 +22,8 @@ from typing import Any
 import chart
 from processes import ROOT
 
-from pipelines import paths
-from pipelines.ingest.sources import MNIST_FOLDER
+from pipelines.data.sources.resolve import MNIST_FOLDER
+from pipelines.system import paths
 from pipelines.train.precision import bfloat16_instructions
 
 PARTS = (

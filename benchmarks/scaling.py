@@ -17,9 +17,9 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import costmodel, rankwork
+from benchmarks.cluster.cluster import Cluster, Driver
+from benchmarks.cluster.network import HostError, why_not
 from benchmarks.costmodel import Cost, Reduction, efficiency
-from benchmarks.hostnetwork import HostError, why_not
-from benchmarks.hosts import Cluster, Driver
 
 HOSTS = (1, 2, 4)
 REDUCING_HOSTS = (2, 3, 4)

@@ -19,13 +19,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines import configfile
-from pipelines.config import Config
-from pipelines.ingest import sources, table
-from pipelines.launch import attempts, heartbeat, session
-from pipelines.rundir import ATTEMPT_FOLDER
-from pipelines.schema import Table
-from pipelines.stream.sharding import steps_per_epoch
+from pipelines.config import Config, loader
+from pipelines.data.ingest import table
+from pipelines.data.sources import resolve
+from pipelines.data.stream.sharding import steps_per_epoch
+from pipelines.data.table.schema import Table
+from pipelines.launch import restarts, session
+from pipelines.launch.health import heartbeat
+from pipelines.track.rundir.layout import ATTEMPT_FOLDER
 from pipelines.train.result import TrainingResult
 
 WORKERS = 2
@@ -70,18 +71,18 @@ def main() -> int:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         os.environ["PYSPARK_SUBMIT_ARGS"] = f"--master local[{WORKERS}] --conf spark.ui.enabled=false pyspark-shell"
         settings = [*SETTINGS, f"training.epochs={options.epochs}", f"launch.max_restarts={options.kills}"]
-        config = configfile.load(None, settings)
+        config = loader.load(None, settings)
         with session.open_session("convoy-soak") as spark:
-            source = sources.resolve(config.data, lambda line: None)
+            source = resolve.resolve(config.data, lambda line: None)
             data, _ = table.open_or_build(spark, config, source, lambda line: None)
             undisturbed, seconds, _ = train(spark, config, data, Path(folder) / "undisturbed", [])
             print(f"undisturbed: {seconds:.1f} s, weights {undisturbed.weights_sha256}", flush=True)
             kills = plan(options.seed, options.kills, options.epochs)
-            killed, killed_seconds, restarts = train(spark, config, data, Path(folder) / "killed", kills)
-            print(f"killed {restarts} times: {killed_seconds:.1f} s, weights {killed.weights_sha256}", flush=True)
+            killed, killed_seconds, restarted = train(spark, config, data, Path(folder) / "killed", kills)
+            print(f"killed {restarted} times: {killed_seconds:.1f} s, weights {killed.weights_sha256}", flush=True)
     same = killed.weights_sha256 == undisturbed.weights_sha256 and killed.test == undisturbed.test
     print(f"weights and test result are {'the same' if same else 'DIFFERENT'}; seed {options.seed}")
-    return 0 if same and restarts == options.kills else 1
+    return 0 if same and restarted == options.kills else 1
 
 
 def plan(seed: int, kills: int, epochs: int) -> list[Kill]:
@@ -104,10 +105,10 @@ def train(spark: object, config: Config, data: Table, run_dir: Path, kills: list
     steps = steps_per_epoch(data.manifest.rows("train"), WORKERS, config.training.batch_size_per_worker)
     ended = threading.Event()
     killer = threading.Thread(target=kill_all, args=(run_dir, kills, steps, ended), daemon=True)
-    restarts = itertools.count()
+    starts_again = itertools.count()
     started = time.monotonic()
     killer.start()
-    results = attempts.train(
+    results = restarts.train(
         spark,
         config,
         data,
@@ -116,11 +117,11 @@ def train(spark: object, config: Config, data: Table, run_dir: Path, kills: list
         poll=lambda: None,
         # Warnings of a stall come early here, and say nothing.
         warn=lambda line: tell(line, started) if line.startswith("restart") else None,
-        restarted=lambda line: next(restarts),
+        restarted=lambda line: next(starts_again),
     )
     ended.set()
     killer.join()
-    return results[0], time.monotonic() - started, next(restarts)
+    return results[0], time.monotonic() - started, next(starts_again)
 
 
 def tell(line: str, started: float) -> None:

@@ -89,8 +89,8 @@ def plain_keras(folder: Path, network: str, batch_size: int, epochs: int) -> dic
     import keras
     from sklearn.datasets import load_svmlight_file
 
+    from pipelines.data.table.schema import ImageSpec
     from pipelines.models import registry
-    from pipelines.schema import ImageSpec
 
     x, y = load_svmlight_file(str(next(folder.glob("*train*"))), n_features=784)
     images = x.toarray().reshape(-1, 28, 28, 1).astype("float32")

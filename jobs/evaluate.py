@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pipelines import cli
 from pipelines.launch.session import open_session
 from pipelines.score import flags, model, registry
-from pipelines.score.data import choose
-from pipelines.score.evaluationrun import run_evaluation
-from pipelines.track.follower import default_tracking_uri
+from pipelines.score.evaluate.dataset import choose
+from pipelines.score.evaluate.run import run_evaluation
+from pipelines.track.mlflow.follower import default_tracking_uri
 
 
 def own_flags(parser: argparse.ArgumentParser) -> None:

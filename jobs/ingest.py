@@ -8,14 +8,15 @@ import time
 from collections.abc import Sequence
 
 from pipelines import cli
-from pipelines.ingest import sources, table
+from pipelines.data.ingest import table
+from pipelines.data.sources import resolve
+from pipelines.data.table.schema import REJECTED_FOLDER, SPLITS
 from pipelines.launch.session import open_session
-from pipelines.schema import REJECTED_FOLDER, SPLITS
 
 
 def main(arguments: Sequence[str]) -> None:
     request = cli.parse(arguments, "Write the Parquet table of a data set.", "conf/train_cnn.yml")
-    source = sources.resolve(request.config.data, request.say)
+    source = resolve.resolve(request.config.data, request.say)
     started = time.monotonic()
     with open_session("convoy-ingest") as spark:
         found, built = table.open_or_build(spark, request.config, source, request.say)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pipelines import cli
 from pipelines.score import flags, model
 from pipelines.score.predict import predict
-from pipelines.track.follower import default_tracking_uri
+from pipelines.track.mlflow.follower import default_tracking_uri
 
 
 def own_flags(parser: argparse.ArgumentParser) -> None:

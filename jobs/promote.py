@@ -12,9 +12,9 @@ from pipelines import cli
 from pipelines.errors import ConfigError
 from pipelines.launch.session import open_session
 from pipelines.score import flags, model, registry
-from pipelines.score.data import choose
-from pipelines.score.evaluation import evaluate
-from pipelines.track.follower import default_tracking_uri
+from pipelines.score.evaluate.dataset import choose
+from pipelines.score.evaluate.evaluation import evaluate
+from pipelines.track.mlflow.follower import default_tracking_uri
 
 
 def own_flags(parser: argparse.ArgumentParser) -> None:

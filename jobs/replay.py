@@ -8,8 +8,9 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from pipelines import cli, paths
-from pipelines.track.replay import replay, with_trials
+from pipelines import cli
+from pipelines.system import paths
+from pipelines.track.mlflow.replay import replay, with_trials
 
 
 def main(arguments: Sequence[str]) -> None:

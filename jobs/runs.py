@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pipelines import cli
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConfigError
-from pipelines.secrets import mask
-from pipelines.track import listing
-from pipelines.track.follower import default_tracking_uri
+from pipelines.system.secrets import mask
+from pipelines.track.mlflow import listing
+from pipelines.track.mlflow.follower import default_tracking_uri
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -11,8 +11,8 @@ from pipelines import cli
 from pipelines.errors import ConfigError
 from pipelines.launch.session import open_session
 from pipelines.score import flags, model
-from pipelines.score.scoringrun import Order, check, run_scoring
-from pipelines.track.follower import default_tracking_uri
+from pipelines.score.batch.run import Order, check, run_scoring
+from pipelines.track.mlflow.follower import default_tracking_uri
 
 
 def own_flags(parser: argparse.ArgumentParser) -> None:

@@ -8,10 +8,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pipelines import cli, configfile
+from pipelines import cli
+from pipelines.config import loader
 from pipelines.errors import ConfigError
-from pipelines.launch.console import TrainingConsole
 from pipelines.sweep import plan, results, run
+from pipelines.track.console.console import TrainingConsole
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.resume:
         sweep, folder = run.find(options.resume, overrides)
     else:
-        sweep = plan.load(configfile.find(options.file), overrides)
+        sweep = plan.load(loader.find(options.file), overrides)
         folder = run.begin(sweep)
     console = TrainingConsole(epochs=1, verbosity=cli.verbosity_of(options))
     summary = run.run_sweep(sweep, folder, console)

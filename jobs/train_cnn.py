@@ -28,10 +28,10 @@ def main(arguments: Sequence[str]) -> None:
 
 def _train(request: cli.Request, fork_server: str) -> None:
     from pipelines.launch import resume
-    from pipelines.launch.console import TrainingConsole
     from pipelines.launch.training import run_training
     from pipelines.score import registry
-    from pipelines.track.follower import default_tracking_uri
+    from pipelines.track.console.console import TrainingConsole
+    from pipelines.track.mlflow.follower import default_tracking_uri
 
     name = request.options.register
     if name:

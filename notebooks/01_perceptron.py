@@ -21,9 +21,9 @@ dbutils.widgets.dropdown("again", "no", ["no", "yes"], "Train again where an equ
 
 # COMMAND ----------
 
-from pipelines.launch import lab
+from pipelines.launch import notebook
 
-config = lab.configuration(
+config = notebook.configuration(
     "conf/mlp.yml",
     {
         "data.dataset": dbutils.widgets.get("data"),
@@ -32,7 +32,7 @@ config = lab.configuration(
     },
     storage=dbutils.widgets.get("storage"),
 )
-table = lab.open_table(config)
+table = notebook.open_table(config)
 {split: summary.rows for split, summary in table.manifest.splits.items()}
 
 # COMMAND ----------
@@ -56,7 +56,7 @@ table = lab.open_table(config)
 from pipelines.track.figures import examples
 
 manifest = table.manifest
-images, labels = lab.images(table, "train", 40)
+images, labels = notebook.images(table, "train", 40)
 display(examples.draw(images, labels, manifest.class_names, manifest.image.value_range).figure)
 
 # COMMAND ----------
@@ -121,7 +121,7 @@ display(examples.draw(pairs, np.tile(labels[:10], 2), manifest.class_names, mani
 
 # COMMAND ----------
 
-run = lab.train(config, again=dbutils.widgets.get("again") == "yes")
+run = notebook.train(config, again=dbutils.widgets.get("again") == "yes")
 
 # COMMAND ----------
 

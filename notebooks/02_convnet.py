@@ -16,9 +16,9 @@ dbutils.widgets.dropdown("again", "no", ["no", "yes"], "Train again where an equ
 
 # COMMAND ----------
 
-from pipelines.launch import lab
+from pipelines.launch import notebook
 
-config = lab.configuration(
+config = notebook.configuration(
     "conf/convnet.yml",
     {
         "data.dataset": dbutils.widgets.get("data"),
@@ -27,8 +27,8 @@ config = lab.configuration(
     },
     storage=dbutils.widgets.get("storage"),
 )
-table = lab.open_table(config)
-images, labels = lab.images(table, "test", 4)
+table = notebook.open_table(config)
+images, labels = notebook.images(table, "test", 4)
 
 # COMMAND ----------
 
@@ -127,7 +127,7 @@ print(f"{sum(parts.values()):>8,}  in all")
 
 # COMMAND ----------
 
-run = lab.train(config, again=dbutils.widgets.get("again") == "yes")
+run = notebook.train(config, again=dbutils.widgets.get("again") == "yes")
 
 # COMMAND ----------
 

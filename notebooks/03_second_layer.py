@@ -17,7 +17,7 @@ dbutils.widgets.dropdown("again", "no", ["no", "yes"], "Train again where an equ
 
 # COMMAND ----------
 
-from pipelines.launch import lab
+from pipelines.launch import notebook
 
 settings = {
     "data.dataset": dbutils.widgets.get("data"),
@@ -26,8 +26,8 @@ settings = {
 }
 storage = dbutils.widgets.get("storage")
 again = dbutils.widgets.get("again") == "yes"
-one = lab.configuration("conf/convnet.yml", settings, storage=storage)
-two = lab.configuration("conf/convnet_two.yml", settings, storage=storage)
+one = notebook.configuration("conf/convnet.yml", settings, storage=storage)
+two = notebook.configuration("conf/convnet_two.yml", settings, storage=storage)
 
 # COMMAND ----------
 
@@ -69,7 +69,7 @@ for name, parts in (("one layer", first), ("two layers", second)):
 
 # COMMAND ----------
 
-runs = {"one layer": lab.train(one, again=again), "two layers": lab.train(two, again=again)}
+runs = {"one layer": notebook.train(one, again=again), "two layers": notebook.train(two, again=again)}
 
 # COMMAND ----------
 
@@ -99,7 +99,7 @@ display(comparison.draw({name: run.history for name, run in runs.items()}).figur
 
 import numpy as np
 
-from pipelines.score.mcnemar import PairedCounts
+from pipelines.score.evaluate.mcnemar import PairedCounts
 
 right = {name: run.predictions.probabilities.argmax(axis=1) == run.predictions.labels for name, run in runs.items()}
 a, b = right.values()

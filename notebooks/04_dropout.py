@@ -17,7 +17,7 @@ dbutils.widgets.dropdown("again", "no", ["no", "yes"], "Train again where an equ
 
 # COMMAND ----------
 
-from pipelines.launch import lab
+from pipelines.launch import notebook
 
 settings = {
     "data.dataset": dbutils.widgets.get("data"),
@@ -29,8 +29,8 @@ settings = {
 }
 storage = dbutils.widgets.get("storage")
 again = dbutils.widgets.get("again") == "yes"
-without = lab.configuration("conf/convnet_two.yml", settings, storage=storage)
-with_dropout = lab.configuration("conf/convnet_dropout.yml", settings, storage=storage)
+without = notebook.configuration("conf/convnet_two.yml", settings, storage=storage)
+with_dropout = notebook.configuration("conf/convnet_dropout.yml", settings, storage=storage)
 
 # COMMAND ----------
 
@@ -50,8 +50,8 @@ import numpy as np
 
 from pipelines.track.figures import examples
 
-table = lab.open_table(with_dropout)
-images, labels = lab.images(table, "test", 10)
+table = notebook.open_table(with_dropout)
+images, labels = notebook.images(table, "test", 10)
 rng = np.random.default_rng(1)
 rates = (0.0, 0.25, 0.5, 0.75)
 dropped = np.concatenate([images * (rng.random(images.shape) >= rate) for rate in rates])
@@ -81,8 +81,8 @@ display(examples.draw(dropped, np.tile(labels, len(rates)), table.manifest.class
 # COMMAND ----------
 
 runs = {
-    "two layers, no dropout": lab.train(without, again=again),
-    "more kernels, dropout": lab.train(with_dropout, again=again),
+    "two layers, no dropout": notebook.train(without, again=again),
+    "more kernels, dropout": notebook.train(with_dropout, again=again),
 }
 
 # COMMAND ----------

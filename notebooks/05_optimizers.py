@@ -85,7 +85,7 @@ plt.show()
 
 # COMMAND ----------
 
-from pipelines.launch import lab
+from pipelines.launch import notebook
 
 settings = {
     "data.dataset": dbutils.widgets.get("data"),
@@ -96,16 +96,16 @@ settings = {
 }
 storage = dbutils.widgets.get("storage")
 offered = {
-    "sgd": lab.configuration("conf/convnet_dropout_sgd.yml", settings, storage=storage),
-    "momentum": lab.configuration("conf/convnet_dropout_sgd.yml", settings | {"training.momentum": 0.9}, storage=storage),
-    "adam": lab.configuration("conf/convnet_dropout.yml", settings, storage=storage),
+    "sgd": notebook.configuration("conf/convnet_dropout_sgd.yml", settings, storage=storage),
+    "momentum": notebook.configuration("conf/convnet_dropout_sgd.yml", settings | {"training.momentum": 0.9}, storage=storage),
+    "adam": notebook.configuration("conf/convnet_dropout.yml", settings, storage=storage),
 }
 chosen = [name.strip() for name in dbutils.widgets.get("optimizers").split(",")]
 again = dbutils.widgets.get("again") == "yes"
 
 # COMMAND ----------
 
-runs = {name: lab.train(offered[name], again=again) for name in chosen}
+runs = {name: notebook.train(offered[name], again=again) for name in chosen}
 
 # COMMAND ----------
 

@@ -27,9 +27,9 @@ dbutils.widgets.dropdown("again", "no", ["no", "yes"], "Train again where an equ
 
 # COMMAND ----------
 
-from pipelines.launch import lab
+from pipelines.launch import notebook
 
-config = lab.configuration(
+config = notebook.configuration(
     "conf/train_cnn.yml",
     {
         "data.dataset": dbutils.widgets.get("data"),
@@ -39,7 +39,7 @@ config = lab.configuration(
     storage=dbutils.widgets.get("storage"),
 )
 workers = config.launch.workers
-table = lab.open_table(config)
+table = notebook.open_table(config)
 
 # COMMAND ----------
 
@@ -52,7 +52,7 @@ table = lab.open_table(config)
 
 # COMMAND ----------
 
-from pipelines import paths
+from pipelines.system import paths
 
 source = table.manifest.sources[0]
 line = spark.read.text(paths.to_spark(source.uri)).first().value
@@ -100,7 +100,7 @@ print(f"digest {table.manifest.digest}: the same source and settings give the sa
 
 import pandas as pd
 
-from pipelines.stream.sharding import file_parts, shard, steps_per_epoch
+from pipelines.data.stream.sharding import file_parts, shard, steps_per_epoch
 
 batch_size = config.training.batch_size_per_worker
 shards = {rank: shard(split.rows, rank, workers) for rank in range(workers)}
@@ -170,7 +170,7 @@ print("mean of the halves' gradients ", np.mean(halves, axis=0))
 
 # COMMAND ----------
 
-run = lab.train(config, again=dbutils.widgets.get("again") == "yes")
+run = notebook.train(config, again=dbutils.widgets.get("again") == "yes")
 
 # COMMAND ----------
 

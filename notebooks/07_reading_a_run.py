@@ -23,11 +23,11 @@ dbutils.widgets.text("storage", "", "Folder for tables and runs (empty: the usua
 
 # COMMAND ----------
 
-from pipelines import paths
-from pipelines.launch import lab
-from pipelines.track import recorded
+from pipelines.launch import notebook
+from pipelines.system import paths
+from pipelines.track import finished_run
 
-config = lab.configuration(
+config = notebook.configuration(
     "conf/convnet.yml",
     {
         "data.dataset": dbutils.widgets.get("data"),
@@ -36,7 +36,7 @@ config = lab.configuration(
     },
     storage=dbutils.widgets.get("storage"),
 )
-run = recorded.newest(paths.to_python(config.launch.runs_uri)) or lab.train(config)
+run = finished_run.newest(paths.to_python(config.launch.runs_uri)) or notebook.train(config)
 print(f"run {run.summary['run_id']}: {run.title}, in {run.run_dir}")
 
 # COMMAND ----------
@@ -51,7 +51,7 @@ print(f"run {run.summary['run_id']}: {run.title}, in {run.run_dir}")
 
 import mlflow
 
-from pipelines.track.follower import default_tracking_uri
+from pipelines.track.mlflow.follower import default_tracking_uri
 
 mlflow.set_tracking_uri(default_tracking_uri(run.config.tracking))
 found = mlflow.search_runs(experiment_names=[run.config.tracking.experiment], order_by=["attributes.start_time DESC"])
@@ -149,7 +149,7 @@ display(run.figure("worst_mistakes"))
 from pipelines.score import model
 
 classifier = model.Classifier(model.find(run.summary["model_uri"], default_tracking_uri(run.config.tracking)))
-images, labels = lab.images(run.table, "test", 1000)
+images, labels = notebook.images(run.table, "test", 1000)
 probabilities = classifier.probabilities(images)
 right = int((probabilities.argmax(axis=1) == labels).sum())
 recorded_right = int((run.predictions.probabilities[:1000].argmax(axis=1) == run.predictions.labels[:1000]).sum())

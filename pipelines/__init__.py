@@ -1,7 +1,7 @@
 """Convoy: train Keras networks on a Spark cluster.
 
-Read the folders in the order of the road: `ingest`, `stream`, `models`, `train`, `launch`, `track`, `score`, `submit`.
-The modules beside them hold the words that all of them share.
+Read the folders in this order: `config`, `system`, `data` (sources, ingest, table, stream), `models`, `train`, `launch`, `track`,
+`score`, `sweep`.
 """
 
 __version__ = "0.1.0"

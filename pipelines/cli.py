@@ -19,10 +19,10 @@ from typing import Any, Literal, NoReturn
 
 import yaml
 
-from pipelines import configfile, paths, submitted, temporary, wholefile
-from pipelines.config import Config
+from pipelines.config import Config, loader
 from pipelines.errors import ConfigError, ConvoyError
-from pipelines.secrets import mask
+from pipelines.system import atomic, paths, spark_submit, temporary
+from pipelines.system.secrets import mask
 
 Verbosity = Literal["quiet", "normal", "verbose"]
 
@@ -66,7 +66,7 @@ def write_summary(summary: Mapping[str, Any], path: Path) -> None:
         ConvoyError: it cannot be written.
     """
     try:
-        wholefile.write(path, mask(json.dumps(summary, indent=2)) + "\n")
+        atomic.write(path, mask(json.dumps(summary, indent=2)) + "\n")
     except OSError as error:
         raise ConvoyError(f"{path}: the summary cannot be written ({error.strerror}); the work itself is done") from error
 
@@ -100,7 +100,7 @@ def parse(
     options = parser.parse_args(arguments)
     overrides = overrides_of(options)
     file = options.config or (None if getattr(options, "resume", "") else default_config)
-    config = configfile.load(configfile.find(file) if file else None, overrides)
+    config = loader.load(loader.find(file) if file else None, overrides)
     check_summary(options.summary)
     return Request(config=config, summary=options.summary, overrides=overrides, options=options, verbosity=verbosity_of(options))
 
@@ -164,7 +164,7 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> None
         _run_as_guest(main, arguments)
         return
     _raise_on_signals()
-    submitted.attach()
+    spark_submit.attach()
     try:
         main(arguments)
         code = 0
@@ -214,8 +214,8 @@ def _leave(code: int) -> NoReturn:
 
 def _raise_on_signals() -> None:
     def interrupt(signum: int, _frame: FrameType | None) -> None:
-        # The next Ctrl-C or SIGTERM ends the process at once, and its ranks with it (see pipelines.launch.rank). A SIGHUP that
-        # follows does not: it comes by itself when the same Ctrl-C has ended spark-submit's JVM.
+        # The next Ctrl-C or SIGTERM ends the process at once, and its ranks with it (see pipelines.launch.workers.rank). A SIGHUP
+        # that follows does not: it comes by itself when the same Ctrl-C has ended spark-submit's JVM.
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

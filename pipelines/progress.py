@@ -1,7 +1,7 @@
 """What this rank is doing, for the driver's watchdog, and whether it was asked to stop.
 
 The rank's main thread marks each piece of work as it comes to it; a reader's thread marks what it waits for. A thread of
-`pipelines.launch.heartbeat` writes that down now and then. Marking costs some hundred nanoseconds.
+`pipelines.launch.health.heartbeat` writes that down now and then. Marking costs some hundred nanoseconds.
 """
 
 import threading

@@ -10,9 +10,10 @@ from pathlib import Path
 from notebooks.runner import page, source
 from notebooks.runner.execute import Execution, execute
 from notebooks.runner.source import Cell, Notebook, NotebookError
-from pipelines import cli, paths
+from pipelines import cli
 from pipelines.errors import ConfigError
 from pipelines.launch.session import open_session
+from pipelines.system import paths
 
 FOLDER = Path(__file__).parents[1]
 

@@ -4,7 +4,7 @@ import atexit
 import contextlib
 import threading
 
-from pipelines.launch import rankprocess
+from pipelines.launch.workers import spawn
 
 
 class _Kept:
@@ -24,7 +24,7 @@ class _Kept:
 
     def _hold(self) -> None:
         # Ranks are started afresh where there can be no server.
-        with contextlib.suppress(OSError), rankprocess.fork_server("anything") as self.address:
+        with contextlib.suppress(OSError), spawn.fork_server("anything") as self.address:
             self._started.set()
             self._end.wait()
         self._started.set()

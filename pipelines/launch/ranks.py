@@ -9,13 +9,16 @@ from typing import Any
 import cloudpickle
 from pyspark.sql import SparkSession
 
-from pipelines import paths, rundir
 from pipelines.config import LaunchConfig
 from pipelines.errors import ConfigError
-from pipelines.launch import barrier, keptserver, orders, preflight, session
-from pipelines.launch.barrier import RankError
-from pipelines.launch.failure import read_failures
-from pipelines.launch.supervisor import Assignment, run_locally
+from pipelines.launch import keptserver, session
+from pipelines.launch.health.failures import read_failures
+from pipelines.launch.preflight import check
+from pipelines.launch.workers import barrier, commands
+from pipelines.launch.workers.barrier import RankError
+from pipelines.launch.workers.supervisor import Assignment, run_locally
+from pipelines.system import paths
+from pipelines.track.rundir import layout
 
 
 def run(
@@ -55,7 +58,7 @@ def run(
     if np == 0:
         raise ConfigError("np=0: must be positive for ranks on Spark's workers, or negative for processes on the driver")
     launch = dataclasses.replace(launch or LaunchConfig(), workers=abs(np))
-    work_dir = rundir.make(paths.to_python(launch.runs_uri), f"{getattr(function, '__name__', 'function')}-{abs(np)}w")
+    work_dir = layout.make(paths.to_python(launch.runs_uri), f"{getattr(function, '__name__', 'function')}-{abs(np)}w")
     call = (function, tuple(args), dict(kwargs or {}))
     if np < 0:
         return _on_the_driver(call, launch, work_dir)
@@ -68,7 +71,7 @@ def run(
 def _on_spark(spark: SparkSession, call: tuple[Any, ...], launch: LaunchConfig, work_dir: Path) -> list[Any]:
     # First, so that it imports during the checks.
     server = keptserver.address() if session.is_local() else ""
-    preflight.check(spark, launch.workers, str(work_dir))
+    check.check(spark, launch.workers, str(work_dir))
     ranks = barrier.start(spark, _call, call, launch=launch, work_dir=work_dir, fork_server=server)
     try:
         while not ranks.wait(1):
@@ -80,7 +83,7 @@ def _on_spark(spark: SparkSession, call: tuple[Any, ...], launch: LaunchConfig, 
 
 
 def _on_the_driver(call: tuple[Any, ...], launch: LaunchConfig, work_dir: Path) -> list[Any]:
-    attempt_dir = rundir.new_attempt(work_dir)
+    attempt_dir = layout.new_attempt(work_dir)
     payload = cloudpickle.dumps((_call, call))
     assignment = Assignment(
         payload=payload,
@@ -93,11 +96,11 @@ def _on_the_driver(call: tuple[Any, ...], launch: LaunchConfig, work_dir: Path) 
         try:
             done, waiting = wait(ranks, return_when=FIRST_EXCEPTION)
         except BaseException:
-            orders.give(attempt_dir, orders.KILL)
+            commands.give(attempt_dir, commands.KILL)
             raise
         if waiting or any(rank.exception() for rank in done):
             # The others would wait for the one that failed.
-            orders.give(attempt_dir, orders.KILL)
+            commands.give(attempt_dir, commands.KILL)
     failures = read_failures(attempt_dir)
     if failures:
         raise RankError(failures)

@@ -4,14 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines import cli, configfile, paths, rundir
-from pipelines.config import Config
+from pipelines import cli
+from pipelines.config import Config, loader
+from pipelines.data.stream.sharding import steps_per_epoch
+from pipelines.data.table.schema import TableManifest
 from pipelines.errors import CheckpointError, ConfigError
-from pipelines.launch import leftovers
-from pipelines.schema import TableManifest
-from pipelines.stream.sharding import steps_per_epoch
-from pipelines.train import checkpoint
-from pipelines.train.checkpoint import Checkpoint, State
+from pipelines.launch import orphans
+from pipelines.system import paths
+from pipelines.track.rundir import layout
+from pipelines.train.checkpoint import store
+from pipelines.train.checkpoint.store import Checkpoint, State
 
 # What decides the numbers of a training. The rest may differ without a word.
 _SAID = ("data.", "ingest.", "stream.", "model.", "training.", "launch.workers")
@@ -43,14 +45,14 @@ def prepare(request: cli.Request, say: Callable[[str], None]) -> Resumption:
     if request.options.config:
         raise ConfigError(f"--config and --resume {wanted}: a run goes on with its own settings; change single ones with --set")
     place = paths.to_python(wanted)
-    run_dir = rundir.find(paths.to_python(request.config.launch.runs_uri), wanted, place)
-    leftovers.refuse_if_running(run_dir)
-    config = configfile.load(run_dir / rundir.CONFIG_FILE, request.overrides)
+    run_dir = layout.find(paths.to_python(request.config.launch.runs_uri), wanted, place)
+    orphans.refuse_if_running(run_dir)
+    config = loader.load(run_dir / layout.CONFIG_FILE, request.overrides)
     found = _chosen(run_dir, place, lambda line: say(f"warning: {line}"))
     if found is None:
         say(f"resume: {paths.display(run_dir)} has no checkpoint that can be used; it starts again at epoch 1")
         return Resumption(run_dir, config, None)
-    for newer in checkpoint.set_aside_after(run_dir, found.path):
+    for newer in store.set_aside_after(run_dir, found.path):
         say(f"resume: {newer.name} is newer and set aside")
     _check_settings(found, config)
     say(f"resume: {paths.display(run_dir)} goes on after {found.state.place}")
@@ -100,8 +102,8 @@ def changes(state: State, config: Config, rows: int) -> list[str]:
 def _chosen(run_dir: Path, place: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     """The newest whole checkpoint, or the one that was asked for, or one before it."""
     name = place.name if place.suffix == ".json" else place.name.rsplit("-", 1)[0] + ".json"
-    asked = next((path for path in checkpoint.available(run_dir) if path.name == name and place.is_file()), None)
-    return checkpoint.newest(run_dir, warn, asked)
+    asked = next((path for path in store.available(run_dir) if path.name == name and place.is_file()), None)
+    return store.newest(run_dir, warn, asked)
 
 
 def _check_settings(found: Checkpoint, config: Config) -> None:

@@ -10,10 +10,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
-from pipelines import paths, submitted
 from pipelines.errors import LaunchError
-from pipelines.launch import rankprocess
-from pipelines.launch.forkserver import Purpose
+from pipelines.launch.workers import spawn
+from pipelines.launch.workers.forkserver import Purpose
+from pipelines.system import paths, spark_submit
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def open_session(app_name: str) -> Iterator[SparkSession]:
         for key, value in _loopback().items():
             builder = builder.config(key, value)
         session = builder.getOrCreate()
-        if submitted.is_submitted():
+        if spark_submit.is_submitted():
             _leave_interrupts_to_the_driver(session)
     except Exception as error:
         raise LaunchError(f"Spark could not be started ({error}); run ./convoy doctor") from error
@@ -78,7 +78,7 @@ def runs_here(spark: SparkSession) -> bool:
 
 def fork_server(purpose: Purpose) -> AbstractContextManager[str]:
     """One for the ranks of the session that is there, or of the one to come; an empty address where they run elsewhere."""
-    return rankprocess.fork_server(purpose) if is_local() else nullcontext("")
+    return spawn.fork_server(purpose) if is_local() else nullcontext("")
 
 
 def _loopback() -> dict[str, str]:

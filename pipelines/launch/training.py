@@ -12,25 +12,29 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from pipelines import cli, configfile, logs, paths, rundir
-from pipelines.config import Config, TrackingConfig
-from pipelines.ingest import sources, table
-from pipelines.launch import attempts, preflight, provenance, resume, session
-from pipelines.launch.console import TrainingConsole
-from pipelines.launch.recorded import recorded
+from pipelines import cli
+from pipelines.config import Config, TrackingConfig, loader
+from pipelines.data.ingest import table
+from pipelines.data.sources import resolve
+from pipelines.data.stream.sharding import steps_per_epoch
+from pipelines.data.table.schema import REJECTED_FOLDER, SPLITS, Table
+from pipelines.launch import restarts, resume, session
+from pipelines.launch.preflight import check
 from pipelines.launch.resume import Resumption
-from pipelines.launch.worker import work
+from pipelines.launch.run_lifecycle import recorded
+from pipelines.launch.train_function import work
 from pipelines.models import registry
-from pipelines.schema import REJECTED_FOLDER, SPLITS, Table
-from pipelines.secrets import mask
-from pipelines.spool import Event, SpoolReader
-from pipelines.stream.sharding import steps_per_epoch
-from pipelines.track import page
+from pipelines.system import paths
+from pipelines.system.secrets import mask
+from pipelines.track import provenance, run_page
+from pipelines.track.console.console import TrainingConsole
 from pipelines.track.recorder import Recorder
 from pipelines.track.run import TrackedRun
+from pipelines.track.rundir import layout, logs
+from pipelines.track.rundir.events import Event, SpoolReader
 from pipelines.train.result import Score, TrainingResult
 
-# What rank 0 tells when its work is done (`pipelines.launch.worker`), and how late a shared file system may show it.
+# What rank 0 tells when its work is done (`pipelines.launch.train_function`), and how late a shared file system may show it.
 _LAST_REPORT = "saved"
 _LATE_SECONDS = 10
 # MLflow's import would share the cores with that of TensorFlow and the start of Spark. It waits for Spark's, or so long.
@@ -44,7 +48,7 @@ class Trial:
     """What a training that is one of several in a Spark session is given by who started it."""
 
     spark: SparkSession
-    """Was looked at before (`pipelines.launch.preflight`), and stays."""
+    """Was looked at before (`pipelines.launch.preflight.check`), and stays."""
     fork_server: str
     """The address of one for all, or nothing."""
     run_dir: Path
@@ -112,15 +116,15 @@ def run_training(
     elif resumption is not None:
         run_dir = resumption.run_dir
     else:
-        run_dir = rundir.make(paths.to_python(config.launch.runs_uri), run_name)
+        run_dir = layout.make(paths.to_python(config.launch.runs_uri), run_name)
     parent = trial.parent if trial is not None else None
     patience = _MLFLOW_SECONDS if trial is None else 0
     with recorded(
         config.tracking, run_name, run_dir, console, log_level=config.launch.log_level, parent=parent, patience_seconds=patience
     ) as run:
-        (run_dir / rundir.CONFIG_FILE).write_text(mask(configfile.dump(config)), encoding="utf-8")
+        (run_dir / layout.CONFIG_FILE).write_text(mask(loader.dump(config)), encoding="utf-8")
         if resumption is None:
-            run.settings(page.parameters(config), configfile.dump(config))
+            run.settings(run_page.parameters(config), loader.dump(config))
         run.tags(provenance.tags(run_dir, "jobs/train_cnn.py" if trial is None else "jobs/sweep.py"))
         if trial is not None:
             run.tags(trial.tags)
@@ -128,7 +132,7 @@ def run_training(
     clock.mark("end")
     summary |= {"run_id": run.run_id, "model_uri": run.model_uri, "tracking_uri": run.tracking_uri}
     summary["seconds"]["total"] = clock.between("submitted", "end")
-    cli.write_summary(summary, run_dir / rundir.SUMMARY_FILE)
+    cli.write_summary(summary, run_dir / layout.SUMMARY_FILE)
     return summary
 
 
@@ -142,7 +146,7 @@ def _train_and_record(
     trial: Trial | None,
     fork_server: str | None,
 ) -> dict[str, Any]:
-    source = sources.resolve(config.data, console.say)
+    source = resolve.resolve(config.data, console.say)
     with _cluster(config, console, run_dir, trial, fork_server) as (spark, server):
         clock.mark("spark")
         with _tables:
@@ -152,14 +156,14 @@ def _train_and_record(
         steps_per_epoch(data.manifest.rows("train"), config.launch.workers, config.training.batch_size_per_worker)
         if resumption is not None:
             resume.check_table(resumption, data.manifest, console.say)
-        title = page.title(config, data.manifest.dataset)
+        title = run_page.title(config, data.manifest.dataset)
         recorder = Recorder(run, run_dir, data.manifest, title, clock.submitted)
         for name, start, stop in (("set-up", "submitted", "spark"), ("ingest", "spark", "table")):
             recorder.phase(name, clock.at(start), clock.at(stop))
         pass_on = _reports(run_dir, console, recorder, clock, trial.watch if trial is not None else None)
         # Spark is up, and the ranks wait for TensorFlow, whose import keeps one core busy.
         run.hand_over()
-        results = attempts.train(
+        results = restarts.train(
             spark,
             without_tracking(config),
             data,
@@ -177,7 +181,7 @@ def _train_and_record(
         result = results[0]
         if result.test is not None:
             _record_test(run, run_dir, result.test, result)
-            outcome = page.Result(
+            outcome = run_page.Result(
                 accuracy=result.test.accuracy,
                 loss=result.test.loss,
                 epochs=result.epochs,
@@ -186,7 +190,7 @@ def _train_and_record(
                 seconds=time.time() - clock.submitted,
                 figures=recorder.figures(),
             )
-            run.tags({page.DESCRIPTION_TAG: page.description(config, data.manifest, outcome)})
+            run.tags({run_page.DESCRIPTION_TAG: run_page.description(config, data.manifest, outcome)})
     return {
         "dataset": data.manifest.dataset,
         "note": source.note,
@@ -222,7 +226,7 @@ def _cluster(
         return
     server = session.fork_server("training") if fork_server is None else nullcontext(fork_server)
     with server as address, session.open_session("convoy-train") as spark:
-        for line in preflight.check(spark, config.launch.workers, str(run_dir)):
+        for line in check.check(spark, config.launch.workers, str(run_dir)):
             console.warn(line)
         yield spark, address
 
@@ -232,7 +236,7 @@ def _record_test(run: TrackedRun, run_dir: Path, test: Score, result: TrainingRe
     if result.single_view_accuracy is not None:
         tested["test/single_view_accuracy"] = result.single_view_accuracy
     run.metrics(tested, step=result.epochs)
-    run.model(run_dir / rundir.MODEL_FOLDER)
+    run.model(run_dir / layout.MODEL_FOLDER)
 
 
 def _reports(
@@ -243,7 +247,7 @@ def _reports(
     watch: Callable[[Sequence[Event]], None] | None,
 ) -> Callable[[], None]:
     """A function that passes on what the workers have reported since it was last called."""
-    spool, lines = SpoolReader(run_dir / rundir.SPOOL_FOLDER), logs.Follower(run_dir / rundir.LOG_FOLDER)
+    spool, lines = SpoolReader(run_dir / layout.SPOOL_FOLDER), logs.Follower(run_dir / layout.LOG_FOLDER)
     for event in spool.new_events():
         # A run that goes on has told this before.
         recorder.remember(event)
@@ -280,7 +284,10 @@ def _announce(config: Config, data: Table, built: bool, console: TrainingConsole
     rows = ", ".join(f"{manifest.rows(split):,} {split}" for split in SPLITS)
     console.say(f"table {data.uri} ({'built' if built else 'reused'}): {rows}")
     run.dataset(data)
-    run.tags({page.DESCRIPTION_TAG: page.description(config, manifest)} | ({"data_note": manifest.note} if manifest.note else {}))
+    run.tags(
+        {run_page.DESCRIPTION_TAG: run_page.description(config, manifest)}
+        | ({"data_note": manifest.note} if manifest.note else {})
+    )
     if manifest.rejected_rows:
         console.warn(f"{manifest.rejected_summary}, kept in {data.uri}/{REJECTED_FOLDER}")
         run.tags({"data_rejected": manifest.rejected_summary})
@@ -289,7 +296,7 @@ def _announce(config: Config, data: Table, built: bool, console: TrainingConsole
 
 def _tag_restart(run: TrackedRun, run_dir: Path, line: str) -> None:
     # Numbered over the whole run, in which a resumption is a new start, too.
-    number = rundir.attempts(run_dir)
+    number = layout.attempts(run_dir)
     run.tags({"restarts": str(number), f"restart.{number}": line})
 
 

@@ -27,8 +27,8 @@ adds up hundreds of small numbers.
 import keras
 from keras import KerasTensor, layers, ops
 
+from pipelines.data.table.schema import ImageSpec
 from pipelines.models.layers import OwnLoss, raw_input, require_size, scaled
-from pipelines.schema import ImageSpec
 
 _SIZE = 9
 _PRIMARY = 8

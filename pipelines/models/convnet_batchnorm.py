@@ -22,8 +22,8 @@ saves about 30 % of the time per example. Channel counts are multiples of 16, wh
 import keras
 from keras import KerasTensor, layers
 
+from pipelines.data.table.schema import ImageSpec
 from pipelines.models.layers import probabilities, raw_input, require_size, scaled
-from pipelines.schema import ImageSpec
 
 # Below this height or width unpadded convolutions would leave nothing.
 _SMALLEST_UNPADDED = 20

@@ -22,8 +22,8 @@ that sees the whole image, so the last layer has no more than 128 features to le
 import keras
 from keras import KerasTensor, layers
 
+from pipelines.data.table.schema import ImageSpec
 from pipelines.models.layers import probabilities, raw_input, require_size, scaled
-from pipelines.schema import ImageSpec
 
 # Below this height or width unpadded convolutions would leave nothing.
 _SMALLEST_UNPADDED = 28

@@ -15,8 +15,8 @@
 import keras
 from keras import layers
 
+from pipelines.data.table.schema import ImageSpec
 from pipelines.models.layers import probabilities, raw_input, require_size, scaled
-from pipelines.schema import ImageSpec
 
 
 def build(image: ImageSpec, num_classes: int) -> keras.Model:

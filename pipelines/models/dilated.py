@@ -22,8 +22,8 @@ Yu and Koltun 2015, "Multi-scale context aggregation by dilated convolutions", a
 import keras
 from keras import layers
 
+from pipelines.data.table.schema import ImageSpec
 from pipelines.models.layers import probabilities, raw_input, require_size, scaled
-from pipelines.schema import ImageSpec
 
 RATES = (1, 2, 4)
 

@@ -22,8 +22,8 @@ two more classifiers on the way for training. The mean over places instead of hi
 import keras
 from keras import KerasTensor, layers
 
+from pipelines.data.table.schema import ImageSpec
 from pipelines.models.layers import probabilities, raw_input, require_size, scaled
-from pipelines.schema import ImageSpec
 
 _REDUCED = 16
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import keras
 from keras import KerasTensor, layers
 
-from pipelines.schema import ImageSpec
+from pipelines.data.table.schema import ImageSpec
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ only, and the Gaussian outputs.
 import keras
 from keras import layers
 
+from pipelines.data.table.schema import ImageSpec
 from pipelines.models.layers import probabilities, raw_input, require_size, scaled
-from pipelines.schema import ImageSpec
 
 # Below this height or width the second convolution would leave nothing to pool.
 _SMALLEST_UNPADDED = 12

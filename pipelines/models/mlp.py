@@ -13,8 +13,8 @@ Keras calls `normal`. The course feeds this network raw values 0 to 255, unlike 
 import keras
 from keras import layers
 
+from pipelines.data.table.schema import ImageSpec
 from pipelines.models.layers import probabilities, raw_input
-from pipelines.schema import ImageSpec
 
 _INITIALIZER = "random_normal"
 

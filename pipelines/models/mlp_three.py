@@ -12,8 +12,8 @@
 
 import keras
 
+from pipelines.data.table.schema import ImageSpec
 from pipelines.models import mlp
-from pipelines.schema import ImageSpec
 
 
 def build(image: ImageSpec, num_classes: int) -> keras.Model:

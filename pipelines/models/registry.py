@@ -7,8 +7,8 @@ import difflib
 import importlib
 from typing import TYPE_CHECKING
 
+from pipelines.data.table.schema import ImageSpec
 from pipelines.errors import ConfigError
-from pipelines.schema import ImageSpec
 
 if TYPE_CHECKING:
     import keras

@@ -21,8 +21,8 @@ is not theirs there: at full resolution, normalization alone would take longer t
 import keras
 from keras import KerasTensor, layers
 
+from pipelines.data.table.schema import ImageSpec
 from pipelines.models.layers import probabilities, raw_input, require_size, scaled
-from pipelines.schema import ImageSpec
 
 _STAGES = (16, 32, 64)
 _BLOCKS = 2

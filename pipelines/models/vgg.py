@@ -18,8 +18,8 @@ blocks and two hidden layers of 4,096. Weights start as He et al. 2015 (arXiv:15
 import keras
 from keras import layers
 
+from pipelines.data.table.schema import ImageSpec
 from pipelines.models.layers import probabilities, raw_input, require_size, scaled
-from pipelines.schema import ImageSpec
 
 _CHANNELS = (16, 32, 64)
 _INITIALIZER = "he_normal"

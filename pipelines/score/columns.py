@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.schema import Dtype
+from pipelines.data.table.schema import Dtype
 
 
 def lengths(column: pa.Array) -> npt.NDArray[np.int64]:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipelines import paths, temporary
 from pipelines.errors import ConfigError, DataError
+from pipelines.system import paths, temporary
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy.typing as npt
 
-from pipelines import paths
+from pipelines.data.formats import libsvm
+from pipelines.data.formats.libsvm_line import Rules
+from pipelines.data.sources.resolve import is_libsvm
 from pipelines.errors import DataError
-from pipelines.ingest import libsvm
-from pipelines.ingest.line import Rules
-from pipelines.ingest.sources import is_libsvm
-from pipelines.score import images
+from pipelines.score.digits import read_file
 from pipelines.score.model import Classifier, ModelInfo
+from pipelines.system import paths
 
 _LINES_AT_ONCE = 1000
 
@@ -55,7 +55,7 @@ def predict(classifier: Classifier, files: Sequence[str], digits: bool) -> Itera
             for numbers, found in _libsvm_images(path, file, info):
                 yield from _named(classifier, [f"{file}:{number}" for number in numbers], found)
         else:
-            image = images.read_file(path, info.image_shape, info.value_range, digits=digits)
+            image = read_file(path, info.image_shape, info.value_range, digits=digits)
             yield from _named(classifier, [file], image[None])
 
 

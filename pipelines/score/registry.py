@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import ConfigError, ConvoyError
-from pipelines.score.mcnemar import PairedCounts
+from pipelines.score.evaluate.mcnemar import PairedCounts
 from pipelines.score.model import connect, quiet
-from pipelines.secrets import mask
+from pipelines.system.secrets import mask
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

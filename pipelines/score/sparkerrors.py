@@ -5,8 +5,8 @@ import re
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 
+from pipelines.data.ingest.spark_jobs import cause
 from pipelines.errors import DataError
-from pipelines.ingest.sparkjobs import cause
 
 # The last line of a Python worker's traceback, for an error that was meant for the user.
 _USERS_ERROR = re.compile(r"^(?:pipelines\.errors\.)?(?:DataError|ConfigError|ConvoyError): (.+)$", re.MULTILINE)

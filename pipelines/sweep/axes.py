@@ -4,9 +4,9 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pipelines import configfile
+from pipelines.config import loader
+from pipelines.config.rules import rule
 from pipelines.errors import ConfigError
-from pipelines.rules import rule
 from pipelines.sweep.space import SEED, Axis, Choice, Choices, Range, label_of
 
 _RANGE_KEYS = {"low", "high", "log"}
@@ -46,7 +46,7 @@ def _mapping(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _values(key: str, given: Any) -> Choices:
-    wanted = configfile.type_of(key, "space")
+    wanted = loader.type_of(key, "space")
     if not isinstance(given, list) or not given:
         raise ConfigError(f"space.{key}={given}: must be a list of values, or a range such as {{low: 0.1, high: 0.5}}")
     return Choices(key, _different(f"space.{key}", [Choice(label_of(_as(key, value, wanted)), {key: value}) for value in given]))
@@ -58,7 +58,7 @@ def _points(name: str, given: Any) -> Choices:
         raise ConfigError(f"points.{name}: must hold named points with their settings, for example {example}")
     for label, settings in given.items():
         for key, value in settings.items():
-            _as(key, value, configfile.type_of(str(key), f"points.{name}.{label}"))
+            _as(key, value, loader.type_of(str(key), f"points.{name}.{label}"))
     return Choices(name, _different(f"points.{name}", [Choice(str(label), dict(settings)) for label, settings in given.items()]))
 
 
@@ -69,7 +69,7 @@ def _different(key: str, choices: list[Choice]) -> tuple[Choice, ...]:
 
 
 def _range(key: str, given: Mapping[str, Any]) -> Range:
-    wanted = configfile.type_of(key, "space")
+    wanted = loader.type_of(key, "space")
     name = f"space.{key}"
     if wanted not in (int, float):
         kind = "choices" if typing.get_origin(wanted) is Literal else "values"
@@ -86,6 +86,6 @@ def _range(key: str, given: Mapping[str, Any]) -> Range:
 
 def _as(key: str, value: Any, wanted: Any) -> Any:
     try:
-        return configfile.convert(value, wanted)
+        return loader.convert(value, wanted)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{key}={value}: must be {error}") from error

@@ -24,15 +24,15 @@ from typing import Any, Literal
 
 import yaml
 
-from pipelines import configfile, rundir
-from pipelines.config import Config
+from pipelines.config import Config, loader
+from pipelines.config.rules import rule
 from pipelines.errors import ConfigError
 from pipelines.models import registry
-from pipelines.rules import rule
-from pipelines.secrets import mask
 from pipelines.sweep import space
 from pipelines.sweep.axes import read_axes
 from pipelines.sweep.space import CONFIGURATION, SEED, Assignment, Axis, Choices
+from pipelines.system.secrets import mask
+from pipelines.track.rundir import layout
 
 Search = Literal["grid", "random", "bayesian"]
 Purpose = Literal["choose", "compare"]
@@ -132,7 +132,7 @@ class Sweep:
     def configuration(self, assignment: Assignment) -> Config:
         """The settings of a trial. Raises ConfigError when they may not be combined."""
         base = self.bases[str(assignment[CONFIGURATION])] if CONFIGURATION in assignment else self.base
-        config = configfile.changed(base, space.settings_of(self.axes, assignment), space.shown(assignment) or self.config.name)
+        config = loader.changed(base, space.settings_of(self.axes, assignment), space.shown(assignment) or self.config.name)
         registry.check(config.model.name, config.training.label_smoothing)
         if self.config.purpose == "choose":
             fraction = config.ingest.validation_fraction
@@ -150,7 +150,7 @@ def load(file: Path, overrides: Iterable[str] = ()) -> Sweep:
     Raises:
         ConfigError: names file, key, value, rule and remedy.
     """
-    content = dict(configfile.read_yaml(file))
+    content = dict(loader.read_yaml(file))
     hints = typing.get_type_hints(SweepConfig)
     known = [*hints, "config", "configs", "set", "space", "points", "seeds"]
     for key in content:
@@ -179,18 +179,18 @@ def keep(sweep: Sweep, folder: Path) -> None:
     configs = folder / _CONFIGS_FOLDER
     configs.mkdir(parents=True, exist_ok=True)
     for name, base in sweep.bases.items():
-        (configs / f"{name}.yml").write_text(mask(configfile.dump(base)), encoding="utf-8")
+        (configs / f"{name}.yml").write_text(mask(loader.dump(base)), encoding="utf-8")
     content: dict[str, Any] = dict(yaml.safe_load(sweep.text) or {})
     content = {key: value for key, value in content.items() if key not in ("config", "configs", "set")}
     places = [str((configs / f"{name}.yml").absolute()) for name in sweep.bases]
     content |= {"name": sweep.config.name}
     content |= {"configs": places} if any(axis.name == CONFIGURATION for axis in sweep.axes) else {"config": places[0]}
-    (folder / rundir.SWEEP_FILE).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    (folder / layout.SWEEP_FILE).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
 def _converted(file: Path, key: str, value: Any, wanted: Any) -> Any:
     try:
-        return configfile.convert(value, wanted)
+        return loader.convert(value, wanted)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{file}: {key}={value}: must be {error}") from error
 
@@ -201,7 +201,7 @@ def _files(content: Mapping[str, Any]) -> list[Path]:
     named = content.get("configs", [content.get("config", "conf/train_cnn.yml")])
     if not isinstance(named, list) or not named or not all(isinstance(name, str) for name in named):
         raise ConfigError(f"configs={named}: must be a list of configuration files, for example [conf/mlp.yml, conf/convnet.yml]")
-    files = [configfile.find(name) for name in named]
+    files = [loader.find(name) for name in named]
     stems = [file.stem for file in files]
     rule(len(set(stems)) == len(stems), "configs", stems, "files whose names differ")
     return files
@@ -215,7 +215,7 @@ def _settings(content: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _base(path: Path, content: Mapping[str, Any], overrides: tuple[str, ...]) -> Config:
-    return configfile.load(path, overrides, _settings(content))
+    return loader.load(path, overrides, _settings(content))
 
 
 def _check_keys(axes: Iterable[Axis], settings: Mapping[str, Any], overrides: tuple[str, ...]) -> None:

@@ -9,19 +9,23 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from pipelines import paths, rundir
 from pipelines.config import Config
+from pipelines.data.ingest import table
+from pipelines.data.sources import resolve
 from pipelines.errors import ConfigError, LaunchError
-from pipelines.ingest import sources, table
-from pipelines.launch import leftovers, preflight, provenance, session, slots
-from pipelines.launch.console import TrainingConsole
-from pipelines.launch.orders import GRACE_SECONDS
-from pipelines.launch.recorded import recorded
-from pipelines.sweep import plan, record, results
+from pipelines.launch import orphans, session, slots
+from pipelines.launch.preflight import check
+from pipelines.launch.run_lifecycle import recorded
+from pipelines.launch.workers.commands import GRACE_SECONDS
+from pipelines.sweep import plan, report, results
 from pipelines.sweep.plan import Sweep
 from pipelines.sweep.search import Ended, Outcome, Study, library
 from pipelines.sweep.trial import Ground, run_trial
+from pipelines.system import paths
+from pipelines.track import provenance
+from pipelines.track.console.console import TrainingConsole
 from pipelines.track.run import TrackedRun
+from pipelines.track.rundir import layout
 
 # Time for the trials to end, beyond what their ranks have.
 _HALT_SECONDS = GRACE_SECONDS + 4
@@ -35,7 +39,7 @@ def begin(sweep: Sweep) -> Path:
         LaunchError: it cannot be written.
     """
     library()
-    folder = rundir.make(paths.to_python(sweep.base.launch.runs_uri), sweep.config.name)
+    folder = layout.make(paths.to_python(sweep.base.launch.runs_uri), sweep.config.name)
     try:
         plan.keep(sweep, folder)
     except OSError as error:
@@ -57,9 +61,9 @@ def find(wanted: str, overrides: Sequence[str] = ()) -> tuple[Sweep, Path]:
     for text in overrides:
         if not text.startswith(plan.FIXED):
             raise ConfigError(f"--resume {wanted}: a sweep goes on with its own settings; leave {text} out")
-    folder = rundir.find_sweep(paths.to_python(Config().launch.runs_uri), wanted, paths.to_python(wanted))
-    leftovers.refuse_if_running(folder)
-    return plan.load(folder / rundir.SWEEP_FILE, overrides), folder
+    folder = layout.find_sweep(paths.to_python(Config().launch.runs_uri), wanted, paths.to_python(wanted))
+    orphans.refuse_if_running(folder)
+    return plan.load(folder / layout.SWEEP_FILE, overrides), folder
 
 
 def run_sweep(sweep: Sweep, folder: Path, console: TrainingConsole) -> dict[str, Any]:
@@ -82,26 +86,26 @@ def run_sweep(sweep: Sweep, folder: Path, console: TrainingConsole) -> dict[str,
     config = sweep.base
     with recorded(config.tracking, sweep.config.name, folder, console, log_level=config.launch.log_level) as run:
         run.tags(provenance.tags(folder, "jobs/sweep.py") | {"kind": "sweep", "sweep": sweep.config.name})
-        run.text((folder / rundir.SWEEP_FILE).read_text(encoding="utf-8"), rundir.SWEEP_FILE)
+        run.text((folder / layout.SWEEP_FILE).read_text(encoding="utf-8"), layout.SWEEP_FILE)
         with session.fork_server("anything") as address, session.open_session("convoy-sweep") as spark:
-            for line in preflight.check(spark, _most_workers(sweep), str(folder)):
+            for line in check.check(spark, _most_workers(sweep), str(folder)):
                 console.warn(line)
             if study.left:
                 _prepare_tables(spark, sweep, console)
                 try:
                     _run_trials(sweep, study, folder, spark, address, console)
                 finally:
-                    record.tables(run, sweep, study.ended(), folder)
+                    report.tables(run, sweep, study.ended(), folder)
             best = results.best(sweep, study.ended())
             if best is not None and "test/accuracy" not in best.outcome.metrics:
-                record.test_best(spark, sweep, study, best, console.say)
+                report.test_best(spark, sweep, study, best, console.say)
         best = results.best(sweep, study.ended())
-        record.outcome(run, sweep, study.ended(), best, folder)
+        report.outcome(run, sweep, study.ended(), best, folder)
         if not any(trial.outcome.state == "finished" for trial in study.ended()):
             first = study.ended()[0]
             raise LaunchError(f"no trial of sweep {sweep.config.name} finished; trial {first.number}: {first.outcome.note}")
         ended = study.ended()
-    record.complete(folder, ended, console.warn)
+    report.complete(folder, ended, console.warn)
     return _summary(run, sweep, ended, best, folder, started)
 
 
@@ -113,7 +117,7 @@ def _prepare_tables(spark: SparkSession, sweep: Sweep, console: TrainingConsole)
     """Now, while all task slots are free. Trials find them, and build those that nobody could foresee."""
     configs = [sweep.configuration(point) for point in sweep.samples]
     for config in {(config.data, config.ingest): config for config in configs}.values():
-        source = sources.resolve(config.data, console.say)
+        source = resolve.resolve(config.data, console.say)
         found, built = table.open_or_build(spark, config, source, console.say)
         console.say(f"table {found.uri} ({'built' if built else 'reused'})")
 
@@ -179,8 +183,8 @@ def _summary(
         "metric": sweep.metric,
         "trials": results.rows(sweep, ended),
         "comparison": results.comparison(sweep, ended),
-        "best": record.described(sweep, best, folder) if best is not None else None,
-        "counts": record.counts(ended),
+        "best": report.described(sweep, best, folder) if best is not None else None,
+        "counts": report.counts(ended),
         "seconds": {"total": round(time.time() - started, 2)},
     }
 

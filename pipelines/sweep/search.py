@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pipelines import staging
 from pipelines.errors import ConfigError, LaunchError
 from pipelines.sweep.plan import Sweep
 from pipelines.sweep.space import Axis, Choices, Place
+from pipelines.system import writeback
 
 if TYPE_CHECKING:
     import optuna
@@ -85,7 +85,7 @@ class Study:
         self._optuna = library()
         self._distributions = {axis.name: _distribution(self._optuna, axis) for axis in sweep.axes}
         try:
-            journal = staging.of(folder).file(folder / _JOURNAL)
+            journal = writeback.of(folder).file(folder / _JOURNAL)
             begun = journal.exists()
             _mend(journal)
             backend = self._optuna.storages.journal.JournalFileBackend(str(journal))

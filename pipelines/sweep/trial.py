@@ -12,16 +12,17 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from pipelines import cli, rundir
+from pipelines import cli
 from pipelines.config import Config
 from pipelines.errors import ConvoyError
-from pipelines.launch.console import TrainingConsole
-from pipelines.launch.recorded import EndedEarly
+from pipelines.launch.run_lifecycle import EndedEarly
 from pipelines.launch.training import Trial, run_training
-from pipelines.spool import Event
 from pipelines.sweep import plan, space
 from pipelines.sweep.plan import Sweep
 from pipelines.sweep.search import Outcome, Proposal, State, Study
+from pipelines.track.console.console import TrainingConsole
+from pipelines.track.rundir import layout
+from pipelines.track.rundir.events import Event
 
 _log = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ def run_trial(ground: Ground, proposal: Proposal) -> Outcome:
     try:
         config = ground.sweep.configuration(proposal.assignment)
         watch = _Watch(ground, proposal.number, config)
-        run_dir = rundir.make(ground.folder / rundir.TRIALS_FOLDER, f"trial-{proposal.number}")
+        run_dir = layout.make(ground.folder / layout.TRIALS_FOLDER, f"trial-{proposal.number}")
         summary = _train(ground, proposal, config, run_dir, watch, started)
     except EndedEarly as end:
         assert watch is not None
@@ -131,7 +132,7 @@ def run_trial(ground: Ground, proposal: Proposal) -> Outcome:
         state, note, value = "finished", "", metrics.get(ground.sweep.metric)
         if value is None or not math.isfinite(value):
             state, note, value = "failed", f"it reported no {ground.sweep.metric}", None
-    record = rundir.read_record(run_dir)
+    record = layout.read_record(run_dir)
     return Outcome(
         state=state,
         value=value,

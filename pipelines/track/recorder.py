@@ -3,15 +3,14 @@
 import time
 from pathlib import Path
 
-from pipelines import evidence
-from pipelines.schema import TableManifest
-from pipelines.spool import Event
-from pipelines.track import gallery
-from pipelines.track.figures import calibration, timeline
+from pipelines.data.table.schema import TableManifest
+from pipelines.track.figures import calibration, catalog, timeline
 from pipelines.track.figures.style import Drawing
 from pipelines.track.figures.timeline import Phase
-from pipelines.track.page import resolved
 from pipelines.track.run import TrackedRun
+from pipelines.track.run_page import resolved
+from pipelines.track.rundir import figure_data
+from pipelines.track.rundir.events import Event
 
 # What differs when the same epoch is trained again.
 _TIMED = ("epoch_seconds", "rows_per_second")
@@ -105,12 +104,12 @@ class Recorder:
         return [*self._drawn, "timeline"]
 
     def _draw(self) -> None:
-        drawings = gallery.drawings(self._run_dir, self._manifest, self.history, self._title)
+        drawings = catalog.drawings(self._run_dir, self._manifest, self.history, self._title)
         for name, draw in drawings.items():
             self._run.figure(draw, name)
         self._drawn = list(drawings)
-        if evidence.has_predictions(self._run_dir):
-            test = evidence.load_predictions(self._run_dir)
+        if figure_data.has_predictions(self._run_dir):
+            test = figure_data.load_predictions(self._run_dir)
             error = calibration.expected_calibration_error(test.labels, test.probabilities)
             self._run.metrics({"test/calibration_error": error}, len(self.history))
 

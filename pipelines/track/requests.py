@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipelines.track.journal import Entry
+from pipelines.track.mlflow.journal import Entry
 
 BATCHED = ("params", "tags", "metrics")
 """Actions of which one request may hold many."""

@@ -14,15 +14,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines import paths, staging
 from pipelines.config import TrackingConfig
+from pipelines.data.table.schema import MANIFEST_NAME, Split, Table
 from pipelines.errors import ConvoyError
-from pipelines.schema import MANIFEST_NAME, Split, Table
-from pipelines.secrets import mask
+from pipelines.system import paths, writeback
+from pipelines.system.secrets import mask
 from pipelines.track.figures.style import Drawing
-from pipelines.track.follower import Follower, default_tracking_uri
-from pipelines.track.journal import Journal, new_key
-from pipelines.track.replay import replay
+from pipelines.track.mlflow.follower import Follower, default_tracking_uri
+from pipelines.track.mlflow.journal import Journal, new_key
+from pipelines.track.mlflow.replay import replay
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 _CONTEXTS: dict[Split, str] = {"train": "training", "validation": "validation", "test": "testing"}
@@ -208,7 +208,7 @@ class TrackedRun:
                 break
             self._thread.join(0.1)
         try:
-            staging.of(self._journal.run_dir).publish()
+            writeback.of(self._journal.run_dir).publish()
         except OSError as error:
             self._journal.problem = f"{error.filename or self._journal.run_dir}: cannot be written ({error.strerror})"
         self.warnings += [f"MLflow at {self.tracking_uri}: {line}" for line in self._follower.refusals]

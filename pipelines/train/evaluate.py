@@ -8,8 +8,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from pipelines import progress
-from pipelines.stream.reader import Block
-from pipelines.train.distributed import summed
+from pipelines.data.stream.reader import Block
+from pipelines.train.collectives.horovod import summed
 from pipelines.train.result import Score
 
 # Images, labels and probabilities of a batch.

@@ -7,7 +7,7 @@ float32, without them it was slower. float16 is for GPUs older than bfloat16 and
 from pathlib import Path
 from typing import Literal
 
-from pipelines.recipe import Precision
+from pipelines.config.training import Precision
 
 ResolvedPrecision = Literal["float32", "bfloat16", "float16"]
 

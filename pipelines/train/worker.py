@@ -10,30 +10,32 @@ import tensorflow as tf
 
 from pipelines import progress
 from pipelines.config import Config
+from pipelines.config.training import TrainingConfig
+from pipelines.data.stream import augment
+from pipelines.data.stream.batches import EvaluationData, Shard, TrainingData
+from pipelines.data.stream.sharding import shard, steps_per_epoch
+from pipelines.data.table.schema import Split, Table
 from pipelines.errors import LaunchError, TrainingError
-from pipelines.evidence import PredictionWriter
-from pipelines.logs import set_epoch
-from pipelines.recipe import TrainingConfig
-from pipelines.schema import Split, Table
-from pipelines.spool import SpoolWriter
-from pipelines.stream import augment
-from pipelines.stream.batches import EvaluationData, Shard, TrainingData
-from pipelines.stream.sharding import shard, steps_per_epoch
-from pipelines.train import explain, neighbours, precision, resuming
-from pipelines.train.averaging import use_averages
+from pipelines.track.rundir.events import SpoolWriter
+from pipelines.track.rundir.figure_data import PredictionWriter
+from pipelines.track.rundir.logs import set_epoch
+from pipelines.train import figure_inputs, precision
+from pipelines.train.callback import Course, EpochCallback, updates
+from pipelines.train.checkpoint import restore
+from pipelines.train.checkpoint.state import RandomGenerators
+from pipelines.train.checkpoint.writer import CheckpointWriter
+from pipelines.train.collectives import shared_memory
+from pipelines.train.collectives.horovod import broadcast_state, check_equal_state, gathered
+from pipelines.train.collectives.shared_memory import Neighbours
+from pipelines.train.compile import build, compiled, use_threads
 from pipelines.train.devices import use_own_gpu
-from pipelines.train.distributed import broadcast_state, check_equal_state, gathered
-from pipelines.train.epochs import Course, EpochCallback, updates
 from pipelines.train.evaluate import EVALUATION_BATCH_SIZE, Evaluator
-from pipelines.train.lossscale import NOT_FINITE
-from pipelines.train.neighbours import Neighbours
-from pipelines.train.network import build, compiled, use_threads
+from pipelines.train.optim.ema import use_averages
+from pipelines.train.optim.loss_scale import NOT_FINITE
+from pipelines.train.optim.schedule import plan
 from pipelines.train.precision import ResolvedPrecision
 from pipelines.train.result import Score, TrainingResult
-from pipelines.train.saving import CheckpointWriter
-from pipelines.train.schedule import plan
-from pipelines.train.state import RandomGenerators
-from pipelines.train.views import over_views
+from pipelines.train.test_time_augmentation import over_views
 
 
 def train(
@@ -74,13 +76,13 @@ def train(
     steps = steps_per_epoch(table.manifest.rows("train"), workers, training.batch_size_per_worker)
     resolved = agreed_precision(training, gpu)
     train_shard, validation_shard, test_shard = (_shard(config, table, split) for split in ("train", "validation", "test"))
-    together = neighbours.wanted(config) and gpu is None
+    together = shared_memory.wanted(config) and gpu is None
     check_agreement(steps=steps, table=table.manifest.key, precision=resolved, checkpoint=str(checkpoint), shared_memory=together)
     rate = plan(training, workers, steps)
 
     keras.utils.set_random_seed(training.seed)
     model = compiled(config, table, resolved, rate, steps, Neighbours() if together else None)
-    course = resuming.begin(model, checkpoint, steps, workers, training.batch_size_per_worker)
+    course = restore.begin(model, checkpoint, steps, workers, training.batch_size_per_worker)
     broadcast_state(model, model.optimizer)
     course.weights_sha256 = check_equal_state(model, model.optimizer, "before training")
     spool.write(
@@ -98,7 +100,7 @@ def train(
         step=course.step,
     )
     if rank == 0:
-        resuming.tell_again(spool, course)
+        restore.tell_again(spool, course)
     writer = CheckpointWriter(run_dir, config.checkpoint) if run_dir is not None and rank == 0 else None
     data = TrainingData(
         train_shard,
@@ -116,7 +118,7 @@ def train(
         spool,
         steps,
         workers * training.batch_size_per_worker,
-        resuming.saver(writer, config, table.manifest.key, model, steps, workers),
+        restore.saver(writer, config, table.manifest.key, model, steps, workers),
     )
     train_seconds = _fit_and_save(model, data, callback, training, steps, writer)
     network, weights_sha256 = _trained(config, table, model, course)
@@ -153,9 +155,9 @@ def fit(model: keras.Model, data: TrainingData, callback: EpochCallback, trainin
         if course.epoch < training.epochs and not course.stops_early(training.early_stopping_patience):
             _fit(model, data.dataset(), callback, course.epoch, training.epochs)
     except tf.errors.UnknownError as error:
-        if neighbours.GONE not in str(error):
+        if shared_memory.GONE not in str(error):
             raise
-        raise ConnectionError(neighbours.GONE) from None
+        raise ConnectionError(shared_memory.GONE) from None
     except tf.errors.InvalidArgumentError as error:
         if NOT_FINITE not in str(error):
             raise
@@ -177,7 +179,7 @@ def test(
         logged: the same, or its mean over several views.
         shard: this rank's test rows.
         training: for examples.
-        run_dir: receives what the figures are drawn from (`pipelines.evidence`).
+        run_dir: receives what the figures are drawn from (`pipelines.track.rundir.figure_data`).
 
     Returns:
         the score of `logged`; the accuracy of `network` where that is another.
@@ -194,7 +196,7 @@ def test(
         # The last rank, because the first one now saves the network.
         if rank == workers - 1:
             progress.mark("keeping examples")
-            explain.leave(run_dir, network, training.dataset(), next(rows.batches(EVALUATION_BATCH_SIZE)))
+            figure_inputs.leave(run_dir, network, training.dataset(), next(rows.batches(EVALUATION_BATCH_SIZE)))
     return score, single_view
 
 

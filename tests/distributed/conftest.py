@@ -1,7 +1,7 @@
 import pytest
-from synthetic import write_table
+from support.synthetic import write_table
 
-from pipelines.launch import rankprocess
+from pipelines.launch.workers import spawn
 
 
 @pytest.fixture(scope="session")
@@ -12,5 +12,5 @@ def table(tmp_path_factory):
 @pytest.fixture(scope="session")
 def fork_server():
     """As the trainings of a sweep on one machine have it."""
-    with rankprocess.fork_server("anything") as address:
+    with spawn.fork_server("anything") as address:
         yield address

@@ -3,12 +3,12 @@ import time
 
 import numpy as np
 import pytest
-import ranks
-from rank_processes import processes_of_ranks, python_daemons, wait_until_no_rank_is_left
+from support import ranks
+from support.rank_processes import processes_of_ranks, python_daemons, wait_until_no_rank_is_left
 
 from pipelines.config import LaunchConfig
 from pipelines.errors import LaunchError
-from pipelines.launch import barrier, rankprocess
+from pipelines.launch.workers import barrier, spawn
 
 TWO = LaunchConfig(workers=2)
 pytestmark = pytest.mark.timeout(120)
@@ -48,7 +48,7 @@ def test_a_forked_rank_is_as_one_started_afresh(spark, tmp_path, fork_server):
 )
 def test_a_single_training_waits_for_no_import_that_its_steps_do_without(spark, tmp_path, purpose, there):
     names = ("matplotlib", "mlflow.tensorflow", "sklearn", "tensorflow")
-    with rankprocess.fork_server(purpose) as server:
+    with spawn.fork_server(purpose) as server:
         launch = barrier.start(
             spark, ranks.imported, (names,), launch=LaunchConfig(workers=1), work_dir=tmp_path, fork_server=server
         )
@@ -93,7 +93,7 @@ def test_a_forked_rank_dies_with_its_task(asleep, fork_server):
 
 
 def test_a_rank_dies_with_its_fork_server_and_is_reported(asleep, tmp_path):
-    with rankprocess.fork_server("training") as server:
+    with spawn.fork_server("training") as server:
         launch = asleep(server)
     with pytest.raises(barrier.RankError, match="killed by SIGKILL"):
         launch.results()

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-import ranks
-from rank_processes import processes_of_ranks
+from support import ranks
+from support.rank_processes import processes_of_ranks
 
-from pipelines import configfile
+from pipelines.config import loader
 from pipelines.errors import LaunchError
-from pipelines.launch import attempts, barrier, resume
-from pipelines.launch.barrier import RankError
-from pipelines.train import checkpoint
+from pipelines.launch import restarts, resume
+from pipelines.launch.workers import barrier
+from pipelines.launch.workers.barrier import RankError
+from pipelines.train.checkpoint import store
 
 SETTINGS = [
     "model.name=convnet_dropout",
@@ -48,9 +49,9 @@ class Told:
 
 def train(spark, table, folder, fork_server, faults, *settings, start=None):
     told = Told()
-    config = configfile.load(None, [*SETTINGS, *settings])
+    config = loader.load(None, [*SETTINGS, *settings])
     try:
-        results = attempts.train(
+        results = restarts.train(
             spark,
             config,
             table,
@@ -155,7 +156,7 @@ def test_an_error_that_a_rank_raises_is_not_tried_again(spark, fork_server, tabl
     assert " failed: ValueError: deliberate failure (its log: " in str(error)
     assert time.time() - error.failures[0].time < 20
     assert told.restarts == []
-    assert checkpoint.newest(tmp_path).state.place == "epoch 1"
+    assert store.newest(tmp_path).state.place == "epoch 1"
     assert nothing_is_left()
 
 
@@ -168,7 +169,7 @@ def test_when_the_restarts_are_used_up_the_last_loss_is_the_headline(spark, fork
     assert " failed: killed by SIGTERM (" in str(error)
     assert str(error).endswith("launch.max_restarts=1 are used up")
     # Told to stop, it has kept what it had.
-    assert checkpoint.newest(tmp_path).state.place in ("epoch 0, step 3", "epoch 0, step 4")
+    assert store.newest(tmp_path).state.place in ("epoch 0, step 3", "epoch 0, step 4")
     assert nothing_is_left()
 
 
@@ -206,49 +207,49 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_all_in_the_same_step(spark,
     assert str(error).startswith("the loss is not finite in epoch 2, step 5 of 20, at learning rate 0.002; lower training.base_")
     assert {failure.error for failure in error.failures} == {str(error)}
     assert told.restarts == []
-    found = checkpoint.newest(tmp_path)
+    found = store.newest(tmp_path)
     assert found.state.place == "epoch 1"
-    assert all(np.isfinite(array).all() for array in checkpoint.read_arrays(found.path).values())
+    assert all(np.isfinite(array).all() for array in store.read_arrays(found.path).values())
 
 
 def test_weights_that_come_to_differ_are_found_at_the_end_of_the_epoch(spark, fork_server, table, tmp_path):
     error, told = train(spark, table, tmp_path, fork_server, {1: ("change weights", 1, 2, 4)})
     assert str(error).startswith("after epoch 2: weights or optimizer state of ranks [1] differ from rank 0")
     assert told.restarts == []
-    assert checkpoint.newest(tmp_path).state.place == "epoch 1"
+    assert store.newest(tmp_path).state.place == "epoch 1"
 
 
 def test_cancelled_ranks_keep_a_checkpoint_from_which_the_training_ends_as_if_undisturbed(
     spark, fork_server, table, tmp_path, undisturbed
 ):
-    config = configfile.load(None, SETTINGS)
+    config = loader.load(None, SETTINGS)
     work = functools.partial(ranks.faulty_work, {})
     launch = barrier.start(
         spark, work, (config, table, str(tmp_path)), launch=config.launch, work_dir=tmp_path, fork_server=fork_server
     )
-    while checkpoint.newest(tmp_path) is None:
+    while store.newest(tmp_path) is None:
         assert not launch.wait(0.01)
     started = time.monotonic()
     launch.cancel()
     assert launch.done
     assert time.monotonic() - started < 10
     assert nothing_is_left()
-    found = checkpoint.newest(tmp_path)
+    found = store.newest(tmp_path)
     assert (found.state.epoch, found.state.step) > (1, 0)
     results, _ = train(spark, table, tmp_path, fork_server, {}, start=found)
     assert results[0].weights_sha256 == undisturbed[0][0].weights_sha256
 
 
 def test_another_number_of_workers_goes_on_and_says_what_changes(spark, fork_server, table, tmp_path, undisturbed):
-    first = checkpoint.verify(checkpoint.available(undisturbed[1])[-1])
+    first = store.verify(store.available(undisturbed[1])[-1])
     assert first.state.place == "epoch 1"
-    changed = resume.changes(first.state, configfile.load(None, [*SETTINGS, "launch.workers=1"]), rows=640)
+    changed = resume.changes(first.state, loader.load(None, [*SETTINGS, "launch.workers=1"]), rows=640)
     assert changed[0] == "resume: changed: launch.workers 2 -> 1"
     assert "global batch 32 -> 16, steps an epoch 20 -> 40" in changed[1]
     (result,), _ = train(spark, table, tmp_path, fork_server, {}, "launch.workers=1", start=first)
     assert result.epochs == 3
     assert result.test.accuracy > 0.9
-    stored = checkpoint.newest(tmp_path)
+    stored = store.newest(tmp_path)
     assert stored.state.steps_per_epoch == 40
-    assert int(checkpoint.read_arrays(stored.path)["optimizer/0000"]) == 120
+    assert int(store.read_arrays(stored.path)["optimizer/0000"]) == 120
     assert [round(metrics["learning_rate"], 6) for metrics in stored.state.history] == [0.002, 0.001, 0.001]

@@ -6,15 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cloudpickle
-import hostcalls
 import pytest
+from support import hostcalls
 
-from benchmarks import hosts
-from benchmarks.hostnetwork import Host, why_not
-from pipelines import configfile, rundir
-from pipelines.launch import heartbeat
-from pipelines.launch.supervisor import Assignment, run_locally
-from pipelines.launch.worker import work
+from benchmarks.cluster.cluster import Cluster
+from benchmarks.cluster.network import Host, why_not
+from pipelines.config import loader
+from pipelines.launch.health import heartbeat
+from pipelines.launch.train_function import work
+from pipelines.launch.workers.supervisor import Assignment, run_locally
+from pipelines.track.rundir import layout
 
 TESTS = Path(__file__).parents[1]
 SETTINGS = [
@@ -37,7 +38,7 @@ def cluster(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hosts")
     names = ("right", "loopback", "decoy")
     # A machine that is busy with other things lets daemons wait for seconds.
-    with hosts.Cluster(folder, hosts=3, cores=2, own_names=names, python_path=[TESTS], lost_after=8) as made:
+    with Cluster(folder, hosts=3, cores=2, own_names=names, python_path=[TESTS], lost_after=8) as made:
         yield made
 
 
@@ -54,13 +55,13 @@ def driver(cluster):
 # Between hosts Horovod adds up, in another order than ranks that share memory do.
 def in_local_mode(workers, table, folder, fork_server, *settings):
     """The same training with as many ranks on this machine."""
-    config = configfile.load(None, [*SETTINGS, f"launch.workers={workers}", "launch.shared_memory=false", *settings])
+    config = loader.load(None, [*SETTINGS, f"launch.workers={workers}", "launch.shared_memory=false", *settings])
     (folder / "logs").mkdir(parents=True)
     assignment = Assignment(
         payload=cloudpickle.dumps((work, (config, table, str(folder)))),
         launch=config.launch,
         work_dir=str(folder),
-        attempt_dir=str(rundir.new_attempt(folder)),
+        attempt_dir=str(layout.new_attempt(folder)),
         fork_server=fork_server,
     )
     with run_locally(assignment) as ranks:

@@ -4,12 +4,12 @@ import sys
 
 import numpy as np
 import pytest
-import ranks
+from support import ranks
 
 from pipelines.config import LaunchConfig
-from pipelines.launch.failure import Failure
+from pipelines.launch.health.failures import Failure
 from pipelines.launch.ranks import run
-from pipelines.train import neighbours
+from pipelines.train.collectives import shared_memory
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -33,5 +33,5 @@ def test_every_rank_gets_the_same_bits_which_are_the_mean_of_what_all_gave(launc
 
 def test_the_end_of_a_rank_is_told_to_the_others_as_an_effect(launch):
     *others, last = run(ranks.leave_neighbours_after_two_means, -3, launch=launch)
-    assert (others, last) == ([neighbours.GONE] * 2, "left")
+    assert (others, last) == ([shared_memory.GONE] * 2, "left")
     assert Failure(rank=0, host="a", time=0.0, error=f"ConnectionError: {others[0]}", traceback="", log_path="").is_effect

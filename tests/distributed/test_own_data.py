@@ -1,14 +1,14 @@
 """Data of another shape, from file to test accuracy: nothing but settings says that they are not MNIST."""
 
 import pytest
-from ingesting import ingest
 from PIL import Image
 from sklearn.datasets import dump_svmlight_file, load_digits
-from synthetic import images_and_labels, write_libsvm
+from support.ingesting import ingest
+from support.synthetic import images_and_labels, write_libsvm
 
-from pipelines import configfile
-from pipelines.launch import barrier
-from pipelines.launch.worker import work
+from pipelines.config import loader
+from pipelines.launch.train_function import work
+from pipelines.launch.workers import barrier
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -48,7 +48,7 @@ def test_a_network_learns_data_of_another_shape_by_configuration_alone(spark, fo
     data = write(tmp_path)
     table, _ = ingest(spark, data, tmp_path / "tables", *settings)
     recipe = ("model.name=convnet", "training.epochs=6", "training.batch_size_per_worker=16", "training.precision=float32")
-    config = configfile.load(None, [*settings, *recipe])
+    config = loader.load(None, [*settings, *recipe])
     (result,) = barrier.start(
         spark, work, (config, table, str(tmp_path)), launch=config.launch, work_dir=tmp_path, fork_server=fork_server
     ).results()

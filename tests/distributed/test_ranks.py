@@ -7,13 +7,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-import ranks
-from rank_processes import wait_until_no_rank_is_left
+from support import ranks
+from support.rank_processes import wait_until_no_rank_is_left
 
 from pipelines.config import LaunchConfig
 from pipelines.errors import ConfigError, LaunchError
-from pipelines.launch.barrier import RankError
 from pipelines.launch.ranks import run
+from pipelines.launch.workers.barrier import RankError
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(120)

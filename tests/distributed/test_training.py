@@ -1,17 +1,18 @@
 import json
 
 import pytest
-from synthetic import write_table
+from support.synthetic import write_table
 
-from pipelines import configfile, evidence
-from pipelines.launch import barrier
-from pipelines.launch.worker import work
+from pipelines.config import loader
+from pipelines.launch.train_function import work
+from pipelines.launch.workers import barrier
+from pipelines.track.rundir import figure_data
 
 pytestmark = pytest.mark.timeout(180)
 
 
 def train(spark, table, folder, fork_server, workers, *settings):
-    config = configfile.load(
+    config = loader.load(
         None,
         [
             "model.name=convnet",
@@ -54,13 +55,13 @@ def test_two_workers_end_with_equal_weights_and_test_every_row(two_workers):
 
 def test_two_workers_leave_the_predictions_of_every_test_row_once(two_workers, two_workers_folder):
     (first, _), _ = two_workers
-    found = evidence.load_predictions(two_workers_folder)
+    found = figure_data.load_predictions(two_workers_folder)
     assert found.rows.tolist() == list(range(103))
     assert (found.probabilities.argmax(1) == found.labels).mean() == pytest.approx(first.test.accuracy)
     wrong = found.probabilities.argmax(1) != found.labels
     assert set(found.worst) <= set(wrong.nonzero()[0])
     assert len(found.worst) == len(found.worst_images) == min(25 * 2, wrong.sum())
-    assert evidence.load(two_workers_folder, evidence.FIRST_LAYER)["kernels"].shape == (4, 4, 1, 8)
+    assert figure_data.load(two_workers_folder, figure_data.FIRST_LAYER)["kernels"].shape == (4, 4, 1, 8)
 
 
 def test_both_ranks_see_the_same_metrics_and_took_the_same_steps(two_workers):

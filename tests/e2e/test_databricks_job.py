@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.service.jobs import SubmitTask
-from object_store import object_store
-from submitting import write_digits
-from tracking_server import Server
-from workspace_stub import TOKEN, Workspace
+from support.object_store import object_store
+from support.submitting import write_digits
+from support.tracking_server import Server
+from support.workspace_stub import TOKEN, Workspace
 
-from pipelines.submit import wheel
-from pipelines.submit.follow import follow
-from pipelines.submit.workspace import connect
+from tools.databricks import wheel
+from tools.databricks.follow import follow
+from tools.databricks.workspace import connect
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(280)
@@ -65,7 +65,7 @@ def submitted(workspace, home):
     # From the workspace's folder of files up to the one that stands for the root.
     flags += ["--param", "config=../../../../../../../small.yml"]
     own = {"CONVOY_HOME": str(ROOT), "DATABRICKS_HOST": workspace.host, "DATABRICKS_TOKEN": TOKEN}
-    command = [sys.executable, str(ROOT / "jobs/submit.py"), *flags]
+    command = [sys.executable, str(ROOT / "tools/databricks/__main__.py"), *flags]
     return subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=250, check=False)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from disks import tiny_disk
-from rank_processes import processes_of_ranks
-from synthetic import images_and_labels, write_libsvm
+from support.disks import tiny_disk
+from support.rank_processes import processes_of_ranks
+from support.synthetic import images_and_labels, write_libsvm
 
 ROOT = Path(__file__).parents[2]
 SUBMIT = Path(sys.executable).parent / "spark-submit"

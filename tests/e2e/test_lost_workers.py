@@ -14,16 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
-import object_store
 import pytest
-from rank_processes import processes_of_ranks
+from support import object_store
+from support.rank_processes import processes_of_ranks
 from test_jobs import ROOT, SUBMIT, command, environment, home
 
-from pipelines import rundir, staging
-from pipelines.launch import heartbeat
-from pipelines.spool import SpoolReader
-from pipelines.track.journal import Journal
-from pipelines.train import checkpoint
+from pipelines.launch.health import heartbeat
+from pipelines.system import writeback
+from pipelines.track.mlflow.journal import Journal
+from pipelines.track.rundir import layout
+from pipelines.track.rundir.events import SpoolReader
+from pipelines.train.checkpoint import store
 
 pytestmark = pytest.mark.timeout(500)
 __all__ = ["home"]
@@ -101,12 +102,12 @@ def resume(home, runs, variables, *arguments):
 @pytest.fixture(scope="module")
 def resumed(lost, home, runs, variables):
     """The job that goes on with that run, to its end."""
-    return resume(home, runs, variables, rundir.read_record(lost.run_dir).run_id, "--summary", str(home / "resumed.json"))
+    return resume(home, runs, variables, layout.read_record(lost.run_dir).run_id, "--summary", str(home / "resumed.json"))
 
 
 def run_of(home, run_dir):
     mlflow.set_tracking_uri(f"sqlite:///{home / 'mlflow.db'}")
-    return mlflow.MlflowClient().get_run(rundir.read_record(run_dir).run_id)
+    return mlflow.MlflowClient().get_run(layout.read_record(run_dir).run_id)
 
 
 def test_the_job_restarts_once_then_fails_with_the_loss_as_its_headline(lost):
@@ -131,7 +132,7 @@ def test_the_failed_run_tells_the_restart_and_leaves_checkpoints(lost, home):
 
 @on_a_store
 def test_on_an_object_store_it_says_that_files_are_copied(lost):
-    assert staging.probe(lost.run_dir) == "whole files"
+    assert writeback.probe(lost.run_dir) == "whole files"
     (told,) = [line for line in lost.lines if "takes no appends" in line]
     assert told.startswith("warning: run folder: ")
     assert "copied there about once a second" in told
@@ -141,7 +142,7 @@ def test_resume_finishes_the_same_run_with_each_epoch_told_once(resumed, lost, h
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert re.search(rf"^resume: .*{lost.run_dir.name} goes on after epoch \d+$", resumed.stdout, re.MULTILINE)
     summary = json.loads((home / "resumed.json").read_text())
-    assert (summary["run_id"], summary["epochs"]) == (rundir.read_record(lost.run_dir).run_id, EPOCHS)
+    assert (summary["run_id"], summary["epochs"]) == (layout.read_record(lost.run_dir).run_id, EPOCHS)
     run = run_of(home, lost.run_dir)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["test/accuracy"] == summary["test"]["accuracy"] > 0.9
@@ -153,18 +154,18 @@ def test_the_finished_run_has_the_model_what_its_machine_did_and_the_log_of_all(
     run = run_of(home, lost.run_dir)
     assert "system/node-0/cpu_utilization_percentage" in run.data.metrics
     client = mlflow.MlflowClient()
-    log = Path(client.download_artifacts(run.info.run_id, rundir.MERGED_LOG, str(tmp_path))).read_text()
+    log = Path(client.download_artifacts(run.info.run_id, layout.MERGED_LOG, str(tmp_path))).read_text()
     for who in (" driver ", " rank 0 epoch ", " rank 1 epoch "):
         assert who in log
-    model_uri = json.loads((lost.run_dir / rundir.SUMMARY_FILE).read_text())["model_uri"]
+    model_uri = json.loads((lost.run_dir / layout.SUMMARY_FILE).read_text())["model_uri"]
     model = client.get_logged_model(model_uri.removeprefix("models:/"))
     assert (model.status, model.source_run_id) == ("READY", run.info.run_id)
 
 
 def test_the_run_folder_is_complete_and_nothing_is_left_elsewhere(resumed, lost, home):
     run_dir = lost.run_dir
-    assert checkpoint.newest(run_dir).state.epoch == EPOCHS
-    kinds = {(event.rank, event.kind) for event in SpoolReader(run_dir / rundir.SPOOL_FOLDER).new_events()}
+    assert store.newest(run_dir).state.epoch == EPOCHS
+    kinds = {(event.rank, event.kind) for event in SpoolReader(run_dir / layout.SPOOL_FOLDER).new_events()}
     assert {(0, "saved"), (0, "test"), (1, "test"), (0, "system")} <= kinds
     assert Journal(run_dir).ended
     assert Journal(run_dir).pending() == []

@@ -3,8 +3,8 @@
 import subprocess
 
 import pytest
-from disk_faults import fill, small_disk, without_privileges
-from submitting import Training, command, environment, write_digits
+from support.disk_faults import fill, small_disk, without_privileges
+from support.submitting import Training, command, environment, write_digits
 
 pytestmark = pytest.mark.timeout(280)
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from browser import Browser
-from synthetic import write_libsvm
+from support.browser import Browser
+from support.synthetic import write_libsvm
 
-from pipelines import configfile
-from pipelines.launch.console import TrainingConsole
+from pipelines.config import loader
 from pipelines.launch.training import run_training
+from pipelines.track.console.console import TrainingConsole
 
 ROOT = Path(__file__).parents[2]
 SHOTS = ROOT / "test-output" / "run-page"
@@ -51,7 +51,7 @@ def runs(home, spark):
         "training.batch_size_per_worker=16",
         "training.epochs=2",
     ]
-    configs = [configfile.load(None, [*settings, f"launch.workers={workers}"]) for workers in (2, 1)]
+    configs = [loader.load(None, [*settings, f"launch.workers={workers}"]) for workers in (2, 1)]
     return [run_training(config, TrainingConsole(2, "quiet")) for config in configs]
 
 

@@ -7,7 +7,7 @@ import time
 import mlflow
 import psutil
 import pytest
-from submitting import Training, submit, write_digits
+from support.submitting import Training, submit, write_digits
 
 pytestmark = pytest.mark.timeout(280)
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")

@@ -7,9 +7,9 @@ from pathlib import Path
 import mlflow
 import pytest
 import yaml
-from submitting import ROOT, SUBMIT, Training, write_digits
+from support.submitting import ROOT, SUBMIT, Training, write_digits
 
-from pipelines import configfile
+from pipelines.config import loader
 
 pytestmark = pytest.mark.timeout(280)
 
@@ -112,7 +112,7 @@ def test_validation_chose_and_test_rows_were_shown_to_the_best_trial_alone(home,
 
 
 def test_the_best_configuration_is_that_of_the_best_trial_and_ready_for_training(home, summary):
-    best = configfile.load(Path(summary["best"]["config"]))
+    best = loader.load(Path(summary["best"]["config"]))
     assert best.training.base_learning_rate == 0.01
     assert best.data.dataset == str(home / "digits")
     assert best.checkpoint.every_epochs == 1

@@ -8,13 +8,13 @@ import time
 
 import mlflow
 import pytest
-from disk_faults import fill, small_disk
-from submitting import ROOT, Training, environment, submit, write_digits
-from tracking_server import Server, free_port, slow
+from support.disk_faults import fill, small_disk
+from support.submitting import ROOT, Training, environment, submit, write_digits
+from support.tracking_server import Server, free_port, slow
 
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConvoyError
-from pipelines.track.replay import replay
+from pipelines.track.mlflow.replay import replay
 from pipelines.track.run import TrackedRun
 
 pytestmark = pytest.mark.timeout(280)

@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines.ingest import downloads, libsvm
-from pipelines.ingest.line import Rules
+from pipelines.data.formats import libsvm
+from pipelines.data.formats.libsvm_line import Rules
+from pipelines.data.sources import downloads
 
 ROOT = Path(__file__).parents[2]
 SUBMIT = Path(sys.executable).parent / "spark-submit"

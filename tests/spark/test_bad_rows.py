@@ -3,15 +3,15 @@
 import random
 from pathlib import Path
 
-import mutations
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from ingesting import ingest, rows_of
-from synthetic import write_libsvm
+from support import mutations
+from support.ingesting import ingest, rows_of
+from support.synthetic import write_libsvm
 
+from pipelines.data.table.schema import REJECTED_FOLDER
 from pipelines.errors import DataError
-from pipelines.schema import REJECTED_FOLDER
 
 QUARANTINE = "ingest.on_bad_rows=quarantine"
 BAD = {

@@ -5,10 +5,10 @@ import os
 import shutil
 from pathlib import Path
 
-from ingesting import ingest, rows_of
-from synthetic import write_libsvm
+from support.ingesting import ingest, rows_of
+from support.synthetic import write_libsvm
 
-from pipelines.schema import MANIFEST_NAME
+from pipelines.data.table.schema import MANIFEST_NAME
 
 
 def flip_a_bit(table):

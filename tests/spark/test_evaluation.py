@@ -1,15 +1,15 @@
 """Models that need no TensorFlow are shown tables by Spark's workers."""
 
-import bandmodels
 import numpy as np
 import pytest
-from synthetic import images_and_labels, write_libsvm, write_table
+from support import bandmodels
+from support.synthetic import images_and_labels, write_libsvm, write_table
 
-from pipelines import configfile
-from pipelines.config import Config
+from pipelines.config import Config, loader
 from pipelines.errors import ConfigError, DataError
-from pipelines.score import data, evaluation, model
-from pipelines.score.evaluation import cross_entropy, evaluate
+from pipelines.score import model
+from pipelines.score.evaluate import dataset, evaluation
+from pipelines.score.evaluate.evaluation import cross_entropy, evaluate
 
 ROWS = {"train": 120, "validation": 40, "test": 230}
 
@@ -111,22 +111,22 @@ def test_a_model_that_does_not_take_images_is_refused(tmp_path):
 def test_a_single_file_is_evaluated_whole_and_a_folder_by_its_test_file(models, tmp_path):
     for name in ("digits-train.txt", "digits-test.txt"):
         write_libsvm(tmp_path / name, 20)
-    for dataset, splits in ((tmp_path, ("test",)), (tmp_path / "digits-train.txt", ("train", "validation", "test"))):
-        config = configfile.load(None, [f"data.dataset={dataset}"])
-        choice = data.choose(config, models[0], "", "auto", lambda line: None)
+    for data, splits in ((tmp_path, ("test",)), (tmp_path / "digits-train.txt", ("train", "validation", "test"))):
+        config = loader.load(None, [f"data.dataset={data}"])
+        choice = dataset.choose(config, models[0], "", "auto", lambda line: None)
         assert choice.splits == splits
         # What the model says of its data stands above the settings.
         assert choice.config.data.image_shape == (12, 12, 1)
         assert choice.config.data.names == ("zero", "one", "two", "three")
-    assert data.choose(config, models[0], "", "train", lambda line: None).splits == ("train",)
+    assert dataset.choose(config, models[0], "", "train", lambda line: None).splits == ("train",)
 
 
 def test_a_damaged_table_is_refused_before_spark_is_asked(models, tmp_path):
     write_table(tmp_path / "t", {"test": 20})
-    assert data.choose(Config(), models[0], str(tmp_path / "t"), "auto", lambda line: None).splits == ("test",)
+    assert dataset.choose(Config(), models[0], str(tmp_path / "t"), "auto", lambda line: None).splits == ("test",)
     file = tmp_path / "t" / "split=test" / "part-00000.parquet"
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(DataError, match=r"split=test/part-00000\.parquet .*; ingest it again"):
-        data.choose(Config(), models[0], str(tmp_path / "t"), "auto", lambda line: None)
+        dataset.choose(Config(), models[0], str(tmp_path / "t"), "auto", lambda line: None)
     with pytest.raises(ConfigError, match="not a table"):
-        data.choose(Config(), models[0], str(tmp_path), "auto", lambda line: None)
+        dataset.choose(Config(), models[0], str(tmp_path), "auto", lambda line: None)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ingesting import ingest, rows_of
-from synthetic import images_and_labels, write_libsvm
+from support.ingesting import ingest, rows_of
+from support.synthetic import images_and_labels, write_libsvm
 
 from pipelines.errors import DataError
 

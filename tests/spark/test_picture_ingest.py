@@ -5,9 +5,9 @@ import collections
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from ingesting import ingest, rows_of
 from PIL import Image
-from synthetic import images_and_labels, write_libsvm
+from support.ingesting import ingest, rows_of
+from support.synthetic import images_and_labels, write_libsvm
 
 from pipelines.errors import DataError
 

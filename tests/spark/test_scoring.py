@@ -3,18 +3,18 @@
 import dataclasses
 import json
 
-import bandmodels
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from synthetic import images_and_labels, write_libsvm, write_table
+from support import bandmodels
+from support.synthetic import images_and_labels, write_libsvm, write_table
 
-from pipelines import configfile
+from pipelines.config import loader
 from pipelines.errors import ConfigError, DataError
 from pipelines.score import model
-from pipelines.score.scoringrun import Order, check, run_scoring
+from pipelines.score.batch.run import Order, check, run_scoring
 
 CLASSES = ["zero", "one", "two", "three"]
 
@@ -26,7 +26,7 @@ def info(tmp_path_factory):
 
 
 def score(spark, info, location, output, *settings, **options):
-    config = configfile.load(None, [f"data.dataset={json.dumps(str(location))}", *settings])
+    config = loader.load(None, [f"data.dataset={json.dumps(str(location))}", *settings])
     order = Order(
         config=config, info=info, output=str(output), **({"image_column": "image", "digits": False, "overwrite": False} | options)
     )

@@ -1,9 +1,9 @@
 import os
 
 import pytest
-from synthetic import write_table
+from support.synthetic import write_table
 
-from pipelines.tensorflowenv import tensorflow_environment
+from pipelines.system.tensorflow_env import tensorflow_environment
 
 # Before TensorFlow is imported: what is tested here are the kernels that ranks compute with.
 os.environ.update(tensorflow_environment(os.environ))

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from synthetic import images_and_labels, write_table
+from support.synthetic import images_and_labels, write_table
 
 from pipelines.config import StreamConfig
-from pipelines.recipe import TrainingConfig
-from pipelines.stream import augment
-from pipelines.stream.augment import Augmentation, augmented
-from pipelines.stream.batches import EvaluationData, Shard, TrainingData
-from pipelines.stream.sharding import RowRange
+from pipelines.config.training import TrainingConfig
+from pipelines.data.stream import augment
+from pipelines.data.stream.augment import Augmentation, augmented
+from pipelines.data.stream.batches import EvaluationData, Shard, TrainingData
+from pipelines.data.stream.sharding import RowRange
 
 KEY = tf.constant([3, 4], tf.int64)
 EVERYTHING = Augmentation(shift=0.1, rotation=15.0, scale=0.15, shear=0.2, elastic=0.03, flip=True)

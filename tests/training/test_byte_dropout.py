@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from pipelines.train.bytedropout import ByteDropout, use_byte_dropout
+from pipelines.train.kernels.byte_dropout import ByteDropout, use_byte_dropout
 
 
 def network(rate, policy="float32", **settings):

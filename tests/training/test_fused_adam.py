@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines.train.fusedadam import fused
+from pipelines.train.kernels.fused_adam import fused
 
 SHAPES = ((3, 3, 2, 4), (4,), (36, 5), (5,))
 OPTIMIZERS = {

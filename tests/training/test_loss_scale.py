@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines.recipe import TrainingConfig
-from pipelines.train.epochs import updates
-from pipelines.train.lossscale import NOT_FINITE
-from pipelines.train.network import make_optimizer
-from pipelines.train.schedule import PlannedLearningRate, plan
+from pipelines.config.training import TrainingConfig
+from pipelines.train.callback import updates
+from pipelines.train.compile import make_optimizer
+from pipelines.train.optim.loss_scale import NOT_FINITE
+from pipelines.train.optim.schedule import PlannedLearningRate, plan
 
 pytestmark = pytest.mark.usefixtures("horovod")
 

@@ -6,12 +6,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from synthetic import images_and_labels
+from support.synthetic import images_and_labels
 
+from pipelines.data.table.schema import ImageSpec
 from pipelines.errors import ConfigError
 from pipelines.models import capsnet, dilated, registry
-from pipelines.schema import ImageSpec
-from pipelines.train.ownloss import judged_by_own_loss
+from pipelines.train.custom_loss import judged_by_own_loss
 
 MNIST = ImageSpec(shape=(28, 28, 1), dtype="uint8", value_range=(0.0, 255.0))
 DILATED = [f"dilated_{rate}" for rate in dilated.RATES]

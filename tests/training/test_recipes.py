@@ -5,20 +5,23 @@ import mlflow
 import numpy as np
 import pytest
 import tensorflow as tf
-from synthetic import images_and_labels, write_table
+from support.synthetic import images_and_labels, write_table
 
-from pipelines import configfile, evidence, progress
+from pipelines import progress
+from pipelines.config import loader
+from pipelines.config.training import TrainingConfig
+from pipelines.data.table.schema import ImageSpec
 from pipelines.errors import CheckpointError, ConfigError
-from pipelines.recipe import TrainingConfig
-from pipelines.schema import ImageSpec
-from pipelines.spool import SpoolReader, SpoolWriter
-from pipelines.track import model as tracked_model
-from pipelines.train import checkpoint, network
-from pipelines.train import distributed as ranks
-from pipelines.train.distributed import guarded
-from pipelines.train.network import make_optimizer
-from pipelines.train.schedule import PlannedLearningRate, plan
-from pipelines.train.views import over_views
+from pipelines.track.mlflow import model as tracked_model
+from pipelines.track.rundir import figure_data
+from pipelines.track.rundir.events import SpoolReader, SpoolWriter
+from pipelines.train import compile
+from pipelines.train.checkpoint import store
+from pipelines.train.collectives import horovod as ranks
+from pipelines.train.collectives.horovod import guarded
+from pipelines.train.compile import make_optimizer
+from pipelines.train.optim.schedule import PlannedLearningRate, plan
+from pipelines.train.test_time_augmentation import over_views
 from pipelines.train.worker import train
 
 pytestmark = pytest.mark.usefixtures("horovod")
@@ -43,7 +46,7 @@ KNOWN = {
 
 
 def trained(table, folder, *settings, start=None):
-    config = configfile.load(
+    config = loader.load(
         None,
         [
             "model.name=convnet_batchnorm",
@@ -114,7 +117,7 @@ def test_lamb_steps_in_proportion_to_the_weight():
 
 
 def test_an_optimizer_that_this_keras_lacks_is_one_clear_line(monkeypatch):
-    monkeypatch.delattr(network.keras.optimizers, "Lamb", raising=False)
+    monkeypatch.delattr(compile.keras.optimizers, "Lamb", raising=False)
     with pytest.raises(ConfigError, match=r"^training\.optimizer=lamb: Keras \S+ does not have it yet; choose adamw, or"):
         one_weight(1.0, optimizer="lamb")
 
@@ -151,7 +154,7 @@ def test_with_an_average_validation_checkpoints_and_the_tested_network_are_of_th
     model, result, epochs = trained(table, tmp_path / "averaged", "training.average_decay=0.95")
     # The training itself is the same.
     assert [metrics["train/loss"] for metrics in epochs] == [metrics["train/loss"] for metrics in plain_epochs]
-    arrays = checkpoint.read_arrays(checkpoint.newest(tmp_path / "averaged").path)
+    arrays = store.read_arrays(store.newest(tmp_path / "averaged").path)
     stored = [arrays[name] for name in sorted(arrays) if name.startswith("weights/")]
     for raw, expected in zip(stored, plain.get_weights(), strict=True):
         np.testing.assert_array_equal(raw, expected)
@@ -197,7 +200,7 @@ def test_resumed_inside_an_epoch_a_whole_recipe_ends_with_the_same_weights(table
         patch.setattr(progress, "stop_requested", lambda: progress.now().activity == "epoch 2, step 10")
         with pytest.raises(progress.Stopped):
             trained(table, tmp_path / "broken", *settings)
-    start = checkpoint.newest(tmp_path / "broken").path
+    start = store.newest(tmp_path / "broken").path
     resumed, again, _ = trained(table, tmp_path / "broken", *settings, start=start)
     assert [w.tobytes() for w in resumed.get_weights()] == [w.tobytes() for w in whole.get_weights()]
     assert again.test == result.test
@@ -220,7 +223,7 @@ def test_resumed_inside_an_epoch_a_whole_recipe_ends_with_the_same_weights(table
 )
 def test_examples_are_kept_as_the_network_saw_them(table, tmp_path, setting, all_changed):
     trained(table, tmp_path, f"training.{setting}", "model.name=mlp", "training.epochs=1")
-    examples = evidence.load(tmp_path, evidence.EXAMPLES)
+    examples = figure_data.load(tmp_path, figure_data.EXAMPLES)
     rows = images_and_labels(640, seed=0)[0]
     assert examples["images"].dtype == np.uint8
     unlike_all_rows = [not (rows == image).all(axis=(1, 2, 3)).any() for image in examples["images"]]
@@ -247,8 +250,8 @@ def test_with_views_the_saved_model_predicts_what_is_reported_and_the_single_vie
     answers = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(images.astype(np.float32))
     assert np.mean(answers.argmax(1) == labels) == pytest.approx(result.test.accuracy)
     assert -np.log(answers[np.arange(103), labels]).mean() == pytest.approx(result.test.loss, rel=1e-3)
-    np.testing.assert_allclose(evidence.load_predictions(tmp_path).probabilities, answers, atol=1e-5)
+    np.testing.assert_allclose(figure_data.load_predictions(tmp_path).probabilities, answers, atol=1e-5)
     inner = next(layer for layer in model.layers if isinstance(layer, keras.Model))
     alone = inner.predict(images.astype(np.float32), verbose=0)
     assert np.mean(alone.argmax(1) == labels) == pytest.approx(result.single_view_accuracy)
-    assert evidence.has(tmp_path, evidence.FIRST_LAYER)
+    assert figure_data.has(tmp_path, figure_data.FIRST_LAYER)

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from synthetic import write_table
+from support.synthetic import write_table
 
-from pipelines import configfile, progress
+from pipelines import progress
+from pipelines.config import loader
 from pipelines.errors import CheckpointError, TrainingError
-from pipelines.spool import SpoolReader, SpoolWriter
-from pipelines.train import checkpoint
+from pipelines.track.rundir.events import SpoolReader, SpoolWriter
+from pipelines.train.checkpoint import store
 from pipelines.train.worker import train
 
 pytestmark = pytest.mark.usefixtures("horovod")
@@ -22,7 +23,7 @@ def table(tmp_path_factory):
 
 
 def config(*settings):
-    return configfile.load(
+    return loader.load(
         None,
         [
             "model.name=convnet_dropout",
@@ -73,7 +74,7 @@ def test_resumed_inside_an_epoch_the_weights_and_metrics_are_those_of_an_undistu
         patch.setattr(progress, "stop_requested", lambda: progress.now().activity == "epoch 3, step 10")
         with pytest.raises(progress.Stopped):
             run(tmp_path / "broken", table, settings)
-    found = checkpoint.newest(tmp_path / "broken")
+    found = store.newest(tmp_path / "broken")
     assert found.state.place == "epoch 2, step 9"
     resumed, again = run(tmp_path / "broken", table, settings, found.path)
     assert weights(resumed) == weights(whole)
@@ -102,7 +103,7 @@ def test_a_stop_that_comes_with_the_last_step_of_an_epoch_is_one_after_that_epoc
     with pytest.raises(progress.Stopped):
         run(tmp_path / "broken", table, ())
     monkeypatch.undo()
-    kept = checkpoint.newest(tmp_path / "broken")
+    kept = store.newest(tmp_path / "broken")
     assert (kept.state.epoch, kept.state.step) == (2, 0)
     model, _ = run(tmp_path / "broken", table, (), kept.path)
     assert weights(model) == weights(whole)
@@ -116,7 +117,7 @@ def test_epochs_of_the_checkpoint_that_the_spool_lacks_are_told_again(table, tmp
     # As when the node was lost before the last second of its spool was copied.
     spool.write_text("".join(line for line in spool.read_text().splitlines(keepends=True) if '"epoch": 2' not in line))
     assert metrics(tmp_path).keys() == {1}
-    run(tmp_path, table, ("training.epochs=2",), checkpoint.newest(tmp_path).path)
+    run(tmp_path, table, ("training.epochs=2",), store.newest(tmp_path).path)
     assert metrics(tmp_path) == whole
     assert [event.values["epoch"] for event in SpoolReader(tmp_path / "spool").new_events() if event.kind == "epoch"] == [1, 2]
 
@@ -124,9 +125,9 @@ def test_epochs_of_the_checkpoint_that_the_spool_lacks_are_told_again(table, tmp
 def test_resumed_between_epochs_everything_is_as_if_undisturbed_and_only_the_last_checkpoints_stay(table, tmp_path):
     settings = ("checkpoint.keep=2",)
     whole, _ = run(tmp_path / "whole", table, settings)
-    assert [path.name[:12] for path in checkpoint.available(tmp_path / "whole")] == ["epoch-000004", "epoch-000003"]
-    third = checkpoint.available(tmp_path / "whole")[1]
-    assert len(checkpoint.verify(third).state.history) == 3
+    assert [path.name[:12] for path in store.available(tmp_path / "whole")] == ["epoch-000004", "epoch-000003"]
+    third = store.available(tmp_path / "whole")[1]
+    assert len(store.verify(third).state.history) == 3
     resumed, _ = run(tmp_path / "again", table, settings, third)
     assert weights(resumed) == weights(whole)
     # In a folder of its own the first three, which its spool lacks, are told as the checkpoint has them.
@@ -136,7 +137,7 @@ def test_resumed_between_epochs_everything_is_as_if_undisturbed_and_only_the_las
 def test_an_epoch_has_the_planned_number_of_steps_whatever_the_steps_per_execution(table, tmp_path):
     for settings in ((), ("training.steps_per_execution=3",)):
         run(tmp_path / str(len(settings)), table, (*settings, "training.epochs=2"))
-        arrays = checkpoint.read_arrays(checkpoint.newest(tmp_path / str(len(settings))).path)
+        arrays = store.read_arrays(store.newest(tmp_path / str(len(settings))).path)
         assert int(arrays["optimizer/0000"]) == 2 * STEPS
 
 
@@ -145,7 +146,7 @@ def test_the_best_weights_survive_and_an_early_stop_stays_decided(tmp_path):
     settings = ("training.epochs=40", "training.early_stopping_patience=2", "model.name=convnet", "checkpoint.keep=9")
     whole, result = run(tmp_path / "whole", table, settings)
     assert 3 <= result.epochs < 40
-    newest, before, *_ = checkpoint.available(tmp_path / "whole")
+    newest, before, *_ = store.available(tmp_path / "whole")
     for start in (newest, before):
         resumed, again = run(tmp_path / f"from-{start.stem}", table, settings, start)
         assert (again.epochs, again.best_epoch) == (result.epochs, result.best_epoch)
@@ -157,12 +158,12 @@ def test_without_checkpoints_none_is_written_and_every_second_epoch_means_just_t
     assert not (tmp_path / "none" / "checkpoints").exists()
     run(tmp_path / "second", table, ("checkpoint.every_epochs=2", "training.epochs=3", "checkpoint.keep=9"))
     # The last epoch always has one.
-    assert [path.name[:12] for path in checkpoint.available(tmp_path / "second")] == ["epoch-000003", "epoch-000002"]
+    assert [path.name[:12] for path in store.available(tmp_path / "second")] == ["epoch-000003", "epoch-000002"]
 
 
 def test_another_network_or_optimizer_is_refused_in_one_line(table, tmp_path):
     run(tmp_path, table, ("training.epochs=1",))
-    start = checkpoint.newest(tmp_path).path
+    start = store.newest(tmp_path).path
     for setting, part in (("model.name=convnet", "weights"), ("training.optimizer=sgd", "optimizer")):
         with pytest.raises(CheckpointError, match=rf"the checkpoint's {part} are not those of convnet") as caught:
             run(tmp_path, table, (setting,), start)
@@ -178,33 +179,33 @@ def test_a_loss_that_is_not_finite_stops_in_its_step_and_keeps_the_last_good_che
         f"training.steps_per_execution={per_execution}",
     )
     run(tmp_path, table, (*settings, "training.epochs=1"))
-    good = checkpoint.newest(tmp_path)
+    good = store.newest(tmp_path)
     with pytest.raises(
         TrainingError, match=r"^the loss is not finite in epoch 2, step \d+ of 20, at learning rate \S+; lower"
     ) as c:
         run(tmp_path, table, (*settings, "training.base_learning_rate=1e30"), good.path)
     assert "\n" not in str(c.value)
-    assert checkpoint.newest(tmp_path) == good
-    assert all(np.isfinite(array).all() for array in checkpoint.read_arrays(good.path).values())
+    assert store.newest(tmp_path) == good
+    assert all(np.isfinite(array).all() for array in store.read_arrays(good.path).values())
 
 
 def test_the_step_that_is_named_is_the_one_that_failed(table, tmp_path, monkeypatch):
-    from pipelines.train import distributed
+    from pipelines.train.collectives import horovod
 
-    real = distributed.averaged
+    real = horovod.averaged
 
     def broken(gradients, compression):
         step = broken.optimizer.iterations
         bad = tf.where(tf.equal(tf.cast(step, tf.int64), STEPS + 6), float("nan"), 1.0)
         return [gradient * bad for gradient in real(gradients, compression)]
 
-    class Watching(distributed.keras.optimizers.Adam):
+    class Watching(horovod.keras.optimizers.Adam):
         def __init__(self, *arguments, **named):
             super().__init__(*arguments, **named)
             broken.optimizer = self
 
-    monkeypatch.setattr(distributed, "averaged", broken)
-    monkeypatch.setattr(distributed.keras.optimizers, "Adam", Watching)
+    monkeypatch.setattr(horovod, "averaged", broken)
+    monkeypatch.setattr(horovod.keras.optimizers, "Adam", Watching)
     with pytest.raises(TrainingError, match=r"in epoch 2, step 7 of 20"):
         run(tmp_path, table, ("training.steps_per_execution=4", "model.name=convnet"))
-    assert checkpoint.newest(tmp_path).state.place == "epoch 1"
+    assert store.newest(tmp_path).state.place == "epoch 1"

@@ -1,7 +1,7 @@
 import pytest
 
-from pipelines.recipe import TrainingConfig
-from pipelines.train.schedule import PlannedLearningRate, plan
+from pipelines.config.training import TrainingConfig
+from pipelines.train.optim.schedule import PlannedLearningRate, plan
 
 
 def rates(steps, workers=1, **settings):

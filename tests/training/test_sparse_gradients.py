@@ -6,11 +6,11 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from pipelines.data.table.schema import ImageSpec
 from pipelines.models import registry
-from pipelines.schema import ImageSpec
-from pipelines.train.sparsebatch import SparseGradients
-from pipelines.train.sparsegradients import SparselyTrained, use_sparse_gradients
-from pipelines.train.sparsekernel import Convolution
+from pipelines.train.kernels.sparse_batch import SparseGradients
+from pipelines.train.kernels.sparse_gradients import SparselyTrained, use_sparse_gradients
+from pipelines.train.kernels.sparse_kernel import Convolution
 
 MNIST = ImageSpec(shape=(28, 28, 1), dtype="uint8", value_range=(0.0, 255.0))
 BATCH = 7

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from synthetic import write_table
+from support.synthetic import write_table
 
 from pipelines.config import StreamConfig
+from pipelines.data.stream import reader
+from pipelines.data.stream.batches import EvaluationData, Shard, TrainingData, load
+from pipelines.data.stream.reader import read_blocks
+from pipelines.data.stream.sharding import RowRange, shard
+from pipelines.data.table.schema import Table
 from pipelines.errors import DataError
-from pipelines.fingerprint import fingerprint
-from pipelines.schema import Table
-from pipelines.stream import reader
-from pipelines.stream.batches import EvaluationData, Shard, TrainingData, load
-from pipelines.stream.reader import read_blocks
-from pipelines.stream.sharding import RowRange, shard
+from pipelines.system.fingerprint import fingerprint
 
 ROWS = 1040
 IN_MEMORY, STREAMED = StreamConfig(), StreamConfig(memory_limit_mb=0, shuffle_buffer_rows=128)

@@ -7,20 +7,21 @@ import zipfile
 import mlflow
 import numpy as np
 import pytest
-from synthetic import images_and_labels, write_table
+from support.synthetic import images_and_labels, write_table
 
-from pipelines import configfile, evidence
+from pipelines.config import loader
 from pipelines.errors import ConvoyError, DataError
-from pipelines.spool import SpoolWriter
-from pipelines.track import model as tracked_model
-from pipelines.train.network import make_loss
+from pipelines.track.mlflow import model as tracked_model
+from pipelines.track.rundir import figure_data
+from pipelines.track.rundir.events import SpoolWriter
+from pipelines.train.compile import make_loss
 from pipelines.train.worker import train
 
 pytestmark = pytest.mark.usefixtures("horovod")
 
 
 def trained(table, tmp_path, *settings, run_dir=None):
-    config = configfile.load(None, ["model.name=convnet", "training.epochs=3", "training.batch_size_per_worker=32", *settings])
+    config = loader.load(None, ["model.name=convnet", "training.epochs=3", "training.batch_size_per_worker=32", *settings])
     spool = SpoolWriter(tmp_path, 0)
     model, result = train(config, table, spool, run_dir)
     spool.close()
@@ -96,20 +97,20 @@ def test_without_validation_rows_training_reports_none(tmp_path):
 def test_what_the_figures_need_is_what_the_network_saw_and_answered(table, tmp_path):
     model, result, _ = trained(table, tmp_path, run_dir=tmp_path)
     images, labels = images_and_labels(103, seed=2)
-    found = evidence.load_predictions(tmp_path)
+    found = figure_data.load_predictions(tmp_path)
     np.testing.assert_array_equal(found.rows, np.arange(103))
     np.testing.assert_array_equal(found.labels, labels)
     np.testing.assert_allclose(found.probabilities, model.predict(images.astype(np.float32), verbose=0), atol=1e-5)
     assert np.mean(found.probabilities.argmax(1) == labels) == pytest.approx(result.test.accuracy)
 
-    layer = evidence.load(tmp_path, evidence.FIRST_LAYER)
+    layer = figure_data.load(tmp_path, figure_data.FIRST_LAYER)
     np.testing.assert_array_equal(layer["kernels"], model.get_layer("convolution").get_weights()[0])
     assert len(layer["images"]) == len(layer["feature_maps"]) == 4
     by_hand = np.einsum("ijck,ijc->k", layer["kernels"], layer["images"][0, :4, :4] / 255)
     by_hand = np.maximum(by_hand + model.get_layer("convolution").get_weights()[1], 0)
     np.testing.assert_allclose(layer["feature_maps"][0, 0, 0], by_hand, atol=1e-4)
 
-    examples = evidence.load(tmp_path, evidence.EXAMPLES)
+    examples = figure_data.load(tmp_path, figure_data.EXAMPLES)
     train_images, train_labels = images_and_labels(640, seed=0)
     for image, label in zip(examples["images"], examples["labels"], strict=True):
         assert label in train_labels[(train_images == image).all(axis=(1, 2, 3))]
@@ -117,8 +118,8 @@ def test_what_the_figures_need_is_what_the_network_saw_and_answered(table, tmp_p
 
 def test_a_network_without_kernels_leaves_none(table, tmp_path):
     trained(table, tmp_path, "model.name=mlp", "training.epochs=1", run_dir=tmp_path)
-    assert not evidence.has(tmp_path, evidence.FIRST_LAYER)
-    assert evidence.has(tmp_path, evidence.EXAMPLES)
+    assert not figure_data.has(tmp_path, figure_data.FIRST_LAYER)
+    assert figure_data.has(tmp_path, figure_data.EXAMPLES)
 
 
 def test_too_few_rows_for_a_batch_are_refused(table, tmp_path):

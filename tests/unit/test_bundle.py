@@ -15,8 +15,8 @@ from databricks.sdk.service.jobs import JobsAPI, SubmitTask
 
 from pipelines import cli
 from pipelines.errors import ConfigError
-from pipelines.submit import bundle
-from pipelines.submit.workspace import check, checked, differences
+from tools.databricks import bundle
+from tools.databricks.workspace import check, checked, differences
 
 ROOT = Path(__file__).parents[2]
 RESOURCES = sorted((ROOT / "conf/databricks").glob("*.yml"))

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from pipelines.errors import CheckpointError, ConfigError
-from pipelines.rundir import RunRecord, find, make, read_record, write_record
-from pipelines.train import checkpoint
-from pipelines.train.checkpoint import State
+from pipelines.track.rundir.layout import RunRecord, find, make, read_record, write_record
+from pipelines.train.checkpoint import store
+from pipelines.train.checkpoint.store import State
 
 STATE = State(
     epoch=1,
@@ -36,7 +36,7 @@ def arrays(seed=0):
 
 def write(run_dir, epoch, step=0, keep=3, seed=None):
     state = dataclasses.replace(STATE, epoch=epoch, step=step)
-    return checkpoint.write(run_dir, state, arrays(epoch if seed is None else seed), keep)
+    return store.write(run_dir, state, arrays(epoch if seed is None else seed), keep)
 
 
 def names(run_dir):
@@ -45,11 +45,11 @@ def names(run_dir):
 
 def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
     path = write(tmp_path, 1, step=17)
-    found = checkpoint.newest(tmp_path)
+    found = store.newest(tmp_path)
     assert found.path == path
     assert found.state == dataclasses.replace(STATE, step=17)
     assert found.state.place == "epoch 1, step 17"
-    stored = checkpoint.read_arrays(path)
+    stored = store.read_arrays(path)
     assert stored.keys() == arrays().keys()
     for name, array in arrays(1).items():
         assert stored[name].dtype == array.dtype
@@ -59,15 +59,15 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
 def test_the_newest_is_by_epoch_and_step_and_only_the_last_few_stay(tmp_path):
     for epoch, step in ((2, 0), (9, 0), (10, 0), (10, 5)):
         write(tmp_path, epoch, step, keep=2)
-    assert checkpoint.newest(tmp_path).state.place == "epoch 10, step 5"
-    assert len(checkpoint.available(tmp_path)) == 2
+    assert store.newest(tmp_path).state.place == "epoch 10, step 5"
+    assert len(store.available(tmp_path)) == 2
     assert len(names(tmp_path)) == 4
 
 
 def test_a_checkpoint_written_again_replaces_the_first_and_leaves_no_other_file(tmp_path):
     write(tmp_path, 1, seed=1)
     path = write(tmp_path, 1, seed=2)
-    assert checkpoint.read_arrays(path)["weights/0"].tobytes() == arrays(2)["weights/0"].tobytes()
+    assert store.read_arrays(path)["weights/0"].tobytes() == arrays(2)["weights/0"].tobytes()
     assert len(names(tmp_path)) == 2
 
 
@@ -76,7 +76,7 @@ def test_what_a_killed_writer_left_is_no_checkpoint_and_is_removed_by_the_next(t
     folder.mkdir()
     (folder / ".epoch-000002-step-00000000.77.npz").write_bytes(b"half")
     (folder / "epoch-000002-step-00000000-0123456789ab.npz").write_bytes(b"without description")
-    assert checkpoint.newest(tmp_path) is None
+    assert store.newest(tmp_path) is None
     write(tmp_path, 1)
     assert len(names(tmp_path)) == 2
 
@@ -96,7 +96,7 @@ def test_one_flipped_bit_anywhere_is_found_and_the_checkpoint_before_is_taken(tm
     for place in np.random.default_rng(1).integers(0, len(whole), 40):
         _flip(damaged, place)
         lines = []
-        assert checkpoint.newest(tmp_path, lines.append).path == before
+        assert store.newest(tmp_path, lines.append).path == before
         assert len(lines) == 1
         assert "epoch-000002" in lines[0]
         assert "\n" not in lines[0]
@@ -112,32 +112,32 @@ def test_missing_or_short_arrays_are_found(tmp_path, trouble):
     else:
         data.write_bytes(data.read_bytes()[: 100 if trouble == "truncated" else 0])
     with pytest.raises(CheckpointError, match=data.name):
-        checkpoint.verify(path)
-    assert checkpoint.newest(tmp_path) is None
+        store.verify(path)
+    assert store.newest(tmp_path) is None
 
 
 def test_pickled_objects_are_not_read(tmp_path):
-    path = checkpoint.write(tmp_path, STATE, {"object": np.array([{"a": 1}], dtype=object)}, 1)
+    path = store.write(tmp_path, STATE, {"object": np.array([{"a": 1}], dtype=object)}, 1)
     with pytest.raises(CheckpointError, match="cannot be read"):
-        checkpoint.read_arrays(path)
+        store.read_arrays(path)
 
 
 def test_a_file_outside_the_folder_is_never_named(tmp_path):
     path = write(tmp_path, 1)
     whole = json.loads(path.read_text())
     whole["payload"]["data"]["file"] = "../../secret.npz"
-    whole["sha256"] = checkpoint._checksum(whole["payload"])
+    whole["sha256"] = store._checksum(whole["payload"])
     path.write_text(json.dumps(whole))
     with pytest.raises(CheckpointError, match=r": secret\.npz cannot be read"):
-        checkpoint.verify(path)
+        store.verify(path)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weights_that_are_not_finite_are_not_written(tmp_path, value):
     good = write(tmp_path, 1)
     with pytest.raises(CheckpointError, match=r"weights/0 holds values that are not finite at epoch 2"):
-        checkpoint.write(tmp_path, dataclasses.replace(STATE, epoch=2), {"weights/0": np.array([1.0, value], np.float32)}, keep=1)
-    assert checkpoint.newest(tmp_path).path == good
+        store.write(tmp_path, dataclasses.replace(STATE, epoch=2), {"weights/0": np.array([1.0, value], np.float32)}, keep=1)
+    assert store.newest(tmp_path).path == good
 
 
 def test_a_folder_that_cannot_be_written_is_one_line_with_the_remedy(tmp_path):
@@ -150,10 +150,10 @@ def test_a_folder_that_cannot_be_written_is_one_line_with_the_remedy(tmp_path):
 def test_checkpoints_after_the_chosen_one_are_set_aside_not_lost(tmp_path):
     chosen = write(tmp_path, 1)
     write(tmp_path, 2)
-    assert [path.name for path in checkpoint.set_aside_after(tmp_path, chosen)] == ["epoch-000002-step-00000000.json"]
-    assert checkpoint.newest(tmp_path).path == chosen
+    assert [path.name for path in store.set_aside_after(tmp_path, chosen)] == ["epoch-000002-step-00000000.json"]
+    assert store.newest(tmp_path).path == chosen
     aside = tmp_path / "checkpoints" / "set-aside"
-    assert checkpoint.verify(aside / "epoch-000002-step-00000000.json").state.epoch == 2
+    assert store.verify(aside / "epoch-000002-step-00000000.json").state.epoch == 2
 
 
 def test_a_run_is_found_by_id_by_path_and_as_the_latest_with_a_checkpoint(tmp_path):

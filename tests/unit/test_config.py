@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import cli, configfile
-from pipelines.config import Config
+from pipelines import cli
+from pipelines.config import Config, loader
 from pipelines.errors import ConfigError
 from pipelines.models.registry import NETWORKS, check
 
@@ -11,16 +11,16 @@ CONF_FILES = sorted((Path(__file__).parents[2] / "conf").glob("*.yml"))
 
 
 def test_the_resolved_configuration_reads_back_equal(tmp_path):
-    config = configfile.load(
+    config = loader.load(
         None, ["data.image_shape=[8, 8, 1]", "training.base_learning_rate=1e-3", "data.class_names=[a, b]", "data.classes=2"]
     )
-    (tmp_path / "config.yml").write_text(configfile.dump(config))
-    assert configfile.load(tmp_path / "config.yml") == config
+    (tmp_path / "config.yml").write_text(loader.dump(config))
+    assert loader.load(tmp_path / "config.yml") == config
 
 
 @pytest.mark.parametrize("file", CONF_FILES, ids=lambda file: file.name)
 def test_every_configuration_file_loads_names_a_network_and_says_how_to_run_it(file):
-    config = configfile.load(file)
+    config = loader.load(file)
     check(config.model.name)
     header = file.read_text().split("\n\n")[0]
     assert f"--config conf/{file.name}" in header or file.name == "train_cnn.yml"
@@ -30,7 +30,7 @@ def test_every_configuration_file_loads_names_a_network_and_says_how_to_run_it(f
 def test_command_line_beats_file_beats_default(tmp_path):
     file = tmp_path / "c.yml"
     file.write_text("training:\n  epochs: 3\n  seed: 5\n")
-    config = configfile.load(file, ["training.epochs=4"])
+    config = loader.load(file, ["training.epochs=4"])
     assert (config.training.epochs, config.training.seed, config.training.optimizer) == (4, 5, "adam")
 
 
@@ -73,7 +73,7 @@ def test_command_line_beats_file_beats_default(tmp_path):
 )
 def test_a_wrong_setting_is_one_line_with_key_value_and_rule(setting, message):
     with pytest.raises(ConfigError) as caught:
-        configfile.load(None, [setting])
+        loader.load(None, [setting])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -81,27 +81,27 @@ def test_a_wrong_setting_is_one_line_with_key_value_and_rule(setting, message):
 def test_a_missing_file_is_named_with_the_nearest_one(tmp_path):
     (tmp_path / "convnet.yml").write_text("")
     with pytest.raises(ConfigError, match=r"convnett\.yml: no such configuration file; did you mean .*convnet\.yml"):
-        configfile.load(tmp_path / "convnett.yml")
+        loader.load(tmp_path / "convnett.yml")
 
 
 def test_a_ready_made_file_is_found_with_any_home_folder_and_one_there_comes_first(tmp_path, monkeypatch):
     monkeypatch.setenv("CONVOY_HOME", str(tmp_path))
-    assert configfile.find("conf/convnet.yml") == CONF_FILES[0].parent / "convnet.yml"
+    assert loader.find("conf/convnet.yml") == CONF_FILES[0].parent / "convnet.yml"
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf/convnet.yml").write_text("")
-    assert configfile.find("conf/convnet.yml") == tmp_path / "conf/convnet.yml"
-    assert configfile.find("conf/none.yml") == tmp_path / "conf/none.yml"
+    assert loader.find("conf/convnet.yml") == tmp_path / "conf/convnet.yml"
+    assert loader.find("conf/none.yml") == tmp_path / "conf/none.yml"
 
 
 def test_broken_yaml_is_named_with_its_line(tmp_path):
     (tmp_path / "c.yml").write_text("training:\n  epochs: [1\n")
     with pytest.raises(ConfigError, match=r"c\.yml line 3: not valid YAML"):
-        configfile.load(tmp_path / "c.yml")
+        loader.load(tmp_path / "c.yml")
 
 
 def test_early_stopping_without_validation_rows_is_refused():
     with pytest.raises(ConfigError, match="decided on validation rows"):
-        configfile.load(None, ["training.early_stopping_patience=2", "ingest.validation_fraction=0"])
+        loader.load(None, ["training.early_stopping_patience=2", "ingest.validation_fraction=0"])
 
 
 def test_an_unknown_network_is_refused_with_the_nearest_name():

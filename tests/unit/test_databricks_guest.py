@@ -8,7 +8,7 @@ import pytest
 from pipelines import cli
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConfigError, ConvoyError, DataError
-from pipelines.track.follower import default_tracking_uri
+from pipelines.track.mlflow.follower import default_tracking_uri
 
 
 @pytest.fixture

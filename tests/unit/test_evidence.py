@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from pipelines import evidence
-from pipelines.evidence import PredictionWriter
+from pipelines.track.rundir import figure_data
+from pipelines.track.rundir.figure_data import PredictionWriter
 
 
 def written(tmp_path, rank, first_row, rows, workers=2, classes=3, seed=0):
@@ -20,7 +20,7 @@ def written(tmp_path, rank, first_row, rows, workers=2, classes=3, seed=0):
 def test_predictions_of_all_ranks_come_together_in_the_order_of_the_rows(tmp_path):
     later = written(tmp_path, 1, 100, 90, seed=1)
     earlier = written(tmp_path, 0, 0, 100, seed=2)
-    found = evidence.load_predictions(tmp_path)
+    found = figure_data.load_predictions(tmp_path)
     assert found.rows.tolist() == list(range(190))
     np.testing.assert_array_equal(found.labels, np.concatenate([earlier[1], later[1]]))
     np.testing.assert_array_equal(found.probabilities, np.concatenate([earlier[2], later[2]]))
@@ -35,23 +35,23 @@ def test_what_a_rank_left_that_is_no_more_does_not_count(tmp_path):
         written(tmp_path, rank, 30 * rank, 30, workers=3)
     for rank in range(2):
         written(tmp_path, rank, 45 * rank, 45, workers=2)
-    assert evidence.load_predictions(tmp_path).rows.tolist() == list(range(90))
+    assert figure_data.load_predictions(tmp_path).rows.tolist() == list(range(90))
 
 
 def test_without_a_mistake_there_are_no_images_and_without_predictions_nothing(tmp_path):
-    assert not evidence.has(tmp_path, evidence.EXAMPLES)
+    assert not figure_data.has(tmp_path, figure_data.EXAMPLES)
     PredictionWriter(0, 1).save(tmp_path, 0)
-    assert not evidence.has_predictions(tmp_path)
+    assert not figure_data.has_predictions(tmp_path)
     with pytest.raises(FileNotFoundError, match="no predictions"):
-        evidence.load_predictions(tmp_path)
+        figure_data.load_predictions(tmp_path)
     writer = PredictionWriter(0, 1)
     writer.add(np.zeros((2, 3, 3, 1), np.uint8), np.array([0, 1]), np.eye(2, dtype=np.float32))
     writer.save(tmp_path, 0)
-    found = evidence.load_predictions(tmp_path)
+    found = figure_data.load_predictions(tmp_path)
     assert (len(found.rows), len(found.worst), len(found.worst_images)) == (2, 0, 0)
 
 
 def test_a_huge_test_split_is_kept_as_far_as_the_limit_goes(tmp_path, monkeypatch):
-    monkeypatch.setattr(evidence, "_MOST_PROBABILITIES", 300)
+    monkeypatch.setattr(figure_data, "_MOST_PROBABILITIES", 300)
     written(tmp_path, 0, 0, 100)
-    assert evidence.load_predictions(tmp_path).rows.tolist() == list(range(50))
+    assert figure_data.load_predictions(tmp_path).rows.tolist() == list(range(50))

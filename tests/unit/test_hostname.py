@@ -6,11 +6,11 @@ import sys
 import pytest
 
 from pipelines.errors import LaunchError
-from pipelines.launch import hostname
+from pipelines.launch.rendezvous import hostname
 
 RENAME = """
 import ctypes, os, socket, sys
-from pipelines.launch import hostname
+from pipelines.launch.rendezvous import hostname
 if sys.argv[1] == "nobody":
     # Python's own files may be out of its reach.
     socket.getaddrinfo("localhost", None)

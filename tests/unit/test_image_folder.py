@@ -3,8 +3,8 @@
 import pytest
 
 from pipelines.config import DataConfig
+from pipelines.data.sources import resolve as sources
 from pipelines.errors import ConfigError, DataError
-from pipelines.ingest import sources
 
 PNG = b"\x89PNG"
 

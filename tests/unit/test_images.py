@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.data.formats import image_file
+from pipelines.data.formats.image_file import NoImage
 from pipelines.errors import DataError
-from pipelines.ingest import pictures
-from pipelines.ingest.pictures import NoImage
-from pipelines.score.images import mnist_form, read, read_file
+from pipelines.score.digits import mnist_form, read, read_file
 
 DIGIT, RANGE = (28, 28, 1), (0.0, 255.0)
 
@@ -144,4 +144,4 @@ def test_what_is_no_image_is_named(tmp_path, monkeypatch):
 
 def test_the_endings_are_ones_that_pillow_reads():
     Image.init()
-    assert set(pictures.ENDINGS) <= set(Image.registered_extensions())
+    assert set(image_file.ENDINGS) <= set(Image.registered_extensions())

@@ -7,13 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.ingest import passes
-from pipelines.ingest.line import Rules
-from pipelines.ingest.order import Permutation, cut
-from pipelines.ingest.partfiles import path_of, write_batches
-from pipelines.ingest.passes import BlockReport, parse_batches
-from pipelines.ingest.placing import Plan, place_batches
-from pipelines.score.textinput import image_rows
+from pipelines.data.formats.libsvm_line import Rules
+from pipelines.data.ingest import parse_pass
+from pipelines.data.ingest.parse_pass import BlockReport, parse_batches
+from pipelines.data.ingest.permutation import Permutation, cut
+from pipelines.data.ingest.shuffle_pass import Plan, place_batches
+from pipelines.data.ingest.write_pass import path_of, write_batches
+from pipelines.score.batch.libsvm_input import image_rows
 
 ROWS = {0: 90, 1: 24}
 RULES = Rules(image_shape=(2, 3, 1), value_range=(0.0, 255.0), labels=(3, 5, 7))
@@ -45,7 +45,7 @@ def text_batches(images, lines_per_batch, fraction_in_line=-1):
                 columns = [part, [file] * len(part), [block] * len(part)]
                 types = (pa.binary(), pa.int32(), pa.int64())
                 yield pa.RecordBatch.from_arrays(
-                    [pa.array(values, kind) for values, kind in zip(columns, types, strict=True)], list(passes.TEXT_COLUMNS)
+                    [pa.array(values, kind) for values, kind in zip(columns, types, strict=True)], list(parse_pass.TEXT_COLUMNS)
                 )
 
 
@@ -99,9 +99,9 @@ def stored(folder, plan, split):
 @pytest.mark.parametrize("lines_per_batch", [1, 17, 1000])
 @pytest.mark.parametrize("values_per_stretch", [6, 40, 2**20])
 def test_every_row_lands_in_its_place_however_the_text_is_cut(tmp_path, monkeypatch, images, lines_per_batch, values_per_stretch):
-    monkeypatch.setattr("pipelines.ingest.passes.VALUES_PER_STRETCH", values_per_stretch)
-    monkeypatch.setattr("pipelines.ingest.placing.VALUES_PER_STRETCH", values_per_stretch)
-    monkeypatch.setattr("pipelines.ingest.placing._BYTES_AT_ONCE", 200)
+    monkeypatch.setattr("pipelines.data.ingest.parse_pass.VALUES_PER_STRETCH", values_per_stretch)
+    monkeypatch.setattr("pipelines.data.ingest.shuffle_pass.VALUES_PER_STRETCH", values_per_stretch)
+    monkeypatch.setattr("pipelines.data.ingest.shuffle_pass._BYTES_AT_ONCE", 200)
     stretches, reports = parsed(images, lines_per_batch)
     assert max(len(content) for batch in stretches for content in batch.column("content").to_pylist()) <= values_per_stretch
     plan = plan_of(reports)
@@ -144,8 +144,8 @@ def test_a_file_is_one_row_group_that_its_report_describes(tmp_path, images):
 
 
 def test_rows_that_are_missing_or_come_twice_are_no_table(tmp_path, monkeypatch, images):
-    # Many rows of Spark's for a file: `pipelines.ingest.folder.summarise` finds one that has none at all.
-    monkeypatch.setattr("pipelines.ingest.placing._BYTES_AT_ONCE", 100)
+    # Many rows of Spark's for a file: `pipelines.data.ingest.publish.summarise` finds one that has none at all.
+    monkeypatch.setattr("pipelines.data.ingest.shuffle_pass._BYTES_AT_ONCE", 100)
     stretches, reports = parsed(images)
     plan = plan_of(reports)
     placed = list(place_batches(stretches, plan))

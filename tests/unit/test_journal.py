@@ -3,11 +3,11 @@ import sys
 
 import pytest
 
-from pipelines import rundir
 from pipelines.errors import ConvoyError
-from pipelines.track.follower import Follower
-from pipelines.track.journal import Journal
-from pipelines.track.replay import with_trials
+from pipelines.track.mlflow.follower import Follower
+from pipelines.track.mlflow.journal import Journal
+from pipelines.track.mlflow.replay import with_trials
+from pipelines.track.rundir import layout
 
 
 def actions(journal):
@@ -42,7 +42,7 @@ def test_only_what_no_server_has_taken_is_pending(tmp_path):
     journal.refuse(2, "too long")
     again = Journal(tmp_path)
     assert [entry.n for entry in again.pending()] == [3]
-    assert rundir.read_record(tmp_path).run_id == "run1"
+    assert layout.read_record(tmp_path).run_id == "run1"
     again.retry_refused()
     assert [entry.n for entry in again.pending()] == [2, 3]
     again.accept([2])
@@ -81,7 +81,7 @@ def test_a_run_has_ended_when_its_last_status_says_so(tmp_path):
 
 def test_one_process_follows_and_the_kernel_frees_the_journal_when_it_dies(tmp_path):
     code = (
-        "import os, pathlib, sys, time; from pipelines.track.journal import Journal\n"
+        "import os, pathlib, sys, time; from pipelines.track.mlflow.journal import Journal\n"
         "with Journal(pathlib.Path(sys.argv[1])).exclusive() as mine:\n"
         "    print(mine, flush=True); time.sleep(60)\n"
     )
@@ -107,10 +107,10 @@ def test_a_run_below_another_waits_for_that_one_on_the_same_server(tmp_path):
     follower = Follower(Journal(trial), "sqlite:///a.db")
     with pytest.raises(ConvoyError, match=r"sweep must be there first"):
         follower._parent_tags(entry)
-    rundir.write_record(sweep, rundir.RunRecord("run1", "sqlite:///other.db"))
+    layout.write_record(sweep, layout.RunRecord("run1", "sqlite:///other.db"))
     with pytest.raises(ConvoyError, match=r"sweep must be there first"):
         follower._parent_tags(entry)
-    rundir.write_record(sweep, rundir.RunRecord("run2", "sqlite:///a.db"))
+    layout.write_record(sweep, layout.RunRecord("run2", "sqlite:///a.db"))
     assert follower._parent_tags(entry) == {"mlflow.parentRunId": "run2"}
     assert with_trials(sweep) == [sweep, trial]
     assert with_trials(trial) == [trial]

@@ -9,11 +9,12 @@ import pytest
 
 from pipelines.config import LaunchConfig
 from pipelines.errors import DataError
-from pipelines.launch import failure, scratch
-from pipelines.launch.rendezvous import Place, slot_of
+from pipelines.launch.health import failures
+from pipelines.launch.rendezvous.server import Place, slot_of
 from pipelines.launch.slots import threads_per_worker
-from pipelines.launch.supervisor import gpu_environment, horovod_environment
-from pipelines.spool import SpoolReader, SpoolWriter
+from pipelines.launch.workers import scratch
+from pipelines.launch.workers.supervisor import gpu_environment, horovod_environment
+from pipelines.track.rundir.events import SpoolReader, SpoolWriter
 from pipelines.train.precision import bfloat16_instructions, resolve
 
 
@@ -37,13 +38,13 @@ def test_how_often_ranks_ask_each_other_is_left_to_horovod_unless_it_is_set():
 
 
 def test_the_cause_comes_before_its_effects_even_when_it_was_reported_later(tmp_path):
-    effect = failure.Failure(rank=0, host="a", time=1.0, error="HorovodInternalError: gone", traceback="", log_path="l0")
-    cause = failure.of_exception(ValueError("real"), "Traceback", rank=1, host="b", log_path="l1")
-    failure.write_failure(tmp_path, effect)
-    failure.write_failure(tmp_path, cause)
-    first, second = failure.read_failures(tmp_path)
+    effect = failures.Failure(rank=0, host="a", time=1.0, error="HorovodInternalError: gone", traceback="", log_path="l0")
+    cause = failures.of_exception(ValueError("real"), "Traceback", rank=1, host="b", log_path="l1")
+    failures.write_failure(tmp_path, effect)
+    failures.write_failure(tmp_path, cause)
+    first, second = failures.read_failures(tmp_path)
     assert (first.rank, second.rank) == (1, 0)
-    assert failure.headline(first) == "rank 1 on b failed: ValueError: real (its log: l1)"
+    assert failures.headline(first) == "rank 1 on b failed: ValueError: real (its log: l1)"
 
 
 def test_the_task_that_spark_names_is_the_one_that_was_lost():
@@ -53,17 +54,17 @@ def test_the_task_that_spark_names_is_the_one_that_was_lost():
         "Stage failed because barrier task ResultTask(4, 2) finished unsuccessfully.\nExecutorLostFailure (executor 1 exited "
         "caused by one of the running tasks) Reason: worker lost: Not receiving heartbeat for 12 seconds"
     )
-    assert failure.failed_task(said) == 2
-    assert failure.failed_task("something else") is None
+    assert failures.failed_task(said) == 2
+    assert failures.failed_task("something else") is None
 
 
 def test_a_users_error_is_its_own_headline():
-    report = failure.of_exception(DataError("f.txt:3: bad"), "Traceback", rank=0, host="a", log_path="l")
-    assert failure.headline(report) == "f.txt:3: bad"
+    report = failures.of_exception(DataError("f.txt:3: bad"), "Traceback", rank=0, host="a", log_path="l")
+    assert failures.headline(report) == "f.txt:3: bad"
 
 
 def test_a_killed_process_is_reported_with_its_signal():
-    report = failure.of_exit(-9, rank=1, host="a", log_path="l")
+    report = failures.of_exit(-9, rank=1, host="a", log_path="l")
     assert "killed by SIGKILL" in report.error
     assert "memory" in report.error
     assert time.time() - report.time < 5
@@ -120,7 +121,7 @@ def test_a_fork_server_imports_what_is_needed_late_while_nobody_asks_for_a_rank(
     seen = tmp_path / "seen"
     (tmp_path / "needed_late.py").write_text(f"open({str(seen)!r}, 'w').close()")
     listening = f"import socket; s = socket.socket(socket.AF_UNIX); s.bind({str(tmp_path / 's')!r}); s.listen()"
-    code = f"{listening}; from pipelines.launch import forkserver; forkserver.serve(s, ['needed_late'])"
+    code = f"{listening}; from pipelines.launch.workers import forkserver; forkserver.serve(s, ['needed_late'])"
     path = os.pathsep.join([str(tmp_path), *sys.path])
     server = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path})
     try:

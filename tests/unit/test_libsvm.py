@@ -2,15 +2,15 @@ import dataclasses
 import io
 import re
 
-import mutations
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_svmlight_file
+from support import mutations
 
-from pipelines.ingest.libsvm import parse, write
-from pipelines.ingest.line import Rules
+from pipelines.data.formats.libsvm import parse, write
+from pipelines.data.formats.libsvm_line import Rules
 
 WIDTH = 12
 RULES = Rules(image_shape=(3, 4, 1), value_range=(-1000.0, 1000.0), labels=(-1, 0, 1, 2, 3))
@@ -56,7 +56,8 @@ def test_what_both_can_read_is_read_as_sklearn_reads_it(lines):
     assert [RULES.labels[label] for label in chunk.labels] == labels.tolist()
 
 
-# Why a line may be refused that sklearn accepts: where it is laxer (see `pipelines.ingest.libsvm`), and what it cannot know.
+# Why a line may be refused that sklearn accepts: where it is laxer (see `pipelines.data.formats.libsvm`), and what it cannot
+# know.
 STRICTER = {"index_not_a_number", "value_not_a_number", "value_not_finite", "label_not_a_number", "label_not_finite", "query_id"}
 UNKNOWN_TO_SKLEARN = {"value_out_of_range", "label_unknown", "label_not_whole", "index_too_large"}
 

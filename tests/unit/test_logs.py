@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from pipelines import cli, logs
+from pipelines import cli
 from pipelines.errors import ConfigError
+from pipelines.track.rundir import logs
 
 
 @pytest.fixture

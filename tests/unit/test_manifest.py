@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic import write_table
+from support.synthetic import write_table
 
 from pipelines.config import Config, DataConfig, IngestConfig
+from pipelines.data.ingest import publish, table
+from pipelines.data.ingest.permutation import Permutation, cut
+from pipelines.data.ingest.write_pass import WrittenFile, path_of
+from pipelines.data.sources.resolve import Source
+from pipelines.data.table.schema import MANIFEST_NAME, SourceFile, TableManifest, read_manifest
 from pipelines.errors import ConfigError, DataError
-from pipelines.ingest import folder, table
-from pipelines.ingest.order import Permutation, cut
-from pipelines.ingest.partfiles import WrittenFile, path_of
-from pipelines.ingest.sources import Source
-from pipelines.schema import MANIFEST_NAME, SourceFile, TableManifest, read_manifest
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**63))
@@ -264,7 +264,7 @@ def test_what_the_tasks_wrote_becomes_the_table_in_row_order(tmp_path):
     files = written_files(tmp_path, segments)
     half_written = tmp_path / "split=train/.part-00001.parquet.0a1b2c3d"
     half_written.write_text("of a task that was killed")
-    splits = folder.summarise(tmp_path, segments, files)
+    splits = publish.summarise(tmp_path, segments, files)
     assert [(file.path, file.rows, file.num_bytes, file.sha256) for file in splits["train"].files] == [
         ("split=train/part-00000.parquet", 10, 0, "train0"),
         ("split=train/part-00001.parquet", 10, 1, "train1"),
@@ -280,10 +280,10 @@ def test_a_file_that_was_not_written_is_named(tmp_path):
     files = written_files(tmp_path, segments)
     one_less = [file for file in files if (file.segment, file.file) != (0, 1)]
     with pytest.raises(DataError, match=r"split=train/part-00001\.parquet: was not written; run again"):
-        folder.summarise(tmp_path, segments, one_less)
+        publish.summarise(tmp_path, segments, one_less)
     (tmp_path / "split=train/part-00002.parquet").unlink()
     with pytest.raises(DataError, match=r"split=train/part-00002\.parquet: was not written; run again"):
-        folder.summarise(tmp_path, segments, files)
+        publish.summarise(tmp_path, segments, files)
 
 
 def test_an_unfinished_folder_goes_and_only_old_ones_of_others_with_it(tmp_path):
@@ -294,7 +294,7 @@ def test_an_unfinished_folder_goes_and_only_old_ones_of_others_with_it(tmp_path)
     os.utime(old, (two_days_ago, two_days_ago))
 
     def interrupted_build():
-        with folder.building(tmp_path, "abc", "tables") as unfinished:
+        with publish.building(tmp_path, "abc", "tables") as unfinished:
             (unfinished / "half").write_text("a table")
             raise KeyboardInterrupt
 
@@ -307,7 +307,7 @@ def test_a_place_that_cannot_be_written_is_a_setting_that_is_wrong(tmp_path):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(ConfigError, match=r"ingest\.tables_uri=here: cannot be written"),
-        folder.building(tmp_path / "file" / "tables", "abc", "here"),
+        publish.building(tmp_path / "file" / "tables", "abc", "here"),
     ):
         pass
 
@@ -333,7 +333,7 @@ def test_publishing_replaces_what_was_no_table(tmp_path, finished, kind):
     else:
         target.symlink_to(outside)
     unfinished, manifest = finished
-    assert folder.publish(unfinished, target, manifest) == manifest
+    assert publish.publish(unfinished, target, manifest) == manifest
     assert read_manifest(target) == manifest
     assert sorted(path.name for path in target.iterdir()) == [MANIFEST_NAME, "split=test", "split=train"]
     assert not target.is_symlink()
@@ -346,7 +346,7 @@ def test_a_table_that_another_run_finished_meanwhile_stays(tmp_path, finished):
     theirs = write_table(tmp_path / "target", {"train": 120, "test": 30}).manifest
     theirs = dataclasses.replace(theirs, created_at="a second ago")
     (tmp_path / "target" / MANIFEST_NAME).write_text(theirs.to_json())
-    assert folder.publish(unfinished, tmp_path / "target", manifest) == theirs
+    assert publish.publish(unfinished, tmp_path / "target", manifest) == theirs
     assert unfinished.exists()
 
 
@@ -354,8 +354,8 @@ def test_a_folder_where_nobody_may_write_is_a_wrong_setting(tmp_path, unprivileg
     tmp_path.chmod(0o555)
     said = unprivileged(
         "from pathlib import Path\n"
-        "from pipelines.ingest import folder\n"
-        f"with folder.building(Path({str(tmp_path)!r}) / 'tables', 'abc', 'here'): pass\n"
+        "from pipelines.data.ingest import publish\n"
+        f"with publish.building(Path({str(tmp_path)!r}) / 'tables', 'abc', 'here'): pass\n"
     )
     tmp_path.chmod(0o755)
     assert said == "ConfigError: ingest.tables_uri=here: cannot be written (Permission denied); name another folder"

@@ -3,7 +3,7 @@ import math
 import pytest
 from scipy.stats import binomtest
 
-from pipelines.score.mcnemar import PairedCounts, exact_p_value
+from pipelines.score.evaluate.mcnemar import PairedCounts, exact_p_value
 
 
 def test_the_p_value_is_what_one_computes_by_hand():

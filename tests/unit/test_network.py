@@ -6,8 +6,8 @@ import threading
 import pytest
 
 from pipelines.errors import LaunchError
-from pipelines.launch import network
-from pipelines.launch.network import Meeting, meet
+from pipelines.launch.rendezvous import interfaces
+from pipelines.launch.rendezvous.interfaces import Meeting, meet
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -54,7 +54,7 @@ def addresses(monkeypatch):
     """Sets what every machine believes to have, by its host's name."""
     # All on loopback, which answers at any address of 127.0.0.0/8; 127.0.0.1 counts as none.
     believed = {}
-    monkeypatch.setattr(network, "_addresses", lambda spark_address: dict(believed[spark_address]))
+    monkeypatch.setattr(interfaces, "_addresses", lambda spark_address: dict(believed[spark_address]))
     return believed
 
 
@@ -71,8 +71,8 @@ def test_in_local_mode_nothing_listens(monkeypatch):
 
 
 def unreachable(monkeypatch, lost):
-    answers = network._answers
-    monkeypatch.setattr(network, "_answers", lambda address, *rest: address != lost and answers(address, *rest))
+    answers = interfaces._answers
+    monkeypatch.setattr(interfaces, "_answers", lambda address, *rest: address != lost and answers(address, *rest))
 
 
 def test_the_address_is_the_first_at_which_the_other_machine_answers(addresses, monkeypatch):
@@ -93,7 +93,7 @@ def test_an_answer_of_another_machine_at_the_same_address_does_not_count(address
             caller.sendall(b"who is calling?!")
 
     threading.Thread(target=answer, daemon=True).start()
-    assert not network._answers("127.0.0.31", stranger.getsockname()[1], "0123456789abcdef")
+    assert not interfaces._answers("127.0.0.31", stranger.getsockname()[1], "0123456789abcdef")
     stranger.close()
 
 
@@ -107,7 +107,7 @@ def test_a_machine_that_cannot_be_reached_is_named_on_all_ranks(addresses, monke
 
 
 def test_the_address_that_spark_uses_is_tried_first():
-    own = network._addresses("")
+    own = interfaces._addresses("")
     for address in own:
-        assert next(iter(network._addresses(address))) == address
+        assert next(iter(interfaces._addresses(address))) == address
     assert not any(address.startswith("127.") for address in own)

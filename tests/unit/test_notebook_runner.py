@@ -190,7 +190,7 @@ def test_an_error_deep_in_a_library_is_located_at_the_line_that_called_it(tmp_pa
 
 
 def test_an_error_for_people_is_shown_without_a_traceback(tmp_path):
-    execution = run(tmp_path, "from pipelines import configfile\nconfigfile.load(None, ['training.epochs=0'])")
+    execution = run(tmp_path, "from pipelines.config import loader\nloader.load(None, ['training.epochs=0'])")
     assert str(execution.error) == "05_note:1:2: training.epochs=0: must be at least 1"
     assert shown(execution, 1) == [Failure("training.epochs=0: must be at least 1")]
 

@@ -5,16 +5,17 @@ import json
 
 import numpy as np
 import pytest
-from synthetic import write_table
+from support.synthetic import write_table
 
-from pipelines import configfile, evidence
-from pipelines.evidence import PredictionWriter
-from pipelines.launch import nodemetrics
-from pipelines.spool import Event, SpoolReader
-from pipelines.track import page
-from pipelines.track.journal import Journal
+from pipelines.config import loader
+from pipelines.launch.health import node_metrics
+from pipelines.track import run_page
+from pipelines.track.mlflow.journal import Journal
 from pipelines.track.recorder import Recorder
 from pipelines.track.run import TrackedRun
+from pipelines.track.rundir import figure_data
+from pipelines.track.rundir.events import Event, SpoolReader
+from pipelines.track.rundir.figure_data import PredictionWriter
 
 PLAN = {
     "workers": 2,
@@ -33,7 +34,7 @@ def table(tmp_path):
 
 
 def config(*settings):
-    return configfile.load(None, list(settings))
+    return loader.load(None, list(settings))
 
 
 def metrics(epoch):
@@ -76,30 +77,30 @@ def test_a_job_that_goes_on_records_the_epochs_that_the_one_before_did_not_come_
 
 
 def test_parameters_are_what_can_differ_and_matters():
-    adam, sgd = page.parameters(config()), page.parameters(config("training.optimizer=sgd", "training.momentum=0.9"))
+    adam, sgd = run_page.parameters(config()), run_page.parameters(config("training.optimizer=sgd", "training.momentum=0.9"))
     assert adam["data.image_shape"] == "28 x 28 x 1"
     assert adam["data.value_range"] == "0 to 255"
     assert adam["training.epochs"] == "10"
     assert "training.momentum" not in adam
     assert sgd["training.momentum"] == "0.9"
     assert not [name for name in adam if "augment" in name or name in ("training.clip_norm", "training.test_views")]
-    assert page.parameters(config("training.augment_shear=0.1"))["training.augment_shear"] == "0.1"
+    assert run_page.parameters(config("training.augment_shear=0.1"))["training.augment_shear"] == "0.1"
     assert not [name for name in adam if name.startswith(("tracking.", "checkpoint.")) or name.endswith("_timeout_seconds")]
     assert not {"launch.runs_uri", "ingest.tables_uri", "data.labels", "training.step_epochs"} & set(adam)
     assert {"model.name", "launch.workers", "ingest.seed", "training.seed", "training.base_learning_rate"} <= set(adam)
 
 
 def test_a_title_says_when_the_losses_are_not_the_same_measure():
-    assert page.title(config("model.name=convnet"), "mnist") == "convnet on mnist"
+    assert run_page.title(config("model.name=convnet"), "mnist") == "convnet on mnist"
     smoothed = config("model.name=convnet", "training.label_smoothing=0.1")
-    assert page.title(smoothed, "mnist") == "convnet on mnist (training loss with label smoothing 0.1)"
+    assert run_page.title(smoothed, "mnist") == "convnet on mnist (training loss with label smoothing 0.1)"
 
 
 def test_the_description_tells_the_road_and_how_to_use_the_model(table):
-    result = page.Result(
+    result = run_page.Result(
         accuracy=0.9942, loss=0.122, epochs=3, precision="bfloat16", rows_per_second=9876.5, seconds=31.4, figures=["timeline"]
     )
-    text = page.description(config("launch.workers=2", "model.name=convnet"), table.manifest, result)
+    text = run_page.description(config("launch.workers=2", "model.name=convnet"), table.manifest, result)
     assert "`convnet` was trained on **synthetic** (64 train, 8 validation, 40 test rows of 12 x 12 x 1, [table 000" in text
     assert "for 3 epochs by 2 workers in bfloat16" in text
     assert "**99.42 %**" in text
@@ -107,9 +108,9 @@ def test_the_description_tells_the_road_and_how_to_use_the_model(table):
     assert "confusion" not in text
     assert "load_model(" in text
     assert "[n, 12, 12, 1], values 0 to 255" in text
-    several = page.description(config("training.test_views=5"), table.manifest, result)
+    several = run_page.description(config("training.test_views=5"), table.manifest, result)
     assert "of the test rows, by its mean over 5 views of each, as the logged model answers (loss" in several
-    early = page.description(config("launch.workers=1"), table.manifest)
+    early = run_page.description(config("launch.workers=1"), table.manifest)
     assert "with 1 worker." in early
 
 
@@ -121,7 +122,7 @@ def test_events_become_metrics_of_all_ranks_and_figures_with_their_numbers(table
         probabilities = np.random.default_rng(rank).dirichlet(np.ones(4), 20).astype(np.float32)
         writer.add(np.zeros((20, 12, 12, 1), np.uint8), np.arange(20) % 4, probabilities)
         writer.save(run_dir, rank)
-    evidence.save(run_dir, evidence.EXAMPLES, images=np.zeros((8, 12, 12, 1), np.uint8), labels=np.arange(8) % 4)
+    figure_data.save(run_dir, figure_data.EXAMPLES, images=np.zeros((8, 12, 12, 1), np.uint8), labels=np.arange(8) % 4)
     run = TrackedRun(config(f"tracking.uri=sqlite:///{tmp_path}/mlflow.db").tracking, "name", run_dir)
     recorder = Recorder(run, run_dir, table.manifest, "a title", submitted=100.0)
     recorder.phase("set-up", 100.0, 108.0)
@@ -149,7 +150,7 @@ def test_events_become_metrics_of_all_ranks_and_figures_with_their_numbers(table
     assert logged["system/node-1/cpu_utilization_percentage", 1] == 50.0
     assert 0 < logged["test/calibration_error", 2] < 1
     params = [entry["values"] for entry in entries if entry["action"] == "params"]
-    assert params == [page.resolved(PLAN)]
+    assert params == [run_page.resolved(PLAN)]
     assert params[0]["resolved.global_batch_size"] == "128"
     timeline = {(row[0], row[1]): row[2:] for row in csv.reader((run_dir / "tracking/files/figures/timeline.csv").open())}
     assert timeline["rank 1", "epoch 2"] == ["17", "4"]
@@ -159,9 +160,9 @@ def test_events_become_metrics_of_all_ranks_and_figures_with_their_numbers(table
 
 
 def test_a_node_is_sampled_while_its_rank_works(tmp_path, monkeypatch):
-    monkeypatch.setattr(nodemetrics, "_SHORTEST_SECONDS", 0.05)
+    monkeypatch.setattr(node_metrics, "_SHORTEST_SECONDS", 0.05)
     reader, samples = SpoolReader(tmp_path), []
-    with nodemetrics.sampled(tmp_path, 3):
+    with node_metrics.sampled(tmp_path, 3):
         while len(samples) < 3:
             samples += reader.new_events()
     assert {(event.rank, event.kind) for event in samples} == {(3, "system")}

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import paths
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConfigError
-from pipelines.track.follower import default_tracking_uri
+from pipelines.system import paths
+from pipelines.track.mlflow.follower import default_tracking_uri
 
 OBJECT_STORES = ("s3://bucket/x", "s3a://bucket/x", "abfss://c@a.dfs.core.windows.net/x", "gs://bucket/x", "hdfs:///x")
 

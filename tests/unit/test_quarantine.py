@@ -1,11 +1,11 @@
 import pytest
 
 from pipelines.config import IngestConfig
+from pipelines.data.formats.libsvm_line import Rules
+from pipelines.data.ingest.parse_pass import BlockReport
+from pipelines.data.ingest.quarantine import judge
+from pipelines.data.sources.resolve import Source
 from pipelines.errors import DataError
-from pipelines.ingest.line import Rules
-from pipelines.ingest.passes import BlockReport
-from pipelines.ingest.quarantine import judge
-from pipelines.ingest.sources import Source
 
 RULES = Rules(image_shape=(3, 4, 1), value_range=(0.0, 255.0), labels=(0, 1))
 SOURCE = Source("digits", (("a-train.txt", "train"), ("a-test.txt", "test")))

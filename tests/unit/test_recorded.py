@@ -4,22 +4,22 @@ import os
 
 import numpy as np
 import pytest
-from synthetic import write_table
+from support.synthetic import write_table
 
-from pipelines import configfile, evidence, rundir
-from pipelines.config import Config
+from pipelines.config import Config, loader
 from pipelines.errors import ConfigError
-from pipelines.evidence import PredictionWriter
-from pipelines.launch import lab
-from pipelines.spool import SpoolWriter
-from pipelines.track import recorded
+from pipelines.launch import notebook
+from pipelines.track import finished_run
+from pipelines.track.rundir import figure_data, layout
+from pipelines.track.rundir.events import SpoolWriter
+from pipelines.track.rundir.figure_data import PredictionWriter
 
 
 def write_run(folder, table, settings=(), epochs=(1, 2), finished=True):
     """What a training leaves in its folder."""
     folder.mkdir(parents=True)
-    (folder / rundir.CONFIG_FILE).write_text(configfile.dump(configfile.load(None, settings)))
-    spool = SpoolWriter(folder / rundir.SPOOL_FOLDER, 0)
+    (folder / layout.CONFIG_FILE).write_text(loader.dump(loader.load(None, settings)))
+    spool = SpoolWriter(folder / layout.SPOOL_FOLDER, 0)
     for place, epoch in enumerate(epochs):
         names = ("train/loss", "train/accuracy", "validation/loss", "validation/accuracy")
         spool.write("epoch", epoch=epoch, metrics=dict.fromkeys(names, 1 / (place + 1)))
@@ -28,9 +28,9 @@ def write_run(folder, table, settings=(), epochs=(1, 2), finished=True):
     writer = PredictionWriter(0, 1)
     writer.add(rng.integers(0, 255, (30, 12, 12, 1)).astype(np.uint8), rng.integers(0, 4, 30), rng.dirichlet(np.ones(4), 30))
     writer.save(folder, 0)
-    evidence.save(folder, evidence.EXAMPLES, images=np.zeros((3, 12, 12, 1), np.uint8), labels=np.array([0, 1, 2]))
+    figure_data.save(folder, figure_data.EXAMPLES, images=np.zeros((3, 12, 12, 1), np.uint8), labels=np.array([0, 1, 2]))
     if finished:
-        (folder / rundir.SUMMARY_FILE).write_text(json.dumps({"table": table.uri, "dataset": "synthetic"}))
+        (folder / layout.SUMMARY_FILE).write_text(json.dumps({"table": table.uri, "dataset": "synthetic"}))
     return folder
 
 
@@ -40,7 +40,7 @@ def table(tmp_path_factory):
 
 
 def test_a_finished_run_is_read_with_its_settings_history_and_figures(tmp_path, table):
-    run = recorded.read(write_run(tmp_path / "run", table, ["training.epochs=2"]))
+    run = finished_run.read(write_run(tmp_path / "run", table, ["training.epochs=2"]))
     assert run.config.training.epochs == 2
     assert [epoch["train/loss"] for epoch in run.history] == [1, 0.5]
     for name in ("learning_curves", "confusion_matrix", "per_class", "worst_mistakes", "calibration", "examples"):
@@ -48,12 +48,12 @@ def test_a_finished_run_is_read_with_its_settings_history_and_figures(tmp_path, 
 
 
 def test_an_epoch_that_was_trained_twice_counts_once_as_it_was_last(tmp_path, table):
-    run = recorded.read(write_run(tmp_path / "run", table, epochs=(1, 2, 2, 3)))
+    run = finished_run.read(write_run(tmp_path / "run", table, epochs=(1, 2, 2, 3)))
     assert [epoch["train/loss"] for epoch in run.history] == [1, pytest.approx(1 / 3), 0.25]
 
 
 def test_a_figure_that_cannot_be_drawn_is_one_line(tmp_path, table):
-    run = recorded.read(write_run(tmp_path / "run", table))
+    run = finished_run.read(write_run(tmp_path / "run", table))
     with pytest.raises(ConfigError, match="curves: no such figure; there are learning_curves, "):
         run.figure("curves")
     with pytest.raises(ConfigError, match="nothing to show of first_layer"):
@@ -64,18 +64,18 @@ def test_the_newest_finished_run_that_is_accepted_is_found(tmp_path, table):
     for age, (name, epochs, finished) in enumerate([("c", 3, False), ("b", 3, True), ("a", 2, True), ("d", 3, True)]):
         folder = write_run(tmp_path / name, table, [f"training.epochs={epochs}"], finished=finished)
         if finished:
-            os.utime(folder / rundir.SUMMARY_FILE, (1e9 - age, 1e9 - age))
+            os.utime(folder / layout.SUMMARY_FILE, (1e9 - age, 1e9 - age))
     (tmp_path / "no run").mkdir()
-    assert recorded.newest(tmp_path).run_dir.name == "b"
-    assert recorded.newest(tmp_path, lambda run: run.config.training.epochs == 2).run_dir.name == "a"
-    assert recorded.newest(tmp_path, lambda run: False) is None
-    assert recorded.newest(tmp_path / "nowhere") is None
+    assert finished_run.newest(tmp_path).run_dir.name == "b"
+    assert finished_run.newest(tmp_path, lambda run: run.config.training.epochs == 2).run_dir.name == "a"
+    assert finished_run.newest(tmp_path, lambda run: False) is None
+    assert finished_run.newest(tmp_path / "nowhere") is None
 
 
 def test_a_run_of_another_version_whose_settings_are_gone_is_passed_over(tmp_path, table):
     folder = write_run(tmp_path / "run", table)
-    (folder / rundir.CONFIG_FILE).write_text("training:\n  gone: 1\n")
-    assert recorded.read(folder) is None
+    (folder / layout.CONFIG_FILE).write_text("training:\n  gone: 1\n")
+    assert finished_run.read(folder) is None
 
 
 def test_a_lab_finds_its_settings_file_from_the_notebooks_folder(tmp_path, monkeypatch):
@@ -84,12 +84,12 @@ def test_a_lab_finds_its_settings_file_from_the_notebooks_folder(tmp_path, monke
     (tmp_path / "notebooks").mkdir()
     monkeypatch.delenv("CONVOY_HOME", raising=False)
     monkeypatch.chdir(tmp_path / "notebooks")
-    config = lab.configuration("conf/net.yml", {"training.epochs": "5", "training.seed": "", "data.dataset": "mnist-5k"})
+    config = notebook.configuration("conf/net.yml", {"training.epochs": "5", "training.seed": "", "data.dataset": "mnist-5k"})
     assert (config.training.epochs, config.training.seed, config.data.dataset) == (5, 3, "mnist-5k")
     assert config.tracking.experiment == "convoy-labs"
     assert config.ingest.tables_uri == Config().ingest.tables_uri
     with pytest.raises(ConfigError, match=r"^conf/other\.yml: not found in \S+ or above it; open the notebook in a checkout"):
-        lab.configuration("conf/other.yml", {})
+        notebook.configuration("conf/other.yml", {})
 
 
 def test_on_databricks_a_lab_keeps_its_things_where_all_nodes_see_them_and_tracks_in_the_workspace(tmp_path, monkeypatch):
@@ -97,18 +97,18 @@ def test_on_databricks_a_lab_keeps_its_things_where_all_nodes_see_them_and_track
     monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "15.4")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
-    config = lab.configuration("net.yml", {})
+    config = notebook.configuration("net.yml", {})
     assert (config.ingest.tables_uri, config.launch.runs_uri) == ("dbfs:/convoy/tables", "dbfs:/convoy/runs")
     assert (config.tracking.uri, config.tracking.experiment) == ("databricks", "/Shared/convoy-labs")
-    assert lab.configuration("net.yml", {}, storage="/Volumes/a/b/c").launch.runs_uri == "/Volumes/a/b/c/runs"
+    assert notebook.configuration("net.yml", {}, storage="/Volumes/a/b/c").launch.runs_uri == "/Volumes/a/b/c/runs"
 
 
 def test_an_equal_run_is_taken_instead_of_training_again_wherever_it_was_recorded(tmp_path, table, monkeypatch, capsys):
-    monkeypatch.setattr(lab, "open_table", lambda config: table)
-    config = configfile.load(None, [f"launch.runs_uri={tmp_path}", "tracking.experiment=mine"])
+    monkeypatch.setattr(notebook, "open_table", lambda config: table)
+    config = loader.load(None, [f"launch.runs_uri={tmp_path}", "tracking.experiment=mine"])
     write_run(tmp_path / "run", table, [f"launch.runs_uri={tmp_path}"])
-    assert lab.train(config).run_dir.name == "run"
+    assert notebook.train(config).run_dir.name == "run"
     assert "trained with exactly these settings" in capsys.readouterr().out
     other = dataclasses.replace(config, training=dataclasses.replace(config.training, seed=9))
-    assert lab._earlier(other, table.uri) is None
-    assert lab._earlier(config, "another table") is None
+    assert notebook._earlier(other, table.uri) is None
+    assert notebook._earlier(config, "another table") is None

@@ -5,7 +5,7 @@ import pytest
 
 from pipelines.errors import ConfigError
 from pipelines.score import registry
-from pipelines.score.mcnemar import PairedCounts
+from pipelines.score.evaluate.mcnemar import PairedCounts
 from pipelines.score.model import connect, registered_name
 
 

@@ -3,14 +3,14 @@
 import dataclasses
 
 import pytest
-from synthetic import write_table
+from support.synthetic import write_table
 from test_checkpoint import STATE, write
 
-from pipelines import cli, configfile
-from pipelines.config import Config
+from pipelines import cli
+from pipelines.config import Config, loader
 from pipelines.errors import CheckpointError, ConfigError, LaunchError
-from pipelines.launch import leftovers, resume
-from pipelines.rundir import RunRecord, make, write_record
+from pipelines.launch import orphans, resume
+from pipelines.track.rundir.layout import RunRecord, make, write_record
 
 DEFAULT = "default.yml"
 
@@ -25,8 +25,8 @@ def home(tmp_path, monkeypatch):
 @pytest.fixture
 def run_dir(home):
     folder = make(home / "runs", "convnet-2w")
-    config = configfile.load(None, ["model.name=convnet", "launch.workers=2", "training.epochs=7"])
-    (folder / "config.yml").write_text(configfile.dump(config))
+    config = loader.load(None, ["model.name=convnet", "launch.workers=2", "training.epochs=7"])
+    (folder / "config.yml").write_text(loader.dump(config))
     write_record(folder, RunRecord("abc123", "sqlite:///x"))
     return folder
 
@@ -110,7 +110,7 @@ def test_what_changes_is_said_and_nothing_when_nothing_does():
     flat = {key: list(value) if isinstance(value, tuple) else value for key, value in config.flat().items()}
     state = dataclasses.replace(STATE, settings=flat, workers=1, batch_size_per_worker=128, steps_per_epoch=5)
     assert resume.changes(state, config, rows=700) == []
-    longer = configfile.load(None, ["training.epochs=20", "launch.workers=2", "tracking.experiment=other"])
+    longer = loader.load(None, ["training.epochs=20", "launch.workers=2", "tracking.experiment=other"])
     first, second = resume.changes(state, longer, rows=700)
     assert first == "resume: changed: training.epochs 10 -> 20, launch.workers 1 -> 2"
     assert second.startswith(
@@ -120,8 +120,8 @@ def test_what_changes_is_said_and_nothing_when_nothing_does():
 
 def test_a_run_that_is_still_trained_is_left_alone(run_dir):
     write(run_dir, 3)
-    leftovers.claim(run_dir)
+    orphans.claim(run_dir)
     with pytest.raises(LaunchError, match=rf"runs/{run_dir.name}: process \d+ is still training it"):
         prepare("--resume", "latest")
-    leftovers.release(run_dir)
+    orphans.release(run_dir)
     prepare("--resume", "latest")

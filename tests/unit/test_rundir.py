@@ -2,13 +2,13 @@ import os
 
 import pytest
 
-from pipelines import rundir
 from pipelines.errors import ConfigError
+from pipelines.track.rundir import layout
 
 
 @pytest.mark.parametrize("name", ["../../elsewhere", "/tmp/elsewhere", "a/b", "..", "a\0b", "plain-1.0"])
 def test_a_run_of_any_name_lies_in_the_runs_folder(tmp_path, name):
-    folder = rundir.make(tmp_path / "runs", name)
+    folder = layout.make(tmp_path / "runs", name)
     assert folder.parent == tmp_path / "runs"
     assert folder.is_dir()
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
@@ -18,17 +18,17 @@ def test_a_sweep_is_found_by_the_word_latest_by_its_run_and_by_its_folder(tmp_pa
     for number, name in enumerate(("old", "new")):
         folder = tmp_path / name
         folder.mkdir()
-        (folder / rundir.SWEEP_FILE).write_text("")
-        os.utime(folder / rundir.SWEEP_FILE, (number, number))
-        rundir.write_record(folder, rundir.RunRecord(f"run-{name}", "sqlite:///a.db"))
+        (folder / layout.SWEEP_FILE).write_text("")
+        os.utime(folder / layout.SWEEP_FILE, (number, number))
+        layout.write_record(folder, layout.RunRecord(f"run-{name}", "sqlite:///a.db"))
     # A run that is no sweep.
     (tmp_path / "newest").mkdir()
-    assert rundir.find_sweep(tmp_path, "latest", tmp_path / "latest") == tmp_path / "new"
-    assert rundir.find_sweep(tmp_path, "run-old", tmp_path / "run-old") == tmp_path / "old"
-    assert rundir.find_sweep(tmp_path, str(tmp_path / "old"), tmp_path / "old") == tmp_path / "old"
+    assert layout.find_sweep(tmp_path, "latest", tmp_path / "latest") == tmp_path / "new"
+    assert layout.find_sweep(tmp_path, "run-old", tmp_path / "run-old") == tmp_path / "old"
+    assert layout.find_sweep(tmp_path, str(tmp_path / "old"), tmp_path / "old") == tmp_path / "old"
     with pytest.raises(ConfigError, match=r"--resume newest: no such sweep below .*; name its run, its folder, or 'latest'"):
-        rundir.find_sweep(tmp_path, "newest", tmp_path / "newest")
+        layout.find_sweep(tmp_path, "newest", tmp_path / "newest")
     with pytest.raises(ConfigError, match=r"--resume run-old: is a sweep; go on with ./convoy sweep --resume run-old"):
-        rundir.find(tmp_path, "run-old", tmp_path / "run-old")
+        layout.find(tmp_path, "run-old", tmp_path / "run-old")
     with pytest.raises(ConfigError, match="no such sweep"):
-        rundir.find_sweep(tmp_path / "none", "latest", tmp_path / "latest")
+        layout.find_sweep(tmp_path / "none", "latest", tmp_path / "latest")

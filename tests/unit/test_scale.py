@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import write_table
+from support.synthetic import write_table
 
 from pipelines.config import StreamConfig
-from pipelines.ingest.build import _BYTES_PER_WRITE_TASK, _MOST_BYTES_PER_ROW_GROUP
-from pipelines.ingest.order import Permutation, cut
-from pipelines.schema import TableFile, TableManifest
-from pipelines.stream.sharding import file_parts, shard, steps_per_epoch
+from pipelines.data.ingest.build import _BYTES_PER_WRITE_TASK, _MOST_BYTES_PER_ROW_GROUP
+from pipelines.data.ingest.permutation import Permutation, cut
+from pipelines.data.stream.sharding import file_parts, shard, steps_per_epoch
+from pipelines.data.table.schema import TableFile, TableManifest
 
 TERABYTE = 10**12
 IMAGES = {"28 x 28 grey": 28 * 28, "224 x 224 colour": 224 * 224 * 3}

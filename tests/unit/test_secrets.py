@@ -1,6 +1,6 @@
 import pytest
 
-from pipelines.secrets import is_secret_name, mask, masked, without_secrets
+from pipelines.system.secrets import is_secret_name, mask, masked, without_secrets
 
 
 @pytest.mark.parametrize(

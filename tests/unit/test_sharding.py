@@ -1,8 +1,8 @@
 import pytest
 
+from pipelines.data.stream.sharding import FilePart, RowRange, file_parts, shard, steps_per_epoch
+from pipelines.data.table.schema import TableFile
 from pipelines.errors import DataError
-from pipelines.schema import TableFile
-from pipelines.stream.sharding import FilePart, RowRange, file_parts, shard, steps_per_epoch
 
 
 @pytest.mark.parametrize("rows", [1, 7, 100, 54_001])

@@ -2,11 +2,11 @@ import dataclasses
 
 import pytest
 
-from pipelines.launch import look
-from pipelines.launch.judge import GIGABYTE
-from pipelines.launch.settings import judge_settings, size
+from pipelines.launch.preflight import probe
+from pipelines.launch.preflight.requirements import GIGABYTE
+from pipelines.launch.preflight.spark_conf import judge_settings, size
 
-NODE = look.Found(python="3.11.0", host="n1", cores=4, memory=16 * GIGABYTE)
+NODE = probe.Found(python="3.11.0", host="n1", cores=4, memory=16 * GIGABYTE)
 GOOD = {"spark.task.cpus": "4", "spark.executor.cores": "4", "spark.executor.memory": "8g"}
 
 

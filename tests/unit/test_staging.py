@@ -12,16 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from disk_faults import fill, small_disk
-from object_store import object_store
+from support.disk_faults import fill, small_disk
+from support.object_store import object_store
 from test_checkpoint import STATE, arrays
 
-from pipelines import evidence, rundir, staging, wholefile
-from pipelines.spool import SpoolReader, SpoolWriter
 from pipelines.sweep import plan
 from pipelines.sweep.search import Outcome, Study
-from pipelines.track.journal import Journal
-from pipelines.train import checkpoint
+from pipelines.system import atomic, writeback
+from pipelines.track.mlflow.journal import Journal
+from pipelines.track.rundir import figure_data, layout
+from pipelines.track.rundir.events import SpoolReader, SpoolWriter
+from pipelines.train.checkpoint import store as checkpoints
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(60)
@@ -35,9 +36,9 @@ def store(tmp_path_factory):
 
 @pytest.fixture
 def run_dir(store):
-    run_dir = rundir.make(store / "runs", "run")
+    run_dir = layout.make(store / "runs", "run")
     yield run_dir
-    staging.close(run_dir)
+    writeback.close(run_dir)
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def append(path, text):
 
 
 def test_what_a_folder_takes_is_found_out_by_trying_and_nothing_is_left_there(store, tmp_path):
-    assert (staging.probe(tmp_path), staging.probe(store), staging.probe(tmp_path / "absent")) == (
+    assert (writeback.probe(tmp_path), writeback.probe(store), writeback.probe(tmp_path / "absent")) == (
         "appends",
         "whole files",
         "nothing",
@@ -71,16 +72,17 @@ def test_what_a_folder_takes_is_found_out_by_trying_and_nothing_is_left_there(st
 
 def test_a_folder_that_may_not_be_written_and_a_full_disk_are_told_apart_from_one_that_takes_no_appends(tmp_path, unprivileged):
     (tmp_path / "forbidden").mkdir(mode=0o500)
-    code = f"import pathlib; from pipelines import staging; print(staging.probe(pathlib.Path({str(tmp_path / 'forbidden')!r})))"
+    place = str(tmp_path / "forbidden")
+    code = f"import pathlib; from pipelines.system import writeback; print(writeback.probe(pathlib.Path({place!r})))"
     assert unprivileged(code) == "nothing"
     with small_disk(tmp_path / "small", 1) as disk:
         fill(disk)
-        assert staging.probe(disk) == "nothing"
+        assert writeback.probe(disk) == "nothing"
 
 
 def test_where_appends_work_a_file_is_its_own_stand_in_and_no_thread_is_started(tmp_path):
     before = threading.active_count()
-    with staging.staged(tmp_path) as stage:
+    with writeback.staged(tmp_path) as stage:
         assert stage.folder is None
         assert stage.file(tmp_path / "logs" / "x.log") == tmp_path / "logs" / "x.log"
         assert threading.active_count() == before
@@ -91,7 +93,7 @@ def test_where_appends_work_a_file_is_its_own_stand_in_and_no_thread_is_started(
 
 def test_a_file_that_grows_arrives_while_it_does_and_whole_at_the_end_and_its_stand_in_goes(run_dir, temporary):
     log = run_dir / "logs" / "x.log"
-    with staging.staged(run_dir) as stage:
+    with writeback.staged(run_dir) as stage:
         growing = stage.file(log)
         append(growing, "first\n")
         wait_for(log.exists)
@@ -107,30 +109,31 @@ def test_a_file_that_grows_arrives_while_it_does_and_whole_at_the_end_and_its_st
 def test_a_stand_in_begins_with_what_is_there(run_dir):
     log = run_dir / "logs" / "x.log"
     log.write_text("of an earlier start\n")
-    with staging.staged(run_dir) as stage:
+    with writeback.staged(run_dir) as stage:
         append(stage.file(log), "of this one\n")
     assert log.read_text() == "of an earlier start\nof this one\n"
 
 
 def test_a_reader_gets_each_event_once_while_the_spool_is_copied_over_and_over(run_dir):
-    spool = run_dir / rundir.SPOOL_FOLDER
+    spool = run_dir / layout.SPOOL_FOLDER
     writer, reader, seen = SpoolWriter(spool, 0), SpoolReader(spool), []
     for number in range(200):
         writer.write("progress", number=number)
         if number % 7 == 0:
-            staging.of(run_dir).publish()
+            writeback.of(run_dir).publish()
         seen += reader.new_events()
     writer.close()
-    staging.close(run_dir)
+    writeback.close(run_dir)
     seen += reader.new_events()
     assert [event.values["number"] for event in seen] == list(range(200))
 
 
 def test_a_process_that_is_told_of_a_stage_leaves_the_copying_to_the_other(run_dir):
-    with staging.staged(run_dir) as stage:
+    with writeback.staged(run_dir) as stage:
         code = (
-            "import os, pathlib, signal, sys; from pipelines import staging; from pipelines.spool import SpoolWriter\n"
-            "staging.adopt(pathlib.Path(sys.argv[1]), sys.argv[2])\n"
+            "import os, pathlib, signal, sys; from pipelines.system import writeback\n"
+            "from pipelines.track.rundir.events import SpoolWriter\n"
+            "writeback.adopt(pathlib.Path(sys.argv[1]), sys.argv[2])\n"
             "SpoolWriter(pathlib.Path(sys.argv[1]) / 'spool', 1).write('epoch', epoch=1)\n"
             "os.kill(os.getpid(), signal.SIGKILL)"
         )
@@ -141,7 +144,7 @@ def test_a_process_that_is_told_of_a_stage_leaves_the_copying_to_the_other(run_d
 
 def test_what_could_not_be_copied_is_an_error_at_the_end_and_its_stand_in_stays(run_dir, temporary):
     (run_dir / "logs" / "x.log").mkdir()
-    stage = staging.new_stage(run_dir)
+    stage = writeback.new_stage(run_dir)
     growing = stage.standing_in(run_dir / "logs" / "x.log")
     growing.parent.mkdir(parents=True)
     append(growing, "kept\n")
@@ -154,14 +157,14 @@ def test_what_could_not_be_copied_is_an_error_at_the_end_and_its_stand_in_stays(
 
 def test_stand_ins_of_a_process_that_was_killed_go_when_the_next_ones_are_made(run_dir, temporary):
     code = (
-        "import os, pathlib, signal, sys; from pipelines import staging\n"
-        "stage = staging.new_stage(pathlib.Path(sys.argv[1])); os.kill(os.getpid(), signal.SIGKILL)"
+        "import os, pathlib, signal, sys; from pipelines.system import writeback\n"
+        "stage = writeback.new_stage(pathlib.Path(sys.argv[1])); os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run(
         [sys.executable, "-c", code, str(run_dir)], cwd=ROOT, env=os.environ | {"TMPDIR": str(temporary)}, timeout=30, check=False
     )
     (left,) = temporary.iterdir()
-    with staging.staged(run_dir):
+    with writeback.staged(run_dir):
         assert not left.exists()
 
 
@@ -174,32 +177,32 @@ def test_a_journal_is_read_as_it_was_written_before_and_after_it_was_copied(run_
     assert [entry.action for entry in Journal(run_dir).entries()] == ["open"]
     with journal.exclusive() as mine:
         assert mine
-    staging.close(run_dir)
+    writeback.close(run_dir)
     assert journal.problem == ""
     again = Journal(run_dir)
-    assert (again.accepted.run_id, rundir.read_record(run_dir).run_id) == ("run1", "run1")
+    assert (again.accepted.run_id, layout.read_record(run_dir).run_id) == ("run1", "run1")
     again.append("status", {"status": "FINISHED"})
-    staging.close(run_dir)
+    writeback.close(run_dir)
     assert [entry.action for entry in Journal(run_dir).entries()] == ["open", "status"]
     assert (run_dir / "tracking/files/figures/a.png").read_bytes() == b"2"
 
 
 def test_checkpoints_and_arrays_are_written_from_start_to_end_and_come_back(run_dir):
     for epoch in (1, 2, 3):
-        path = checkpoint.write(run_dir, dataclasses.replace(STATE, epoch=epoch), arrays(epoch), keep=2)
-    checkpoint.write(run_dir, dataclasses.replace(STATE, epoch=3), arrays(3), keep=2)
-    assert checkpoint.newest(run_dir).path == path
-    assert all((array == arrays(3)[name]).all() for name, array in checkpoint.read_arrays(path).items())
-    assert len(checkpoint.available(run_dir)) == 2
-    assert rundir.find(run_dir.parent, "latest", run_dir) == run_dir
-    (older,) = checkpoint.set_aside_after(run_dir, checkpoint.available(run_dir)[1])
+        path = checkpoints.write(run_dir, dataclasses.replace(STATE, epoch=epoch), arrays(epoch), keep=2)
+    checkpoints.write(run_dir, dataclasses.replace(STATE, epoch=3), arrays(3), keep=2)
+    assert checkpoints.newest(run_dir).path == path
+    assert all((array == arrays(3)[name]).all() for name, array in checkpoints.read_arrays(path).items())
+    assert len(checkpoints.available(run_dir)) == 2
+    assert layout.find(run_dir.parent, "latest", run_dir) == run_dir
+    (older,) = checkpoints.set_aside_after(run_dir, checkpoints.available(run_dir)[1])
     assert older == path
-    evidence.save(run_dir, "x", rows=np.arange(5))
-    assert evidence.load(run_dir, "x")["rows"].tolist() == [0, 1, 2, 3, 4]
+    figure_data.save(run_dir, "x", rows=np.arange(5))
+    assert figure_data.load(run_dir, "x")["rows"].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_a_folder_whose_files_are_written_in_any_order_arrives_whole(run_dir):
-    with staging.staged(run_dir) as stage:
+    with writeback.staged(run_dir) as stage:
         with stage.whole_folder(run_dir / "model") as place:
             place.mkdir()
             np.savez(place / "seeks.npz", a=np.ones(3))
@@ -215,7 +218,7 @@ def test_a_sweep_keeps_its_record_there_and_goes_on_with_it(run_dir, tmp_path):
     sweep = plan.load(tmp_path / "sweep.yml")
     study = Study(sweep, run_dir)
     study.tell(study.ask().number, Outcome(state="finished", value=0.5))
-    staging.close(run_dir)
+    writeback.close(run_dir)
     assert sorted(path.name for path in run_dir.iterdir()) == ["logs", "trials.jsonl"]
     again = Study(sweep, run_dir)
     assert (again.left, [trial.outcome.value for trial in again.ended()]) == (2, [0.5])
@@ -224,6 +227,6 @@ def test_a_sweep_keeps_its_record_there_and_goes_on_with_it(run_dir, tmp_path):
 def test_a_file_is_replaced_also_where_none_can_be_renamed_over_another(tmp_path):
     with object_store(tmp_path / "store", replaces=False) as store:
         for content in ("first", "second"):
-            wholefile.write(store / "x", content)
+            atomic.write(store / "x", content)
         assert (store / "x").read_text() == "second"
         assert os.listdir(store) == ["x"]

@@ -11,14 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
-from workspace_stub import TOKEN, Workspace
+from support.workspace_stub import TOKEN, Workspace
 
 from pipelines.errors import ConfigError, LaunchError
-from pipelines.submit import wheel
+from tools.databricks import wheel
 
 ROOT = Path(__file__).parents[2]
-JOB = ROOT / "jobs/submit.py"
-COMMAND = [sys.executable, str(JOB)]
+JOB = ROOT / "tools/databricks/__main__.py"
+COMMAND = [sys.executable, "-m", "tools.databricks"]
 pytestmark = pytest.mark.timeout(90)
 
 
@@ -85,6 +85,7 @@ def test_refused_credentials_are_one_line_with_exit_code_1_and_without_the_token
     done = subprocess.run(
         COMMAND,
         env=own,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=60,
@@ -122,7 +123,7 @@ def test_a_run_that_somebody_cancels_is_a_failure_and_says_so(workspace, submit,
 def test_ctrl_c_cancels_the_run(workspace):
     workspace.holds = True
     own = {"CONVOY_HOME": str(ROOT), "DATABRICKS_HOST": workspace.host, "DATABRICKS_TOKEN": TOKEN}
-    process = subprocess.Popen(COMMAND, env=os.environ | own, stdout=-1, stderr=-1, text=True)
+    process = subprocess.Popen(COMMAND, cwd=ROOT, env=os.environ | own, stdout=-1, stderr=-1, text=True)
     wait_for(lambda: any(call.endswith("/runs/get") for call in workspace.calls) or process.poll() is not None)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)

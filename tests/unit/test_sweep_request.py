@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import rundir
 from pipelines.errors import ConfigError
+from pipelines.track.rundir import layout
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +22,7 @@ def sweep(tmp_path):
     """The folder of one that was interrupted."""
     folder = tmp_path / "runs/20260101-000000-demo"
     folder.mkdir(parents=True)
-    (folder / rundir.SWEEP_FILE).write_text(f"config: {ROOT / 'conf/convnet.yml'}\n")
+    (folder / layout.SWEEP_FILE).write_text(f"config: {ROOT / 'conf/convnet.yml'}\n")
     return folder
 
 

@@ -4,12 +4,12 @@ import pytest
 import yaml
 
 from pipelines import cli
-from pipelines.launch.console import TrainingConsole
-from pipelines.launch.recorded import EndedEarly
-from pipelines.spool import Event
+from pipelines.launch.run_lifecycle import EndedEarly
 from pipelines.sweep import plan
 from pipelines.sweep.search import Outcome, Study
 from pipelines.sweep.trial import Ground, TrialConsole, _Watch
+from pipelines.track.console.console import TrainingConsole
+from pipelines.track.rundir.events import Event
 
 
 @pytest.fixture

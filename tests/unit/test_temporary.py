@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MAKE_ONE = "from pipelines import temporary; print((temporary.folder('convoy-try-') / 'x').write_text('x'))"
+MAKE_ONE = "from pipelines.system import temporary; print((temporary.folder('convoy-try-') / 'x').write_text('x'))"
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_a_temporary_folder_is_gone_at_any_end_of_its_process(tmp_path, ending, 
 
 
 def test_only_its_user_may_look_into_a_temporary_folder(tmp_path, monkeypatch):
-    from pipelines import temporary
+    from pipelines.system import temporary
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     folder = temporary.folder("convoy-try-")

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from pipelines.tensorflowenv import import_for_training, tensorflow_environment
+from pipelines.system.tensorflow_env import import_for_training, tensorflow_environment
 
 
 @pytest.mark.parametrize(

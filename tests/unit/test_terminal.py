@@ -11,9 +11,9 @@ import termios
 
 import pytest
 
-from pipelines.launch.console import TrainingConsole
-from pipelines.launch.terminal import fitted
-from pipelines.spool import Event
+from pipelines.track.console.console import TrainingConsole
+from pipelines.track.console.terminal import fitted
+from pipelines.track.rundir.events import Event
 
 PLAN = {
     "rows": 54000,
@@ -30,8 +30,8 @@ METRICS = {"train/loss": 0.5, "train/accuracy": 0.9, "epoch_seconds": 9.5, "rows
 # Reads sizes from its standard input: one progress report for each line.
 FOLLOWER = f"""
 import sys
-from pipelines.launch.console import TrainingConsole
-from pipelines.spool import Event
+from pipelines.track.console.console import TrainingConsole
+from pipelines.track.rundir.events import Event
 console = TrainingConsole(3, sys.argv[1])
 console.show(Event(0, "plan", 0.0, {PLAN!r}))
 for number, line in enumerate(sys.stdin, 1):

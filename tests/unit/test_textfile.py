@@ -4,8 +4,8 @@ import random
 
 import pytest
 
+from pipelines.data.formats import text_file
 from pipelines.errors import DataError
-from pipelines.ingest import textfile
 
 TEXT = "".join(f"{row % 10} 1:{row % 256} 5:7\n" for row in range(3000)).encode()
 
@@ -38,8 +38,8 @@ def write(tmp_path):
     ids=["plain", "no-last-end", "crlf", "latin-1", "gz", "bz2", "bz2-of-two", "bz2-and-zeros", "a-label-B", "a-zero-byte"],
 )
 def test_text_that_spark_can_read_passes(write, name, content):
-    textfile.check(write(name, content))
-    textfile.check_whole(write(name, content))
+    text_file.check(write(name, content))
+    text_file.check_whole(write(name, content))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_text_that_spark_can_read_passes(write, name, content):
 )
 def test_other_files_are_refused_before_spark_reads_them(write, name, content, message):
     with pytest.raises(DataError, match=message) as caught:
-        textfile.check(write(name, content))
+        text_file.check(write(name, content))
     assert "\n" not in str(caught.value)
 
 
@@ -68,7 +68,7 @@ def test_a_bz2_file_that_ends_too_early_is_refused_wherever_it_was_cut(write):
     whole = bz2.compress(TEXT)
     for length in range(4, len(whole)):
         with pytest.raises(DataError, match=r"a\.txt\.bz2:\d+: the packed data breaks off"):
-            textfile.check(write("a.txt.bz2", whole[:length]))
+            text_file.check(write("a.txt.bz2", whole[:length]))
 
 
 @pytest.mark.parametrize(("ending", "pack"), [(".gz", gzip.compress), (".bz2", bz2.compress)])
@@ -77,7 +77,7 @@ def test_a_packed_file_that_breaks_off_is_placed_by_the_last_line_that_is_there(
     text = b"\n".join(text[start : start + 100] for start in range(0, len(text), 100))
     packed = pack(text)
     with pytest.raises(DataError, match="breaks off") as caught:
-        textfile.check_whole(write(f"a.txt{ending}", packed[: len(packed) * 9 // 10]))
+        text_file.check_whole(write(f"a.txt{ending}", packed[: len(packed) * 9 // 10]))
     line = int(str(caught.value).split(":")[1])
     # bzip2 unpacks in blocks of 900 kB of text, of which this is less.
     assert 5000 <= line <= 6000 if ending == ".gz" else line == 1
@@ -88,4 +88,4 @@ def test_a_changed_byte_in_a_gz_file_is_found_by_its_checksum(write):
     half = len(packed) // 2
     uri = write("a.txt.gz", packed[:half] + b"\xff" + packed[half + 1 :])
     with pytest.raises(DataError, match=r"a\.txt\.gz:\d+: the packed data breaks off or is damaged"):
-        textfile.check_whole(uri)
+        text_file.check_whole(uri)

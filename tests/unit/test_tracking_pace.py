@@ -5,7 +5,7 @@ import time
 import mlflow
 
 from pipelines.config import TrackingConfig
-from pipelines.track.follower import Follower
+from pipelines.track.mlflow.follower import Follower
 from pipelines.track.run import TrackedRun
 
 

@@ -5,10 +5,10 @@ import shutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from synthetic import write_table
+from support.synthetic import write_table
 
-from pipelines.fingerprint import fingerprint
-from pipelines.ingest import verify
+from pipelines.data.table import verify
+from pipelines.system.fingerprint import fingerprint
 
 PART = "split=train/part-00001.parquet"
 

@@ -8,8 +8,8 @@ import socket
 import pytest
 
 from pipelines.config import LaunchConfig
-from pipelines.launch.heartbeat import Heartbeat, read, seconds_between
-from pipelines.launch.watchdog import Watchdog
+from pipelines.launch.health.heartbeat import Heartbeat, read, seconds_between
+from pipelines.launch.health.watchdog import Watchdog
 from pipelines.progress import Progress
 
 LAUNCH = LaunchConfig(workers=2, start_timeout_seconds=40, stall_warning_seconds=16, stall_shutdown_seconds=60)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from pipelines.submit.wheel import build
+from tools.databricks.wheel import build
 
 ROOT = Path(__file__).parents[2]
 FACTS = ROOT / "conf/constraints/dbr-15.4-ml.txt"

@@ -1,0 +1,85 @@
+"""Makes the cables of a bridge longer: every frame that comes in at one of its ports goes on some time later.
+
+python -m benchmarks.cluster.latency SECONDS PORT...     in the name space of the bridge `br0`, until its input ends
+
+Linux has a queueing discipline for that (netem), but not every kernel was built with it. Here a port is taken off the bridge, and
+a pair of interfaces put in its place; this process carries the frames between port and pair. It needs whole frames, so hosts must
+not leave checksums to the network card (`benchmarks.cluster.offload`).
+"""
+
+import collections
+import contextlib
+import select
+import socket
+import subprocess
+import sys
+import time
+
+_ALL_PROTOCOLS = 3
+_LARGEST_FRAME = 65_536
+_PACKET_IGNORE_OUTGOING = 23
+_SOL_PACKET = 263
+
+
+def main(seconds: float, ports: list[str]) -> None:
+    with contextlib.ExitStack() as stack:
+        carried = {}
+        for number, port in enumerate(ports):
+            inner, outer = f"inner{number}", f"outer{number}"
+            ip("link", "add", "name", inner, "type", "veth", "peer", "name", outer)
+            stack.callback(ip, "link", "del", inner)
+            ip("link", "set", port, "nomaster")
+            stack.callback(ip, "link", "set", port, "master", "br0")
+            ip("link", "set", inner, "master", "br0", "up")
+            ip("link", "set", outer, "up")
+            at_port, at_bridge = stack.enter_context(_frames_of(port)), stack.enter_context(_frames_of(outer))
+            # A frame is late once on its way: when it leaves its host.
+            carried[at_port] = (at_bridge, seconds)
+            carried[at_bridge] = (at_port, 0.0)
+        print("up", flush=True)
+        _carry(carried)
+
+
+def _carry(carried: "dict[socket.socket, tuple[socket.socket, float]]") -> None:
+    waiting: collections.deque[tuple[float, bytes, socket.socket]] = collections.deque()
+    while True:
+        # All delays being the same, frames are due in the order of their coming.
+        timeout = max(0.0, waiting[0][0] - time.monotonic()) if waiting else None
+        ready, _, _ = select.select([sys.stdin, *carried], [], [], timeout)
+        if sys.stdin in ready:
+            return
+        for source in ready:
+            target, delay = carried[source]
+            with contextlib.suppress(BlockingIOError):
+                for _ in range(64):
+                    frame = source.recv(_LARGEST_FRAME)
+                    if delay:
+                        waiting.append((time.monotonic() + delay, frame, target))
+                    else:
+                        _send(target, frame)
+        while waiting and waiting[0][0] <= time.monotonic():
+            _, frame, target = waiting.popleft()
+            _send(target, frame)
+
+
+def _send(target: socket.socket, frame: bytes) -> None:
+    # A full queue or a cable that is pulled loses frames, as real ones do.
+    with contextlib.suppress(OSError):
+        target.send(frame)
+
+
+def _frames_of(interface: str) -> socket.socket:
+    found = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ALL_PROTOCOLS))
+    found.bind((interface, 0))
+    found.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+    found.setblocking(False)
+    return found
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, timeout=20)
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]), sys.argv[2:])

@@ -1,0 +1,183 @@
+"""From YAML and `--set` to a `Config`, and back to YAML.
+
+Precedence: dataclass defaults < file < `--set`. Unknown keys, wrong types and broken rules are one `ConfigError` line.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import yaml
+
+from pipelines.config import Config
+from pipelines.errors import ConfigError
+from pipelines.system import paths
+
+_SECTIONS: dict[str, type] = typing.get_type_hints(Config)
+# The clone, where this package is not installed elsewhere.
+_PROJECT = Path(__file__).resolve().parents[2]
+
+
+def find(location: str) -> Path:
+    """Where a configuration file lies. The ready-made ones, such as `conf/convnet.yml`, are there whatever the home folder is."""
+    path = paths.to_python(location)
+    ready_made = _PROJECT / location
+    return ready_made if ready_made.is_file() and not path.exists() else path
+
+
+def load(file: Path | None, overrides: Iterable[str] = (), settings: Mapping[str, Any] = MappingProxyType({})) -> Config:
+    """Read a configuration.
+
+    Args:
+        file: a YAML file of sections and settings, or None for the defaults.
+        overrides: `section.key=value` texts; the value is read as YAML.
+        settings: `section.key` to value, as YAML reads it; they win over the file, and `overrides` over them.
+
+    Raises:
+        ConfigError: names file or flag, key, value, rule and remedy.
+    """
+    values: dict[str, dict[str, Any]] = {}
+    if file is not None:
+        for key, value in _read_file(file):
+            _assign(values, key, value, str(file))
+    for key, value in settings.items():
+        _assign(values, key, value, "set")
+    for text in overrides:
+        key, equals, raw = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text}: must be section.key=value, for example --set training.epochs=5")
+        try:
+            parsed = yaml.safe_load(raw)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {text}: '{raw}' is not a YAML value; put quotes around it") from error
+        _assign(values, key.strip(), parsed, "--set")
+    sections = {name: section(**values.get(name, {})) for name, section in _SECTIONS.items()}
+    return Config(**sections)
+
+
+def changed(config: Config, settings: Mapping[str, Any], origin: str) -> Config:
+    """A configuration with some settings replaced, checked as `load` checks them.
+
+    Args:
+        config: the one to begin from.
+        settings: `section.key` to value, as YAML reads it.
+        origin: where they come from, for errors.
+
+    Raises:
+        ConfigError: names key, value, rule and remedy.
+    """
+    values: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        _assign(values, key, value, origin)
+    return dataclasses.replace(config, **{name: dataclasses.replace(getattr(config, name), **of) for name, of in values.items()})
+
+
+def type_of(key: str, origin: str) -> Any:
+    """The type of a setting `section.key`. Raises ConfigError where there is no such setting."""
+    section, _, name = key.partition(".")
+    hints = typing.get_type_hints(_SECTIONS[section]) if section in _SECTIONS else {}
+    if name not in hints:
+        known = [f"{s}.{f.name}" for s, cls in _SECTIONS.items() for f in dataclasses.fields(cls)]
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"sections are {', '.join(_SECTIONS)}"
+        raise ConfigError(f"{origin}: unknown setting {key}; {hint}")
+    return hints[name]
+
+
+def dump(config: Config) -> str:
+    """The whole configuration as YAML that `load` reads back to an equal `Config`."""
+    plain = {
+        section: {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+        for section, settings in dataclasses.asdict(config).items()
+    }
+    return yaml.safe_dump(plain, sort_keys=False)
+
+
+def read_yaml(file: Path) -> Mapping[Any, Any]:
+    """What a YAML file holds, which is a mapping; an empty one for an empty file.
+
+    Raises:
+        ConfigError: it cannot be read, or holds something else.
+    """
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        folder = file.parent
+        near = difflib.get_close_matches(file.name, [p.name for p in folder.glob("*.yml")] if folder.is_dir() else [], n=1)
+        hint = f"did you mean {folder / near[0]}?" if near else "the ready-made ones lie in conf/"
+        raise ConfigError(f"{file}: no such configuration file; {hint}") from error
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}); it must be a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        place = getattr(error, "problem_mark", None)
+        where = f" line {place.line + 1}" if place is not None else ""
+        raise ConfigError(f"{file}{where}: not valid YAML; check indentation and colons") from error
+    if content is not None and not isinstance(content, Mapping):
+        raise ConfigError(f"{file}: must hold sections such as 'training:' with settings below them")
+    return content or {}
+
+
+def _read_file(file: Path) -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for section, settings in read_yaml(file).items():
+        if settings is None:
+            continue
+        if not isinstance(settings, Mapping):
+            raise ConfigError(f"{file}: {section}: must be a section with settings below it, not {settings!r}")
+        pairs.extend((f"{section}.{key}", value) for key, value in settings.items())
+    return pairs
+
+
+def _assign(values: dict[str, dict[str, Any]], key: str, value: Any, origin: str) -> None:
+    wanted = type_of(key, origin)
+    section, _, name = key.partition(".")
+    try:
+        values.setdefault(section, {})[name] = convert(value, wanted)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{origin}: {key}={value}: must be {error}") from error
+
+
+def convert(value: Any, wanted: Any) -> Any:
+    """A value that YAML has read, as the type that is wanted.
+
+    Raises:
+        TypeError, ValueError: their text says what the value must be.
+    """
+    origin = typing.get_origin(wanted)
+    if origin is Literal:
+        choices = typing.get_args(wanted)
+        if value not in choices:
+            raise ValueError("one of " + ", ".join(map(str, choices)))
+        return value
+    if origin is tuple:
+        (item, _) = typing.get_args(wanted)
+        if not isinstance(value, list | tuple):
+            raise TypeError(f"a list of {_noun(item)}s, for example [1, 2]")
+        return tuple(convert(element, item) for element in value)
+    if wanted is float and isinstance(value, str):
+        # YAML 1.1 reads 1e-3 as text because the number has no dot.
+        value = _float_or_text(value)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if wanted is str and isinstance(value, types.NoneType):
+        value = ""
+    if type(value) is not wanted:
+        raise TypeError(_noun(wanted, article=True))
+    return value
+
+
+def _float_or_text(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _noun(kind: type, *, article: bool = False) -> str:
+    noun = {int: "whole number", float: "number", bool: "true or false", str: "text"}[kind]
+    return f"a {noun}" if article and kind in (int, float) else noun

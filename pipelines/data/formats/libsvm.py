@@ -1,0 +1,192 @@
+"""libsvm text to dense images, and back.
+
+A line is `label index:value index:value ...`. What is a row here is the same row for `sklearn.datasets.load_svmlight_file`
+(`zero_based=False`), with values kept as float32 where they are no bytes. The rules:
+
+- A newline ends a line, nothing else does. Spaces, tabs and carriage returns separate, so CRLF line ends are read.
+- `#` starts a comment. A line without content is skipped. A label alone is an image of zeros.
+- A label is a decimal number equal to one of `data.labels`: 3, +3 and 3.0 are one label; 3.5 and nan are none.
+- An index is made of digits, ascends, and lies between 1 and the number of values of `data.image_shape` (one less of both
+  with `data.zero_based`). Index 0 is refused: it shows a zero-based file, whose other rows would all be off by one value.
+- A value is a decimal number in `data.value_range`: no nan, no infinity. A value that is left out is 0.
+- Everything else makes the line a bad one. sklearn is laxer in four points: it also takes nan and infinities, Python's `1_000`,
+  a sign before an index, and query ids, which it drops.
+
+The format has no width, so `Rules` says it. Two readers share the work: `parse` reads plain lines (digits, single spaces,
+colons) as arrays, and hands every other line to `parse_line`, which either reads it or says what is wrong with it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.data.formats.libsvm_line import Fault, Row, Rules, parse_line
+
+_SPACE, _COLON, _NEWLINE, _RETURN, _ZERO = 32, 58, 10, 13, 48
+# More digits could overflow the int32 that the fast reader counts in.
+_MAX_DIGITS = 9
+
+
+@dataclass(frozen=True)
+class BadLine:
+    """A line that is neither a row nor empty."""
+
+    number: int
+    """Zero-based, counted from the start of the text."""
+    raw: bytes
+    """As it stands, without its newline."""
+    fault: Fault
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Some consecutive lines, read."""
+
+    num_lines: int
+    """Lines of text, blank and malformed ones included."""
+    images: npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+    """(rows, values); uint8 where every value of the chunk is a whole number from 0 to 255, else float32."""
+    labels: npt.NDArray[np.int32]
+    """(rows,): position of the label in `Rules.labels`."""
+    lines: npt.NDArray[np.int64]
+    """(rows,): zero-based line of each row."""
+    bad_lines: tuple[BadLine, ...]
+    """Every malformed line, in order."""
+
+
+def parse(text: bytes | memoryview, rules: Rules) -> Chunk:
+    """Read lines of which each ends in a newline.
+
+    Malformed lines do not raise: they are in the result, because only the caller knows file and line number.
+    """
+    plain = _read_plain(np.frombuffer(text, np.uint8), rules)
+    num_lines = len(plain.starts)
+    slow_rows: dict[int, Row] = {}
+    bad_lines: list[BadLine] = []
+    for line in np.flatnonzero(~plain.good).tolist():
+        raw = bytes(text[plain.starts[line] : plain.ends[line]])
+        outcome = parse_line(raw, rules)
+        if isinstance(outcome, Row):
+            slow_rows[line] = outcome
+        elif isinstance(outcome, Fault):
+            bad_lines.append(BadLine(line, raw, outcome))
+    is_row = plain.good.copy()
+    is_row[list(slow_rows)] = True
+    row_of_line = np.cumsum(is_row) - 1
+    num_rows = int(is_row.sum())
+    whole = (plain.values.size == 0 or int(plain.values.max()) <= 255) and all(
+        0 <= value <= 255 and value == int(value) for row in slow_rows.values() for value in row.values
+    )
+    images: npt.NDArray[Any] = np.zeros((num_rows, rules.num_values), np.uint8 if whole else np.float32)
+    labels = np.empty(num_rows, np.int32)
+    labels[row_of_line[plain.good]] = plain.labels[plain.good]
+    images.reshape(-1)[row_of_line[plain.line_of_pair] * rules.num_values + (plain.indices - rules.first_index)] = plain.values
+    for line, row in slow_rows.items():
+        labels[row_of_line[line]] = row.label
+        images[row_of_line[line], row.positions] = row.values
+    return Chunk(num_lines=num_lines, images=images, labels=labels, lines=np.flatnonzero(is_row), bad_lines=tuple(bad_lines))
+
+
+def write(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer[Any]]) -> bytes:
+    """The inverse of `parse`: one line per row of `images` (rows, values), zeros left out, no space at the end."""
+    width = images.shape[1]
+    pairs = [b" %d:%d" % (index + 1, value) for index in range(width) for value in range(256)]
+    lines = []
+    for image, label in zip(images, labels.tolist(), strict=True):
+        filled = np.flatnonzero(image)
+        lines.append(b"%d" % label)
+        lines.extend(map(pairs.__getitem__, (filled * 256 + image[filled]).tolist()))
+        lines.append(b"\n")
+    return b"".join(lines)
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """What the fast reader understood. Lines that are not `good` are left to the slow one."""
+
+    starts: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+    good: npt.NDArray[np.bool_]
+    labels: npt.NDArray[np.int64]
+    """By line; a position in `Rules.labels` where the line is good."""
+    line_of_pair: npt.NDArray[np.int64]
+    indices: npt.NDArray[np.int32]
+    """As written, by pair of a good line."""
+    values: npt.NDArray[np.int32]
+
+
+def _read_plain(text: npt.NDArray[np.uint8], rules: Rules) -> _Plain:
+    # Bytes below '0' wrap around, so that one comparison finds every byte that is no digit. Tokens lie between those.
+    digits = text - np.uint8(_ZERO)
+    ends = np.flatnonzero(digits > 9)
+    kinds = text[ends]
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    line_ends = ends[kinds == _NEWLINE]
+    line_starts = np.concatenate(([0], line_ends[:-1] + 1))
+    # One space or carriage return at the end of a line: let it end the line, and forget the empty token behind it.
+    behind = np.flatnonzero(kinds == _NEWLINE)
+    before = kinds[behind - 1]
+    behind = behind[((before == _SPACE) | (before == _RETURN)) & (ends[behind] == starts[behind])]
+    if behind.size:
+        kinds[behind - 1] = _NEWLINE
+        ends, kinds, starts = np.delete(ends, behind), np.delete(kinds, behind), np.delete(starts, behind)
+    lengths = ends - starts
+    space, colon, newline = kinds == _SPACE, kinds == _COLON, kinds == _NEWLINE
+    # An index stands behind a space and ends in a colon; labels and values do neither.
+    well_formed = (lengths > 0) & (lengths <= _MAX_DIGITS) & (space | colon | newline)
+    well_formed &= colon == np.concatenate(([False], space[:-1]))
+    last_token = np.flatnonzero(newline)
+    good = np.ones(len(last_token), np.bool_)
+    good[np.searchsorted(last_token, np.flatnonzero(~well_formed))] = False
+    tokens_per_line = np.diff(last_token, prepend=-1)
+    numbers = _numbers(digits, ends, lengths)
+    first_token = last_token - tokens_per_line + 1
+    labels, known = _label_positions(numbers[first_token], rules.labels)
+    of_pair = np.ones(len(numbers), np.bool_)
+    of_pair[first_token] = False
+    if not good.all():
+        of_pair &= np.repeat(good, tokens_per_line)
+    pairs = numbers[of_pair].reshape(-1, 2)
+    lines = np.arange(len(good))
+    line_of_pair = np.repeat(lines[good], (tokens_per_line[good] - 1) // 2)
+    good &= known
+    indices, values = pairs[:, 0], pairs[:, 1]
+    allowed = (indices >= rules.first_index) & (indices <= rules.last_index)
+    allowed &= (values >= rules.value_range[0]) & (values <= rules.value_range[1])
+    allowed[1:] &= (indices[1:] > indices[:-1]) | (line_of_pair[1:] != line_of_pair[:-1])
+    good[line_of_pair[~allowed]] = False
+    if not good.all():
+        kept = good[line_of_pair]
+        line_of_pair, indices, values = line_of_pair[kept], indices[kept], values[kept]
+    return _Plain(line_starts, line_ends, good, labels, line_of_pair, indices, values)
+
+
+def _numbers(digits: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+    """The tokens as numbers; meaningless where a token has no digit or more than `_MAX_DIGITS`."""
+    padded = np.zeros(len(digits) + 4, np.uint8)
+    padded[4:] = digits
+    # The four bytes before the end of each token in one unaligned load: the last digit is the highest byte.
+    last_four: npt.NDArray[np.uint32] = np.ndarray(len(digits) + 1, "<u4", padded, 0, (1,)).take(ends)
+    not_ours = (4 - np.clip(lengths, 1, 4)).astype(np.uint32) * np.uint32(8)
+    last_four >>= not_ours
+    last_four <<= not_ours
+    low_byte = np.uint32(255)
+    numbers = last_four >> np.uint32(24)
+    numbers += ((last_four >> np.uint32(16)) & low_byte) * np.uint32(10)
+    numbers += ((last_four >> np.uint32(8)) & low_byte) * np.uint32(100)
+    numbers += (last_four & low_byte) * np.uint32(1000)
+    for place in range(5, min(int(lengths.max(initial=0)), _MAX_DIGITS) + 1):
+        longer = np.flatnonzero(lengths >= place)
+        numbers[longer] += digits[ends[longer] - place].astype(np.uint32) * np.uint32(10 ** (place - 1))
+    return numbers.astype(np.int32)
+
+
+def _label_positions(
+    found: npt.NDArray[np.int32], labels: tuple[int, ...]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    order = np.argsort(labels)
+    ascending = np.asarray(labels, np.int64)[order]
+    place = np.minimum(np.searchsorted(ascending, found), len(ascending) - 1)
+    return order[place], ascending[place] == found

@@ -1,0 +1,161 @@
+"""One line of libsvm text: a row, nothing, or what is wrong with it. The rules stand in `pipelines.data.formats.libsvm`."""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Reason = Literal[
+    "label_not_a_number",
+    "label_not_finite",
+    "label_not_whole",
+    "label_unknown",
+    "colon_missing",
+    "query_id",
+    "index_not_a_number",
+    "index_zero",
+    "index_too_large",
+    "index_repeated",
+    "index_descending",
+    "value_not_a_number",
+    "value_not_finite",
+    "value_out_of_range",
+    "wrong_encoding",
+    # Of pictures, see `pipelines.data.ingest.image_pass`.
+    "picture_not_readable",
+    "not_a_picture",
+    "picture_of_wrong_size",
+]
+
+_NUMBER = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_NOT_FINITE = re.compile(rb"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
+# No shape is so large, and Python refuses to read numbers of thousands of digits.
+_MOST_INDEX_DIGITS = 18
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What a line may hold."""
+
+    image_shape: tuple[int, ...]
+    value_range: tuple[float, ...]
+    """Smallest and largest value."""
+    labels: tuple[int, ...]
+    """Label values as the text writes them."""
+    first_index: int = 1
+    """Index of the first value of an image: 1, or 0 in a zero-based file."""
+
+    @property
+    def num_values(self) -> int:
+        return math.prod(self.image_shape)
+
+    @property
+    def last_index(self) -> int:
+        return self.first_index + self.num_values - 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One good line."""
+
+    label: int
+    """Position in `Rules.labels`."""
+    positions: list[int]
+    """Zero-based places in the image."""
+    values: list[float]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a line is no row."""
+
+    reason: Reason
+    """For counting."""
+    text: str
+    """For people: one line of ASCII that shows what was found and names the rule."""
+
+
+def parse_line(line: bytes, rules: Rules) -> Row | Fault | None:
+    """Read one line: a row, the reason why it is none, or None for a line without content."""
+    tokens = line.partition(b"#")[0].split()
+    if not tokens:
+        return None
+    label = _parse_label(tokens[0], rules)
+    if isinstance(label, Fault):
+        return label
+    low, high = rules.value_range
+    row = Row(label, [], [])
+    previous = rules.first_index - 1
+    for token in tokens[1:]:
+        index_text, _, value_text = token.partition(b":")
+        if not (index_text.isdigit() and _NUMBER.fullmatch(value_text)):
+            return _why_no_pair(token)
+        digits = index_text.lstrip(b"0") or b"0"
+        index, value = int(digits[:_MOST_INDEX_DIGITS]), float(value_text)
+        if not previous < index <= rules.last_index:
+            return _why_no_index(digits, index, previous, rules)
+        if not low <= value <= high:
+            shown = f"value {_show(value_text)} at index {index}"
+            return Fault("value_out_of_range", f"{shown} is outside data.value_range=[{low:g}, {high:g}]")
+        row.positions.append(index - rules.first_index)
+        row.values.append(value)
+        previous = index
+    return row
+
+
+def _parse_label(token: bytes, rules: Rules) -> int | Fault:
+    if _NOT_FINITE.fullmatch(token):
+        return Fault("label_not_finite", f"the label {_show(token)} is not a finite number")
+    if not _NUMBER.fullmatch(token):
+        if _is_foreign(token):
+            return _wrong_encoding(f"the label {_show(token)}")
+        text = f"the label {_show(token)} is not a number; a line is 'label index:value index:value ...'"
+        return Fault("label_not_a_number", text)
+    label = float(token)
+    if label not in rules.labels:
+        if not label.is_integer():
+            return Fault("label_not_whole", f"the label {_show(token)} is not a whole number")
+        shown = ", ".join(map(str, rules.labels[:12])) + (", ..." if len(rules.labels) > 12 else "")
+        return Fault("label_unknown", f"the label {_show(token)} is not one of {shown} (data.classes, data.labels)")
+    return rules.labels.index(int(label))
+
+
+def _why_no_pair(token: bytes) -> Fault:
+    index_text, colon, value_text = token.partition(b":")
+    if _is_foreign(token):
+        return _wrong_encoding(_show(token))
+    if not colon:
+        return Fault("colon_missing", f"{_show(token)} has no colon; an entry is index:value")
+    if index_text == b"qid":
+        return Fault("query_id", f"{_show(token)}: query ids are not supported; remove them")
+    if not index_text.isdigit():
+        return Fault("index_not_a_number", f"{_show(token)}: the index is not a whole number from 1 on")
+    if _NOT_FINITE.fullmatch(value_text):
+        return Fault("value_not_finite", f"{_show(token)}: the value is not a finite number")
+    return Fault("value_not_a_number", f"{_show(token)}: the value is not a number")
+
+
+def _why_no_index(digits: bytes, index: int, previous: int, rules: Rules) -> Fault:
+    if index < rules.first_index:
+        return Fault("index_zero", "index 0: libsvm indices start at 1; for a zero-based file set data.zero_based=true")
+    if index > rules.last_index:
+        counted = f"the number of values of data.image_shape={list(rules.image_shape)}"
+        if rules.first_index == 0:
+            counted = f"the last of data.image_shape={list(rules.image_shape)} when counted from 0 (data.zero_based)"
+        return Fault("index_too_large", f"index {_show(digits)[1:-1]} is above {rules.last_index}, {counted}")
+    if index == previous:
+        return Fault("index_repeated", f"index {index} appears twice")
+    return Fault("index_descending", f"index {index} comes after {previous}; indices must ascend")
+
+
+def _is_foreign(token: bytes) -> bool:
+    return not token.isascii() or b"\0" in token
+
+
+def _wrong_encoding(shown: str) -> Fault:
+    return Fault("wrong_encoding", f"{shown} is not plain ASCII; save the file as UTF-8 without a byte order mark")
+
+
+def _show(token: bytes) -> str:
+    text = token.decode("utf-8", "backslashreplace")
+    return ascii(text if len(text) <= 40 else text[:37] + "...")

@@ -1,0 +1,221 @@
+"""The Spark jobs of ingest: text in, Parquet files out.
+
+Three passes run in Spark's Python workers: `parse_batches` makes stretches of images of the lines, which Spark keeps until all
+are counted; `place_batches` cuts them by file of the table; Spark brings together what belongs to a file, and `write_batches`
+writes it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from py4j.protocol import Py4JJavaError
+from pyspark import StorageLevel
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from pipelines.config import Config, DataConfig
+from pipelines.data.formats import text_file
+from pipelines.data.formats.libsvm_line import Rules
+from pipelines.data.ingest import image_pass, quarantine
+from pipelines.data.ingest.parse_pass import IS_IMAGES, IS_REPORT, PARSED_COLUMNS, VALUES_PER_STRETCH, BlockReport, parse_batches
+from pipelines.data.ingest.permutation import Permutation, Segment, cut
+from pipelines.data.ingest.quarantine import Rejected
+from pipelines.data.ingest.shuffle_pass import PLACED_COLUMNS, Plan, place_batches
+from pipelines.data.ingest.spark_jobs import arrow_batches, cause, job_group
+from pipelines.data.ingest.write_pass import WRITTEN_COLUMNS, WrittenFile, write_batches
+from pipelines.data.sources.resolve import Source
+from pipelines.data.table.schema import BYTES_PER_VALUE, SPLIT_COLUMN, Dtype
+from pipelines.errors import ConfigError, DataError
+from pipelines.system import paths
+
+_MEGABYTE = 2**20
+# One task writes its files one after the other; several tasks per core even out their sizes.
+_BYTES_PER_WRITE_TASK = 256 * _MEGABYTE
+# Readers load a row group whole.
+_MOST_BYTES_PER_ROW_GROUP = 1024 * _MEGABYTE
+
+
+@dataclass(frozen=True)
+class Written:
+    """What lies in the folder."""
+
+    segments: tuple[Segment, ...]
+    files: tuple[WrittenFile, ...]
+    dtype: Dtype
+    rows_per_file: tuple[int, ...]
+    """Of the source's files, in order."""
+    rejected: Rejected
+
+
+def write_rows(spark: SparkSession, config: Config, source: Source, folder: Path) -> Written:
+    """Read the source and write the table's files (`partfiles.path_of`) into `folder`, and bad lines that are set aside.
+
+    Raises:
+        DataError: a line is malformed (`FILE:LINE: reason`), a file is damaged, or there are no rows.
+        ConfigError: ingest.rows_per_row_group is too large for these images.
+    """
+    with parsed_text(spark, config, source) as text:
+        plan = _plan(config, source, text.reports)
+        with _writing(config):
+            with arrow_batches(spark, max(plan.num_values, VALUES_PER_STRETCH)):
+                files = _write(spark, text.frame, plan, folder)
+            if text.rejected.rows:
+                quarantine.write(text.frame, source, text.reports, text.rejected.rows, folder)
+    rows = [sum(report.rows for report in text.reports if report.file == number) for number in range(len(source.files))]
+    return Written(plan.segments, files, plan.dtype, tuple(rows), text.rejected)
+
+
+@dataclass(frozen=True)
+class ParsedText:
+    """Text that has been read and judged once."""
+
+    frame: DataFrame
+    """`PARSED_COLUMNS`, kept by Spark."""
+    reports: list[BlockReport]
+    """Of all blocks, in the order of files and blocks."""
+    rejected: Rejected
+
+
+@contextmanager
+def parsed_text(spark: SparkSession, config: Config, source: Source, *, images_apart: bool = False) -> Iterator[ParsedText]:
+    """Read the source; its rows are kept until the end of the context.
+
+    Args:
+        spark: reads it.
+        config: `data` says what a row may hold, `ingest` what becomes of a line that is none.
+        source: from `pipelines.data.sources.resolve.resolve`.
+        images_apart: every image is a row of its own, for frames that are cut into batches by the size of an image; of text.
+
+    Raises:
+        DataError: a line is malformed (`FILE:LINE: reason`) and `ingest.on_bad_rows` does not allow that, or a file is damaged.
+    """
+    rules = _rules(config.data)
+    with arrow_batches(spark, rules.num_values), job_group(spark, "Convoy ingest"):
+        with _reading(source):
+            keep_bad_lines = config.ingest.on_bad_rows == "quarantine"
+            parse = partial(parse_batches, rules=rules, keep_bad_lines=keep_bad_lines, images_apart=images_apart)
+            parsed = (
+                _lines(spark, source).mapInArrow(parse, PARSED_COLUMNS)
+                if source.pictures is None
+                else image_pass.parsed(spark, source.pictures, config.data, keep_bad_lines)
+            ).persist(StorageLevel.MEMORY_AND_DISK)
+        try:
+            with _reading(source):
+                reports = _collect_reports(parsed)
+            yield ParsedText(parsed, reports, quarantine.judge(config.ingest, source, rules, reports))
+        finally:
+            parsed.unpersist()
+
+
+def _rules(data: DataConfig) -> Rules:
+    return Rules(
+        image_shape=data.image_shape,
+        value_range=data.value_range,
+        labels=data.label_values,
+        first_index=0 if data.zero_based else 1,
+    )
+
+
+def _lines(spark: SparkSession, source: Source) -> DataFrame:
+    """`TEXT_COLUMNS`."""
+    frames = [
+        # A path may hold characters that Spark takes for a pattern, such as brackets.
+        spark.read.option("__globPaths__", "false")
+        # By itself Spark ends a line at a carriage return, too; the format does not.
+        .option("lineSep", "\n")
+        .text(paths.to_spark(uri))
+        .select("value", F.lit(number).alias("file"), F.col("_metadata.file_block_start").alias("block"))
+        for number, (uri, _) in enumerate(source.files)
+    ]
+    lines = frames[0]
+    for frame in frames[1:]:
+        lines = lines.union(frame)
+    return lines
+
+
+@contextmanager
+def _reading(source: Source) -> Iterator[None]:
+    try:
+        yield
+    except (Py4JJavaError, PySparkException) as error:
+        for uri, _ in source.files if source.pictures is None else ():
+            text_file.check_whole(uri)
+        files = " or ".join(uri for uri, _ in source.files)
+        raise DataError(f"{files}: Spark could not read the {source.unit}s: {cause(error)}") from error
+
+
+@contextmanager
+def _writing(config: Config) -> Iterator[None]:
+    try:
+        yield
+    except (Py4JJavaError, PySparkException) as error:
+        raise DataError(
+            f"ingest.tables_uri={config.ingest.tables_uri}: Spark could not write the table: {cause(error)}"
+        ) from error
+
+
+def _collect_reports(parsed: DataFrame) -> list[BlockReport]:
+    reports = [BlockReport.from_json(row.note) for row in parsed.where(IS_REPORT).select("note").collect()]
+    return sorted(reports, key=lambda report: (report.file, report.block))
+
+
+def _plan(config: Config, source: Source, reports: list[BlockReport]) -> Plan:
+    test_files = frozenset(number for number, (_, split) in enumerate(source.files) if split == "test")
+    first_row: dict[tuple[int, int], int] = {}
+    rows = {False: 0, True: 0}
+    for report in reports:
+        is_test = report.file in test_files
+        first_row[report.file, report.block] = rows[is_test]
+        rows[is_test] += report.rows
+    for number, (uri, _) in enumerate(source.files):
+        if not any(report.rows for report in reports if report.file == number):
+            raise DataError(f"{uri}: holds no rows; a row is a line 'label index:value index:value ...'")
+    dtype: Dtype = "float32" if any(report.is_float for report in reports) else "uint8"
+    num_values = 1
+    for size in config.data.image_shape:
+        num_values *= size
+    bytes_per_row = num_values * BYTES_PER_VALUE[dtype]
+    if config.ingest.rows_per_row_group * bytes_per_row > _MOST_BYTES_PER_ROW_GROUP:
+        raise ConfigError(
+            f"ingest.rows_per_row_group={config.ingest.rows_per_row_group}: a row group may hold at most 1 GB, which is "
+            f"{_MOST_BYTES_PER_ROW_GROUP // bytes_per_row} rows of these images; 0 chooses"
+        )
+    segments = cut(
+        train_rows=rows[False],
+        test_rows=rows[True] if test_files else None,
+        validation_fraction=config.ingest.validation_fraction,
+        test_fraction=config.ingest.test_fraction,
+        rows_per_row_group=config.ingest.rows_per_row_group,
+        bytes_per_row=bytes_per_row,
+    )
+    return Plan(
+        segments=segments,
+        first_row=first_row,
+        test_files=test_files,
+        train_order=Permutation(rows[False], config.ingest.seed, "train"),
+        test_order=Permutation(rows[True], config.ingest.seed, "test"),
+        num_values=num_values,
+        num_classes=len(config.data.label_values),
+        dtype=dtype,
+    )
+
+
+def _write(spark: SparkSession, parsed: DataFrame, plan: Plan, folder: Path) -> tuple[WrittenFile, ...]:
+    for segment in plan.segments:
+        (folder / f"{SPLIT_COLUMN}={segment.split}").mkdir()
+    num_files = sum(segment.num_files for segment in plan.segments)
+    num_bytes = sum(segment.rows for segment in plan.segments) * plan.bytes_per_row
+    tasks = max(3 * spark.sparkContext.defaultParallelism, -(-num_bytes // _BYTES_PER_WRITE_TASK))
+    written = (
+        parsed.where(IS_IMAGES)
+        .mapInArrow(partial(place_batches, plan=plan), PLACED_COLUMNS)
+        .repartition(min(tasks, num_files), "segment", "file")
+        .sortWithinPartitions("segment", "file")
+        .mapInArrow(partial(write_batches, plan=plan, folder=str(folder)), WRITTEN_COLUMNS)
+        .collect()
+    )
+    return tuple(WrittenFile(**row.asDict()) for row in written)

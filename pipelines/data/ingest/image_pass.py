@@ -1,0 +1,102 @@
+"""The pass over a folder of pictures that runs in Spark's Python workers: as `passes.parse_batches` for text."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+
+from pipelines.config import DataConfig
+from pipelines.data.formats import image_file
+from pipelines.data.formats.libsvm import BadLine, Chunk
+from pipelines.data.formats.libsvm_line import Fault
+from pipelines.data.ingest.parse_pass import PARSED_COLUMNS, BlockReport, chunk_batches, report_batch
+from pipelines.data.sources.image_folder import ImageFolder
+from pipelines.system import paths
+
+_COLUMNS = "file int, block bigint, paths array<string>, labels array<int>"
+# What a worker holds decoded at once.
+_VALUES_PER_BLOCK = 2**24
+_MOST_PER_BLOCK = 512
+_BYTES = (0.0, 255.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureRules:
+    """What a picture must be."""
+
+    shape: tuple[int, int, int]
+    value_range: tuple[float, float]
+    """What black and white become."""
+    resize: bool
+    """Pictures of another size are brought to `shape`."""
+
+
+def parsed(spark: SparkSession, source: ImageFolder, data: DataConfig, keep_bad: bool) -> DataFrame:
+    """`PARSED_COLUMNS` of the pictures of a source. A block is some consecutive pictures, a "line" of it is a picture."""
+    height, width, channels = data.image_shape
+    low, high = data.value_range
+    rules = PictureRules(shape=(height, width, channels), value_range=(low, high), resize=data.resize_pictures)
+    step = max(1, min(_VALUES_PER_BLOCK // (height * width * channels), _MOST_PER_BLOCK))
+    blocks = []
+    for number, (folder, listed) in enumerate(zip(source.folders, source.pictures, strict=True)):
+        root = paths.to_python(folder)
+        for start in range(0, len(listed), step):
+            part = listed[start : start + step]
+            blocks.append((number, start, [str(root / picture.name) for picture in part], [picture.label for picture in part]))
+    frame = spark.createDataFrame(blocks, _COLUMNS).repartition(min(len(blocks), 4 * spark.sparkContext.defaultParallelism))
+    return frame.mapInArrow(partial(read_blocks, rules=rules, keep_bad=keep_bad), PARSED_COLUMNS)
+
+
+def read_blocks(batches: Iterable[pa.RecordBatch], rules: PictureRules, keep_bad: bool) -> Iterator[pa.RecordBatch]:
+    """Blocks of paths to images, and one row with a report behind each block."""
+    for batch in batches:
+        for row in batch.to_pylist():
+            report = BlockReport(row["file"], row["block"])
+            yield from chunk_batches(read_chunk(row["paths"], row["labels"], rules), report, keep_bad, images_apart=False)
+            yield report_batch(report)
+
+
+def read_chunk(files: Sequence[str], labels: Sequence[int], rules: PictureRules) -> Chunk:
+    """Read pictures; those that are none do not raise but are in the result."""
+    images: list[npt.NDArray[np.uint8]] = []
+    lines: list[int] = []
+    bad: list[BadLine] = []
+    for number, file in enumerate(files):
+        content = b""
+        try:
+            content = Path(file).read_bytes()
+            images.append(_values(content, rules))
+            lines.append(number)
+        except OSError as error:
+            bad.append(BadLine(number, content, Fault("picture_not_readable", f"cannot be read ({error.strerror or error})")))
+        except image_file.NoImage as error:
+            bad.append(BadLine(number, content, Fault("not_a_picture", ascii(str(error))[1:-1])))
+        except _WrongSize as error:
+            bad.append(BadLine(number, content, Fault("picture_of_wrong_size", str(error))))
+    stacked = np.stack(images) if images else np.empty((0, *rules.shape), np.uint8)
+    values = stacked.reshape(len(images), -1)
+    return Chunk(
+        num_lines=len(files),
+        images=values if rules.value_range == _BYTES else image_file.in_range(values, rules.value_range),
+        labels=np.asarray(labels, np.int32)[lines],
+        lines=np.asarray(lines, np.int64),
+        bad_lines=tuple(bad),
+    )
+
+
+class _WrongSize(ValueError):
+    pass
+
+
+def _values(content: bytes, rules: PictureRules) -> npt.NDArray[np.uint8]:
+    picture = image_file.opened(content)
+    height, width, _ = rules.shape
+    if picture.size != (width, height) and not rules.resize:
+        found = f"is {picture.size[1]} x {picture.size[0]} where data.image_shape says {height} x {width}"
+        raise _WrongSize(f"{found}; data.resize_pictures=true brings all pictures to one size")
+    return image_file.values(picture, rules.shape)

@@ -1,0 +1,127 @@
+"""Where each row goes: a seeded order of all rows, cut into splits and files.
+
+The order is a function of the row's number in the source alone. How Spark cuts the text into partitions, and on how many
+cores it reads them, cannot change the table.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.data.table.schema import SPLITS, Split
+from pipelines.errors import DataError
+
+# Enough files that a few workers get equal shares; evaluation splits are read once per epoch by all workers together.
+_FILES_WANTED: dict[Split, int] = {"train": 32, "validation": 8, "test": 8}
+_FEWEST_ROWS_PER_FILE = 256
+_MOST_BYTES_PER_FILE = 32 * 2**20
+_ROUNDS = 6
+
+
+class Permutation:
+    """A seeded bijection of 0 .. size - 1 that needs no memory: a Feistel network, walked until it lands inside."""
+
+    def __init__(self, size: int, seed: int, name: str) -> None:
+        """`name` gives permutations of one seed different orders."""
+        self._size = size
+        self._half_bits = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
+        digest = hashlib.sha512(f"{seed}/{name}".encode()).digest()
+        self._keys = np.frombuffer(digest, "<u8")[:_ROUNDS].copy()
+
+    def __call__(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The places of `numbers`, which all lie in 0 .. size - 1."""
+        places = self._scramble(numbers.astype(np.uint64))
+        # The network permutes the next power of four. Following it from inside always comes back inside.
+        outside = np.flatnonzero(places >= self._size)
+        while outside.size:
+            places[outside] = self._scramble(places[outside])
+            outside = outside[places[outside] >= self._size]
+        return places.astype(np.int64)
+
+    def _scramble(self, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        bits = np.uint64(self._half_bits)
+        mask = np.uint64(2**self._half_bits - 1)
+        left, right = numbers >> bits, numbers & mask
+        for key in self._keys:
+            left, right = right, left ^ (_mix(right + key) & mask)
+        return (left << bits) | right
+
+
+def _mix(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The finalizer of splitmix64 (Steele, Lea, Flood 2014); wraps around on purpose."""
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> np.uint64(31))
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of places in the order of one source split that becomes one split of the table."""
+
+    split: Split
+    from_test_file: bool
+    start: int
+    rows: int
+    rows_per_file: int
+
+    @property
+    def num_files(self) -> int:
+        return -(-self.rows // self.rows_per_file)
+
+    def rows_of_file(self, number: int) -> int:
+        return min(self.rows_per_file, self.rows - number * self.rows_per_file)
+
+
+def cut(
+    *,
+    train_rows: int,
+    test_rows: int | None,
+    validation_fraction: float,
+    test_fraction: float,
+    rows_per_row_group: int,
+    bytes_per_row: int,
+) -> tuple[Segment, ...]:
+    """Decide splits and file sizes.
+
+    Args:
+        train_rows: rows of the training files.
+        test_rows: rows of the test files; None when there are none, so that test rows are drawn from the training files.
+        validation_fraction: of the training rows that remain.
+        test_fraction: of the training files' rows, where `test_rows` is None.
+        rows_per_row_group: 0 chooses.
+        bytes_per_row: of the image as stored.
+
+    Raises:
+        DataError: no row would be left to train or to test on.
+    """
+    drawn = 0 if test_rows is not None else round(train_rows * test_fraction)
+    validation = round((train_rows - drawn) * validation_fraction)
+    rows: dict[Split, int] = {
+        "train": train_rows - drawn - validation,
+        "validation": validation,
+        "test": drawn if test_rows is None else test_rows,
+    }
+    for split in ("train", "test"):
+        if rows[split] == 0:
+            raise DataError(
+                f"no rows for the {split} split: the source holds {train_rows + (test_rows or 0)} rows; give more data"
+            )
+    starts: dict[Split, int] = {"test": 0, "validation": drawn, "train": drawn + validation}
+    return tuple(
+        Segment(
+            split=split,
+            from_test_file=split == "test" and test_rows is not None,
+            start=starts[split],
+            rows=rows[split],
+            rows_per_file=rows_per_row_group or _rows_per_file(rows[split], _FILES_WANTED[split], bytes_per_row),
+        )
+        for split in SPLITS
+        if rows[split]
+    )
+
+
+def _rows_per_file(rows: int, files: int, bytes_per_row: int) -> int:
+    equal = max(-(-rows // files), _FEWEST_ROWS_PER_FILE)
+    return max(1, min(equal, _MOST_BYTES_PER_FILE // bytes_per_row))

@@ -1,0 +1,202 @@
+"""The Parquet table of a source: found where it was written before, or written now."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+
+from pyspark.sql import SparkSession
+
+import pipelines
+from pipelines.config import Config
+from pipelines.data.formats import text_file
+from pipelines.data.ingest import publish
+from pipelines.data.ingest.build import Written, write_rows
+from pipelines.data.sources import image_folder
+from pipelines.data.sources.resolve import Source
+from pipelines.data.table import schema, verify
+from pipelines.data.table.schema import ImageSpec, SourceFile, Split, SplitSummary, Table, TableManifest
+from pipelines.errors import DataError
+from pipelines.system import paths
+from pipelines.system.fingerprint import Fingerprint, fingerprint
+
+
+def find(config: Config, source: Source) -> Table | None:
+    """The table of this source and these settings if it is ready. Needs no Spark.
+
+    Raises:
+        DataError: a source file cannot be read, or the table was built without more lines than ingest.max_bad_fraction allows.
+    """
+    return _find(config, source, _fingerprints(source), lambda _: None)
+
+
+def open_or_build(spark: SparkSession, config: Config, source: Source, report: Callable[[str], None]) -> tuple[Table, bool]:
+    """The table of this source and these settings, and whether it was written just now.
+
+    A table that is damaged is written again, and the reason is reported. The folder gets its name when all rows are in it, and
+    its manifest after that. After a failure nothing of it is left.
+
+    Args:
+        spark: reads the text and writes the Parquet files.
+        config: `data` and `ingest` decide the table.
+        source: from `pipelines.data.sources.resolve.resolve`.
+        report: is given lines for people.
+
+    Raises:
+        DataError: a line is malformed (the message begins `FILE:LINE: `), a file is damaged, or there are no rows.
+        ConfigError: ingest.tables_uri cannot be written, or ingest.rows_per_row_group is too large for these images.
+    """
+    fingerprints = _fingerprints(source)
+    table = _find(config, source, fingerprints, report)
+    if table is not None:
+        return table, False
+    for uri, _ in source.files if source.pictures is None else ():
+        text_file.check(uri)
+    started = time.monotonic()
+    report(f"ingest: Spark reads {' and '.join(location for location, _ in source.files)}")
+    clean_key = _key(config, source, fingerprints, without_bad_rows=False)
+    parent = paths.to_python(_uri(config, source, clean_key)).parent
+    with publish.building(parent, clean_key[:12], config.ingest.tables_uri) as unfinished:
+        written = write_rows(spark, config, source, unfinished)
+        for warning in written.rejected.warnings:
+            report(warning)
+        key = _key(config, source, fingerprints, without_bad_rows=written.rejected.rows > 0)
+        uri = _uri(config, source, key)
+        target = paths.to_python(uri)
+        splits = publish.summarise(unfinished, written.segments, written.files)
+        manifest = _manifest(config, source, fingerprints, written, splits, key)
+        if _fingerprints(source) != fingerprints:
+            raise DataError(f"{source.files[0][0]}: the source changed while it was read; run again when it is complete")
+        manifest = publish.publish(unfinished, target, manifest)
+    rows = sum(split.rows for split in manifest.splits.values())
+    report(f"ingest: {rows:,} rows written to {paths.display(target)} in {time.monotonic() - started:.1f} s")
+    return Table(uri, manifest), True
+
+
+def _manifest(
+    config: Config,
+    source: Source,
+    fingerprints: list[Fingerprint],
+    written: Written,
+    splits: dict[Split, SplitSummary],
+    key: str,
+) -> TableManifest:
+    rows, rejected = written.rows_per_file, written.rejected
+    return TableManifest(
+        dataset=source.dataset,
+        image=ImageSpec(
+            shape=schema._three(list(config.data.image_shape)),
+            dtype=written.dtype,
+            value_range=(config.data.value_range[0], config.data.value_range[1]),
+        ),
+        labels=config.data.label_values,
+        class_names=_class_names(config, source),
+        splits=splits,
+        sources=tuple(
+            SourceFile(
+                uri=uri,
+                split=split,
+                num_bytes=fingerprints[number].num_bytes,
+                sha256=fingerprints[number].sha256,
+                rows=rows[number],
+                rejected_rows=rejected.per_file[number],
+            )
+            for number, (uri, split) in enumerate(source.files)
+        ),
+        seed=config.ingest.seed,
+        rejected_rows=rejected.rows,
+        rejected_by_reason=dict(rejected.by_reason),
+        note=source.note,
+        key=key,
+        created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        convoy_version=pipelines.__version__,
+    )
+
+
+def _fingerprints(source: Source) -> list[Fingerprint]:
+    """Of the source files as they lie, in order."""
+    found = []
+    for number, (uri, _) in enumerate(source.files):
+        try:
+            if source.pictures is None:
+                found.append(fingerprint(paths.to_python(uri)))
+            else:
+                found.append(image_folder.digest(uri, source.pictures.pictures[number]))
+        except OSError as error:
+            raise DataError(f"{uri}: cannot be read ({error.strerror}); check the path and its permissions") from error
+    return found
+
+
+def _key(config: Config, source: Source, fingerprints: list[Fingerprint], *, without_bad_rows: bool) -> str:
+    """The key of the table. One from which no line was left out is the same whatever ingest.on_bad_rows says."""
+    of_pictures = {} if source.pictures is None else {"resize_pictures": config.data.resize_pictures}
+    draws_test_rows = all(split == "train" for _, split in source.files)
+    return schema.table_key(
+        {
+            "schema_version": schema.SCHEMA_VERSION,
+            "sources": [[split, print_.sha256] for (_, split), print_ in zip(source.files, fingerprints, strict=True)],
+            "image_shape": config.data.image_shape,
+            "value_range": config.data.value_range,
+            "labels": config.data.label_values,
+            "zero_based": config.data.zero_based,
+            "validation_fraction": config.ingest.validation_fraction,
+            "test_fraction": config.ingest.test_fraction if draws_test_rows else None,
+            "seed": config.ingest.seed,
+            "rows_per_row_group": config.ingest.rows_per_row_group,
+            "without_bad_rows": without_bad_rows,
+            **of_pictures,
+        }
+    )
+
+
+def _class_names(config: Config, source: Source) -> tuple[str, ...]:
+    return config.data.names if source.pictures is None else source.pictures.class_names
+
+
+def _uri(config: Config, source: Source, key: str) -> str:
+    return f"{config.ingest.tables_uri.rstrip('/')}/{source.dataset}-{key[:12]}"
+
+
+def _find(config: Config, source: Source, fingerprints: list[Fingerprint], report: Callable[[str], None]) -> Table | None:
+    for without_bad_rows in (False, True) if config.ingest.on_bad_rows == "quarantine" else (False,):
+        key = _key(config, source, fingerprints, without_bad_rows=without_bad_rows)
+        uri = _uri(config, source, key)
+        path = paths.to_python(uri)
+        if not path.is_dir():
+            continue
+        try:
+            manifest = schema.read_manifest(path)
+        except DataError as error:
+            report(f"warning: {error.args[0].partition(';')[0]}; the table is written again")
+            continue
+        wrong = _mismatch(config, manifest, key) or verify.damage(path, manifest) if manifest else "has no manifest"
+        if manifest is None or wrong:
+            report(f"warning: table {uri}: {wrong}; the table is written again")
+            continue
+        _check_limit(config, manifest, source.unit)
+        # Names and notes are no part of the key: the rows are the same, whatever people call them.
+        return Table(uri, dataclasses.replace(manifest, class_names=_class_names(config, source), note=source.note))
+    return None
+
+
+def _mismatch(config: Config, manifest: TableManifest, key: str) -> str | None:
+    """Why the manifest is not the one that was written for these settings; None where it is."""
+    if manifest.key != key:
+        return "its manifest belongs to another table"
+    image = manifest.image
+    wanted = (config.data.image_shape, config.data.value_range, config.data.label_values, config.ingest.seed)
+    found = (image.shape, image.value_range, manifest.labels, manifest.seed)
+    if found != wanted:
+        return f"its manifest says image shape, value range, labels and seed {found}, the settings {wanted}"
+    return None
+
+
+def _check_limit(config: Config, manifest: TableManifest, unit: str) -> None:
+    limit = config.ingest.max_bad_fraction
+    for file in manifest.sources:
+        lines = file.rows + file.rejected_rows
+        if file.rejected_rows > limit * lines:
+            raise DataError(
+                f"{file.uri}: {file.rejected_rows:,} of {lines:,} {unit}s are malformed; that is more than "
+                f"ingest.max_bad_fraction={limit:g} allows: mend the data"
+            )

@@ -1,0 +1,239 @@
+"""From a shard to the batches of one worker.
+
+A shard that fits the memory limit is decoded once and batches are gathered from it; a larger one is read anew each epoch through
+a shuffle buffer. Either way every epoch has the same number of batches on every rank, in another order each time, and batches
+hold source values (uint8 or float32): scaling them is the network's first layer.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from pipelines import progress
+from pipelines.config import StreamConfig
+from pipelines.data.stream.augment import Augmentation, augmented, keys_of_epoch
+from pipelines.data.stream.reader import FILES_AT_ONCE, Block, read_blocks
+from pipelines.data.stream.sharding import RowRange, file_parts
+from pipelines.data.table.schema import ImageSpec, Split, Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """The rows of one split that one worker reads."""
+
+    table: Table
+    split: Split
+    rows: RowRange
+    stream: StreamConfig
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.rows) * self.table.manifest.image.num_bytes
+
+    @property
+    def fits_memory(self) -> bool:
+        return self.num_bytes <= self.stream.memory_limit_mb * 1_000_000
+
+    def held_bytes(self, batch_size: int) -> int:
+        """Most bytes of images that training on it keeps in memory at a time, for any number of epochs."""
+        if self.fits_memory:
+            return self.num_bytes
+        files = list(file_parts(self.table.manifest.splits[self.split].files, self.rows))
+        largest = max(file.rows for file in files)
+        # A full buffer and what leaves it; and what is read ahead of it, as Parquet gives it and decoded.
+        rows = 2 * _buffer_rows(self.stream, batch_size) + largest + 2 * min(len(files), FILES_AT_ONCE) * largest
+        return rows * self.table.manifest.image.num_bytes
+
+
+def load(shard: Shard) -> Block:
+    """Decode a whole shard: images [rows, height, width, channels] and labels [rows] int32, in table order."""
+    image = shard.table.manifest.image
+    images = np.empty((len(shard.rows), *image.shape), dtype=image.dtype)
+    labels = np.empty(len(shard.rows), dtype=np.int32)
+    filled = 0
+    for block_images, block_labels in _read(shard):
+        images[filled : filled + len(block_labels)] = block_images
+        labels[filled : filled + len(block_labels)] = block_labels
+        filled += len(block_labels)
+    return images, labels
+
+
+class TrainingData:
+    """The rows that one rank trains on, an epoch at a time. Keeps them decoded where they fit the limit.
+
+    Args:
+        shard: at least `steps * batch_size` rows. Rows beyond that are left out of an epoch, other ones each time.
+        steps: batches in an epoch, the same on every rank.
+        batch_size: examples in a batch.
+        seed: with the epoch's number it decides the order and what augmentation does; use another one on each rank.
+        augmentation: how images are changed, another way in each epoch; None leaves them as they are.
+    """
+
+    def __init__(self, shard: Shard, *, steps: int, batch_size: int, seed: int, augmentation: Augmentation | None = None) -> None:
+        self._shard = shard
+        self._steps = steps
+        self._batch_size = batch_size
+        self._seed = seed
+        self._augmentation = augmentation
+        self._epoch = 0
+        self._kept = tuple(tf.constant(part) for part in load(shard)) if shard.fits_memory else None
+
+    def begin(self, epoch: int) -> None:
+        """Iterators that are started from now on deliver this epoch, counted from 0."""
+        self._epoch = epoch
+
+    def dataset(self, skip_steps: int = 0) -> tf.data.Dataset:
+        """The batches of one epoch but its first `skip_steps`; can be iterated once for each epoch.
+
+        Returns:
+            a dataset of (images [batch, height, width, channels], labels [batch] int32), of known length.
+        """
+        dataset = self._from_stream() if self._kept is None else self._from_memory(*self._kept)
+        options = tf.data.Options()
+        # The pipeline has nothing to tune, and the tuning thread sleeps up to a minute after the last batch before it ends.
+        options.autotune.enabled = False
+        options.threading.private_threadpool_size = 1
+        left = self._steps - skip_steps
+        if self._augmentation is None:
+            dataset = dataset.skip(skip_steps)
+        else:
+            dataset = self._augmented(dataset, skip_steps, self._augmentation)
+        return dataset.apply(tf.data.experimental.assert_cardinality(left)).with_options(options).prefetch(2)
+
+    def _augmented(self, dataset: tf.data.Dataset, skip_steps: int, augmentation: Augmentation) -> tf.data.Dataset:
+        def keys(_: tf.Tensor) -> tf.data.Dataset:
+            of_epoch = tf.numpy_function(lambda: keys_of_epoch(self._seed, self._epoch, self._steps), [], tf.int64)
+            return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(of_epoch, (self._steps, 2)))
+
+        # Keys are counted from the epoch's first step, so they are skipped together with the batches.
+        both = tf.data.Dataset.zip((dataset, tf.data.Dataset.range(1).flat_map(keys))).skip(skip_steps)
+        return both.map(lambda batch, key: (augmented(batch[0], key, augmentation), batch[1]))
+
+    def _from_memory(self, images: tf.Tensor, labels: tf.Tensor) -> tf.data.Dataset:
+        steps, batch_size = self._steps, self._batch_size
+
+        def order() -> npt.NDArray[np.int64]:
+            chosen = epoch_order(len(self._shard.rows), self._seed, self._epoch)[: steps * batch_size]
+            return chosen.reshape(steps, batch_size)
+
+        def rows_of_batches(_: tf.Tensor) -> tf.data.Dataset:
+            return tf.data.Dataset.from_tensor_slices(
+                tf.ensure_shape(tf.numpy_function(order, [], tf.int64), (steps, batch_size))
+            )
+
+        return (
+            tf.data.Dataset.range(1)
+            .flat_map(rows_of_batches)
+            .map(lambda rows: (tf.gather(images, rows), tf.gather(labels, rows)))
+        )
+
+    def _from_stream(self) -> tf.data.Dataset:
+        image = self._shard.table.manifest.image
+        blocks = tf.data.Dataset.from_generator(
+            lambda: _shuffled_epoch(self._shard, self._steps, self._batch_size, self._seed, self._epoch),
+            output_signature=(
+                tf.TensorSpec((None, self._batch_size, *image.shape), image.dtype),
+                tf.TensorSpec((None, self._batch_size), tf.int32),
+            ),
+        )
+        return blocks.flat_map(lambda images, labels: tf.data.Dataset.from_tensor_slices((images, labels)))
+
+
+class EvaluationData:
+    """The rows of a shard, each exactly once, in table order, as often as asked. Kept in memory where they fit the limit."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+        self._kept = load(shard) if shard.fits_memory else None
+
+    def batches(self, batch_size: int) -> Iterator[Block]:
+        """Images [n, height, width, channels] and labels [n] int32 with n <= `batch_size`."""
+        shard = self._shard
+        blocks = [self._kept] if self._kept is not None else _read(shard)
+        for images, labels in blocks:
+            for start in range(0, len(labels), batch_size):
+                yield images[start : start + batch_size], labels[start : start + batch_size]
+
+
+def epoch_order(rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """The order of a shard's rows in one epoch. Any seed is a seed, 0 included."""
+    return np.random.default_rng((seed, epoch)).permutation(rows)
+
+
+def _shuffled_epoch(shard: Shard, steps: int, batch_size: int, seed: int, epoch: int) -> Iterator[Block]:
+    """Blocks of whole batches: images [n, batch, height, width, channels], labels [n, batch]; `steps` batches in total.
+
+    Row groups come in a seeded order, and their rows wait in a buffer to meet those of distant ones. The table itself was
+    shuffled when it was written.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    order_seed = int(rng.integers(2**31))
+    left = steps * batch_size
+    buffer = _ShuffleBuffer(_buffer_rows(shard.stream, batch_size), shard.table.manifest.image, rng)
+    half = buffer.capacity // 2 // batch_size * batch_size
+    for block in _read(shard, order_seed):
+        waiting: Block | None = block
+        while waiting is not None and left:
+            waiting = buffer.take(waiting)
+            if buffer.is_full:
+                leaving = min(half, left)
+                left -= leaving
+                yield _cut(buffer.let_go(leaving), batch_size)
+    while left:
+        leaving = min(half, left)
+        left -= leaving
+        yield _cut(buffer.let_go(leaving), batch_size)
+
+
+class _ShuffleBuffer:
+    """Rows in memory that is taken once; they leave at random, and others get their places."""
+
+    def __init__(self, capacity: int, image: ImageSpec, rng: np.random.Generator) -> None:
+        self.capacity = capacity
+        self._images = np.empty((capacity, *image.shape), image.dtype)
+        self._labels = np.empty(capacity, np.int32)
+        self._held = 0
+        self._rng = rng
+
+    @property
+    def is_full(self) -> bool:
+        return self._held == self.capacity
+
+    def take(self, block: Block) -> Block | None:
+        """Take rows until it is full. Gives those for which there is no place, if any."""
+        images, labels = block
+        taken = min(len(labels), self.capacity - self._held)
+        places = slice(self._held, self._held + taken)
+        self._images[places], self._labels[places] = images[:taken], labels[:taken]
+        self._held += taken
+        return (images[taken:], labels[taken:]) if taken < len(labels) else None
+
+    def let_go(self, rows: int) -> Block:
+        """So many rows at random, in random order."""
+        leaving = self._rng.permutation(self._held)[:rows]
+        block = self._images[leaving], self._labels[leaving]
+        stays = np.ones(self._held, bool)
+        stays[leaving] = False
+        self._held -= rows
+        # The last ones move to the places in front of them that have become free.
+        free, last = np.flatnonzero(~stays[: self._held]), self._held + np.flatnonzero(stays[self._held :])
+        self._images[free], self._labels[free] = self._images[last], self._labels[last]
+        return block
+
+
+def _buffer_rows(stream: StreamConfig, batch_size: int) -> int:
+    return max(stream.shuffle_buffer_rows, 2 * batch_size)
+
+
+def _read(shard: Shard, order_seed: int | None = None) -> Iterator[Block]:
+    blocks = read_blocks(shard.table, shard.split, shard.rows, order_seed=order_seed)
+    return progress.reading(blocks, f"{shard.split} rows of {shard.table.uri}")
+
+
+def _cut(block: Block, batch_size: int) -> Block:
+    images, labels = block
+    num_batches = len(labels) // batch_size
+    return images.reshape(num_batches, batch_size, *images.shape[1:]), labels.reshape(num_batches, batch_size)

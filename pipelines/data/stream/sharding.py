@@ -1,0 +1,76 @@
+"""Which rows each worker reads, and how many steps everybody takes. Pure arithmetic.
+
+Shards are ranges of rows, not of row groups: they differ by at most one row for any number of workers and any table, and a
+table with fewer row groups than workers is no obstacle. A row group that two shards share is read by both workers, each of
+which keeps its own part.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipelines.data.table.schema import TableFile
+from pipelines.errors import DataError
+
+
+@dataclass(frozen=True)
+class RowRange:
+    """Rows `start` to `stop - 1` of a split, in table order."""
+
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """The rows `start` to `stop - 1` of one file, which holds `rows` rows."""
+
+    path: str
+    start: int
+    stop: int
+    rows: int
+
+    @property
+    def whole(self) -> bool:
+        return self.start == 0 and self.stop == self.rows
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+def shard(rows: int, rank: int, workers: int) -> RowRange:
+    """The rows of one rank. The shards of all ranks are disjoint and together are `range(rows)`."""
+    return RowRange(rows * rank // workers, rows * (rank + 1) // workers)
+
+
+def file_parts(files: Sequence[TableFile], rows: RowRange) -> tuple[FilePart, ...]:
+    """Where the rows of a range lie, in table order."""
+    parts: list[FilePart] = []
+    first_row = 0
+    for file in files:
+        start, stop = max(rows.start - first_row, 0), min(rows.stop - first_row, file.rows)
+        if start < stop:
+            parts.append(FilePart(file.path, start, stop, file.rows))
+        first_row += file.rows
+    return tuple(parts)
+
+
+def steps_per_epoch(rows: int, workers: int, batch_size_per_worker: int) -> int:
+    """Steps that every rank takes in one epoch.
+
+    floor(floor(rows / workers) / batch) = floor(rows / global_batch), so the smallest shard has enough rows for all steps and
+    fewer rows than one global batch stay unseen in an epoch.
+
+    Raises:
+        DataError: there are fewer rows than one global batch.
+    """
+    global_batch_size = workers * batch_size_per_worker
+    steps = rows // global_batch_size
+    if steps == 0:
+        raise DataError(
+            f"the table has {rows} training rows, fewer than one global batch of {global_batch_size} "
+            f"({workers} workers x {batch_size_per_worker}); lower training.batch_size_per_worker or launch.workers"
+        )
+    return steps

@@ -1,0 +1,148 @@
+"""For notebooks: settings from widgets, and one call that trains and gives back what can be looked at."""
+
+import atexit
+import contextlib
+import dataclasses
+import io
+import os
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipelines.config import Config, loader
+from pipelines.data.ingest import table
+from pipelines.data.sources import resolve
+from pipelines.data.stream.sharding import RowRange
+from pipelines.data.table.schema import Split, Table
+from pipelines.errors import ConfigError, ConvoyError
+from pipelines.launch import session
+from pipelines.launch.training import run_training
+from pipelines.system import paths
+from pipelines.track import finished_run
+from pipelines.track.console.console import TrainingConsole
+from pipelines.track.finished_run import RecordedRun
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from pipelines.data.stream.reader import Block
+
+_kept = contextlib.ExitStack()
+atexit.register(_kept.close)
+
+_EXPERIMENT = "convoy-labs"
+_CLUSTER_STORAGE = "dbfs:/convoy"
+
+
+def configuration(file: str, settings: Mapping[str, str | float], storage: str = "") -> Config:
+    """The configuration of a lab: a file, what the widgets say, and where a notebook keeps its things.
+
+    Runs go to the experiment `convoy-labs`, on Databricks to that of the workspace's tracking server.
+
+    Args:
+        file: such as `conf/mlp.yml`. Looked for from the working directory upwards, because a notebook's is `notebooks`.
+        settings: `section.key` to value, texts as YAML; an empty text leaves what the file says.
+        storage: the folder for tables and runs; empty for the home folder, on Databricks `dbfs:/convoy`.
+
+    Raises:
+        ConfigError: a setting is wrong, or there is no such file.
+    """
+    on_databricks = paths.on_databricks()
+    storage = storage or (_CLUSTER_STORAGE if on_databricks else "")
+    overrides = {"tracking.experiment": f"/Shared/{_EXPERIMENT}" if on_databricks else _EXPERIMENT}
+    if on_databricks and "MLFLOW_TRACKING_URI" not in os.environ:
+        overrides["tracking.uri"] = "databricks"
+    if storage:
+        overrides |= {"ingest.tables_uri": f"{storage}/tables", "launch.runs_uri": f"{storage}/runs"}
+    overrides |= {key: str(value) for key, value in settings.items() if value != ""}
+    return loader.load(_find(file), [f"{key}={value}" for key, value in overrides.items()])
+
+
+def open_table(config: Config) -> Table:
+    """The table of the configured data, written now where it is not ready. Says what it does.
+
+    Raises:
+        ConvoyError: the data cannot be had, or a line of it is malformed.
+    """
+    source = resolve.resolve(config.data, print)
+    ready = table.find(config, source)
+    if ready is not None:
+        return ready
+    return table.open_or_build(_spark(), config, source, print)[0]
+
+
+def images(table: Table, split: Split, count: int) -> "Block":
+    """The first rows of a split: images [count, height, width, channels] in source values, class indices [count] int32.
+
+    Raises:
+        DataError: a file of the table is damaged.
+    """
+    # Petastorm prints when it is done, and reads through pyarrow interfaces that pyarrow < 15 only deprecates.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore", FutureWarning)
+        from pipelines.data.stream.reader import read_blocks
+
+        blocks = list(read_blocks(table, split, RowRange(0, min(count, table.manifest.rows(split)))))
+    return np.concatenate([block[0] for block in blocks]), np.concatenate([block[1] for block in blocks])
+
+
+def train(config: Config, *, again: bool = False) -> RecordedRun:
+    """Train as configured and record the run; or take the newest finished run with this configuration and this table.
+
+    Args:
+        config: the run. Where it is recorded does not count when runs are compared.
+        again: train in any case.
+
+    Raises:
+        ConvoyError: the work failed.
+    """
+    console = TrainingConsole(config.training.epochs)
+    if not again:
+        earlier = _earlier(config, open_table(config).uri)
+        if earlier is not None:
+            console.say(f"taken from {paths.display(earlier.run_dir)}, which was trained with exactly these settings")
+            return earlier
+    _spark()
+    summary = run_training(config, console, time.time())
+    test = summary["test"]
+    console.say(
+        f"test accuracy {100 * test['accuracy']:.2f} % of {test['rows']:,} rows, after {summary['seconds']['total']:.0f} s"
+    )
+    found = finished_run.read(Path(summary["run_dir"]))
+    if found is None:
+        raise ConvoyError(f"{summary['run_dir']}: the run that has just ended cannot be read; this is a defect")
+    return found
+
+
+def _spark() -> "SparkSession":
+    """The session of the notebook; where there is none, a new one that stays until the process ends.
+
+    It must stay: when a session is stopped, the timer that every barrier stage needs is ended with its JVM in mind.
+    """
+    return _kept.enter_context(session.open_session("convoy-lab"))
+
+
+def _earlier(config: Config, table_uri: str) -> RecordedRun | None:
+    wanted = _comparable(config)
+    return finished_run.newest(
+        paths.to_python(config.launch.runs_uri),
+        lambda run: _comparable(run.config) == wanted and run.summary["table"] == table_uri,
+    )
+
+
+def _comparable(config: Config) -> Config:
+    """Without what does not change the result."""
+    return dataclasses.replace(config, tracking=Config().tracking)
+
+
+def _find(file: str) -> Path:
+    here = Path.cwd()
+    candidates = [paths.to_python(file), *(folder / file for folder in (here, *here.parents))]
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None:
+        raise ConfigError(f"{file}: not found in {here} or above it; open the notebook in a checkout of the repository")
+    return found

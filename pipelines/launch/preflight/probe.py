@@ -1,0 +1,192 @@
+"""What a machine has of what training needs, as plain values that travel from an executor to the driver."""
+
+import importlib.metadata
+import importlib.util
+import json
+import mmap
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipelines.system import writeback
+from pipelines.system.writeback import Takes
+from pipelines.train import precision
+
+VERSIONED = ("keras", "petastorm", "pyarrow", "numpy", "mlflow")
+
+_IMPORT_PROBE = """
+import json
+found = {}
+try:
+    import tensorflow
+    found["tensorflow"] = tensorflow.__version__
+except BaseException as error:
+    found["tensorflow_error"] = f"{type(error).__name__}: {error}"
+try:
+    import json as _json, pathlib, importlib.util
+    origin = importlib.util.find_spec("horovod").origin
+    found["horovod_tensorflow"] = _json.loads((pathlib.Path(origin).parent / "metadata.json").read_text()).get("tensorflow", "")
+    import horovod.tensorflow as hvd
+    found["gloo"] = bool(hvd.gloo_built())
+except BaseException as error:
+    found["horovod_error"] = f"{type(error).__name__}: {error}"
+print("\\n" + json.dumps(found))
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What one machine has. Versions are texts; an empty text means missing. Plain values, so that it travels."""
+
+    python: str
+    host: str = ""
+    java: str = ""
+    """The version line of `java -version`."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of keras, petastorm, pyarrow, numpy, mlflow and horovod, as their package data tell it, without an import."""
+    tensorflow: str = ""
+    tensorflow_error: str = ""
+    """Why the import failed."""
+    horovod_tensorflow: str = ""
+    """The TensorFlow that Horovod was compiled against."""
+    horovod_error: str = ""
+    gloo: bool = False
+    cores: int = 1
+    memory: int = 0
+    """Bytes that this process may use; 0 where unknown."""
+    sees_run_dir: bool = True
+    """The folder of the run is there with what the driver has put into it."""
+    run_dir_takes: Takes = "appends"
+    """What can be written in the folder of the run."""
+    gpus: int = 0
+    """Devices of NVIDIA's driver."""
+    nccl: bool = False
+    """Horovod reduces on the GPU; looked for only where there is one."""
+    bfloat16: tuple[str, ...] = ()
+    """Instruction sets of the processor that compute in bfloat16."""
+
+
+def look() -> Found:
+    """What this machine has. Raises nothing: what cannot be found out counts as missing."""
+    probed = _import_probe()
+    return Found(
+        python=platform.python_version(),
+        host=socket.gethostname(),
+        java=_java(),
+        versions={name: _version(name) for name in (*VERSIONED, "horovod")},
+        tensorflow=str(probed.get("tensorflow", "")),
+        tensorflow_error=str(probed.get("tensorflow_error", "")),
+        horovod_tensorflow=str(probed.get("horovod_tensorflow", "")),
+        horovod_error=str(probed.get("horovod_error", "")),
+        gloo=bool(probed.get("gloo", False)),
+        cores=len(os.sched_getaffinity(0)),
+        memory=_memory(),
+        bfloat16=tuple(sorted(precision.bfloat16_instructions())),
+    )
+
+
+def look_quickly(run_dir: str = "") -> Found:
+    """What package data and files tell, without an import of TensorFlow: a few milliseconds, for every executor of every run.
+
+    Args:
+        run_dir: the folder of the run, in which the driver has put something; empty where there is none.
+    """
+    tensorflow = _version("tensorflow") or _version("tensorflow-cpu")
+    gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    return Found(
+        python=platform.python_version(),
+        host=socket.gethostname(),
+        versions={name: _version(name) for name in (*VERSIONED, "horovod")},
+        tensorflow=tensorflow,
+        horovod_tensorflow=_horovod_tensorflow(),
+        gloo=_is_inside_horovod(b"GlooController"),
+        cores=len(os.sched_getaffinity(0)),
+        memory=_memory(),
+        sees_run_dir=not run_dir or (Path(run_dir).is_dir() and any(Path(run_dir).iterdir())),
+        run_dir_takes=writeback.probe(Path(run_dir)) if run_dir else "appends",
+        gpus=gpus,
+        nccl=gpus > 0 and _is_inside_horovod(b"NCCLAllreduce"),
+        bfloat16=tuple(sorted(precision.bfloat16_instructions())),
+    )
+
+
+def _horovod_folder() -> Path | None:
+    found = importlib.util.find_spec("horovod")
+    return Path(found.origin).parent if found is not None and found.origin is not None else None
+
+
+def _horovod_tensorflow() -> str:
+    """The TensorFlow that Horovod was compiled against, as its build noted it."""
+    folder = _horovod_folder()
+    try:
+        return str(json.loads((folder / "metadata.json").read_text(encoding="utf-8")).get("tensorflow", "")) if folder else ""
+    except (OSError, ValueError):
+        return ""
+
+
+def _is_inside_horovod(name: bytes) -> bool:
+    """True when Horovod's library for TensorFlow holds this class, as those of Gloo and NCCL are compiled only where they are."""
+    folder = _horovod_folder()
+    for library in (folder / "tensorflow").glob("mpi_lib*.so") if folder else ():
+        with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(name) >= 0:
+                return True
+    return False
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        # Databricks brings MLflow under this name alone.
+        return _version("mlflow-skinny") if name == "mlflow" else ""
+
+
+def _java() -> str:
+    home = os.environ.get("JAVA_HOME")
+    program = f"{home}/bin/java" if home else shutil.which("java")
+    if program is None:
+        return ""
+    try:
+        shown = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=30).stderr
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return next((line for line in shown.splitlines() if "version" in line), "")
+
+
+def _import_probe() -> dict[str, Any]:
+    """TensorFlow and Horovod, imported in another process."""
+    try:
+        result = subprocess.run(
+            [sys.executable, "-c", _IMPORT_PROBE],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return {"tensorflow_error": f"could not be imported: {type(error).__name__}"}
+    try:
+        probed: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        return {"tensorflow_error": f"the import ended Python with exit code {result.returncode}"}
+    return probed
+
+
+def _memory() -> int:
+    """Of the machine, or of the control group where that allows less."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (OSError, ValueError):
+        return 0
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdigit() else total

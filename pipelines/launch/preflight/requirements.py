@@ -1,0 +1,174 @@
+"""What was found on a machine, held against what training needs: one row for each part, with the remedy."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pipelines.launch.preflight.probe import VERSIONED, Found
+
+State = Literal["ok", "note", "fail"]
+
+SETUP = "run ./convoy setup"
+GIGABYTE = 1024**3
+MEMORY_PER_WORKER_GB = 1.5
+"""A process that trained a small ConvNet on MNIST from memory peaked at 0.8 GB (resident); the rest is room, by estimate."""
+MEMORY_BASE_GB = 1.5
+"""The driver, a JVM and a Python process: an estimate."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    found: str
+    needed: str
+    state: State = "ok"
+    remedy: str = ""
+
+
+def judge(found: Found, workers: int = 1) -> list[Row]:
+    """The table, in the order of the road.
+
+    Args:
+        found: what a machine has.
+        workers: how many of them shall run on it.
+    """
+    return [
+        _python_row(found.python),
+        _java_row(found.java),
+        _tensorflow_row(found),
+        *_horovod_rows(found),
+        *_range_rows(found.versions),
+        _cores_row(found.cores, workers),
+        _memory_row(found.memory, workers),
+        _precision_row(found.bfloat16),
+    ]
+
+
+def judge_executor(found: Found, driver: Found) -> list[Row]:
+    """Whether a worker could run on an executor: its parts, and their agreement with the driver's."""
+    return [
+        _python_row(found.python),
+        _tensorflow_row(found),
+        *_horovod_rows(found),
+        *_range_rows(found.versions),
+        *(_same(name, found.versions.get(name, ""), driver.versions.get(name, "")) for name in (*VERSIONED, "horovod")),
+        _same("TensorFlow", found.tensorflow, driver.tensorflow),
+        _same("Python", ".".join(found.python.split(".")[:2]), ".".join(driver.python.split(".")[:2])),
+        _run_dir_row(found),
+    ]
+
+
+def works(rows: Sequence[Row]) -> bool:
+    """False when training could not work."""
+    return all(row.state != "fail" for row in rows)
+
+
+def _between(name: str, found: str, least: str, below: str, needed: str, remedy: str = SETUP) -> Row:
+    if not found:
+        return Row(name, "missing", needed, "fail", remedy)
+    fits = _numbers(least) <= _numbers(found) < _numbers(below)
+    return Row(name, found, needed) if fits else Row(name, found, needed, "fail", remedy)
+
+
+def _python_row(version: str) -> Row:
+    return _between("Python", version, "3.10", "3.12", "3.10 or 3.11", "install Python 3.11, delete .venv, " + SETUP)
+
+
+def _range_rows(versions: Mapping[str, str]) -> list[Row]:
+    return [
+        _between("Keras", versions.get("keras", ""), "3.0", "4.0", "3.x"),
+        _between("Petastorm", versions.get("petastorm", ""), "0.12", "0.14", "0.12 or 0.13"),
+        _between("pyarrow", versions.get("pyarrow", ""), "0", "15", "below 15, for Petastorm"),
+        _between("numpy", versions.get("numpy", ""), "1.23", "2.0", "1.23 to 1.26, for TensorFlow's and pyarrow's builds"),
+        _between("MLflow", versions.get("mlflow", ""), "2.13", "4.0", "2.13 or later"),
+    ]
+
+
+def _java_row(line: str) -> Row:
+    needed = "17, 11 or 8"
+    remedy = f"unset JAVA_HOME or let it name a Java 17, then {SETUP}"
+    match = re.search(r'"(?:1\.)?(\d+)[^"]*"', line)
+    if not match:
+        return Row("Java", "missing", needed, "fail", remedy)
+    version = int(match.group(1))
+    return Row("Java", str(version), needed) if version in (8, 11, 17) else Row("Java", str(version), needed, "fail", remedy)
+
+
+def _tensorflow_row(found: Found) -> Row:
+    if found.tensorflow_error:
+        return Row("TensorFlow", _short(found.tensorflow_error), "2.16 to 2.18", "fail", SETUP)
+    return _between("TensorFlow", found.tensorflow, "2.16", "2.19", "2.16 to 2.18")
+
+
+def _horovod_rows(found: Found) -> list[Row]:
+    """Its version, the TensorFlow it was compiled for, and Gloo."""
+    version = _between("Horovod", found.versions.get("horovod", ""), "0.28.1", "0.29", "0.28.1")
+    if version.state == "fail":
+        return [version]
+    needed = f"compiled for TensorFlow {found.tensorflow}" if found.tensorflow else "compiled for the installed TensorFlow"
+    compiled = f"for TensorFlow {found.horovod_tensorflow}" if found.horovod_tensorflow else "without TensorFlow"
+    if found.horovod_tensorflow != found.tensorflow or not found.tensorflow:
+        return [version, Row("Horovod build", compiled, needed, "fail", f"delete .venv, {SETUP}: it compiles Horovod again")]
+    if found.horovod_error:
+        remedy = f"delete .venv and the wheels folder in CONVOY_CACHE (~/.cache/convoy), {SETUP}"
+        return [version, Row("Horovod build", _short(found.horovod_error), needed, "fail", remedy)]
+    gloo = Row("Horovod Gloo", "built", "built")
+    if not found.gloo:
+        remedy = f"delete the wheels folder in CONVOY_CACHE (~/.cache/convoy) and .venv, {SETUP}"
+        gloo = Row("Horovod Gloo", "not built", "built", "fail", remedy)
+    return [version, Row("Horovod build", compiled, needed), gloo]
+
+
+def _cores_row(cores: int, workers: int) -> Row:
+    needed = f"{workers} for {workers} worker{'s' if workers > 1 else ''}"
+    if cores >= workers:
+        return Row("cores", str(cores), needed)
+    return Row("cores", str(cores), needed, "fail", f"use --workers {cores} or fewer: local[*] has one slot per core")
+
+
+def _memory_row(memory: int, workers: int) -> Row:
+    wanted = MEMORY_BASE_GB + workers * MEMORY_PER_WORKER_GB
+    needed = f"about {wanted:.1f} GB for {workers} worker{'s' if workers > 1 else ''}"
+    if memory == 0:
+        return Row("memory", "unknown", needed, "note")
+    found = f"{memory / GIGABYTE:.1f} GB"
+    if memory >= wanted * GIGABYTE:
+        return Row("memory", found, needed)
+    return Row("memory", found, needed, "note", "use fewer workers, or a smaller stream.memory_limit_mb")
+
+
+def _precision_row(instructions: Sequence[str]) -> Row:
+    if instructions:
+        return Row("precision", f"bfloat16 ({', '.join(instructions)})", "either")
+    return Row("precision", "float32 (no bfloat16 instructions)", "either", "note")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """(2, 18, 1) for 2.18.1; what follows the numbers, as in 3.0.0rc1 or 1.2+cpu, does not count."""
+    return tuple(int(part) for part in re.findall(r"^[\d.]+", version)[0].strip(".").split(".")) if version[:1].isdigit() else ()
+
+
+def _short(message: str) -> str:
+    line = message.strip().splitlines()[0] if message.strip() else "failed without a message"
+    return line if len(line) <= 70 else line[:67] + "..."
+
+
+def _same(name: str, found: str, drivers: str) -> Row:
+    row_name = f"{name}, as on the driver"
+    if found == drivers:
+        return Row(row_name, found or "missing", drivers or "missing")
+    return Row(row_name, found or "missing", drivers or "missing", "fail", "install the same versions on all nodes")
+
+
+def _run_dir_row(found: Found) -> Row:
+    if not found.sees_run_dir:
+        return Row("run folder", "not seen", "seen by all nodes", "fail", "set launch.runs_uri to a folder that all nodes share")
+    if found.run_dir_takes == "nothing":
+        return Row("run folder", "not writable", "writable on all nodes", "fail", "mend its permissions, or set launch.runs_uri")
+    if found.run_dir_takes == "whole files":
+        remedy = "logs and metrics are copied there about once a second, and what is killed can lose its last second"
+        return Row("run folder", "one that takes no appends", "one that does", "note", remedy)
+    return Row("run folder", "seen", "seen by all nodes")

@@ -1,0 +1,139 @@
+"""The run of a job from its first line to its end, whatever comes between."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pipelines import cli
+from pipelines.config import LogLevel, TrackingConfig
+from pipelines.errors import ConvoyError, LaunchError
+from pipelines.launch import orphans
+from pipelines.launch.workers import scratch
+from pipelines.system import paths, writeback
+from pipelines.track.console.console import TrainingConsole
+from pipelines.track.run import Status, TrackedRun
+from pipelines.track.rundir import layout, logs
+from pipelines.train.checkpoint import store
+
+_ERROR_LENGTH = 500
+# The tracking thread may still be asking a dead server. Python shows, unmasked, what is logged where there is no handler at all.
+_SILENT = logging.NullHandler()
+
+
+class EndedEarly(Exception):
+    """A training was ended because it promised too little, which is no failure. The message says when."""
+
+
+@contextmanager
+def recorded(
+    tracking: TrackingConfig,
+    run_name: str,
+    run_dir: Path,
+    console: TrainingConsole,
+    run_id: str = "",
+    log_level: LogLevel = "INFO",
+    parent: Path | None = None,
+    patience_seconds: float = 0.0,
+) -> Iterator[TrackedRun]:
+    """Record what the block does.
+
+    The run ends FINISHED, FAILED or KILLED as the block does. Runs that an earlier driver left behind are ended first. What the
+    tracking server lacks at the end, and after an interruption the way to resume, is said on the console.
+
+    Args:
+        tracking: where to.
+        run_name: for people.
+        run_dir: the run's folder.
+        console: is closed at the end.
+        run_id: an MLflow run to go on with.
+        log_level: the least important log lines to keep.
+        parent: the folder of the run that this one is to be shown below. The lines that the driver logs are kept there.
+        patience_seconds: how long MLflow may be left out at first (`TrackedRun.hand_over`).
+
+    Raises:
+        LaunchError: the disk does not take what has to be written.
+    """
+    status: Status = "FAILED"
+    log: logging.Handler | None = None
+    try:
+        if parent is None:
+            log = log_to(run_dir, log_level)
+        console.say(f"run folder {paths.display(run_dir)}, logs in {paths.display(run_dir / layout.LOG_FOLDER)}")
+        left_behind = orphans.bury(run_dir.parent, console.say)
+        orphans.claim(run_dir)
+    except OSError as error:
+        raise _unwritable(error, run_dir) from error
+    run = TrackedRun(tracking, run_name, run_dir, run_id, parent, patience_seconds)
+    run.also_end([folder for folder in left_behind if folder != run_dir])
+    try:
+        yield run
+        status = "FINISHED"
+    except (cli.Interrupted, KeyboardInterrupt):
+        status = "KILLED"
+        raise
+    except EndedEarly as end:
+        run.tags({"pruned": str(end)})
+        status = "FINISHED"
+        raise
+    except ConvoyError as error:
+        run.tags({"error": str(error)[:_ERROR_LENGTH]})
+        raise
+    except OSError as error:
+        unwritable = _unwritable(error, run_dir)
+        run.tags({"error": str(unwritable)[:_ERROR_LENGTH]})
+        raise unwritable from error
+    finally:
+        console.close()
+        _say_how_to_resume(status, run_dir, console)
+        _keep_log(run, run_dir)
+        run.finish(status)
+        with suppress(OSError):
+            orphans.release(run_dir)
+        for warning in run.warnings:
+            console.warn(warning)
+        if log is not None:
+            logging.getLogger().addHandler(_SILENT)
+            logging.getLogger().removeHandler(log)
+        _leave_whole(run_dir, console)
+
+
+def _say_how_to_resume(status: Status, run_dir: Path, console: TrainingConsole) -> None:
+    if status == "KILLED" or (status == "FAILED" and store.available(run_dir)):
+        console.say(orphans.how_to_resume(run_dir))
+
+
+def log_to(run_dir: Path, level: LogLevel) -> logging.Handler:
+    """Keep what this process logs in the run folder, until the handler is removed."""
+    # A full disk would otherwise fill the screen.
+    logging.raiseExceptions = False
+    file = writeback.of(run_dir).file(run_dir / layout.LOG_FOLDER / "driver.log")
+    return logs.configure(file.open("a", encoding="utf-8"), "driver", level)
+
+
+def _keep_log(run: TrackedRun, run_dir: Path) -> None:
+    """One log of driver and ranks, as an artifact."""
+    folder = run_dir / layout.LOG_FOLDER
+    try:
+        writeback.of(run_dir).publish()
+        logs.merge(folder, run_dir / layout.MERGED_LOG)
+    except OSError as error:
+        run.warnings.append(f"{run_dir / layout.MERGED_LOG} could not be written ({error.strerror}); {folder} has the logs")
+    else:
+        run.artifact(run_dir / layout.MERGED_LOG)
+
+
+def _leave_whole(run_dir: Path, console: TrainingConsole) -> None:
+    """Bring to the run folder what this process still has of it elsewhere."""
+    try:
+        writeback.close(run_dir)
+    except OSError as error:
+        lack = "the end of its log and journal is missing there"
+        console.warn(f"{error.filename or run_dir}: cannot be written ({error.strerror}); {lack}")
+    scratch.remove(run_dir)
+
+
+def _unwritable(error: OSError, run_dir: Path) -> LaunchError:
+    place = error.filename or run_dir
+    remedy = "free space or permissions there, or set launch.runs_uri to another folder"
+    return LaunchError(f"{place}: {error.strerror or error}; {remedy}")

@@ -1,0 +1,64 @@
+"""The function that runs on every rank of a training: train, and on rank 0 save the network."""
+
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+from pipelines import progress
+from pipelines.config import Config
+from pipelines.data.table.schema import Table
+from pipelines.system import writeback
+from pipelines.system.tensorflow_env import import_for_training
+from pipelines.track.rundir.events import SpoolWriter
+from pipelines.track.rundir.layout import MODEL_FOLDER, SPOOL_FOLDER
+from pipelines.train.result import TrainingResult
+
+_EXAMPLE_ROWS = 3
+
+
+def work(config: Config, table: Table, run_dir: str, checkpoint: str | None = None, *, tested: bool = True) -> TrainingResult:
+    """Called on all ranks at once, each in a process of its own. Rank 0 leaves an MLflow model folder in `run_dir`.
+
+    Args:
+        config: the settings of the run.
+        table: what to train on.
+        run_dir: the run's folder.
+        checkpoint: the description of one to go on from, or None for the beginning.
+        tested: False leaves the test rows alone.
+    """
+    # Petastorm reads through pyarrow interfaces that pyarrow < 15 only deprecates; the pins keep them.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    progress.mark("loading TensorFlow")
+    import_for_training()
+    import horovod.tensorflow as hvd
+
+    from pipelines.data.stream.reader import read_blocks
+    from pipelines.data.stream.sharding import RowRange
+    from pipelines.track.mlflow import model as tracked_model
+    from pipelines.train.collectives import shared_memory
+    from pipelines.train.worker import train
+
+    if shared_memory.wanted(config):
+        # Horovod reads it when it starts.
+        os.environ.setdefault("HOROVOD_CYCLE_TIME", str(shared_memory.CYCLE_MILLISECONDS))
+    with progress.waiting("looking for the other ranks"):
+        hvd.init()
+    progress.joined()
+    folder, rank = Path(run_dir), hvd.rank()
+    spool = SpoolWriter(folder / SPOOL_FOLDER, rank)
+    model, result = train(config, table, spool, folder, Path(checkpoint) if checkpoint is not None else None, tested)
+    # All ranks leave Horovod together; one that simply ended would look like a failure to the others.
+    with progress.waiting("leaving together"):
+        hvd.shutdown()
+    if rank == 0:
+        progress.mark("saving the model")
+        examples = RowRange(0, min(_EXAMPLE_ROWS, table.manifest.rows("test")))
+        images, _ = next(iter(read_blocks(table, "test", examples)))
+        # An earlier attempt may have come so far.
+        shutil.rmtree(folder / MODEL_FOLDER, ignore_errors=True)
+        with writeback.of(folder).whole_folder(folder / MODEL_FOLDER) as place:
+            tracked_model.save(model, place, table.manifest, images)
+        spool.write("saved")
+    spool.close()
+    return result

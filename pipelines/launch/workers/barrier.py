@@ -1,0 +1,210 @@
+"""Run a function on N Horovod ranks at once, as one Spark barrier stage.
+
+Spark starts all tasks of a barrier stage together or none. Each task becomes the supervisor of one rank
+(`pipelines.launch.workers.supervisor`), which runs the function in a process of its own. When a rank fails, Spark ends the stage,
+the supervisors die, and the kernel ends their ranks.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+from pyspark.sql import SparkSession
+
+from pipelines.config import LaunchConfig
+from pipelines.errors import LaunchError
+from pipelines.launch import session, slots
+from pipelines.launch.health import heartbeat
+from pipelines.launch.health.failures import Failure, extract, failed_task, headline, of_silence, read_failures
+from pipelines.launch.rendezvous import server
+from pipelines.launch.workers import commands
+from pipelines.launch.workers.supervisor import Assignment, log_path, supervise
+from pipelines.system import spark_submit
+from pipelines.track.rundir import layout
+
+_log = logging.getLogger(__name__)
+
+# Failure reports of the other ranks arrive within this time of the first.
+_SETTLE_SECONDS = 1.0
+_SPARK_ENDED = ("SparkContext was shut down", "SparkContext has been shutdown", "Answer from Java side is empty")
+_SIGNAL_SECONDS = 10.0
+
+
+class RankError(LaunchError):
+    """A rank failed."""
+
+    def __init__(self, failures: tuple[Failure, ...]) -> None:
+        super().__init__(headline(failures[0]))
+        self.details = "" if failures[0].user_error else failures[0].traceback
+        self.failures = failures
+        """The reports of all ranks that failed, the cause first."""
+
+    @property
+    def lost(self) -> bool:
+        """A worker was lost, rather than its code at fault."""
+        return self.failures[0].lost or self.failures[0].is_effect
+
+
+class Launch:
+    """Ranks at work. Ask `done` now and then, and `results` at the end; `cancel` ends them early."""
+
+    def __init__(self, spark: SparkSession, assignment: Assignment, workers: int) -> None:
+        self._context = spark.sparkContext
+        self._here = session.runs_here(spark)
+        self._assignment = assignment
+        self._workers = workers
+        self.attempt_dir = Path(assignment.attempt_dir)
+        """Where the ranks of this launch report."""
+        self._group = f"convoy-{uuid.uuid4()}"
+        self._results: list[Any] = []
+        self._error: Exception | None = None
+        self._verdict: tuple[Failure, ...] = ()
+        self._thread = threading.Thread(target=self._run, name="barrier-stage", daemon=True)
+        self._thread.start()
+
+    @property
+    def done(self) -> bool:
+        return not self._thread.is_alive()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the end, at most so long. True when it has come."""
+        self._thread.join(seconds)
+        return self.done
+
+    def cancel(self) -> None:
+        """End all ranks and wait for that, for at most 10 seconds. Rank 0 has some of them to write a checkpoint."""
+        commands.give(self.attempt_dir, commands.STOP)
+        self._thread.join(commands.GRACE_SECONDS + 1)
+        self._end_stage(5)
+
+    def end(self, failures: tuple[Failure, ...]) -> None:
+        """End all ranks at once because some of them are at fault; `results` then raises."""
+        self._verdict = failures
+        commands.give(self.attempt_dir, commands.KILL)
+        self._thread.join(2)
+        self._end_stage(10)
+
+    def _end_stage(self, seconds: float) -> None:
+        if self.done:
+            return
+        try:
+            self._context.cancelJobGroup(self._group)
+        except Exception:
+            # A Ctrl-C reaches Spark's JVM too. When that has gone, its tasks are gone with it.
+            _log.info("Spark could not be asked to cancel the workers", exc_info=True)
+        self._thread.join(seconds)
+
+    def results(self) -> list[Any]:
+        """What the function returned on each rank, in rank order.
+
+        Raises:
+            RankError: a rank failed; the message names it and the cause.
+            LaunchError: Spark could not run the stage.
+        """
+        if self._verdict:
+            raise RankError(self._verdict)
+        self._thread.join()
+        if self._error is None:
+            return self._results
+        if spark_submit.is_submitted() and any(sign in str(self._error) for sign in _SPARK_ENDED):
+            # spark-submit was told to end. The signal that then ends this process is on its way.
+            time.sleep(_SIGNAL_SECONDS)
+        failures = self._settled_failures() or extract(str(self._error))
+        if all(failure.is_effect for failure in failures):
+            silent = self._silent_ranks(failures)
+            # Spark ends the tasks of a stage because of one of them; that one's rank is the cause.
+            first = failed_task(str(self._error))
+            failures = (*sorted(silent, key=lambda failure: failure.rank != first), *failures)
+        if failures:
+            raise RankError(failures) from self._error
+        raise LaunchError(f"Spark could not run the workers: {_first_line(self._error)}") from self._error
+
+    def _run(self) -> None:
+        try:
+            # interruptOnCancel makes Spark end the Python worker of a cancelled task, and with it the rank.
+            self._context.setJobGroup(self._group, "Horovod ranks", interruptOnCancel=True)
+            with self._arranged() as assignment:
+                stage = self._context.parallelize(range(self._workers), self._workers).barrier()
+                pairs = stage.mapPartitions(lambda _: [supervise(assignment)]).collect()
+            self._results = [cloudpickle.loads(result) for _, result in sorted(pairs)]
+        except Exception as error:
+            self._error = error
+
+    @contextlib.contextmanager
+    def _arranged(self) -> Iterator[Assignment]:
+        """The assignment; where all ranks will be on this machine, they need not meet first, which takes Spark a second."""
+        if not self._here:
+            yield self._assignment
+            return
+        with server.on_this_machine(self._workers) as places:
+            yield dataclasses.replace(self._assignment, arranged=tuple(places))
+
+    def _silent_ranks(self, failures: tuple[Failure, ...]) -> tuple[Failure, ...]:
+        """Reports for the ranks that were at work and left none."""
+        reported = {failure.rank for failure in failures}
+        found = [heartbeat.read(self.attempt_dir, rank) for rank in range(self._workers) if rank not in reported]
+        return tuple(
+            of_silence(
+                rank=last.rank,
+                host=last.host,
+                log_path=str(log_path(Path(self._assignment.work_dir), last.rank)),
+                place=heartbeat.place(self.attempt_dir, last.rank),
+            )
+            for last in found
+            if last is not None and not last.done
+        )
+
+    def _settled_failures(self) -> tuple[Failure, ...]:
+        folder = self.attempt_dir
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        failures = read_failures(folder)
+        while len(failures) < self._workers and time.monotonic() < deadline:
+            time.sleep(0.05)
+            failures = read_failures(folder)
+        return failures
+
+
+def start(
+    spark: SparkSession,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    *,
+    launch: LaunchConfig,
+    work_dir: Path,
+    fork_server: str = "",
+) -> Launch:
+    """Start `function(*arguments)` on `launch.workers` ranks.
+
+    Args:
+        spark: a session with that many free task slots.
+        function: called on every rank, in a fresh process with Horovod's environment; it calls `hvd.init()` itself.
+        arguments: plain data; they are pickled.
+        launch: number of workers, threads and time limits.
+        work_dir: a folder that driver and nodes see; receives `logs/rank-K.log`, and for each start a folder with signs of life
+            and failure reports.
+        fork_server: the address of one (`pipelines.launch.workers.spawn`), which starts the ranks sooner.
+
+    Raises:
+        LaunchError: at once, when there are fewer task slots than workers.
+    """
+    slots.check(spark, launch.workers)
+    (work_dir / "logs").mkdir(parents=True, exist_ok=True)
+    payload = cloudpickle.dumps((function, arguments))
+    attempt_dir = layout.new_attempt(work_dir)
+    assignment = Assignment(
+        payload=payload, launch=launch, work_dir=str(work_dir), attempt_dir=str(attempt_dir), fork_server=fork_server
+    )
+    return Launch(spark, assignment, launch.workers)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    barrier = [line for line in lines if "[SPARK-" in line]
+    return (barrier or lines or [type(error).__name__])[0].strip()

@@ -1,0 +1,191 @@
+"""Forks the processes of ranks from one that has imported TensorFlow, so that the import is done once and early.
+
+    python -m pipelines.launch.workers.forkserver PARENT_PID LISTENING_FD PURPOSE
+
+Serves the supervisors of its own machine, where the driver is, too: it imports while Spark starts and the table is checked. Each
+supervisor connects, sends what its rank needs, and is told the rank's process id and, at its end, the exit code. A rank dies with
+its supervisor, as one that the supervisor started itself, and with this server.
+
+A single training is given what it needs at once, and what it needs at its end only while nobody waits for a rank, as during an
+ingest. For more than that, and for functions of a user, everything is imported first.
+
+Forking is safe only while there is a single thread, which the imports leave there and `serve` checks. A server that cannot serve
+ends; supervisors then start their ranks themselves.
+"""
+
+import array
+import gc
+import importlib
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn, cast
+
+from pipelines.launch.workers import rank
+from pipelines.system import local_socket
+from pipelines.system.tensorflow_env import import_for_training
+
+Purpose = Literal["training", "anything"]
+# What `pipelines.launch.train_function` imports on each rank.
+_PRELOADED = ("horovod.tensorflow", "pipelines.train.worker", "pipelines.track.mlflow.model")
+# The same, when the network is saved; in parts, because a rank that is asked for meanwhile waits for the end of one.
+_FOR_THE_END = ("mlflow", "mlflow.models", "mlflow.tensorflow")
+# A rank that is asked for meanwhile would wait for the end of an import. Where the table is there, one is asked for sooner.
+_IDLE_SECONDS = 3.0
+_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_LARGEST_REQUEST = 2**18
+# A request comes with three file descriptors: the rank's standard input, its log, and the pipe for its outcome.
+_NUM_FDS = 3
+
+
+@dataclass
+class _Rank:
+    """A connection to a supervisor and, from its request on, the process of its rank."""
+
+    connection: socket.socket
+    pid: int = 0
+    pidfd: int = -1
+
+
+def serve(listener: socket.socket, idle_imports: Sequence[str] = ()) -> None:
+    """Serve supervisors for ever.
+
+    Args:
+        listener: for their connections.
+        idle_imports: modules to be imported until the first rank is asked for.
+
+    Raises:
+        RuntimeError: the imports have started threads.
+    """
+    _be_ready_to_fork()
+    later = list(idle_imports)
+    with selectors.DefaultSelector() as selector:
+        selector.register(listener, selectors.EVENT_READ)
+        while True:
+            events = selector.select(_IDLE_SECONDS if later else None)
+            if events:
+                later.clear()
+            else:
+                importlib.import_module(later.pop(0))
+                _be_ready_to_fork()
+            for key, _ in events:
+                if key.fileobj is listener:
+                    connection, _ = listener.accept()
+                    if local_socket.is_ours(connection):
+                        selector.register(connection, selectors.EVENT_READ, _Rank(connection))
+                    else:
+                        connection.close()
+                elif key.fileobj is key.data.connection:
+                    _hear(selector, key.data)
+                else:
+                    _bury(selector, key.data)
+
+
+def _be_ready_to_fork() -> None:
+    if len(os.listdir("/proc/self/task")) > 1:
+        raise RuntimeError("modules that ranks import start threads, which a fork would lose")
+    # Otherwise the first collection in a rank would copy the pages of all that was imported.
+    gc.freeze()
+
+
+def _hear(selector: selectors.BaseSelector, of: _Rank) -> None:
+    """Take a request, or the end of a supervisor."""
+    if of.connection.fileno() == -1:
+        # Its rank ended in the same moment and is buried.
+        return
+    try:
+        request, fds = _receive(of.connection)
+    except OSError:
+        request, fds = b"", []
+    if of.pid or not request:
+        selector.unregister(of.connection)
+        of.connection.close()
+        if of.pid:
+            signal.pidfd_send_signal(of.pidfd, signal.SIGKILL)
+        return
+    server = os.getpid()
+    of.pid = os.fork()
+    if of.pid == 0:
+        _become_rank(selector, server, json.loads(request), fds)
+    of.pidfd = os.pidfd_open(of.pid)
+    selector.register(of.pidfd, selectors.EVENT_READ, of)
+    for fd in fds:
+        os.close(fd)
+    _tell(of, {"pid": of.pid})
+
+
+def _bury(selector: selectors.BaseSelector, of: _Rank) -> None:
+    """Pass on the exit code of a rank that has ended."""
+    _, status = os.waitpid(of.pid, 0)
+    selector.unregister(of.pidfd)
+    os.close(of.pidfd)
+    if of.connection.fileno() != -1:
+        selector.unregister(of.connection)
+        _tell(of, {"code": os.waitstatus_to_exitcode(status)})
+        of.connection.close()
+
+
+def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
+    data, ancillary, _, _ = connection.recvmsg(_LARGEST_REQUEST, socket.CMSG_SPACE(_NUM_FDS * array.array("i").itemsize))
+    fds = array.array("i")
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(content)
+    return data, list(fds)
+
+
+def _tell(of: _Rank, message: dict[str, int]) -> None:
+    try:
+        of.connection.send(json.dumps(message).encode())
+    except OSError:
+        # The supervisor is gone, which the selector reports next.
+        return
+
+
+def _become_rank(selector: selectors.BaseSelector, server: int, request: dict[str, Any], fds: list[int]) -> NoReturn:
+    """In the forked process: be as a fresh one that was started with the request's environment and details."""
+    code = 1
+    try:
+        standard_input, log, outcome = fds
+        for key in list(selector.get_map().values()):
+            os.close(key.fd)
+        selector.close()
+        for given, wanted in ((standard_input, 0), (log, 1), (log, 2)):
+            os.dup2(given, wanted)
+        os.close(standard_input)
+        os.close(log)
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        tempfile.tempdir = None
+        sys.path += [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place and place not in sys.path]
+        for signum in _IGNORED:
+            signal.signal(signum, signal.SIG_DFL)
+        code = rank.main(server, request["details"] | {"outcome_fd": outcome})
+    except Exception:
+        traceback.print_exc()
+    finally:
+        rank.leave(code)
+
+
+def main(parent: int, listening_fd: int, purpose: Purpose) -> None:
+    rank.die_with(parent)
+    # What reaches all processes of a terminal or a job is a wish to stop for ranks, which need this server until they have.
+    for signum in _IGNORED:
+        signal.signal(signum, signal.SIG_IGN)
+    listener = socket.socket(fileno=listening_fd)
+    if purpose == "training":
+        import_for_training()
+    for name in (*_PRELOADED, *(_FOR_THE_END if purpose == "anything" else ())):
+        importlib.import_module(name)
+    serve(listener, _FOR_THE_END if purpose == "training" else ())
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), cast(Purpose, sys.argv[3]))

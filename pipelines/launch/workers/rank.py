@@ -1,0 +1,120 @@
+"""The process of one rank: `python -m pipelines.launch.workers.rank PARENT_PID DETAILS`, or forked
+(`pipelines.launch.workers.spawn`).
+"""
+
+import contextlib
+import ctypes
+import faulthandler
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from pipelines import progress
+from pipelines.launch.health.heartbeat import Heart
+from pipelines.launch.rendezvous import hostname
+from pipelines.launch.workers.commands import GRACE_SECONDS
+from pipelines.system import writeback
+from pipelines.system.secrets import mask
+from pipelines.track.rundir import logs
+
+RESULT, FAILURE = b"R", b"F"
+"""What the outcome of a rank begins with."""
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent is gone, so that no rank outlives its task (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        # The parent may have gone before the call above.
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _be_called(name: str) -> None:
+    """The name that `top` and `ps` show (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode())
+
+
+def main(parent: int, details: dict[str, Any]) -> int:
+    """Run the function, send its result or a failure report to the supervisor, and return the exit code.
+
+    The order comes by standard input and the outcome goes into a pipe, so that a killed rank leaves no file behind.
+    """
+    address = os.environ["HOROVOD_HOSTNAME"]
+    named = hostname.answer_to(address)
+    die_with(parent)
+    _be_called(f"convoy-rank-{details['rank']}")
+    logs.configure(sys.stderr, f"rank {details['rank']}", details["log_level"])
+    order = sys.stdin.buffer.read()
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), sys.stdin.fileno())
+    outcome_fd = int(details["outcome_fd"])
+    os.set_inheritable(outcome_fd, False)
+    _stop_when_told()
+    # kill -USR1 has the rank write into its log where each of its threads is.
+    faulthandler.register(signal.SIGUSR1)
+    import cloudpickle
+
+    from pipelines.launch.health.failures import of_exception, write_failure
+
+    attempt_dir, rank, host = Path(details["attempt_dir"]), int(details["rank"]), str(details["host"])
+    writeback.adopt(Path(details["work_dir"]), details["stage"])
+    heart = Heart(attempt_dir, rank, host, float(details["heartbeat_seconds"]))
+    try:
+        hostname.check(named, address)
+        function, arguments = cloudpickle.loads(order)
+        outcome = RESULT + cloudpickle.dumps(function(*arguments))
+        code = 0
+    except progress.Stopped:
+        # To the supervisor it looks as if the signal had ended this process at once, as it would have without a handler.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise
+    except BaseException as error:
+        text = traceback.format_exc()
+        # The log may lie on the very disk that is full.
+        with contextlib.suppress(OSError):
+            sys.stderr.write(mask(text))
+        failure = of_exception(error, text, rank=rank, host=host, log_path=str(details["log_path"]))
+        # On disk before this process ends: Spark may end the supervisor because of another rank. A full disk leaves the pipe.
+        with contextlib.suppress(OSError):
+            write_failure(attempt_dir, failure)
+        outcome, code = FAILURE + failure.to_json().encode(), 1
+    heart.stop()
+    with os.fdopen(outcome_fd, "wb") as pipe:
+        pipe.write(outcome)
+    return code
+
+
+def _stop_when_told() -> None:
+    """Have a training end after its step when this process is told to end, and this process within the grace in any case."""
+
+    def stop(signum: int, _frame: FrameType | None) -> None:
+        if not progress.stop_requested():
+            progress.request_stop()
+            timer = threading.Timer(GRACE_SECONDS, os._exit, (128 + signum,))
+            timer.daemon = True
+            timer.start()
+
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, stop)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process at once: threads of Horovod and TensorFlow can hang an orderly exit after a failure."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    leave(main(int(sys.argv[1]), json.loads(sys.argv[2])))

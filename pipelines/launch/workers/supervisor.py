@@ -1,0 +1,251 @@
+"""A barrier task: finds its rank, helps to set up Horovod's rendezvous, and runs the rank as a process of its own.
+
+A process of its own, because Spark reuses its Python workers: environment variables, TensorFlow's threads and a finished Horovod
+would leak into the next task. It also keeps the rank's output apart, and lets a rank that cannot be interrupted be killed.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pyspark import BarrierTaskContext
+
+from pipelines.config import LaunchConfig
+from pipelines.errors import ConvoyError
+from pipelines.launch import slots
+from pipelines.launch.health import heartbeat
+from pipelines.launch.health.failures import Failure, embed, is_written, of_exception, of_exit, write_failure
+from pipelines.launch.health.node_metrics import sampled
+from pipelines.launch.rendezvous import server
+from pipelines.launch.rendezvous.server import Place
+from pipelines.launch.workers import commands, scratch, spawn
+from pipelines.launch.workers.rank import FAILURE, RESULT
+from pipelines.launch.workers.spawn import RankProcess
+from pipelines.system import paths, writeback
+from pipelines.system.secrets import without_secrets
+from pipelines.system.tensorflow_env import tensorflow_environment
+from pipelines.track.rundir.layout import LOG_FOLDER, SPOOL_FOLDER
+
+_POLL_SECONDS = 0.2
+_CAUSE_FIRST_SECONDS = 3.0
+# Horovod's own end of a stalled run comes after the watchdog's, which can say more.
+_HOROVOD_LATER_SECONDS = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """What every supervisor is given."""
+
+    payload: bytes
+    """The pickled function and its arguments."""
+    launch: LaunchConfig
+    work_dir: str
+    attempt_dir: str
+    """For the reports of this start of the workers."""
+    fork_server: str = ""
+    """The address of the driver's fork server, where the tasks run on its machine."""
+    arranged: tuple[Place, ...] = ()
+    """Those of all ranks where the driver has arranged their meeting; otherwise the supervisors do."""
+    places: Mapping[str, str] = field(default_factory=paths.variables)
+    """As the driver has them."""
+
+
+class RankFailed(RuntimeError):
+    """Ends the barrier stage. The driver reads the reason from the failure reports, or from this error where the disk is full."""
+
+
+def supervise(assignment: Assignment) -> tuple[int, bytes]:
+    """Run one rank to its end.
+
+    Returns:
+        rank, and the pickled result of the function.
+
+    Raises:
+        RankFailed: the function raised or its process died; a report lies in the work folder.
+    """
+    context = BarrierTaskContext.get()
+    rank = context.partitionId()
+    host = socket.gethostname()
+    try:
+        with _place(assignment, context, host) as place:
+            environment = horovod_environment(place, assignment.launch)
+            resources = {name: resource.addresses for name, resource in context.resources().items()}
+            environment |= gpu_environment(resources, place.interface)
+            # One process of each node.
+            sampling = place.slot.local_rank == 0
+            with sampled(Path(assignment.work_dir) / SPOOL_FOLDER, place.slot.cross_rank) if sampling else nullcontext():
+                return rank, _run_rank(assignment, rank, host, environment)
+    except ConvoyError as error:
+        raise RankFailed(embed(of_exception(error, "", rank=rank, host=host, log_path=""))) from error
+
+
+def _place(assignment: Assignment, context: BarrierTaskContext, host: str) -> AbstractContextManager[Place]:
+    rank = context.partitionId()
+    if assignment.arranged:
+        return nullcontext(assignment.arranged[rank])
+    spark_address = context.getTaskInfos()[rank].address.rsplit(":", 1)[0]
+    return server.arranged(rank, host, spark_address, context.allGather)
+
+
+@contextlib.contextmanager
+def run_locally(assignment: Assignment) -> Iterator[list[Future[bytes]]]:
+    """All ranks of an assignment as processes of this machine, without Spark. Gives their pickled results, in rank order.
+
+    The block ends when all of them have; a future raises RankFailed where a report lies in the attempt's folder.
+    """
+    workers, host = assignment.launch.workers, socket.gethostname()
+    with server.on_this_machine(workers) as places, ThreadPoolExecutor(workers, thread_name_prefix="rank") as pool:
+        yield [
+            pool.submit(_run_rank, assignment, rank, host, horovod_environment(place, assignment.launch))
+            for rank, place in enumerate(places)
+        ]
+
+
+def horovod_environment(place: Place, launch: LaunchConfig) -> dict[str, str]:
+    """The variables that Horovod and TensorFlow read when they start."""
+    slot = place.slot
+    address, _, port = place.server.rpartition(":")
+    cycle = {"HOROVOD_CYCLE_TIME": f"{launch.cycle_milliseconds:g}"} if launch.cycle_milliseconds else {}
+    threads = slots.threads_per_worker(launch.threads_per_worker, slots.own_cores(), slot.local_size)
+    return {
+        "HOROVOD_RANK": str(slot.rank),
+        "HOROVOD_SIZE": str(slot.size),
+        "HOROVOD_LOCAL_RANK": str(slot.local_rank),
+        "HOROVOD_LOCAL_SIZE": str(slot.local_size),
+        "HOROVOD_CROSS_RANK": str(slot.cross_rank),
+        "HOROVOD_CROSS_SIZE": str(slot.cross_size),
+        "HOROVOD_HOSTNAME": slot.hostname,
+        "HOROVOD_CONTROLLER": "gloo",
+        "HOROVOD_CPU_OPERATIONS": "gloo",
+        "HOROVOD_GLOO_RENDEZVOUS_ADDR": address,
+        "HOROVOD_GLOO_RENDEZVOUS_PORT": port,
+        "HOROVOD_GLOO_IFACE": place.interface,
+        "HOROVOD_GLOO_TIMEOUT_SECONDS": str(launch.start_timeout_seconds),
+        "HOROVOD_STALL_CHECK_TIME_SECONDS": str(launch.stall_warning_seconds),
+        "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(launch.stall_shutdown_seconds + _HOROVOD_LATER_SECONDS),
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONUNBUFFERED": "1",
+        **cycle,
+    } | tensorflow_environment(os.environ)
+
+
+def gpu_environment(resources: Mapping[str, Sequence[str]], interface: str) -> dict[str, str]:
+    """The variables that give a rank the GPUs which Spark assigned to its task, and hide all others.
+
+    Args:
+        resources: of the task, addresses by name.
+        interface: the network interface on which the ranks reach each other; NCCL would choose for itself.
+    """
+    if not resources.get("gpu"):
+        return {}
+    return {"CUDA_VISIBLE_DEVICES": ",".join(resources["gpu"]), "NCCL_SOCKET_IFNAME": interface}
+
+
+def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[str, str]) -> bytes:
+    attempt_dir = Path(assignment.attempt_dir)
+    work_dir = Path(assignment.work_dir)
+    log_file = log_path(work_dir, rank)
+    details = {
+        "work_dir": str(work_dir),
+        "attempt_dir": str(attempt_dir),
+        "rank": rank,
+        "host": host,
+        "log_path": str(log_file),
+        "heartbeat_seconds": heartbeat.seconds_between(assignment.launch),
+        "log_level": assignment.launch.log_level,
+    }
+    try:
+        own = {"TMPDIR": str(scratch.make(work_dir, rank))}
+        with writeback.staged(work_dir) as stage, stage.file(log_file).open("ab") as log:
+            details["stage"] = str(stage.folder or "")
+            code, outcome = _run_process(assignment, details, log, environment | own)
+    except OSError as error:
+        file = error.filename or log_file
+        unwritable = ConvoyError(f"{file}: cannot be written ({error.strerror}); launch.runs_uri must be writable on all nodes")
+        raise RankFailed(embed(of_exception(unwritable, "", rank=rank, host=host, log_path=""))) from error
+    finally:
+        scratch.remove(work_dir, rank)
+    if code == 0:
+        return outcome.removeprefix(RESULT)
+    if outcome.startswith(FAILURE):
+        failure = Failure.from_json(outcome.removeprefix(FAILURE))
+        if failure.is_effect and not is_written(attempt_dir, rank):
+            # Without reports the driver knows only the task that Spark sees fail first, which should be that of the cause.
+            time.sleep(_CAUSE_FIRST_SECONDS)
+    else:
+        place = heartbeat.place(attempt_dir, rank)
+        failure = of_exit(code, rank=rank, host=host, log_path=str(log_file), place=place)
+        with contextlib.suppress(OSError):
+            write_failure(attempt_dir, failure)
+    raise RankFailed(embed(failure))
+
+
+def _run_process(
+    assignment: Assignment, details: dict[str, Any], log: BinaryIO, environment: dict[str, str]
+) -> tuple[int, bytes]:
+    """Gives the exit code, as `subprocess` counts them, and what the rank sent. No credential reaches the rank."""
+    reader, writer = os.pipe()
+    order_reader, order_writer = os.pipe()
+    with os.fdopen(reader, "rb") as outcome, os.fdopen(order_writer, "wb") as order:
+        try:
+            # What `--py-files` or a cluster's libraries added to this worker's path, the rank needs, too.
+            path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            everything = without_secrets(os.environ) | path | dict(assignment.places) | environment
+            # What CUDA has begun in a process, a fork of it must not use.
+            server = "" if "CUDA_VISIBLE_DEVICES" in environment else assignment.fork_server
+            process = spawn.start(details, everything, standard_input=order_reader, log=log, outcome=writer, server=server)
+        finally:
+            os.close(order_reader)
+            os.close(writer)
+        try:
+            with contextlib.suppress(BrokenPipeError), order:
+                order.write(assignment.payload)
+            received: list[bytes] = []
+            reading = threading.Thread(target=lambda: received.append(outcome.read()), daemon=True)
+            reading.start()
+            code = _attend(process, Path(assignment.attempt_dir))
+            reading.join()
+            return code, b"".join(received)
+        finally:
+            process.kill()
+
+
+def _attend(process: RankProcess, attempt_dir: Path) -> int:
+    """Wait for the rank's end, and pass on what the driver, or who ends this task, has to say. Gives its exit code."""
+    told_to_stop = threading.Event()
+    # Spark's daemon sends SIGHUP when its JVM has gone, and a node that is shut down SIGTERM. On the driver signals are its own.
+    own = (signal.SIGHUP, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {signum: signal.signal(signum, lambda *_: told_to_stop.set()) for signum in own}
+    kill_at = float("inf")
+    try:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(_POLL_SECONDS)
+            order = commands.given(attempt_dir)
+            if order == commands.KILL or time.monotonic() > kill_at:
+                # Its log then says where it was.
+                process.send_signal(signal.SIGUSR1)
+                time.sleep(_POLL_SECONDS)
+                process.kill()
+            elif (order == commands.STOP or told_to_stop.is_set()) and kill_at == float("inf"):
+                process.terminate()
+                kill_at = time.monotonic() + commands.GRACE_SECONDS
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def log_path(work_dir: Path, rank: int) -> Path:
+    """Where the output of a rank goes."""
+    return work_dir / LOG_FOLDER / f"rank-{rank}.log"

@@ -1,0 +1,112 @@
+"""What can be scored, and how Spark reads it: Convoy's tables, other Parquet, folders of pictures, libsvm text."""
+
+from pathlib import Path
+from typing import Literal
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from pipelines.data.formats import image_file
+from pipelines.data.sources.resolve import NAMES, is_libsvm
+from pipelines.data.table.schema import MANIFEST_NAME
+from pipelines.errors import ConfigError
+from pipelines.score.batch.scoring import Input
+from pipelines.score.evaluate.dataset import existing_table
+from pipelines.score.evaluate.evaluation import check_fit
+from pipelines.score.model import ModelInfo
+from pipelines.system import paths
+
+Kind = Literal["table", "parquet", "images", "libsvm"]
+_ORIGIN, _ROW, _IMAGE = "__origin", "__row", "__image"
+
+
+def recognise(location: str) -> Kind:
+    """What lies at a location. Needs no Spark.
+
+    Raises:
+        ConfigError: nothing that can be scored.
+    """
+    if location in NAMES:
+        return "libsvm"
+    path = paths.to_python(location)
+    if not path.exists():
+        raise ConfigError(
+            f"--data {location}: no such file or folder ({path}); it takes libsvm, Parquet, images or a data set's name"
+        )
+    if (path / MANIFEST_NAME).exists():
+        return "table"
+    files = [path] if path.is_file() else sorted(found for found in path.rglob("*") if found.is_file() and _is_data(found, path))
+    kinds: dict[Kind, int] = {
+        "parquet": sum(file.suffix == ".parquet" for file in files),
+        "images": sum(file.suffix.lower() in image_file.ENDINGS for file in files),
+        "libsvm": sum(is_libsvm(file) for file in files),
+    }
+    found = [kind for kind, count in kinds.items() if count]
+    if len(found) != 1:
+        what = " and ".join(f"{kinds[kind]} of {kind}" for kind in found) or "neither libsvm nor Parquet nor images"
+        raise ConfigError(f"--data {location}: holds {what}; it must hold files of one kind")
+    return found[0]
+
+
+def read_table(spark: SparkSession, location: str, info: ModelInfo) -> Input:
+    """All rows of a table.
+
+    Raises:
+        DataError: its rows are not what the model takes, or it is damaged.
+    """
+    manifest = existing_table(location).manifest
+    check_fit(info, manifest, location, with_classes=False)
+    base = location.rstrip("/")
+    files = [paths.to_spark(f"{base}/{file.path}") for split in manifest.splits.values() for file in split.files]
+    frame = spark.read.option("basePath", paths.to_spark(location)).parquet(*files)
+    return _with_places(frame, "image", tuple(frame.columns))
+
+
+def read_parquet(spark: SparkSession, location: str, image_column: str) -> Input:
+    """Parquet that anybody wrote.
+
+    Args:
+        spark: reads it.
+        location: a file or a folder.
+        image_column: binary, a list of numbers, or a struct with a field `bytes` (as Hugging Face's data sets have).
+
+    Raises:
+        ConfigError: there is no such column, or it is of another type.
+    """
+    frame = spark.read.parquet(paths.to_spark(location))
+    if image_column not in frame.columns:
+        raise ConfigError(f"--image-column {image_column}: {location} has no such column; it has {', '.join(frame.columns)}")
+    kind = frame.schema[image_column].dataType
+    if isinstance(kind, T.StructType) and "bytes" in kind.names:
+        return _with_places(frame.withColumn(_IMAGE, F.col(image_column)["bytes"]), _IMAGE, tuple(frame.columns))
+    if isinstance(kind, T.BinaryType) or (isinstance(kind, T.ArrayType) and isinstance(kind.elementType, T.NumericType)):
+        return _with_places(frame, image_column, tuple(frame.columns))
+    raise ConfigError(
+        f"--image-column {image_column}: is of type {kind.simpleString()}; it must be binary (raw values or an encoded picture), "
+        "a list of numbers, or a struct with a field 'bytes'"
+    )
+
+
+def read_images(spark: SparkSession, location: str) -> Input:
+    """Pictures, in subfolders, too. Kept are their path, size and time of modification."""
+    frame = (
+        spark.read.format("binaryFile")
+        .option("recursiveFileLookup", "true")
+        .load(paths.to_spark(location))
+        .where(F.lower(F.regexp_extract("path", r"(\.[^.]*)$", 1)).isin(*image_file.ENDINGS))
+        .withColumn("path", F.regexp_replace("path", "^file:/+", "/"))
+        .withColumn(_ORIGIN, F.col("path"))
+        .withColumn(_ROW, F.lit(-1).cast("long"))
+    )
+    return Input(frame, "content", ("path", "modificationTime", "length"), _ORIGIN, _ROW)
+
+
+def _with_places(frame: DataFrame, image: str, kept: tuple[str, ...]) -> Input:
+    placed = frame.withColumn(_ORIGIN, F.col("_metadata.file_name")).withColumn(_ROW, F.col("_metadata.row_index"))
+    return Input(placed, image, kept, _ORIGIN, _ROW)
+
+
+def _is_data(file: Path, root: Path) -> bool:
+    """Not a mark of Spark's nor something hidden."""
+    return not any(part.startswith(("_", ".")) for part in file.relative_to(root).parts)

@@ -1,0 +1,94 @@
+"""libsvm text to be scored: read and judged as ingest does, in the order of the text."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import SparkSession
+
+from pipelines.config import Config
+from pipelines.data.ingest import build, quarantine
+from pipelines.data.ingest.parse_pass import IS_IMAGES
+from pipelines.data.sources import resolve
+from pipelines.data.sources.resolve import Source, is_libsvm
+from pipelines.score.batch.scoring import Input
+from pipelines.score.evaluate.dataset import Report
+from pipelines.system import paths
+
+KEPT_COLUMNS = ("file", "line", "label")
+_ROW_COLUMNS = "file string, line bigint, label int, content binary, __origin string, __row bigint"
+
+
+@contextmanager
+def opened(spark: SparkSession, config: Config, report: Report, folder: Path) -> Iterator[tuple[Input, int]]:
+    """The rows of `data.dataset`, and how many lines were set aside into `folder`. Kept are file, line (from 1) and label value.
+
+    Raises:
+        DataError: a line is malformed, or too many are (`ingest.on_bad_rows`); begins `FILE:LINE: reason`.
+    """
+    source = find(config, report)
+    with build.parsed_text(spark, config, source, images_apart=True) as text:
+        for warning in text.rejected.warnings:
+            report(warning)
+        if text.rejected.rows:
+            quarantine.write(text.frame, source, text.reports, text.rejected.rows, folder)
+        rows = partial(
+            image_rows,
+            uris=tuple(uri for uri, _ in source.files),
+            first_lines=quarantine.first_lines(text.reports),
+            labels=config.data.label_values,
+        )
+        frame = text.frame.where(IS_IMAGES).mapInArrow(rows, _ROW_COLUMNS)
+        yield Input(frame, "content", KEPT_COLUMNS, "__origin", "__row"), text.rejected.rows
+
+
+def image_rows(
+    batches: Iterable[pa.RecordBatch], uris: Sequence[str], first_lines: Mapping[tuple[int, int], int], labels: Sequence[int]
+) -> Iterator[pa.RecordBatch]:
+    """Images (`pipelines.data.ingest.parse_pass.PARSED_COLUMNS`, each in a row of its own) to what is scored. Runs in Python
+    workers.
+
+    Args:
+        batches: the images.
+        uris: of the source's files, which the rows number.
+        first_lines: (file, block) -> zero-based number of the block's first line in its file.
+        labels: values of the labels, by class index.
+
+    Yields:
+        `_ROW_COLUMNS`: file, line in it from 1, value of the label, image, and what puts the rows in order.
+    """
+    for batch in batches:
+        files, blocks = batch.column("file").to_pylist(), batch.column("block").to_pylist()
+        lines = np.frombuffer(b"".join(batch.column("lines").to_pylist()), "<i8")
+        classes = np.frombuffer(b"".join(batch.column("labels").to_pylist()), "<i4")
+        before = np.asarray([first_lines[place] for place in zip(files, blocks, strict=True)], np.int64)
+        uri = pa.array([uris[file] for file in files], pa.string())
+        columns = {
+            "file": uri,
+            "line": pa.array(before + lines + 1),
+            "label": pa.array(np.asarray(labels, np.int32)[classes]),
+            "content": batch.column("content"),
+            "__origin": uri,
+            "__row": pa.array(lines),
+        }
+        yield pa.RecordBatch.from_pydict(columns)
+
+
+def find(config: Config, report: Report) -> Source:
+    """The files of `data.dataset`: those of a data set, one file, or all of a folder.
+
+    Raises:
+        ConfigError: there is no such data set.
+        DataError: it cannot be had on this machine.
+    """
+    location = config.data.dataset
+    if location in resolve.NAMES:
+        return resolve.resolve(config.data, report)
+    path = paths.to_python(location)
+    if path.is_file():
+        return Source(path.name, ((location, "test"),))
+    names = sorted(str(found.relative_to(path)) for found in path.rglob("*") if found.is_file() and is_libsvm(found))
+    return Source(path.name, tuple((f"{location.rstrip('/')}/{name}", "test") for name in names))

@@ -1,0 +1,205 @@
+"""A scoring as the user asks for it: input to output folder, which appears whole or not at all."""
+
+import dataclasses
+import json
+import math
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from pipelines import __version__
+from pipelines.config import Config, IngestConfig
+from pipelines.data.ingest.publish import remove_stale
+from pipelines.data.ingest.spark_jobs import arrow_batches, job_group
+from pipelines.data.table.schema import REJECTED_FOLDER
+from pipelines.errors import ConfigError, DataError
+from pipelines.score import sparkerrors
+from pipelines.score.arrow_images import Form
+from pipelines.score.batch import inputs, libsvm_input
+from pipelines.score.batch.inputs import Kind
+from pipelines.score.batch.scoring import Rejected, Tally, new_tally, scored
+from pipelines.score.evaluate.dataset import Report, described
+from pipelines.score.model import ModelInfo
+from pipelines.score.spark_model import shipped
+from pipelines.system import paths
+
+_VALUES_OF_A_PICTURE = 250_000
+NOTE_NAME = "_scoring.json"
+_UNFINISHED_PREFIX = ".scoring-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What is to be scored, before Spark is there."""
+
+    config: Config
+    """`data.dataset` is the input."""
+    info: ModelInfo
+    output: str
+    image_column: str
+    digits: bool
+    """Bring pictures into MNIST's form."""
+    overwrite: bool
+
+    @property
+    def target(self) -> Path:
+        return paths.to_python(self.output)
+
+
+def check(order: Order) -> Kind:
+    """Raises ConfigError when the input cannot be scored or the output is in the way. Returns the kind of input."""
+    kind = inputs.recognise(order.config.data.dataset)
+    if order.target.exists() and not order.overwrite:
+        raise ConfigError(f"--output {order.output}: exists; name another folder, or give --overwrite")
+    if order.target.exists() and not (order.target / NOTE_NAME).is_file():
+        # Whatever else lies there was not made to be replaced.
+        raise ConfigError(f"--output {order.output}: exists and is no output of scoring; name another folder")
+    return kind
+
+
+def run_scoring(spark: SparkSession, order: Order, kind: Kind, report: Report) -> dict[str, Any]:
+    """Score and write.
+
+    Returns:
+        the summary, plain data ready for JSON.
+
+    Raises:
+        DataError: a row is bad, or too many are (`ingest.on_bad_rows`, `ingest.max_bad_fraction`); there is no output then.
+        ConfigError: the input has no such image column, or the output cannot be written.
+    """
+    started = time.monotonic()
+    config = dataclasses.replace(order.config, data=described(order.config.data, order.info))
+    location = config.data.dataset
+    form = Form(shape=order.info.image_shape, value_range=order.info.value_range, digits=order.digits)
+    with ExitStack() as stack:
+        folder = stack.enter_context(_unfinished(order))
+        (shipment,) = stack.enter_context(shipped(spark, [order.info]))
+        # Of an encoded picture only the size of its file is known, and that not here.
+        values_per_row = _VALUES_OF_A_PICTURE if kind == "images" else math.prod(form.shape)
+        stack.enter_context(arrow_batches(spark, values_per_row))
+        stack.enter_context(job_group(spark, "Convoy scoring"))
+        set_aside = 0
+        if kind == "libsvm":
+            rows, set_aside = stack.enter_context(libsvm_input.opened(spark, config, report, folder))
+        elif kind == "table":
+            rows = inputs.read_table(spark, location, order.info)
+        elif kind == "parquet":
+            rows = inputs.read_parquet(spark, location, order.image_column)
+        else:
+            rows = inputs.read_images(spark, location)
+        tally = new_tally(spark)
+        writing = time.monotonic()
+        try:
+            scored(rows, form, shipment, tally).write.mode("append").option("compression", "zstd").parquet(
+                paths.to_spark(str(folder))
+            )
+        except (Py4JJavaError, PySparkException) as error:
+            raise sparkerrors.explained(error, f"{location} could not be scored") from error
+        seconds = time.monotonic() - writing
+        done: Tally = tally.value
+        _judge(config.ingest, done, report)
+        if done.rejected:
+            _write_rejected(done.rejected, folder)
+        rejected = set_aside + len(done.rejected)
+        if not done.rows:
+            raise DataError(f"{location}: there are no rows to score")
+        note = _note(order, kind, done, rejected)
+        (folder / NOTE_NAME).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+        _publish(folder, order.target)
+    return note | {
+        "output": order.output,
+        "rows_per_second": round(done.rows / seconds),
+        "rows_per_second_without_loading": round(done.rows / max(1e-9, seconds - done.load_seconds / _tasks_at_once(spark))),
+        "seconds": {
+            "score": round(seconds, 2),
+            "predict": round(done.predict_seconds, 2),
+            "load": round(done.load_seconds, 2),
+            "total": round(time.monotonic() - started, 2),
+        },
+    }
+
+
+def _tasks_at_once(spark: SparkSession) -> int:
+    return max(1, int(spark.sparkContext.defaultParallelism))
+
+
+@contextmanager
+def _unfinished(order: Order) -> Iterator[Path]:
+    """A hidden folder beside the output, gone at the end."""
+    folder = order.target.parent / f"{_UNFINISHED_PREFIX}{order.target.name}-{uuid.uuid4().hex[:8]}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(f"--output {order.output}: cannot be written ({error.strerror}); name another folder") from error
+    remove_stale(folder.parent, _UNFINISHED_PREFIX)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish(folder: Path, target: Path) -> None:
+    """Put the finished folder in its place. What was there is gone only when the new one is."""
+    old = folder.with_name(folder.name + "-old")
+    try:
+        if target.exists():
+            target.rename(old)
+        folder.rename(target)
+    except OSError as error:
+        raise ConfigError(f"--output {target}: cannot be put in place ({error.strerror}); name another folder") from error
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _judge(config: IngestConfig, done: Tally, report: Report) -> None:
+    if not done.rejected:
+        return
+    first = min(done.rejected, key=lambda rejected: (rejected.origin, rejected.row))
+    bad, rows = len(done.rejected), len(done.rejected) + done.rows
+    count = f"; {bad:,} of {rows:,} rows are bad" if bad > 1 else ""
+    if config.on_bad_rows == "fail":
+        raise DataError(f"{first}{count}; mend the data, or set ingest.on_bad_rows=quarantine to go on without such rows")
+    if bad > config.max_bad_fraction * rows:
+        raise DataError(
+            f"{first}{count}; that is more than ingest.max_bad_fraction={config.max_bad_fraction:g} allows: mend the data"
+        )
+    report(f"warning: {first}; {bad:,} of {rows:,} rows are set aside in {REJECTED_FOLDER}")
+
+
+def _write_rejected(rejected: tuple[Rejected, ...], folder: Path) -> None:
+    (folder / REJECTED_FOLDER).mkdir(exist_ok=True)
+    ordered = sorted(rejected, key=lambda row: (row.origin, row.row))
+    columns = {
+        "file": pa.array([row.origin for row in ordered], pa.string()),
+        "row": pa.array([row.row if row.row >= 0 else None for row in ordered], pa.int64()),
+        "detail": pa.array([row.reason for row in ordered], pa.string()),
+    }
+    pq.write_table(pa.table(columns), folder / REJECTED_FOLDER / "part-00000.parquet")
+
+
+def _note(order: Order, kind: Kind, done: Tally, rejected: int) -> dict[str, Any]:
+    info = order.info
+    return {
+        "input": order.config.data.dataset,
+        "kind": kind,
+        "rows": done.rows,
+        "rejected_rows": rejected,
+        "model_uri": info.uri,
+        "model_version": info.version,
+        "model_run_id": info.run_id,
+        "class_names": list(info.class_names),
+        "labels": list(info.labels),
+        "created_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "convoy_version": __version__,
+    }

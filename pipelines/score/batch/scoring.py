@@ -1,0 +1,182 @@
+"""Batch scoring: every row of the input with the model's answer beside it, as a Parquet folder that appears whole.
+
+The rows go through `mapInArrow`, with the model loaded once in each Python worker. MLflow's `spark_udf` gives the same
+probabilities, but takes images as lists of numbers and calls the network with 32 rows at a time: measured on MNIST with
+`convnet`, 6,500 rows per CPU second where this gives 20,100.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pyspark import AccumulatorParam
+from pyspark.accumulators import Accumulator
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import types as T
+
+from pipelines.errors import ConfigError
+from pipelines.score.arrow_images import Form, decode
+from pipelines.score.model import ModelInfo
+from pipelines.score.spark_model import Shipment, load
+
+PREDICTION, LABEL, PROBABILITIES, MODEL_URI, MODEL_VERSION = (
+    "prediction",
+    "predicted_label",
+    "probabilities",
+    "model_uri",
+    "model_version",
+)
+ADDED_COLUMNS = (PREDICTION, LABEL, PROBABILITIES, MODEL_URI, MODEL_VERSION)
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row without an answer."""
+
+    origin: str
+    """File of the input."""
+    row: int
+    """From 0; -1 where the file is the row."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.origin}: {self.reason}" if self.row < 0 else f"{self.origin}: row {self.row}: {self.reason}"
+
+
+@dataclass
+class Tally:
+    """What all tasks did. Spark adds up each successful task once."""
+
+    rows: int = 0
+    """With an answer."""
+    predict_seconds: float = 0.0
+    """In the network, of all tasks together."""
+    load_seconds: float = 0.0
+    rejected: tuple[Rejected, ...] = ()
+
+
+class _Sum(AccumulatorParam[Tally]):
+    def zero(self, value: Tally) -> Tally:
+        return Tally()
+
+    def addInPlace(self, value1: Tally, value2: Tally) -> Tally:
+        return Tally(
+            value1.rows + value2.rows,
+            value1.predict_seconds + value2.predict_seconds,
+            value1.load_seconds + value2.load_seconds,
+            value1.rejected + value2.rejected,
+        )
+
+
+def new_tally(spark: SparkSession) -> "Accumulator[Tally]":
+    return spark.sparkContext.accumulator(Tally(), _Sum())
+
+
+@dataclass(frozen=True)
+class Input:
+    """Rows to score."""
+
+    frame: DataFrame
+    image: str
+    """The column that is decoded (see `pipelines.score.arrow_images`)."""
+    kept: tuple[str, ...]
+    """Columns that the output has, too."""
+    origin: str
+    """The column with the file that a row is from."""
+    row: str
+    """The column with the row's number in that file."""
+
+
+def scored(rows: Input, form: Form, shipment: Shipment, tally: "Accumulator[Tally]") -> DataFrame:
+    """The kept columns and `ADDED_COLUMNS`. Rows without an image are left out, and told to the tally.
+
+    Args:
+        rows: the input.
+        form: what the model takes.
+        shipment: the model.
+        tally: told what was done, when the result is written.
+
+    Raises:
+        ConfigError: the input already has a column of that name.
+    """
+    taken = sorted(set(rows.kept) & set(ADDED_COLUMNS))
+    if taken:
+        raise ConfigError(f"the input already has a column '{taken[0]}', which scoring adds; rename or drop it first")
+    sent = [*rows.kept, *(() if rows.image in rows.kept else (rows.image,)), rows.origin, rows.row]
+    frame = rows.frame.select(*[f"`{name}`" for name in sent])
+    work = partial(score_batches, kept=len(rows.kept), image=sent.index(rows.image), form=form, shipment=shipment, tally=tally)
+    schema = T.StructType([*frame.schema.fields[: len(rows.kept)], *added_fields(shipment.info)])
+    return frame.mapInArrow(work, schema)
+
+
+def added_fields(info: ModelInfo) -> list[T.StructField]:
+    """The columns that scoring adds; probabilities are a struct with a field for each class, by its name."""
+    probabilities = T.StructType([T.StructField(name, T.FloatType()) for name in class_fields(info)])
+    return [
+        T.StructField(PREDICTION, T.StringType()),
+        T.StructField(LABEL, T.IntegerType()),
+        T.StructField(PROBABILITIES, probabilities),
+        T.StructField(MODEL_URI, T.StringType()),
+        T.StructField(MODEL_VERSION, T.StringType()),
+    ]
+
+
+def class_fields(info: ModelInfo) -> list[str]:
+    """Names of the probabilities: those of the classes, with the label behind where names are not unique."""
+    if len({name.lower() for name in info.class_names}) == info.num_classes:
+        return list(info.class_names)
+    return [f"{name} ({label})" for name, label in zip(info.class_names, info.labels, strict=True)]
+
+
+def score_batches(
+    batches: Iterable[pa.RecordBatch], *, kept: int, image: int, form: Form, shipment: Shipment, tally: "Accumulator[Tally]"
+) -> Iterator[pa.RecordBatch]:
+    """Runs in Spark's workers.
+
+    Args:
+        batches: `kept` columns that are passed on; the last two columns are file and row.
+        kept: how many.
+        image: place of the image's column.
+        form: what the model takes.
+        shipment: the model.
+        tally: told what was done.
+    """
+    for batch in batches:
+        if not len(batch):
+            continue
+        started = time.monotonic()
+        classifier = load(shipment)
+        loaded = time.monotonic()
+        decoded = decode(batch.column(image), form)
+        probabilities = classifier.probabilities(decoded.images)
+        tally.add(Tally(len(decoded.rows), time.monotonic() - loaded, loaded - started, _rejected(batch, decoded.faults)))
+        passed_on = [batch.column(place) for place in range(kept)]
+        if len(decoded.rows) < len(batch):
+            passed_on = [column.take(pa.array(decoded.rows)) for column in passed_on]
+        names = [*batch.schema.names[:kept], *ADDED_COLUMNS]
+        yield pa.RecordBatch.from_arrays([*passed_on, *_answers(probabilities, shipment.info)], names)
+
+
+def _answers(probabilities: npt.NDArray[np.float32], info: ModelInfo) -> list[pa.Array]:
+    best = probabilities.argmax(axis=1)
+    count = len(best)
+    names = pa.DictionaryArray.from_arrays(pa.array(best.astype(np.int32)), pa.array(info.class_names, pa.string()))
+    by_class = [pa.array(np.ascontiguousarray(column)) for column in probabilities.T]
+    return [
+        names.dictionary_decode(),
+        pa.array(np.asarray(info.labels, np.int32)[best]),
+        pa.StructArray.from_arrays(by_class, class_fields(info)),
+        pa.array([info.uri] * count, pa.string()),
+        pa.array([info.version or None] * count, pa.string()),
+    ]
+
+
+def _rejected(batch: pa.RecordBatch, faults: Sequence[tuple[int, str]]) -> tuple[Rejected, ...]:
+    origins, rows = batch.column(batch.num_columns - 2), batch.column(batch.num_columns - 1)
+    found: list[Any] = [(origins[place].as_py(), rows[place].as_py(), reason) for place, reason in faults]
+    return tuple(Rejected(origin, int(row), reason) for origin, row, reason in found)

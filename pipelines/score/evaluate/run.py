@@ -1,0 +1,127 @@
+"""An evaluation as the user asks for it: one MLflow run below the run that trained the model."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import SparkSession
+
+from pipelines import cli
+from pipelines.config import TrackingConfig
+from pipelines.data.table.schema import Split, Table
+from pipelines.errors import ConvoyError
+from pipelines.score import model
+from pipelines.score.evaluate.dataset import Choice, Report
+from pipelines.score.evaluate.evaluation import Comparison, evaluate
+from pipelines.score.model import ModelInfo
+from pipelines.system import paths, writeback
+from pipelines.track.figures import catalog
+from pipelines.track.mlflow.follower import PARENT_TAG, default_tracking_uri
+from pipelines.track.run import Status, TrackedRun
+from pipelines.track.run_page import DESCRIPTION_TAG
+from pipelines.track.rundir import layout
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+
+def run_evaluation(spark: SparkSession, choice: Choice, info: ModelInfo, report: Report) -> dict[str, Any]:
+    """Evaluate a model and record the run.
+
+    Args:
+        spark: does the work.
+        choice: the rows.
+        info: the model.
+        report: is given lines for people.
+
+    Returns:
+        the summary, plain data ready for JSON.
+
+    Raises:
+        ConvoyError: the work failed; the run is FAILED and stays.
+    """
+    started = time.monotonic()
+    config = choice.config
+    parent = find_parent(info, default_tracking_uri(config.tracking))
+    name = config.tracking.run_name or f"evaluate-{choice.dataset}"
+    run_dir = layout.make(paths.to_python(config.launch.runs_uri), name)
+    run = TrackedRun(_beside(config.tracking, parent), name, run_dir)
+    status: Status = "FAILED"
+    try:
+        run.tags(_tags(info, choice.splits) | ({PARENT_TAG: parent.info.run_id} if parent is not None else {}))
+        table = choice.open(spark, report)
+        run.dataset(table)
+        rows = sum(table.manifest.rows(split) for split in choice.splits)
+        report(f"evaluate: {info.uri} on {rows:,} rows ({', '.join(choice.splits)}) of table {table.uri}")
+        evaluating = time.monotonic()
+        found = evaluate(spark, [info], table, choice.splits)
+        seconds = time.monotonic() - evaluating
+        _record(run, found, table, choice.splits)
+        status = "FINISHED"
+    except (cli.Interrupted, KeyboardInterrupt):
+        status = "KILLED"
+        raise
+    except ConvoyError as error:
+        run.tags({"error": str(error)[:500]})
+        raise
+    finally:
+        run.finish(status)
+        with suppress(OSError):
+            writeback.close(run_dir)
+    for warning in run.warnings:
+        report(f"warning: {warning}")
+    result = found.results[0]
+    return {
+        "run_id": run.run_id,
+        "parent_run_id": parent.info.run_id if parent is not None else "",
+        "run_dir": str(run_dir),
+        "tracking_uri": run.tracking_uri,
+        "model_uri": info.uri,
+        "model_version": info.version,
+        "dataset": table.manifest.dataset,
+        "note": table.manifest.note,
+        "table": table.uri,
+        "table_digest": table.manifest.digest,
+        "rows": {split: table.manifest.rows(split) for split in choice.splits},
+        "test": {"loss": result.loss, "accuracy": result.accuracy, "rows": result.rows},
+        "rows_per_second": round(result.rows / seconds),
+        "seconds": {"evaluate": round(seconds, 2), "total": round(time.monotonic() - started, 2)},
+    }
+
+
+def find_parent(info: ModelInfo, tracking_uri: str) -> "Run | None":
+    """The run that logged a model, where the tracking server still has it."""
+    if not info.run_id:
+        return None
+    try:
+        found = model.connect(tracking_uri).get_run(info.run_id)
+    except Exception:
+        return None
+    return found if found.info.lifecycle_stage == "active" else None
+
+
+def _record(run: TrackedRun, found: Comparison, table: Table, splits: Sequence[Split]) -> None:
+    result, manifest = found.results[0], table.manifest
+    # Several splits together are a test set like any other.
+    prefix = splits[0] if len(splits) == 1 else "test"
+    run.metrics({f"{prefix}/loss": result.loss, f"{prefix}/accuracy": result.accuracy}, step=0)
+    rows = f"{result.rows:,} rows ({', '.join(splits)}) of **{manifest.dataset}**"
+    run.tags({DESCRIPTION_TAG: f"Right on **{100 * result.accuracy:.2f} %** of {rows}, loss {result.loss:.4f}."})
+    figures = catalog.of_predictions(lambda: found.predictions, manifest.class_names, manifest.image.value_range)
+    for name, draw in figures.items():
+        run.figure(draw, name)
+
+
+def _tags(info: ModelInfo, splits: Sequence[Split]) -> dict[str, str]:
+    tags = {"kind": "evaluation", "model_uri": info.uri, "model_version": info.version, "splits": ",".join(splits)}
+    return {key: value for key, value in tags.items() if value}
+
+
+def _beside(tracking: TrackingConfig, parent: "Run | None") -> TrackingConfig:
+    """In the experiment of the parent, because MLflow shows a run below another only there."""
+    if parent is None:
+        return tracking
+    client = model.connect(default_tracking_uri(tracking))
+    return dataclasses.replace(tracking, experiment=client.get_experiment(parent.info.experiment_id).name)

@@ -1,0 +1,69 @@
+"""Models on their way to Spark's Python workers: packed by the driver, unpacked and loaded once by each worker process.
+
+A worker needs no access to the tracking server and no token; it gets the model's files from the driver, through Spark.
+"""
+
+import dataclasses
+import os
+import tempfile
+import uuid
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyspark import SparkFiles, TaskContext
+from pyspark.sql import SparkSession
+
+from pipelines.score.model import Classifier, ModelInfo
+from pipelines.system.tensorflow_env import tensorflow_environment
+
+_loaded: dict[str, Classifier] = {}
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """What a worker needs to have a model. Cheap to send with every task."""
+
+    archive: str
+    """The name by which Spark knows the packed model."""
+    info: ModelInfo
+
+
+@contextmanager
+def shipped(spark: SparkSession, models: Sequence[ModelInfo]) -> Iterator[tuple[Shipment, ...]]:
+    """Hand models to Spark. They are there for jobs that end before this does."""
+    with tempfile.TemporaryDirectory(prefix="convoy-ship-") as folder:
+        shipments = []
+        for info in models:
+            archive = Path(folder) / f"convoy-model-{uuid.uuid4().hex}.zip"
+            _pack(info.path, archive)
+            spark.sparkContext.addFile(str(archive))
+            shipments.append(Shipment(archive.name, info))
+        yield tuple(shipments)
+
+
+def load(shipment: Shipment) -> Classifier:
+    """In a Spark worker: the model, loaded by the first task of this process and kept for the next ones."""
+    if shipment.archive not in _loaded:
+        context = TaskContext.get()
+        threads = str(context.cpus() if context is not None else 1)
+        # Read when TensorFlow is imported. More threads than the task may use would get in the way of the other tasks.
+        for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+            os.environ.setdefault(variable, threads)
+        os.environ.update(tensorflow_environment(os.environ))
+        # Spark removes this folder when the application ends.
+        folder = Path(tempfile.mkdtemp(prefix="convoy-model-", dir=SparkFiles.getRootDirectory()))
+        with zipfile.ZipFile(SparkFiles.get(shipment.archive)) as archive:
+            archive.extractall(folder)
+        _loaded[shipment.archive] = Classifier(dataclasses.replace(shipment.info, path=folder))
+    return _loaded[shipment.archive]
+
+
+def _pack(folder: Path, archive: Path) -> None:
+    # Weights hardly get smaller, so they are only put together.
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                packed.write(path, path.relative_to(folder))

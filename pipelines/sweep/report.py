@@ -1,0 +1,157 @@
+"""What the run of a sweep holds: tables, figure, the best configuration; and how well the best trial does on the test rows."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from pipelines.config import loader
+from pipelines.data.ingest import table
+from pipelines.data.sources import resolve
+from pipelines.errors import ConvoyError
+from pipelines.score import model
+from pipelines.score.evaluate.evaluation import evaluate
+from pipelines.sweep import results
+from pipelines.sweep.plan import Sweep
+from pipelines.sweep.search import Ended, Study
+from pipelines.sweep.space import Choices, Range, short_names
+from pipelines.system import paths, writeback
+from pipelines.system.secrets import mask
+from pipelines.track.figures import parallel_coordinates
+from pipelines.track.figures.style import Drawing
+from pipelines.track.mlflow.journal import EXPERIMENT_ID, RUN_ID, Journal
+from pipelines.track.mlflow.replay import replay
+from pipelines.track.run import TrackedRun
+from pipelines.track.run_page import DESCRIPTION_TAG
+from pipelines.track.rundir import layout
+
+BEST_FILE = "best.yml"
+_SHOWN_ROWS = 20
+_FIGURE = "parallel_coordinates"
+
+
+def counts(ended: Sequence[Ended]) -> dict[str, int]:
+    return {state: sum(trial.outcome.state == state for trial in ended) for state in ("finished", "pruned", "failed")}
+
+
+def tables(run: TrackedRun, sweep: Sweep, ended: Sequence[Ended], folder: Path) -> None:
+    """Tables of the trials so far, in the sweep's folder and on its run."""
+    every = results.rows(sweep, ended)
+    _keep(run, folder, "results.csv", results.as_csv(every))
+    _keep(run, folder, "results.md", results.as_markdown(every, sweep.metric) + "\n")
+    if sweep.config.purpose == "compare" or len(results.comparison(sweep, ended)) < len(ended):
+        by_configuration = results.comparison(sweep, ended)
+        _keep(run, folder, "comparison.csv", results.as_csv(by_configuration))
+        _keep(run, folder, "comparison.md", results.as_markdown(by_configuration, sweep.metric) + "\n")
+
+
+def test_best(spark: SparkSession, sweep: Sweep, study: Study, best: Ended, say: Callable[[str], None]) -> None:
+    """Show the best trial's model the test rows, which no trial has seen, and log both to the trial's run.
+
+    Raises:
+        ConvoyError: the table or the model is not what it was.
+    """
+    config, run_dir = sweep.configuration(best.assignment), Path(best.outcome.run_dir)
+    data, _ = table.open_or_build(spark, config, resolve.resolve(config.data, lambda _: None), say)
+    found = evaluate(spark, [model.read_info(run_dir / layout.MODEL_FOLDER, str(run_dir))], data, ("test",)).results[0]
+    tested = {"test/loss": found.loss, "test/accuracy": found.accuracy}
+    study.amend(best.number, metrics=dict(best.outcome.metrics) | tested)
+    run = TrackedRun(config.tracking, "", run_dir)
+    run.tags({"best": "true"})
+    run.metrics(tested, step=best.outcome.epochs)
+    run.model(run_dir / layout.MODEL_FOLDER)
+    run.finish("FINISHED")
+    with suppress(OSError):
+        writeback.close(run_dir)
+
+
+def outcome(run: TrackedRun, sweep: Sweep, ended: Sequence[Ended], best: Ended | None, folder: Path) -> None:
+    """All that is known at the end."""
+    tables(run, sweep, ended, folder)
+    run.metrics({f"trials/{state}": number for state, number in counts(ended).items()}, step=0)
+    if best is not None:
+        assert best.outcome.value is not None
+        config = mask(loader.dump(sweep.configuration(best.assignment)))
+        command = f"./convoy train --config {paths.display(folder / BEST_FILE)}"
+        _keep(run, folder, BEST_FILE, results.header(sweep, best, command) + config)
+        run.metrics({f"best/{name}": value for name, value in best.outcome.metrics.items()}, step=best.outcome.epochs)
+    if ended:
+        run.figure(lambda: _figure(sweep, ended), _FIGURE)
+        run.tags({DESCRIPTION_TAG: _description(sweep, ended, best)})
+
+
+def described(sweep: Sweep, best: Ended, folder: Path) -> dict[str, Any]:
+    """The best trial, for the summary."""
+    return {
+        "trial": best.number,
+        "settings": dict(best.assignment),
+        "value": best.outcome.value,
+        "metrics": dict(best.outcome.metrics),
+        "run_id": best.outcome.run_id,
+        "model_uri": Journal(Path(best.outcome.run_dir)).accepted.model_uri,
+        "config": str(folder / BEST_FILE),
+    }
+
+
+def complete(folder: Path, ended: Sequence[Ended], warn: Callable[[str], None]) -> None:
+    """Hand over what MLflow lacks of the trials' runs, because it did not have the sweep's in time."""
+    lacking = [Path(trial.outcome.run_dir) for trial in ended if Path(trial.outcome.run_dir, "tracking").is_dir()]
+    lacking = [run_dir for run_dir in lacking if Journal(run_dir).pending()]
+    try:
+        for run_dir in lacking:
+            replay(run_dir)
+    except ConvoyError as error:
+        warn(
+            f"MLflow lacks entries of {len(lacking)} trials ({error}); to complete them: ./convoy replay {paths.display(folder)}"
+        )
+
+
+def _keep(run: TrackedRun, folder: Path, name: str, content: str) -> None:
+    (folder / name).write_text(content, encoding="utf-8")
+    run.text(content, name)
+
+
+def _figure(sweep: Sweep, ended: Sequence[Ended]) -> Drawing:
+    names = short_names([axis.name for axis in sweep.axes])
+    every = results.rows(sweep, ended)
+    for row, trial in zip(every, results.in_order(sweep, ended), strict=True):
+        # A trial that was ended early had another number of epochs.
+        row[sweep.metric] = trial.outcome.value if trial.outcome.state == "finished" else None
+    return parallel_coordinates.draw(
+        every,
+        list(names.values()),
+        sweep.metric,
+        minimised=sweep.minimised,
+        texts={names[axis.name]: [choice.label for choice in axis.choices] for axis in sweep.axes if isinstance(axis, Choices)},
+        log=[names[axis.name] for axis in sweep.axes if isinstance(axis, Range) and axis.log],
+        title=sweep.config.name,
+    )
+
+
+def _description(sweep: Sweep, ended: Sequence[Ended], best: Ended | None) -> str:
+    number = counts(ended)
+    parts = [
+        f"Sweep `{sweep.config.name}` ({sweep.config.search}): {number['finished']} trials finished, "
+        f"{number['pruned']} were pruned, {number['failed']} failed. Each trial is a run below this one."
+    ]
+    if best is not None:
+        parts.append(
+            f"Trial {best.number} is the best by {sweep.metric}. Its configuration: [{BEST_FILE}]({_artifact(BEST_FILE)}). "
+            "Test rows were shown to this trial alone, after it had been chosen."
+        )
+        shown = results.rows(sweep, ended)
+    elif sweep.config.purpose == "choose":
+        parts.append("There is no best configuration: of each a trial was pruned or failed.")
+        shown = results.rows(sweep, ended)
+    else:
+        parts.append("Nothing was chosen: each trial's test accuracy is taken as it is.")
+        shown = results.comparison(sweep, ended)
+    parts.append(results.as_markdown(shown[:_SHOWN_ROWS], sweep.metric))
+    parts.append(f"{parallel_coordinates.QUESTION} [{_FIGURE}]({_artifact(f'figures/{_FIGURE}.png')})")
+    return "\n\n".join(parts)
+
+
+def _artifact(path: str) -> str:
+    return f"#/experiments/{EXPERIMENT_ID}/runs/{RUN_ID}/artifacts/{path}"

@@ -1,0 +1,147 @@
+"""What the person at the keyboard sees: a progress line on a terminal, plain lines elsewhere, the result at the end."""
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from pipelines.cli import Verbosity
+from pipelines.system.secrets import mask
+from pipelines.track.console import terminal
+from pipelines.track.rundir import layout
+from pipelines.track.rundir.events import Event
+
+_log = logging.getLogger(__name__)
+
+
+class TrainingConsole:
+    """Follows a run. On a terminal one line shows how far it is; elsewhere each epoch is one line.
+
+    Args:
+        epochs: how many are planned.
+        verbosity: quiet prints warnings only; verbose is for the one who feeds this console, who adds log lines.
+    """
+
+    def __init__(self, epochs: int, verbosity: Verbosity = "normal") -> None:
+        self.verbosity = verbosity
+        self._epochs = epochs
+        self._steps = 1
+        self._first_progress: tuple[float, float] | None = None
+        found = terminal.find() if verbosity != "quiet" else None
+        self._status = terminal.StatusLine(found) if found is not None else None
+
+    def say(self, line: str) -> None:
+        """Print one line, above the progress line where there is one. What begins with `warning: ` is passed to `warn`."""
+        if line.startswith("warning: "):
+            self.warn(line.removeprefix("warning: "))
+            return
+        _log.info("%s", line)
+        if self.verbosity != "quiet":
+            self._print(line)
+
+    def echo(self, line: str) -> None:
+        """Print a line of a log, to which it therefore does not go again."""
+        if self.verbosity == "verbose":
+            self._print(line)
+
+    def warn(self, line: str) -> None:
+        """Print one line whatever the verbosity."""
+        _log.warning("%s", line)
+        self._print(f"warning: {line}")
+
+    def show(self, event: Event) -> None:
+        """Show what rank 0 reported."""
+        values = event.values
+        if event.kind == "plan":
+            # A training that was started again plans again.
+            self._first_progress = None
+            self._steps = values["steps"]
+            self.say(arithmetic(values))
+        elif event.kind == "progress":
+            self._progress(event)
+        elif event.kind == "epoch":
+            self.say(epoch_line(values["epoch"], self._epochs, values["metrics"]))
+
+    def close(self) -> None:
+        """Take the progress line away."""
+        if self._status is not None:
+            self._status.close()
+
+    def result(self, summary: Mapping[str, Any]) -> None:
+        """What came of it, and how to open the run."""
+        seconds, test = summary["seconds"], summary["test"]
+        rows = {
+            "test accuracy": f"{100 * test['accuracy']:.2f} %  (loss {test['loss']:.4f}, {test['rows']:,} rows)",
+            "trained": f"{_count(summary['epochs'], 'epoch')} on {_count(summary['workers'], 'worker')}, {summary['precision']}, "
+            f"{summary['rows_per_second']:,} rows/s",
+            "seconds": f"{seconds['total']:.1f} in all: ingest {seconds['ingest']:.1f}, launch {seconds['launch']:.1f}, "
+            f"training {seconds['train']:.1f}; first step after {seconds['first_step']:.1f}",
+            "table": summary["table"],
+            "run": f"{summary['run_id']}  (./convoy ui shows it)",
+            "model": summary["model_uri"],
+        }
+        if not summary["run_id"]:
+            rows |= {
+                "run": f"{summary['run_dir']}, not yet in MLflow",
+                "model": f"{summary['run_dir']}/{layout.MODEL_FOLDER}",
+            }
+        if summary["note"]:
+            rows["NOTE"] = summary["note"]
+        if self.verbosity != "quiet":
+            self._print("")
+        for name, value in rows.items():
+            self.say(f"{name:15}{value}")
+
+    def _progress(self, event: Event) -> None:
+        if self._status is None:
+            return
+        values = event.values
+        done = (values["epoch"] - 1) * self._steps + values["step"]
+        total = self._epochs * self._steps
+        first_time, first_done = self._first_progress = self._first_progress or (event.time, done)
+        parts = [f"epoch {values['epoch']}/{self._epochs}"]
+        if done > first_done:
+            parts.append(f"{_clock((total - done) * (event.time - first_time) / (done - first_done))} left")
+        parts += [f"{name} {values[name]:.4f}" for name in ("accuracy", "loss") if name in values]
+        parts.append(f"{values['rows_per_second']:,.0f} rows/s")
+        self._status.show(lambda width: terminal.fitted(parts, done / total, width))
+
+    def _print(self, line: str) -> None:
+        if self._status is not None:
+            self._status.print(mask(line))
+        else:
+            # A reader of the output that has gone, or a full disk, ends no training.
+            with suppress(OSError):
+                print(mask(line), flush=True)
+
+
+def arithmetic(plan: Mapping[str, Any]) -> str:
+    """One line that says what the settings come to."""
+    global_batch_size = plan["workers"] * plan["batch_size_per_worker"]
+    left_out = plan["rows"] - plan["steps"] * global_batch_size
+    return (
+        f"{plan['rows']:,} rows, {_count(plan['workers'], 'worker')} x batch {plan['batch_size_per_worker']} = global batch "
+        f"{global_batch_size}, {plan['steps']} steps an epoch ({left_out} rows left out, others each time), "
+        f"learning rate {plan['learning_rate']:g}, {_count(plan['threads'], 'thread')} a worker, {plan['precision']}, "
+        f"{'from memory' if plan['in_memory'] else 'streamed'} (at most {plan['held_mb']:,} MB of rows in a worker)"
+    )
+
+
+def epoch_line(epoch: int, epochs: int, metrics: Mapping[str, float]) -> str:
+    parts = [f"epoch {epoch}/{epochs}"]
+    for split in ("train", "validation"):
+        if f"{split}/loss" in metrics:
+            parts.append(f"{split} loss {metrics[f'{split}/loss']:.4f} accuracy {metrics[f'{split}/accuracy']:.4f}")
+    parts.append(f"{metrics['epoch_seconds']:.1f} s")
+    parts.append(f"{metrics['rows_per_second']:,.0f} rows/s")
+    return "  ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02d}:{int(seconds):02d}" if hours else f"{minutes}:{int(seconds):02d}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

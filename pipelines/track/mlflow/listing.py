@@ -1,0 +1,52 @@
+"""Recent runs, as rows for a table in the terminal."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from pipelines.track.rundir import logs
+
+_COLUMNS = ("started", "name", "accuracy", "minutes", "workers", "rows/s", "status", "run id")
+_RIGHT = ("accuracy", "minutes", "workers", "rows/s")
+
+
+def recent(tracking_uri: str, experiment: str, count: int) -> list[dict[str, str]]:
+    """One mapping a run, the newest first, with the names of the table's columns. Empty where there is no such experiment."""
+    import mlflow
+
+    logs.silence_mlflow()
+    client = mlflow.MlflowClient(tracking_uri)
+    with logs.kept():
+        found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return []
+    runs = client.search_runs([found.experiment_id], max_results=count, order_by=["attributes.start_time DESC"])
+    return [_row(run) for run in runs]
+
+
+def table(rows: Sequence[dict[str, str]]) -> list[str]:
+    """The lines of a table, columns as wide as they must be."""
+    widths = {column: max(len(column), *(len(row[column]) for row in rows)) for column in _COLUMNS}
+    lines = [{column: column for column in _COLUMNS}, *rows]
+    return [
+        "  ".join(
+            f"{row[column]:>{widths[column]}}" if column in _RIGHT else f"{row[column]:{widths[column]}}" for column in _COLUMNS
+        )
+        for row in lines
+    ]
+
+
+def _row(run: Any) -> dict[str, str]:
+    metrics, info = run.data.metrics, run.info
+    accuracy, speed = metrics.get("test/accuracy"), metrics.get("rows_per_second")
+    end = info.end_time or (time.time() * 1000 if info.status == "RUNNING" else info.start_time)
+    return {
+        "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(info.start_time / 1000)),
+        "name": info.run_name or "",
+        "accuracy": f"{100 * accuracy:.2f} %" if accuracy is not None else "",
+        "minutes": f"{(end - info.start_time) / 60000:.1f}",
+        "workers": run.data.params.get("launch.workers", ""),
+        "rows/s": f"{speed:,.0f}" if speed is not None else "",
+        "status": info.status.lower(),
+        "run id": info.run_id,
+    }

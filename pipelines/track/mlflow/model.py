@@ -1,0 +1,134 @@
+"""The logged model: saved by a worker, adopted by the driver's run.
+
+A worker has Keras loaded and the weights in memory, the driver has neither but owns the run. So the worker writes a complete
+MLflow model folder, and the driver logs that folder as it is.
+"""
+
+import importlib.metadata
+import shutil
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.data.table.schema import TableManifest
+from pipelines.errors import ConvoyError
+
+if TYPE_CHECKING:
+    import keras
+    from mlflow import MlflowClient
+
+_NAME = "model"
+# What a user of the model must never need.
+_TRAINING_ONLY = (b"horovod", b"petastorm", b"pyspark")
+_TEXT_FILES = ("MLmodel", "requirements.txt", "conda.yaml", "python_env.yaml")
+
+
+def save(model: "keras.Model", folder: Path, manifest: TableManifest, example: npt.NDArray[Any]) -> None:
+    """Write an MLflow model folder.
+
+    Args:
+        model: uncompiled, float32.
+        folder: must not exist.
+        manifest: of the table that the model was trained on; image shape and class names go into the model's metadata.
+        example: images [n, height, width, channels] in source values, kept as the input example.
+
+    Raises:
+        ConvoyError: what was written needs Horovod, Petastorm or Spark.
+    """
+    import mlflow.tensorflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    image = manifest.image
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *image.shape))]),
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, manifest.num_classes))]),
+    )
+    mlflow.tensorflow.save_model(
+        model,
+        str(folder),
+        signature=signature,
+        input_example=example.astype(np.float32),
+        pip_requirements=_requirements(),
+        metadata={
+            "class_names": list(manifest.class_names),
+            "labels": list(manifest.labels),
+            "value_range": list(image.value_range),
+            "dataset": manifest.dataset,
+            "table_digest": manifest.digest,
+        },
+    )
+    check_portable(folder)
+
+
+def check_portable(folder: Path) -> None:
+    """Raises ConvoyError when a saved model names a library that only training needs."""
+    contents = {name: (folder / name).read_bytes() for name in _TEXT_FILES if (folder / name).exists()}
+    for archive in folder.rglob("*.keras"):
+        with zipfile.ZipFile(archive) as saved:
+            contents |= {f"{archive.name}/{name}": saved.read(name) for name in saved.namelist() if name.endswith(".json")}
+    for name, content in contents.items():
+        for library in _TRAINING_ONLY:
+            if library in content.lower():
+                raise ConvoyError(
+                    f"the saved model's {name} names {library.decode()}, so it would not load elsewhere; this is a defect"
+                )
+
+
+def adopt(folder: Path, run_id: str, experiment_id: str, tracking_uri: str) -> str:
+    """Log a model folder to a run and return the model's URI. Sets MLflow's global tracking URI and experiment."""
+    import mlflow
+    from mlflow.models import Model
+
+    mlflow.set_tracking_uri(tracking_uri)
+    # MLflow 3 files a model under the active experiment, not under that of its run.
+    mlflow.set_experiment(experiment_id=experiment_id)
+    info = Model.log(_NAME, _SavedModel(), run_id=run_id, source=folder, validate_serving_input=False)
+    uri: str = info.model_uri
+    return uri
+
+
+def logged_uri(client: "MlflowClient", run_id: str, experiment_id: str) -> str:
+    """The URI of the model that a run has, empty if none. What an upload that broke off has left is deleted."""
+    if not hasattr(client, "search_logged_models"):
+        # MLflow 2 keeps a model among the artifacts of its run. Logging it again writes over the same files.
+        files = {file.path for file in client.list_artifacts(run_id, _NAME)}
+        return f"runs:/{run_id}/{_NAME}" if f"{_NAME}/MLmodel" in files else ""
+    uri = ""
+    for model in client.search_logged_models([experiment_id], filter_string=f"source_run_id = '{run_id}'"):
+        if str(model.status) == "READY" and model.name == _NAME:
+            uri = str(model.model_uri)
+        elif model.name == _NAME:
+            client.delete_logged_model(model.model_id)
+    return uri
+
+
+class _SavedModel:
+    """What MLflow calls a flavor: something that writes a model folder. This one copies a folder that is complete."""
+
+    __name__ = "tensorflow"
+
+    def save_model(self, path: str, mlflow_model: Any, source: Path, **_: Any) -> None:
+        from mlflow.models import Model
+
+        shutil.copytree(source, path)
+        saved = Model.load(source)
+        for field in ("flavors", "signature", "saved_input_example_info", "metadata", "utc_time_created", "model_size_bytes"):
+            if hasattr(saved, field):
+                setattr(mlflow_model, field, getattr(saved, field))
+        mlflow_model.save(str(Path(path) / "MLmodel"))
+
+
+def _requirements() -> list[str]:
+    requirements = []
+    for distributions in (("mlflow",), ("tensorflow", "tensorflow-cpu"), ("keras",), ("numpy",)):
+        for distribution in distributions:
+            try:
+                requirements.append(f"{distribution}=={importlib.metadata.version(distribution)}")
+                break
+            except importlib.metadata.PackageNotFoundError:
+                continue
+    return requirements

@@ -1,0 +1,83 @@
+"""What MLflow's servers and databases have to be asked in a certain way, and what their errors mean."""
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.system import paths
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# Other errors can pass: a full disk, an expired token, a busy database.
+_REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
+# Another process may be writing to the database.
+_LOCKED_SECONDS = 5.0
+# MLflow's database looks for a data set before it adds it; two runs of a sweep at once would both add it, and one be refused.
+_logging_inputs = threading.Lock()
+
+
+def log_inputs(client: "MlflowClient", run_id: str, datasets: Sequence[dict[str, Any]]) -> None:
+    """Record data sets as inputs of a run; each has a name, digest, source, profile and context."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    inputs = [
+        DatasetInput(
+            Dataset(
+                name=dataset["name"],
+                digest=dataset["digest"],
+                source_type="local",
+                source=dataset["source"],
+                profile=dataset["profile"],
+            ),
+            [InputTag("mlflow.data.context", dataset["context"])],
+        )
+        for dataset in datasets
+    ]
+    with _logging_inputs:
+        client.log_inputs(run_id, inputs)
+
+
+def experiment_id(client: "MlflowClient", name: str, tracking_uri: str) -> str:
+    """Of the experiment with this name, which is created where it is not there."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    # A database store would put artifacts into the working directory.
+    location = f"file:{paths.home().absolute() / 'mlartifacts' / name}" if tracking_uri.startswith("sqlite:") else None
+    # Has MLflow 3's pages show what belongs to training, not to language models.
+    kind = {"mlflow.experimentKind": "custom_model_development"}
+    return str(client.create_experiment(name, artifact_location=location, tags=kind))
+
+
+def check_sqlite(tracking_uri: str) -> None:
+    """Raises sqlite3.Error at once where a database file cannot be written; MLflow itself would try for 100 seconds."""
+    path = tracking_uri.removeprefix("sqlite:///").partition("?")[0]
+    if path == tracking_uri or not path:
+        return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(sqlite3.connect(path, timeout=_LOCKED_SECONDS, isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            database.execute("CREATE TABLE convoy_can_write (x)")
+        finally:
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+
+
+def is_refusal(error: Exception) -> bool:
+    """True when the same request would be refused again, by the server or, for what is no text or number, by MLflow's client."""
+    return isinstance(error, TypeError | AttributeError) or getattr(error, "error_code", "") in _REFUSALS
+
+
+def is_silence(error: Exception) -> bool:
+    """True when the server could not be reached or did not answer. MLflow wraps the network's exceptions in its own."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, ConnectionError | TimeoutError) or type(chain).__module__.startswith(("requests.", "urllib3.")):
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False

@@ -1,0 +1,148 @@
+"""What people read on the page of a run: its description and its parameters."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.config import Config
+from pipelines.data.table.schema import SPLITS, TableManifest
+from pipelines.track.figures.catalog import QUESTIONS
+from pipelines.track.mlflow.journal import EXPERIMENT_ID, RUN_ID
+
+DESCRIPTION_TAG = "mlflow.note.content"
+
+# Where things are kept and how long is waited changes neither result nor speed. All of it stands in the artifact config.yml.
+_ADMINISTRATIVE_SECTIONS = ("tracking.", "checkpoint.")
+_ADMINISTRATIVE = ("ingest.tables_uri", "launch.runs_uri", "launch.log_level", "launch.max_restarts")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a training, for the description."""
+
+    accuracy: float
+    loss: float
+    epochs: int
+    precision: str
+    rows_per_second: float
+    seconds: float
+    figures: Sequence[str]
+    """Their names."""
+
+
+def title(config: Config, dataset: str) -> str:
+    """Which run this is, for a line in a figure; and what makes its training loss another measure than its validation loss."""
+    smoothing = config.training.label_smoothing
+    return f"{config.model.name} on {dataset}" + (f" (training loss with label smoothing {smoothing:g})" if smoothing else "")
+
+
+def parameters(config: Config) -> dict[str, str]:
+    """The settings that can make one run differ from another, by their full names.
+
+    Left out are settings without effect on result or speed, settings that are empty, settings that the chosen optimizer or
+    schedule does not use, and parts of the recipe that are switched off.
+    """
+    flat = config.flat()
+    unused = _unused(config)
+    return {
+        name: _shown(name, value)
+        for name, value in flat.items()
+        if not name.startswith(_ADMINISTRATIVE_SECTIONS)
+        and name not in _ADMINISTRATIVE
+        and not name.endswith(("_timeout_seconds", "_warning_seconds", "_shutdown_seconds"))
+        and name not in unused
+        and value not in ("", ())
+    }
+
+
+def resolved(plan: Mapping[str, Any]) -> dict[str, str]:
+    """What the settings came to on these workers, from the plan that they report."""
+    return {
+        "resolved.global_batch_size": str(plan["workers"] * plan["batch_size_per_worker"]),
+        "resolved.steps_per_epoch": str(plan["steps"]),
+        "resolved.peak_learning_rate": f"{plan['learning_rate']:g}",
+        "resolved.precision": str(plan["precision"]),
+        "resolved.threads_per_worker": str(plan["threads"]),
+        "resolved.reading": "from memory" if plan["in_memory"] else "streamed",
+    }
+
+
+def description(config: Config, manifest: TableManifest, result: Result | None = None) -> str:
+    """The road in one paragraph, as Markdown; with a result also the figures and how to use the model."""
+    parts = [_road(config, manifest, result)]
+    if manifest.note:
+        parts.append(f"**Note:** {manifest.note}")
+    if result is not None:
+        parts += [_figures(result.figures), _usage(manifest)]
+    return "\n\n".join(parts)
+
+
+def _road(config: Config, manifest: TableManifest, result: Result | None) -> str:
+    rows = ", ".join(f"{manifest.rows(split):,} {split}" for split in SPLITS)
+    workers = f"{config.launch.workers} worker{'s' if config.launch.workers > 1 else ''}"
+    table = f"[table {manifest.digest}]({_artifact('table/manifest.json')})"
+    shape = " x ".join(map(str, manifest.image.shape))
+    data = f"**{manifest.dataset}** ({rows} rows of {shape}, {table})"
+    network = f"`{config.model.name}`"
+    if result is None:
+        return f"Trains {network} on {data} with {workers}."
+    views = config.training.test_views
+    by_views = f", by its mean over {views} views of each, as the logged model answers" if views > 1 else ""
+    return (
+        f"{network} was trained on {data} for {result.epochs} epoch{'s' if result.epochs > 1 else ''} by {workers} in "
+        f"{result.precision}. It is right on **{100 * result.accuracy:.2f} %** of the test rows{by_views} "
+        f"(loss {result.loss:.4f}). {result.seconds:.0f} s in all, {result.rows_per_second:,.0f} rows/s. "
+        f"To repeat it: [config.yml]({_artifact('config.yml')})."
+    )
+
+
+def _figures(names: Sequence[str]) -> str:
+    links = [f"- {QUESTIONS[name]} [{name}]({_artifact(f'figures/{name}.png')})" for name in names]
+    return "\n".join(["**Figures**, each with its numbers as CSV beside it", "", *links])
+
+
+def _usage(manifest: TableManifest) -> str:
+    low, high = manifest.image.value_range
+    shape = ", ".join(map(str, manifest.image.shape))
+    return "\n".join(
+        [
+            "**Use the model**",
+            "",
+            "```python",
+            "import mlflow",
+            "",
+            f'model = mlflow.pyfunc.load_model("runs:/{RUN_ID}/model")',
+            f"# images: float32 array [n, {shape}], values {low:g} to {high:g}",
+            f"probabilities = model.predict(images)  # [n, {manifest.num_classes}]",
+            "```",
+        ]
+    )
+
+
+def _artifact(path: str) -> str:
+    return f"#/experiments/{EXPERIMENT_ID}/runs/{RUN_ID}/artifacts/{path}"
+
+
+def _shown(name: str, value: object) -> str:
+    """In one line: MLflow's page unfolds what looks like JSON."""
+    if not isinstance(value, tuple):
+        return str(value)
+    between = {"data.image_shape": " x ", "data.value_range": " to "}.get(name, ", ")
+    return between.join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
+
+
+def _unused(config: Config) -> set[str]:
+    training = config.training
+    unused = set()
+    if training.optimizer != "sgd":
+        unused.add("training.momentum")
+    if training.optimizer == "adam":
+        unused.add("training.weight_decay")
+    if training.schedule != "step":
+        unused |= {"training.step_epochs", "training.step_factor"}
+    optional = [name for name in config.flat() if name.startswith("training.augment_")]
+    optional += ["training.learning_rate_batch", "training.clip_norm", "training.average_decay"]
+    unused |= {name for name in optional if not config.flat()[name]}
+    if training.test_views == 1:
+        unused.add("training.test_views")
+    return unused

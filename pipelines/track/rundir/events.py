@@ -1,0 +1,125 @@
+"""The metric spool: how a worker tells the driver, and posterity, what happened.
+
+Each rank, and a sampler on each node, appends one JSON object a line to its own file in the run's folder. The driver follows the
+files to draw the progress bar and to feed MLflow, so no tracking credential leaves the driver and a slow tracking server never
+slows training. The files stay: a run whose tracking server was down is still complete here.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from pipelines.errors import LaunchError
+from pipelines.system import writeback
+from pipelines.system.secrets import masked
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened on a rank, or a sample of a node."""
+
+    rank: int
+    """Of a rank; the number of the node where the kind is `system`."""
+    kind: str
+    """plan, progress, epoch, test, saved, warning, or system."""
+    time: float
+    """Seconds since the Unix epoch, by the rank's clock."""
+    values: dict[str, Any]
+
+
+class SpoolWriter:
+    """Appends the events of one rank or node. Each event is on disk when `write` returns, or in a stand-in
+    (`pipelines.system.writeback`).
+
+    Args:
+        folder: `SPOOL_FOLDER` of the run folder.
+        rank: whose events; the number of the node where that is the source.
+        source: of the events.
+
+    Raises:
+        LaunchError: the disk does not take it, at any call.
+    """
+
+    def __init__(self, folder: Path, rank: int, source: Literal["rank", "node"] = "rank") -> None:
+        self._rank = rank
+        self._path = folder / f"{source}-{rank}.jsonl"
+        with self._on_disk():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._path = writeback.of(folder.parent).file(self._path)
+            self._file: TextIO = self._path.open("a", encoding="utf-8")
+            # A rank that was killed may have left half a line.
+            if self._file.tell():
+                self._file.write("\n")
+
+    def write(self, kind: str, **values: Any) -> None:
+        event = {"rank": self._rank, "kind": kind, "time": time.time(), "values": masked(values)}
+        with self._on_disk():
+            self._file.write(json.dumps(event) + "\n")
+            self._file.flush()
+
+    def written(self) -> list[Event]:
+        """All that is in its file, also of earlier starts."""
+        with self._on_disk():
+            return list(_events(self._path.read_bytes()))
+
+    def close(self) -> None:
+        with self._on_disk():
+            self._file.close()
+
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            remedy = "free space or permissions there, or set launch.runs_uri to another folder"
+            raise LaunchError(f"{self._path}: cannot be written ({error.strerror}); {remedy}") from error
+
+
+class SpoolReader:
+    """Reads what has been added to all files since the last call, and nothing twice.
+
+    Where files are copied as wholes (`pipelines.system.writeback`), the start of a rank after one that was killed may replace a
+    file by another one with a shorter past. It is then read again from its beginning.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._offsets: dict[Path, int] = {}
+        self._last_lines: dict[Path, bytes] = {}
+        self._seen: dict[Path, set[int]] = {}
+
+    def new_events(self) -> Iterator[Event]:
+        for path in sorted(self._folder.glob("*-*.jsonl")):
+            offset, last = self._offsets.get(path, 0), self._last_lines.get(path, b"")
+            try:
+                with path.open("rb") as file:
+                    file.seek(offset - len(last))
+                    if file.read(len(last)) != last:
+                        offset = file.seek(0)
+                    added = file.read()
+            except FileNotFoundError:
+                # Between two copies of it (`pipelines.system.atomic`).
+                continue
+            # A line without its end is still being written.
+            lines = added[: added.rfind(b"\n") + 1].splitlines(keepends=True)
+            if not lines:
+                continue
+            self._offsets[path], self._last_lines[path] = offset + sum(map(len, lines)), lines[-1]
+            seen = self._seen.setdefault(path, set())
+            news = [line for line in lines if hash(line) not in seen]
+            seen.update(map(hash, news))
+            yield from _events(b"".join(news))
+
+
+def _events(lines: bytes) -> Iterator[Event]:
+    for line in lines.splitlines():
+        try:
+            event = Event(**json.loads(line))
+        except (ValueError, TypeError):
+            # Half a line of a rank that was killed, or the empty one after it.
+            continue
+        yield event

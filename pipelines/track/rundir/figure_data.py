@@ -1,0 +1,128 @@
+"""What ranks leave in the run folder for the figures: arrays, because the driver that draws them has no TensorFlow.
+
+RUN_DIR/evidence/test-rank-K.npz     each rank's test rows with probabilities, and its surest mistakes as images
+RUN_DIR/evidence/first_layer.npz     kernels of the first convolution and what they answer to a few images
+RUN_DIR/evidence/examples.npz        a training batch as the network saw it, after augmentation
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.system import atomic
+
+FOLDER = "evidence"
+FIRST_LAYER = "first_layer"
+EXAMPLES = "examples"
+
+# Probabilities that all ranks together keep, 200 MB. A larger test split is kept as far as this goes; its score counts all rows.
+_MOST_PROBABILITIES = 50_000_000
+_MISTAKES = 25
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network answered to test rows."""
+
+    rows: npt.NDArray[np.int64]
+    """Number of each row within the test split, in table order [n]."""
+    labels: npt.NDArray[np.int32]
+    """True class index [n]."""
+    probabilities: npt.NDArray[np.float32]
+    """[n, classes]."""
+    worst: npt.NDArray[np.int64]
+    """Places in the arrays above of the surest mistakes [m], m <= 25."""
+    worst_images: npt.NDArray[Any]
+    """[m, height, width, channels] in source values."""
+
+
+class PredictionWriter:
+    """Gathers the predictions of one rank, batch by batch.
+
+    Args:
+        first_row: where this rank's rows begin within the split.
+        workers: how many ranks gather.
+    """
+
+    def __init__(self, first_row: int, workers: int) -> None:
+        self._first_row = first_row
+        self._workers = workers
+        self._rows = 0
+        self._labels: list[npt.NDArray[np.int32]] = []
+        self._probabilities: list[npt.NDArray[np.float32]] = []
+        # Confidence, place and image of each.
+        self._worst: list[tuple[float, int, npt.NDArray[Any]]] = []
+
+    def add(self, images: npt.NDArray[Any], labels: npt.NDArray[Any], probabilities: npt.NDArray[np.float32]) -> None:
+        """The next rows: images [n, height, width, channels], labels [n], probabilities [n, classes]."""
+        room = _MOST_PROBABILITIES // (self._workers * probabilities.shape[1]) - self._rows
+        images, labels, probabilities = images[:room], labels[:room], probabilities[:room]
+        wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
+        self._worst += [(float(probabilities[place].max()), self._rows + int(place), images[place]) for place in wrong]
+        self._worst = sorted(self._worst, key=lambda mistake: -mistake[0])[:_MISTAKES]
+        self._labels.append(labels.astype(np.int32))
+        self._probabilities.append(probabilities)
+        self._rows += len(labels)
+
+    def save(self, run_dir: Path, rank: int) -> None:
+        """Rank 0 also removes what ranks have left that there are no more: a training can go on with fewer."""
+        if rank == 0:
+            for path in (run_dir / FOLDER).glob("test-rank-*.npz"):
+                if int(path.stem.rpartition("-")[2]) >= self._workers:
+                    path.unlink(missing_ok=True)
+        if not self._rows:
+            return
+        save(
+            run_dir,
+            f"test-rank-{rank}",
+            rows=self._first_row + np.arange(self._rows),
+            labels=np.concatenate(self._labels),
+            probabilities=np.concatenate(self._probabilities),
+            worst=np.array([place for _, place, _ in self._worst], dtype=np.int64),
+            worst_images=np.array([image for _, _, image in self._worst]),
+        )
+
+
+def save(run_dir: Path, name: str, **arrays: npt.NDArray[Any]) -> None:
+    """Write arrays to one file, which appears whole or not at all."""
+    folder = run_dir / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f".{name}.npz"
+    with unfinished.open("wb") as file:
+        np.savez(atomic.Sequential(file), **arrays)
+    atomic.replace(unfinished, folder / f"{name}.npz")
+
+
+def has(run_dir: Path, name: str) -> bool:
+    """Whether the ranks left a file of this name."""
+    return (run_dir / FOLDER / f"{name}.npz").exists()
+
+
+def has_predictions(run_dir: Path) -> bool:
+    return any((run_dir / FOLDER).glob("test-rank-*.npz"))
+
+
+def load(run_dir: Path, name: str) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a file. Raises FileNotFoundError when the ranks left none."""
+    with np.load(run_dir / FOLDER / f"{name}.npz", allow_pickle=False) as file:
+        return dict(file)
+
+
+def load_predictions(run_dir: Path) -> Predictions:
+    """Those of all ranks in the order of the rows. Raises FileNotFoundError where there are none."""
+    parts = [load(run_dir, path.stem) for path in (run_dir / FOLDER).glob("test-rank-*.npz")]
+    if not parts:
+        raise FileNotFoundError(f"{run_dir / FOLDER} holds no predictions")
+    parts.sort(key=lambda part: int(part["rows"][0]))
+    starts = np.cumsum([0, *(len(part["rows"]) for part in parts)])
+    with_mistakes = [part["worst_images"] for part in parts if len(part["worst"])]
+    return Predictions(
+        rows=np.concatenate([part["rows"] for part in parts]),
+        labels=np.concatenate([part["labels"] for part in parts]),
+        probabilities=np.concatenate([part["probabilities"] for part in parts]),
+        worst=np.concatenate([part["worst"] + start for part, start in zip(parts, starts, strict=False)]),
+        worst_images=np.concatenate(with_mistakes) if with_mistakes else np.empty((0, 1, 1, 1), np.uint8),
+    )

@@ -1,0 +1,143 @@
+"""The folder of a run: what lies in it, how a new one is made, and how one is found again."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.errors import ConfigError, LaunchError
+from pipelines.system import atomic
+
+SPOOL_FOLDER = "spool"
+MODEL_FOLDER = "model"
+LOG_FOLDER = "logs"
+CHECKPOINT_FOLDER = "checkpoints"
+ATTEMPT_FOLDER = "attempts"
+CONFIG_FILE = "config.yml"
+# Only in the folder of a run that came to its end.
+SUMMARY_FILE = "summary.json"
+MERGED_LOG = "run.log"
+# Only in the folder of a sweep.
+SWEEP_FILE = "sweep.yml"
+TRIALS_FOLDER = "trials"
+_RECORD_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Which MLflow run a folder belongs to."""
+
+    run_id: str
+    tracking_uri: str
+
+
+def make(runs: Path, name: str) -> Path:
+    """A new folder `TIME-NAME`, with a number behind it where that is taken. Of `name` only what fits a file's name is taken.
+
+    Raises:
+        LaunchError: it cannot be created.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    # A slash would lead to another folder.
+    name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
+    for attempt in range(100):
+        folder = runs / (f"{stamp}-{name}" + (f"-{attempt}" if attempt else ""))
+        try:
+            (folder / LOG_FOLDER).mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise LaunchError(
+                f"{folder}: cannot be created ({error.strerror}); set launch.runs_uri to a writable folder"
+            ) from error
+    raise LaunchError(f"{runs}: no free folder name; set launch.runs_uri to another folder")
+
+
+def attempts(run_dir: Path) -> int:
+    """How often the workers of this run have been started."""
+    return sum(1 for _ in (run_dir / ATTEMPT_FOLDER).glob("*"))
+
+
+def new_attempt(run_dir: Path) -> Path:
+    """A new folder for one start of the workers, numbered from 1."""
+    number = 1 + attempts(run_dir)
+    folder = run_dir / ATTEMPT_FOLDER / f"{number:03d}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise LaunchError(
+            f"{folder}: cannot be created ({error.strerror}); free space or permissions there, or set launch.runs_uri"
+        ) from error
+    return folder
+
+
+def write_record(run_dir: Path, record: RunRecord) -> None:
+    content = json.dumps({"run_id": record.run_id, "tracking_uri": record.tracking_uri})
+    atomic.write(run_dir / _RECORD_FILE, content + "\n")
+
+
+def read_record(run_dir: Path) -> RunRecord | None:
+    """None when the run was never opened at a tracking server."""
+    try:
+        raw = json.loads((run_dir / _RECORD_FILE).read_text(encoding="utf-8"))
+        return RunRecord(run_id=str(raw["run_id"]), tracking_uri=str(raw["tracking_uri"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def find(runs: Path, wanted: str, path: Path) -> Path:
+    """The folder of a run that is to be resumed.
+
+    Args:
+        runs: the folder that holds the folders of runs.
+        wanted: what the user wrote: `latest`, the id of an MLflow run, or a path.
+        path: `wanted` as a path: a run's folder, its folder of checkpoints, or one checkpoint in it.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    if wanted == "latest":
+        resumable = [folder for folder in _folders(runs) if any((folder / CHECKPOINT_FOLDER).glob("epoch-*.json"))]
+        if not resumable:
+            raise ConfigError(f"--resume latest: no run below {runs} has a checkpoint; launch.runs_uri names the folder of runs")
+        return max(resumable, key=_last_checkpoint)
+    for folder in (path, path.parent, path.parent.parent):
+        if path.exists() and (folder / CONFIG_FILE).is_file():
+            return folder
+    for folder in _folders(runs):
+        record = read_record(folder)
+        if record is not None and record.run_id == wanted:
+            if (folder / SWEEP_FILE).exists():
+                raise ConfigError(f"--resume {wanted}: is a sweep; go on with ./convoy sweep --resume {wanted}")
+            return folder
+    raise ConfigError(
+        f"--resume {wanted}: neither the id of a run below {runs} nor a run's folder nor a checkpoint; 'latest' takes the newest"
+    )
+
+
+def find_sweep(runs: Path, wanted: str, path: Path) -> Path:
+    """The folder of a sweep that is to be resumed; arguments as of `find`, where a path is that of its folder.
+
+    Raises:
+        ConfigError: there is no such sweep.
+    """
+    sweeps = [folder for folder in _folders(runs) if (folder / SWEEP_FILE).is_file()]
+    if wanted == "latest" and sweeps:
+        return max(sweeps, key=lambda folder: (folder / SWEEP_FILE).stat().st_mtime)
+    if (path / SWEEP_FILE).is_file():
+        return path
+    for folder in sweeps:
+        record = read_record(folder)
+        if record is not None and record.run_id == wanted:
+            return folder
+    raise ConfigError(f"--resume {wanted}: no such sweep below {runs}; name its run, its folder, or 'latest' for the newest")
+
+
+def _last_checkpoint(run_dir: Path) -> float:
+    # Of files: mounts of object stores know no time of a folder.
+    return max(path.stat().st_mtime for path in (run_dir / CHECKPOINT_FOLDER).glob("epoch-*.json"))
+
+
+def _folders(runs: Path) -> list[Path]:
+    return [folder for folder in runs.iterdir() if folder.is_dir()] if runs.is_dir() else []

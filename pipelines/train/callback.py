@@ -1,0 +1,185 @@
+"""What happens around an epoch: summed metrics, validation, the spool, checkpoints, and the decision to stop.
+
+Every decision is taken from numbers that were reduced over all ranks, so all ranks take the same one.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import horovod.tensorflow as hvd
+import keras
+
+from pipelines import progress
+from pipelines.config.training import TrainingConfig
+from pipelines.data.stream.batches import EvaluationData, TrainingData
+from pipelines.errors import TrainingError
+from pipelines.track.rundir.events import SpoolWriter
+from pipelines.track.rundir.logs import set_epoch
+from pipelines.train.checkpoint.state import RandomGenerators, Weights
+from pipelines.train.collectives.horovod import average_statistics, check_equal_state, summed
+from pipelines.train.evaluate import EVALUATION_BATCH_SIZE, Evaluator
+from pipelines.train.optim.ema import averaged_weights
+from pipelines.train.optim.loss_scale import updater
+
+_log = logging.getLogger(__name__)
+_PROGRESS_SECONDS = 0.5
+
+
+@dataclass
+class Course:
+    """How far a training has come, and what it found on the way. Equal on all ranks."""
+
+    epoch: int = 0
+    """Epochs that are complete."""
+    step: int = 0
+    """Steps of the next epoch that are complete."""
+    best_epoch: int = 0
+    best_loss: float = math.inf
+    best_weights: Weights | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+    """The metrics of each epoch."""
+    dropout_calls: tuple[int, ...] = ()
+    """Where a training goes on inside an epoch: see `RandomGenerators`."""
+    weights_sha256: str = ""
+
+    def stops_early(self, patience: int) -> bool:
+        return patience > 0 and self.epoch - self.best_epoch >= patience
+
+
+def updates(model: keras.Model) -> int:
+    """Steps that the optimizer has taken."""
+    # Variables of Keras 3.2 do not turn into numbers by themselves.
+    return int(keras.ops.convert_to_numpy(updater(model.optimizer).iterations))
+
+
+class EpochCallback(keras.callbacks.Callback):
+    """Reports each epoch, keeps the best weights, and has checkpoints written.
+
+    Args:
+        training: the recipe.
+        course: where the training begins; kept up to date.
+        data: is told which epoch begins.
+        validation: this rank's validation rows, or None when none were set aside.
+        generators: of the network's dropout.
+        spool: where this rank reports.
+        steps: steps in an epoch.
+        global_batch_size: examples that all ranks see in a step.
+        save: writes a checkpoint of the course as it is, or does nothing; `final` says that no other will follow, so it is on
+            disk when the call returns.
+    """
+
+    def __init__(
+        self,
+        training: TrainingConfig,
+        course: Course,
+        data: TrainingData,
+        validation: EvaluationData | None,
+        generators: RandomGenerators,
+        spool: SpoolWriter,
+        steps: int,
+        global_batch_size: int,
+        save: Callable[[Course, bool], None],
+    ) -> None:
+        super().__init__()
+        self.course = course
+        self.rows_per_second = 0.0
+        self._training = training
+        self._data = data
+        self._validation = validation
+        self._generators = generators
+        self._spool = spool
+        self._steps = steps
+        self._global_batch_size = global_batch_size
+        self._save = save
+        self._evaluator: Evaluator | None = None
+        self._first_step = 0
+        self._updates_before = 0
+        self._epoch_started = 0.0
+        self._reported = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._data.begin(epoch)
+        self._generators.begin(epoch, self.course.dropout_calls)
+        self._first_step = self.course.step
+        self._updates_before = updates(self.model)
+        self._epoch_started = time.monotonic()
+        progress.mark(f"epoch {epoch + 1}, step {self._first_step + 1}")
+        set_epoch(epoch + 1)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        # `batch` is of no use with several steps in an execution: Keras 3.2 gives the first of them, later ones the last.
+        step = self._first_step + updates(self.model) - self._updates_before
+        self.course.step = step
+        progress.mark(f"epoch {self.course.epoch + 1}, step {step + 1}")
+        now = time.monotonic()
+        if self._reported == 0.0:
+            self._spool.write("first_step")
+        # After its last step an epoch is all but over: it ends first, so that no checkpoint lies between the two.
+        if step < self._steps:
+            self._stop_if_requested()
+        if now - self._reported < _PROGRESS_SECONDS:
+            return
+        self._reported = now
+        rows = (step - self._first_step) * self._global_batch_size
+        rows_per_second = rows / max(now - self._epoch_started, 1e-9)
+        self._spool.write("progress", epoch=self.course.epoch + 1, step=step, rows_per_second=rows_per_second, **(logs or {}))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        seconds = time.monotonic() - self._epoch_started
+        progress.mark(f"end of epoch {epoch + 1}")
+        means = _over_ranks(logs or {})
+        metrics = {f"train/{name}": value for name, value in means.items()}
+        average_statistics(self.model)
+        self.course.weights_sha256 = check_equal_state(self.model, self.model.optimizer, f"after epoch {epoch + 1}")
+        validation_started = time.monotonic()
+        if self._validation is not None:
+            self._evaluator = self._evaluator or Evaluator(self.model)
+            with averaged_weights(self.model):
+                score = self._evaluator.score(self._validation.batches(EVALUATION_BATCH_SIZE))
+            metrics |= {"validation/loss": score.loss, "validation/accuracy": score.accuracy}
+        self.rows_per_second = (self._steps - self._first_step) * self._global_batch_size / seconds
+        metrics |= {
+            "epoch_seconds": seconds,
+            "rows_per_second": self.rows_per_second,
+            "learning_rate": float(self.model.optimizer.learning_rate),
+        }
+        self.course.epoch, self.course.step, self.course.dropout_calls = epoch + 1, 0, ()
+        validation_seconds = time.monotonic() - validation_started
+        self._spool.write("epoch", epoch=self.course.epoch, metrics=metrics, validation_seconds=validation_seconds)
+        _log.info("%s", " ".join(f"{name}={value:.6g}" for name, value in metrics.items()))
+        self._decide(metrics)
+        progress.mark(f"checkpoint of epoch {epoch + 1}")
+        self._save(self.course, False)
+        self._stop_if_requested()
+
+    def _decide(self, metrics: dict[str, float]) -> None:
+        course, patience = self.course, self._training.early_stopping_patience
+        loss = metrics.get("validation/loss", metrics["train/loss"])
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss of epoch {course.epoch} is not finite, at learning rate {metrics['learning_rate']:g}; "
+                "lower training.base_learning_rate"
+            )
+        course.history.append(metrics)
+        if loss < course.best_loss:
+            course.best_loss, course.best_epoch = loss, course.epoch
+            if patience:
+                with averaged_weights(self.model):
+                    course.best_weights = self.model.get_weights()
+        self.model.stop_training = course.stops_early(patience)
+
+    def _stop_if_requested(self) -> None:
+        if not progress.stop_requested() or hvd.rank() != 0:
+            return
+        self.course.dropout_calls = self._generators.calls() if self.course.step else ()
+        self._save(self.course, True)
+        self._spool.write("stopped", epoch=self.course.epoch, step=self.course.step)
+        raise progress.Stopped
+
+
+def _over_ranks(logs: dict[str, float]) -> dict[str, float]:
+    # Every rank has trained on equally many examples, so the mean of means is the mean.
+    return {name: total / hvd.size() for name, total in summed(logs).items()}

@@ -1,0 +1,251 @@
+"""Checkpoints on disk: what a training needs to go on where it was. Needs numpy only, so the driver reads them too.
+
+A checkpoint is two files in `RUN_DIR/checkpoints`: the arrays, a plain `.npz` that is read with `allow_pickle=False`, and a JSON
+description that names the arrays' file, its size and its SHA-256, and carries a SHA-256 of its own. Each file is written under
+another name, brought to disk, and renamed; the description comes last. A checkpoint without one does not exist.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.errors import CheckpointError
+from pipelines.system import atomic
+from pipelines.track.rundir.layout import CHECKPOINT_FOLDER
+
+FORMAT_VERSION = 1
+Arrays = dict[str, npt.NDArray[Any]]
+
+_NAME = re.compile(r"epoch-(\d{6})-step-(\d{8})\.json")
+_ASIDE = "set-aside"
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """Everything about a training but its arrays. Plain data."""
+
+    epoch: int
+    """Epochs that are complete."""
+    step: int
+    """Steps of the next epoch that are complete; more than 0 when the training was stopped inside an epoch."""
+    steps_per_epoch: int
+    workers: int
+    batch_size_per_worker: int
+    learning_rate: float
+    """At this point of the schedule."""
+    network: str
+    optimizer: str
+    shapes: tuple[tuple[int, ...], ...]
+    """Of the weights, in the network's order."""
+    table_key: str
+    """The `key` of the table's manifest."""
+    settings: dict[str, Any]
+    """`Config.flat()`, without its section `tracking`."""
+    history: tuple[dict[str, float], ...]
+    """The metrics of each complete epoch."""
+    best_epoch: int
+    best_loss: float | None
+    dropout_calls: tuple[int, ...]
+    """How often each random generator of the network was asked since the epoch began; the same on all ranks."""
+    weights_sha256: str
+
+    @property
+    def place(self) -> str:
+        """For people: `epoch 3`, or `epoch 3, step 17`."""
+        return f"epoch {self.epoch}, step {self.step}" if self.step else f"epoch {self.epoch}"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose files were found whole."""
+
+    path: Path
+    """Its description."""
+    state: State
+
+
+def write(run_dir: Path, state: State, arrays: Arrays, keep: int) -> Path:
+    """Write a checkpoint and remove the oldest beyond `keep`.
+
+    Args:
+        run_dir: the run's folder.
+        state: what describes the training.
+        arrays: any dtype that numpy stores without pickle. Floating-point values must be finite.
+        keep: how many checkpoints stay.
+
+    Returns:
+        the path of the description.
+
+    Raises:
+        CheckpointError: a value is not finite, or the disk does not take it. Earlier checkpoints are as they were.
+    """
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise CheckpointError(f"{name} holds values that are not finite at {state.place}; no checkpoint was written")
+    folder = run_dir / CHECKPOINT_FOLDER
+    description = folder / f"epoch-{state.epoch:06d}-step-{state.step:08d}.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = folder / f".{description.stem}.{os.getpid()}.npz"
+        with unfinished.open("wb") as file:
+            np.savez(atomic.Sequential(file), **arrays)
+            atomic.bring_to_disk(file)
+        digest, num_bytes = _digest(unfinished)
+        # Under a name of its own, so that a checkpoint that is written again is whole at any moment.
+        data = folder / f"{description.stem}-{digest[:12]}.npz"
+        atomic.replace(unfinished, data)
+        payload = {
+            "format_version": FORMAT_VERSION,
+            "state": dataclasses.asdict(state),
+            "data": {"file": data.name, "sha256": digest, "num_bytes": num_bytes},
+        }
+        _write_text(description, json.dumps({"sha256": _checksum(payload), "payload": payload}, indent=1))
+        _prune(folder, keep)
+    except OSError as error:
+        raise CheckpointError(
+            f"{description}: the checkpoint cannot be written ({error.strerror}); free space or permissions there, or set "
+            "checkpoint.every_epochs=0 to train without"
+        ) from error
+    return description
+
+
+def available(run_dir: Path) -> list[Path]:
+    """The descriptions of all checkpoints of a run, whole or not, the newest first."""
+    found = [path for path in (run_dir / CHECKPOINT_FOLDER).glob("epoch-*.json") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: path.name, reverse=True)
+
+
+def newest(run_dir: Path, report: Callable[[str], None] | None = None, not_after: Path | None = None) -> Checkpoint | None:
+    """The newest checkpoint of a run that is whole.
+
+    Args:
+        run_dir: the run's folder.
+        report: is given a line for each newer checkpoint that had to be skipped.
+        not_after: the description of the newest one that is wanted.
+    """
+    for path in available(run_dir):
+        if not_after is not None and path.name > not_after.name:
+            continue
+        try:
+            return verify(path)
+        except CheckpointError as error:
+            if report is not None:
+                report(f"{error}; going back to the checkpoint before it")
+    return None
+
+
+def verify(path: Path) -> Checkpoint:
+    """Check a checkpoint's files against their checksums.
+
+    Args:
+        path: its description.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or of another format version.
+    """
+    state, data, sha256 = _describe(path)
+    try:
+        digest, _ = _digest(data)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path}: {data.name} cannot be read ({error.strerror})") from error
+    if digest != sha256:
+        raise CheckpointError(f"checkpoint {path}: {data.name} is damaged (its SHA-256 is not the one recorded)")
+    return Checkpoint(path, state)
+
+
+def read_arrays(path: Path) -> Arrays:
+    """The arrays of a checkpoint, checked against their checksum.
+
+    Raises:
+        CheckpointError: as `verify`.
+    """
+    verify(path)
+    _, data, _ = _describe(path)
+    try:
+        with np.load(data, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {path}: {data.name} cannot be read ({error})") from error
+
+
+def set_aside_after(run_dir: Path, chosen: Path) -> list[Path]:
+    """Move checkpoints newer than `chosen` out of the way, into a folder beside them: they belong to a past that is given up."""
+    newer = [path for path in available(run_dir) if path.parent == chosen.parent and path.name > chosen.name]
+    aside = run_dir / CHECKPOINT_FOLDER / _ASIDE
+    for path in newer:
+        aside.mkdir(exist_ok=True)
+        for data in path.parent.glob(f"{path.stem}-*.npz"):
+            atomic.replace(data, aside / data.name)
+        atomic.replace(path, aside / path.name)
+    return newer
+
+
+def _describe(path: Path) -> tuple[State, Path, str]:
+    """State, file of the arrays, and the SHA-256 it should have."""
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8"))
+        payload: dict[str, Any] = whole["payload"]
+        recorded = whole["sha256"]
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"checkpoint {path}: damaged (not a description of a checkpoint)") from error
+    if _checksum(payload) != recorded:
+        raise CheckpointError(f"checkpoint {path}: damaged (its SHA-256 is not the one recorded)")
+    if payload["format_version"] != FORMAT_VERSION:
+        raise CheckpointError(
+            f"checkpoint {path}: has format version {payload['format_version']}, this program reads {FORMAT_VERSION}"
+        )
+    raw = payload["state"]
+    for name in ("shapes", "history", "dropout_calls"):
+        raw[name] = tuple(tuple(item) if isinstance(item, list) else item for item in raw[name])
+    return State(**raw), path.parent / Path(payload["data"]["file"]).name, payload["data"]["sha256"]
+
+
+def _prune(folder: Path, keep: int) -> None:
+    for path in available(folder.parent)[keep:]:
+        path.unlink()
+    kept = {_data_name(path) for path in available(folder.parent)}
+    for data in folder.glob("epoch-*.npz"):
+        if data.name not in kept:
+            data.unlink()
+    # What a writer that was killed left behind.
+    for unfinished in folder.glob(".epoch-*"):
+        unfinished.unlink()
+
+
+def _data_name(path: Path) -> str:
+    try:
+        return _describe(path)[1].name
+    except CheckpointError:
+        return ""
+
+
+def _write_text(path: Path, text: str) -> None:
+    unfinished = path.with_name(f".{path.stem}.{os.getpid()}.json")
+    with unfinished.open("wb") as file:
+        file.write(text.encode())
+        atomic.bring_to_disk(file)
+    atomic.replace(unfinished, path)
+
+
+def _digest(path: Path) -> tuple[str, int]:
+    digest, num_bytes = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+            num_bytes += len(piece)
+    return digest.hexdigest(), num_bytes
+
+
+def _checksum(payload: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,138 @@
+"""The configured network, made ready to train."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from pipelines.config import Config
+from pipelines.config.training import Optimizer, TrainingConfig
+from pipelines.data.table.schema import Table
+from pipelines.errors import ConfigError
+from pipelines.models import registry
+from pipelines.train.collectives.horovod import distributed, guarded
+from pipelines.train.collectives.shared_memory import Neighbours
+from pipelines.train.custom_loss import judged_by_own_loss
+from pipelines.train.kernels.byte_dropout import use_byte_dropout
+from pipelines.train.kernels.fused_adam import fused
+from pipelines.train.kernels.sparse_gradients import use_sparse_gradients
+from pipelines.train.optim.accumulation import holding, in_parts
+from pipelines.train.optim.ema import averaging
+from pipelines.train.optim.loss_scale import LossScaled
+from pipelines.train.optim.schedule import LearningRate, PlannedLearningRate
+from pipelines.train.precision import ResolvedPrecision
+
+_OPTIMIZERS: dict[Optimizer, str] = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "lamb": "Lamb"}
+_POLICIES: dict[ResolvedPrecision, str] = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+LossFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+def compiled(
+    config: Config,
+    table: Table,
+    resolved: ResolvedPrecision,
+    rate: LearningRate,
+    steps: int,
+    neighbours: Neighbours | None = None,
+) -> keras.Model:
+    """The network with optimizer, loss and metrics.
+
+    Args:
+        config: network and recipe.
+        table: what it will see.
+        resolved: what the layers compute in.
+        rate: the learning rate at each step.
+        steps: steps in an epoch.
+        neighbours: the other ranks, where they share memory.
+    """
+    training = config.training
+    model, own = build(config, table, resolved), registry.own_loss(config.model.name)
+    if training.own_operations:
+        # Before dropout is changed, which says how few gradients pass.
+        use_sparse_gradients(model, resolved)
+        use_byte_dropout(model)
+    if own is not None:
+        model = judged_by_own_loss(model, own)
+    if training.accumulation_steps > 1:
+        in_parts(model, training.accumulation_steps)
+    model.compile(
+        optimizer=make_optimizer(training, PlannedLearningRate(rate), model, resolved, neighbours),
+        loss=own.function if own is not None else make_loss(training.label_smoothing, table.manifest.num_classes),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        steps_per_execution=min(training.steps_per_execution, steps),
+        # XLA was 4 to 10 times slower on CPUs, and has no kernel for Horovod's reduction.
+        jit_compile=False,
+    )
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def use_threads(threads: int) -> int:
+    """Limit TensorFlow to this many threads per operation, 0 for its own choice. Must come before the first operation."""
+    if threads == 0:
+        return os.cpu_count() or 1
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    # Few operations at a time: they would share the same cores.
+    tf.config.threading.set_inter_op_parallelism_threads(1 if threads == 1 else 2)
+    return threads
+
+
+def build(config: Config, table: Table, resolved: ResolvedPrecision) -> keras.Model:
+    """The configured network, its layers computing in `resolved` and its weights in float32."""
+    keras.config.set_dtype_policy(_POLICIES[resolved])
+    try:
+        return registry.build(config.model.name, table.manifest.image, table.manifest.num_classes)
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def make_optimizer(
+    training: TrainingConfig,
+    rate: PlannedLearningRate,
+    model: keras.Model,
+    resolved: ResolvedPrecision = "float32",
+    neighbours: Neighbours | None = None,
+) -> keras.optimizers.Optimizer:
+    """The configured optimizer, averaging gradients over ranks, and the network's weights over steps where that is asked for.
+
+    What is put around it, from the outside: gradients of parts of a batch are added up, ranks average them, the loss's scale is
+    taken out of them, and they are checked and clipped.
+
+    Raises:
+        ConfigError: this Keras does not have it.
+    """
+    name = training.optimizer
+    settings: dict[str, Any] = {"name": name}
+    if training.weight_decay or name == "adamw":
+        settings["weight_decay"] = training.weight_decay
+    if name == "sgd":
+        settings |= {"momentum": training.momentum, "nesterov": training.momentum > 0}
+    kind = getattr(keras.optimizers, _OPTIMIZERS[name], None)
+    if kind is None:
+        raise ConfigError(
+            f"training.optimizer={name}: Keras {keras.__version__} does not have it yet; choose adamw, or a newer Keras"
+        )
+    if training.own_operations and issubclass(kind, keras.optimizers.Adam):
+        kind = fused(kind)
+    if training.average_decay:
+        kind = averaging(kind, model, training.average_decay)
+    kind = guarded(kind, training.clip_norm)
+    outer = distributed(LossScaled if resolved == "float16" else kind, training.compression, neighbours)
+    if training.accumulation_steps > 1:
+        outer = holding(outer)
+    return outer(kind(rate, **settings)) if resolved == "float16" else outer(rate, **settings)
+
+
+def make_loss(label_smoothing: float, num_classes: int) -> keras.losses.Loss | LossFunction:
+    """Cross-entropy between labels [batch] int and probabilities [batch, num_classes], a mean over the batch in nats."""
+    if label_smoothing == 0:
+        return keras.losses.SparseCategoricalCrossentropy()
+
+    def smoothed(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
+        # Keras 3.2 hands labels over in the network's own type.
+        targets = keras.ops.one_hot(keras.ops.cast(keras.ops.reshape(labels, (-1,)), "int32"), num_classes)
+        return keras.losses.categorical_crossentropy(targets, probabilities, label_smoothing=label_smoothing)
+
+    return smoothed

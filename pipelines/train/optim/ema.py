@@ -1,0 +1,75 @@
+"""An average of the weights over the steps, which generalizes better than the last of them.
+
+The average is exponential, `average += (1 - decay) (weights - average)`, with a decay that grows from 0, t / (t + 10) after t
+steps, up to the configured one: so the initial weights are soon forgotten, however few steps there are. The moving statistics of
+batch normalization are averaged like weights, because those of the last weights would not fit the averaged ones.
+
+Why not Keras' `use_ema`: it leaves the statistics alone, has no such beginning, and writes the average over the weights at the
+end of each call of `fit`, of which a training that was stopped inside an epoch has two.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from pipelines.train.optim.loss_scale import updater
+
+# After t steps the average reaches back over a tenth of them, until the configured decay is reached.
+_BEGINNING = 10.0
+
+
+def averaging(optimizer_class: type[keras.optimizers.Optimizer], model: keras.Model, decay: float) -> Any:
+    """A subclass that keeps the average of a network's weights among its own variables, as `averages`.
+
+    So the average is broadcast, compared and kept in checkpoints like the optimizer's other state.
+    """
+
+    class Averaging(optimizer_class):
+        def build(self, variables: Sequence[keras.Variable]) -> None:
+            if self.built:
+                return
+            super().build(variables)
+            self.averages = [self.add_variable_from_reference(weight, "average") for weight in floating(model.weights)]
+
+        def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> None:
+            step = tf.cast(tf.convert_to_tensor(self.iterations.value), tf.float32)
+            super().apply(grads, trainable_variables)
+            share = 1.0 - tf.minimum(decay, step / (step + _BEGINNING))
+            for average, weight in zip(self.averages, floating(model.weights), strict=True):
+                average.assign(average + share * (tf.convert_to_tensor(weight.value) - average))
+
+    return Averaging
+
+
+def floating(weights: Sequence[keras.Variable]) -> list[keras.Variable]:
+    """Those that can be averaged."""
+    return [weight for weight in weights if tf.as_dtype(weight.dtype).is_floating]
+
+
+def averages(model: keras.Model) -> list[keras.Variable]:
+    """The averages of `floating(model.weights)`, in this order; empty where none are kept."""
+    found: list[keras.Variable] = getattr(updater(model.optimizer), "averages", [])
+    return found
+
+
+def use_averages(model: keras.Model) -> None:
+    """Give a network its averaged weights for good, where they are kept."""
+    for average, weight in zip(averages(model), floating(model.weights), strict=False):
+        weight.assign(average)
+
+
+@contextlib.contextmanager
+def averaged_weights(model: keras.Model) -> Iterator[None]:
+    """Within, a network has its averaged weights, where they are kept. Then it has its own again, bit for bit."""
+    if not averages(model):
+        yield
+        return
+    own = model.get_weights()
+    use_averages(model)
+    try:
+        yield
+    finally:
+        model.set_weights(own)

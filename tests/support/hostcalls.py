@@ -1,0 +1,104 @@
+"""What the tests run on the driver of a cluster of hosts (`benchmarks/cluster/cluster.py`), and on its ranks."""
+
+import dataclasses
+import os
+import socket
+import time
+from pathlib import Path
+
+from pipelines import progress
+from pipelines.config import LaunchConfig, loader
+from pipelines.launch import ranks, restarts, slots
+from pipelines.system import paths
+
+
+def task_slots(spark):
+    return slots.available(spark)
+
+
+def run(spark, function, np, runs):
+    """`ranks.run`, of the public interface."""
+    return ranks.run(function, np, spark=spark, launch=LaunchConfig(runs_uri=str(runs), start_timeout_seconds=30))
+
+
+def place():
+    """Where a rank is, by what it was told and by what the host says."""
+    told = {
+        name.lower(): os.environ[f"HOROVOD_{name}"] for name in ("RANK", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE")
+    }
+    network = {name.lower(): os.environ[f"HOROVOD_GLOO_{name}"] for name in ("IFACE", "RENDEZVOUS_ADDR")}
+    # By which Gloo listens.
+    network["address"] = socket.gethostbyname(socket.gethostname())
+    return {name: int(value) for name, value in told.items()} | network | {"folder": str(paths.to_python("tables"))}
+
+
+def folder(spark):
+    """Where tables lie for the driver."""
+    return str(paths.to_python("tables"))
+
+
+def train(spark, settings, table, run_dir, function=None):
+    """A training with restarts. Gives results, warnings and, where it failed, the error."""
+    told = []
+    try:
+        results = restarts.train(
+            spark,
+            loader.load(None, settings),
+            table,
+            Path(run_dir),
+            start=None,
+            poll=lambda: None,
+            warn=told.append,
+            restarted=lambda _: None,
+            **({"function": function} if function else {}),
+        )
+    except Exception as error:
+        return None, told, f"{type(error).__name__}: {error}"
+    return results, told, ""
+
+
+def wait_for_mishap(config, table, run_dir, checkpoint=None):
+    """Stands for a training: works until the first start was disturbed, and then returns how many workers there are."""
+    if len(list((Path(run_dir) / "attempts").iterdir())) == 1:
+        progress.joined()
+        for step in range(1000):
+            progress.mark(f"epoch 2, step {step}")
+            time.sleep(0.1)
+    return config.launch.workers, os.environ["HOROVOD_HOSTNAME"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TimedReductions:
+    """A training before which reductions are timed, whenever a file `again-0`, `again-1`, `again-2` appears in a folder.
+
+    Rank 0 writes their mean, in seconds, into `done-0`, ...
+    """
+
+    folder: str
+    numbers: int
+    """Of float32."""
+
+    def __call__(self, config, table, run_dir, checkpoint=None):
+        import horovod.tensorflow as hvd
+        import tensorflow as tf
+
+        from pipelines.launch.train_function import work
+        from pipelines.train.compile import use_threads
+
+        hvd.init()
+        # As the work itself will, which cannot once TensorFlow has begun.
+        use_threads(int(os.environ["OMP_NUM_THREADS"]))
+        folder, tensor, steps = Path(self.folder), tf.ones(self.numbers), 5
+        hvd.allreduce(tensor, name="reduced")
+        for part in range(3):
+            while not (folder / f"again-{part}").exists():
+                time.sleep(0.02)
+            hvd.allreduce(tf.zeros(1), name="together")
+            started = time.perf_counter()
+            for _ in range(steps):
+                hvd.allreduce(tensor, name="reduced")
+            if hvd.rank() == 0:
+                unfinished = folder / f".done-{part}"
+                unfinished.write_text(str((time.perf_counter() - started) / steps))
+                unfinished.rename(folder / f"done-{part}")
+        return work(config, table, run_dir, checkpoint)

@@ -1,0 +1,328 @@
+"""A mounted object store as programs find it: whole files, written from start to end, renames and deletions; nothing else.
+
+A real mount, served by a process of its own over the kernel's FUSE protocol (`linux/fuse.h`), so that whatever reads or writes
+below it, in any language, gets the answers that Databricks' `/dbfs` and `/Volumes` give: "Operation not supported" for appends,
+for writing anywhere but at the end, for changing a file that is there, for links, permissions and fsync. What is written is there
+when the file is closed, and folders have no times. Needs /dev/fuse and the right to mount, which the tests have as root.
+
+    python tests/support/object_store.py BACKING_FOLDER MOUNT_POINT [--no-replace]
+"""
+
+import ctypes
+import errno
+import os
+import signal
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+_DEVICE = "/dev/fuse"
+_HEADER, _ANSWER = struct.Struct("<IIQQIIIHH"), struct.Struct("<IiQ")
+_ATTRIBUTES, _ENTRY, _OPENED = struct.Struct("<6Q10I"), struct.Struct("<4Q2I"), struct.Struct("<QII")
+_LARGEST_WRITE = 128 * 1024
+_ATOMIC_TRUNCATE, _DIRECT_IO = 1 << 3, 1
+_SETS_SIZE = 1 << 3
+_NO_ANSWER = ("forget", "batch_forget", "interrupt")
+_OPERATIONS = {
+    1: "lookup",
+    2: "forget",
+    3: "getattr",
+    4: "setattr",
+    9: "mkdir",
+    10: "unlink",
+    11: "rmdir",
+    12: "rename",
+    14: "open",
+    15: "read",
+    16: "write",
+    17: "statfs",
+    18: "release",
+    25: "flush",
+    26: "init",
+    27: "opendir",
+    28: "readdir",
+    29: "releasedir",
+    35: "create",
+    36: "interrupt",
+    42: "batch_forget",
+    45: "rename2",
+}
+# Asked for by the kernel again and again if not answered so; all others are refused as a store would.
+_UNKNOWN = {op: errno.ENOSYS for op in (21, 22, 23, 24, 34, 38, 44, 46)}
+
+
+def _refuse() -> OSError:
+    return OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+
+@dataclass
+class _Handle:
+    """An open file or folder."""
+
+    node: int
+    descriptor: int = -1
+    """For reading, of the backing file."""
+    written: bytearray | None = None
+    """What has been written since it was opened for that."""
+    names: list[tuple[str, int]] = field(default_factory=list)
+
+
+class Store:
+    """Answers the kernel's requests from a backing folder.
+
+    Args:
+        backing: holds the finished files.
+        replaces: False refuses to rename over a file that is there.
+    """
+
+    def __init__(self, backing: Path, replaces: bool = True) -> None:
+        self._backing = backing
+        self._replaces = replaces
+        self._paths = {1: "."}
+        self._nodes = {".": 1}
+        self._handles: dict[int, _Handle] = {}
+        self._next = 2
+
+    def serve(self, device: int) -> None:
+        """Until it is unmounted."""
+        while True:
+            try:
+                request = os.read(device, _LARGEST_WRITE + 4096)
+            except OSError as error:
+                if error.errno == errno.ENODEV:
+                    return
+                if error.errno in (errno.ENOENT, errno.EINTR):
+                    continue
+                raise
+            _, operation, unique, node, *_ = _HEADER.unpack_from(request)
+            name = _OPERATIONS.get(operation, "")
+            try:
+                if not name:
+                    code = _UNKNOWN.get(operation, errno.EOPNOTSUPP)
+                    raise OSError(code, os.strerror(code))
+                answer, code = getattr(self, f"_{name}")(node, request[_HEADER.size :]), 0
+            except OSError as error:
+                answer, code = b"", -(error.errno or errno.EIO)
+            if name not in _NO_ANSWER:
+                os.write(device, _ANSWER.pack(_ANSWER.size + len(answer), code, unique) + answer)
+
+    def _init(self, _node: int, body: bytes) -> bytes:
+        major, minor, read_ahead, _ = struct.unpack_from("<4I", body)
+        return struct.pack(
+            "<4I2H2I2H8I", major, min(minor, 31), read_ahead, _ATOMIC_TRUNCATE, 16, 12, _LARGEST_WRITE, 1, 0, 0, *[0] * 8
+        )
+
+    def _lookup(self, node: int, body: bytes) -> bytes:
+        return self._entry(self._child(node, body))
+
+    def _forget(self, _node: int, _body: bytes) -> bytes:
+        return b""
+
+    _batch_forget = _interrupt = _forget
+
+    def _getattr(self, node: int, _body: bytes) -> bytes:
+        return struct.pack("<QII", 0, 0, 0) + self._attributes(node)
+
+    def _setattr(self, node: int, body: bytes) -> bytes:
+        valid, _, _, size = struct.unpack_from("<IIQQ", body)
+        if not valid & _SETS_SIZE or size != self._file(node).stat().st_size:
+            raise _refuse()
+        return self._getattr(node, b"")
+
+    def _mkdir(self, node: int, body: bytes) -> bytes:
+        path = self._child(node, body[8:])
+        (self._backing / path).mkdir()
+        return self._entry(path)
+
+    def _unlink(self, node: int, body: bytes) -> bytes:
+        path = self._child(node, body)
+        (self._backing / path).unlink()
+        self._nodes.pop(path, None)
+        return b""
+
+    def _rmdir(self, node: int, body: bytes) -> bytes:
+        path = self._child(node, body)
+        (self._backing / path).rmdir()
+        self._nodes.pop(path, None)
+        return b""
+
+    def _rename(self, node: int, body: bytes) -> bytes:
+        return self._renamed(node, *struct.unpack_from("<Q", body), body[8:])
+
+    def _rename2(self, node: int, body: bytes) -> bytes:
+        folder, flags, _ = struct.unpack_from("<QII", body)
+        if flags:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return self._renamed(node, folder, body[16:])
+
+    def _renamed(self, node: int, folder: int, names: bytes) -> bytes:
+        old, new, _ = names.split(b"\0", 2)
+        source, target = self._child(node, old), self._child(folder, new)
+        if not self._replaces and (self._backing / target).exists():
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+        os.replace(self._backing / source, self._backing / target)
+        self._nodes.pop(target, None)
+        for path in [path for path in self._nodes if path == source or path.startswith(f"{source}/")]:
+            moved = target + path[len(source) :]
+            self._nodes[moved] = self._nodes.pop(path)
+            self._paths[self._nodes[moved]] = moved
+        return b""
+
+    def _open(self, node: int, body: bytes) -> bytes:
+        flags, _ = struct.unpack_from("<II", body)
+        return self._opened(node, flags)
+
+    def _create(self, node: int, body: bytes) -> bytes:
+        flags, _, _, _ = struct.unpack_from("<4I", body)
+        path = self._child(node, body[16:])
+        if flags & os.O_APPEND:
+            raise _refuse()
+        (self._backing / path).open("xb").close()
+        entry = self._entry(path)
+        return entry + self._opened(self._nodes[path], flags)
+
+    def _opened(self, node: int, flags: int) -> bytes:
+        handle = _Handle(node)
+        if flags & os.O_ACCMODE == os.O_RDONLY:
+            handle.descriptor = os.open(self._file(node), os.O_RDONLY)
+        elif flags & os.O_APPEND or not (flags & os.O_TRUNC or self._file(node).stat().st_size == 0):
+            raise _refuse()
+        else:
+            handle.written = bytearray()
+        return self._kept(handle, _DIRECT_IO)
+
+    def _read(self, _node: int, body: bytes) -> bytes:
+        number, offset, size = struct.unpack_from("<QQI", body)
+        handle = self._handles[number]
+        if handle.written is not None:
+            raise _refuse()
+        return os.pread(handle.descriptor, size, offset)
+
+    def _write(self, _node: int, body: bytes) -> bytes:
+        number, offset, size = struct.unpack_from("<QQI", body)
+        written = self._handles[number].written
+        if written is None or offset != len(written):
+            raise _refuse()
+        written += body[40 : 40 + size]
+        return struct.pack("<II", size, 0)
+
+    def _flush(self, _node: int, body: bytes) -> bytes:
+        handle = self._handles[struct.unpack_from("<Q", body)[0]]
+        if handle.written is not None and handle.node in self._paths:
+            # Under another name first: who reads the file goes on reading what it was.
+            unfinished = self._backing / f".uploading-{handle.node}"
+            unfinished.write_bytes(handle.written)
+            os.replace(unfinished, self._file(handle.node))
+        return b""
+
+    def _release(self, _node: int, body: bytes) -> bytes:
+        handle = self._handles.pop(struct.unpack_from("<Q", body)[0])
+        if handle.descriptor >= 0:
+            os.close(handle.descriptor)
+        return b""
+
+    def _opendir(self, node: int, _body: bytes) -> bytes:
+        found = [(entry.name, stat.S_IFDIR if entry.is_dir() else stat.S_IFREG) for entry in os.scandir(self._file(node))]
+        names = [name for name in found if not name[0].startswith(".uploading-")]
+        return self._kept(_Handle(node, names=names), 0)
+
+    def _readdir(self, _node: int, body: bytes) -> bytes:
+        number, offset, size = struct.unpack_from("<QQI", body)
+        answer = b""
+        for place, (name, mode) in enumerate(self._handles[number].names[offset:], offset + 1):
+            encoded = os.fsencode(name)
+            one = struct.pack("<QQII", 1, place, len(encoded), mode >> 12) + encoded
+            one += bytes(-len(one) % 8)
+            if len(answer) + len(one) > size:
+                break
+            answer += one
+        return answer
+
+    _releasedir = _release
+
+    def _statfs(self, _node: int, _body: bytes) -> bytes:
+        free = 1 << 30
+        return struct.pack("<5Q4I6I", free, free, free, free, free, 4096, 255, 4096, 0, *[0] * 6)
+
+    def _child(self, node: int, name: bytes) -> str:
+        return os.path.normpath(f"{self._paths[node]}/{os.fsdecode(name.rstrip(bytes(1)))}")
+
+    def _file(self, node: int) -> Path:
+        return self._backing / self._paths[node]
+
+    def _kept(self, handle: _Handle, flags: int) -> bytes:
+        self._next += 1
+        self._handles[self._next] = handle
+        return _OPENED.pack(self._next, flags, 0)
+
+    def _entry(self, path: str) -> bytes:
+        (self._backing / path).lstat()
+        if path not in self._nodes:
+            self._next += 1
+            self._nodes[path], self._paths[self._next] = self._next, path
+        node = self._nodes[path]
+        return _ENTRY.pack(node, 0, 0, 0, 0, 0) + self._attributes(node)
+
+    def _attributes(self, node: int) -> bytes:
+        found = self._file(node).lstat()
+        seconds = [int(moment) for moment in (found.st_atime, found.st_mtime, found.st_ctime)]
+        parts = [nanoseconds % 10**9 for nanoseconds in (found.st_atime_ns, found.st_mtime_ns, found.st_ctime_ns)]
+        if stat.S_ISDIR(found.st_mode):
+            # Stores have no folders; what is shown as one has no time.
+            seconds, parts = [0] * 3, [0] * 3
+        blocks = (found.st_size + 511) // 512
+        return _ATTRIBUTES.pack(
+            node, found.st_size, blocks, *seconds, *parts, found.st_mode, found.st_nlink, os.getuid(), os.getgid(), 0, 4096, 0
+        )
+
+
+def why_not() -> str:
+    """Why there can be no such mount here; empty where there can."""
+    has_fuse = "\tfuse\n" in Path("/proc/filesystems").read_text()
+    return "" if has_fuse else "this kernel has no FUSE, so no object store can be mounted"
+
+
+@contextmanager
+def object_store(folder: Path, replaces: bool = True) -> Iterator[Path]:
+    """Such a mount at a new folder; what is in it lies elsewhere and goes with it. Skips the test where there can be none."""
+    if why_not():
+        pytest.skip(why_not())
+    folder.mkdir(parents=True)
+    with tempfile.TemporaryDirectory(prefix="store-") as backing:
+        flags = [] if replaces else ["--no-replace"]
+        process = subprocess.Popen([sys.executable, __file__, backing, str(folder), *flags], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == b"ready\n", "no object store can be mounted; it needs root and /dev/fuse"
+            yield folder
+        finally:
+            subprocess.run(["umount", "--lazy", str(folder)], check=False, timeout=20)
+            process.kill()
+            process.communicate(timeout=20)
+
+
+def main(backing: str, mount_point: str, *flags: str) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    pr_set_pdeathsig = 1
+    libc.prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if not os.path.exists(_DEVICE):
+        os.mknod(_DEVICE, stat.S_IFCHR | 0o600, os.makedev(10, 229))
+    device = os.open(_DEVICE, os.O_RDWR)
+    options = f"fd={device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()},allow_other"
+    if libc.mount(b"store", os.fsencode(mount_point), b"fuse", 0, options.encode()) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), mount_point)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    Store(Path(backing), replaces="--no-replace" not in flags).serve(device)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,222 @@
+"""What the tests run on ranks. Imported there by name."""
+
+import os
+import signal
+import time
+
+
+def joint_gradients(features, targets, weights):
+    """The averaged gradient of a linear model, each rank seeing its half of the batch."""
+    import horovod.tensorflow as hvd
+    import tensorflow as tf
+
+    from pipelines.train.collectives.horovod import averaged
+
+    hvd.init()
+    half = slice(hvd.rank() * len(features) // hvd.size(), (hvd.rank() + 1) * len(features) // hvd.size())
+    variable = tf.Variable(weights)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.square(tf.linalg.matvec(tf.constant(features[half]), variable) - targets[half]))
+    result = averaged([tape.gradient(loss, variable)])[0].numpy()
+    hvd.shutdown()
+    return result
+
+
+def description():
+    """What a rank finds itself in, without what must differ."""
+    import sys
+    import tempfile
+
+    sys.stdout.write("forked or not, this line is in the log\n")
+    environment = {name: value for name, value in os.environ.items() if name.startswith(("HOROVOD_", "OMP_", "TF_", "TMPDIR"))}
+    del environment["HOROVOD_GLOO_RENDEZVOUS_PORT"]
+    return {
+        "environment": environment,
+        "temporary": tempfile.gettempdir(),
+        "handlers": [str(signal.getsignal(signum)).split(" at ")[0] for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
+        "open files": sorted(_kind_of_file(fd) for fd in range(3, 100) if os.path.exists(f"/proc/self/fd/{fd}")),
+        "threads": len([name for name in os.listdir("/proc/self/task") if "jemalloc" not in _comm(name)]) - 1,
+        "tensorflow was there": "tensorflow" in sys.modules,
+    }
+
+
+def _kind_of_file(fd):
+    """Pipes and sockets have numbers."""
+    return os.readlink(f"/proc/self/fd/{fd}").partition("[")[0]
+
+
+def _comm(thread):
+    with open(f"/proc/self/task/{thread}/comm") as file:
+        return file.read()
+
+
+def imported(names):
+    """Which of these modules a rank has without doing anything for it."""
+    import sys
+
+    return sorted(name for name in names if sys.modules.get(name) is not None)
+
+
+def computes_with_onednn():
+    from tensorflow.python.framework.test_util import IsMklEnabled
+
+    return IsMklEnabled()
+
+
+def reduce_for_ever(action):
+    """Rank 1 comes to grief in the twentieth step."""
+    import horovod.tensorflow as hvd
+    import tensorflow as tf
+
+    hvd.init()
+    step = 0
+    while True:
+        hvd.allreduce(tf.ones(10))
+        step += 1
+        if step == 20 and hvd.rank() == 1:
+            if action == "raise":
+                raise ValueError("deliberate failure")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail_on_rank_1():
+    """Rank 0 waits for rank 1, which will not come."""
+    if os.environ["HOROVOD_RANK"] == "1":
+        raise ValueError("deliberate failure")
+    time.sleep(1000)
+
+
+def sleep_for_ever():
+    time.sleep(1000)
+
+
+def unequal_state():
+    import horovod.tensorflow as hvd
+    import keras
+
+    from pipelines.train.collectives.horovod import check_equal_state
+
+    hvd.init()
+    keras.utils.set_random_seed(hvd.rank())
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    optimizer = keras.optimizers.Adam()
+    optimizer.build(model.trainable_variables)
+    check_equal_state(model, optimizer, "before training")
+
+
+def network_environment():
+    return {
+        name: os.environ[name] for name in ("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_GLOO_IFACE", "HOROVOD_GLOO_RENDEZVOUS_ADDR")
+    }
+
+
+def faulty_work(faults, config, table, run_dir, checkpoint=None):
+    """The real work, with mishaps.
+
+    Args:
+        faults: by number of the start, from 1: what happens, on which rank, in which epoch and step; epoch 0 is before the ranks
+            meet. Nothing happens at other starts.
+    """
+    from pathlib import Path
+
+    from pipelines.launch.train_function import work
+
+    fault = faults.get(len(list((Path(run_dir) / "attempts").iterdir())))
+    if fault is not None:
+        action, rank, epoch, step = fault
+        if os.environ["HOROVOD_RANK"] == str(rank):
+            if epoch == 0:
+                MISHAPS[action](None)
+            _arrange(MISHAPS[action], epoch, step)
+    return work(config, table, run_dir, checkpoint)
+
+
+def _arrange(mishap, epoch, step):
+    from pipelines.train import callback
+
+    real = callback.EpochCallback.on_train_batch_end
+
+    def with_mishap(self, batch, logs=None):
+        real(self, batch, logs)
+        if (self.course.epoch + 1, self.course.step) == (epoch, step):
+            mishap(self)
+
+    callback.EpochCallback.on_train_batch_end = with_mishap
+
+
+def _raise(_callback):
+    raise ValueError("deliberate failure")
+
+
+def _change_weights(callback):
+    weights = callback.model.trainable_weights[0]
+    weights.assign(weights * 1.001)
+
+
+def _lose_numbers(callback):
+    # Of the last layer: the activations of those before would swallow it.
+    weights = callback.model.trainable_weights[-1]
+    weights.assign(weights * float("nan"))
+
+
+def _hang_in_the_reader(_callback):
+    from pipelines.data.stream import batches
+
+    def endless(*_, **__):
+        time.sleep(1000)
+        yield
+
+    batches.read_blocks = endless
+
+
+def _hang_in_evaluation(callback):
+    callback._evaluator.score = lambda _: time.sleep(1000)
+
+
+MISHAPS = {
+    "raise": _raise,
+    "kill": lambda _: os.kill(os.getpid(), signal.SIGKILL),
+    "kill the task": lambda _: os.kill(os.getppid(), signal.SIGKILL),
+    "stop": lambda _: os.kill(os.getpid(), signal.SIGSTOP),
+    "terminate": lambda _: os.kill(os.getpid(), signal.SIGTERM),
+    "change weights": _change_weights,
+    "lose numbers": _lose_numbers,
+    "hang in the reader": _hang_in_the_reader,
+    "hang in evaluation": _hang_in_evaluation,
+}
+
+
+def means_of_neighbours(length, calls):
+    """What a rank gave and what it got, call by call."""
+    import horovod.tensorflow as hvd
+    import numpy as np
+
+    from pipelines.train.collectives.shared_memory import Neighbours
+
+    hvd.init()
+    neighbours, rng = Neighbours(), np.random.default_rng(hvd.rank())
+    given = [rng.normal(size=length).astype(np.float32) for _ in range(calls)]
+    # Each at a speed of its own, so that they run ahead of each other.
+    got = [(time.sleep(0.001 * rng.integers(3)), neighbours.mean(values))[1] for values in given]
+    hvd.shutdown()
+    return given, got
+
+
+def leave_neighbours_after_two_means():
+    """What the other ranks are told when the last one has gone."""
+    import horovod.tensorflow as hvd
+    import numpy as np
+
+    from pipelines.train.collectives.shared_memory import Neighbours
+
+    hvd.init()
+    neighbours = Neighbours()
+    for _ in range(2):
+        neighbours.mean(np.ones(10, np.float32))
+    if hvd.rank() == hvd.size() - 1:
+        return "left"
+    try:
+        neighbours.mean(np.ones(10, np.float32))
+    except ConnectionError as error:
+        return str(error)
+    return "nothing"

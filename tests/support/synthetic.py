@@ -1,0 +1,80 @@
+"""Small data that the tests make themselves: images whose class can be learned in a few steps."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.data.table.schema import MANIFEST_NAME, ImageSpec, SplitSummary, Table, TableFile, TableManifest
+from pipelines.system.fingerprint import fingerprint
+
+
+def images_and_labels(
+    rows: int, shape: tuple[int, int, int] = (12, 12, 1), classes: int = 4, seed: int = 1
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+    """Noise, with a bright row of pixels whose height tells the class."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, rows).astype(np.int32)
+    images = rng.integers(0, 60, (rows, *shape)).astype(np.uint8)
+    step = shape[0] // classes
+    for image, label in zip(images, labels, strict=True):
+        image[label * step : label * step + step] += 180
+    return images, labels
+
+
+def write_table(
+    folder: Path,
+    rows: dict[str, int],
+    rows_per_file: int = 50,
+    shape: tuple[int, int, int] = (12, 12, 1),
+    classes: int = 4,
+    learnable: bool = True,
+) -> Table:
+    """A table with rows for each split, written without Spark. If not learnable, labels have nothing to do with images."""
+    splits = {}
+    for number, (split, count) in enumerate(rows.items()):
+        images, labels = images_and_labels(count, shape, classes, seed=number)
+        if not learnable:
+            labels = np.random.default_rng(number).permutation(labels)
+        (folder / f"split={split}").mkdir(parents=True)
+        files = []
+        for start in range(0, count, rows_per_file):
+            path = f"split={split}/part-{start // rows_per_file:05d}.parquet"
+            chunk = slice(start, start + rows_per_file)
+            columns = {
+                "image": pa.array([image.tobytes() for image in images[chunk]], pa.binary()),
+                "label": pa.array(labels[chunk], pa.int32()),
+            }
+            pq.write_table(pa.table(columns), folder / path)
+            found = fingerprint(folder / path)
+            files.append(TableFile(path=path, rows=len(labels[chunk]), num_bytes=found.num_bytes, sha256=found.sha256))
+        per_label = tuple(np.bincount(labels, minlength=classes).tolist())
+        splits[split] = SplitSummary(rows=count, rows_per_label=per_label, files=tuple(files))
+    manifest = TableManifest(
+        dataset="synthetic",
+        image=ImageSpec(shape=shape, dtype="uint8", value_range=(0.0, 255.0)),
+        labels=tuple(range(classes)),
+        class_names=tuple(str(label) for label in range(classes)),
+        splits=splits,
+        sources=(),
+        seed=1,
+        rejected_rows=0,
+        rejected_by_reason={},
+        note="",
+        key="0" * 64,
+        created_at="2026-01-01T00:00:00Z",
+        convoy_version="0",
+    )
+    (folder / MANIFEST_NAME).write_text(manifest.to_json())
+    return Table(str(folder), manifest)
+
+
+def write_libsvm(path: Path, rows: int, shape: tuple[int, int, int] = (12, 12, 1), classes: int = 4, seed: int = 1) -> None:
+    """The same images as libsvm text, zeros left out."""
+    images, labels = images_and_labels(rows, shape, classes, seed)
+    with path.open("w") as file:
+        for image, label in zip(images.reshape(rows, -1), labels, strict=True):
+            features = " ".join(f"{index + 1}:{value}" for index, value in enumerate(image) if value)
+            file.write(f"{label} {features}\n")

@@ -1,0 +1,77 @@
+"""Send the job of databricks.yml to a Databricks workspace, follow it, and end as it ends.
+
+./convoy submit --target dev --param data=fashion-mnist
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines import cli
+from pipelines.errors import ConfigError, LaunchError
+from pipelines.system import paths
+from tools.databricks import bundle, follow, wheel, workspace
+
+_ANYBODY = "you@example.com"
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="./convoy submit", description="Run the job of databricks.yml in a workspace.", allow_abbrev=False
+    )
+    parser.add_argument("--target", metavar="NAME", default="", help="a target of databricks.yml (default: its default)")
+    parser.add_argument("--job", metavar="NAME", default="", help="a job of conf/databricks (default: the only one)")
+    parser.add_argument("--var", metavar="NAME=VALUE", action="append", default=[], help="a variable of databricks.yml")
+    parser.add_argument("--param", metavar="NAME=VALUE", action="append", default=[], help="a parameter of the job, for this run")
+    parser.add_argument("--poll-seconds", metavar="S", type=float, default=5.0, help="between looks at the run (default: 5)")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be sent; asks no workspace")
+    options = parser.parse_args(arguments)
+    variables, parameters = _pairs("--var", options.var), _pairs("--param", options.param)
+    if options.dry_run:
+        deployment = bundle.load(paths.home(), _ANYBODY, options.target, variables, options.job)
+        workspace.check(deployment, parameters)
+        for upload in deployment.uploads:
+            print(f"upload {upload.source.relative_to(paths.home())} to {upload.target}")
+        print(f"upload Convoy's wheel to {deployment.wheel}")
+        print(json.dumps(deployment.job, indent=2))
+        if parameters:
+            print(f"run with {json.dumps(parameters)}")
+        return
+    # What is wrong in the files is said before anybody is asked.
+    workspace.check(bundle.load(paths.home(), _ANYBODY, options.target, variables, options.job), parameters)
+    client, user = workspace.connect()
+    deployment = bundle.load(paths.home(), user, options.target, variables, options.job)
+    with tempfile.TemporaryDirectory() as folder:
+        built = wheel.build(paths.home(), Path(folder))
+        print(f"target {deployment.target} of {client.config.host} as {user}", flush=True)
+        run_id = workspace.submit(client, deployment, built, parameters, lambda line: print(line, flush=True))
+    try:
+        outcome = follow.follow(client, run_id, lambda line: print(line, flush=True), options.poll_seconds)
+    except (cli.Interrupted, KeyboardInterrupt):
+        follow.cancel(client, run_id)
+        print(f"run {run_id} is being cancelled", flush=True)
+        raise
+    for found in outcome.mlflow_runs:
+        print(f"MLflow run {found}: {workspace.mlflow_page(client, found) or 'not found in this workspace'}")
+    if not outcome.succeeded:
+        failure = LaunchError(f"{outcome.reason}; {outcome.page}")
+        failure.details = outcome.details
+        raise failure
+    print(f"run {run_id} succeeded")
+
+
+def _pairs(flag: str, given: Sequence[str]) -> dict[str, str]:
+    pairs = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"{flag} {text}: must be NAME=VALUE")
+        pairs[name] = value
+    return pairs
+
+
+if __name__ == "__main__":
+    cli.run(main, sys.argv[1:])
