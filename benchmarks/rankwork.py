@@ -47,8 +47,9 @@ def steps(batches: dict[str, int], count: int) -> dict[str, Any]:
 
     from pipelines.data.table.schema import ImageSpec
     from pipelines.models import registry
-    from pipelines.train.collectives.horovod import broadcast_state, distributed
+    from pipelines.train.collectives.horovod import broadcast_state
     from pipelines.train.compile import use_threads
+    from pipelines.train.optim.distributed import distributed
 
     hvd.init()
     use_threads(1)

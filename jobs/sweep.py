@@ -13,6 +13,7 @@ from pipelines.config import loader
 from pipelines.errors import ConfigError
 from pipelines.sweep import plan, results, run
 from pipelines.track.console.console import TrainingConsole
+from pipelines.track.rundir import layout
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str]) -> None:
     for line in results.closing(sweep, summary):
         console.say(line)
     if options.summary is not None:
-        cli.write_summary(summary, options.summary)
+        layout.write_summary(summary, options.summary)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from pipelines import cli
-from pipelines.launch import session
+from pipelines.launch.workers import spawn
 from pipelines.score import flags
 
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> None:
     request = cli.parse(arguments, "Train a network and record one MLflow run.", "conf/train_cnn.yml", _add_flags)
     # The import of TensorFlow, in that process, takes longer than all else before the first step. So it begins before the rest of
     # this process's own imports.
-    with session.fork_server("training") as fork_server:
+    with spawn.fork_server_if_local("training") as fork_server:
         _train(request, fork_server)
 
 
@@ -36,7 +36,10 @@ def _train(request: cli.Request, fork_server: str) -> None:
     name = request.options.register
     if name:
         registry.check_name(name)
-    resumption = resume.prepare(request, request.say) if request.options.resume else None
+    resumption = None
+    if request.options.resume:
+        runs_uri = request.config.launch.runs_uri
+        resumption = resume.prepare(request.options.resume, runs_uri, request.overrides, request.say)
     config = resumption.config if resumption is not None else request.config
     console = TrainingConsole(config.training.epochs, request.verbosity)
     summary = run_training(config, console, resumption=resumption, fork_server=fork_server)

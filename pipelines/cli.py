@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 129, 130 or 143 
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -15,24 +14,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import yaml
 
 from pipelines.config import Config, loader
-from pipelines.errors import ConfigError, ConvoyError
-from pipelines.system import atomic, paths, spark_submit, temporary
+from pipelines.config.schema import Verbosity
+from pipelines.errors import ConfigError, ConvoyError, Interrupted
+from pipelines.system import paths, spark_submit, temporary
 from pipelines.system.secrets import mask
-
-Verbosity = Literal["quiet", "normal", "verbose"]
-
-
-class Interrupted(BaseException):
-    """SIGINT, SIGTERM or SIGHUP arrived. Not an Exception, so that no cleanup code swallows it by accident."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
-        self.signum = signum
+from pipelines.track.rundir.layout import write_summary
 
 
 @dataclass(frozen=True)
@@ -57,18 +48,6 @@ class Request:
         """Write the result as JSON where that was asked for. Raises ConvoyError when it cannot be written."""
         if self.summary is not None:
             write_summary(summary, self.summary)
-
-
-def write_summary(summary: Mapping[str, Any], path: Path) -> None:
-    """Write the result of a job as JSON, whole or not at all, without credentials.
-
-    Raises:
-        ConvoyError: it cannot be written.
-    """
-    try:
-        atomic.write(path, mask(json.dumps(summary, indent=2)) + "\n")
-    except OSError as error:
-        raise ConvoyError(f"{path}: the summary cannot be written ({error.strerror}); the work itself is done") from error
 
 
 def parse(
@@ -99,7 +78,10 @@ def parse(
         own_flags(parser)
     options = parser.parse_args(arguments)
     overrides = overrides_of(options)
-    file = options.config or (None if getattr(options, "resume", "") else default_config)
+    resumed = getattr(options, "resume", "")
+    if resumed and options.config:
+        raise ConfigError(f"--config and --resume {resumed}: a run goes on with its own settings; change single ones with --set")
+    file = options.config or (None if resumed else default_config)
     config = loader.load(loader.find(file) if file else None, overrides)
     check_summary(options.summary)
     return Request(config=config, summary=options.summary, overrides=overrides, options=options, verbosity=verbosity_of(options))

@@ -4,6 +4,8 @@ A `ConvoyError` is printed as it stands, on one line and without a traceback of 
 (file, line, key, value), the rule that was broken, and the remedy.
 """
 
+import signal
+
 
 class ConvoyError(Exception):
     """Something the user can mend. The message says what, and how."""
@@ -33,3 +35,11 @@ class CheckpointError(ConvoyError):
 
 class TrainingError(ConvoyError):
     """The numbers went wrong: a loss that is not finite, or weights that differ between ranks."""
+
+
+class Interrupted(BaseException):
+    """SIGINT, SIGTERM or SIGHUP arrived. Not an Exception, so that no cleanup code swallows it by accident."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum

@@ -13,6 +13,8 @@ from pipelines.config.rules import rule
 from pipelines.config.training import TrainingConfig
 from pipelines.system.secrets import MASK
 
+Verbosity = Literal["quiet", "normal", "verbose"]
+
 OnBadRows = Literal["fail", "quarantine"]
 
 _LARGEST_FLOAT32 = 3.4028234e38

@@ -11,10 +11,10 @@ from pyspark.sql import SparkSession
 
 from pipelines.config import LaunchConfig
 from pipelines.errors import ConfigError
-from pipelines.launch import keptserver, session
+from pipelines.launch import session
 from pipelines.launch.health.failures import read_failures
 from pipelines.launch.preflight import check
-from pipelines.launch.workers import barrier, commands
+from pipelines.launch.workers import barrier, commands, spawn
 from pipelines.launch.workers.barrier import RankError
 from pipelines.launch.workers.supervisor import Assignment, run_locally
 from pipelines.system import paths
@@ -70,7 +70,7 @@ def run(
 
 def _on_spark(spark: SparkSession, call: tuple[Any, ...], launch: LaunchConfig, work_dir: Path) -> list[Any]:
     # First, so that it imports during the checks.
-    server = keptserver.address() if session.is_local() else ""
+    server = spawn.kept_fork_server() if session.is_local() else ""
     check.check(spark, launch.workers, str(work_dir))
     ranks = barrier.start(spark, _call, call, launch=launch, work_dir=work_dir, fork_server=server)
     try:
@@ -90,7 +90,7 @@ def _on_the_driver(call: tuple[Any, ...], launch: LaunchConfig, work_dir: Path) 
         launch=launch,
         work_dir=str(work_dir),
         attempt_dir=str(attempt_dir),
-        fork_server=keptserver.address(),
+        fork_server=spawn.kept_fork_server(),
     )
     with run_locally(assignment) as ranks:
         try:

@@ -1,14 +1,13 @@
 """What `--resume` (`pipelines.cli.add_resume`) means: which run goes on, with which settings, from which checkpoint."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines import cli
 from pipelines.config import Config, loader
 from pipelines.data.stream.sharding import steps_per_epoch
 from pipelines.data.table.schema import TableManifest
-from pipelines.errors import CheckpointError, ConfigError
+from pipelines.errors import CheckpointError
 from pipelines.launch import orphans
 from pipelines.system import paths
 from pipelines.track.rundir import layout
@@ -29,11 +28,13 @@ class Resumption:
     """None when the run ended before its first one."""
 
 
-def prepare(request: cli.Request, say: Callable[[str], None]) -> Resumption:
+def prepare(wanted: str, runs_uri: str, overrides: Sequence[str], say: Callable[[str], None]) -> Resumption:
     """Find the run and the newest of its checkpoints that is whole.
 
     Args:
-        request: with `--resume`; its settings say where runs lie.
+        wanted: what `--resume` names: `latest`, the id of a run, a run's folder or one checkpoint in it.
+        runs_uri: the folder that holds the folders of runs.
+        overrides: settings to change, as `section.key=value`.
         say: is given lines for people.
 
     Raises:
@@ -41,13 +42,10 @@ def prepare(request: cli.Request, say: Callable[[str], None]) -> Resumption:
         CheckpointError: the network or the optimizer is not the checkpoint's.
         LaunchError: the run is still being trained.
     """
-    wanted = str(request.options.resume)
-    if request.options.config:
-        raise ConfigError(f"--config and --resume {wanted}: a run goes on with its own settings; change single ones with --set")
     place = paths.to_python(wanted)
-    run_dir = layout.find(paths.to_python(request.config.launch.runs_uri), wanted, place)
+    run_dir = layout.find(paths.to_python(runs_uri), wanted, place)
     orphans.refuse_if_running(run_dir)
-    config = loader.load(run_dir / layout.CONFIG_FILE, request.overrides)
+    config = loader.load(run_dir / layout.CONFIG_FILE, overrides)
     found = _chosen(run_dir, place, lambda line: say(f"warning: {line}"))
     if found is None:
         say(f"resume: {paths.display(run_dir)} has no checkpoint that can be used; it starts again at epoch 1")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pipelines import cli
+from pipelines import errors
 from pipelines.config import LogLevel, TrackingConfig
 from pipelines.errors import ConvoyError, LaunchError
 from pipelines.launch import orphans
@@ -69,7 +69,7 @@ def recorded(
     try:
         yield run
         status = "FINISHED"
-    except (cli.Interrupted, KeyboardInterrupt):
+    except (errors.Interrupted, KeyboardInterrupt):
         status = "KILLED"
         raise
     except EndedEarly as end:

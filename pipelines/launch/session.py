@@ -5,14 +5,12 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 from pipelines.errors import LaunchError
-from pipelines.launch.workers import spawn
-from pipelines.launch.workers.forkserver import Purpose
 from pipelines.system import paths, spark_submit
 
 _log = logging.getLogger(__name__)
@@ -74,11 +72,6 @@ def is_local() -> bool:
 def runs_here(spark: SparkSession) -> bool:
     """The tasks of a session run on this machine."""
     return bool(spark.sparkContext.master.startswith("local"))
-
-
-def fork_server(purpose: Purpose) -> AbstractContextManager[str]:
-    """One for the ranks of the session that is there, or of the one to come; an empty address where they run elsewhere."""
-    return spawn.fork_server(purpose) if is_local() else nullcontext("")
 
 
 def _loopback() -> dict[str, str]:

@@ -12,17 +12,18 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from pipelines import cli
 from pipelines.config import Config, TrackingConfig, loader
 from pipelines.data.ingest import table
 from pipelines.data.sources import resolve
 from pipelines.data.stream.sharding import steps_per_epoch
 from pipelines.data.table.schema import REJECTED_FOLDER, SPLITS, Table
-from pipelines.launch import restarts, resume, session
+from pipelines.launch import reports, restarts, resume, session
+from pipelines.launch.clock import Clock
 from pipelines.launch.preflight import check
 from pipelines.launch.resume import Resumption
 from pipelines.launch.run_lifecycle import recorded
 from pipelines.launch.train_function import work
+from pipelines.launch.workers import spawn
 from pipelines.models import registry
 from pipelines.system import paths
 from pipelines.system.secrets import mask
@@ -30,13 +31,10 @@ from pipelines.track import provenance, run_page
 from pipelines.track.console.console import TrainingConsole
 from pipelines.track.recorder import Recorder
 from pipelines.track.run import TrackedRun
-from pipelines.track.rundir import layout, logs
-from pipelines.track.rundir.events import Event, SpoolReader
+from pipelines.track.rundir import layout
+from pipelines.track.rundir.events import Event
 from pipelines.train.result import Score, TrainingResult
 
-# What rank 0 tells when its work is done (`pipelines.launch.train_function`), and how late a shared file system may show it.
-_LAST_REPORT = "saved"
-_LATE_SECONDS = 10
 # MLflow's import would share the cores with that of TensorFlow and the start of Spark. It waits for Spark's, or so long.
 _MLFLOW_SECONDS = 20
 # Trainings of one process must not write the same table at once.
@@ -62,24 +60,6 @@ class Trial:
     watch: Callable[[Sequence[Event]], None]
     """Called some times a second with what rank 0 has reported since. What it raises ends the training: `EndedEarly` as one that
     promised too little."""
-
-
-@dataclass
-class Clock:
-    """Seconds since the job was submitted, at the marks of the road."""
-
-    submitted: float
-    marks: dict[str, float] = dataclasses.field(default_factory=dict)
-
-    def mark(self, name: str, at: float | None = None) -> None:
-        self.marks.setdefault(name, (at or time.time()) - self.submitted)
-
-    def at(self, name: str) -> float:
-        """Seconds since the Unix epoch; when the job was submitted, for a mark that was not reached."""
-        return self.submitted + self.marks.get(name, 0.0)
-
-    def between(self, start: str, stop: str) -> float:
-        return round(self.marks.get(stop, 0.0) - self.marks.get(start, 0.0), 2)
 
 
 def run_training(
@@ -132,7 +112,7 @@ def run_training(
     clock.mark("end")
     summary |= {"run_id": run.run_id, "model_uri": run.model_uri, "tracking_uri": run.tracking_uri}
     summary["seconds"]["total"] = clock.between("submitted", "end")
-    cli.write_summary(summary, run_dir / layout.SUMMARY_FILE)
+    layout.write_summary(summary, run_dir / layout.SUMMARY_FILE)
     return summary
 
 
@@ -160,7 +140,7 @@ def _train_and_record(
         recorder = Recorder(run, run_dir, data.manifest, title, clock.submitted)
         for name, start, stop in (("set-up", "submitted", "spark"), ("ingest", "spark", "table")):
             recorder.phase(name, clock.at(start), clock.at(stop))
-        pass_on = _reports(run_dir, console, recorder, clock, trial.watch if trial is not None else None)
+        pass_on = reports.follow(run_dir, console, recorder, clock, trial.watch if trial is not None else None)
         # Spark is up, and the ranks wait for TensorFlow, whose import keeps one core busy.
         run.hand_over()
         results = restarts.train(
@@ -175,7 +155,7 @@ def _train_and_record(
             function=work if trial is None or trial.tested else partial(work, tested=False),
             fork_server=server,
         )
-        _hear_out(pass_on, clock, console)
+        reports.await_last_report(pass_on, clock, console)
         clock.mark("trained")
         recorder.phase("launch", clock.at("table"), clock.at("plan"))
         result = results[0]
@@ -224,7 +204,7 @@ def _cluster(
     if trial is not None:
         yield trial.spark, trial.fork_server
         return
-    server = session.fork_server("training") if fork_server is None else nullcontext(fork_server)
+    server = spawn.fork_server_if_local("training") if fork_server is None else nullcontext(fork_server)
     with server as address, session.open_session("convoy-train") as spark:
         for line in check.check(spark, config.launch.workers, str(run_dir)):
             console.warn(line)
@@ -237,46 +217,6 @@ def _record_test(run: TrackedRun, run_dir: Path, test: Score, result: TrainingRe
         tested["test/single_view_accuracy"] = result.single_view_accuracy
     run.metrics(tested, step=result.epochs)
     run.model(run_dir / layout.MODEL_FOLDER)
-
-
-def _reports(
-    run_dir: Path,
-    console: TrainingConsole,
-    recorder: Recorder,
-    clock: Clock,
-    watch: Callable[[Sequence[Event]], None] | None,
-) -> Callable[[], None]:
-    """A function that passes on what the workers have reported since it was last called."""
-    spool, lines = SpoolReader(run_dir / layout.SPOOL_FOLDER), logs.Follower(run_dir / layout.LOG_FOLDER)
-    for event in spool.new_events():
-        # A run that goes on has told this before.
-        recorder.remember(event)
-
-    def pass_on() -> None:
-        events = list(spool.new_events())
-        for event in events:
-            recorder.event(event)
-            if event.rank == 0 and event.kind != "system":
-                clock.mark(event.kind, event.time)
-                console.show(event)
-        if console.verbosity == "verbose":
-            for line in lines.new_lines("rank-*.log"):
-                console.echo(line)
-        if watch is not None:
-            watch([event for event in events if event.rank == 0 and event.kind != "system"])
-
-    return pass_on
-
-
-def _hear_out(pass_on: Callable[[], None], clock: Clock, console: TrainingConsole) -> None:
-    """Wait until the last report of rank 0 is seen: some shared file systems show a file late."""
-    deadline = time.monotonic() + _LATE_SECONDS
-    while _LAST_REPORT not in clock.marks:
-        if time.monotonic() > deadline:
-            console.warn(f"the run folder shows no last report of rank 0 after {_LATE_SECONDS} s; metrics may be missing")
-            return
-        time.sleep(0.1)
-        pass_on()
 
 
 def _announce(config: Config, data: Table, built: bool, console: TrainingConsole, run: TrackedRun) -> None:

@@ -1,7 +1,7 @@
-"""The images of an Arrow column, whatever form it keeps them in, and what is wrong with those that are none.
+"""Images in an Arrow column, whatever form it stores them in, and what is wrong with the values that are not images.
 
 A column holds raw values (bytes of height x width x channels numbers, uint8 or little-endian float32), encoded pictures (PNG,
-JPEG, ...), or lists of numbers. Rows of the first two kinds may be mixed.
+JPEG, ...), or lists of numbers. Rows of the first two kinds may be mixed. No Python object is made for a row of raw values.
 """
 
 import math
@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 
 from pipelines.data.formats.image_file import NoImage
 from pipelines.data.table.schema import BYTES_PER_VALUE, Dtype
-from pipelines.score import columns
 from pipelines.score.digits import read
 
 
@@ -48,11 +47,11 @@ def decode(column: pa.Array, form: Form) -> Decoded:
     """Images and faults of a column of binary values or of lists of numbers."""
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         return _lists(column, form)
-    lengths = columns.lengths(column)
+    found = lengths(column)
     for dtype, size in BYTES_PER_VALUE.items():
-        if (lengths == form.num_values * size).all():
-            return Decoded(columns.images(column, form.shape, dtype), np.arange(len(column)), ())
-    return _mixed(column, lengths, form)
+        if (found == form.num_values * size).all():
+            return Decoded(images(column, form.shape, dtype), np.arange(len(column)), ())
+    return _mixed(column, found, form)
 
 
 def _mixed(column: pa.Array, lengths: npt.NDArray[np.int64], form: Form) -> Decoded:
@@ -98,3 +97,22 @@ def _lists(column: pa.Array, form: Form) -> Decoded:
         for place in np.flatnonzero(lengths != form.num_values).tolist()
     ] + [(place, "a value is missing or not finite") for place in good[~finite].tolist()]
     return Decoded(numbers[finite].reshape(-1, *form.shape), good[finite], tuple(sorted(faults)))
+
+
+def lengths(column: pa.Array) -> npt.NDArray[np.int64]:
+    """Bytes of each value of a binary column [n]; -1 where it is missing."""
+    found: npt.NDArray[np.int64] = pc.fill_null(pc.binary_length(column), -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return found
+
+
+def images(column: pa.Array, shape: tuple[int, int, int], dtype: Dtype) -> npt.NDArray[Any]:
+    """The images [n, height, width, channels] of a binary column; every value must have the length of one image."""
+    # One buffer for all rows, from where this slice of it begins.
+    plain = pa.concat_arrays([pc.cast(column, pa.large_binary())])
+    _, offsets, data = plain.buffers()
+    first = int(np.frombuffer(offsets, np.int64)[plain.offset]) if len(plain) else 0
+    count = len(plain) * int(np.prod(shape))
+    if data is None:
+        return np.empty((len(plain), *shape), np.dtype(dtype))
+    values = np.frombuffer(data, np.dtype(dtype).newbyteorder("<"), count=count, offset=first)
+    return values.reshape(len(plain), *shape)

@@ -16,6 +16,7 @@ from pipelines.errors import ConfigError, LaunchError
 from pipelines.launch import orphans, session, slots
 from pipelines.launch.preflight import check
 from pipelines.launch.run_lifecycle import recorded
+from pipelines.launch.workers import spawn
 from pipelines.launch.workers.commands import GRACE_SECONDS
 from pipelines.sweep import plan, report, results
 from pipelines.sweep.plan import Sweep
@@ -87,7 +88,7 @@ def run_sweep(sweep: Sweep, folder: Path, console: TrainingConsole) -> dict[str,
     with recorded(config.tracking, sweep.config.name, folder, console, log_level=config.launch.log_level) as run:
         run.tags(provenance.tags(folder, "jobs/sweep.py") | {"kind": "sweep", "sweep": sweep.config.name})
         run.text((folder / layout.SWEEP_FILE).read_text(encoding="utf-8"), layout.SWEEP_FILE)
-        with session.fork_server("anything") as address, session.open_session("convoy-sweep") as spark:
+        with spawn.fork_server_if_local("anything") as address, session.open_session("convoy-sweep") as spark:
             for line in check.check(spark, _most_workers(sweep), str(folder)):
                 console.warn(line)
             if study.left:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from pipelines import cli
+from pipelines import errors
 from pipelines.config import Config
 from pipelines.errors import ConvoyError
 from pipelines.launch.run_lifecycle import EndedEarly
@@ -80,7 +80,7 @@ class _Watch:
 
     def __call__(self, events: Sequence[Event]) -> None:
         if self._ground.halt.is_set():
-            raise cli.Interrupted(signal.SIGTERM)
+            raise errors.Interrupted(signal.SIGTERM)
         for event in events:
             if event.kind == "epoch":
                 self._epoch(int(event.values["epoch"]), event.values["metrics"])

@@ -7,7 +7,6 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import horovod.tensorflow as hvd
 import keras
@@ -18,35 +17,15 @@ from pipelines.data.stream.batches import EvaluationData, TrainingData
 from pipelines.errors import TrainingError
 from pipelines.track.rundir.events import SpoolWriter
 from pipelines.track.rundir.logs import set_epoch
-from pipelines.train.checkpoint.state import RandomGenerators, Weights
-from pipelines.train.collectives.horovod import average_statistics, check_equal_state, summed
+from pipelines.train.checkpoint.course import Course
+from pipelines.train.checkpoint.state import RandomGenerators
+from pipelines.train.collectives.horovod import check_equal_state, summed
 from pipelines.train.evaluate import EVALUATION_BATCH_SIZE, Evaluator
-from pipelines.train.optim.ema import averaged_weights
+from pipelines.train.optim.ema import average_statistics, averaged_weights
 from pipelines.train.optim.loss_scale import updater
 
 _log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 0.5
-
-
-@dataclass
-class Course:
-    """How far a training has come, and what it found on the way. Equal on all ranks."""
-
-    epoch: int = 0
-    """Epochs that are complete."""
-    step: int = 0
-    """Steps of the next epoch that are complete."""
-    best_epoch: int = 0
-    best_loss: float = math.inf
-    best_weights: Weights | None = None
-    history: list[dict[str, float]] = field(default_factory=list)
-    """The metrics of each epoch."""
-    dropout_calls: tuple[int, ...] = ()
-    """Where a training goes on inside an epoch: see `RandomGenerators`."""
-    weights_sha256: str = ""
-
-    def stops_early(self, patience: int) -> bool:
-        return patience > 0 and self.epoch - self.best_epoch >= patience
 
 
 def updates(model: keras.Model) -> int:

@@ -12,13 +12,13 @@ from pipelines.config.training import Optimizer, TrainingConfig
 from pipelines.data.table.schema import Table
 from pipelines.errors import ConfigError
 from pipelines.models import registry
-from pipelines.train.collectives.horovod import distributed, guarded
 from pipelines.train.collectives.shared_memory import Neighbours
 from pipelines.train.custom_loss import judged_by_own_loss
 from pipelines.train.kernels.byte_dropout import use_byte_dropout
 from pipelines.train.kernels.fused_adam import fused
 from pipelines.train.kernels.sparse_gradients import use_sparse_gradients
 from pipelines.train.optim.accumulation import holding, in_parts
+from pipelines.train.optim.distributed import distributed, guarded
 from pipelines.train.optim.ema import averaging
 from pipelines.train.optim.loss_scale import LossScaled
 from pipelines.train.optim.schedule import LearningRate, PlannedLearningRate

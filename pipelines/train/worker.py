@@ -20,8 +20,9 @@ from pipelines.track.rundir.events import SpoolWriter
 from pipelines.track.rundir.figure_data import PredictionWriter
 from pipelines.track.rundir.logs import set_epoch
 from pipelines.train import figure_inputs, precision
-from pipelines.train.callback import Course, EpochCallback, updates
+from pipelines.train.callback import EpochCallback, updates
 from pipelines.train.checkpoint import restore
+from pipelines.train.checkpoint.course import Course
 from pipelines.train.checkpoint.state import RandomGenerators
 from pipelines.train.checkpoint.writer import CheckpointWriter
 from pipelines.train.collectives import shared_memory

@@ -17,7 +17,7 @@ def home(tmp_path_factory):
 
 
 def test_the_doctor_looks_at_the_executors_when_asked_for_workers(home):
-    doctor = [sys.executable, "-m", "pipelines.launch.preflight.check", "--workers", "2"]
+    doctor = [sys.executable, str(ROOT / "jobs/doctor.py"), "--workers", "2"]
     variables = environment(home, PYSPARK_SUBMIT_ARGS="--master local[2] pyspark-shell")
     done = subprocess.run(doctor, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -18,8 +18,8 @@ from pipelines.track.rundir.events import SpoolReader, SpoolWriter
 from pipelines.train import compile
 from pipelines.train.checkpoint import store
 from pipelines.train.collectives import horovod as ranks
-from pipelines.train.collectives.horovod import guarded
 from pipelines.train.compile import make_optimizer
+from pipelines.train.optim.distributed import guarded
 from pipelines.train.optim.schedule import PlannedLearningRate, plan
 from pipelines.train.test_time_augmentation import over_views
 from pipelines.train.worker import train

@@ -13,7 +13,7 @@ from pipelines.launch.health import failures
 from pipelines.launch.rendezvous.server import Place, slot_of
 from pipelines.launch.slots import threads_per_worker
 from pipelines.launch.workers import scratch
-from pipelines.launch.workers.supervisor import gpu_environment, horovod_environment
+from pipelines.launch.workers.environment import gpu_environment, horovod_environment
 from pipelines.track.rundir.events import SpoolReader, SpoolWriter
 from pipelines.train.precision import bfloat16_instructions, resolve
 

@@ -34,7 +34,8 @@ def run_dir(home):
 def prepare(*arguments):
     lines = []
     request = cli.parse(arguments, "test", DEFAULT, cli.add_resume)
-    return resume.prepare(request, lines.append), lines
+    wanted, runs_uri = request.options.resume, request.config.launch.runs_uri
+    return resume.prepare(wanted, runs_uri, request.overrides, lines.append), lines
 
 
 @pytest.mark.parametrize("wanted", ["abc123", "latest", "the folder", "the checkpoint", "its arrays"])

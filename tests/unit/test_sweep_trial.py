@@ -3,7 +3,7 @@ import threading
 import pytest
 import yaml
 
-from pipelines import cli
+from pipelines import errors
 from pipelines.launch.run_lifecycle import EndedEarly
 from pipelines.sweep import plan
 from pipelines.sweep.search import Outcome, Study
@@ -60,7 +60,7 @@ def test_epochs_that_a_restarted_training_repeats_count_once(ground):
 def test_when_the_sweep_ends_each_trial_does(ground):
     following = watch(ground)
     ground.halt.set()
-    with pytest.raises(cli.Interrupted):
+    with pytest.raises(errors.Interrupted):
         following([])
 
 

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines import cli
+from pipelines import cli, errors
 from pipelines.errors import ConfigError, LaunchError
 from pipelines.system import paths
 from tools.databricks import bundle, follow, wheel, workspace
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
         run_id = workspace.submit(client, deployment, built, parameters, lambda line: print(line, flush=True))
     try:
         outcome = follow.follow(client, run_id, lambda line: print(line, flush=True), options.poll_seconds)
-    except (cli.Interrupted, KeyboardInterrupt):
+    except (errors.Interrupted, KeyboardInterrupt):
         follow.cancel(client, run_id)
         print(f"run {run_id} is being cancelled", flush=True)
         raise

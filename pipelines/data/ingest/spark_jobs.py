@@ -1,5 +1,6 @@
 """What Convoy's Spark jobs share, in a session that may be a notebook's: bounded batches, cancelling, errors in one line."""
 
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,11 @@ from contextlib import contextmanager
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
+
+from pipelines.errors import DataError
+
+# The last line of a Python worker's traceback, for an error that was meant for the user.
+_USERS_ERROR = re.compile(r"^(?:pipelines\.errors\.)?(?:DataError|ConfigError|ConvoyError): (.+)$", re.MULTILINE)
 
 # Arrow batches are built in memory, and a text row can be ten times its image ("784:0.123456 ").
 _VALUES_PER_ARROW_BATCH = 16 * 2**20
@@ -56,3 +62,13 @@ def cause(error: Py4JJavaError | PySparkException) -> str:
     if "No space left" in reason:
         return f"{reason[:300]}; make room there, or for Spark's scratch files (spark.local.dir)"
     return reason[:300]
+
+
+def explained(error: Py4JJavaError | PySparkException, what: str) -> DataError:
+    """A worker's own DataError as it was, else `what` and the innermost reason."""
+    text = str(error.java_exception) if isinstance(error, Py4JJavaError) else str(error)
+    own = _USERS_ERROR.search(text)
+    if own is not None:
+        return DataError(own.group(1).strip())
+    raised = re.findall(r"^\w[\w.]*(?:Error|Exception): .+$", text, re.MULTILINE)
+    return DataError(f"{what}: {raised[-1][:300] if raised else cause(error)}")

@@ -1,13 +1,10 @@
 """Whether training could work here: found, needed, remedy.
 
-    python -m pipelines.launch.preflight.check [--workers N]
-
 `look` gathers what a machine has, `judge` turns it into rows. Without `--workers` the driver's machine is looked at thoroughly,
 TensorFlow and Horovod being imported in a process of their own, where a crash is a row, too. With it a Spark session is started,
 and every executor that would run a worker is looked at. Every training does the quick half of that before it reads data.
 """
 
-import argparse
 import os
 import shutil
 import sys
@@ -15,11 +12,10 @@ from collections.abc import Sequence
 
 from pyspark.sql import SparkSession
 
-from pipelines import cli
 from pipelines.errors import LaunchError
 from pipelines.launch import session, slots
-from pipelines.launch.preflight.probe import Found, look, look_quickly
-from pipelines.launch.preflight.requirements import Row, judge, judge_executor, works
+from pipelines.launch.preflight.probe import Found, look_quickly
+from pipelines.launch.preflight.requirements import Row, judge_executor
 from pipelines.launch.preflight.spark_conf import judge_settings
 
 
@@ -103,7 +99,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _look_with_spark(driver: Found, workers: int) -> list[Row]:
+def look_with_spark(driver: Found, workers: int) -> list[Row]:
     """Rows about the session and its executors; those of executors that are well come to one row each."""
     try:
         with session.open_session("convoy-doctor") as spark:
@@ -120,23 +116,3 @@ def _look_with_spark(driver: Found, workers: int) -> list[Row]:
         if not wrong:
             rows.append(Row(name, f"Python {found.python}, TensorFlow {found.tensorflow}", "as on the driver"))
     return rows
-
-
-def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="./convoy doctor", description="Whether training could work here.")
-    parser.add_argument("--workers", metavar="N", type=int, help="also start Spark, and look at the executors of so many workers")
-    options = parser.parse_args(arguments)
-    if options.workers is not None and options.workers < 1:
-        parser.error(f"--workers {options.workers}: must be at least 1")
-    found = look()
-    rows = judge(found, options.workers or 1)
-    if options.workers is not None and works(rows):
-        rows += _look_with_spark(found, options.workers)
-    print(table(rows))
-    if not works(rows):
-        raise LaunchError("training could not work here")
-    print("training can work here")
-
-
-if __name__ == "__main__":
-    cli.run(main, sys.argv[1:])

@@ -1,6 +1,7 @@
 """The process of a rank as its supervisor sees it: forked by the driver's fork server where there is one, else started afresh."""
 
 import array
+import atexit
 import contextlib
 import json
 import os
@@ -8,10 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, BinaryIO, Protocol
 
+from pipelines.launch import session
 from pipelines.launch.workers.forkserver import Purpose
 from pipelines.system import local_socket
 from pipelines.system.secrets import without_secrets
@@ -72,6 +75,50 @@ def fork_server(purpose: Purpose) -> Iterator[str]:
     finally:
         process.kill()
         process.wait()
+
+
+def fork_server_if_local(purpose: Purpose) -> AbstractContextManager[str]:
+    """One for the ranks of the session that is there, or of the one to come; an empty address where they run elsewhere."""
+    return fork_server(purpose) if session.is_local() else nullcontext("")
+
+
+class _Kept:
+    """A fork server that lives as long as this process, for sessions that start ranks again and again, as notebooks do.
+
+    Holds the server in a thread of its own: the kernel ends a server with the thread that started it."""
+
+    def __init__(self) -> None:
+        self.address = ""
+        self._started, self._end = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._hold, name="fork-server", daemon=True)
+        self._thread.start()
+        self._started.wait()
+        atexit.register(self.stop)
+
+    def stop(self) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _hold(self) -> None:
+        # Ranks are started afresh where there can be no server.
+        with contextlib.suppress(OSError), fork_server("anything") as self.address:
+            self._started.set()
+            self._end.wait()
+        self._started.set()
+        self.address = ""
+
+
+_lock = threading.Lock()
+_kept: _Kept | None = None
+
+
+def kept_fork_server() -> str:
+    """That of this process's fork server, for supervisors on its machine; it is started with the first call. May be empty."""
+    global _kept
+    with _lock:
+        if _kept is None:
+            _kept = _Kept()
+        return _kept.address
 
 
 def start(

@@ -21,11 +21,11 @@ from pyspark.sql import SparkSession
 
 from pipelines import __version__
 from pipelines.config import Config, IngestConfig
+from pipelines.data.ingest import spark_jobs
 from pipelines.data.ingest.publish import remove_stale
 from pipelines.data.ingest.spark_jobs import arrow_batches, job_group
 from pipelines.data.table.schema import REJECTED_FOLDER
 from pipelines.errors import ConfigError, DataError
-from pipelines.score import sparkerrors
 from pipelines.score.arrow_images import Form
 from pipelines.score.batch import inputs, libsvm_input
 from pipelines.score.batch.inputs import Kind
@@ -106,7 +106,7 @@ def run_scoring(spark: SparkSession, order: Order, kind: Kind, report: Report) -
                 paths.to_spark(str(folder))
             )
         except (Py4JJavaError, PySparkException) as error:
-            raise sparkerrors.explained(error, f"{location} could not be scored") from error
+            raise spark_jobs.explained(error, f"{location} could not be scored") from error
         seconds = time.monotonic() - writing
         done: Tally = tally.value
         _judge(config.ingest, done, report)

@@ -18,10 +18,11 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from pipelines.data.ingest import spark_jobs
 from pipelines.data.ingest.spark_jobs import arrow_batches, job_group
 from pipelines.data.table.schema import IMAGE_COLUMN, LABEL_COLUMN, ImageSpec, Split, Table, TableManifest
 from pipelines.errors import DataError
-from pipelines.score import columns, sparkerrors
+from pipelines.score import arrow_images
 from pipelines.score.evaluate.mcnemar import PairedCounts
 from pipelines.score.model import ModelInfo
 from pipelines.score.spark_model import Shipment, load, shipped
@@ -110,7 +111,7 @@ def evaluate(spark: SparkSession, models: Sequence[ModelInfo], table: Table, spl
             )
             collected = read.coalesce(partitions).mapInArrow(work, _OUT_COLUMNS).collect()
     except (Py4JJavaError, PySparkException) as error:
-        raise sparkerrors.explained(error, f"table {table.uri}: could not be evaluated") from error
+        raise spark_jobs.explained(error, f"table {table.uri}: could not be evaluated") from error
     tallies = [_Tally(**json.loads(row.tally)) for row in collected if row.tally is not None]
     results = tuple(_result(tallies, place) for place in range(len(models)))
     if results[0].rows != expected:
@@ -175,9 +176,9 @@ def tally_batches(
         files = batch.column(2).dictionary_encode()
         starts = np.asarray([first_rows[name] for name in files.dictionary.to_pylist()])
         rows = starts[files.indices.to_numpy()] + batch.column(3).to_numpy()
-        if (columns.lengths(batch.column(0)) != image.num_bytes).any():
+        if (arrow_images.lengths(batch.column(0)) != image.num_bytes).any():
             raise DataError(f"{files.dictionary[0]}: an image does not hold the {image.num_bytes} bytes of its manifest")
-        pixels = columns.images(batch.column(0), image.shape, image.dtype)
+        pixels = arrow_images.images(batch.column(0), image.shape, image.dtype)
         labels = batch.column(1).to_numpy()
         answers = [classifier.probabilities(pixels) for classifier in classifiers]
         _count(tally, labels, answers)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import SparkSession
 
-from pipelines import cli
+from pipelines import errors
 from pipelines.config import TrackingConfig
 from pipelines.data.table.schema import Split, Table
 from pipelines.errors import ConvoyError
@@ -60,7 +60,7 @@ def run_evaluation(spark: SparkSession, choice: Choice, info: ModelInfo, report:
         seconds = time.monotonic() - evaluating
         _record(run, found, table, choice.splits)
         status = "FINISHED"
-    except (cli.Interrupted, KeyboardInterrupt):
+    except (errors.Interrupted, KeyboardInterrupt):
         status = "KILLED"
         raise
     except ConvoyError as error:

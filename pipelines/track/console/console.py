@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from pipelines.cli import Verbosity
+from pipelines.config.schema import Verbosity
 from pipelines.system.secrets import mask
 from pipelines.track.console import terminal
 from pipelines.track.rundir import layout

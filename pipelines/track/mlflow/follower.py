@@ -16,8 +16,8 @@ from pipelines.errors import ConvoyError
 from pipelines.system import paths
 from pipelines.system.secrets import mask
 from pipelines.track.mlflow import server
+from pipelines.track.mlflow.batching import BATCHED, points, requests, single_values
 from pipelines.track.mlflow.journal import EXPERIMENT_ID, RUN_ID, Entry, Journal
-from pipelines.track.requests import BATCHED, points, requests, single_values
 from pipelines.track.rundir import layout, logs
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import keras
 
 from pipelines.config import Config
 from pipelines.track.rundir.events import SpoolWriter
-from pipelines.train.callback import Course
 from pipelines.train.checkpoint import state, store
+from pipelines.train.checkpoint.course import Course
 from pipelines.train.checkpoint.store import State
 from pipelines.train.checkpoint.writer import CheckpointWriter
 from pipelines.train.optim.loss_scale import updater

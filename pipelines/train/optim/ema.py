@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from pipelines.train.collectives.horovod import averaged
 from pipelines.train.optim.loss_scale import updater
 
 # After t steps the average reaches back over a tenth of them, until the configured decay is reached.
@@ -73,3 +74,21 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
         yield
     finally:
         model.set_weights(own)
+
+
+def average_statistics(model: keras.Model) -> None:
+    """Give every rank the mean over ranks of the moving statistics of batch normalization, to be called after an epoch.
+
+    Each rank normalizes by the statistics of its own batch (as Goyal et al. 2017, arXiv:1706.02677, do: a larger batch would be
+    another network). What evaluation uses are moving averages of them, which training itself never reads. They are linear in the
+    statistics of the batches, so their mean now is what a mean in every step would have come to.
+    """
+    statistics = floating(model.non_trainable_weights)
+    trained = {id(weight) for weight in model.trainable_weights}
+    for weight, average in zip(floating(model.weights), averages(model), strict=False):
+        if id(weight) not in trained:
+            statistics.append(average)
+    if not statistics:
+        return
+    for variable, mean in zip(statistics, averaged([tf.convert_to_tensor(s.value) for s in statistics]), strict=True):
+        variable.assign(mean)

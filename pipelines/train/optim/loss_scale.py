@@ -21,7 +21,7 @@ _SMALLEST_SCALE = 2.0**-10
 class LossScaled(keras.optimizers.LossScaleOptimizer):
     """Unscales gradients, and leaves steps out whose gradients are not finite.
 
-    Fails in the graph, as `pipelines.train.collectives.horovod.checked_finite` does, when nothing but such steps follow each
+    Fails in the graph, as `pipelines.train.optim.distributed.checked_finite` does, when nothing but such steps follow each
     other.
     """
 

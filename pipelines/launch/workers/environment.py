@@ -1,0 +1,52 @@
+"""The environment variables that Horovod, TensorFlow and CUDA read when a rank starts."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+from pipelines.config import LaunchConfig
+from pipelines.launch import slots
+from pipelines.launch.rendezvous.server import Place
+from pipelines.system.tensorflow_env import tensorflow_environment
+
+# Horovod's own end of a stalled run comes after the watchdog's, which can say more.
+_HOROVOD_LATER_SECONDS = 30
+
+
+def horovod_environment(place: Place, launch: LaunchConfig) -> dict[str, str]:
+    """The variables that Horovod and TensorFlow read when they start."""
+    slot = place.slot
+    address, _, port = place.server.rpartition(":")
+    cycle = {"HOROVOD_CYCLE_TIME": f"{launch.cycle_milliseconds:g}"} if launch.cycle_milliseconds else {}
+    threads = slots.threads_per_worker(launch.threads_per_worker, slots.own_cores(), slot.local_size)
+    return {
+        "HOROVOD_RANK": str(slot.rank),
+        "HOROVOD_SIZE": str(slot.size),
+        "HOROVOD_LOCAL_RANK": str(slot.local_rank),
+        "HOROVOD_LOCAL_SIZE": str(slot.local_size),
+        "HOROVOD_CROSS_RANK": str(slot.cross_rank),
+        "HOROVOD_CROSS_SIZE": str(slot.cross_size),
+        "HOROVOD_HOSTNAME": slot.hostname,
+        "HOROVOD_CONTROLLER": "gloo",
+        "HOROVOD_CPU_OPERATIONS": "gloo",
+        "HOROVOD_GLOO_RENDEZVOUS_ADDR": address,
+        "HOROVOD_GLOO_RENDEZVOUS_PORT": port,
+        "HOROVOD_GLOO_IFACE": place.interface,
+        "HOROVOD_GLOO_TIMEOUT_SECONDS": str(launch.start_timeout_seconds),
+        "HOROVOD_STALL_CHECK_TIME_SECONDS": str(launch.stall_warning_seconds),
+        "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(launch.stall_shutdown_seconds + _HOROVOD_LATER_SECONDS),
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONUNBUFFERED": "1",
+        **cycle,
+    } | tensorflow_environment(os.environ)
+
+
+def gpu_environment(resources: Mapping[str, Sequence[str]], interface: str) -> dict[str, str]:
+    """The variables that give a rank the GPUs which Spark assigned to its task, and hide all others.
+
+    Args:
+        resources: of the task, addresses by name.
+        interface: the network interface on which the ranks reach each other; NCCL would choose for itself.
+    """
+    if not resources.get("gpu"):
+        return {}
+    return {"CUDA_VISIBLE_DEVICES": ",".join(resources["gpu"]), "NCCL_SOCKET_IFNAME": interface}
