@@ -18,12 +18,12 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     if options.workers is not None and options.workers < 1:
         parser.error(f"--workers {options.workers}: must be at least 1")
-    found = probe.look()
-    rows = requirements.judge(found, options.workers or 1)
-    if options.workers is not None and requirements.works(rows):
-        rows += check.look_with_spark(found, options.workers)
+    found = probe.probe_node()
+    rows = requirements.check_node(found, options.workers or 1)
+    if options.workers is not None and requirements.all_pass(rows):
+        rows += check.check_with_spark(found, options.workers)
     print(check.table(rows))
-    if not requirements.works(rows):
+    if not requirements.all_pass(rows):
         raise LaunchError("training could not work here")
     print("training can work here")
 

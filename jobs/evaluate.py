@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from pipelines import cli
 from pipelines.launch.session import open_session
-from pipelines.score import flags, model, registry
+from pipelines.score import classifier, flags, model_registry
 from pipelines.score.evaluate.dataset import choose
-from pipelines.score.evaluate.run import run_evaluation
+from pipelines.score.evaluate.evaluation_run import run_evaluation
 from pipelines.track.mlflow.follower import default_tracking_uri
 
 
@@ -26,8 +26,8 @@ def main(arguments: Sequence[str]) -> None:
     tracking, options = request.config.tracking, request.options
     flags.check_rows(options)
     if options.register:
-        registry.check_name(options.register)
-    info = model.find(options.model, default_tracking_uri(tracking), tracking.experiment)
+        model_registry.check_name(options.register)
+    info = classifier.find(options.model, default_tracking_uri(tracking), tracking.experiment)
     choice = choose(request.config, info, options.table, options.split, request.say)
     with open_session("convoy-evaluate") as spark:
         summary = run_evaluation(spark, choice, info, request.say)
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
     request.say(f"accuracy {100 * test['accuracy']:.2f} %  (loss {test['loss']:.4f}, {test['rows']:,} rows)")
     request.say(f"run {summary['run_id']}" + (f" below {summary['parent_run_id']}" if summary["parent_run_id"] else ""))
     if options.register:
-        summary["registered"] = registry.registered(info.uri, options.register, default_tracking_uri(tracking), request.say)
+        summary["registered"] = model_registry.registered(info.uri, options.register, default_tracking_uri(tracking), request.say)
     request.write_summary(summary)
 
 

@@ -16,7 +16,7 @@ from pipelines.launch.session import open_session
 
 def main(arguments: Sequence[str]) -> None:
     request = cli.parse(arguments, "Write the Parquet table of a data set.", "conf/train_cnn.yml")
-    source = resolve.resolve(request.config.data, request.say)
+    source = resolve.resolve_source(request.config.data, request.say)
     started = time.monotonic()
     with open_session("convoy-ingest") as spark:
         found, built = table.open_or_build(spark, request.config, source, request.say)

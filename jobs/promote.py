@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pipelines import cli
 from pipelines.errors import ConfigError
 from pipelines.launch.session import open_session
-from pipelines.score import flags, model, registry
+from pipelines.score import classifier, flags, model_registry
 from pipelines.score.evaluate.dataset import choose
 from pipelines.score.evaluate.evaluation import evaluate
 from pipelines.track.mlflow.follower import default_tracking_uri
@@ -32,12 +32,14 @@ def main(arguments: Sequence[str]) -> None:
     if not 0 < options.significance <= 1:
         raise ConfigError(f"--significance {options.significance}: must be more than 0 and at most 1, usually 0.05")
     tracking_uri = default_tracking_uri(request.config.tracking)
-    client = model.connect(tracking_uri, options.name)
-    versions = [registry.version_of(client, options.name, alias) for alias in (registry.CHALLENGER, registry.CHAMPION)]
+    client = classifier.connect(tracking_uri, options.name)
+    versions = [
+        model_registry.version_of(client, options.name, alias) for alias in (model_registry.CHALLENGER, model_registry.CHAMPION)
+    ]
     challenger, champion = versions
     if challenger is None or challenger == champion:
         raise ConfigError(f"{options.name}: has no challenger; train with --register {options.name} first")
-    infos = [model.find(f"models:/{options.name}/{version}", tracking_uri) for version in versions if version is not None]
+    infos = [classifier.find(f"models:/{options.name}/{version}", tracking_uri) for version in versions if version is not None]
     choice = choose(request.config, infos[0], options.table, options.split, request.say)
     started = time.monotonic()
     with open_session("convoy-promote") as spark:
@@ -45,10 +47,10 @@ def main(arguments: Sequence[str]) -> None:
         found = evaluate(spark, infos, table, choice.splits)
     digest = table.manifest.digest
     if found.pairs is None:
-        decision = registry.first_champion(found.results[0].accuracy, found.results[0].rows, digest)
+        decision = model_registry.first_champion(found.results[0].accuracy, found.results[0].rows, digest)
     else:
-        decision = registry.decide(found.pairs, options.significance, digest)
-    registry.record(client, options.name, challenger, champion, decision)
+        decision = model_registry.decide(found.pairs, options.significance, digest)
+    model_registry.record(client, options.name, challenger, champion, decision)
     request.say(
         f"{options.name} version {challenger} is {'now champion' if decision.promoted else 'not promoted'}: {decision.reason}"
     )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pipelines import cli
 from pipelines.config import loader
 from pipelines.errors import ConfigError
-from pipelines.sweep import plan, results, run
+from pipelines.sweep import plan, results, run_sweep
 from pipelines.track.console.console import TrainingConsole
 from pipelines.track.rundir import layout
 
@@ -27,12 +27,12 @@ def main(arguments: Sequence[str]) -> None:
     if bool(options.file) == bool(options.resume):
         raise ConfigError("one of FILE and --resume SWEEP is needed; the ready-made sweeps lie in conf/sweeps/")
     if options.resume:
-        sweep, folder = run.find(options.resume, overrides)
+        sweep, folder = run_sweep.find(options.resume, overrides)
     else:
         sweep = plan.load(loader.find(options.file), overrides)
-        folder = run.begin(sweep)
+        folder = run_sweep.begin(sweep)
     console = TrainingConsole(epochs=1, verbosity=cli.verbosity_of(options))
-    summary = run.run_sweep(sweep, folder, console)
+    summary = run_sweep.run_sweep(sweep, folder, console)
     for line in results.closing(sweep, summary):
         console.say(line)
     if options.summary is not None:

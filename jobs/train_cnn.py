@@ -29,13 +29,13 @@ def main(arguments: Sequence[str]) -> None:
 def _train(request: cli.Request, fork_server: str) -> None:
     from pipelines.launch import resume
     from pipelines.launch.training import run_training
-    from pipelines.score import registry
+    from pipelines.score import model_registry
     from pipelines.track.console.console import TrainingConsole
     from pipelines.track.mlflow.follower import default_tracking_uri
 
     name = request.options.register
     if name:
-        registry.check_name(name)
+        model_registry.check_name(name)
     resumption = None
     if request.options.resume:
         runs_uri = request.config.launch.runs_uri
@@ -46,7 +46,7 @@ def _train(request: cli.Request, fork_server: str) -> None:
     console.result(summary)
     if name:
         tracking_uri = default_tracking_uri(config.tracking)
-        summary["registered"] = registry.registered(summary["model_uri"], name, tracking_uri, request.say)
+        summary["registered"] = model_registry.registered(summary["model_uri"], name, tracking_uri, request.say)
     request.write_summary(summary)
 
 

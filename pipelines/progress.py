@@ -32,7 +32,7 @@ class Stopped(BaseException):
     """The rank was asked to stop, and has kept what it had. Not an Exception, so that no cleanup code swallows it."""
 
 
-class _Rank:
+class _RankState:
     """One for the process."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class _Rank:
         self.stop = threading.Event()
 
 
-_rank = _Rank()
+_rank = _RankState()
 
 
 def mark(activity: str) -> None:

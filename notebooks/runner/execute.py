@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from notebooks.runner import outputs, runtime, source
-from notebooks.runner.outputs import Failure, Output, Text
+from notebooks.runner.outputs import CellError, Output, Text
 from notebooks.runner.source import Cell, Notebook, NotebookError
 from pipelines.errors import ConvoyError
 
@@ -129,7 +129,7 @@ class _Runner:
         own = [i for i, frame in enumerate(frames) if frame.filename == str(self._notebook.path)]
         shown = traceback.TracebackException.from_exception(error)
         shown.stack = traceback.StackSummary.from_list(frames[own[0] :] if own else [])
-        self._emit(Failure(str(error) if isinstance(error, ConvoyError) else "".join(shown.format(chain=False))))
+        self._emit(CellError(str(error) if isinstance(error, ConvoyError) else "".join(shown.format(chain=False))))
         line = (frames[own[-1]].lineno or 1) - cell.first_line + 1 if own else 1
         reason = str(error) if isinstance(error, ConvoyError) else f"{type(error).__name__}: {error}".split("\n", 1)[0]
         return NotebookError(f"{source.place(self._notebook.name, cell.number, line)}: {reason}")

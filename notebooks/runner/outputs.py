@@ -24,19 +24,19 @@ class Html:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageOutput:
     png: bytes
     description: str
     """For people who do not see it."""
 
 
 @dataclass(frozen=True)
-class Failure:
+class CellError:
     traceback: str
     """From the cell's own line on."""
 
 
-Output = Text | Html | Picture | Failure
+Output = Text | Html | ImageOutput | CellError
 
 
 def displayed(value: object) -> Output:
@@ -61,17 +61,17 @@ def result(value: object) -> Output:
     return Text(text, "result")
 
 
-def picture(figure: Any) -> Picture:
+def picture(figure: Any) -> ImageOutput:
     """A matplotlib figure. Its title is the description."""
     png = io.BytesIO()
     figure.savefig(png, dpi=_DPI, format="png")
     # The title of a whole figure is among its texts.
     texts = [text.get_text() for text in figure.texts] + [axes.get_title() for axes in figure.axes]
     words = [" ".join(text.split()) for text in texts]
-    return Picture(png.getvalue(), " ".join(filter(None, words)) or "figure")
+    return ImageOutput(png.getvalue(), " ".join(filter(None, words)) or "figure")
 
 
-def open_figures() -> list[Picture]:
+def open_figures() -> list[ImageOutput]:
     """The figures of `matplotlib.pyplot` that a cell left open; they are closed."""
     pyplot = sys.modules.get("matplotlib.pyplot")
     if pyplot is None:

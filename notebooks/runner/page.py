@@ -12,7 +12,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer, SqlLexer
 
 from notebooks.runner.execute import CellResult, Execution
-from notebooks.runner.outputs import Failure, Html, Output, Picture, Text
+from notebooks.runner.outputs import CellError, Html, ImageOutput, Output, Text
 from notebooks.runner.source import Cell, Notebook
 
 _STYLE = Path(__file__).with_name("page.css")
@@ -99,11 +99,11 @@ def _output(output: Output) -> str:
             return f'<div class="output"><pre class="{stream}">{html.escape(_overwritten(text))}</pre></div>'
         case Html(markup):
             return f'<div class="output">{markup}</div>'
-        case Picture(png, description):
+        case ImageOutput(png, description):
             source = base64.b64encode(png).decode()
             alternative = html.escape(description, quote=True)
             return f'<div class="output"><img src="data:image/png;base64,{source}" alt="{alternative}"></div>'
-        case Failure(traceback):
+        case CellError(traceback):
             return f'<div class="output failure"><pre>{html.escape(traceback)}</pre></div>'
 
 

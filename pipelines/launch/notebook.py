@@ -24,7 +24,7 @@ from pipelines.launch.training import run_training
 from pipelines.system import paths
 from pipelines.track import finished_run
 from pipelines.track.console.console import TrainingConsole
-from pipelines.track.finished_run import RecordedRun
+from pipelines.track.finished_run import FinishedRun
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -68,7 +68,7 @@ def open_table(config: Config) -> Table:
     Raises:
         ConvoyError: the data cannot be had, or a line of it is malformed.
     """
-    source = resolve.resolve(config.data, print)
+    source = resolve.resolve_source(config.data, print)
     ready = table.find(config, source)
     if ready is not None:
         return ready
@@ -90,7 +90,7 @@ def images(table: Table, split: Split, count: int) -> "Block":
     return np.concatenate([block[0] for block in blocks]), np.concatenate([block[1] for block in blocks])
 
 
-def train(config: Config, *, again: bool = False) -> RecordedRun:
+def train(config: Config, *, again: bool = False) -> FinishedRun:
     """Train as configured and record the run; or take the newest finished run with this configuration and this table.
 
     Args:
@@ -126,7 +126,7 @@ def _spark() -> "SparkSession":
     return _kept.enter_context(session.open_session("convoy-lab"))
 
 
-def _earlier(config: Config, table_uri: str) -> RecordedRun | None:
+def _earlier(config: Config, table_uri: str) -> FinishedRun | None:
     wanted = _comparable(config)
     return finished_run.newest(
         paths.to_python(config.launch.runs_uri),

@@ -59,7 +59,7 @@ def release(run_dir: Path) -> None:
     (run_dir / _FILE).unlink(missing_ok=True)
 
 
-def bury(runs: Path, say: Callable[[str], None]) -> list[Path]:
+def mark_killed(runs: Path, say: Callable[[str], None]) -> list[Path]:
     """Find runs whose driver is gone, say so with the way to resume, and write their end into their journals.
 
     Args:

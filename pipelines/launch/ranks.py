@@ -71,7 +71,7 @@ def run(
 def _on_spark(spark: SparkSession, call: tuple[Any, ...], launch: LaunchConfig, work_dir: Path) -> list[Any]:
     # First, so that it imports during the checks.
     server = spawn.kept_fork_server() if session.is_local() else ""
-    check.check(spark, launch.workers, str(work_dir))
+    check.check_cluster(spark, launch.workers, str(work_dir))
     ranks = barrier.start(spark, _call, call, launch=launch, work_dir=work_dir, fork_server=server)
     try:
         while not ranks.wait(1):

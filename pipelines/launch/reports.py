@@ -23,7 +23,7 @@ def follow(
     watch: Callable[[Sequence[Event]], None] | None,
 ) -> Callable[[], None]:
     """A function that passes on what the workers have reported since it was last called."""
-    spool, lines = SpoolReader(run_dir / layout.SPOOL_FOLDER), logs.Follower(run_dir / layout.LOG_FOLDER)
+    spool, lines = SpoolReader(run_dir / layout.SPOOL_FOLDER), logs.LogTail(run_dir / layout.LOG_FOLDER)
     for event in spool.new_events():
         # A run that goes on has told this before.
         recorder.remember(event)

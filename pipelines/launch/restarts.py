@@ -14,7 +14,7 @@ from pipelines.launch import resume, slots
 from pipelines.launch.health.watchdog import Watchdog
 from pipelines.launch.train_function import work
 from pipelines.launch.workers import barrier
-from pipelines.launch.workers.barrier import Launch, RankError
+from pipelines.launch.workers.barrier import RankError, WorkerGroup
 from pipelines.track.rundir import layout
 from pipelines.train.checkpoint import store
 from pipelines.train.checkpoint.store import Checkpoint
@@ -103,7 +103,7 @@ def _on_what_is_left(spark: SparkSession, config: Config, wanted: int, lost: Ran
     return dataclasses.replace(config, launch=dataclasses.replace(launch, workers=workers))
 
 
-def _watch(launch: Launch, watchdog: Watchdog, poll: Callable[[], None], warn: Callable[[str], None]) -> None:
+def _watch(launch: WorkerGroup, watchdog: Watchdog, poll: Callable[[], None], warn: Callable[[str], None]) -> None:
     """Follow the workers to their end, or bring it about when they are stalled."""
     try:
         while not launch.wait(_POLL_SECONDS):

@@ -12,8 +12,8 @@ from pipelines.launch import orphans
 from pipelines.launch.workers import scratch
 from pipelines.system import paths, writeback
 from pipelines.track.console.console import TrainingConsole
-from pipelines.track.run import Status, TrackedRun
 from pipelines.track.rundir import layout, logs
+from pipelines.track.tracked_run import Status, TrackedRun
 from pipelines.train.checkpoint import store
 
 _ERROR_LENGTH = 500
@@ -60,7 +60,7 @@ def recorded(
         if parent is None:
             log = log_to(run_dir, log_level)
         console.say(f"run folder {paths.display(run_dir)}, logs in {paths.display(run_dir / layout.LOG_FOLDER)}")
-        left_behind = orphans.bury(run_dir.parent, console.say)
+        left_behind = orphans.mark_killed(run_dir.parent, console.say)
         orphans.claim(run_dir)
     except OSError as error:
         raise _unwritable(error, run_dir) from error

@@ -35,11 +35,11 @@ def work(config: Config, table: Table, run_dir: str, checkpoint: str | None = No
 
     from pipelines.data.stream.reader import read_blocks
     from pipelines.data.stream.sharding import RowRange
-    from pipelines.track.mlflow import model as tracked_model
+    from pipelines.track.mlflow import logged_model as tracked_model
     from pipelines.train.collectives import shared_memory
     from pipelines.train.worker import train
 
-    if shared_memory.wanted(config):
+    if shared_memory.is_usable(config):
         # Horovod reads it when it starts.
         os.environ.setdefault("HOROVOD_CYCLE_TIME", str(shared_memory.CYCLE_MILLISECONDS))
     with progress.waiting("looking for the other ranks"):

@@ -30,9 +30,9 @@ from pipelines.system.secrets import mask
 from pipelines.track import provenance, run_page
 from pipelines.track.console.console import TrainingConsole
 from pipelines.track.recorder import Recorder
-from pipelines.track.run import TrackedRun
 from pipelines.track.rundir import layout
 from pipelines.track.rundir.events import Event
+from pipelines.track.tracked_run import TrackedRun
 from pipelines.train.result import Score, TrainingResult
 
 # MLflow's import would share the cores with that of TensorFlow and the start of Spark. It waits for Spark's, or so long.
@@ -126,7 +126,7 @@ def _train_and_record(
     trial: Trial | None,
     fork_server: str | None,
 ) -> dict[str, Any]:
-    source = resolve.resolve(config.data, console.say)
+    source = resolve.resolve_source(config.data, console.say)
     with _cluster(config, console, run_dir, trial, fork_server) as (spark, server):
         clock.mark("spark")
         with _tables:
@@ -161,7 +161,7 @@ def _train_and_record(
         result = results[0]
         if result.test is not None:
             _record_test(run, run_dir, result.test, result)
-            outcome = run_page.Result(
+            outcome = run_page.RunOutcome(
                 accuracy=result.test.accuracy,
                 loss=result.test.loss,
                 epochs=result.epochs,
@@ -206,7 +206,7 @@ def _cluster(
         return
     server = spawn.fork_server_if_local("training") if fork_server is None else nullcontext(fork_server)
     with server as address, session.open_session("convoy-train") as spark:
-        for line in check.check(spark, config.launch.workers, str(run_dir)):
+        for line in check.check_cluster(spark, config.launch.workers, str(run_dir)):
             console.warn(line)
         yield spark, address
 

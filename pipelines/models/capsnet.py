@@ -28,7 +28,7 @@ import keras
 from keras import KerasTensor, layers, ops
 
 from pipelines.data.table.schema import ImageSpec
-from pipelines.models.layers import OwnLoss, raw_input, require_size, scaled
+from pipelines.models.layers import CustomLoss, raw_input, require_size, scaled
 
 _SIZE = 9
 _PRIMARY = 8
@@ -70,7 +70,7 @@ def margin_loss(labels: KerasTensor, lengths: KerasTensor) -> KerasTensor:
     return ops.mean(ops.sum(too_short + _SHORT_WEIGHT * too_long, axis=-1))
 
 
-LOSS = OwnLoss(layer="lengths", function=margin_loss)
+LOSS = CustomLoss(layer="lengths", function=margin_loss)
 
 
 def _routed(votes: KerasTensor) -> KerasTensor:

@@ -10,7 +10,7 @@ from pipelines.data.table.schema import ImageSpec
 
 
 @dataclass(frozen=True)
-class OwnLoss:
+class CustomLoss:
     """What a network is trained by, where that is not cross-entropy. A network's module names it `LOSS`."""
 
     layer: str

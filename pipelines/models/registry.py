@@ -13,7 +13,7 @@ from pipelines.errors import ConfigError
 if TYPE_CHECKING:
     import keras
 
-    from pipelines.models.layers import OwnLoss
+    from pipelines.models.layers import CustomLoss
 
 # Each module has `build(image: ImageSpec, num_classes: int) -> keras.Model`, and `LOSS: OwnLoss` where that is not cross-entropy.
 NETWORKS: dict[str, str] = {
@@ -68,7 +68,7 @@ def build(name: str, image: ImageSpec, num_classes: int) -> "keras.Model":
     return model
 
 
-def own_loss(name: str) -> "OwnLoss | None":
+def custom_loss(name: str) -> "CustomLoss | None":
     """The loss that a network brings along, None where it is trained by cross-entropy."""
-    loss: OwnLoss | None = getattr(importlib.import_module(NETWORKS[name]), "LOSS", None)
+    loss: CustomLoss | None = getattr(importlib.import_module(NETWORKS[name]), "LOSS", None)
     return loss

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pipelines.config import loader
 from pipelines.config.rules import rule
 from pipelines.errors import ConfigError
-from pipelines.sweep.space import SEED, Axis, Choice, Choices, Range, label_of
+from pipelines.sweep.space import SEED, Axis, Choices, Option, Range, label_of
 
 _RANGE_KEYS = {"low", "high", "log"}
 
@@ -49,7 +49,7 @@ def _values(key: str, given: Any) -> Choices:
     wanted = loader.type_of(key, "space")
     if not isinstance(given, list) or not given:
         raise ConfigError(f"space.{key}={given}: must be a list of values, or a range such as {{low: 0.1, high: 0.5}}")
-    return Choices(key, _different(f"space.{key}", [Choice(label_of(_as(key, value, wanted)), {key: value}) for value in given]))
+    return Choices(key, _different(f"space.{key}", [Option(label_of(_as(key, value, wanted)), {key: value}) for value in given]))
 
 
 def _points(name: str, given: Any) -> Choices:
@@ -59,10 +59,10 @@ def _points(name: str, given: Any) -> Choices:
     for label, settings in given.items():
         for key, value in settings.items():
             _as(key, value, loader.type_of(str(key), f"points.{name}.{label}"))
-    return Choices(name, _different(f"points.{name}", [Choice(str(label), dict(settings)) for label, settings in given.items()]))
+    return Choices(name, _different(f"points.{name}", [Option(str(label), dict(settings)) for label, settings in given.items()]))
 
 
-def _different(key: str, choices: list[Choice]) -> tuple[Choice, ...]:
+def _different(key: str, choices: list[Option]) -> tuple[Option, ...]:
     labels = [choice.label for choice in choices]
     rule(len(set(labels)) == len(labels), key, labels, "a list without repetitions")
     return tuple(choices)

@@ -111,12 +111,12 @@ class Sweep:
         return next(iter(self.bases.values()))
 
     @property
-    def points(self) -> list[dict[str, space.Place]]:
+    def points(self) -> list[dict[str, space.AxisValue]]:
         """Of a grid; empty for a search that draws."""
         return list(space.grid(self._choices)) if self.config.search == "grid" else []
 
     @property
-    def samples(self) -> list[dict[str, space.Place]]:
+    def samples(self) -> list[dict[str, space.AxisValue]]:
         """All points of a grid; of a search that draws all ends and choices, each with the first places of the other axes."""
         first = {axis.name: axis.samples[0] for axis in self.axes}
         return self.points or [first | {axis.name: place} for axis in self.axes for place in axis.samples] or [first]
@@ -166,7 +166,7 @@ def load(file: Path, overrides: Iterable[str] = ()) -> Sweep:
         _check_keys(axes, _settings(content), overrides)
         bases = {path.stem: _base(path, content, overrides) for path in _files(content)}
         if "configs" in content:
-            axes = (Choices(CONFIGURATION, tuple(space.Choice(name) for name in bases)), *axes)
+            axes = (Choices(CONFIGURATION, tuple(space.Option(name) for name in bases)), *axes)
     except ConfigError as error:
         raise ConfigError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from error
     sweep = Sweep(config=config, bases=bases, axes=axes, text=file.read_text(encoding="utf-8"))
@@ -242,7 +242,7 @@ def _check_points(sweep: Sweep, file: Path) -> None:
             raise ConfigError(f"{file}: {error}{where}") from error
 
 
-def without_seed(assignment: Assignment) -> dict[str, space.Place]:
+def without_seed(assignment: Assignment) -> dict[str, space.AxisValue]:
     """What trials that differ in their seed alone have in common."""
     return {name: place for name, place in assignment.items() if name != SEED}
 

@@ -11,11 +11,11 @@ from pipelines.config import loader
 from pipelines.data.ingest import table
 from pipelines.data.sources import resolve
 from pipelines.errors import ConvoyError
-from pipelines.score import model
+from pipelines.score import classifier
 from pipelines.score.evaluate.evaluation import evaluate
 from pipelines.sweep import results
 from pipelines.sweep.plan import Sweep
-from pipelines.sweep.search import Ended, Study
+from pipelines.sweep.search import FinishedTrial, Study
 from pipelines.sweep.space import Choices, Range, short_names
 from pipelines.system import paths, writeback
 from pipelines.system.secrets import mask
@@ -23,20 +23,20 @@ from pipelines.track.figures import parallel_coordinates
 from pipelines.track.figures.style import Drawing
 from pipelines.track.mlflow.journal import EXPERIMENT_ID, RUN_ID, Journal
 from pipelines.track.mlflow.replay import replay
-from pipelines.track.run import TrackedRun
 from pipelines.track.run_page import DESCRIPTION_TAG
 from pipelines.track.rundir import layout
+from pipelines.track.tracked_run import TrackedRun
 
 BEST_FILE = "best.yml"
 _SHOWN_ROWS = 20
 _FIGURE = "parallel_coordinates"
 
 
-def counts(ended: Sequence[Ended]) -> dict[str, int]:
+def counts(ended: Sequence[FinishedTrial]) -> dict[str, int]:
     return {state: sum(trial.outcome.state == state for trial in ended) for state in ("finished", "pruned", "failed")}
 
 
-def tables(run: TrackedRun, sweep: Sweep, ended: Sequence[Ended], folder: Path) -> None:
+def tables(run: TrackedRun, sweep: Sweep, ended: Sequence[FinishedTrial], folder: Path) -> None:
     """Tables of the trials so far, in the sweep's folder and on its run."""
     every = results.rows(sweep, ended)
     _keep(run, folder, "results.csv", results.as_csv(every))
@@ -47,15 +47,15 @@ def tables(run: TrackedRun, sweep: Sweep, ended: Sequence[Ended], folder: Path) 
         _keep(run, folder, "comparison.md", results.as_markdown(by_configuration, sweep.metric) + "\n")
 
 
-def test_best(spark: SparkSession, sweep: Sweep, study: Study, best: Ended, say: Callable[[str], None]) -> None:
+def test_best(spark: SparkSession, sweep: Sweep, study: Study, best: FinishedTrial, say: Callable[[str], None]) -> None:
     """Show the best trial's model the test rows, which no trial has seen, and log both to the trial's run.
 
     Raises:
         ConvoyError: the table or the model is not what it was.
     """
     config, run_dir = sweep.configuration(best.assignment), Path(best.outcome.run_dir)
-    data, _ = table.open_or_build(spark, config, resolve.resolve(config.data, lambda _: None), say)
-    found = evaluate(spark, [model.read_info(run_dir / layout.MODEL_FOLDER, str(run_dir))], data, ("test",)).results[0]
+    data, _ = table.open_or_build(spark, config, resolve.resolve_source(config.data, lambda _: None), say)
+    found = evaluate(spark, [classifier.read_info(run_dir / layout.MODEL_FOLDER, str(run_dir))], data, ("test",)).results[0]
     tested = {"test/loss": found.loss, "test/accuracy": found.accuracy}
     study.amend(best.number, metrics=dict(best.outcome.metrics) | tested)
     run = TrackedRun(config.tracking, "", run_dir)
@@ -67,7 +67,7 @@ def test_best(spark: SparkSession, sweep: Sweep, study: Study, best: Ended, say:
         writeback.close(run_dir)
 
 
-def outcome(run: TrackedRun, sweep: Sweep, ended: Sequence[Ended], best: Ended | None, folder: Path) -> None:
+def outcome(run: TrackedRun, sweep: Sweep, ended: Sequence[FinishedTrial], best: FinishedTrial | None, folder: Path) -> None:
     """All that is known at the end."""
     tables(run, sweep, ended, folder)
     run.metrics({f"trials/{state}": number for state, number in counts(ended).items()}, step=0)
@@ -82,7 +82,7 @@ def outcome(run: TrackedRun, sweep: Sweep, ended: Sequence[Ended], best: Ended |
         run.tags({DESCRIPTION_TAG: _description(sweep, ended, best)})
 
 
-def described(sweep: Sweep, best: Ended, folder: Path) -> dict[str, Any]:
+def described(sweep: Sweep, best: FinishedTrial, folder: Path) -> dict[str, Any]:
     """The best trial, for the summary."""
     return {
         "trial": best.number,
@@ -95,7 +95,7 @@ def described(sweep: Sweep, best: Ended, folder: Path) -> dict[str, Any]:
     }
 
 
-def complete(folder: Path, ended: Sequence[Ended], warn: Callable[[str], None]) -> None:
+def complete(folder: Path, ended: Sequence[FinishedTrial], warn: Callable[[str], None]) -> None:
     """Hand over what MLflow lacks of the trials' runs, because it did not have the sweep's in time."""
     lacking = [Path(trial.outcome.run_dir) for trial in ended if Path(trial.outcome.run_dir, "tracking").is_dir()]
     lacking = [run_dir for run_dir in lacking if Journal(run_dir).pending()]
@@ -113,7 +113,7 @@ def _keep(run: TrackedRun, folder: Path, name: str, content: str) -> None:
     run.text(content, name)
 
 
-def _figure(sweep: Sweep, ended: Sequence[Ended]) -> Drawing:
+def _figure(sweep: Sweep, ended: Sequence[FinishedTrial]) -> Drawing:
     names = short_names([axis.name for axis in sweep.axes])
     every = results.rows(sweep, ended)
     for row, trial in zip(every, results.in_order(sweep, ended), strict=True):
@@ -130,7 +130,7 @@ def _figure(sweep: Sweep, ended: Sequence[Ended]) -> Drawing:
     )
 
 
-def _description(sweep: Sweep, ended: Sequence[Ended], best: Ended | None) -> str:
+def _description(sweep: Sweep, ended: Sequence[FinishedTrial], best: FinishedTrial | None) -> str:
     number = counts(ended)
     parts = [
         f"Sweep `{sweep.config.name}` ({sweep.config.search}): {number['finished']} trials finished, "

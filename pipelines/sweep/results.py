@@ -8,22 +8,22 @@ from typing import Any
 
 from pipelines.sweep import space
 from pipelines.sweep.plan import Sweep, without_seed
-from pipelines.sweep.search import Ended, Outcome
-from pipelines.sweep.space import Place
+from pipelines.sweep.search import FinishedTrial, TrialOutcome
+from pipelines.sweep.space import AxisValue
 
 
-def in_order(sweep: Sweep, ended: Sequence[Ended]) -> list[Ended]:
+def in_order(sweep: Sweep, ended: Sequence[FinishedTrial]) -> list[FinishedTrial]:
     """The best first; then those that were pruned, which came less far, and those that failed."""
     rank = {"finished": 0, "pruned": 1, "failed": 2}
 
-    def key(trial: Ended) -> tuple[int, float, int]:
+    def key(trial: FinishedTrial) -> tuple[int, float, int]:
         value = trial.outcome.value
         return rank[trial.outcome.state], 0.0 if value is None else value if sweep.minimised else -value, trial.number
 
     return sorted(ended, key=key)
 
 
-def best(sweep: Sweep, ended: Sequence[Ended]) -> Ended | None:
+def best(sweep: Sweep, ended: Sequence[FinishedTrial]) -> FinishedTrial | None:
     """The trial that won. Of those that differ in their seed alone the mean counts, and the first stands for all.
 
     None when no trial has finished, and where nothing is chosen.
@@ -35,7 +35,7 @@ def best(sweep: Sweep, ended: Sequence[Ended]) -> Ended | None:
     return min(groups, key=lambda group: sign * statistics.mean(_values(group)), default=[None])[0]
 
 
-def trial_line(sweep: Sweep, trial: Ended, ended: int) -> str:
+def trial_line(sweep: Sweep, trial: FinishedTrial, ended: int) -> str:
     """One line on a trial that has just ended.
 
     Args:
@@ -54,7 +54,7 @@ def trial_line(sweep: Sweep, trial: Ended, ended: int) -> str:
     return "  ".join(part for part in parts if part)
 
 
-def rows(sweep: Sweep, ended: Sequence[Ended]) -> list[dict[str, Any]]:
+def rows(sweep: Sweep, ended: Sequence[FinishedTrial]) -> list[dict[str, Any]]:
     """The table of all trials, the best first, as one mapping a row."""
     names = space.short_names([axis.name for axis in sweep.axes])
     extra = [name for name in ("test/accuracy", "test/loss") if name != sweep.metric]
@@ -72,7 +72,7 @@ def rows(sweep: Sweep, ended: Sequence[Ended]) -> list[dict[str, Any]]:
     ]
 
 
-def comparison(sweep: Sweep, ended: Sequence[Ended]) -> list[dict[str, Any]]:
+def comparison(sweep: Sweep, ended: Sequence[FinishedTrial]) -> list[dict[str, Any]]:
     """A row for each configuration, with mean and range over its seeds, in the order of the sweep's file."""
     names = space.short_names([axis.name for axis in sweep.axes])
     found = []
@@ -113,26 +113,26 @@ def as_text(table: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
     return ["  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
 
-def header(sweep: Sweep, config: Ended, command: str) -> str:
+def header(sweep: Sweep, config: FinishedTrial, command: str) -> str:
     """Comment lines for the file with the best configuration."""
     value = config.outcome.value
     found = f"{sweep.metric} {_value(sweep.metric, value)}" if value is not None else ""
     return f"# Trial {config.number} of sweep {sweep.config.name}, {space.shown(config.assignment)}: {found}.\n#   {command}\n"
 
 
-def _groups(ended: Sequence[Ended]) -> list[list[Ended]]:
+def _groups(ended: Sequence[FinishedTrial]) -> list[list[FinishedTrial]]:
     """Trials that differ in their seed alone, in the order of the sweep."""
-    groups: dict[tuple[tuple[str, Place], ...], list[Ended]] = {}
+    groups: dict[tuple[tuple[str, AxisValue], ...], list[FinishedTrial]] = {}
     for trial in sorted(ended, key=lambda trial: trial.number):
         groups.setdefault(tuple(without_seed(trial.assignment).items()), []).append(trial)
     return list(groups.values())
 
 
-def _values(group: Sequence[Ended]) -> list[float]:
+def _values(group: Sequence[FinishedTrial]) -> list[float]:
     return [trial.outcome.value for trial in group if trial.outcome.value is not None]
 
 
-def _state(outcome: Outcome) -> str:
+def _state(outcome: TrialOutcome) -> str:
     return f"pruned {outcome.note}" if outcome.state == "pruned" else outcome.state
 
 

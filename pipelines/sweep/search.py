@@ -17,7 +17,7 @@ import numpy as np
 
 from pipelines.errors import ConfigError, LaunchError
 from pipelines.sweep.plan import Sweep
-from pipelines.sweep.space import Axis, Choices, Place
+from pipelines.sweep.space import Axis, AxisValue, Choices
 from pipelines.system import writeback
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _MOST_RANDOM_FIRST = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class TrialOutcome:
     """What came of a trial. Plain data."""
 
     state: State
@@ -58,16 +58,16 @@ class Proposal:
 
     number: int
     """From 1. A trial that is tried again has a new one."""
-    assignment: Mapping[str, Place]
+    assignment: Mapping[str, AxisValue]
 
 
 @dataclass(frozen=True)
-class Ended:
+class FinishedTrial:
     """A trial that has ended."""
 
     number: int
-    assignment: Mapping[str, Place]
-    outcome: Outcome
+    assignment: Mapping[str, AxisValue]
+    outcome: TrialOutcome
 
 
 class Study:
@@ -125,7 +125,7 @@ class Study:
             trial.report(value, epoch)
             return bool(trial.should_prune())
 
-    def tell(self, number: int, outcome: Outcome) -> None:
+    def tell(self, number: int, outcome: TrialOutcome) -> None:
         """Take in the end of a trial."""
         states = self._optuna.trial.TrialState
         state = {"finished": states.COMPLETE, "pruned": states.PRUNED, "failed": states.FAIL}[outcome.state]
@@ -140,15 +140,15 @@ class Study:
             amended = self._study.user_attrs.get("amended", {})
             self._study.set_user_attr("amended", amended | {str(number): amended.get(str(number), {}) | changes})
 
-    def ended(self) -> list[Ended]:
+    def ended(self) -> list[FinishedTrial]:
         """The trials that have ended, in the order in which they began."""
         with self._lock:
             amended = self._study.user_attrs.get("amended", {})
             return [
-                Ended(
+                FinishedTrial(
                     trial.number + 1,
                     _in_order(self._sweep, trial.params),
-                    Outcome(**trial.user_attrs[_OUTCOME] | amended.get(str(trial.number + 1), {})),
+                    TrialOutcome(**trial.user_attrs[_OUTCOME] | amended.get(str(trial.number + 1), {})),
                 )
                 for trial in self._study.get_trials(deepcopy=False)
                 if trial.state.is_finished() and _OUTCOME in trial.user_attrs
@@ -214,12 +214,12 @@ def _pruner(optuna: Any, sweep: Sweep) -> Any:
     return optuna.pruners.NopPruner()
 
 
-def _assigned(trial: Any) -> dict[str, Place]:
+def _assigned(trial: Any) -> dict[str, AxisValue]:
     """The places of a trial on its axes, those that it has been given already and those that it was made for."""
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
-def _in_order(sweep: Sweep, params: Mapping[str, Place]) -> dict[str, Place]:
+def _in_order(sweep: Sweep, params: Mapping[str, AxisValue]) -> dict[str, AxisValue]:
     return {axis.name: params[axis.name] for axis in sweep.axes}
 
 

@@ -9,12 +9,12 @@ SEED = "training.seed"
 CONFIGURATION = "configuration"
 """The axis of a sweep over several conf files."""
 
-Place = str | int | float
+AxisValue = str | int | float
 """On an axis of choices the label of one, on a range the number itself."""
 
 
 @dataclass(frozen=True)
-class Choice:
+class Option:
     """One of several things to try."""
 
     label: str
@@ -28,9 +28,9 @@ class Choices:
     """An axis of choices: values of one setting, or points that move several settings together."""
 
     name: str
-    choices: tuple[Choice, ...]
+    choices: tuple[Option, ...]
 
-    def settings(self, place: Place) -> Mapping[str, Any]:
+    def settings(self, place: AxisValue) -> Mapping[str, Any]:
         return next(choice.settings for choice in self.choices if choice.label == place)
 
     @property
@@ -39,7 +39,7 @@ class Choices:
         return {key for choice in self.choices for key in choice.settings}
 
     @property
-    def samples(self) -> tuple[Place, ...]:
+    def samples(self) -> tuple[AxisValue, ...]:
         """Places that stand for all."""
         return tuple(choice.label for choice in self.choices)
 
@@ -56,7 +56,7 @@ class Range:
     """Drawn evenly on a logarithmic scale."""
     whole: bool = False
 
-    def settings(self, place: Place) -> Mapping[str, Any]:
+    def settings(self, place: AxisValue) -> Mapping[str, Any]:
         return {self.name: place}
 
     @property
@@ -64,16 +64,16 @@ class Range:
         return {self.name}
 
     @property
-    def samples(self) -> tuple[Place, ...]:
+    def samples(self) -> tuple[AxisValue, ...]:
         return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
 
 
 Axis = Choices | Range
-Assignment = Mapping[str, Place]
+Assignment = Mapping[str, AxisValue]
 """A place on every axis, by the axis's name."""
 
 
-def grid(axes: Sequence[Choices]) -> Iterator[dict[str, Place]]:
+def grid(axes: Sequence[Choices]) -> Iterator[dict[str, AxisValue]]:
     """Every combination. The first axis changes slowest."""
     names = [axis.name for axis in axes]
     for places in itertools.product(*(axis.samples for axis in axes)):

@@ -19,7 +19,7 @@ from pipelines.launch.run_lifecycle import EndedEarly
 from pipelines.launch.training import Trial, run_training
 from pipelines.sweep import plan, space
 from pipelines.sweep.plan import Sweep
-from pipelines.sweep.search import Outcome, Proposal, State, Study
+from pipelines.sweep.search import Proposal, State, Study, TrialOutcome
 from pipelines.track.console.console import TrainingConsole
 from pipelines.track.rundir import layout
 from pipelines.track.rundir.events import Event
@@ -53,7 +53,7 @@ class TrialConsole(TrainingConsole):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ground:
+class TrialContext:
     """What all trials of a sweep share."""
 
     sweep: Sweep
@@ -72,9 +72,9 @@ class Ground:
 class _Watch:
     """Follows the epochs of a trial. Called by the thread that trains it."""
 
-    def __init__(self, ground: Ground, number: int, config: Config) -> None:
+    def __init__(self, context: TrialContext, number: int, config: Config) -> None:
         self.history: list[dict[str, float]] = []
-        self._ground = ground
+        self._ground = context
         self._number = number
         self._epochs = config.training.epochs
 
@@ -97,7 +97,7 @@ class _Watch:
             raise EndedEarly(f"after epoch {epoch} of {self._epochs}")
 
 
-def run_trial(ground: Ground, proposal: Proposal) -> Outcome:
+def run_trial(context: TrialContext, proposal: Proposal) -> TrialOutcome:
     """Train a trial to its end, and never raise because of what becomes of it.
 
     Raises:
@@ -110,14 +110,14 @@ def run_trial(ground: Ground, proposal: Proposal) -> Outcome:
     value: float | None = None
     metrics: dict[str, float] = {}
     try:
-        config = ground.sweep.configuration(proposal.assignment)
-        watch = _Watch(ground, proposal.number, config)
-        run_dir = layout.make(ground.folder / layout.TRIALS_FOLDER, f"trial-{proposal.number}")
-        summary = _train(ground, proposal, config, run_dir, watch, started)
+        config = context.sweep.configuration(proposal.assignment)
+        watch = _Watch(context, proposal.number, config)
+        run_dir = layout.make(context.folder / layout.TRIALS_FOLDER, f"trial-{proposal.number}")
+        summary = _train(context, proposal, config, run_dir, watch, started)
     except EndedEarly as end:
         assert watch is not None
         metrics = watch.history[-1]
-        state, note, value = "pruned", str(end), metrics.get(ground.sweep.metric)
+        state, note, value = "pruned", str(end), metrics.get(context.sweep.metric)
     except ConvoyError as error:
         note = str(error)
     except Exception as error:
@@ -129,11 +129,11 @@ def run_trial(ground: Ground, proposal: Proposal) -> Outcome:
         metrics = dict(watch.history[kept - 1]) if kept <= len(watch.history) else {}
         if summary["test"] is not None:
             metrics |= {"test/loss": summary["test"]["loss"], "test/accuracy": summary["test"]["accuracy"]}
-        state, note, value = "finished", "", metrics.get(ground.sweep.metric)
+        state, note, value = "finished", "", metrics.get(context.sweep.metric)
         if value is None or not math.isfinite(value):
-            state, note, value = "failed", f"it reported no {ground.sweep.metric}", None
+            state, note, value = "failed", f"it reported no {context.sweep.metric}", None
     record = layout.read_record(run_dir)
-    return Outcome(
+    return TrialOutcome(
         state=state,
         value=value,
         note=note,
@@ -145,19 +145,21 @@ def run_trial(ground: Ground, proposal: Proposal) -> Outcome:
     )
 
 
-def _train(ground: Ground, proposal: Proposal, config: Config, run_dir: Path, watch: _Watch, started: float) -> dict[str, Any]:
-    sweep = ground.sweep
+def _train(
+    context: TrialContext, proposal: Proposal, config: Config, run_dir: Path, watch: _Watch, started: float
+) -> dict[str, Any]:
+    sweep = context.sweep
     tags = {"sweep": sweep.config.name, "trial": str(proposal.number)}
     tags |= {f"trial.{name}": space.label_of(place) for name, place in proposal.assignment.items()}
     trial = Trial(
-        spark=ground.spark,
-        fork_server=ground.fork_server,
+        spark=context.spark,
+        fork_server=context.fork_server,
         run_dir=run_dir,
-        parent=ground.folder,
+        parent=context.folder,
         name=f"trial {proposal.number}: {space.shown(proposal.assignment)}".rstrip(": "),
         tags=tags,
         tested=sweep.config.purpose == "compare",
         watch=watch,
     )
-    console = TrialConsole(proposal.number, ground.console)
-    return run_training(plan.for_trial(config, ground.threads), console, started, trial=trial)
+    console = TrialConsole(proposal.number, context.console)
+    return run_training(plan.for_trial(config, context.threads), console, started, trial=trial)

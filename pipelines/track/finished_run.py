@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RecordedRun:
+class FinishedRun:
     """A finished run."""
 
     run_dir: Path
@@ -84,17 +84,17 @@ class RecordedRun:
         return run_page.title(self.config, self.summary["dataset"])
 
 
-def read(run_dir: Path) -> RecordedRun | None:
+def read(run_dir: Path) -> FinishedRun | None:
     """The run of a folder, or None when it is not the folder of a finished run."""
     try:
         summary = json.loads((run_dir / layout.SUMMARY_FILE).read_text(encoding="utf-8"))
-        return RecordedRun(run_dir, loader.load(run_dir / layout.CONFIG_FILE), summary)
+        return FinishedRun(run_dir, loader.load(run_dir / layout.CONFIG_FILE), summary)
     except (OSError, ValueError, ConfigError):
         # Settings come and go with versions; a run of another one cannot be read.
         return None
 
 
-def newest(runs: Path, accept: Callable[[RecordedRun], bool] = lambda run: True) -> RecordedRun | None:
+def newest(runs: Path, accept: Callable[[FinishedRun], bool] = lambda run: True) -> FinishedRun | None:
     """The finished run that began last among those that are accepted, or None.
 
     Args:

@@ -7,10 +7,10 @@ from pipelines.data.table.schema import TableManifest
 from pipelines.track.figures import calibration, catalog, timeline
 from pipelines.track.figures.style import Drawing
 from pipelines.track.figures.timeline import Phase
-from pipelines.track.run import TrackedRun
 from pipelines.track.run_page import resolved
 from pipelines.track.rundir import figure_data
 from pipelines.track.rundir.events import Event
+from pipelines.track.tracked_run import TrackedRun
 
 # What differs when the same epoch is trained again.
 _TIMED = ("epoch_seconds", "rows_per_second")

@@ -17,7 +17,7 @@ _ADMINISTRATIVE = ("ingest.tables_uri", "launch.runs_uri", "launch.log_level", "
 
 
 @dataclass(frozen=True)
-class Result:
+class RunOutcome:
     """What came of a training, for the description."""
 
     accuracy: float
@@ -67,7 +67,7 @@ def resolved(plan: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def description(config: Config, manifest: TableManifest, result: Result | None = None) -> str:
+def description(config: Config, manifest: TableManifest, result: RunOutcome | None = None) -> str:
     """The road in one paragraph, as Markdown; with a result also the figures and how to use the model."""
     parts = [_road(config, manifest, result)]
     if manifest.note:
@@ -77,7 +77,7 @@ def description(config: Config, manifest: TableManifest, result: Result | None =
     return "\n\n".join(parts)
 
 
-def _road(config: Config, manifest: TableManifest, result: Result | None) -> str:
+def _road(config: Config, manifest: TableManifest, result: RunOutcome | None) -> str:
     rows = ", ".join(f"{manifest.rows(split):,} {split}" for split in SPLITS)
     workers = f"{config.launch.workers} worker{'s' if config.launch.workers > 1 else ''}"
     table = f"[table {manifest.digest}]({_artifact('table/manifest.json')})"

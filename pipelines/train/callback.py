@@ -17,9 +17,9 @@ from pipelines.data.stream.batches import EvaluationData, TrainingData
 from pipelines.errors import TrainingError
 from pipelines.track.rundir.events import SpoolWriter
 from pipelines.track.rundir.logs import set_epoch
-from pipelines.train.checkpoint.course import Course
 from pipelines.train.checkpoint.state import RandomGenerators
-from pipelines.train.collectives.horovod import check_equal_state, summed
+from pipelines.train.checkpoint.training_progress import TrainingProgress
+from pipelines.train.collectives.horovod import allreduce_sum, check_equal_state
 from pipelines.train.evaluate import EVALUATION_BATCH_SIZE, Evaluator
 from pipelines.train.optim.ema import average_statistics, averaged_weights
 from pipelines.train.optim.loss_scale import updater
@@ -53,17 +53,17 @@ class EpochCallback(keras.callbacks.Callback):
     def __init__(
         self,
         training: TrainingConfig,
-        course: Course,
+        training_progress: TrainingProgress,
         data: TrainingData,
         validation: EvaluationData | None,
         generators: RandomGenerators,
         spool: SpoolWriter,
         steps: int,
         global_batch_size: int,
-        save: Callable[[Course, bool], None],
+        save: Callable[[TrainingProgress, bool], None],
     ) -> None:
         super().__init__()
-        self.course = course
+        self.training_progress = training_progress
         self.rows_per_second = 0.0
         self._training = training
         self._data = data
@@ -81,8 +81,8 @@ class EpochCallback(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._data.begin(epoch)
-        self._generators.begin(epoch, self.course.dropout_calls)
-        self._first_step = self.course.step
+        self._generators.begin(epoch, self.training_progress.dropout_calls)
+        self._first_step = self.training_progress.step
         self._updates_before = updates(self.model)
         self._epoch_started = time.monotonic()
         progress.mark(f"epoch {epoch + 1}, step {self._first_step + 1}")
@@ -91,8 +91,8 @@ class EpochCallback(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         # `batch` is of no use with several steps in an execution: Keras 3.2 gives the first of them, later ones the last.
         step = self._first_step + updates(self.model) - self._updates_before
-        self.course.step = step
-        progress.mark(f"epoch {self.course.epoch + 1}, step {step + 1}")
+        self.training_progress.step = step
+        progress.mark(f"epoch {self.training_progress.epoch + 1}, step {step + 1}")
         now = time.monotonic()
         if self._reported == 0.0:
             self._spool.write("first_step")
@@ -104,7 +104,9 @@ class EpochCallback(keras.callbacks.Callback):
         self._reported = now
         rows = (step - self._first_step) * self._global_batch_size
         rows_per_second = rows / max(now - self._epoch_started, 1e-9)
-        self._spool.write("progress", epoch=self.course.epoch + 1, step=step, rows_per_second=rows_per_second, **(logs or {}))
+        self._spool.write(
+            "progress", epoch=self.training_progress.epoch + 1, step=step, rows_per_second=rows_per_second, **(logs or {})
+        )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         seconds = time.monotonic() - self._epoch_started
@@ -112,7 +114,7 @@ class EpochCallback(keras.callbacks.Callback):
         means = _over_ranks(logs or {})
         metrics = {f"train/{name}": value for name, value in means.items()}
         average_statistics(self.model)
-        self.course.weights_sha256 = check_equal_state(self.model, self.model.optimizer, f"after epoch {epoch + 1}")
+        self.training_progress.weights_sha256 = check_equal_state(self.model, self.model.optimizer, f"after epoch {epoch + 1}")
         validation_started = time.monotonic()
         if self._validation is not None:
             self._evaluator = self._evaluator or Evaluator(self.model)
@@ -125,40 +127,40 @@ class EpochCallback(keras.callbacks.Callback):
             "rows_per_second": self.rows_per_second,
             "learning_rate": float(self.model.optimizer.learning_rate),
         }
-        self.course.epoch, self.course.step, self.course.dropout_calls = epoch + 1, 0, ()
+        self.training_progress.epoch, self.training_progress.step, self.training_progress.dropout_calls = epoch + 1, 0, ()
         validation_seconds = time.monotonic() - validation_started
-        self._spool.write("epoch", epoch=self.course.epoch, metrics=metrics, validation_seconds=validation_seconds)
+        self._spool.write("epoch", epoch=self.training_progress.epoch, metrics=metrics, validation_seconds=validation_seconds)
         _log.info("%s", " ".join(f"{name}={value:.6g}" for name, value in metrics.items()))
         self._decide(metrics)
         progress.mark(f"checkpoint of epoch {epoch + 1}")
-        self._save(self.course, False)
+        self._save(self.training_progress, False)
         self._stop_if_requested()
 
     def _decide(self, metrics: dict[str, float]) -> None:
-        course, patience = self.course, self._training.early_stopping_patience
+        training_progress, patience = self.training_progress, self._training.early_stopping_patience
         loss = metrics.get("validation/loss", metrics["train/loss"])
         if not math.isfinite(loss):
             raise TrainingError(
-                f"the loss of epoch {course.epoch} is not finite, at learning rate {metrics['learning_rate']:g}; "
+                f"the loss of epoch {training_progress.epoch} is not finite, at learning rate {metrics['learning_rate']:g}; "
                 "lower training.base_learning_rate"
             )
-        course.history.append(metrics)
-        if loss < course.best_loss:
-            course.best_loss, course.best_epoch = loss, course.epoch
+        training_progress.history.append(metrics)
+        if loss < training_progress.best_loss:
+            training_progress.best_loss, training_progress.best_epoch = loss, training_progress.epoch
             if patience:
                 with averaged_weights(self.model):
-                    course.best_weights = self.model.get_weights()
-        self.model.stop_training = course.stops_early(patience)
+                    training_progress.best_weights = self.model.get_weights()
+        self.model.stop_training = training_progress.stops_early(patience)
 
     def _stop_if_requested(self) -> None:
         if not progress.stop_requested() or hvd.rank() != 0:
             return
-        self.course.dropout_calls = self._generators.calls() if self.course.step else ()
-        self._save(self.course, True)
-        self._spool.write("stopped", epoch=self.course.epoch, step=self.course.step)
+        self.training_progress.dropout_calls = self._generators.calls() if self.training_progress.step else ()
+        self._save(self.training_progress, True)
+        self._spool.write("stopped", epoch=self.training_progress.epoch, step=self.training_progress.step)
         raise progress.Stopped
 
 
 def _over_ranks(logs: dict[str, float]) -> dict[str, float]:
     # Every rank has trained on equally many examples, so the mean of means is the mean.
-    return {name: total / hvd.size() for name, total in summed(logs).items()}
+    return {name: total / hvd.size() for name, total in allreduce_sum(logs).items()}

@@ -12,14 +12,14 @@ from pipelines.config.training import Optimizer, TrainingConfig
 from pipelines.data.table.schema import Table
 from pipelines.errors import ConfigError
 from pipelines.models import registry
-from pipelines.train.collectives.shared_memory import Neighbours
-from pipelines.train.custom_loss import judged_by_own_loss
+from pipelines.train.collectives.shared_memory import SharedMemoryReducer
+from pipelines.train.custom_loss import with_custom_loss
 from pipelines.train.kernels.byte_dropout import use_byte_dropout
 from pipelines.train.kernels.fused_adam import fused
 from pipelines.train.kernels.sparse_gradients import use_sparse_gradients
 from pipelines.train.optim.accumulation import holding, in_parts
 from pipelines.train.optim.distributed import distributed, guarded
-from pipelines.train.optim.ema import averaging
+from pipelines.train.optim.ema import with_ema
 from pipelines.train.optim.loss_scale import LossScaled
 from pipelines.train.optim.schedule import LearningRate, PlannedLearningRate
 from pipelines.train.precision import ResolvedPrecision
@@ -35,7 +35,7 @@ def compiled(
     resolved: ResolvedPrecision,
     rate: LearningRate,
     steps: int,
-    neighbours: Neighbours | None = None,
+    reducer: SharedMemoryReducer | None = None,
 ) -> keras.Model:
     """The network with optimizer, loss and metrics.
 
@@ -48,17 +48,17 @@ def compiled(
         neighbours: the other ranks, where they share memory.
     """
     training = config.training
-    model, own = build(config, table, resolved), registry.own_loss(config.model.name)
+    model, own = build(config, table, resolved), registry.custom_loss(config.model.name)
     if training.own_operations:
         # Before dropout is changed, which says how few gradients pass.
         use_sparse_gradients(model, resolved)
         use_byte_dropout(model)
     if own is not None:
-        model = judged_by_own_loss(model, own)
+        model = with_custom_loss(model, own)
     if training.accumulation_steps > 1:
         in_parts(model, training.accumulation_steps)
     model.compile(
-        optimizer=make_optimizer(training, PlannedLearningRate(rate), model, resolved, neighbours),
+        optimizer=make_optimizer(training, PlannedLearningRate(rate), model, resolved, reducer),
         loss=own.function if own is not None else make_loss(training.label_smoothing, table.manifest.num_classes),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         steps_per_execution=min(training.steps_per_execution, steps),
@@ -93,7 +93,7 @@ def make_optimizer(
     rate: PlannedLearningRate,
     model: keras.Model,
     resolved: ResolvedPrecision = "float32",
-    neighbours: Neighbours | None = None,
+    reducer: SharedMemoryReducer | None = None,
 ) -> keras.optimizers.Optimizer:
     """The configured optimizer, averaging gradients over ranks, and the network's weights over steps where that is asked for.
 
@@ -117,9 +117,9 @@ def make_optimizer(
     if training.own_operations and issubclass(kind, keras.optimizers.Adam):
         kind = fused(kind)
     if training.average_decay:
-        kind = averaging(kind, model, training.average_decay)
+        kind = with_ema(kind, model, training.average_decay)
     kind = guarded(kind, training.clip_norm)
-    outer = distributed(LossScaled if resolved == "float16" else kind, training.compression, neighbours)
+    outer = distributed(LossScaled if resolved == "float16" else kind, training.compression, reducer)
     if training.accumulation_steps > 1:
         outer = holding(outer)
     return outer(kind(rate, **settings)) if resolved == "float16" else outer(rate, **settings)

@@ -1,14 +1,14 @@
-"""Training by a loss of the network's own (`pipelines.models.layers.OwnLoss`), of an inner layer's output."""
+"""Training by a loss of the network's own (`pipelines.models.layers.CustomLoss`), of an inner layer's output."""
 
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from pipelines.models.layers import OwnLoss
+from pipelines.models.layers import CustomLoss
 
 
-def judged_by_own_loss(network: keras.Model, loss: OwnLoss) -> keras.Model:
+def with_custom_loss(network: keras.Model, loss: CustomLoss) -> keras.Model:
     """A network of the same weights that answers the same, and whose loss, once compiled, is given what `loss.layer` answers.
 
     It is for training only: a saved model must not hold it.

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from pipelines import progress
 from pipelines.data.stream.reader import Block
-from pipelines.train.collectives.horovod import summed
+from pipelines.train.collectives.horovod import allreduce_sum
 from pipelines.train.result import Score
 
 # Images, labels and probabilities of a batch.
@@ -42,7 +42,7 @@ class Evaluator:
             rows += len(labels)
             if witness is not None:
                 witness(images, labels, probabilities.numpy())
-        total = summed({"loss": loss, "correct": correct, "rows": rows})
+        total = allreduce_sum({"loss": loss, "correct": correct, "rows": rows})
         counted = max(total["rows"], 1.0)
         return Score(loss=total["loss"] / counted, accuracy=total["correct"] / counted, rows=int(total["rows"]))
 

@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 _IMAGES = 4
 
 
-def leave(run_dir: Path, model: keras.Model, training: tf.data.Dataset, test: Block) -> None:
+def save_figure_inputs(run_dir: Path, model: keras.Model, training: tf.data.Dataset, test: Block) -> None:
     """Write what the figures of first layer and examples are drawn from (`pipelines.track.rundir.figure_data`).
 
     A network or pipeline that cannot be shown costs a figure, not the run.

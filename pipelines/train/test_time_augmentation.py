@@ -13,7 +13,7 @@ from pipelines.data.table.schema import ImageSpec
 from pipelines.models.layers import raw_input
 
 
-def over_views(network: keras.Model, image: ImageSpec, views: int) -> keras.Model:
+def average_over_views(network: keras.Model, image: ImageSpec, views: int) -> keras.Model:
     """A network with the same weights whose answer is the mean over views.
 
     Args:

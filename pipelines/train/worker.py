@@ -22,21 +22,21 @@ from pipelines.track.rundir.logs import set_epoch
 from pipelines.train import figure_inputs, precision
 from pipelines.train.callback import EpochCallback, updates
 from pipelines.train.checkpoint import restore
-from pipelines.train.checkpoint.course import Course
 from pipelines.train.checkpoint.state import RandomGenerators
+from pipelines.train.checkpoint.training_progress import TrainingProgress
 from pipelines.train.checkpoint.writer import CheckpointWriter
 from pipelines.train.collectives import shared_memory
-from pipelines.train.collectives.horovod import broadcast_state, check_equal_state, gathered
-from pipelines.train.collectives.shared_memory import Neighbours
+from pipelines.train.collectives.horovod import allgather, broadcast_state, check_equal_state
+from pipelines.train.collectives.shared_memory import SharedMemoryReducer
 from pipelines.train.compile import build, compiled, use_threads
 from pipelines.train.devices import use_own_gpu
 from pipelines.train.evaluate import EVALUATION_BATCH_SIZE, Evaluator
-from pipelines.train.optim.ema import use_averages
+from pipelines.train.optim.ema import assign_averages
 from pipelines.train.optim.loss_scale import NOT_FINITE
 from pipelines.train.optim.schedule import plan
 from pipelines.train.precision import ResolvedPrecision
 from pipelines.train.result import Score, TrainingResult
-from pipelines.train.test_time_augmentation import over_views
+from pipelines.train.test_time_augmentation import average_over_views
 
 
 def train(
@@ -77,15 +77,15 @@ def train(
     steps = steps_per_epoch(table.manifest.rows("train"), workers, training.batch_size_per_worker)
     resolved = agreed_precision(training, gpu)
     train_shard, validation_shard, test_shard = (_shard(config, table, split) for split in ("train", "validation", "test"))
-    together = shared_memory.wanted(config) and gpu is None
+    together = shared_memory.is_usable(config) and gpu is None
     check_agreement(steps=steps, table=table.manifest.key, precision=resolved, checkpoint=str(checkpoint), shared_memory=together)
     rate = plan(training, workers, steps)
 
     keras.utils.set_random_seed(training.seed)
-    model = compiled(config, table, resolved, rate, steps, Neighbours() if together else None)
-    course = restore.begin(model, checkpoint, steps, workers, training.batch_size_per_worker)
+    model = compiled(config, table, resolved, rate, steps, SharedMemoryReducer() if together else None)
+    training_progress = restore.begin(model, checkpoint, steps, workers, training.batch_size_per_worker)
     broadcast_state(model, model.optimizer)
-    course.weights_sha256 = check_equal_state(model, model.optimizer, "before training")
+    training_progress.weights_sha256 = check_equal_state(model, model.optimizer, "before training")
     spool.write(
         "plan",
         rows=table.manifest.rows("train"),
@@ -97,11 +97,11 @@ def train(
         precision=resolved,
         in_memory=train_shard.fits_memory,
         held_mb=round(train_shard.held_bytes(training.batch_size_per_worker) / 1e6),
-        epoch=course.epoch,
-        step=course.step,
+        epoch=training_progress.epoch,
+        step=training_progress.step,
     )
     if rank == 0:
-        restore.tell_again(spool, course)
+        restore.report_history(spool, training_progress)
     writer = CheckpointWriter(run_dir, config.checkpoint) if run_dir is not None and rank == 0 else None
     data = TrainingData(
         train_shard,
@@ -112,24 +112,24 @@ def train(
     )
     callback = EpochCallback(
         training,
-        course,
+        training_progress,
         data,
         EvaluationData(validation_shard) if table.manifest.rows("validation") else None,
         RandomGenerators(model, training.seed, rank),
         spool,
         steps,
         workers * training.batch_size_per_worker,
-        restore.saver(writer, config, table.manifest.key, model, steps, workers),
+        restore.checkpoint_saver(writer, config, table.manifest.key, model, steps, workers),
     )
     train_seconds = _fit_and_save(model, data, callback, training, steps, writer)
-    network, weights_sha256 = _trained(config, table, model, course)
-    logged = over_views(network, table.manifest.image, training.test_views)
+    network, weights_sha256 = _trained(config, table, model, training_progress)
+    logged = average_over_views(network, table.manifest.image, training.test_views)
     score, single_view = test(network, logged, test_shard, data, run_dir) if tested else (None, None)
     if score is not None:
         spool.write("test", loss=score.loss, accuracy=score.accuracy, rows=score.rows)
     result = TrainingResult(
-        epochs=course.epoch,
-        best_epoch=course.best_epoch,
+        epochs=training_progress.epoch,
+        best_epoch=training_progress.best_epoch,
         precision=resolved,
         test=score,
         single_view_accuracy=single_view,
@@ -148,13 +148,19 @@ def fit(model: keras.Model, data: TrainingData, callback: EpochCallback, trainin
         TrainingError: on all ranks in the same step, when a gradient or the loss is not finite. The weights are those of the step
             before.
     """
-    course = callback.course
+    training_progress = callback.training_progress
     try:
-        if course.step:
+        if training_progress.step:
             # An epoch that was begun before is shorter than the others, which Keras allows only in a call of its own.
-            _fit(model, data.dataset(skip_steps=course.step), callback, course.epoch, course.epoch + 1)
-        if course.epoch < training.epochs and not course.stops_early(training.early_stopping_patience):
-            _fit(model, data.dataset(), callback, course.epoch, training.epochs)
+            _fit(
+                model,
+                data.dataset(skip_steps=training_progress.step),
+                callback,
+                training_progress.epoch,
+                training_progress.epoch + 1,
+            )
+        if training_progress.epoch < training.epochs and not training_progress.stops_early(training.early_stopping_patience):
+            _fit(model, data.dataset(), callback, training_progress.epoch, training.epochs)
     except tf.errors.UnknownError as error:
         if shared_memory.GONE not in str(error):
             raise
@@ -162,10 +168,10 @@ def fit(model: keras.Model, data: TrainingData, callback: EpochCallback, trainin
     except tf.errors.InvalidArgumentError as error:
         if NOT_FINITE not in str(error):
             raise
-        step = updates(model) - course.epoch * steps + 1
+        step = updates(model) - training_progress.epoch * steps + 1
         rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
         raise TrainingError(
-            f"the loss is not finite in epoch {course.epoch + 1}, step {step} of {steps}, at learning rate "
+            f"the loss is not finite in epoch {training_progress.epoch + 1}, step {step} of {steps}, at learning rate "
             f"{rate:g}; lower training.base_learning_rate or raise training.warmup_epochs"
         ) from None
 
@@ -197,19 +203,19 @@ def test(
         # The last rank, because the first one now saves the network.
         if rank == workers - 1:
             progress.mark("keeping examples")
-            figure_inputs.leave(run_dir, network, training.dataset(), next(rows.batches(EVALUATION_BATCH_SIZE)))
+            figure_inputs.save_figure_inputs(run_dir, network, training.dataset(), next(rows.batches(EVALUATION_BATCH_SIZE)))
     return score, single_view
 
 
 def agreed_precision(training: TrainingConfig, gpu: tuple[int, int] | None) -> ResolvedPrecision:
     """Other than float32 only where all ranks have it, because ranks that compute differently train differently."""
-    everyones: set[ResolvedPrecision] = set(gathered(precision.resolve(training.precision, gpu)))
+    everyones: set[ResolvedPrecision] = set(allgather(precision.resolve(training.precision, gpu)))
     return everyones.pop() if len(everyones) == 1 else "float32"
 
 
 def check_agreement(**values: object) -> None:
     """Raises LaunchError on all ranks when they were not given the same work: unequal steps would wait for ever."""
-    everyones = gathered(values)
+    everyones = allgather(values)
     for rank, theirs in enumerate(everyones):
         if theirs != everyones[0]:
             raise LaunchError(f"rank {rank} was given {theirs}, rank 0 {everyones[0]}; all nodes must see the same table")
@@ -238,12 +244,12 @@ def _fit_and_save(
     return seconds
 
 
-def _trained(config: Config, table: Table, model: keras.Model, course: Course) -> tuple[keras.Model, str]:
+def _trained(config: Config, table: Table, model: keras.Model, training_progress: TrainingProgress) -> tuple[keras.Model, str]:
     """The network with the weights that count, in float32, and their digest, which is that of all ranks."""
-    if course.best_weights is not None:
-        model.set_weights(course.best_weights)
+    if training_progress.best_weights is not None:
+        model.set_weights(training_progress.best_weights)
     else:
-        use_averages(model)
+        assign_averages(model)
     weights_sha256 = check_equal_state(model, model.optimizer, "after training")
     set_epoch(0)
     network = build(config, table, "float32")

@@ -28,7 +28,7 @@ def launch(tmp_path):
 def test_the_ranks_reduce_together_and_each_returns_its_value_in_rank_order(spark, launch, np):
     secret = "held"
 
-    def summed(base, *, factor):
+    def allreduce_sum(base, *, factor):
         # As a notebook defines it: pickled by value, with what it closes over.
         import horovod.tensorflow as hvd
         import tensorflow as tf
@@ -37,7 +37,7 @@ def test_the_ranks_reduce_together_and_each_returns_its_value_in_rank_order(spar
         total = hvd.allreduce(tf.constant(float(base + hvd.rank())), op=hvd.Sum)
         return hvd.rank(), hvd.size(), hvd.local_rank(), factor * float(total), secret
 
-    found = run(summed, np, (10,), {"factor": 2}, spark=spark, launch=launch)
+    found = run(allreduce_sum, np, (10,), {"factor": 2}, spark=spark, launch=launch)
     assert found == [(0, 2, 0, 42.0, "held"), (1, 2, 1, 42.0, "held")]
 
 

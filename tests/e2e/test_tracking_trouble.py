@@ -15,7 +15,7 @@ from support.tracking_server import Server, free_port, slow
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConvoyError
 from pipelines.track.mlflow.replay import replay
-from pipelines.track.run import TrackedRun
+from pipelines.track.tracked_run import TrackedRun
 
 pytestmark = pytest.mark.timeout(280)
 

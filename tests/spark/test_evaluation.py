@@ -7,7 +7,7 @@ from support.synthetic import images_and_labels, write_libsvm, write_table
 
 from pipelines.config import Config, loader
 from pipelines.errors import ConfigError, DataError
-from pipelines.score import model
+from pipelines.score import classifier
 from pipelines.score.evaluate import dataset, evaluation
 from pipelines.score.evaluate.evaluation import cross_entropy, evaluate
 
@@ -24,7 +24,7 @@ def models(tmp_path_factory):
     """A good one, and one that takes class 2 for class 1."""
     folder = tmp_path_factory.mktemp("models")
     good, weak = bandmodels.save(folder / "good"), bandmodels.save(folder / "weak", blind=(2,))
-    return model.read_info(good, str(good)), model.read_info(weak, str(weak))
+    return classifier.read_info(good, str(good)), classifier.read_info(weak, str(weak))
 
 
 def expected(split_numbers, blind=()):
@@ -82,10 +82,10 @@ def test_the_loss_is_that_of_keras_even_where_the_network_is_wrong_and_sure():
 
 def test_a_table_that_is_not_what_the_model_takes_is_refused(spark, table, models, tmp_path):
     about = {"labels": [1, 2, 3, 4], "class_names": list("abcd"), "value_range": [0.0, 255.0]}
-    other = model.read_info(bandmodels.save(tmp_path / "m", metadata=about), "m")
+    other = classifier.read_info(bandmodels.save(tmp_path / "m", metadata=about), "m")
     with pytest.raises(DataError, match=r"has labels \[0, 1, 2, 3\], model m was trained on \[1, 2, 3, 4\]"):
         evaluate(spark, [other], table, ["test"])
-    wide = model.read_info(bandmodels.save(tmp_path / "w", shape=(12, 24, 1)), "w")
+    wide = classifier.read_info(bandmodels.save(tmp_path / "w", shape=(12, 24, 1)), "w")
     with pytest.raises(DataError, match=r"has image shape \[12, 12, 1\].*\[12, 24, 1\]"):
         evaluate(spark, [wide], table, ["test"])
     with pytest.raises(DataError, match="has no rows in validation"):
@@ -105,7 +105,7 @@ def test_a_model_that_does_not_take_images_is_refused(tmp_path):
 
     mlflow.pyfunc.save_model(str(tmp_path / "m"), python_model=bandmodels.BandModel(), pip_requirements=["mlflow"])
     with pytest.raises(ConfigError, match="its signature must take one tensor"):
-        model.read_info(tmp_path / "m", "m")
+        classifier.read_info(tmp_path / "m", "m")
 
 
 def test_a_single_file_is_evaluated_whole_and_a_folder_by_its_test_file(models, tmp_path):

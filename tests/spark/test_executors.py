@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.errors import LaunchError
 from pipelines.launch.preflight import check
-from pipelines.launch.preflight.probe import look_quickly
+from pipelines.launch.preflight.probe import probe_quickly
 
 ANOTHER_NAME = str(Path(sys.executable).with_name(f"python{sys.version_info.major}.{sys.version_info.minor}"))
 
@@ -16,21 +16,21 @@ def test_the_executors_tell_what_they_have_and_equal_ones_once(spark, tmp_path, 
     # Another name of the same Python: what it is, Spark alone finds out.
     monkeypatch.setattr(spark.sparkContext, "pythonExec", python)
     (tmp_path / "config.yml").write_text("")
-    found = check.executors(spark, 2, str(tmp_path))
-    assert found == [look_quickly()]
-    check.check(spark, 2, str(tmp_path))
+    found = check.probe_executors(spark, 2, str(tmp_path))
+    assert found == [probe_quickly()]
+    check.check_cluster(spark, 2, str(tmp_path))
 
 
 def test_a_run_folder_that_executors_do_not_see_is_refused_with_the_remedy(spark, tmp_path):
     with pytest.raises(
         LaunchError, match=r"^executor on \S+: run folder is not seen, .*; set launch\.runs_uri to a folder that all"
     ):
-        check.check(spark, 1, str(tmp_path / "elsewhere"))
+        check.check_cluster(spark, 1, str(tmp_path / "elsewhere"))
 
 
 def test_more_workers_than_slots_are_refused_before_anything_runs(spark):
     with pytest.raises(LaunchError, match=r"launch\.workers=3: only 2 task slots"):
-        check.check(spark, 3)
+        check.check_cluster(spark, 3)
 
 
 def test_python_workers_do_not_list_the_archives_of_spark_for_every_task(spark):

@@ -13,8 +13,8 @@ from support.synthetic import images_and_labels, write_libsvm, write_table
 
 from pipelines.config import loader
 from pipelines.errors import ConfigError, DataError
-from pipelines.score import model
-from pipelines.score.batch.run import Order, check, run_scoring
+from pipelines.score import classifier
+from pipelines.score.batch.scoring_run import ScoringRequest, check, run_scoring
 
 CLASSES = ["zero", "one", "two", "three"]
 
@@ -22,12 +22,12 @@ CLASSES = ["zero", "one", "two", "three"]
 @pytest.fixture(scope="module")
 def info(tmp_path_factory):
     folder = bandmodels.save(tmp_path_factory.mktemp("models") / "good")
-    return dataclasses.replace(model.read_info(folder, "models:/bands/7"), version="7")
+    return dataclasses.replace(classifier.read_info(folder, "models:/bands/7"), version="7")
 
 
 def score(spark, info, location, output, *settings, **options):
     config = loader.load(None, [f"data.dataset={json.dumps(str(location))}", *settings])
-    order = Order(
+    order = ScoringRequest(
         config=config, info=info, output=str(output), **({"image_column": "image", "digits": False, "overwrite": False} | options)
     )
     lines = []

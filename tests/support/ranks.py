@@ -10,14 +10,14 @@ def joint_gradients(features, targets, weights):
     import horovod.tensorflow as hvd
     import tensorflow as tf
 
-    from pipelines.train.collectives.horovod import averaged
+    from pipelines.train.collectives.horovod import allreduce_mean
 
     hvd.init()
     half = slice(hvd.rank() * len(features) // hvd.size(), (hvd.rank() + 1) * len(features) // hvd.size())
     variable = tf.Variable(weights)
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(tf.square(tf.linalg.matvec(tf.constant(features[half]), variable) - targets[half]))
-    result = averaged([tape.gradient(loss, variable)])[0].numpy()
+    result = allreduce_mean([tape.gradient(loss, variable)])[0].numpy()
     hvd.shutdown()
     return result
 
@@ -138,7 +138,7 @@ def _arrange(mishap, epoch, step):
 
     def with_mishap(self, batch, logs=None):
         real(self, batch, logs)
-        if (self.course.epoch + 1, self.course.step) == (epoch, step):
+        if (self.training_progress.epoch + 1, self.training_progress.step) == (epoch, step):
             mishap(self)
 
     callback.EpochCallback.on_train_batch_end = with_mishap
@@ -191,13 +191,13 @@ def means_of_neighbours(length, calls):
     import horovod.tensorflow as hvd
     import numpy as np
 
-    from pipelines.train.collectives.shared_memory import Neighbours
+    from pipelines.train.collectives.shared_memory import SharedMemoryReducer
 
     hvd.init()
-    neighbours, rng = Neighbours(), np.random.default_rng(hvd.rank())
+    reducer, rng = SharedMemoryReducer(), np.random.default_rng(hvd.rank())
     given = [rng.normal(size=length).astype(np.float32) for _ in range(calls)]
     # Each at a speed of its own, so that they run ahead of each other.
-    got = [(time.sleep(0.001 * rng.integers(3)), neighbours.mean(values))[1] for values in given]
+    got = [(time.sleep(0.001 * rng.integers(3)), reducer.mean(values))[1] for values in given]
     hvd.shutdown()
     return given, got
 
@@ -207,16 +207,16 @@ def leave_neighbours_after_two_means():
     import horovod.tensorflow as hvd
     import numpy as np
 
-    from pipelines.train.collectives.shared_memory import Neighbours
+    from pipelines.train.collectives.shared_memory import SharedMemoryReducer
 
     hvd.init()
-    neighbours = Neighbours()
+    reducer = SharedMemoryReducer()
     for _ in range(2):
-        neighbours.mean(np.ones(10, np.float32))
+        reducer.mean(np.ones(10, np.float32))
     if hvd.rank() == hvd.size() - 1:
         return "left"
     try:
-        neighbours.mean(np.ones(10, np.float32))
+        reducer.mean(np.ones(10, np.float32))
     except ConnectionError as error:
         return str(error)
     return "nothing"

@@ -11,7 +11,7 @@ from support.synthetic import images_and_labels
 from pipelines.data.table.schema import ImageSpec
 from pipelines.errors import ConfigError
 from pipelines.models import capsnet, dilated, registry
-from pipelines.train.custom_loss import judged_by_own_loss
+from pipelines.train.custom_loss import with_custom_loss
 
 MNIST = ImageSpec(shape=(28, 28, 1), dtype="uint8", value_range=(0.0, 255.0))
 DILATED = [f"dilated_{rate}" for rate in dilated.RATES]
@@ -30,9 +30,9 @@ def test_every_network_has_the_parameters_that_its_page_says_and_the_courses_tho
 def test_every_network_halves_its_loss_in_a_few_steps(name):
     keras.utils.set_random_seed(1)
     model = registry.build(name, ImageSpec(shape=(16, 16, 1), dtype="uint8", value_range=(0.0, 255.0)), 4)
-    own = registry.own_loss(name)
+    own = registry.custom_loss(name)
     if own is not None:
-        model = judged_by_own_loss(model, own)
+        model = with_custom_loss(model, own)
     loss = "sparse_categorical_crossentropy" if own is None else own.function
     model.compile(optimizer=keras.optimizers.Adam(0.003), loss=loss, jit_compile=False)
     images, labels = images_and_labels(256, (16, 16, 1))
@@ -87,7 +87,7 @@ def test_the_margin_loss_is_that_of_the_paper():
 def test_a_network_with_a_loss_of_its_own_is_trained_by_it_and_answers_probabilities():
     keras.utils.set_random_seed(1)
     network = registry.build("capsnet", ImageSpec(shape=(8, 8, 1), dtype="uint8", value_range=(0.0, 255.0)), 4)
-    model = judged_by_own_loss(network, capsnet.LOSS)
+    model = with_custom_loss(network, capsnet.LOSS)
     images, labels = images_and_labels(16, (8, 8, 1))
     lengths = keras.Model(network.input, network.get_layer("lengths").output)(images).numpy()
     model.compile(optimizer="sgd", loss=capsnet.LOSS.function, metrics=["accuracy"], jit_compile=False)
@@ -101,7 +101,7 @@ def test_a_network_with_a_loss_of_its_own_is_trained_by_it_and_answers_probabili
 
 
 def test_only_networks_whose_loss_is_their_own_refuse_label_smoothing_and_say_why():
-    assert {name for name in registry.NETWORKS if registry.own_loss(name) is not None} == set(registry.OWN_LOSSES)
+    assert {name for name in registry.NETWORKS if registry.custom_loss(name) is not None} == set(registry.OWN_LOSSES)
     registry.check("convnet", label_smoothing=0.1)
     with pytest.raises(ConfigError, match=r"training\.label_smoothing=0\.1: must be 0 with model\.name=capsnet, .* margin loss"):
         registry.check("capsnet", label_smoothing=0.1)

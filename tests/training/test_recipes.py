@@ -12,7 +12,7 @@ from pipelines.config import loader
 from pipelines.config.training import TrainingConfig
 from pipelines.data.table.schema import ImageSpec
 from pipelines.errors import CheckpointError, ConfigError
-from pipelines.track.mlflow import model as tracked_model
+from pipelines.track.mlflow import logged_model as tracked_model
 from pipelines.track.rundir import figure_data
 from pipelines.track.rundir.events import SpoolReader, SpoolWriter
 from pipelines.train import compile
@@ -21,7 +21,7 @@ from pipelines.train.collectives import horovod as ranks
 from pipelines.train.compile import make_optimizer
 from pipelines.train.optim.distributed import guarded
 from pipelines.train.optim.schedule import PlannedLearningRate, plan
-from pipelines.train.test_time_augmentation import over_views
+from pipelines.train.test_time_augmentation import average_over_views
 from pipelines.train.worker import train
 
 pytestmark = pytest.mark.usefixtures("horovod")
@@ -236,11 +236,11 @@ def test_views_are_shifts_by_a_pixel_and_the_answer_their_mean():
     model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(inputs)))
     images = np.random.default_rng(0).random((4, 6, 7, 2)).astype(np.float32)
     bordered = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    assert over_views(model, spec, 1) is model
+    assert average_over_views(model, spec, 1) is model
     cross = [(1, 1), (0, 1), (2, 1), (1, 0), (1, 2)]
     for views, corners in ((5, cross), (9, [*cross, (0, 0), (0, 2), (2, 0), (2, 2)])):
         answers = [model(bordered[:, top : top + 6, left : left + 7]).numpy() for top, left in corners]
-        np.testing.assert_allclose(over_views(model, spec, views)(images), np.mean(answers, axis=0), atol=1e-6)
+        np.testing.assert_allclose(average_over_views(model, spec, views)(images), np.mean(answers, axis=0), atol=1e-6)
 
 
 def test_with_views_the_saved_model_predicts_what_is_reported_and_the_single_view_is_told_apart(table, tmp_path):

@@ -11,7 +11,7 @@ from support.synthetic import images_and_labels, write_table
 
 from pipelines.config import loader
 from pipelines.errors import ConvoyError, DataError
-from pipelines.track.mlflow import model as tracked_model
+from pipelines.track.mlflow import logged_model as tracked_model
 from pipelines.track.rundir import figure_data
 from pipelines.track.rundir.events import SpoolWriter
 from pipelines.train.compile import make_loss

@@ -76,6 +76,6 @@ def test_imports_point_one_way_and_each_library_has_its_owner(path):
 
 def test_the_driver_imports_neither_tensorflow_nor_mlflow():
     heavy = ("tensorflow", "keras", "mlflow", "petastorm", "optuna")
-    code = f"import sys, pipelines.launch.training, pipelines.sweep.run; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, pipelines.launch.training, pipelines.sweep.run_sweep; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"

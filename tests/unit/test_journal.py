@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from pipelines.errors import ConvoyError
-from pipelines.track.mlflow.follower import Follower
+from pipelines.track.mlflow.follower import MlflowSync
 from pipelines.track.mlflow.journal import Journal
 from pipelines.track.mlflow.replay import with_trials
 from pipelines.track.rundir import layout
@@ -104,7 +104,7 @@ def test_a_run_below_another_waits_for_that_one_on_the_same_server(tmp_path):
     sweep, trial = tmp_path / "sweep", tmp_path / "sweep/trials/one"
     trial.mkdir(parents=True)
     entry = Journal(trial).append("open", {"parent": "../.."})
-    follower = Follower(Journal(trial), "sqlite:///a.db")
+    follower = MlflowSync(Journal(trial), "sqlite:///a.db")
     with pytest.raises(ConvoyError, match=r"sweep must be there first"):
         follower._parent_tags(entry)
     layout.write_record(sweep, layout.RunRecord("run1", "sqlite:///other.db"))

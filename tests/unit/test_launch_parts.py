@@ -10,7 +10,7 @@ import pytest
 from pipelines.config import LaunchConfig
 from pipelines.errors import DataError
 from pipelines.launch.health import failures
-from pipelines.launch.rendezvous.server import Place, slot_of
+from pipelines.launch.rendezvous.server import RankPlacement, slot_of
 from pipelines.launch.slots import threads_per_worker
 from pipelines.launch.workers import scratch
 from pipelines.launch.workers.environment import gpu_environment, horovod_environment
@@ -32,7 +32,7 @@ def test_workers_of_a_node_share_its_cores_and_none_gets_less_than_one_thread():
 
 
 def test_how_often_ranks_ask_each_other_is_left_to_horovod_unless_it_is_set():
-    place = Place(slot_of(0, ["a", "a"]), "127.0.0.1:1", "lo")
+    place = RankPlacement(slot_of(0, ["a", "a"]), "127.0.0.1:1", "lo")
     asked = [horovod_environment(place, LaunchConfig(cycle_milliseconds=value)) for value in (0, 2.5, 10)]
     assert [variables.get("HOROVOD_CYCLE_TIME") for variables in asked] == [None, "2.5", "10"]
 

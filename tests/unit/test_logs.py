@@ -82,7 +82,7 @@ def test_of_a_huge_log_the_end_is_kept_and_the_gap_is_said(tmp_path, monkeypatch
 
 
 def test_a_follower_gives_each_whole_line_once(tmp_path):
-    follower = logs.Follower(tmp_path)
+    follower = logs.LogTail(tmp_path)
     path = tmp_path / "rank-0.log"
     path.write_text("2026-01-01T10:00:00.000Z rank 0 INFO a: one\nraw\nhalf")
     assert follower.new_lines() == ["2026-01-01T10:00:00.000Z rank 0 INFO a: one", "    rank-0| raw"]

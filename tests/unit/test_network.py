@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.errors import LaunchError
 from pipelines.launch.rendezvous import interfaces
-from pipelines.launch.rendezvous.interfaces import Meeting, meet
+from pipelines.launch.rendezvous.interfaces import HostDiscovery, discover_hosts
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -37,7 +37,7 @@ def met(*machines):
     def rank(number):
         name, spark_address = machines[number]
         try:
-            found[number] = meet(number, name, spark_address, gathering.of(number))
+            found[number] = discover_hosts(number, name, spark_address, gathering.of(number))
         except LaunchError as error:
             found[number] = error
 
@@ -60,7 +60,7 @@ def addresses(monkeypatch):
 
 @pytest.mark.parametrize("spark_address", ["127.0.0.1", "192.0.2.1"])
 def test_ranks_on_one_machine_meet_on_loopback(spark_address):
-    assert met(*[("a", spark_address)] * 3) == [Meeting(("127.0.0.1",) * 3, "127.0.0.1", "lo")] * 3
+    assert met(*[("a", spark_address)] * 3) == [HostDiscovery(("127.0.0.1",) * 3, "127.0.0.1", "lo")] * 3
 
 
 def test_in_local_mode_nothing_listens(monkeypatch):
@@ -80,7 +80,7 @@ def test_the_address_is_the_first_at_which_the_other_machine_answers(addresses, 
     addresses["two"] = {"127.0.0.12": "decoy", "127.0.0.22": "eth7", "127.0.0.32": "eth8"}
     unreachable(monkeypatch, "127.0.0.12")
     found = met(("same", "one"), ("same", "two"), ("same", "two"))
-    assert found[0] == Meeting(("127.0.0.11", "127.0.0.22", "127.0.0.22"), "127.0.0.11", "eth0")
+    assert found[0] == HostDiscovery(("127.0.0.11", "127.0.0.22", "127.0.0.22"), "127.0.0.11", "eth0")
     assert [(one.address, one.interface) for one in found[1:]] == [("127.0.0.22", "eth7")] * 2
 
 

@@ -9,7 +9,7 @@ import pytest
 from notebooks.runner import __main__ as command
 from notebooks.runner import page, source
 from notebooks.runner.execute import execute
-from notebooks.runner.outputs import Failure, Html, Picture, Text
+from notebooks.runner.outputs import CellError, Html, ImageOutput, Text
 from notebooks.runner.source import NotebookError
 from pipelines.errors import ConfigError
 
@@ -119,7 +119,7 @@ def test_figures_of_pyplot_and_figures_that_are_displayed_become_pictures_once(t
         "figure",
     )
     for cell, description in ((1, "rising"), (2, "mine"), (3, "mine")):
-        (picture,) = (output for output in shown(execution, cell) if isinstance(output, Picture))
+        (picture,) = (output for output in shown(execution, cell) if isinstance(output, ImageOutput))
         assert picture.png.startswith(b"\x89PNG")
         assert picture.description == description
     assert not [output for output in shown(execution, 1) if isinstance(output, Text) and output.stream != "result"]
@@ -178,7 +178,7 @@ def test_an_error_names_notebook_cell_and_line_and_ends_the_notebook(tmp_path):
     assert str(execution.error) == "05_note:2:3: ZeroDivisionError: division by zero"
     before, failure = shown(execution, 2)
     assert before == Text("before\n", "stdout")
-    assert isinstance(failure, Failure)
+    assert isinstance(failure, CellError)
     assert "1 / x" in failure.traceback
     assert "execute.py" not in failure.traceback
     assert len(execution.results) == 2
@@ -192,7 +192,7 @@ def test_an_error_deep_in_a_library_is_located_at_the_line_that_called_it(tmp_pa
 def test_an_error_for_people_is_shown_without_a_traceback(tmp_path):
     execution = run(tmp_path, "from pipelines.config import loader\nloader.load(None, ['training.epochs=0'])")
     assert str(execution.error) == "05_note:1:2: training.epochs=0: must be at least 1"
-    assert shown(execution, 1) == [Failure("training.epochs=0: must be at least 1")]
+    assert shown(execution, 1) == [CellError("training.epochs=0: must be at least 1")]
 
 
 def test_exit_ends_the_notebook_well(tmp_path):

@@ -12,10 +12,10 @@ from pipelines.launch.health import node_metrics
 from pipelines.track import run_page
 from pipelines.track.mlflow.journal import Journal
 from pipelines.track.recorder import Recorder
-from pipelines.track.run import TrackedRun
 from pipelines.track.rundir import figure_data
 from pipelines.track.rundir.events import Event, SpoolReader
 from pipelines.track.rundir.figure_data import PredictionWriter
+from pipelines.track.tracked_run import TrackedRun
 
 PLAN = {
     "workers": 2,
@@ -97,7 +97,7 @@ def test_a_title_says_when_the_losses_are_not_the_same_measure():
 
 
 def test_the_description_tells_the_road_and_how_to_use_the_model(table):
-    result = run_page.Result(
+    result = run_page.RunOutcome(
         accuracy=0.9942, loss=0.122, epochs=3, precision="bfloat16", rows_per_second=9876.5, seconds=31.4, figures=["timeline"]
     )
     text = run_page.description(config("launch.workers=2", "model.name=convnet"), table.manifest, result)

@@ -2,9 +2,10 @@ import dataclasses
 
 import pytest
 
+from jobs import doctor
 from pipelines.launch.preflight import check, probe, requirements
 
-GOOD = probe.Found(
+GOOD = probe.NodeReport(
     python="3.11.7",
     java='openjdk version "17.0.9" 2023-10-17',
     versions={
@@ -45,13 +46,13 @@ def with_version(name, version):
 
 
 def failures(found, workers=1):
-    return [row for row in requirements.judge(found, workers) if row.state == "fail"]
+    return [row for row in requirements.check_node(found, workers) if row.state == "fail"]
 
 
 @pytest.mark.parametrize("found", [GOOD, DATABRICKS_15_4], ids=["local", "databricks 15.4"])
 def test_both_supported_stacks_pass_without_a_remedy(found):
-    rows = requirements.judge(found)
-    assert requirements.works(rows)
+    rows = requirements.check_node(found)
+    assert requirements.all_pass(rows)
     assert [row.remedy for row in rows if row.remedy] == []
 
 
@@ -85,7 +86,7 @@ def test_a_tensorflow_that_crashes_on_import_fails_itself_and_the_horovod_build_
         GOOD, tensorflow="", tensorflow_error="the import ended Python with exit code -4", horovod_tensorflow="", gloo=False
     )
     assert [row.name for row in failures(crashed)] == ["TensorFlow", "Horovod build"]
-    assert "exit code -4" in check.table(requirements.judge(crashed))
+    assert "exit code -4" in check.table(requirements.check_node(crashed))
 
 
 def test_a_tensorflow_that_horovod_does_not_compile_with_is_refused():
@@ -101,20 +102,20 @@ def test_more_workers_than_cores_name_the_number_that_fits():
 
 def test_little_memory_and_a_missing_bfloat16_are_notes_that_do_not_forbid_training():
     small = dataclasses.replace(GOOD, memory=requirements.GIGABYTE, bfloat16=())
-    rows = requirements.judge(small)
-    assert requirements.works(rows)
+    rows = requirements.check_node(small)
+    assert requirements.all_pass(rows)
     assert [row.name for row in rows if row.state == "note"] == ["memory", "precision"]
 
 
 def test_a_machine_with_nothing_gives_a_full_table():
-    nothing = probe.Found(python="3.11.7")
-    rows = requirements.judge(nothing)
-    assert not requirements.works(rows)
+    nothing = probe.NodeReport(python="3.11.7")
+    rows = requirements.check_node(nothing)
+    assert not requirements.all_pass(rows)
     assert check.table(rows).count("missing") >= 6
 
 
 def test_the_table_shows_found_needed_and_below_it_the_remedy():
-    lines = check.table(requirements.judge(with_version("pyarrow", "15.0.0"))).splitlines()
+    lines = check.table(requirements.check_node(with_version("pyarrow", "15.0.0"))).splitlines()
     (at,) = [number for number, line in enumerate(lines) if "pyarrow " in line and line.startswith("fail")]
     assert "15.0.0" in lines[at]
     assert "below 15" in lines[at]
@@ -122,8 +123,8 @@ def test_the_table_shows_found_needed_and_below_it_the_remedy():
 
 
 def test_release_candidates_and_local_versions_are_compared_by_their_numbers():
-    assert requirements.works(requirements.judge(with_version("keras", "3.16.0rc1")))
-    assert requirements.works(requirements.judge(with_version("numpy", "1.26.4+local")))
+    assert requirements.all_pass(requirements.check_node(with_version("keras", "3.16.0rc1")))
+    assert requirements.all_pass(requirements.check_node(with_version("numpy", "1.26.4+local")))
 
 
 def test_an_import_that_kills_python_is_reported_and_not_raised(tmp_path, monkeypatch):
@@ -131,27 +132,27 @@ def test_an_import_that_kills_python_is_reported_and_not_raised(tmp_path, monkey
     package.mkdir()
     (package / "__init__.py").write_text("import os\nos._exit(7)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    found = probe.look()
+    found = probe.probe_node()
     assert found.tensorflow == ""
     assert "exit code 7" in found.tensorflow_error
 
 
 def test_workers_below_one_are_refused_before_anything_is_looked_at(capsys):
     with pytest.raises(SystemExit) as refusal:
-        check.main(["--workers", "0"])
+        doctor.main(["--workers", "0"])
     assert refusal.value.code == 2
     assert "--workers 0" in capsys.readouterr().err
 
 
 def test_the_quick_look_agrees_with_the_thorough_one_on_this_machine():
-    thorough, quick = probe.look(), probe.look_quickly()
+    thorough, quick = probe.probe_node(), probe.probe_quickly()
     assert quick.tensorflow == thorough.tensorflow
     assert (quick.horovod_tensorflow, quick.gloo) == (thorough.horovod_tensorflow, thorough.gloo)
     assert quick.versions == thorough.versions
 
 
 def executor_failures(found):
-    return [row for row in requirements.judge_executor(found, GOOD) if row.state == "fail"]
+    return [row for row in requirements.check_executor(found, GOOD) if row.state == "fail"]
 
 
 def test_an_executor_like_the_driver_passes():
@@ -176,7 +177,7 @@ def test_an_executor_that_differs_is_named_with_what_differs(found, name):
 
 
 def test_a_run_folder_that_takes_no_appends_is_a_note_that_says_what_is_done_about_it():
-    rows = requirements.judge_executor(dataclasses.replace(GOOD, run_dir_takes="whole files"), GOOD)
+    rows = requirements.check_executor(dataclasses.replace(GOOD, run_dir_takes="whole files"), GOOD)
     (row,) = [row for row in rows if row.state != "ok"]
     assert (row.name, row.state) == ("run folder", "note")
     assert "copied there about once a second" in row.remedy

@@ -4,9 +4,9 @@ import mlflow
 import pytest
 
 from pipelines.errors import ConfigError
-from pipelines.score import registry
+from pipelines.score import model_registry
+from pipelines.score.classifier import connect, registered_name
 from pipelines.score.evaluate.mcnemar import PairedCounts
-from pipelines.score.model import connect, registered_name
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(store):
-    registry.connect(store)
+    model_registry.connect(store)
     return mlflow.MlflowClient()
 
 
@@ -28,7 +28,7 @@ def name(client, request):
 
 def new_challenger(client, name):
     version = str(client.create_model_version(name, source="file:/nowhere").version)
-    client.set_registered_model_alias(name, registry.CHALLENGER, version)
+    client.set_registered_model_alias(name, model_registry.CHALLENGER, version)
     return version
 
 
@@ -38,7 +38,7 @@ def counts(only_challenger, only_champion):
 
 @pytest.mark.parametrize(("challenger", "champion", "promoted"), [(20, 5, True), (5, 20, False), (9, 7, False), (0, 0, False)])
 def test_only_a_significantly_better_challenger_is_promoted(challenger, champion, promoted):
-    decision = registry.decide(counts(challenger, champion), 0.05, "abc")
+    decision = model_registry.decide(counts(challenger, champion), 0.05, "abc")
     assert decision.promoted is promoted
     assert decision.facts["only_challenger_right"] == str(challenger)
     assert "table abc" in decision.reason
@@ -46,22 +46,22 @@ def test_only_a_significantly_better_challenger_is_promoted(challenger, champion
 
 def test_the_first_champion_needs_no_rival_and_the_next_must_beat_it(client, name):
     first = new_challenger(client, name)
-    registry.record(client, name, first, None, registry.first_champion(0.97, 1000, "abc"))
-    assert registry.version_of(client, name, registry.CHAMPION) == first
-    assert registry.version_of(client, name, registry.CHALLENGER) is None
+    model_registry.record(client, name, first, None, model_registry.first_champion(0.97, 1000, "abc"))
+    assert model_registry.version_of(client, name, model_registry.CHAMPION) == first
+    assert model_registry.version_of(client, name, model_registry.CHALLENGER) is None
 
     second = new_challenger(client, name)
-    registry.record(client, name, second, first, registry.decide(counts(6, 5), 0.05, "abc"))
-    assert registry.version_of(client, name, registry.CHAMPION) == first
-    assert registry.version_of(client, name, registry.CHALLENGER) == second
+    model_registry.record(client, name, second, first, model_registry.decide(counts(6, 5), 0.05, "abc"))
+    assert model_registry.version_of(client, name, model_registry.CHAMPION) == first
+    assert model_registry.version_of(client, name, model_registry.CHALLENGER) == second
     kept = client.get_model_version(name, second)
     assert kept.tags["promotion.decision"] == "not promoted"
     assert kept.tags["promotion.against_version"] == first
     assert kept.tags["promotion.p_value"] == "1"
     assert "Not promoted (against version 1)" in kept.description
 
-    registry.record(client, name, second, first, registry.decide(counts(30, 5), 0.05, "abc"))
-    assert registry.version_of(client, name, registry.CHAMPION) == second
+    model_registry.record(client, name, second, first, model_registry.decide(counts(30, 5), 0.05, "abc"))
+    assert model_registry.version_of(client, name, model_registry.CHAMPION) == second
     champion = client.get_model_version(name, second)
     assert champion.tags["promotion.table_digest"] == "abc"
     assert float(champion.tags["promotion.p_value"]) < 0.001
@@ -70,19 +70,19 @@ def test_the_first_champion_needs_no_rival_and_the_next_must_beat_it(client, nam
 
 def test_a_name_that_is_not_registered_is_named(client):
     with pytest.raises(ConfigError, match="nobody: no such registered model"):
-        registry.version_of(client, "nobody", registry.CHAMPION)
+        model_registry.version_of(client, "nobody", model_registry.CHAMPION)
 
 
 @pytest.mark.parametrize("wrong", ["", "a/b", "a:b", "a@b"])
 def test_a_wrong_name_is_refused_before_any_work(wrong):
     with pytest.raises(ConfigError, match="--register"):
-        registry.check_name(wrong)
-    registry.check_name("main.vision.digits")
+        model_registry.check_name(wrong)
+    model_registry.check_name("main.vision.digits")
 
 
 def test_a_model_that_never_reached_the_server_is_a_warning_and_no_error(store):
     lines = []
-    assert registry.registered("", "digits", store, lines.append) == {}
+    assert model_registry.registered("", "digits", store, lines.append) == {}
     assert lines[0].startswith("warning: not registered as digits: MLflow at sqlite:")
 
 

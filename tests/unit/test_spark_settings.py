@@ -4,14 +4,14 @@ import pytest
 
 from pipelines.launch.preflight import probe
 from pipelines.launch.preflight.requirements import GIGABYTE
-from pipelines.launch.preflight.spark_conf import judge_settings, size
+from pipelines.launch.preflight.spark_conf import check_spark_conf, size
 
-NODE = probe.Found(python="3.11.0", host="n1", cores=4, memory=16 * GIGABYTE)
+NODE = probe.NodeReport(python="3.11.0", host="n1", cores=4, memory=16 * GIGABYTE)
 GOOD = {"spark.task.cpus": "4", "spark.executor.cores": "4", "spark.executor.memory": "8g"}
 
 
 def states(conf, master="spark://m:7077", executors=(NODE,), workers=2):
-    return {row.name: row.state for row in judge_settings(conf, master, executors, workers)}
+    return {row.name: row.state for row in check_spark_conf(conf, master, executors, workers)}
 
 
 def test_a_cluster_with_fixed_executors_a_task_a_node_and_room_for_tensorflow_is_well():
@@ -28,7 +28,7 @@ def test_a_cluster_with_fixed_executors_a_task_a_node_and_room_for_tensorflow_is
     ],
 )
 def test_each_setting_that_hurts_is_one_row_with_its_remedy(setting, name, state):
-    rows = judge_settings(GOOD | setting, "spark://m:7077", [NODE], 2)
+    rows = check_spark_conf(GOOD | setting, "spark://m:7077", [NODE], 2)
     (row,) = [row for row in rows if row.state != "ok"]
     assert (row.name, row.state) == (name, state)
     assert row.remedy
@@ -48,7 +48,7 @@ def test_on_one_machine_the_executors_settings_do_not_count():
 
 def test_gpus_that_spark_does_not_assign_and_a_horovod_without_nccl_are_notes():
     with_gpus = dataclasses.replace(NODE, gpus=4)
-    rows = judge_settings(GOOD, "spark://m:7077", [with_gpus], 2)
+    rows = check_spark_conf(GOOD, "spark://m:7077", [with_gpus], 2)
     assert [row.found for row in rows if row.state == "note"] == ["4, not assigned to tasks", "Horovod without NCCL"]
     assigned = GOOD | {"spark.task.resource.gpu.amount": "1"}
     assert set(states(assigned, executors=[dataclasses.replace(with_gpus, nccl=True)]).values()) == {"ok"}

@@ -17,7 +17,7 @@ from support.object_store import object_store
 from test_checkpoint import STATE, arrays
 
 from pipelines.sweep import plan
-from pipelines.sweep.search import Outcome, Study
+from pipelines.sweep.search import Study, TrialOutcome
 from pipelines.system import atomic, writeback
 from pipelines.track.mlflow.journal import Journal
 from pipelines.track.rundir import figure_data, layout
@@ -217,7 +217,7 @@ def test_a_sweep_keeps_its_record_there_and_goes_on_with_it(run_dir, tmp_path):
     (tmp_path / "sweep.yml").write_text(f"config: {tmp_path / 'base.yml'}\nspace: {{training.seed: [1, 2, 3]}}\n")
     sweep = plan.load(tmp_path / "sweep.yml")
     study = Study(sweep, run_dir)
-    study.tell(study.ask().number, Outcome(state="finished", value=0.5))
+    study.tell(study.ask().number, TrialOutcome(state="finished", value=0.5))
     writeback.close(run_dir)
     assert sorted(path.name for path in run_dir.iterdir()) == ["logs", "trials.jsonl"]
     again = Study(sweep, run_dir)

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from pipelines.sweep import plan, results
-from pipelines.sweep.search import Ended, Outcome
+from pipelines.sweep.search import FinishedTrial, TrialOutcome
 
 SPACE = {"training.base_learning_rate": [0.1, 0.01]}
 
@@ -22,19 +22,19 @@ def sweep(tmp_path):
 
 
 def ended(sweep, *outcomes):
-    return [Ended(number, sweep.points[number - 1], outcome) for number, outcome in enumerate(outcomes, 1)]
+    return [FinishedTrial(number, sweep.points[number - 1], outcome) for number, outcome in enumerate(outcomes, 1)]
 
 
 def finished(value, **more):
-    return Outcome(state="finished", value=value, seconds=10.0, epochs=9, **more)
+    return TrialOutcome(state="finished", value=value, seconds=10.0, epochs=9, **more)
 
 
-FAILED = Outcome(state="failed", note="the loss is not finite", seconds=1.0)
+FAILED = TrialOutcome(state="failed", note="the loss is not finite", seconds=1.0)
 
 
 def test_the_best_comes_first_then_the_pruned_then_the_failed(sweep):
     found = sweep(space={"training.seed": [1, 2, 3, 4]})
-    pruned = Outcome(state="pruned", value=0.01, note="after epoch 1 of 9", epochs=1)
+    pruned = TrialOutcome(state="pruned", value=0.01, note="after epoch 1 of 9", epochs=1)
     trials = ended(found, FAILED, finished(0.4), pruned, finished(0.2))
     by_accuracy = sweep(space={"training.seed": [1, 2, 3, 4]}, objective="validation/accuracy")
     table = results.rows(found, trials)

@@ -3,7 +3,7 @@ import yaml
 
 from pipelines.errors import ConfigError, LaunchError
 from pipelines.sweep import plan, search
-from pipelines.sweep.search import Outcome, Study
+from pipelines.sweep.search import Study, TrialOutcome
 
 RATES = {"training.base_learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}}
 
@@ -20,7 +20,7 @@ def sweep(tmp_path):
 
 
 def finish(study, proposal, value=0.5):
-    study.tell(proposal.number, Outcome(state="finished", value=value))
+    study.tell(proposal.number, TrialOutcome(state="finished", value=value))
 
 
 def drain(study):
@@ -120,7 +120,7 @@ def test_the_median_pruner_ends_a_trial_that_is_worse_than_half_of_those_before_
     good, bad = study.ask(), study.ask()
     assert not study.report(good.number, 1, 0.2)
     assert study.report(bad.number, 1, 0.9)
-    study.tell(bad.number, Outcome(state="pruned", value=0.9, note="after epoch 1 of 9"))
+    study.tell(bad.number, TrialOutcome(state="pruned", value=0.9, note="after epoch 1 of 9"))
     assert study.ended()[-1].outcome.state == "pruned"
 
 

@@ -6,14 +6,14 @@ import yaml
 from pipelines import errors
 from pipelines.launch.run_lifecycle import EndedEarly
 from pipelines.sweep import plan
-from pipelines.sweep.search import Outcome, Study
-from pipelines.sweep.trial import Ground, TrialConsole, _Watch
+from pipelines.sweep.search import Study, TrialOutcome
+from pipelines.sweep.trial import TrialConsole, TrialContext, _Watch
 from pipelines.track.console.console import TrainingConsole
 from pipelines.track.rundir.events import Event
 
 
 @pytest.fixture
-def ground(tmp_path):
+def context(tmp_path):
     """Of a sweep with two trials of three epochs, of which the first has ended with a loss of 0.1 in every epoch."""
     (tmp_path / "base.yml").write_text("training: {epochs: 3}\n")
     content = {"space": {"training.seed": [1, 2]}, "pruning": "median", "pruning_after_trials": 1, "pruning_after_epochs": 2}
@@ -23,43 +23,43 @@ def ground(tmp_path):
     first = study.ask()
     for epoch in (1, 2, 3):
         study.report(first.number, epoch, 0.1)
-    study.tell(first.number, Outcome(state="finished", value=0.1))
+    study.tell(first.number, TrialOutcome(state="finished", value=0.1))
     shared = {"spark": None, "fork_server": "", "threads": 1, "halt": threading.Event(), "console": TrainingConsole(1)}
-    return Ground(sweep=sweep, study=study, folder=tmp_path, **shared)
+    return TrialContext(sweep=sweep, study=study, folder=tmp_path, **shared)
 
 
 def epoch(number, loss):
     return Event(0, "epoch", 0.0, {"epoch": number, "metrics": {"validation/loss": loss}})
 
 
-def watch(ground):
-    proposal = ground.study.ask()
-    return _Watch(ground, proposal.number, ground.sweep.configuration(proposal.assignment))
+def watch(context):
+    proposal = context.study.ask()
+    return _Watch(context, proposal.number, context.sweep.configuration(proposal.assignment))
 
 
-def test_a_trial_that_promises_too_little_is_ended_after_the_epochs_that_every_trial_has(ground):
-    following = watch(ground)
+def test_a_trial_that_promises_too_little_is_ended_after_the_epochs_that_every_trial_has(context):
+    following = watch(context)
     following([epoch(1, 0.9)])
     with pytest.raises(EndedEarly, match="after epoch 2 of 3"):
         following([Event(0, "progress", 0.0, {}), epoch(2, 0.8)])
     assert [metrics["validation/loss"] for metrics in following.history] == [0.9, 0.8]
 
 
-def test_a_trial_that_has_trained_its_last_epoch_is_not_ended_early(ground):
-    following = watch(ground)
+def test_a_trial_that_has_trained_its_last_epoch_is_not_ended_early(context):
+    following = watch(context)
     following([epoch(1, 0.05), epoch(2, 0.05), epoch(3, 0.9)])
     assert len(following.history) == 3
 
 
-def test_epochs_that_a_restarted_training_repeats_count_once(ground):
-    following = watch(ground)
+def test_epochs_that_a_restarted_training_repeats_count_once(context):
+    following = watch(context)
     following([epoch(1, 0.05), epoch(1, 0.06), epoch(2, 0.04)])
     assert [metrics["validation/loss"] for metrics in following.history] == [0.05, 0.04]
 
 
-def test_when_the_sweep_ends_each_trial_does(ground):
-    following = watch(ground)
-    ground.halt.set()
+def test_when_the_sweep_ends_each_trial_does(context):
+    following = watch(context)
+    context.halt.set()
     with pytest.raises(errors.Interrupted):
         following([])
 
@@ -75,8 +75,8 @@ def test_a_trial_warns_with_its_number_and_is_silent_otherwise_unless_told_to_be
     assert capsys.readouterr().out.splitlines() == ["warning: trial 7: a line", "warning: trial 7: another", *echoed]
 
 
-def test_a_trial_has_its_share_of_the_cores_unless_the_user_chose_and_writes_no_checkpoints(ground):
-    config = ground.sweep.base
+def test_a_trial_has_its_share_of_the_cores_unless_the_user_chose_and_writes_no_checkpoints(context):
+    config = context.sweep.base
     assert plan.for_trial(config, 3).launch.threads_per_worker == 3
     assert plan.for_trial(config, 3).checkpoint.every_epochs == 0
     chosen = plan.for_trial(config, 2)

@@ -5,14 +5,14 @@ import time
 import mlflow
 
 from pipelines.config import TrackingConfig
-from pipelines.track.mlflow.follower import Follower
-from pipelines.track.run import TrackedRun
+from pipelines.track.mlflow.follower import MlflowSync
+from pipelines.track.tracked_run import TrackedRun
 
 
 def test_what_comes_while_tracking_rests_is_sent_together_and_the_end_waits_for_no_rest(tmp_path, monkeypatch):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    sendings, catch_up = [], Follower.catch_up
-    monkeypatch.setattr(Follower, "catch_up", lambda follower: sendings.append(time.monotonic()) or catch_up(follower))
+    sendings, catch_up = [], MlflowSync.catch_up
+    monkeypatch.setattr(MlflowSync, "catch_up", lambda follower: sendings.append(time.monotonic()) or catch_up(follower))
     run = TrackedRun(TrackingConfig(uri=uri), "a run", tmp_path / "run")
     deadline = time.monotonic() + 60
     # To set up the store takes a core for about a second, after which the thread rests for the longest time.

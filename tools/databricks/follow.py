@@ -18,7 +18,7 @@ _SHOWN_LINES = 12
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobOutcome:
     """How a run ended."""
 
     page: str
@@ -32,7 +32,7 @@ class Outcome:
     """Ids of the MLflow runs that the tasks reported, in their order."""
 
 
-def follow(client: WorkspaceClient, run_id: int, say: Callable[[str], None], poll_seconds: float = 5) -> Outcome:
+def follow(client: WorkspaceClient, run_id: int, say: Callable[[str], None], poll_seconds: float = 5) -> JobOutcome:
     """Tell the address of the run's page, then each change of state of the run and its tasks until it has ended.
 
     Args:
@@ -97,7 +97,7 @@ def _named(state: RunState | None) -> str:
     return str(shown.value).lower().replace("_", " ")
 
 
-def _outcome(client: WorkspaceClient, run: Run, state: RunState) -> Outcome:
+def _outcome(client: WorkspaceClient, run: Run, state: RunState) -> JobOutcome:
     succeeded = state.result_state is RunResultState.SUCCESS
     found: list[str] = []
     reason, details = "", ""
@@ -111,7 +111,7 @@ def _outcome(client: WorkspaceClient, run: Run, state: RunState) -> Outcome:
     if not succeeded and not reason:
         message = mask(state.state_message or "").strip().splitlines()
         reason = f"the run is {_named(state)}" + (f": {message[0]}" if message else "")
-    return Outcome(
+    return JobOutcome(
         page=run.run_page_url or "", succeeded=succeeded, reason=reason, details=details, mlflow_runs=tuple(dict.fromkeys(found))
     )
 

@@ -23,7 +23,7 @@ from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.ingest import image_pass, quarantine
 from pipelines.data.ingest.parse_pass import IS_IMAGES, IS_REPORT, PARSED_COLUMNS, VALUES_PER_STRETCH, BlockReport, parse_batches
 from pipelines.data.ingest.permutation import Permutation, Segment, cut
-from pipelines.data.ingest.quarantine import Rejected
+from pipelines.data.ingest.quarantine import RejectedLine
 from pipelines.data.ingest.shuffle_pass import PLACED_COLUMNS, Plan, place_batches
 from pipelines.data.ingest.spark_jobs import arrow_batches, cause, job_group
 from pipelines.data.ingest.write_pass import WRITTEN_COLUMNS, WrittenFile, write_batches
@@ -48,7 +48,7 @@ class Written:
     dtype: Dtype
     rows_per_file: tuple[int, ...]
     """Of the source's files, in order."""
-    rejected: Rejected
+    rejected: RejectedLine
 
 
 def write_rows(spark: SparkSession, config: Config, source: Source, folder: Path) -> Written:
@@ -77,7 +77,7 @@ class ParsedText:
     """`PARSED_COLUMNS`, kept by Spark."""
     reports: list[BlockReport]
     """Of all blocks, in the order of files and blocks."""
-    rejected: Rejected
+    rejected: RejectedLine
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def parsed_text(spark: SparkSession, config: Config, source: Source, *, images_a
     Args:
         spark: reads it.
         config: `data` says what a row may hold, `ingest` what becomes of a line that is none.
-        source: from `pipelines.data.sources.resolve.resolve`.
+        source: from `pipelines.data.sources.resolve.resolve_source`.
         images_apart: every image is a row of its own, for frames that are cut into batches by the size of an image; of text.
 
     Raises:

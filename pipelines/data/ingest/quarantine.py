@@ -24,7 +24,7 @@ _LINES_PER_FILE = 200_000
 
 
 @dataclass(frozen=True)
-class Rejected:
+class RejectedLine:
     """The malformed lines that a table is built without."""
 
     by_reason: dict[str, int]
@@ -38,7 +38,7 @@ class Rejected:
         return sum(self.per_file)
 
 
-def judge(config: IngestConfig, source: Source, rules: Rules, reports: Sequence[BlockReport]) -> Rejected:
+def judge(config: IngestConfig, source: Source, rules: Rules, reports: Sequence[BlockReport]) -> RejectedLine:
     """Decide whether the rows can be used.
 
     Args:
@@ -75,7 +75,7 @@ def judge(config: IngestConfig, source: Source, rules: Rules, reports: Sequence[
         if may_be_zero_based:
             warning += "; if the file counts from 0 throughout, its other rows are off by one value"
         warnings.append(warning)
-    return Rejected(dict(total), tuple(per_file), tuple(warnings))
+    return RejectedLine(dict(total), tuple(per_file), tuple(warnings))
 
 
 def write(parsed: DataFrame, source: Source, reports: Sequence[BlockReport], num_lines: int, folder: Path) -> None:

@@ -39,7 +39,7 @@ def open_or_build(spark: SparkSession, config: Config, source: Source, report: C
     Args:
         spark: reads the text and writes the Parquet files.
         config: `data` and `ingest` decide the table.
-        source: from `pipelines.data.sources.resolve.resolve`.
+        source: from `pipelines.data.sources.resolve.resolve_source`.
         report: is given lines for people.
 
     Raises:

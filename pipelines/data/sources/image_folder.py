@@ -20,7 +20,7 @@ _TRAIN, _TEST = "train", "test"
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageFile:
     name: str
     """Path below the folder of its split, such as cat/1.png."""
     label: int
@@ -34,7 +34,7 @@ class ImageFolder:
     class_names: tuple[str, ...]
     folders: tuple[str, ...]
     """Location of the folder with the training classes, and of that with the test classes where there is one."""
-    pictures: tuple[tuple[Picture, ...], ...]
+    pictures: tuple[tuple[ImageFile, ...], ...]
     """Of each folder, by class and name."""
 
 
@@ -91,7 +91,7 @@ def find(location: str, data: DataConfig, report: Callable[[str], None]) -> Imag
     return ImageFolder(class_names=class_names, folders=folders, pictures=tuple(listed))
 
 
-def digest(folder: str, pictures: tuple[Picture, ...]) -> Fingerprint:
+def digest(folder: str, pictures: tuple[ImageFile, ...]) -> Fingerprint:
     """What tells the pictures of a folder, their names and their classes from others. Raises OSError where one cannot be read."""
     total, num_bytes, root = hashlib.sha256(), 0, paths.to_python(folder)
     for picture in pictures:
@@ -118,7 +118,7 @@ def _class_names(data: DataConfig, folder: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _listed(folder: str, class_names: tuple[str, ...]) -> tuple[tuple[Picture, ...], list[str]]:
+def _listed(folder: str, class_names: tuple[str, ...]) -> tuple[tuple[ImageFile, ...], list[str]]:
     """The pictures of a folder, and files in it that are none."""
     root = paths.to_python(folder)
     unknown = [path.name for path in _folders(root) if path.name not in class_names]
@@ -139,7 +139,7 @@ def _listed(folder: str, class_names: tuple[str, ...]) -> tuple[tuple[Picture, .
                 "and these below the data set's folder or below its train/ and test/"
             )
         files = [path.name for path in _files(root / name)]
-        in_class = [Picture(f"{name}/{file}", label) for file in files if _is_picture(Path(file))]
+        in_class = [ImageFile(f"{name}/{file}", label) for file in files if _is_picture(Path(file))]
         if not in_class:
             raise DataError(f"{folder}/{name}: holds no pictures; their names end in {', '.join(ENDINGS)}")
         listed += in_class

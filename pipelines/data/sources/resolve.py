@@ -61,7 +61,7 @@ class Source:
         return f"{uri}/{self.pictures.pictures[file][number].name}", None
 
 
-def resolve(data: DataConfig, report: Report) -> Source:
+def resolve_source(data: DataConfig, report: Report) -> Source:
     """Find the files of `data.dataset`, fetching or converting them where the name asks for it.
 
     Args:

@@ -33,7 +33,7 @@ class Look:
 
 
 @dataclass
-class _Rank:
+class _WatchedRank:
     """What the driver knows of a rank. Times by the driver's monotonic clock."""
 
     number: int
@@ -60,7 +60,7 @@ class Watchdog:
         self._now = now
         self._interval = heartbeat.seconds_between(launch)
         self._started = self._looked = now()
-        self._ranks = [_Rank(number, None, self._started, self._started) for number in range(launch.workers)]
+        self._ranks = [_WatchedRank(number, None, self._started, self._started) for number in range(launch.workers)]
 
     def look(self) -> Look:
         """Read the signs of life. Costs nothing when called again too soon."""
@@ -74,7 +74,7 @@ class Watchdog:
             return self._look_at_start(now)
         return self._look_at_work(now)
 
-    def _update(self, rank: _Rank, now: float) -> None:
+    def _update(self, rank: _WatchedRank, now: float) -> None:
         found = heartbeat.read(self._attempt_dir, rank.number)
         if found is None:
             return
@@ -113,7 +113,7 @@ class Watchdog:
                 warnings.append(f"{self._sentence(rank, what, now)}; it is ended after {end_after} s")
         return Look(warnings=tuple(warnings))
 
-    def _keeping_others(self, working: Sequence[_Rank], limit: float, now: float) -> list[_Rank]:
+    def _keeping_others(self, working: Sequence[_WatchedRank], limit: float, now: float) -> list[_WatchedRank]:
         """The ranks to blame, when one makes no progress for longer than the limit."""
         # Those who wait for a rank have stopped a moment before it or after it.
         margin = min(limit / 2, 2 * self._interval + 1)
@@ -124,17 +124,17 @@ class Watchdog:
             still = [rank for rank in still if rank.last is None or not rank.last.progress.waiting]
         return self._blamed(still, now)
 
-    def _blamed(self, still: list[_Rank], now: float) -> list[_Rank]:
+    def _blamed(self, still: list[_WatchedRank], now: float) -> list[_WatchedRank]:
         """Those that do not run at all; or those whose reader does not deliver; or those that do not wait for others; or all."""
         silent = [rank for rank in still if self._is_silent(rank, now)]
         reading = [rank for rank in still if rank.last is not None and rank.last.progress.reading]
         own = [rank for rank in still if rank.last is not None and not rank.last.progress.waiting]
         return silent or reading or own or still
 
-    def _is_silent(self, rank: _Rank, now: float) -> bool:
+    def _is_silent(self, rank: _WatchedRank, now: float) -> bool:
         return now - rank.beaten > max(_MISSED_BEATS * self._interval, 1.0)
 
-    def _failure(self, rank: _Rank, what: str, now: float) -> Failure:
+    def _failure(self, rank: _WatchedRank, what: str, now: float) -> Failure:
         host = rank.last.host if rank.last is not None else "an unknown node"
         return Failure(
             rank=rank.number,
@@ -147,11 +147,11 @@ class Watchdog:
             lost=any(other.last is not None for other in self._ranks),
         )
 
-    def _sentence(self, rank: _Rank, what: str, now: float) -> str:
+    def _sentence(self, rank: _WatchedRank, what: str, now: float) -> str:
         host = f" on {rank.last.host}" if rank.last is not None else ""
         return f"rank {rank.number}{host} {what}{self._details(rank, now)}"
 
-    def _details(self, rank: _Rank, now: float) -> str:
+    def _details(self, rank: _WatchedRank, now: float) -> str:
         if rank.last is None:
             return "; Spark has not started it: are the task slots taken, or its node gone?"
         doing = f"reading {rank.last.progress.reading}" if rank.last.progress.reading else rank.last.progress.activity

@@ -1,8 +1,9 @@
 """Whether training could work here: found, needed, remedy.
 
-`look` gathers what a machine has, `judge` turns it into rows. Without `--workers` the driver's machine is looked at thoroughly,
-TensorFlow and Horovod being imported in a process of their own, where a crash is a row, too. With it a Spark session is started,
-and every executor that would run a worker is looked at. Every training does the quick half of that before it reads data.
+`probe_node` gathers what a machine has, `check_node` turns it into rows. Without `--workers` the driver's machine is looked at
+thoroughly, TensorFlow and Horovod being imported in a process of their own, where a crash is a row, too. With it a Spark session
+is started, and every executor that would run a worker is looked at. Every training does the quick half of that before it reads
+data.
 """
 
 import os
@@ -14,12 +15,12 @@ from pyspark.sql import SparkSession
 
 from pipelines.errors import LaunchError
 from pipelines.launch import session, slots
-from pipelines.launch.preflight.probe import Found, look_quickly
-from pipelines.launch.preflight.requirements import Row, judge_executor
-from pipelines.launch.preflight.spark_conf import judge_settings
+from pipelines.launch.preflight.probe import NodeReport, probe_quickly
+from pipelines.launch.preflight.requirements import CheckResult, check_executor
+from pipelines.launch.preflight.spark_conf import check_spark_conf
 
 
-def check(spark: SparkSession, workers: int, run_dir: str = "") -> list[str]:
+def check_cluster(spark: SparkSession, workers: int, run_dir: str = "") -> list[str]:
     """Refuse what could not work, before data is read. Gives a line for each thing that is not as it should be and may work.
 
     Args:
@@ -31,21 +32,21 @@ def check(spark: SparkSession, workers: int, run_dir: str = "") -> list[str]:
         LaunchError: too few slots, dynamic allocation, or a part on an executor that is missing, wrong, or not as on the driver.
     """
     slots.wait_for_start(spark, workers)
-    judged = _judged_executors(spark, workers, look_quickly(), run_dir)
-    for found, rows in judged:
+    checked = _check_executors(spark, workers, probe_quickly(), run_dir)
+    for found, rows in checked:
         for row in rows:
             if row.state == "fail":
                 raise LaunchError(f"executor on {found.host}: {row.name} is {row.found}, needed is {row.needed}; {row.remedy}")
-    settings = _judged_settings(spark, workers, [found for found, _ in judged])
+    settings = _check_settings(spark, workers, [found for found, _ in checked])
     for row in settings:
         if row.state == "fail":
             raise LaunchError(f"{row.name}: {row.found}, needed is {row.needed}; {row.remedy}")
-    everything = [*(row for _, rows in judged for row in rows), *settings]
+    everything = [*(row for _, rows in checked for row in rows), *settings]
     notes = [f"{row.name}: {row.found}, better is {row.needed}; {row.remedy}" for row in everything if row.state == "note"]
     return list(dict.fromkeys(notes))
 
 
-def executors(spark: SparkSession, workers: int, run_dir: str = "") -> list[Found]:
+def probe_executors(spark: SparkSession, workers: int, run_dir: str = "") -> list[NodeReport]:
     """What the executors have; those that have the same count once.
 
     Where they are on this machine and start this Python, that is what this process sees. Otherwise as many tasks as there are
@@ -57,23 +58,25 @@ def executors(spark: SparkSession, workers: int, run_dir: str = "") -> list[Foun
     """
     python = shutil.which(spark.sparkContext.pythonExec)
     if session.runs_here(spark) and python is not None and os.path.abspath(python) == os.path.abspath(sys.executable):
-        return [look_quickly(run_dir)]
+        return [probe_quickly(run_dir)]
     tasks = max(workers, slots.available(spark))
     try:
         stage = spark.sparkContext.parallelize(range(tasks), tasks)
-        everything: list[Found] = stage.map(lambda _: look_quickly(run_dir)).collect()
+        everything: list[NodeReport] = stage.map(lambda _: probe_quickly(run_dir)).collect()
     except Exception as error:
         raise LaunchError(_reason(str(error))) from error
     return [found for number, found in enumerate(everything) if found not in everything[:number]]
 
 
-def _judged_executors(spark: SparkSession, workers: int, driver: Found, run_dir: str) -> list[tuple[Found, list[Row]]]:
-    return [(found, judge_executor(found, driver)) for found in executors(spark, workers, run_dir)]
+def _check_executors(
+    spark: SparkSession, workers: int, driver: NodeReport, run_dir: str
+) -> list[tuple[NodeReport, list[CheckResult]]]:
+    return [(found, check_executor(found, driver)) for found in probe_executors(spark, workers, run_dir)]
 
 
-def _judged_settings(spark: SparkSession, workers: int, found: Sequence[Found]) -> list[Row]:
+def _check_settings(spark: SparkSession, workers: int, found: Sequence[NodeReport]) -> list[CheckResult]:
     context = spark.sparkContext
-    return judge_settings(dict(context.getConf().getAll()), context.master, found, workers)
+    return check_spark_conf(dict(context.getConf().getAll()), context.master, found, workers)
 
 
 def _reason(error: str) -> str:
@@ -88,7 +91,7 @@ def _reason(error: str) -> str:
     return f"executors could not be looked at: {(lines or [error.strip() or 'no reason given'])[-1]}"
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[CheckResult]) -> str:
     """Text for a terminal; a remedy stands below its row."""
     width = [max(len(text) for text in column) for column in zip(*((row.name, row.found) for row in rows), strict=True)]
     lines = [f"      {'':{width[0]}}  {'found':{width[1]}}  needed"]
@@ -99,20 +102,24 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def look_with_spark(driver: Found, workers: int) -> list[Row]:
+def check_with_spark(driver: NodeReport, workers: int) -> list[CheckResult]:
     """Rows about the session and its executors; those of executors that are well come to one row each."""
     try:
         with session.open_session("convoy-doctor") as spark:
             slots.wait_for_start(spark, workers)
-            judged = _judged_executors(spark, workers, driver, "")
-            rows = [Row("task slots", str(slots.available(spark)), f"{workers} for {workers} worker{'s' if workers > 1 else ''}")]
-            rows += _judged_settings(spark, workers, [found for found, _ in judged])
+            checked = _check_executors(spark, workers, driver, "")
+            rows = [
+                CheckResult(
+                    "task slots", str(slots.available(spark)), f"{workers} for {workers} worker{'s' if workers > 1 else ''}"
+                )
+            ]
+            rows += _check_settings(spark, workers, [found for found, _ in checked])
     except LaunchError as error:
-        return [Row("Spark", "not able", "able to run the workers", "fail", str(error))]
-    for number, (found, parts) in enumerate(judged):
+        return [CheckResult("Spark", "not able", "able to run the workers", "fail", str(error))]
+    for number, (found, parts) in enumerate(checked):
         name = f"executor {number} ({found.host})"
         wrong = [part for part in parts if part.state == "fail"]
-        rows += [Row(f"{name}: {part.name}", part.found, part.needed, "fail", part.remedy) for part in wrong]
+        rows += [CheckResult(f"{name}: {part.name}", part.found, part.needed, "fail", part.remedy) for part in wrong]
         if not wrong:
-            rows.append(Row(name, f"Python {found.python}, TensorFlow {found.tensorflow}", "as on the driver"))
+            rows.append(CheckResult(name, f"Python {found.python}, TensorFlow {found.tensorflow}", "as on the driver"))
     return rows

@@ -41,7 +41,7 @@ print("\\n" + json.dumps(found))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class NodeReport:
     """What one machine has. Versions are texts; an empty text means missing. Plain values, so that it travels."""
 
     python: str
@@ -72,10 +72,10 @@ class Found:
     """Instruction sets of the processor that compute in bfloat16."""
 
 
-def look() -> Found:
+def probe_node() -> NodeReport:
     """What this machine has. Raises nothing: what cannot be found out counts as missing."""
     probed = _import_probe()
-    return Found(
+    return NodeReport(
         python=platform.python_version(),
         host=socket.gethostname(),
         java=_java(),
@@ -91,7 +91,7 @@ def look() -> Found:
     )
 
 
-def look_quickly(run_dir: str = "") -> Found:
+def probe_quickly(run_dir: str = "") -> NodeReport:
     """What package data and files tell, without an import of TensorFlow: a few milliseconds, for every executor of every run.
 
     Args:
@@ -99,7 +99,7 @@ def look_quickly(run_dir: str = "") -> Found:
     """
     tensorflow = _version("tensorflow") or _version("tensorflow-cpu")
     gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
-    return Found(
+    return NodeReport(
         python=platform.python_version(),
         host=socket.gethostname(),
         versions={name: _version(name) for name in (*VERSIONED, "horovod")},

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.launch.preflight.probe import VERSIONED, Found
+from pipelines.launch.preflight.probe import VERSIONED, NodeReport
 
 State = Literal["ok", "note", "fail"]
 
@@ -18,7 +18,7 @@ MEMORY_BASE_GB = 1.5
 
 
 @dataclass(frozen=True)
-class Row:
+class CheckResult:
     """One line of the table."""
 
     name: str
@@ -28,7 +28,7 @@ class Row:
     remedy: str = ""
 
 
-def judge(found: Found, workers: int = 1) -> list[Row]:
+def check_node(found: NodeReport, workers: int = 1) -> list[CheckResult]:
     """The table, in the order of the road.
 
     Args:
@@ -47,7 +47,7 @@ def judge(found: Found, workers: int = 1) -> list[Row]:
     ]
 
 
-def judge_executor(found: Found, driver: Found) -> list[Row]:
+def check_executor(found: NodeReport, driver: NodeReport) -> list[CheckResult]:
     """Whether a worker could run on an executor: its parts, and their agreement with the driver's."""
     return [
         _python_row(found.python),
@@ -61,23 +61,23 @@ def judge_executor(found: Found, driver: Found) -> list[Row]:
     ]
 
 
-def works(rows: Sequence[Row]) -> bool:
+def all_pass(rows: Sequence[CheckResult]) -> bool:
     """False when training could not work."""
     return all(row.state != "fail" for row in rows)
 
 
-def _between(name: str, found: str, least: str, below: str, needed: str, remedy: str = SETUP) -> Row:
+def _between(name: str, found: str, least: str, below: str, needed: str, remedy: str = SETUP) -> CheckResult:
     if not found:
-        return Row(name, "missing", needed, "fail", remedy)
+        return CheckResult(name, "missing", needed, "fail", remedy)
     fits = _numbers(least) <= _numbers(found) < _numbers(below)
-    return Row(name, found, needed) if fits else Row(name, found, needed, "fail", remedy)
+    return CheckResult(name, found, needed) if fits else CheckResult(name, found, needed, "fail", remedy)
 
 
-def _python_row(version: str) -> Row:
+def _python_row(version: str) -> CheckResult:
     return _between("Python", version, "3.10", "3.12", "3.10 or 3.11", "install Python 3.11, delete .venv, " + SETUP)
 
 
-def _range_rows(versions: Mapping[str, str]) -> list[Row]:
+def _range_rows(versions: Mapping[str, str]) -> list[CheckResult]:
     return [
         _between("Keras", versions.get("keras", ""), "3.0", "4.0", "3.x"),
         _between("Petastorm", versions.get("petastorm", ""), "0.12", "0.14", "0.12 or 0.13"),
@@ -87,23 +87,27 @@ def _range_rows(versions: Mapping[str, str]) -> list[Row]:
     ]
 
 
-def _java_row(line: str) -> Row:
+def _java_row(line: str) -> CheckResult:
     needed = "17, 11 or 8"
     remedy = f"unset JAVA_HOME or let it name a Java 17, then {SETUP}"
     match = re.search(r'"(?:1\.)?(\d+)[^"]*"', line)
     if not match:
-        return Row("Java", "missing", needed, "fail", remedy)
+        return CheckResult("Java", "missing", needed, "fail", remedy)
     version = int(match.group(1))
-    return Row("Java", str(version), needed) if version in (8, 11, 17) else Row("Java", str(version), needed, "fail", remedy)
+    return (
+        CheckResult("Java", str(version), needed)
+        if version in (8, 11, 17)
+        else CheckResult("Java", str(version), needed, "fail", remedy)
+    )
 
 
-def _tensorflow_row(found: Found) -> Row:
+def _tensorflow_row(found: NodeReport) -> CheckResult:
     if found.tensorflow_error:
-        return Row("TensorFlow", _short(found.tensorflow_error), "2.16 to 2.18", "fail", SETUP)
+        return CheckResult("TensorFlow", _short(found.tensorflow_error), "2.16 to 2.18", "fail", SETUP)
     return _between("TensorFlow", found.tensorflow, "2.16", "2.19", "2.16 to 2.18")
 
 
-def _horovod_rows(found: Found) -> list[Row]:
+def _horovod_rows(found: NodeReport) -> list[CheckResult]:
     """Its version, the TensorFlow it was compiled for, and Gloo."""
     version = _between("Horovod", found.versions.get("horovod", ""), "0.28.1", "0.29", "0.28.1")
     if version.state == "fail":
@@ -111,39 +115,42 @@ def _horovod_rows(found: Found) -> list[Row]:
     needed = f"compiled for TensorFlow {found.tensorflow}" if found.tensorflow else "compiled for the installed TensorFlow"
     compiled = f"for TensorFlow {found.horovod_tensorflow}" if found.horovod_tensorflow else "without TensorFlow"
     if found.horovod_tensorflow != found.tensorflow or not found.tensorflow:
-        return [version, Row("Horovod build", compiled, needed, "fail", f"delete .venv, {SETUP}: it compiles Horovod again")]
+        return [
+            version,
+            CheckResult("Horovod build", compiled, needed, "fail", f"delete .venv, {SETUP}: it compiles Horovod again"),
+        ]
     if found.horovod_error:
         remedy = f"delete .venv and the wheels folder in CONVOY_CACHE (~/.cache/convoy), {SETUP}"
-        return [version, Row("Horovod build", _short(found.horovod_error), needed, "fail", remedy)]
-    gloo = Row("Horovod Gloo", "built", "built")
+        return [version, CheckResult("Horovod build", _short(found.horovod_error), needed, "fail", remedy)]
+    gloo = CheckResult("Horovod Gloo", "built", "built")
     if not found.gloo:
         remedy = f"delete the wheels folder in CONVOY_CACHE (~/.cache/convoy) and .venv, {SETUP}"
-        gloo = Row("Horovod Gloo", "not built", "built", "fail", remedy)
-    return [version, Row("Horovod build", compiled, needed), gloo]
+        gloo = CheckResult("Horovod Gloo", "not built", "built", "fail", remedy)
+    return [version, CheckResult("Horovod build", compiled, needed), gloo]
 
 
-def _cores_row(cores: int, workers: int) -> Row:
+def _cores_row(cores: int, workers: int) -> CheckResult:
     needed = f"{workers} for {workers} worker{'s' if workers > 1 else ''}"
     if cores >= workers:
-        return Row("cores", str(cores), needed)
-    return Row("cores", str(cores), needed, "fail", f"use --workers {cores} or fewer: local[*] has one slot per core")
+        return CheckResult("cores", str(cores), needed)
+    return CheckResult("cores", str(cores), needed, "fail", f"use --workers {cores} or fewer: local[*] has one slot per core")
 
 
-def _memory_row(memory: int, workers: int) -> Row:
+def _memory_row(memory: int, workers: int) -> CheckResult:
     wanted = MEMORY_BASE_GB + workers * MEMORY_PER_WORKER_GB
     needed = f"about {wanted:.1f} GB for {workers} worker{'s' if workers > 1 else ''}"
     if memory == 0:
-        return Row("memory", "unknown", needed, "note")
+        return CheckResult("memory", "unknown", needed, "note")
     found = f"{memory / GIGABYTE:.1f} GB"
     if memory >= wanted * GIGABYTE:
-        return Row("memory", found, needed)
-    return Row("memory", found, needed, "note", "use fewer workers, or a smaller stream.memory_limit_mb")
+        return CheckResult("memory", found, needed)
+    return CheckResult("memory", found, needed, "note", "use fewer workers, or a smaller stream.memory_limit_mb")
 
 
-def _precision_row(instructions: Sequence[str]) -> Row:
+def _precision_row(instructions: Sequence[str]) -> CheckResult:
     if instructions:
-        return Row("precision", f"bfloat16 ({', '.join(instructions)})", "either")
-    return Row("precision", "float32 (no bfloat16 instructions)", "either", "note")
+        return CheckResult("precision", f"bfloat16 ({', '.join(instructions)})", "either")
+    return CheckResult("precision", "float32 (no bfloat16 instructions)", "either", "note")
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -156,19 +163,23 @@ def _short(message: str) -> str:
     return line if len(line) <= 70 else line[:67] + "..."
 
 
-def _same(name: str, found: str, drivers: str) -> Row:
+def _same(name: str, found: str, drivers: str) -> CheckResult:
     row_name = f"{name}, as on the driver"
     if found == drivers:
-        return Row(row_name, found or "missing", drivers or "missing")
-    return Row(row_name, found or "missing", drivers or "missing", "fail", "install the same versions on all nodes")
+        return CheckResult(row_name, found or "missing", drivers or "missing")
+    return CheckResult(row_name, found or "missing", drivers or "missing", "fail", "install the same versions on all nodes")
 
 
-def _run_dir_row(found: Found) -> Row:
+def _run_dir_row(found: NodeReport) -> CheckResult:
     if not found.sees_run_dir:
-        return Row("run folder", "not seen", "seen by all nodes", "fail", "set launch.runs_uri to a folder that all nodes share")
+        return CheckResult(
+            "run folder", "not seen", "seen by all nodes", "fail", "set launch.runs_uri to a folder that all nodes share"
+        )
     if found.run_dir_takes == "nothing":
-        return Row("run folder", "not writable", "writable on all nodes", "fail", "mend its permissions, or set launch.runs_uri")
+        return CheckResult(
+            "run folder", "not writable", "writable on all nodes", "fail", "mend its permissions, or set launch.runs_uri"
+        )
     if found.run_dir_takes == "whole files":
         remedy = "logs and metrics are copied there about once a second, and what is killed can lose its last second"
-        return Row("run folder", "one that takes no appends", "one that does", "note", remedy)
-    return Row("run folder", "seen", "seen by all nodes")
+        return CheckResult("run folder", "one that takes no appends", "one that does", "note", remedy)
+    return CheckResult("run folder", "seen", "seen by all nodes")

@@ -28,7 +28,7 @@ Gather = Callable[[str], Sequence[str]]
 
 
 @dataclass(frozen=True)
-class Meeting:
+class HostDiscovery:
     """What a rank knows of the others once they have met."""
 
     machines: tuple[str, ...]
@@ -39,7 +39,7 @@ class Meeting:
     """The network interface with that address."""
 
 
-def meet(rank: int, host: str, spark_address: str, gather: Gather) -> Meeting:
+def discover_hosts(rank: int, host: str, spark_address: str, gather: Gather) -> HostDiscovery:
     """Called by all ranks at once.
 
     Args:
@@ -53,40 +53,40 @@ def meet(rank: int, host: str, spark_address: str, gather: Gather) -> Meeting:
     """
     own = _addresses(spark_address)
     # In local mode, Spark's address is loopback, and nothing may listen elsewhere.
-    with _listening({} if spark_address == LOOPBACK else own) as doors:
+    with _listening({} if spark_address == LOOPBACK else own) as endpoints:
         # Two machines may have the same name, or an address in common (docker0), but not all of them.
-        everyone = [_Place(*json.loads(text)) for text in gather(json.dumps([host, sorted(own), doors]))]
+        everyone = [_HostReport(*json.loads(text)) for text in gather(json.dumps([host, sorted(own), endpoints]))]
         machines = list(dict.fromkeys(place.machine for place in everyone))
         if len(machines) == 1:
-            return Meeting((LOOPBACK,) * len(everyone), LOOPBACK, interface_of(LOOPBACK))
+            return HostDiscovery((LOOPBACK,) * len(everyone), LOOPBACK, interface_of(LOOPBACK))
         leaders = [next(place for place in everyone if place.machine == machine) for machine in machines]
         mine = machines.index(everyone[rank].machine)
         leads = everyone[rank] is leaders[mine]
-        reached = gather(_first_that_answers(leaders[(mine + 1) % len(leaders)].doors) if leads else "")
+        reached = gather(_first_that_answers(leaders[(mine + 1) % len(leaders)].endpoints) if leads else "")
     # The address of a machine is what the one before it has found out.
     found = [reached[everyone.index(leaders[number - 1])] for number in range(len(machines))]
     for number, address in enumerate(found):
         if not address:
             raise LaunchError(_unreachable(leaders[number - 1], leaders[number]))
     names = tuple(found[machines.index(place.machine)] for place in everyone)
-    return Meeting(names, found[mine], own[found[mine]])
+    return HostDiscovery(names, found[mine], own[found[mine]])
 
 
 @dataclass(frozen=True)
-class _Place:
+class _HostReport:
     """What a rank says of its machine."""
 
     host: str
     addresses: list[str]
-    doors: list[tuple[str, int, str]]
+    endpoints: list[tuple[str, int, str]]
 
     @property
     def machine(self) -> tuple[str, ...]:
         return (self.host, *self.addresses)
 
 
-def _unreachable(caller: _Place, called: _Place) -> str:
-    tried = ", ".join(address for address, *_ in called.doors) or "it has none"
+def _unreachable(caller: _HostReport, called: _HostReport) -> str:
+    tried = ", ".join(address for address, *_ in called.endpoints) or "it has none"
     return (
         f"{caller.host} cannot reach {called.host} at any of its addresses ({tried}): ranks talk to each other on ports that the "
         "system chooses; open the network between the nodes"
@@ -125,18 +125,18 @@ def _listening(addresses: dict[str, str]) -> Iterator[list[tuple[str, int, str]]
     answer = secrets.token_hex(8)
     with contextlib.ExitStack() as stack:
         waiting = stack.enter_context(selectors.DefaultSelector())
-        doors = []
+        endpoints = []
         for address in addresses:
             listener = stack.enter_context(socket.create_server((address, 0)))
             waiting.register(listener, selectors.EVENT_READ)
-            doors.append((address, listener.getsockname()[1], answer))
+            endpoints.append((address, listener.getsockname()[1], answer))
         end, ended = socket.socketpair()
         stack.enter_context(end)
         waiting.register(stack.enter_context(ended), selectors.EVENT_READ)
         thread = threading.Thread(target=_answer_calls, args=(waiting, ended, answer.encode()), name="doors", daemon=True)
         thread.start()
         try:
-            yield doors
+            yield endpoints
         finally:
             end.send(b".")
             thread.join()
@@ -153,12 +153,12 @@ def _answer_calls(waiting: selectors.BaseSelector, ended: socket.socket, answer:
                     caller.sendall(answer)
 
 
-def _first_that_answers(doors: Sequence[tuple[str, int, str]]) -> str:
+def _first_that_answers(endpoints: Sequence[tuple[str, int, str]]) -> str:
     """The first of these addresses at which the other machine answers, and not some other one; empty where none does."""
-    pool = ThreadPoolExecutor(max(1, len(doors)), thread_name_prefix="call")
+    pool = ThreadPoolExecutor(max(1, len(endpoints)), thread_name_prefix="call")
     try:
-        calls = [pool.submit(_answers, *door) for door in doors]
-        return next((address for (address, *_), call in zip(doors, calls, strict=True) if call.result()), "")
+        calls = [pool.submit(_answers, *door) for door in endpoints]
+        return next((address for (address, *_), call in zip(endpoints, calls, strict=True) if call.result()), "")
     finally:
         pool.shutdown(wait=False)
 

@@ -13,7 +13,7 @@ from pipelines.launch.rendezvous.interfaces import LOOPBACK, Gather
 
 
 @dataclass(frozen=True)
-class Place:
+class RankPlacement:
     """What a rank must know to join the others."""
 
     slot: SlotInfo
@@ -24,30 +24,30 @@ class Place:
 
 
 @contextlib.contextmanager
-def arranged(rank: int, host: str, spark_address: str, gather: Gather) -> Iterator[Place]:
+def distributed_rendezvous(rank: int, host: str, spark_address: str, gather: Gather) -> Iterator[RankPlacement]:
     """Have all ranks meet, and their rendezvous served while the block runs.
 
     Args:
-        rank, host, spark_address, gather: as `pipelines.launch.rendezvous.interfaces.meet` takes them.
+        rank, host, spark_address, gather: as `pipelines.launch.rendezvous.interfaces.discover_hosts` takes them.
 
     Raises:
         LaunchError: on all ranks, when machines cannot reach each other.
     """
-    met = interfaces.meet(rank, host, spark_address, gather)
+    met = interfaces.discover_hosts(rank, host, spark_address, gather)
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(_listening(met.address)) if rank == 0 else None
         place = gather(_place_of(server) if server else "")[0]
         if server is not None:
             stack.enter_context(_serving(server, met.machines))
-        yield Place(slot_of(rank, met.machines), place, met.interface)
+        yield RankPlacement(slot_of(rank, met.machines), place, met.interface)
 
 
 @contextlib.contextmanager
-def on_this_machine(ranks: int) -> Iterator[list[Place]]:
+def local_rendezvous(ranks: int) -> Iterator[list[RankPlacement]]:
     """The places of ranks that are all here, in rank order, while the block runs."""
     machines, interface = (LOOPBACK,) * ranks, interfaces.interface_of(LOOPBACK)
     with _listening(LOOPBACK) as server, _serving(server, machines):
-        yield [Place(slot_of(rank, machines), _place_of(server), interface) for rank in range(ranks)]
+        yield [RankPlacement(slot_of(rank, machines), _place_of(server), interface) for rank in range(ranks)]
 
 
 def slot_of(rank: int, machines: Sequence[str]) -> SlotInfo:

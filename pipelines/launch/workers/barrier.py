@@ -52,7 +52,7 @@ class RankError(LaunchError):
         return self.failures[0].lost or self.failures[0].is_effect
 
 
-class Launch:
+class WorkerGroup:
     """Ranks at work. Ask `done` now and then, and `results` at the end; `cancel` ends them early."""
 
     def __init__(self, spark: SparkSession, assignment: Assignment, workers: int) -> None:
@@ -143,8 +143,8 @@ class Launch:
         if not self._here:
             yield self._assignment
             return
-        with server.on_this_machine(self._workers) as places:
-            yield dataclasses.replace(self._assignment, arranged=tuple(places))
+        with server.local_rendezvous(self._workers) as placements:
+            yield dataclasses.replace(self._assignment, placements=tuple(placements))
 
     def _silent_ranks(self, failures: tuple[Failure, ...]) -> tuple[Failure, ...]:
         """Reports for the ranks that were at work and left none."""
@@ -179,7 +179,7 @@ def start(
     launch: LaunchConfig,
     work_dir: Path,
     fork_server: str = "",
-) -> Launch:
+) -> WorkerGroup:
     """Start `function(*arguments)` on `launch.workers` ranks.
 
     Args:
@@ -201,7 +201,7 @@ def start(
     assignment = Assignment(
         payload=payload, launch=launch, work_dir=str(work_dir), attempt_dir=str(attempt_dir), fork_server=fork_server
     )
-    return Launch(spark, assignment, launch.workers)
+    return WorkerGroup(spark, assignment, launch.workers)
 
 
 def _first_line(error: Exception) -> str:

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 
 from pipelines.config import LaunchConfig
 from pipelines.launch import slots
-from pipelines.launch.rendezvous.server import Place
+from pipelines.launch.rendezvous.server import RankPlacement
 from pipelines.system.tensorflow_env import tensorflow_environment
 
 # Horovod's own end of a stalled run comes after the watchdog's, which can say more.
 _HOROVOD_LATER_SECONDS = 30
 
 
-def horovod_environment(place: Place, launch: LaunchConfig) -> dict[str, str]:
+def horovod_environment(place: RankPlacement, launch: LaunchConfig) -> dict[str, str]:
     """The variables that Horovod and TensorFlow read when they start."""
     slot = place.slot
     address, _, port = place.server.rpartition(":")

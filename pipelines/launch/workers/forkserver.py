@@ -34,7 +34,7 @@ from pipelines.system.tensorflow_env import import_for_training
 
 Purpose = Literal["training", "anything"]
 # What `pipelines.launch.train_function` imports on each rank.
-_PRELOADED = ("horovod.tensorflow", "pipelines.train.worker", "pipelines.track.mlflow.model")
+_PRELOADED = ("horovod.tensorflow", "pipelines.train.worker", "pipelines.track.mlflow.logged_model")
 # The same, when the network is saved; in parts, because a rank that is asked for meanwhile waits for the end of one.
 _FOR_THE_END = ("mlflow", "mlflow.models", "mlflow.tensorflow")
 # A rank that is asked for meanwhile would wait for the end of an import. Where the table is there, one is asked for sooner.
@@ -46,7 +46,7 @@ _NUM_FDS = 3
 
 
 @dataclass
-class _Rank:
+class _Child:
     """A connection to a supervisor and, from its request on, the process of its rank."""
 
     connection: socket.socket
@@ -79,13 +79,13 @@ def serve(listener: socket.socket, idle_imports: Sequence[str] = ()) -> None:
                 if key.fileobj is listener:
                     connection, _ = listener.accept()
                     if local_socket.is_ours(connection):
-                        selector.register(connection, selectors.EVENT_READ, _Rank(connection))
+                        selector.register(connection, selectors.EVENT_READ, _Child(connection))
                     else:
                         connection.close()
                 elif key.fileobj is key.data.connection:
-                    _hear(selector, key.data)
+                    _handle_request(selector, key.data)
                 else:
-                    _bury(selector, key.data)
+                    _reap(selector, key.data)
 
 
 def _be_ready_to_fork() -> None:
@@ -95,7 +95,7 @@ def _be_ready_to_fork() -> None:
     gc.freeze()
 
 
-def _hear(selector: selectors.BaseSelector, of: _Rank) -> None:
+def _handle_request(selector: selectors.BaseSelector, of: _Child) -> None:
     """Take a request, or the end of a supervisor."""
     if of.connection.fileno() == -1:
         # Its rank ended in the same moment and is buried.
@@ -118,17 +118,17 @@ def _hear(selector: selectors.BaseSelector, of: _Rank) -> None:
     selector.register(of.pidfd, selectors.EVENT_READ, of)
     for fd in fds:
         os.close(fd)
-    _tell(of, {"pid": of.pid})
+    _reply(of, {"pid": of.pid})
 
 
-def _bury(selector: selectors.BaseSelector, of: _Rank) -> None:
+def _reap(selector: selectors.BaseSelector, of: _Child) -> None:
     """Pass on the exit code of a rank that has ended."""
     _, status = os.waitpid(of.pid, 0)
     selector.unregister(of.pidfd)
     os.close(of.pidfd)
     if of.connection.fileno() != -1:
         selector.unregister(of.connection)
-        _tell(of, {"code": os.waitstatus_to_exitcode(status)})
+        _reply(of, {"code": os.waitstatus_to_exitcode(status)})
         of.connection.close()
 
 
@@ -141,7 +141,7 @@ def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
     return data, list(fds)
 
 
-def _tell(of: _Rank, message: dict[str, int]) -> None:
+def _reply(of: _Child, message: dict[str, int]) -> None:
     try:
         of.connection.send(json.dumps(message).encode())
     except OSError:

@@ -27,7 +27,7 @@ from pipelines.launch.health import heartbeat
 from pipelines.launch.health.failures import Failure, embed, is_written, of_exception, of_exit, write_failure
 from pipelines.launch.health.node_metrics import sampled
 from pipelines.launch.rendezvous import server
-from pipelines.launch.rendezvous.server import Place
+from pipelines.launch.rendezvous.server import RankPlacement
 from pipelines.launch.workers import commands, scratch, spawn
 from pipelines.launch.workers.environment import gpu_environment, horovod_environment
 from pipelines.launch.workers.rank import FAILURE, RESULT
@@ -52,7 +52,7 @@ class Assignment:
     """For the reports of this start of the workers."""
     fork_server: str = ""
     """The address of the driver's fork server, where the tasks run on its machine."""
-    arranged: tuple[Place, ...] = ()
+    placements: tuple[RankPlacement, ...] = ()
     """Those of all ranks where the driver has arranged their meeting; otherwise the supervisors do."""
     places: Mapping[str, str] = field(default_factory=paths.variables)
     """As the driver has them."""
@@ -87,12 +87,12 @@ def supervise(assignment: Assignment) -> tuple[int, bytes]:
         raise RankFailed(embed(of_exception(error, "", rank=rank, host=host, log_path=""))) from error
 
 
-def _place(assignment: Assignment, context: BarrierTaskContext, host: str) -> AbstractContextManager[Place]:
+def _place(assignment: Assignment, context: BarrierTaskContext, host: str) -> AbstractContextManager[RankPlacement]:
     rank = context.partitionId()
-    if assignment.arranged:
-        return nullcontext(assignment.arranged[rank])
+    if assignment.placements:
+        return nullcontext(assignment.placements[rank])
     spark_address = context.getTaskInfos()[rank].address.rsplit(":", 1)[0]
-    return server.arranged(rank, host, spark_address, context.allGather)
+    return server.distributed_rendezvous(rank, host, spark_address, context.allGather)
 
 
 @contextlib.contextmanager
@@ -102,7 +102,7 @@ def run_locally(assignment: Assignment) -> Iterator[list[Future[bytes]]]:
     The block ends when all of them have; a future raises RankFailed where a report lies in the attempt's folder.
     """
     workers, host = assignment.launch.workers, socket.gethostname()
-    with server.on_this_machine(workers) as places, ThreadPoolExecutor(workers, thread_name_prefix="rank") as pool:
+    with server.local_rendezvous(workers) as places, ThreadPoolExecutor(workers, thread_name_prefix="rank") as pool:
         yield [
             pool.submit(_run_rank, assignment, rank, host, horovod_environment(place, assignment.launch))
             for rank, place in enumerate(places)

@@ -86,7 +86,7 @@ def find(config: Config, report: Report) -> Source:
     """
     location = config.data.dataset
     if location in resolve.NAMES:
-        return resolve.resolve(config.data, report)
+        return resolve.resolve_source(config.data, report)
     path = paths.to_python(location)
     if path.is_file():
         return Source(path.name, ((location, "test"),))

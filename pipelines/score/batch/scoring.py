@@ -21,7 +21,7 @@ from pyspark.sql import types as T
 
 from pipelines.errors import ConfigError
 from pipelines.score.arrow_images import Form, decode
-from pipelines.score.model import ModelInfo
+from pipelines.score.classifier import ModelInfo
 from pipelines.score.spark_model import Shipment, load
 
 PREDICTION, LABEL, PROBABILITIES, MODEL_URI, MODEL_VERSION = (
@@ -35,7 +35,7 @@ ADDED_COLUMNS = (PREDICTION, LABEL, PROBABILITIES, MODEL_URI, MODEL_VERSION)
 
 
 @dataclass(frozen=True)
-class Rejected:
+class RejectedRow:
     """A row without an answer."""
 
     origin: str
@@ -57,7 +57,7 @@ class Tally:
     predict_seconds: float = 0.0
     """In the network, of all tasks together."""
     load_seconds: float = 0.0
-    rejected: tuple[Rejected, ...] = ()
+    rejected: tuple[RejectedRow, ...] = ()
 
 
 class _Sum(AccumulatorParam[Tally]):
@@ -176,7 +176,7 @@ def _answers(probabilities: npt.NDArray[np.float32], info: ModelInfo) -> list[pa
     ]
 
 
-def _rejected(batch: pa.RecordBatch, faults: Sequence[tuple[int, str]]) -> tuple[Rejected, ...]:
+def _rejected(batch: pa.RecordBatch, faults: Sequence[tuple[int, str]]) -> tuple[RejectedRow, ...]:
     origins, rows = batch.column(batch.num_columns - 2), batch.column(batch.num_columns - 1)
     found: list[Any] = [(origins[place].as_py(), rows[place].as_py(), reason) for place, reason in faults]
-    return tuple(Rejected(origin, int(row), reason) for origin, row, reason in found)
+    return tuple(RejectedRow(origin, int(row), reason) for origin, row, reason in found)

@@ -14,7 +14,7 @@ from pipelines.data.sources.resolve import Source
 from pipelines.data.table import verify
 from pipelines.data.table.schema import SPLITS, Split, Table, read_manifest
 from pipelines.errors import ConfigError, DataError
-from pipelines.score.model import ModelInfo
+from pipelines.score.classifier import ModelInfo
 from pipelines.system import paths
 
 SplitChoice = Literal["auto", "train", "validation", "test", "all"]
@@ -66,7 +66,7 @@ def choose(config: Config, info: ModelInfo, table_uri: str, split: SplitChoice, 
     config = dataclasses.replace(config, data=described(config.data, info))
     if table_uri:
         return Choice(config=config, source=None, table=existing_table(table_uri), splits=_splits(split, "test"))
-    source = resolve.resolve(config.data, report)
+    source = resolve.resolve_source(config.data, report)
     has_test_file = any(of_file == "test" for _, of_file in source.files)
     return Choice(config=config, source=source, table=None, splits=_splits(split, "test" if has_test_file else "all"))
 

@@ -23,8 +23,8 @@ from pipelines.data.ingest.spark_jobs import arrow_batches, job_group
 from pipelines.data.table.schema import IMAGE_COLUMN, LABEL_COLUMN, ImageSpec, Split, Table, TableManifest
 from pipelines.errors import DataError
 from pipelines.score import arrow_images
+from pipelines.score.classifier import ModelInfo
 from pipelines.score.evaluate.mcnemar import PairedCounts
-from pipelines.score.model import ModelInfo
 from pipelines.score.spark_model import Shipment, load, shipped
 from pipelines.system import paths
 from pipelines.track.rundir.figure_data import Predictions
@@ -40,7 +40,7 @@ _EPSILON = 1e-7
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class EvaluationResult:
     """One model on the rows of a table."""
 
     loss: float
@@ -53,7 +53,7 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    results: tuple[Result, ...]
+    results: tuple[EvaluationResult, ...]
     """One a model."""
     pairs: PairedCounts | None
     """Of the first two models."""
@@ -244,13 +244,13 @@ def _out(
     return pa.RecordBatch.from_arrays(values, [column.split()[0] for column in _OUT_COLUMNS.split(", ")])
 
 
-def _result(tallies: Sequence[_Tally], place: int) -> Result:
+def _result(tallies: Sequence[_Tally], place: int) -> EvaluationResult:
     if not tallies:
         raise DataError("there are no rows to evaluate; choose other splits or other data")
     confusion = np.sum([np.asarray(tally.confusions[place]) for tally in tallies], axis=0)
     rows = int(confusion.sum())
     loss = sum(tally.losses[place] for tally in tallies)
-    return Result(loss=loss / rows, accuracy=float(np.trace(confusion)) / rows, rows=rows, confusion=confusion)
+    return EvaluationResult(loss=loss / rows, accuracy=float(np.trace(confusion)) / rows, rows=rows, confusion=confusion)
 
 
 def _predictions(collected: Sequence[Any], manifest: TableManifest) -> Predictions:

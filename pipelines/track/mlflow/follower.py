@@ -15,7 +15,7 @@ from pipelines.config import TrackingConfig
 from pipelines.errors import ConvoyError
 from pipelines.system import paths
 from pipelines.system.secrets import mask
-from pipelines.track.mlflow import server
+from pipelines.track.mlflow import server_compat
 from pipelines.track.mlflow.batching import BATCHED, points, requests, single_values
 from pipelines.track.mlflow.journal import EXPERIMENT_ID, RUN_ID, Entry, Journal
 from pipelines.track.rundir import layout, logs
@@ -36,7 +36,7 @@ def default_tracking_uri(tracking: TrackingConfig) -> str:
     return tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or fallback
 
 
-class Follower:
+class MlflowSync:
     """Hands the entries of one journal to one tracking server. Not thread-safe; used by one thread."""
 
     def __init__(self, journal: Journal, tracking_uri: str) -> None:
@@ -89,10 +89,10 @@ class Follower:
             model_uri = self._apply(group)
         except Exception as error:
             self._doubtful |= set(numbers)
-            if server.is_refusal(error) and len(group) > 1:
+            if server_compat.is_refusal(error) and len(group) > 1:
                 return all(self._try([entry]) for entry in group)
             name = _name(group[0])
-            if server.is_refusal(error):
+            if server_compat.is_refusal(error):
                 self._answered = True
                 why = self._apply_each_value(group[0], error)
                 if not why:
@@ -103,7 +103,7 @@ class Follower:
                 self.journal.refuse(group[0].n, why)
                 return True
             self._trouble(f"{name} could not be logged", error)
-            return not server.is_silence(error)
+            return not server_compat.is_silence(error)
         self._answered = True
         self.journal.accept(numbers, model_uri)
         return True
@@ -114,7 +114,7 @@ class Follower:
             return
         for name, value in _HTTP.items():
             os.environ.setdefault(name, value)
-        server.check_sqlite(self.tracking_uri)
+        server_compat.check_sqlite(self.tracking_uri)
         import mlflow
 
         logs.silence_mlflow()
@@ -128,7 +128,7 @@ class Follower:
         if run_id:
             self._experiment_id = client.get_run(run_id).info.experiment_id
         else:
-            self._experiment_id = server.experiment_id(client, entry.values["experiment"], self.tracking_uri)
+            self._experiment_id = server_compat.experiment_id(client, entry.values["experiment"], self.tracking_uri)
             self._answered = True
             run_id = self._find_or_create(client, entry)
         self._answered = True
@@ -165,7 +165,7 @@ class Follower:
         if entry.action in BATCHED:
             self._log_batch(client, run_id, group)
         elif entry.action == "inputs":
-            server.log_inputs(client, run_id, values["datasets"])
+            server_compat.log_inputs(client, run_id, values["datasets"])
         elif entry.action == "artifact":
             client.log_artifact(run_id, str(self.journal.run_dir / values["path"]), values["folder"] or None)
         elif entry.action == "model":
@@ -214,7 +214,7 @@ class Follower:
         return "; ".join(refused)
 
     def _log_model(self, client: "MlflowClient", run_id: str, entry: Entry) -> str:
-        from pipelines.track.mlflow.model import adopt, logged_uri
+        from pipelines.track.mlflow.logged_model import adopt, logged_uri
 
         if entry.n in self._doubtful:
             uri = logged_uri(client, run_id, self._experiment_id)

@@ -12,7 +12,7 @@ from pipelines.config import TrackingConfig
 from pipelines.errors import ConfigError, ConvoyError
 from pipelines.system import writeback
 from pipelines.system.secrets import MASK, mask
-from pipelines.track.mlflow.follower import Follower, default_tracking_uri
+from pipelines.track.mlflow.follower import MlflowSync, default_tracking_uri
 from pipelines.track.mlflow.journal import Journal
 from pipelines.track.rundir.layout import TRIALS_FOLDER
 
@@ -64,7 +64,7 @@ def _replay(run_dir: Path, tracking_uri: str) -> Replay:
             journal.accepted.entries.clear()
         journal.retry_refused()
         waiting = len(journal.pending())
-        follower = Follower(journal, uri)
+        follower = MlflowSync(journal, uri)
         for attempt in range(_ATTEMPTS):
             if follower.catch_up():
                 break

@@ -106,7 +106,7 @@ def merge(folder: Path, target: Path) -> None:
             merged.write(line + "\n")
 
 
-class Follower:
+class LogTail:
     """Reads the lines that were added to the log files of a folder since the last call."""
 
     def __init__(self, folder: Path) -> None:

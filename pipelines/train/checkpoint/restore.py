@@ -9,13 +9,13 @@ import keras
 from pipelines.config import Config
 from pipelines.track.rundir.events import SpoolWriter
 from pipelines.train.checkpoint import state, store
-from pipelines.train.checkpoint.course import Course
 from pipelines.train.checkpoint.store import State
+from pipelines.train.checkpoint.training_progress import TrainingProgress
 from pipelines.train.checkpoint.writer import CheckpointWriter
 from pipelines.train.optim.loss_scale import updater
 
 
-def begin(model: keras.Model, path: Path | None, steps: int, workers: int, batch_size_per_worker: int) -> Course:
+def begin(model: keras.Model, path: Path | None, steps: int, workers: int, batch_size_per_worker: int) -> TrainingProgress:
     """Give a network the state of a checkpoint.
 
     Args:
@@ -31,7 +31,7 @@ def begin(model: keras.Model, path: Path | None, steps: int, workers: int, batch
         CheckpointError: the checkpoint is damaged, or of another network or optimizer.
     """
     if path is None:
-        return Course()
+        return TrainingProgress()
     stored = store.verify(path).state
     best = state.restore(model, model.optimizer, store.read_arrays(path))
     same = (stored.workers, stored.batch_size_per_worker, stored.steps_per_epoch) == (workers, batch_size_per_worker, steps)
@@ -39,7 +39,7 @@ def begin(model: keras.Model, path: Path | None, steps: int, workers: int, batch
     if not same:
         # The schedule counts steps. With other ones, the same share of the training is behind us.
         updater(model.optimizer).iterations.assign(stored.epoch * steps + step)
-    return Course(
+    return TrainingProgress(
         epoch=stored.epoch,
         step=step,
         best_epoch=stored.best_epoch,
@@ -50,32 +50,34 @@ def begin(model: keras.Model, path: Path | None, steps: int, workers: int, batch
     )
 
 
-def tell_again(spool: SpoolWriter, course: Course) -> None:
+def report_history(spool: SpoolWriter, training_progress: TrainingProgress) -> None:
     """Report what epochs of a checkpoint came to where the spool does not have it.
 
     Its last second can be lost with a node, or with its supervisor, where the run folder takes no appends
     (`pipelines.system.writeback`).
     """
     told = {event.values["epoch"] for event in spool.written() if event.kind == "epoch"}
-    for epoch, metrics in enumerate(course.history, 1):
+    for epoch, metrics in enumerate(training_progress.history, 1):
         if epoch not in told:
             spool.write("epoch", epoch=epoch, metrics=metrics)
 
 
-def saver(
+def checkpoint_saver(
     writer: CheckpointWriter | None, config: Config, table_key: str, model: keras.Model, steps: int, workers: int
-) -> Callable[[Course, bool], None]:
+) -> Callable[[TrainingProgress, bool], None]:
     """What `EpochCallback` calls to have a checkpoint written. Without a writer, as on all ranks but 0, it does nothing."""
     # Not where the run is recorded: that may hold a password.
     flat = {key: value for key, value in config.flat().items() if not key.startswith("tracking.")}
     settings = {key: list(value) if isinstance(value, tuple) else value for key, value in flat.items()}
 
-    def save(course: Course, final: bool) -> None:
-        if writer is None or not (writer.enabled if final else writer.due(course.epoch, _is_last(course, config))):
+    def save(training_progress: TrainingProgress, final: bool) -> None:
+        if writer is None or not (
+            writer.enabled if final else writer.due(training_progress.epoch, _is_last(training_progress, config))
+        ):
             return
         state_now = State(
-            epoch=course.epoch,
-            step=course.step,
+            epoch=training_progress.epoch,
+            step=training_progress.step,
             steps_per_epoch=steps,
             workers=workers,
             batch_size_per_worker=config.training.batch_size_per_worker,
@@ -85,18 +87,20 @@ def saver(
             shapes=tuple(tuple(weight.shape) for weight in model.weights),
             table_key=table_key,
             settings=settings,
-            history=tuple(course.history),
-            best_epoch=course.best_epoch,
-            best_loss=course.best_loss if math.isfinite(course.best_loss) else None,
-            dropout_calls=course.dropout_calls,
-            weights_sha256=course.weights_sha256 if course.step == 0 else "",
+            history=tuple(training_progress.history),
+            best_epoch=training_progress.best_epoch,
+            best_loss=training_progress.best_loss if math.isfinite(training_progress.best_loss) else None,
+            dropout_calls=training_progress.dropout_calls,
+            weights_sha256=training_progress.weights_sha256 if training_progress.step == 0 else "",
         )
-        writer.save(state_now, state.collect(model, model.optimizer, course.best_weights))
+        writer.save(state_now, state.collect(model, model.optimizer, training_progress.best_weights))
         if final:
             writer.finish()
 
     return save
 
 
-def _is_last(course: Course, config: Config) -> bool:
-    return course.epoch == config.training.epochs or course.stops_early(config.training.early_stopping_patience)
+def _is_last(training_progress: TrainingProgress, config: Config) -> bool:
+    return training_progress.epoch == config.training.epochs or training_progress.stops_early(
+        config.training.early_stopping_patience
+    )

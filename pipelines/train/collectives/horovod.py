@@ -20,7 +20,7 @@ from pipelines.errors import TrainingError
 _COMPRESSION = {"none": hvd.Compression.none, "float16": hvd.Compression.fp16}
 
 
-def averaged(gradients: Sequence[tf.Tensor], compression: Compression = "none") -> list[tf.Tensor]:
+def allreduce_mean(gradients: Sequence[tf.Tensor], compression: Compression = "none") -> list[tf.Tensor]:
     """The mean over ranks of each gradient, in one reduction."""
     if hvd.size() == 1:
         return list(gradients)
@@ -51,7 +51,7 @@ def check_equal_state(model: keras.Model, optimizer: keras.optimizers.Optimizer,
     for variable in _state(model, optimizer):
         digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
     mine = digest.hexdigest()
-    everyones = gathered(mine)
+    everyones = allgather(mine)
     different = [rank for rank, other in enumerate(everyones) if other != everyones[0]]
     if different:
         raise TrainingError(
@@ -60,7 +60,7 @@ def check_equal_state(model: keras.Model, optimizer: keras.optimizers.Optimizer,
     return mine
 
 
-def gathered(value: Any) -> list[Any]:
+def allgather(value: Any) -> list[Any]:
     """The values of all ranks, in rank order."""
     if hvd.size() == 1:
         return [value]
@@ -69,7 +69,7 @@ def gathered(value: Any) -> list[Any]:
     return values
 
 
-def summed(counts: Mapping[str, float]) -> dict[str, float]:
+def allreduce_sum(counts: Mapping[str, float]) -> dict[str, float]:
     """The sum over ranks of each number, in float64. All ranks must pass the same names."""
     names = sorted(counts)
     values = tf.constant([counts[name] for name in names], dtype=tf.float64)

@@ -39,7 +39,7 @@ _NUMBER = struct.Struct("I")
 Gradient = npt.NDArray[np.float32]
 
 
-def wanted(config: Config) -> bool:
+def is_usable(config: Config) -> bool:
     """These ranks can and are to do without Horovod for gradients. Can be asked before `hvd.init()`; all ranks say the same."""
     size, local = (int(os.environ.get(name, "1")) for name in ("HOROVOD_SIZE", "HOROVOD_LOCAL_SIZE"))
     has_gpu = any(Path("/dev").glob("nvidia[0-9]*"))
@@ -47,7 +47,7 @@ def wanted(config: Config) -> bool:
     return together and config.launch.shared_memory and config.training.compression == "none"
 
 
-class Neighbours:
+class SharedMemoryReducer:
     """The other ranks, all on this machine. Every rank makes one at the same time, after `hvd.init()`."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Neighbours:
         self._places: npt.NDArray[np.float32] | None = None
         self._turn = 0
 
-    def averaged(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    def allreduce_mean(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """The mean over ranks of each gradient, float32."""
         flat = tf.concat([tf.reshape(gradient, [-1]) for gradient in gradients], 0)
         mean = tf.ensure_shape(tf.numpy_function(self.mean, [flat], tf.float32), flat.shape)

@@ -7,15 +7,15 @@ import keras
 import tensorflow as tf
 
 from pipelines.config.training import Compression
-from pipelines.train.collectives.horovod import averaged
-from pipelines.train.collectives.shared_memory import Neighbours
+from pipelines.train.collectives.horovod import allreduce_mean
+from pipelines.train.collectives.shared_memory import SharedMemoryReducer
 from pipelines.train.optim.loss_scale import NOT_FINITE
 
 
 def distributed(
     optimizer_class: type[keras.optimizers.Optimizer],
     compression: Compression = "none",
-    neighbours: Neighbours | None = None,
+    reducer: SharedMemoryReducer | None = None,
 ) -> type[keras.optimizers.Optimizer]:
     """A subclass whose updates use the mean gradients of all ranks.
 
@@ -31,7 +31,7 @@ def distributed(
         def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> Any:
             # Gradients of embeddings are sparse, which Horovod gathers.
             dense = all(isinstance(gradient, tf.Tensor) for gradient in grads)
-            means = neighbours.averaged(grads) if neighbours is not None and dense else averaged(grads, compression)
+            means = reducer.allreduce_mean(grads) if reducer is not None and dense else allreduce_mean(grads, compression)
             return super().apply(means, trainable_variables)
 
     return Distributed

@@ -15,14 +15,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from pipelines.train.collectives.horovod import averaged
+from pipelines.train.collectives.horovod import allreduce_mean
 from pipelines.train.optim.loss_scale import updater
 
 # After t steps the average reaches back over a tenth of them, until the configured decay is reached.
 _BEGINNING = 10.0
 
 
-def averaging(optimizer_class: type[keras.optimizers.Optimizer], model: keras.Model, decay: float) -> Any:
+def with_ema(optimizer_class: type[keras.optimizers.Optimizer], model: keras.Model, decay: float) -> Any:
     """A subclass that keeps the average of a network's weights among its own variables, as `averages`.
 
     So the average is broadcast, compared and kept in checkpoints like the optimizer's other state.
@@ -56,7 +56,7 @@ def averages(model: keras.Model) -> list[keras.Variable]:
     return found
 
 
-def use_averages(model: keras.Model) -> None:
+def assign_averages(model: keras.Model) -> None:
     """Give a network its averaged weights for good, where they are kept."""
     for average, weight in zip(averages(model), floating(model.weights), strict=False):
         weight.assign(average)
@@ -69,7 +69,7 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
         yield
         return
     own = model.get_weights()
-    use_averages(model)
+    assign_averages(model)
     try:
         yield
     finally:
@@ -90,5 +90,5 @@ def average_statistics(model: keras.Model) -> None:
             statistics.append(average)
     if not statistics:
         return
-    for variable, mean in zip(statistics, averaged([tf.convert_to_tensor(s.value) for s in statistics]), strict=True):
+    for variable, mean in zip(statistics, allreduce_mean([tf.convert_to_tensor(s.value) for s in statistics]), strict=True):
         variable.assign(mean)

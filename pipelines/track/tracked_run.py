@@ -20,7 +20,7 @@ from pipelines.errors import ConvoyError
 from pipelines.system import paths, writeback
 from pipelines.system.secrets import mask
 from pipelines.track.figures.style import Drawing
-from pipelines.track.mlflow.follower import Follower, default_tracking_uri
+from pipelines.track.mlflow.follower import MlflowSync, default_tracking_uri
 from pipelines.track.mlflow.journal import Journal, new_key
 from pipelines.track.mlflow.replay import replay
 
@@ -72,7 +72,7 @@ class TrackedRun:
             if parent is not None:
                 opening["parent"] = os.path.relpath(parent, run_dir)
             self._journal.append("open", opening | ({"run_id": run_id} if run_id else {}))
-        self._follower = Follower(self._journal, self._tracking_uri)
+        self._follower = MlflowSync(self._journal, self._tracking_uri)
         if not continued:
             # Nothing has been sent yet, so nothing can have been done.
             self._follower.forget_doubts()

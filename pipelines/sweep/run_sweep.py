@@ -20,13 +20,13 @@ from pipelines.launch.workers import spawn
 from pipelines.launch.workers.commands import GRACE_SECONDS
 from pipelines.sweep import plan, report, results
 from pipelines.sweep.plan import Sweep
-from pipelines.sweep.search import Ended, Outcome, Study, library
-from pipelines.sweep.trial import Ground, run_trial
+from pipelines.sweep.search import FinishedTrial, Study, TrialOutcome, library
+from pipelines.sweep.trial import TrialContext, run_trial
 from pipelines.system import paths
 from pipelines.track import provenance
 from pipelines.track.console.console import TrainingConsole
-from pipelines.track.run import TrackedRun
 from pipelines.track.rundir import layout
+from pipelines.track.tracked_run import TrackedRun
 
 # Time for the trials to end, beyond what their ranks have.
 _HALT_SECONDS = GRACE_SECONDS + 4
@@ -89,7 +89,7 @@ def run_sweep(sweep: Sweep, folder: Path, console: TrainingConsole) -> dict[str,
         run.tags(provenance.tags(folder, "jobs/sweep.py") | {"kind": "sweep", "sweep": sweep.config.name})
         run.text((folder / layout.SWEEP_FILE).read_text(encoding="utf-8"), layout.SWEEP_FILE)
         with spawn.fork_server_if_local("anything") as address, session.open_session("convoy-sweep") as spark:
-            for line in check.check(spark, _most_workers(sweep), str(folder)):
+            for line in check.check_cluster(spark, _most_workers(sweep), str(folder)):
                 console.warn(line)
             if study.left:
                 _prepare_tables(spark, sweep, console)
@@ -118,7 +118,7 @@ def _prepare_tables(spark: SparkSession, sweep: Sweep, console: TrainingConsole)
     """Now, while all task slots are free. Trials find them, and build those that nobody could foresee."""
     configs = [sweep.configuration(point) for point in sweep.samples]
     for config in {(config.data, config.ingest): config for config in configs}.values():
-        source = resolve.resolve(config.data, console.say)
+        source = resolve.resolve_source(config.data, console.say)
         found, built = table.open_or_build(spark, config, source, console.say)
         console.say(f"table {found.uri} ({'built' if built else 'reused'})")
 
@@ -129,7 +129,7 @@ def _run_trials(
     workers, available = _most_workers(sweep), slots.available(spark)
     places = max(1, min(available // workers, study.left, sweep.config.side_by_side or available))
     cores = min(slots.cores(spark), slots.own_cores()) if session.is_local() else slots.cores(spark)
-    ground = Ground(
+    context = TrialContext(
         sweep=sweep,
         study=study,
         folder=folder,
@@ -141,40 +141,40 @@ def _run_trials(
     )
     ended = len(study.ended())
     done = f" ({ended} done)" if ended else ""
-    each = f"{_count(workers, 'worker')} each, {_count(ground.threads, 'thread')} a worker"
+    each = f"{_count(workers, 'worker')} each, {_count(context.threads, 'thread')} a worker"
     order = f"{places} side by side" if places > 1 else "one after another"
     console.say(f"sweep {sweep.config.name}: {_count(study.left, 'trial')}{done}, {order}, {each}")
 
-    def told(trial: Ended) -> None:
+    def told(trial: FinishedTrial) -> None:
         console.say(results.trial_line(sweep, trial, len(study.ended())))
 
-    _side_by_side(ground, places, told)
+    _side_by_side(context, places, told)
 
 
-def _side_by_side(ground: Ground, places: int, told: Callable[[Ended], None]) -> None:
+def _side_by_side(context: TrialContext, places: int, told: Callable[[FinishedTrial], None]) -> None:
     """Keep `places` trials at work until there are no more."""
-    study = ground.study
-    running: dict[Future[Outcome], Any] = {}
+    study = context.study
+    running: dict[Future[TrialOutcome], Any] = {}
     pool = ThreadPoolExecutor(places, thread_name_prefix="trial")
     try:
         while True:
             while len(running) < places and (proposal := study.ask()) is not None:
-                running[pool.submit(run_trial, ground, proposal)] = proposal
+                running[pool.submit(run_trial, context, proposal)] = proposal
             if not running:
                 return
             done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
             for future in done:
                 proposal, outcome = running.pop(future), future.result()
                 study.tell(proposal.number, outcome)
-                told(Ended(proposal.number, proposal.assignment, outcome))
+                told(FinishedTrial(proposal.number, proposal.assignment, outcome))
     finally:
-        ground.halt.set()
+        context.halt.set()
         wait(running, timeout=_HALT_SECONDS)
         pool.shutdown(wait=False)
 
 
 def _summary(
-    run: TrackedRun, sweep: Sweep, ended: list[Ended], best: Ended | None, folder: Path, started: float
+    run: TrackedRun, sweep: Sweep, ended: list[FinishedTrial], best: FinishedTrial | None, folder: Path, started: float
 ) -> dict[str, Any]:
     return {
         "run_id": run.run_id,

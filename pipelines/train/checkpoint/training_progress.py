@@ -7,7 +7,7 @@ from pipelines.train.checkpoint.state import Weights
 
 
 @dataclass
-class Course:
+class TrainingProgress:
     """How far a training has come, and what it found on the way. Equal on all ranks."""
 
     epoch: int = 0

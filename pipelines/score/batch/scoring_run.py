@@ -29,9 +29,9 @@ from pipelines.errors import ConfigError, DataError
 from pipelines.score.arrow_images import Form
 from pipelines.score.batch import inputs, libsvm_input
 from pipelines.score.batch.inputs import Kind
-from pipelines.score.batch.scoring import Rejected, Tally, new_tally, scored
+from pipelines.score.batch.scoring import RejectedRow, Tally, new_tally, scored
+from pipelines.score.classifier import ModelInfo
 from pipelines.score.evaluate.dataset import Report, described
-from pipelines.score.model import ModelInfo
 from pipelines.score.spark_model import shipped
 from pipelines.system import paths
 
@@ -41,7 +41,7 @@ _UNFINISHED_PREFIX = ".scoring-"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class ScoringRequest:
     """What is to be scored, before Spark is there."""
 
     config: Config
@@ -58,7 +58,7 @@ class Order:
         return paths.to_python(self.output)
 
 
-def check(order: Order) -> Kind:
+def check(order: ScoringRequest) -> Kind:
     """Raises ConfigError when the input cannot be scored or the output is in the way. Returns the kind of input."""
     kind = inputs.recognise(order.config.data.dataset)
     if order.target.exists() and not order.overwrite:
@@ -69,7 +69,7 @@ def check(order: Order) -> Kind:
     return kind
 
 
-def run_scoring(spark: SparkSession, order: Order, kind: Kind, report: Report) -> dict[str, Any]:
+def run_scoring(spark: SparkSession, order: ScoringRequest, kind: Kind, report: Report) -> dict[str, Any]:
     """Score and write.
 
     Returns:
@@ -136,7 +136,7 @@ def _tasks_at_once(spark: SparkSession) -> int:
 
 
 @contextmanager
-def _unfinished(order: Order) -> Iterator[Path]:
+def _unfinished(order: ScoringRequest) -> Iterator[Path]:
     """A hidden folder beside the output, gone at the end."""
     folder = order.target.parent / f"{_UNFINISHED_PREFIX}{order.target.name}-{uuid.uuid4().hex[:8]}"
     try:
@@ -177,7 +177,7 @@ def _judge(config: IngestConfig, done: Tally, report: Report) -> None:
     report(f"warning: {first}; {bad:,} of {rows:,} rows are set aside in {REJECTED_FOLDER}")
 
 
-def _write_rejected(rejected: tuple[Rejected, ...], folder: Path) -> None:
+def _write_rejected(rejected: tuple[RejectedRow, ...], folder: Path) -> None:
     (folder / REJECTED_FOLDER).mkdir(exist_ok=True)
     ordered = sorted(rejected, key=lambda row: (row.origin, row.row))
     columns = {
@@ -188,7 +188,7 @@ def _write_rejected(rejected: tuple[Rejected, ...], folder: Path) -> None:
     pq.write_table(pa.table(columns), folder / REJECTED_FOLDER / "part-00000.parquet")
 
 
-def _note(order: Order, kind: Kind, done: Tally, rejected: int) -> dict[str, Any]:
+def _note(order: ScoringRequest, kind: Kind, done: Tally, rejected: int) -> dict[str, Any]:
     info = order.info
     return {
         "input": order.config.data.dataset,

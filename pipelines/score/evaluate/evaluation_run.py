@@ -12,16 +12,16 @@ from pipelines import errors
 from pipelines.config import TrackingConfig
 from pipelines.data.table.schema import Split, Table
 from pipelines.errors import ConvoyError
-from pipelines.score import model
+from pipelines.score import classifier
+from pipelines.score.classifier import ModelInfo
 from pipelines.score.evaluate.dataset import Choice, Report
 from pipelines.score.evaluate.evaluation import Comparison, evaluate
-from pipelines.score.model import ModelInfo
 from pipelines.system import paths, writeback
 from pipelines.track.figures import catalog
 from pipelines.track.mlflow.follower import PARENT_TAG, default_tracking_uri
-from pipelines.track.run import Status, TrackedRun
 from pipelines.track.run_page import DESCRIPTION_TAG
 from pipelines.track.rundir import layout
+from pipelines.track.tracked_run import Status, TrackedRun
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -96,7 +96,7 @@ def find_parent(info: ModelInfo, tracking_uri: str) -> "Run | None":
     if not info.run_id:
         return None
     try:
-        found = model.connect(tracking_uri).get_run(info.run_id)
+        found = classifier.connect(tracking_uri).get_run(info.run_id)
     except Exception:
         return None
     return found if found.info.lifecycle_stage == "active" else None
@@ -123,5 +123,5 @@ def _beside(tracking: TrackingConfig, parent: "Run | None") -> TrackingConfig:
     """In the experiment of the parent, because MLflow shows a run below another only there."""
     if parent is None:
         return tracking
-    client = model.connect(default_tracking_uri(tracking))
+    client = classifier.connect(default_tracking_uri(tracking))
     return dataclasses.replace(tracking, experiment=client.get_experiment(parent.info.experiment_id).name)
