@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from pipelines.data.formats import libsvm
 from pipelines.data.formats.libsvm_line import Rules
-from pipelines.data.sources.resolve import is_libsvm
 from pipelines.errors import DataError
 from pipelines.score.classifier import Classifier, ModelInfo
 from pipelines.score.digits import read_file
@@ -51,7 +50,7 @@ def predict(classifier: Classifier, files: Sequence[str], digits: bool) -> Itera
     info = classifier.info
     for file in files:
         path = Path(file) if Path(file).exists() else paths.to_python(file)
-        if is_libsvm(path):
+        if libsvm.is_libsvm(path):
             for numbers, found in _libsvm_images(path, file, info):
                 yield from _named(classifier, [f"{file}:{number}" for number in numbers], found)
         else:

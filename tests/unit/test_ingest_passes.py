@@ -8,11 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.data.formats.libsvm_line import Rules
-from pipelines.data.ingest import parse_pass
-from pipelines.data.ingest.parse_pass import BlockReport, parse_batches
 from pipelines.data.ingest.permutation import Permutation, cut
 from pipelines.data.ingest.shuffle_pass import Plan, place_batches
 from pipelines.data.ingest.write_pass import path_of, write_batches
+from pipelines.data.sources import text_pass
+from pipelines.data.sources.parsed_rows import BlockReport
+from pipelines.data.sources.text_pass import parse_batches
 from pipelines.score.batch.libsvm_input import image_rows
 
 ROWS = {0: 90, 1: 24}
@@ -45,7 +46,7 @@ def text_batches(images, lines_per_batch, fraction_in_line=-1):
                 columns = [part, [file] * len(part), [block] * len(part)]
                 types = (pa.binary(), pa.int32(), pa.int64())
                 yield pa.RecordBatch.from_arrays(
-                    [pa.array(values, kind) for values, kind in zip(columns, types, strict=True)], list(parse_pass.TEXT_COLUMNS)
+                    [pa.array(values, kind) for values, kind in zip(columns, types, strict=True)], list(text_pass.TEXT_COLUMNS)
                 )
 
 
@@ -99,7 +100,7 @@ def stored(folder, plan, split):
 @pytest.mark.parametrize("lines_per_batch", [1, 17, 1000])
 @pytest.mark.parametrize("values_per_stretch", [6, 40, 2**20])
 def test_every_row_lands_in_its_place_however_the_text_is_cut(tmp_path, monkeypatch, images, lines_per_batch, values_per_stretch):
-    monkeypatch.setattr("pipelines.data.ingest.parse_pass.VALUES_PER_STRETCH", values_per_stretch)
+    monkeypatch.setattr("pipelines.data.sources.parsed_rows.VALUES_PER_STRETCH", values_per_stretch)
     monkeypatch.setattr("pipelines.data.ingest.shuffle_pass.VALUES_PER_STRETCH", values_per_stretch)
     monkeypatch.setattr("pipelines.data.ingest.shuffle_pass._BYTES_AT_ONCE", 200)
     stretches, reports = parsed(images, lines_per_batch)

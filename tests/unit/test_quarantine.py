@@ -2,8 +2,8 @@ import pytest
 
 from pipelines.config import IngestConfig
 from pipelines.data.formats.libsvm_line import Rules
-from pipelines.data.ingest.parse_pass import BlockReport
 from pipelines.data.ingest.quarantine import judge
+from pipelines.data.sources.parsed_rows import BlockReport
 from pipelines.data.sources.resolve import Source
 from pipelines.errors import DataError
 

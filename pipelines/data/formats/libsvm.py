@@ -17,43 +17,26 @@ colons) as arrays, and hands every other line to `parse_line`, which either read
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.data.formats.libsvm_line import Fault, Row, Rules, parse_line
+from pipelines.data.formats.chunk import BadLine, Chunk, Fault
+from pipelines.data.formats.libsvm_line import Row, Rules, parse_line
+
+ENDINGS = (".txt", ".libsvm", ".svm", ".t")
+COMPRESSIONS = ("", ".bz2", ".gz")
 
 _SPACE, _COLON, _NEWLINE, _RETURN, _ZERO = 32, 58, 10, 13, 48
 # More digits could overflow the int32 that the fast reader counts in.
 _MAX_DIGITS = 9
 
 
-@dataclass(frozen=True)
-class BadLine:
-    """A line that is neither a row nor empty."""
-
-    number: int
-    """Zero-based, counted from the start of the text."""
-    raw: bytes
-    """As it stands, without its newline."""
-    fault: Fault
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chunk:
-    """Some consecutive lines, read."""
-
-    num_lines: int
-    """Lines of text, blank and malformed ones included."""
-    images: npt.NDArray[np.uint8] | npt.NDArray[np.float32]
-    """(rows, values); uint8 where every value of the chunk is a whole number from 0 to 255, else float32."""
-    labels: npt.NDArray[np.int32]
-    """(rows,): position of the label in `Rules.labels`."""
-    lines: npt.NDArray[np.int64]
-    """(rows,): zero-based line of each row."""
-    bad_lines: tuple[BadLine, ...]
-    """Every malformed line, in order."""
+def is_libsvm(path: Path) -> bool:
+    """By its name."""
+    return any(path.name.endswith(ending + compression) for ending in ENDINGS for compression in COMPRESSIONS)
 
 
 def parse(text: bytes | memoryview, rules: Rules) -> Chunk:

@@ -3,29 +3,8 @@
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal
 
-Reason = Literal[
-    "label_not_a_number",
-    "label_not_finite",
-    "label_not_whole",
-    "label_unknown",
-    "colon_missing",
-    "query_id",
-    "index_not_a_number",
-    "index_zero",
-    "index_too_large",
-    "index_repeated",
-    "index_descending",
-    "value_not_a_number",
-    "value_not_finite",
-    "value_out_of_range",
-    "wrong_encoding",
-    # Of pictures, see `pipelines.data.ingest.image_pass`.
-    "picture_not_readable",
-    "not_a_picture",
-    "picture_of_wrong_size",
-]
+from pipelines.data.formats.chunk import Fault
 
 _NUMBER = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _NOT_FINITE = re.compile(rb"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
@@ -63,16 +42,6 @@ class Row:
     positions: list[int]
     """Zero-based places in the image."""
     values: list[float]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Why a line is no row."""
-
-    reason: Reason
-    """For counting."""
-    text: str
-    """For people: one line of ASCII that shows what was found and names the rule."""
 
 
 def parse_line(line: bytes, rules: Rules) -> Row | Fault | None:

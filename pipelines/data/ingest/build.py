@@ -20,14 +20,16 @@ from pyspark.sql import functions as F
 from pipelines.config import Config, DataConfig
 from pipelines.data.formats import text_file
 from pipelines.data.formats.libsvm_line import Rules
-from pipelines.data.ingest import image_pass, quarantine
-from pipelines.data.ingest.parse_pass import IS_IMAGES, IS_REPORT, PARSED_COLUMNS, VALUES_PER_STRETCH, BlockReport, parse_batches
+from pipelines.data.ingest import quarantine
 from pipelines.data.ingest.permutation import Permutation, Segment, cut
 from pipelines.data.ingest.quarantine import RejectedLine
 from pipelines.data.ingest.shuffle_pass import PLACED_COLUMNS, Plan, place_batches
 from pipelines.data.ingest.spark_jobs import arrow_batches, cause, job_group
 from pipelines.data.ingest.write_pass import WRITTEN_COLUMNS, WrittenFile, write_batches
+from pipelines.data.sources import image_pass
+from pipelines.data.sources.parsed_rows import IS_IMAGES, IS_REPORT, PARSED_COLUMNS, VALUES_PER_STRETCH, BlockReport
 from pipelines.data.sources.resolve import Source
+from pipelines.data.sources.text_pass import parse_batches
 from pipelines.data.table.schema import BYTES_PER_VALUE, SPLIT_COLUMN, Dtype
 from pipelines.errors import ConfigError, DataError
 from pipelines.system import paths

@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame
 
 from pipelines.config import IngestConfig
 from pipelines.data.formats.libsvm_line import Rules
-from pipelines.data.ingest.parse_pass import IS_BAD_LINE, BlockReport
+from pipelines.data.sources.parsed_rows import IS_BAD_LINE, BlockReport
 from pipelines.data.sources.resolve import Source
 from pipelines.data.table.schema import REJECTED_FOLDER, counted
 from pipelines.errors import DataError

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.data.ingest.parse_pass import VALUES_PER_STRETCH
 from pipelines.data.ingest.permutation import Permutation, Segment
+from pipelines.data.sources.parsed_rows import VALUES_PER_STRETCH
 from pipelines.data.table.schema import BYTES_PER_VALUE, Dtype
 
 # The images of one file of the table, from one stretch of the text: their bytes, their labels (int32) and their places in the
@@ -54,7 +54,7 @@ class _Placed:
 
 
 def place_batches(batches: Iterable[pa.RecordBatch], plan: Plan) -> Iterator[pa.RecordBatch]:
-    """The images of `pipelines.data.ingest.parse_pass.PARSED_COLUMNS` to `PLACED_COLUMNS`, in the dtype of the table."""
+    """The images of `pipelines.data.sources.parsed_rows.PARSED_COLUMNS` to `PLACED_COLUMNS`, in the dtype of the table."""
     waiting: list[dict[str, Any]] = []
     num_bytes = 0
     for row in rows_of(batches):

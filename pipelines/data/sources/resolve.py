@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipelines.config import DataConfig
+from pipelines.data.formats.libsvm import COMPRESSIONS, ENDINGS, is_libsvm
 from pipelines.data.sources import downloads, image_folder
 from pipelines.data.sources.image_folder import ImageFolder
 from pipelines.errors import ConfigError, DataError
@@ -16,8 +17,6 @@ from pipelines.system import paths
 MNIST_FOLDER = "dbfs:/databricks-datasets/mnist-digits/data-001"
 _FASHION_FOLDER = "dbfs:/convoy/fashion-mnist"
 _SUBSTITUTE_FOLDER = "dbfs:/convoy/mnist-5k"
-_ENDINGS = (".txt", ".libsvm", ".svm", ".t")
-_COMPRESSIONS = ("", ".bz2", ".gz")
 _SUBSTITUTE_NOTE = (
     "SUBSTITUTE: 5,000 of the 70,000 digits of MNIST, because the whole set could not be fetched; accuracies are lower"
 )
@@ -158,7 +157,7 @@ def folder_files(location: str) -> tuple[tuple[str, SourceSplit], ...]:
         if len(names) != 1:
             what = "no file" if not names else f"{len(names)} files ({', '.join(names)})"
             raise (ConfigError if names else _NotThere)(
-                f"data.dataset={location}: {what} with '{split}' in the name and an ending of {', '.join(_ENDINGS)} "
+                f"data.dataset={location}: {what} with '{split}' in the name and an ending of {', '.join(ENDINGS)} "
                 "(or those with .bz2 or .gz); there must be one, or name the files with data.dataset and data.test_file"
             )
         found.append((f"{location.rstrip('/')}/{names[0]}", split))
@@ -200,13 +199,8 @@ def _substitute_files(report: Report) -> tuple[tuple[str, SourceSplit], ...]:
     return folder_files(_SUBSTITUTE_FOLDER)
 
 
-def is_libsvm(path: Path) -> bool:
-    """By its name."""
-    return any(path.name.endswith(ending + compression) for ending in _ENDINGS for compression in _COMPRESSIONS)
-
-
 def _slug(name: str) -> str:
     stem = name
-    for ending in (*_COMPRESSIONS[1:], *_ENDINGS):
+    for ending in (*COMPRESSIONS[1:], *ENDINGS):
         stem = stem.removesuffix(ending)
     return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in stem.lower())[:40] or "data"

@@ -8,7 +8,8 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pipelines.data.formats import image_file
-from pipelines.data.sources.resolve import NAMES, is_libsvm
+from pipelines.data.formats.libsvm import is_libsvm
+from pipelines.data.sources.resolve import NAMES
 from pipelines.data.table.schema import MANIFEST_NAME
 from pipelines.errors import ConfigError
 from pipelines.score.batch.scoring import Input

@@ -10,10 +10,11 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from pipelines.config import Config
+from pipelines.data.formats.libsvm import is_libsvm
 from pipelines.data.ingest import build, quarantine
-from pipelines.data.ingest.parse_pass import IS_IMAGES
 from pipelines.data.sources import resolve
-from pipelines.data.sources.resolve import Source, is_libsvm
+from pipelines.data.sources.parsed_rows import IS_IMAGES
+from pipelines.data.sources.resolve import Source
 from pipelines.score.batch.scoring import Input
 from pipelines.score.evaluate.dataset import Report
 from pipelines.system import paths
@@ -48,7 +49,7 @@ def opened(spark: SparkSession, config: Config, report: Report, folder: Path) ->
 def image_rows(
     batches: Iterable[pa.RecordBatch], uris: Sequence[str], first_lines: Mapping[tuple[int, int], int], labels: Sequence[int]
 ) -> Iterator[pa.RecordBatch]:
-    """Images (`pipelines.data.ingest.parse_pass.PARSED_COLUMNS`, each in a row of its own) to what is scored. Runs in Python
+    """Images (`pipelines.data.sources.parsed_rows.PARSED_COLUMNS`, each in a row of its own) to what is scored. Runs in Python
     workers.
 
     Args:

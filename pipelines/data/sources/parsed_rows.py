@@ -1,33 +1,25 @@
-"""The first pass over the rows, in Spark's Python workers: text to images, from Arrow batch to Arrow batch.
+"""What a source gives to ingest: its rows as images, the bad ones among them, and a report behind each block.
 
 A row of Spark's is a stretch of hundreds of images: with one row for each image, Spark's own work on rows would take more time
 than all that is done with the images.
 """
 
 import dataclasses
-import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from pipelines.data.formats import libsvm
-from pipelines.data.formats.libsvm_line import Reason, Rules
+from pipelines.data.formats.chunk import Chunk, Reason
 
-TEXT_COLUMNS = ("value", "file", "block")
 # Three kinds of rows. Images that follow each other: their bytes, their labels (int32), their lines among the lines of the block
 # (int64), and the number of the first among the images of the block. A bad line that is kept: its text, no labels, its number
 # among the lines of its block, and its fault as note. The end of a block: nothing but a report.
 PARSED_COLUMNS = "content binary, labels binary, lines binary, file int, block bigint, number bigint, note string"
 IS_IMAGES, IS_BAD_LINE, IS_REPORT = "note is null", "note is not null and content is not null", "content is null"
 
-# A quarter of a megabyte of text and its tokens stay in the processor's cache: measured the fastest from 128 KB to 4 MB.
-_TEXT_BYTES = 2**18
-_DENSE_BYTES = 32 * 2**20
 # Of one row of Spark's, unless one image has more.
 VALUES_PER_STRETCH = 2**20
 
@@ -60,7 +52,7 @@ class BlockReport:
     def from_json(cls, text: str) -> "BlockReport":
         return cls(**json.loads(text))
 
-    def add(self, chunk: libsvm.Chunk) -> None:
+    def add(self, chunk: Chunk) -> None:
         if chunk.bad_lines and not self.bad:
             first = chunk.bad_lines[0]
             self.first_bad_line, self.first_fault = self.lines + first.number, first.fault.text
@@ -72,37 +64,7 @@ class BlockReport:
         self.is_float = self.is_float or chunk.images.dtype != np.uint8
 
 
-def parse_batches(
-    batches: Iterable[pa.RecordBatch], rules: Rules, keep_bad_lines: bool, images_apart: bool
-) -> Iterator[pa.RecordBatch]:
-    """Lines to images, and one row with a report behind each block.
-
-    Args:
-        batches: columns value (a line), file (its number), block (where its block starts in the file); the lines of a
-            block follow each other in the order of the text.
-        rules: what a line may hold.
-        keep_bad_lines: yield them, too. Otherwise they are only counted.
-        images_apart: every image is a row of its own.
-
-    Yields:
-        `PARSED_COLUMNS`; numbers count from 0 in each block. The images of a row have 1 or 4 bytes per value (uint8, float32).
-    """
-    report: BlockReport | None = None
-    for batch in batches:
-        files, blocks = batch.column(1).to_numpy(), batch.column(2).to_numpy()
-        for start, stop in _runs(files, blocks):
-            file, block = int(files[start]), int(blocks[start])
-            if report is None or (report.file, report.block) != (file, block):
-                if report is not None:
-                    yield report_batch(report)
-                report = BlockReport(file, block)
-            for text in _texts(batch.column(0).slice(start, stop - start), rules.num_values):
-                yield from chunk_batches(libsvm.parse(text, rules), report, keep_bad_lines, images_apart)
-    if report is not None:
-        yield report_batch(report)
-
-
-def chunk_batches(chunk: libsvm.Chunk, report: BlockReport, keep_bad_lines: bool, images_apart: bool) -> Iterator[pa.RecordBatch]:
+def chunk_batches(chunk: Chunk, report: BlockReport, keep_bad_lines: bool, images_apart: bool) -> Iterator[pa.RecordBatch]:
     """What was read, as `PARSED_COLUMNS`, and added to the report of its block."""
     if len(chunk.labels):
         yield _images_batch(chunk, report, 1 if images_apart else max(1, VALUES_PER_STRETCH // chunk.images.shape[1]))
@@ -111,28 +73,7 @@ def chunk_batches(chunk: libsvm.Chunk, report: BlockReport, keep_bad_lines: bool
     report.add(chunk)
 
 
-def _runs(files: npt.NDArray[np.int32], blocks: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
-    """(start, stop) of the stretches with one file and block."""
-    if not len(files):
-        return []
-    cuts = np.flatnonzero((files[1:] != files[:-1]) | (blocks[1:] != blocks[:-1])) + 1
-    edges = [0, *cuts.tolist(), len(files)]
-    return list(itertools.pairwise(edges))
-
-
-def _texts(lines: pa.Array, num_values: int) -> Iterator[memoryview]:
-    """The lines as stretches of text, each of its lines closed by a newline."""
-    # As bytes, because the text may not be UTF-8; large, because Spark can be set to send either width of offsets.
-    lines = pc.cast(lines, pa.large_binary())
-    total = pc.sum(pc.binary_length(lines)).as_py() + len(lines)
-    step = max(1, min(_TEXT_BYTES * len(lines) // total, _DENSE_BYTES // num_values))
-    newline, nothing = pa.scalar(b"\n", pa.large_binary()), pa.array([b""], pa.large_binary())
-    for start in range(0, len(lines), step):
-        part = pa.concat_arrays([lines.slice(start, step), nothing])
-        yield memoryview(pc.binary_join(pa.ListArray.from_arrays([0, len(part)], part), newline)[0].as_buffer())
-
-
-def _images_batch(chunk: libsvm.Chunk, report: BlockReport, images_per_row: int) -> pa.RecordBatch:
+def _images_batch(chunk: Chunk, report: BlockReport, images_per_row: int) -> pa.RecordBatch:
     images, labels = chunk.images.astype(chunk.images.dtype.newbyteorder("<"), copy=False), chunk.labels.astype("<i4", copy=False)
     lines = (report.lines + chunk.lines).astype("<i8", copy=False)
     starts = range(0, len(labels), images_per_row)
@@ -142,7 +83,7 @@ def _images_batch(chunk: libsvm.Chunk, report: BlockReport, images_per_row: int)
     return _batch(report, content, [report.rows + start for start in starts], [None] * len(starts), label_bytes, line_bytes)
 
 
-def _bad_line_batch(chunk: libsvm.Chunk, report: BlockReport) -> pa.RecordBatch:
+def _bad_line_batch(chunk: Chunk, report: BlockReport) -> pa.RecordBatch:
     lines = chunk.bad_lines
     notes = [json.dumps(dataclasses.asdict(line.fault)) for line in lines]
     return _batch(report, [line.raw for line in lines], [report.lines + line.number for line in lines], notes)

@@ -1,22 +1,24 @@
-"""The pass over a folder of pictures that runs in Spark's Python workers: as `passes.parse_batches` for text."""
+"""The pass over a folder of pictures that runs in Spark's Python workers: as `text_pass.parse_batches` for text."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
 
 from pipelines.config import DataConfig
 from pipelines.data.formats import image_file
-from pipelines.data.formats.libsvm import BadLine, Chunk
-from pipelines.data.formats.libsvm_line import Fault
-from pipelines.data.ingest.parse_pass import PARSED_COLUMNS, BlockReport, chunk_batches, report_batch
+from pipelines.data.formats.chunk import BadLine, Chunk, Fault
 from pipelines.data.sources.image_folder import ImageFolder
+from pipelines.data.sources.parsed_rows import PARSED_COLUMNS, BlockReport, chunk_batches, report_batch
 from pipelines.system import paths
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
 
 _COLUMNS = "file int, block bigint, paths array<string>, labels array<int>"
 # What a worker holds decoded at once.
@@ -36,7 +38,7 @@ class PictureRules:
     """Pictures of another size are brought to `shape`."""
 
 
-def parsed(spark: SparkSession, source: ImageFolder, data: DataConfig, keep_bad: bool) -> DataFrame:
+def parsed(spark: "SparkSession", source: ImageFolder, data: DataConfig, keep_bad: bool) -> "DataFrame":
     """`PARSED_COLUMNS` of the pictures of a source. A block is some consecutive pictures, a "line" of it is a picture."""
     height, width, channels = data.image_shape
     low, high = data.value_range
