@@ -26,8 +26,8 @@ def test_sub_folders_are_classes_and_what_is_done_about_test_rows_is_said(tmp_pa
     found = resolve(make(tmp_path / "Pets", "dog/2.png", "cat/1.JPG", "cat/notes.txt", "cat/.hidden.png"), lines, classes=2)
     assert found.dataset == "pets"
     assert found.files == ((f"{tmp_path}/Pets", "train"),)
-    assert found.pictures.class_names == ("cat", "dog")
-    assert [(picture.name, picture.label) for picture in found.pictures.pictures[0]] == [("cat/1.JPG", 0), ("dog/2.png", 1)]
+    assert found.classes == ("cat", "dog")
+    assert [(picture.name, picture.label) for picture in found.pictures[0]] == [("cat/1.JPG", 0), ("dog/2.png", 1)]
     assert "2 classes (cat, dog), 2 train, from which test rows are drawn (ingest.test_fraction)" in lines[0]
     assert "1 files are left out" in lines[1]
     assert lines[1].endswith("cat/notes.txt)")
@@ -36,19 +36,19 @@ def test_sub_folders_are_classes_and_what_is_done_about_test_rows_is_said(tmp_pa
 def test_train_and_test_are_splits_where_they_hold_folders_and_classes_where_they_hold_pictures(tmp_path):
     split = resolve(make(tmp_path / "a", "train/cat/1.png", "train/dog/1.png", "test/dog/2.png"), classes=2)
     assert split.files == ((f"{tmp_path}/a/train", "train"), (f"{tmp_path}/a/test", "test"))
-    assert split.located(1, 0) == (f"{tmp_path}/a/test/dog/2.png", None)
+    assert split.locate(1, 0) == (f"{tmp_path}/a/test/dog/2.png", None)
     vehicles = resolve(make(tmp_path / "b", "train/1.png", "test/1.png", "bus/1.png"), classes=3)
-    assert vehicles.pictures.class_names == ("bus", "test", "train")
+    assert vehicles.classes == ("bus", "test", "train")
 
 
 def test_folders_called_by_numbers_are_in_their_order_and_names_give_another(tmp_path):
     root = make(tmp_path / "a", *[f"{number}/1.png" for number in range(11)])
-    assert resolve(root, classes=11).pictures.class_names == tuple(map(str, range(11)))
+    assert resolve(root, classes=11).classes == tuple(map(str, range(11)))
     named = resolve(make(tmp_path / "b", "cat/1.png", "dog/1.png"), classes=3, class_names=("dog", "cow", "cat"))
-    assert [picture.label for picture in named.pictures.pictures[0]] == [0, 2]
+    assert [picture.label for picture in named.pictures[0]] == [0, 2]
     # As a model that was trained on the first folder describes its classes.
     described = resolve(tmp_path / "b", classes=3, class_names=("dog", "cow", "cat"), labels=(0, 1, 2))
-    assert described.pictures == named.pictures
+    assert described == named
 
 
 @pytest.mark.parametrize(

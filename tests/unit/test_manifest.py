@@ -13,7 +13,7 @@ from pipelines.config import Config, DataConfig, IngestConfig
 from pipelines.data.ingest import publish, table
 from pipelines.data.ingest.permutation import Permutation, cut
 from pipelines.data.ingest.write_pass import WrittenFile, path_of
-from pipelines.data.sources.resolve import Source
+from pipelines.data.sources.libsvm_files import LibsvmFiles
 from pipelines.data.table.schema import MANIFEST_NAME, SourceFile, TableManifest, read_manifest
 from pipelines.errors import ConfigError, DataError
 
@@ -157,7 +157,7 @@ def known(tmp_path):
     text = tmp_path / "some.txt"
     text.write_text("0 1:1\n")
     config = Config(data=DataConfig(image_shape=(12, 12, 1), classes=4), ingest=IngestConfig(tables_uri=str(tmp_path / "tables")))
-    source = Source("some", ((str(text), "train"),))
+    source = LibsvmFiles("some", ((str(text), "train"),))
     key = table._key(config, source, table._fingerprints(source), without_bad_rows=False)
     place = tmp_path / "tables" / f"some-{key[:12]}"
     place.mkdir(parents=True)
@@ -243,7 +243,7 @@ def test_a_manifest_of_other_settings_in_its_place_is_no_table(known):
 def test_a_source_that_vanished_is_named(known):
     config, _, _ = known
     with pytest.raises(DataError, match=r"gone\.txt: cannot be read"):
-        table.find(config, Source("some", (("gone.txt", "train"),)))
+        table.find(config, LibsvmFiles("some", (("gone.txt", "train"),)))
 
 
 def written_files(path, segments):

@@ -3,12 +3,12 @@ import pytest
 from pipelines.config import IngestConfig
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.ingest.quarantine import judge
+from pipelines.data.sources.libsvm_files import LibsvmFiles
 from pipelines.data.sources.parsed_rows import BlockReport
-from pipelines.data.sources.resolve import Source
 from pipelines.errors import DataError
 
 RULES = Rules(image_shape=(3, 4, 1), value_range=(0.0, 255.0), labels=(0, 1))
-SOURCE = Source("digits", (("a-train.txt", "train"), ("a-test.txt", "test")))
+SOURCE = LibsvmFiles("digits", (("a-train.txt", "train"), ("a-test.txt", "test")))
 
 
 def reports(bad, uses_last_index=True):

@@ -17,6 +17,7 @@ from pipelines.config import DataConfig
 from pipelines.data.formats.libsvm import parse
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.sources import downloads, resolve
+from pipelines.data.sources.libsvm_files import LibsvmFiles
 from pipelines.errors import ConfigError, DataError
 
 ROWS = {"train": 6, "test": 3}
@@ -199,6 +200,22 @@ def test_what_never_appears_ends_the_wait_in_time(tmp_path):
     with pytest.raises(ConfigError, match="no such file or folder"):
         resolve.resolve_source(DataConfig(dataset="dbfs:/nothing", wait_seconds=0.5), silent)
     assert 0.5 <= time.monotonic() - started < 5
+
+
+def test_another_kind_of_source_is_a_class_and_an_entry_in_the_list(monkeypatch):
+    class Catalog(LibsvmFiles):
+        @classmethod
+        def recognizes(cls, location):
+            return location.startswith("catalog:")
+
+        @classmethod
+        def find(cls, data, report):
+            return cls("digits", ((data.dataset, "train"),))
+
+    monkeypatch.setattr(resolve, "KINDS", (Catalog, *resolve.KINDS))
+    source = resolve.resolve_source(DataConfig(dataset="catalog:main.digits"), silent)
+    assert isinstance(source, Catalog)
+    assert source.files == (("catalog:main.digits", "train"),)
 
 
 def test_a_pipe_is_no_data_set(tmp_path):

@@ -1,40 +1,17 @@
 """Some rows of a source, read: images and labels, and what is wrong with the rest."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-
-Reason = Literal[
-    "label_not_a_number",
-    "label_not_finite",
-    "label_not_whole",
-    "label_unknown",
-    "colon_missing",
-    "query_id",
-    "index_not_a_number",
-    "index_zero",
-    "index_too_large",
-    "index_repeated",
-    "index_descending",
-    "value_not_a_number",
-    "value_not_finite",
-    "value_out_of_range",
-    "wrong_encoding",
-    # Of pictures, see `pipelines.data.sources.image_pass`.
-    "picture_not_readable",
-    "not_a_picture",
-    "picture_of_wrong_size",
-]
 
 
 @dataclass(frozen=True)
 class Fault:
     """Why a line is no row."""
 
-    reason: Reason
-    """For counting."""
+    reason: str
+    """One word, such as `label_unknown`, that faults are counted by."""
     text: str
     """For people: one line of ASCII that shows what was found and names the rule."""
 

@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from pipelines.config import DataConfig
 from pipelines.data.formats.chunk import Fault
 
 _NUMBER = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
@@ -23,6 +24,15 @@ class Rules:
     """Label values as the text writes them."""
     first_index: int = 1
     """Index of the first value of an image: 1, or 0 in a zero-based file."""
+
+    @classmethod
+    def from_config(cls, data: DataConfig) -> "Rules":
+        return cls(
+            image_shape=data.image_shape,
+            value_range=data.value_range,
+            labels=data.label_values,
+            first_index=0 if data.zero_based else 1,
+        )
 
     @property
     def num_values(self) -> int:

@@ -15,10 +15,8 @@ from py4j.protocol import Py4JJavaError
 from pyspark import StorageLevel
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
-from pipelines.config import Config, DataConfig
-from pipelines.data.formats import text_file
+from pipelines.config import Config
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.ingest import quarantine
 from pipelines.data.ingest.permutation import Permutation, Segment, cut
@@ -26,13 +24,10 @@ from pipelines.data.ingest.quarantine import RejectedLine
 from pipelines.data.ingest.shuffle_pass import PLACED_COLUMNS, Plan, place_batches
 from pipelines.data.ingest.spark_jobs import arrow_batches, cause, job_group
 from pipelines.data.ingest.write_pass import WRITTEN_COLUMNS, WrittenFile, write_batches
-from pipelines.data.sources import image_pass
-from pipelines.data.sources.parsed_rows import IS_IMAGES, IS_REPORT, PARSED_COLUMNS, VALUES_PER_STRETCH, BlockReport
-from pipelines.data.sources.resolve import Source
-from pipelines.data.sources.text_pass import parse_batches
+from pipelines.data.sources.parsed_rows import IS_IMAGES, IS_REPORT, VALUES_PER_STRETCH, BlockReport
+from pipelines.data.sources.source import Source
 from pipelines.data.table.schema import BYTES_PER_VALUE, SPLIT_COLUMN, Dtype
 from pipelines.errors import ConfigError, DataError
-from pipelines.system import paths
 
 _MEGABYTE = 2**20
 # One task writes its files one after the other; several tasks per core even out their sizes.
@@ -90,21 +85,17 @@ def parsed_text(spark: SparkSession, config: Config, source: Source, *, images_a
         spark: reads it.
         config: `data` says what a row may hold, `ingest` what becomes of a line that is none.
         source: from `pipelines.data.sources.resolve.resolve_source`.
-        images_apart: every image is a row of its own, for frames that are cut into batches by the size of an image; of text.
+        images_apart: every image is a row of its own, for frames that are cut into batches by the size of an image.
 
     Raises:
         DataError: a line is malformed (`FILE:LINE: reason`) and `ingest.on_bad_rows` does not allow that, or a file is damaged.
     """
-    rules = _rules(config.data)
+    rules = Rules.from_config(config.data)
     with arrow_batches(spark, rules.num_values), job_group(spark, "Convoy ingest"):
         with _reading(source):
-            keep_bad_lines = config.ingest.on_bad_rows == "quarantine"
-            parse = partial(parse_batches, rules=rules, keep_bad_lines=keep_bad_lines, images_apart=images_apart)
-            parsed = (
-                _lines(spark, source).mapInArrow(parse, PARSED_COLUMNS)
-                if source.pictures is None
-                else image_pass.parsed(spark, source.pictures, config.data, keep_bad_lines)
-            ).persist(StorageLevel.MEMORY_AND_DISK)
+            keep_bad_rows = config.ingest.on_bad_rows == "quarantine"
+            parsed = source.parsed(spark, config.data, keep_bad_rows=keep_bad_rows, images_apart=images_apart)
+            parsed = parsed.persist(StorageLevel.MEMORY_AND_DISK)
         try:
             with _reading(source):
                 reports = _collect_reports(parsed)
@@ -113,39 +104,12 @@ def parsed_text(spark: SparkSession, config: Config, source: Source, *, images_a
             parsed.unpersist()
 
 
-def _rules(data: DataConfig) -> Rules:
-    return Rules(
-        image_shape=data.image_shape,
-        value_range=data.value_range,
-        labels=data.label_values,
-        first_index=0 if data.zero_based else 1,
-    )
-
-
-def _lines(spark: SparkSession, source: Source) -> DataFrame:
-    """`TEXT_COLUMNS`."""
-    frames = [
-        # A path may hold characters that Spark takes for a pattern, such as brackets.
-        spark.read.option("__globPaths__", "false")
-        # By itself Spark ends a line at a carriage return, too; the format does not.
-        .option("lineSep", "\n")
-        .text(paths.to_spark(uri))
-        .select("value", F.lit(number).alias("file"), F.col("_metadata.file_block_start").alias("block"))
-        for number, (uri, _) in enumerate(source.files)
-    ]
-    lines = frames[0]
-    for frame in frames[1:]:
-        lines = lines.union(frame)
-    return lines
-
-
 @contextmanager
 def _reading(source: Source) -> Iterator[None]:
     try:
         yield
     except (Py4JJavaError, PySparkException) as error:
-        for uri, _ in source.files if source.pictures is None else ():
-            text_file.check_whole(uri)
+        source.explain_failure()
         files = " or ".join(uri for uri, _ in source.files)
         raise DataError(f"{files}: Spark could not read the {source.unit}s: {cause(error)}") from error
 
@@ -175,7 +139,7 @@ def _plan(config: Config, source: Source, reports: list[BlockReport]) -> Plan:
         rows[is_test] += report.rows
     for number, (uri, _) in enumerate(source.files):
         if not any(report.rows for report in reports if report.file == number):
-            raise DataError(f"{uri}: holds no rows; a row is a line 'label index:value index:value ...'")
+            raise DataError(f"{uri}: holds no rows; a row is {source.row_form}")
     dtype: Dtype = "float32" if any(report.is_float for report in reports) else "uint8"
     num_values = 1
     for size in config.data.image_shape:

@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame
 from pipelines.config import IngestConfig
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.sources.parsed_rows import IS_BAD_LINE, BlockReport
-from pipelines.data.sources.resolve import Source
+from pipelines.data.sources.source import Source
 from pipelines.data.table.schema import REJECTED_FOLDER, counted
 from pipelines.errors import DataError
 from pipelines.system import paths
@@ -70,7 +70,7 @@ def judge(config: IngestConfig, source: Source, rules: Rules, reports: Sequence[
                     f"{place}; {bad['index_zero']:,} of {lines:,} lines have an index 0 and none uses {rules.last_index}, "
                     "so the whole file seems to count from 0"
                 )
-            raise DataError(f"{place}{_verdict(config, bad, lines, source.unit)}")
+            raise DataError(f"{place}{_verdict(config, bad, lines, source)}")
         warning = f"warning: {place}; set aside {bad.total():,} of {lines:,} {source.unit}s ({counted(bad)})"
         if may_be_zero_based:
             warning += "; if the file counts from 0 throughout, its other rows are off by one value"
@@ -112,7 +112,7 @@ def locate_batches(
         files, blocks, numbers = (batch.column(name).to_pylist() for name in ("file", "block", "number"))
         faults = [json.loads(note) for note in batch.column("note").to_pylist()]
         places = [
-            source.located(file, first_lines[file, block] + number)
+            source.locate(file, first_lines[file, block] + number)
             for file, block, number in zip(files, blocks, numbers, strict=True)
         ]
         yield pa.RecordBatch.from_arrays(
@@ -127,18 +127,18 @@ def locate_batches(
         )
 
 
-def _verdict(config: IngestConfig, bad: collections.Counter[str], lines: int, unit: str) -> str:
+def _verdict(config: IngestConfig, bad: collections.Counter[str], lines: int, source: Source) -> str:
+    unit, remedy = source.unit, source.remedy
     count = f"; {bad.total():,} of {lines:,} {unit}s are malformed ({counted(bad)})" if bad.total() > 1 else ""
-    mend = "mend the file" if unit == "line" else "mend or remove it"
     if config.on_bad_rows == "fail":
-        return f"{count}; {mend}, or set ingest.on_bad_rows=quarantine to go on without such {unit}s"
-    return f"{count}; that is more than ingest.max_bad_fraction={config.max_bad_fraction:g} allows: {mend}"
+        return f"{count}; {remedy}, or set ingest.on_bad_rows=quarantine to go on without such {unit}s"
+    return f"{count}; that is more than ingest.max_bad_fraction={config.max_bad_fraction:g} allows: {remedy}"
 
 
 def _first_place(source: Source, reports: Sequence[BlockReport]) -> str:
     first = next(report for report in reports if report.bad)
     before = sum(report.lines for report in reports if report.block < first.block)
-    file, line = source.located(first.file, before + first.first_bad_line)
+    file, line = source.locate(first.file, before + first.first_bad_line)
     return f"{file}{'' if line is None else f':{line}'}: {first.first_fault}"
 
 

@@ -9,16 +9,14 @@ from pyspark.sql import SparkSession
 
 import pipelines
 from pipelines.config import Config
-from pipelines.data.formats import text_file
 from pipelines.data.ingest import publish
 from pipelines.data.ingest.build import Written, write_rows
-from pipelines.data.sources import image_folder
-from pipelines.data.sources.resolve import Source
+from pipelines.data.sources.source import Source
 from pipelines.data.table import schema, verify
 from pipelines.data.table.schema import ImageSpec, SourceFile, Split, SplitSummary, Table, TableManifest
 from pipelines.errors import DataError
 from pipelines.system import paths
-from pipelines.system.fingerprint import Fingerprint, fingerprint
+from pipelines.system.fingerprint import Fingerprint
 
 
 def find(config: Config, source: Source) -> Table | None:
@@ -50,8 +48,7 @@ def open_or_build(spark: SparkSession, config: Config, source: Source, report: C
     table = _find(config, source, fingerprints, report)
     if table is not None:
         return table, False
-    for uri, _ in source.files if source.pictures is None else ():
-        text_file.check(uri)
+    source.check()
     started = time.monotonic()
     report(f"ingest: Spark reads {' and '.join(location for location, _ in source.files)}")
     clean_key = _key(config, source, fingerprints, without_bad_rows=False)
@@ -90,7 +87,7 @@ def _manifest(
             value_range=(config.data.value_range[0], config.data.value_range[1]),
         ),
         labels=config.data.label_values,
-        class_names=_class_names(config, source),
+        class_names=source.class_names(config.data),
         splits=splits,
         sources=tuple(
             SourceFile(
@@ -118,10 +115,7 @@ def _fingerprints(source: Source) -> list[Fingerprint]:
     found = []
     for number, (uri, _) in enumerate(source.files):
         try:
-            if source.pictures is None:
-                found.append(fingerprint(paths.to_python(uri)))
-            else:
-                found.append(image_folder.digest(uri, source.pictures.pictures[number]))
+            found.append(source.fingerprint(number))
         except OSError as error:
             raise DataError(f"{uri}: cannot be read ({error.strerror}); check the path and its permissions") from error
     return found
@@ -129,7 +123,6 @@ def _fingerprints(source: Source) -> list[Fingerprint]:
 
 def _key(config: Config, source: Source, fingerprints: list[Fingerprint], *, without_bad_rows: bool) -> str:
     """The key of the table. One from which no line was left out is the same whatever ingest.on_bad_rows says."""
-    of_pictures = {} if source.pictures is None else {"resize_pictures": config.data.resize_pictures}
     draws_test_rows = all(split == "train" for _, split in source.files)
     return schema.table_key(
         {
@@ -144,13 +137,9 @@ def _key(config: Config, source: Source, fingerprints: list[Fingerprint], *, wit
             "seed": config.ingest.seed,
             "rows_per_row_group": config.ingest.rows_per_row_group,
             "without_bad_rows": without_bad_rows,
-            **of_pictures,
+            **source.key_settings(config.data),
         }
     )
-
-
-def _class_names(config: Config, source: Source) -> tuple[str, ...]:
-    return config.data.names if source.pictures is None else source.pictures.class_names
 
 
 def _uri(config: Config, source: Source, key: str) -> str:
@@ -175,7 +164,7 @@ def _find(config: Config, source: Source, fingerprints: list[Fingerprint], repor
             continue
         _check_limit(config, manifest, source.unit)
         # Names and notes are no part of the key: the rows are the same, whatever people call them.
-        return Table(uri, dataclasses.replace(manifest, class_names=_class_names(config, source), note=source.note))
+        return Table(uri, dataclasses.replace(manifest, class_names=source.class_names(config.data), note=source.note))
     return None
 
 

@@ -6,21 +6,27 @@ pets/train/cat/1.png  ...  pets/test/dog/7.jpg  ...             test rows are th
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pipelines.config import DataConfig
 from pipelines.data.formats.image_file import CHANNELS, ENDINGS
+from pipelines.data.formats.libsvm import is_libsvm
+from pipelines.data.sources import image_pass
+from pipelines.data.sources.source import Report, SourceSplit, refuse_test_file, short_name
 from pipelines.errors import ConfigError, DataError
 from pipelines.system import paths
 from pipelines.system.fingerprint import Fingerprint, fingerprint
 
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
 _TRAIN, _TEST = "train", "test"
 
 
-@dataclass(frozen=True)
-class ImageFile:
+class ImageFile(NamedTuple):
     name: str
     """Path below the folder of its split, such as cat/1.png."""
     label: int
@@ -29,16 +35,60 @@ class ImageFile:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFolder:
-    """The pictures of a data set."""
+    """A `Source` (`pipelines.data.sources.source`) of pictures."""
 
-    class_names: tuple[str, ...]
-    folders: tuple[str, ...]
-    """Location of the folder with the training classes, and of that with the test classes where there is one."""
+    dataset: str
+    files: tuple[tuple[str, SourceSplit], ...]
+    """The folder with the training classes, and the one with the test classes where there is one."""
+    classes: tuple[str, ...]
     pictures: tuple[tuple[ImageFile, ...], ...]
     """Of each folder, by class and name."""
+    note: str = ""
+
+    unit: ClassVar[str] = "picture"
+    row_form: ClassVar[str] = "a picture in the folder of its class"
+    remedy: ClassVar[str] = "mend or remove it"
+
+    @classmethod
+    def recognizes(cls, location: str) -> bool:
+        path = paths.to_python(location)
+        return path.is_dir() and _holds_classes(path) and not any(is_libsvm(entry) for entry in path.iterdir())
+
+    @classmethod
+    def find(cls, data: DataConfig, report: Report) -> "ImageFolder":
+        refuse_test_file(data)
+        return _listed_folder(data, report)
+
+    def class_names(self, data: DataConfig) -> tuple[str, ...]:
+        return self.classes
+
+    def key_settings(self, data: DataConfig) -> dict[str, Any]:
+        return {"resize_pictures": data.resize_pictures}
+
+    def fingerprint(self, file: int) -> Fingerprint:
+        """Fingerprint over the names, classes and contents of the pictures in a folder."""
+        total, num_bytes, root = hashlib.sha256(), 0, paths.to_python(self.files[file][0])
+        for picture in self.pictures[file]:
+            of_picture = fingerprint(root / picture.name)
+            total.update(f"{picture.label} {of_picture.sha256} {picture.name}\n".encode("utf-8", "surrogateescape"))
+            num_bytes += of_picture.num_bytes
+        return Fingerprint(num_bytes, total.hexdigest())
+
+    def check(self) -> None:
+        pass
+
+    def explain_failure(self) -> None:
+        pass
+
+    def locate(self, file: int, number: int) -> tuple[str, int | None]:
+        return f"{self.files[file][0]}/{self.pictures[file][number].name}", None
+
+    def parsed(self, spark: "SparkSession", data: DataConfig, *, keep_bad_rows: bool, images_apart: bool) -> "DataFrame":
+        folders = [(paths.to_python(uri), pictures) for (uri, _), pictures in zip(self.files, self.pictures, strict=True)]
+        return image_pass.parsed(spark, folders, data, keep_bad_rows, images_apart)
 
 
-def holds_classes(folder: Path) -> bool:
+def _holds_classes(folder: Path) -> bool:
     """Whether some sub-folder, or a folder in it, holds a file that has the name of a picture."""
     return any(
         _is_picture(file)
@@ -49,11 +99,10 @@ def holds_classes(folder: Path) -> bool:
     )
 
 
-def find(location: str, data: DataConfig, report: Callable[[str], None]) -> ImageFolder:
-    """List the pictures of a folder.
+def _listed_folder(data: DataConfig, report: Report) -> ImageFolder:
+    """List the pictures of `data.dataset`.
 
     Args:
-        location: the folder, in a form that `paths` understands.
         data: `classes` must be the number of sub-folders; `class_names` gives them another order than that of their names.
         report: is given a line on classes and splits, and one on files that are left out.
 
@@ -64,8 +113,8 @@ def find(location: str, data: DataConfig, report: Callable[[str], None]) -> Imag
     if data.image_shape[2] not in CHANNELS:
         rule = f"{', '.join(map(str, CHANNELS[:-1]))} or {CHANNELS[-1]} channels for pictures"
         raise ConfigError(f"data.image_shape={list(data.image_shape)}: must have {rule} (grey, RGB, RGBA)")
-    root = paths.to_python(location)
-    base = location.rstrip("/")
+    root = paths.to_python(data.dataset)
+    base = data.dataset.rstrip("/")
     names = {folder.name for folder in _folders(root)}
     is_split = {_TRAIN, _TEST} <= names and any(_folders(root / _TRAIN))
     if is_split and names != {_TRAIN, _TEST}:
@@ -88,17 +137,9 @@ def find(location: str, data: DataConfig, report: Callable[[str], None]) -> Imag
     report(f"{base}: pictures of {len(class_names)} classes ({', '.join(class_names)}), {counts}{drawn}")
     if left_out:
         report(f"{base}: {len(left_out):,} files are left out, their names are not those of pictures ({left_out[0]})")
-    return ImageFolder(class_names=class_names, folders=folders, pictures=tuple(listed))
-
-
-def digest(folder: str, pictures: tuple[ImageFile, ...]) -> Fingerprint:
-    """What tells the pictures of a folder, their names and their classes from others. Raises OSError where one cannot be read."""
-    total, num_bytes, root = hashlib.sha256(), 0, paths.to_python(folder)
-    for picture in pictures:
-        print_ = fingerprint(root / picture.name)
-        total.update(f"{picture.label} {print_.sha256} {picture.name}\n".encode("utf-8", "surrogateescape"))
-        num_bytes += print_.num_bytes
-    return Fingerprint(num_bytes, total.hexdigest())
+    splits: tuple[SourceSplit, ...] = ("train", "test")
+    files = tuple(zip(folders, splits, strict=False))
+    return ImageFolder(dataset=short_name(root.name), files=files, classes=class_names, pictures=tuple(listed))
 
 
 def _class_names(data: DataConfig, folder: str) -> tuple[str, ...]:

@@ -13,9 +13,7 @@ import pyarrow as pa
 from pipelines.config import DataConfig
 from pipelines.data.formats import image_file
 from pipelines.data.formats.chunk import BadLine, Chunk, Fault
-from pipelines.data.sources.image_folder import ImageFolder
 from pipelines.data.sources.parsed_rows import PARSED_COLUMNS, BlockReport, chunk_batches, report_batch
-from pipelines.system import paths
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -38,28 +36,44 @@ class PictureRules:
     """Pictures of another size are brought to `shape`."""
 
 
-def parsed(spark: "SparkSession", source: ImageFolder, data: DataConfig, keep_bad: bool) -> "DataFrame":
-    """`PARSED_COLUMNS` of the pictures of a source. A block is some consecutive pictures, a "line" of it is a picture."""
+def parsed(
+    spark: "SparkSession",
+    folders: Sequence[tuple[Path, Sequence[tuple[str, int]]]],
+    data: DataConfig,
+    keep_bad: bool,
+    images_apart: bool,
+) -> "DataFrame":
+    """`PARSED_COLUMNS` of pictures. A block is some consecutive pictures, a "line" of it is a picture.
+
+    Args:
+        spark: reads them.
+        folders: each folder, and the pictures in it: path below the folder, and label.
+        data: what a picture may be.
+        keep_bad: files that are no such pictures are in the frame.
+        images_apart: one image for each row of the frame.
+    """
     height, width, channels = data.image_shape
     low, high = data.value_range
     rules = PictureRules(shape=(height, width, channels), value_range=(low, high), resize=data.resize_pictures)
     step = max(1, min(_VALUES_PER_BLOCK // (height * width * channels), _MOST_PER_BLOCK))
     blocks = []
-    for number, (folder, listed) in enumerate(zip(source.folders, source.pictures, strict=True)):
-        root = paths.to_python(folder)
-        for start in range(0, len(listed), step):
-            part = listed[start : start + step]
-            blocks.append((number, start, [str(root / picture.name) for picture in part], [picture.label for picture in part]))
+    for number, (folder, pictures) in enumerate(folders):
+        for start in range(0, len(pictures), step):
+            part = pictures[start : start + step]
+            blocks.append((number, start, [str(folder / name) for name, _ in part], [label for _, label in part]))
     frame = spark.createDataFrame(blocks, _COLUMNS).repartition(min(len(blocks), 4 * spark.sparkContext.defaultParallelism))
-    return frame.mapInArrow(partial(read_blocks, rules=rules, keep_bad=keep_bad), PARSED_COLUMNS)
+    read = partial(read_blocks, rules=rules, keep_bad=keep_bad, images_apart=images_apart)
+    return frame.mapInArrow(read, PARSED_COLUMNS)
 
 
-def read_blocks(batches: Iterable[pa.RecordBatch], rules: PictureRules, keep_bad: bool) -> Iterator[pa.RecordBatch]:
+def read_blocks(
+    batches: Iterable[pa.RecordBatch], rules: PictureRules, keep_bad: bool, images_apart: bool
+) -> Iterator[pa.RecordBatch]:
     """Blocks of paths to images, and one row with a report behind each block."""
     for batch in batches:
         for row in batch.to_pylist():
             report = BlockReport(row["file"], row["block"])
-            yield from chunk_batches(read_chunk(row["paths"], row["labels"], rules), report, keep_bad, images_apart=False)
+            yield from chunk_batches(read_chunk(row["paths"], row["labels"], rules), report, keep_bad, images_apart)
             yield report_batch(report)
 
 

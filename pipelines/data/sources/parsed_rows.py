@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from pipelines.data.formats.chunk import Chunk, Reason
+from pipelines.data.formats.chunk import Chunk
 
 # Three kinds of rows. Images that follow each other: their bytes, their labels (int32), their lines among the lines of the block
 # (int64), and the number of the first among the images of the block. A bad line that is kept: its text, no labels, its number
@@ -32,7 +32,7 @@ class BlockReport:
     block: int
     lines: int = 0
     rows: int = 0
-    bad: dict[Reason, int] = field(default_factory=dict)
+    bad: dict[str, int] = field(default_factory=dict)
     """Malformed lines by reason."""
     first_bad_line: int = -1
     """Zero-based, counted from the start of the block."""

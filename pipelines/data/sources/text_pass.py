@@ -1,7 +1,9 @@
 """The first pass over the rows of text, in Spark's Python workers: lines to images, from Arrow batch to Arrow batch."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -10,13 +12,35 @@ import pyarrow.compute as pc
 
 from pipelines.data.formats import libsvm
 from pipelines.data.formats.libsvm_line import Rules
-from pipelines.data.sources.parsed_rows import BlockReport, chunk_batches, report_batch
+from pipelines.data.sources.parsed_rows import PARSED_COLUMNS, BlockReport, chunk_batches, report_batch
+from pipelines.system import paths
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
 
 TEXT_COLUMNS = ("value", "file", "block")
 
 # A quarter of a megabyte of text and its tokens stay in the processor's cache: measured the fastest from 128 KB to 4 MB.
 _TEXT_BYTES = 2**18
 _DENSE_BYTES = 32 * 2**20
+
+
+def parsed(spark: "SparkSession", uris: Sequence[str], rules: Rules, keep_bad_lines: bool, images_apart: bool) -> "DataFrame":
+    """`PARSED_COLUMNS` of text files."""
+    frames = [
+        # A path may hold characters that Spark takes for a pattern, such as brackets.
+        spark.read.option("__globPaths__", "false")
+        # By itself Spark ends a line at a carriage return, too; the format does not.
+        .option("lineSep", "\n")
+        .text(paths.to_spark(uri))
+        .selectExpr("value", f"{number} AS file", "_metadata.file_block_start AS block")
+        for number, uri in enumerate(uris)
+    ]
+    lines = frames[0]
+    for frame in frames[1:]:
+        lines = lines.union(frame)
+    parse = partial(parse_batches, rules=rules, keep_bad_lines=keep_bad_lines, images_apart=images_apart)
+    return lines.mapInArrow(parse, PARSED_COLUMNS)
 
 
 def parse_batches(

@@ -13,8 +13,9 @@ from pipelines.config import Config
 from pipelines.data.formats.libsvm import is_libsvm
 from pipelines.data.ingest import build, quarantine
 from pipelines.data.sources import resolve
+from pipelines.data.sources.libsvm_files import LibsvmFiles
 from pipelines.data.sources.parsed_rows import IS_IMAGES
-from pipelines.data.sources.resolve import Source
+from pipelines.data.sources.source import Source
 from pipelines.score.batch.scoring import Input
 from pipelines.score.evaluate.dataset import Report
 from pipelines.system import paths
@@ -90,6 +91,6 @@ def find(config: Config, report: Report) -> Source:
         return resolve.resolve_source(config.data, report)
     path = paths.to_python(location)
     if path.is_file():
-        return Source(path.name, ((location, "test"),))
+        return LibsvmFiles(path.name, ((location, "test"),))
     names = sorted(str(found.relative_to(path)) for found in path.rglob("*") if found.is_file() and is_libsvm(found))
-    return Source(path.name, tuple((f"{location.rstrip('/')}/{name}", "test") for name in names))
+    return LibsvmFiles(path.name, tuple((f"{location.rstrip('/')}/{name}", "test") for name in names))

@@ -10,7 +10,7 @@ from pyspark.sql import SparkSession
 from pipelines.config import Config, DataConfig
 from pipelines.data.ingest import table
 from pipelines.data.sources import resolve
-from pipelines.data.sources.resolve import Source
+from pipelines.data.sources.source import Source
 from pipelines.data.table import verify
 from pipelines.data.table.schema import SPLITS, Split, Table, read_manifest
 from pipelines.errors import ConfigError, DataError

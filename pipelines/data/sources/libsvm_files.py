@@ -1,0 +1,99 @@
+"""libsvm text as a data set: one file, a train and a test file, or a folder that holds these two."""
+
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pipelines.config import DataConfig
+from pipelines.data.formats import text_file
+from pipelines.data.formats.libsvm import ENDINGS, is_libsvm
+from pipelines.data.formats.libsvm_line import Rules
+from pipelines.data.sources import text_pass
+from pipelines.data.sources.source import NotThere, Report, SourceSplit, refuse_test_file, short_name
+from pipelines.errors import ConfigError
+from pipelines.system import paths
+from pipelines.system.fingerprint import Fingerprint, fingerprint
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+
+@dataclass(frozen=True)
+class LibsvmFiles:
+    """A `Source` (`pipelines.data.sources.source`) of libsvm text."""
+
+    dataset: str
+    files: tuple[tuple[str, SourceSplit], ...]
+    note: str = ""
+
+    unit: ClassVar[str] = "line"
+    row_form: ClassVar[str] = "a line 'label index:value index:value ...'"
+    remedy: ClassVar[str] = "mend the file"
+
+    @classmethod
+    def recognizes(cls, location: str) -> bool:
+        """Any file or folder; kinds that look at its content come first."""
+        # stat, and not is_dir, which takes a folder that may not be entered for one that is not there.
+        try:
+            mode = paths.to_python(location).stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return stat.S_ISDIR(mode) or stat.S_ISREG(mode)
+
+    @classmethod
+    def find(cls, data: DataConfig, report: Report) -> "LibsvmFiles":
+        path = paths.to_python(data.dataset)
+        if path.is_dir():
+            refuse_test_file(data)
+            return cls(short_name(path.name), folder_files(data.dataset))
+        files: list[tuple[str, SourceSplit]] = [(data.dataset, "train")]
+        if data.test_file:
+            if not paths.to_python(data.test_file).is_file():
+                raise NotThere(f"data.test_file={data.test_file}: no such file; name a libsvm file or leave it empty")
+            files.append((data.test_file, "test"))
+        return cls(short_name(path.name), tuple(files))
+
+    def class_names(self, data: DataConfig) -> tuple[str, ...]:
+        return data.names
+
+    def key_settings(self, data: DataConfig) -> dict[str, Any]:
+        return {}
+
+    def fingerprint(self, file: int) -> Fingerprint:
+        return fingerprint(paths.to_python(self.files[file][0]))
+
+    def check(self) -> None:
+        for uri, _ in self.files:
+            text_file.check(uri)
+
+    def explain_failure(self) -> None:
+        for uri, _ in self.files:
+            text_file.check_whole(uri)
+
+    def locate(self, file: int, number: int) -> tuple[str, int | None]:
+        return self.files[file][0], number + 1
+
+    def parsed(self, spark: "SparkSession", data: DataConfig, *, keep_bad_rows: bool, images_apart: bool) -> "DataFrame":
+        uris = [uri for uri, _ in self.files]
+        return text_pass.parsed(spark, uris, Rules.from_config(data), keep_bad_rows, images_apart)
+
+
+def folder_files(location: str) -> tuple[tuple[str, SourceSplit], ...]:
+    """The train and the test file of a folder.
+
+    Raises:
+        ConfigError: there is none of a kind, or more than one.
+    """
+    folder = paths.to_python(location)
+    files: list[tuple[str, SourceSplit]] = []
+    splits: tuple[SourceSplit, ...] = ("train", "test")
+    for split in splits:
+        names = sorted(path.name for path in folder.iterdir() if split in path.name and is_libsvm(path))
+        if len(names) != 1:
+            what = "no file" if not names else f"{len(names)} files ({', '.join(names)})"
+            raise (ConfigError if names else NotThere)(
+                f"data.dataset={location}: {what} with '{split}' in the name and an ending of {', '.join(ENDINGS)} "
+                "(or those with .bz2 or .gz); there must be one, or name the files with data.dataset and data.test_file"
+            )
+        files.append((f"{location.rstrip('/')}/{names[0]}", split))
+    return tuple(files)
