@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pipelines.config import Config, loader
 from pipelines.data.ingest import table
-from pipelines.data.sources import resolve
+from pipelines.data.sources.resolve import resolve_source
 from pipelines.data.stream.sharding import steps_per_epoch
 from pipelines.data.table.schema import Table
 from pipelines.launch import restarts, session
@@ -73,7 +73,7 @@ def main() -> int:
         settings = [*SETTINGS, f"training.epochs={options.epochs}", f"launch.max_restarts={options.kills}"]
         config = loader.load(None, settings)
         with session.open_session("convoy-soak") as spark:
-            source = resolve.resolve_source(config.data, lambda line: None)
+            source = resolve_source(config.data, lambda line: None)
             data, _ = table.open_or_build(spark, config, source, lambda line: None)
             undisturbed, seconds, _ = train(spark, config, data, Path(folder) / "undisturbed", [])
             print(f"undisturbed: {seconds:.1f} s, weights {undisturbed.weights_sha256}", flush=True)

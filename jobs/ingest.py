@@ -9,14 +9,14 @@ from collections.abc import Sequence
 
 from pipelines import cli
 from pipelines.data.ingest import table
-from pipelines.data.sources import resolve
+from pipelines.data.sources.resolve import resolve_source
 from pipelines.data.table.schema import REJECTED_FOLDER, SPLITS
 from pipelines.launch.session import open_session
 
 
 def main(arguments: Sequence[str]) -> None:
     request = cli.parse(arguments, "Write the Parquet table of a data set.", "conf/train_cnn.yml")
-    source = resolve.resolve_source(request.config.data, request.say)
+    source = resolve_source(request.config.data, request.say)
     started = time.monotonic()
     with open_session("convoy-ingest") as spark:
         found, built = table.open_or_build(spark, request.config, source, request.say)

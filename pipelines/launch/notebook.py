@@ -15,7 +15,7 @@ import numpy as np
 
 from pipelines.config import Config, loader
 from pipelines.data.ingest import table
-from pipelines.data.sources import resolve
+from pipelines.data.sources.resolve import resolve_source
 from pipelines.data.stream.sharding import RowRange
 from pipelines.data.table.schema import Split, Table
 from pipelines.errors import ConfigError, ConvoyError
@@ -68,7 +68,7 @@ def open_table(config: Config) -> Table:
     Raises:
         ConvoyError: the data cannot be had, or a line of it is malformed.
     """
-    source = resolve.resolve_source(config.data, print)
+    source = resolve_source(config.data, print)
     ready = table.find(config, source)
     if ready is not None:
         return ready

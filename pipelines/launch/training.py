@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 
 from pipelines.config import Config, TrackingConfig, loader
 from pipelines.data.ingest import table
-from pipelines.data.sources import resolve
+from pipelines.data.sources.resolve import resolve_source
 from pipelines.data.stream.sharding import steps_per_epoch
 from pipelines.data.table.schema import REJECTED_FOLDER, SPLITS, Table
 from pipelines.launch import reports, restarts, resume, session
@@ -126,7 +126,7 @@ def _train_and_record(
     trial: Trial | None,
     fork_server: str | None,
 ) -> dict[str, Any]:
-    source = resolve.resolve_source(config.data, console.say)
+    source = resolve_source(config.data, console.say)
     with _cluster(config, console, run_dir, trial, fork_server) as (spark, server):
         clock.mark("spark")
         with _tables:

@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 
 from pipelines.config import loader
 from pipelines.data.ingest import table
-from pipelines.data.sources import resolve
+from pipelines.data.sources.resolve import resolve_source
 from pipelines.errors import ConvoyError
 from pipelines.score import classifier
 from pipelines.score.evaluate.evaluation import evaluate
@@ -54,7 +54,7 @@ def test_best(spark: SparkSession, sweep: Sweep, study: Study, best: FinishedTri
         ConvoyError: the table or the model is not what it was.
     """
     config, run_dir = sweep.configuration(best.assignment), Path(best.outcome.run_dir)
-    data, _ = table.open_or_build(spark, config, resolve.resolve_source(config.data, lambda _: None), say)
+    data, _ = table.open_or_build(spark, config, resolve_source(config.data, lambda _: None), say)
     found = evaluate(spark, [classifier.read_info(run_dir / layout.MODEL_FOLDER, str(run_dir))], data, ("test",)).results[0]
     tested = {"test/loss": found.loss, "test/accuracy": found.accuracy}
     study.amend(best.number, metrics=dict(best.outcome.metrics) | tested)

@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from pipelines.config import Config
 from pipelines.data.ingest import table
-from pipelines.data.sources import resolve
+from pipelines.data.sources.resolve import resolve_source
 from pipelines.errors import ConfigError, LaunchError
 from pipelines.launch import orphans, session, slots
 from pipelines.launch.preflight import check
@@ -118,7 +118,7 @@ def _prepare_tables(spark: SparkSession, sweep: Sweep, console: TrainingConsole)
     """Now, while all task slots are free. Trials find them, and build those that nobody could foresee."""
     configs = [sweep.configuration(point) for point in sweep.samples]
     for config in {(config.data, config.ingest): config for config in configs}.values():
-        source = resolve.resolve_source(config.data, console.say)
+        source = resolve_source(config.data, console.say)
         found, built = table.open_or_build(spark, config, source, console.say)
         console.say(f"table {found.uri} ({'built' if built else 'reused'})")
 

@@ -18,6 +18,7 @@ from pipelines.data.formats.libsvm import parse
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.sources import downloads, resolve
 from pipelines.data.sources.libsvm_files import LibsvmFiles
+from pipelines.data.sources.resolve import resolve_source
 from pipelines.errors import ConfigError, DataError
 
 ROWS = {"train": 6, "test": 3}
@@ -131,7 +132,7 @@ def assert_holds(folder, content):
 @pytest.mark.parametrize("form", ["{}", "file:{}", "Two Digits"])
 def test_a_folder_gives_its_train_and_its_test_file(folder, form):
     location = form.format(folder)
-    source = resolve.resolve_source(DataConfig(dataset=location), silent)
+    source = resolve_source(DataConfig(dataset=location), silent)
     assert source.files == ((f"{location}/two-train.txt", "train"), (f"{location}/two-test.txt", "test"))
     assert source.dataset == "two-digits"
     assert source.note == ""
@@ -142,44 +143,44 @@ def test_cluster_locations_lie_below_the_local_root(tmp_path, folder, location):
     place = tmp_path / "dbfs" / ("Volumes" if location.startswith("/Volumes") else "") / "sets"
     place.mkdir(parents=True)
     folder.rename(place / "two")
-    assert resolve.resolve_source(DataConfig(dataset=location), silent).files[0] == (f"{location}/two-train.txt", "train")
+    assert resolve_source(DataConfig(dataset=location), silent).files[0] == (f"{location}/two-train.txt", "train")
 
 
 @pytest.mark.parametrize("ending", [".bz2", ".gz"])
 def test_compressed_files_are_found(folder, ending):
     (folder / "two-train.txt").rename(folder / f"two-train.txt{ending}")
-    source = resolve.resolve_source(DataConfig(dataset=str(folder)), silent)
+    source = resolve_source(DataConfig(dataset=str(folder)), silent)
     assert source.files[0][0].endswith(f"two-train.txt{ending}")
 
 
 def test_a_folder_with_no_or_two_training_files_is_refused_by_name(folder):
     (folder / "two-train.txt.gz").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"2 files \(two-train\.txt, two-train\.txt\.gz\) with 'train' in the name"):
-        resolve.resolve_source(DataConfig(dataset=str(folder)), silent)
+        resolve_source(DataConfig(dataset=str(folder)), silent)
     (folder / "two-train.txt.gz").unlink()
     (folder / "two-train.txt").unlink()
     with pytest.raises(ConfigError, match="no file with 'train' in the name"):
-        resolve.resolve_source(DataConfig(dataset=str(folder), wait_seconds=0), silent)
+        resolve_source(DataConfig(dataset=str(folder), wait_seconds=0), silent)
 
 
 def test_a_file_stands_alone_or_with_a_test_file(folder):
     train, test = str(folder / "two-train.txt"), str(folder / "two-test.txt")
-    alone = resolve.resolve_source(DataConfig(dataset=train), silent)
+    alone = resolve_source(DataConfig(dataset=train), silent)
     assert (alone.dataset, alone.files) == ("two-train", ((train, "train"),))
-    assert resolve.resolve_source(DataConfig(dataset=train, test_file=test), silent).files == ((train, "train"), (test, "test"))
+    assert resolve_source(DataConfig(dataset=train, test_file=test), silent).files == ((train, "train"), (test, "test"))
     with pytest.raises(ConfigError, match=r"data\.test_file=none\.txt: no such file"):
-        resolve.resolve_source(DataConfig(dataset=train, test_file="none.txt", wait_seconds=0), silent)
+        resolve_source(DataConfig(dataset=train, test_file="none.txt", wait_seconds=0), silent)
 
 
 @pytest.mark.parametrize("dataset", ["mnist-5k", "Two Digits"])
 def test_a_test_file_beside_a_data_set_that_has_one_is_refused(folder, dataset):
     with pytest.raises(ConfigError, match=r"data\.test_file=two-test\.txt: must be empty"):
-        resolve.resolve_source(DataConfig(dataset=dataset, test_file="two-test.txt"), silent)
+        resolve_source(DataConfig(dataset=dataset, test_file="two-test.txt"), silent)
 
 
 def test_what_is_not_there_is_named_with_the_names_that_are():
     with pytest.raises(ConfigError, match=r"data\.dataset=mnits: no such file or folder .*mnist, mnist-5k, fashion-mnist"):
-        resolve.resolve_source(DataConfig(dataset="mnits"), silent)
+        resolve_source(DataConfig(dataset="mnits"), silent)
 
 
 def test_a_file_that_appears_late_is_waited_for_and_said_once(tmp_path, folder):
@@ -187,7 +188,7 @@ def test_a_file_that_appears_late_is_waited_for_and_said_once(tmp_path, folder):
     lines = []
     timer = threading.Timer(0.7, lambda: shutil.copytree(folder, late))
     timer.start()
-    source = resolve.resolve_source(DataConfig(dataset="dbfs:/sets", wait_seconds=20), lines.append)
+    source = resolve_source(DataConfig(dataset="dbfs:/sets", wait_seconds=20), lines.append)
     timer.join()
     assert source.files == (("dbfs:/sets/two-train.txt", "train"), ("dbfs:/sets/two-test.txt", "test"))
     assert len(lines) == 1
@@ -198,7 +199,7 @@ def test_a_file_that_appears_late_is_waited_for_and_said_once(tmp_path, folder):
 def test_what_never_appears_ends_the_wait_in_time(tmp_path):
     started = time.monotonic()
     with pytest.raises(ConfigError, match="no such file or folder"):
-        resolve.resolve_source(DataConfig(dataset="dbfs:/nothing", wait_seconds=0.5), silent)
+        resolve_source(DataConfig(dataset="dbfs:/nothing", wait_seconds=0.5), silent)
     assert 0.5 <= time.monotonic() - started < 5
 
 
@@ -213,7 +214,7 @@ def test_another_kind_of_source_is_a_class_and_an_entry_in_the_list(monkeypatch)
             return cls("digits", ((data.dataset, "train"),))
 
     monkeypatch.setattr(resolve, "KINDS", (Catalog, *resolve.KINDS))
-    source = resolve.resolve_source(DataConfig(dataset="catalog:main.digits"), silent)
+    source = resolve_source(DataConfig(dataset="catalog:main.digits"), silent)
     assert isinstance(source, Catalog)
     assert source.files == (("catalog:main.digits", "train"),)
 
@@ -221,7 +222,7 @@ def test_another_kind_of_source_is_a_class_and_an_entry_in_the_list(monkeypatch)
 def test_a_pipe_is_no_data_set(tmp_path):
     os.mkfifo(tmp_path / "pipe.txt")
     with pytest.raises(ConfigError, match="neither a file nor a folder"):
-        resolve.resolve_source(DataConfig(dataset=str(tmp_path / "pipe.txt")), silent)
+        resolve_source(DataConfig(dataset=str(tmp_path / "pipe.txt")), silent)
 
 
 @pytest.mark.parametrize("location", ["dbfs:/../outside.txt", "/dbfs/../../etc/passwd", "/Volumes/../../outside.txt"])
@@ -230,7 +231,7 @@ def test_cluster_locations_cannot_leave_their_root(location, runtime, monkeypatc
     if runtime:
         monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", runtime)
     with pytest.raises(ConfigError, match=r"remove the '\.\.'"):
-        resolve.resolve_source(DataConfig(dataset=location), silent)
+        resolve_source(DataConfig(dataset=location), silent)
 
 
 def test_what_may_not_be_read_is_named(tmp_path, unprivileged):
@@ -242,9 +243,9 @@ def test_what_may_not_be_read_is_named(tmp_path, unprivileged):
     for dataset in ("closed", "closed/a.txt", "secret.txt"):
         said = unprivileged(
             "from pipelines.config import Config, DataConfig\n"
-            "from pipelines.data.ingest import table\nfrom pipelines.data.sources import resolve\n"
+            "from pipelines.data.ingest import table\nfrom pipelines.data.sources.resolve import resolve_source\n"
             f"config = Config(data=DataConfig(dataset={str(tmp_path / dataset)!r}))\n"
-            "table.find(config, resolve.resolve_source(config.data, print))\n"
+            "table.find(config, resolve_source(config.data, print))\n"
         )
         assert said.startswith("DataError: ")
         assert f"{dataset}: cannot be read (Permission denied); check the path and its permissions" in said
@@ -302,7 +303,7 @@ def test_every_dead_mirror_is_named(tmp_path, serve, published):
 def test_offline_mnist_is_the_substitute_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("CONVOY_OFFLINE", "1")
     lines = []
-    source = resolve.resolve_source(DataConfig(dataset="mnist"), lines.append)
+    source = resolve_source(DataConfig(dataset="mnist"), lines.append)
     assert source.dataset == "mnist-5k"
     assert source.note in lines
     assert "5,000" in source.note
@@ -312,7 +313,7 @@ def test_offline_mnist_is_the_substitute_and_says_so(tmp_path, monkeypatch):
         chunk = parse((folder / f"mnist-5k-{split}.txt").read_bytes(), rules)
         assert chunk.bad_lines == ()
         assert np.bincount(chunk.labels).tolist() == [per_class] * 10
-    asked_for = resolve.resolve_source(DataConfig(dataset="mnist-5k"), lines.append)
+    asked_for = resolve_source(DataConfig(dataset="mnist-5k"), lines.append)
     assert asked_for.files == source.files
     assert asked_for.note == ""
 
@@ -322,7 +323,7 @@ def test_offline_fashion_mnist_names_the_package(monkeypatch):
     # The package may be installed on the machine that runs the tests.
     monkeypatch.setattr(downloads, "FASHION_MNIST", dataclasses.replace(downloads.FASHION_MNIST, local_folder=""))
     with pytest.raises(DataError, match="apt-get install dataset-fashion-mnist"):
-        resolve.resolve_source(DataConfig(dataset="fashion-mnist"), silent)
+        resolve_source(DataConfig(dataset="fashion-mnist"), silent)
 
 
 def test_mnist_at_its_place_is_taken_without_a_download(tmp_path, monkeypatch):
@@ -331,7 +332,7 @@ def test_mnist_at_its_place_is_taken_without_a_download(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     for split in ("train", "test"):
         (folder / f"mnist-digits-{split}.txt.bz2").write_bytes(b"")
-    source = resolve.resolve_source(DataConfig(dataset="mnist"), silent)
+    source = resolve_source(DataConfig(dataset="mnist"), silent)
     assert source.dataset == "mnist"
     assert source.files[0][0] == "dbfs:/databricks-datasets/mnist-digits/data-001/mnist-digits-train.txt.bz2"
     assert source.note == ""

@@ -12,9 +12,9 @@ from pyspark.sql import SparkSession
 from pipelines.config import Config
 from pipelines.data.formats.libsvm import is_libsvm
 from pipelines.data.ingest import build, quarantine
-from pipelines.data.sources import resolve
 from pipelines.data.sources.libsvm_files import LibsvmFiles
 from pipelines.data.sources.parsed_rows import IS_IMAGES
+from pipelines.data.sources.resolve import NAMES, resolve_source
 from pipelines.data.sources.source import Source
 from pipelines.score.batch.scoring import Input
 from pipelines.score.evaluate.dataset import Report
@@ -87,8 +87,8 @@ def find(config: Config, report: Report) -> Source:
         DataError: it cannot be had on this machine.
     """
     location = config.data.dataset
-    if location in resolve.NAMES:
-        return resolve.resolve_source(config.data, report)
+    if location in NAMES:
+        return resolve_source(config.data, report)
     path = paths.to_python(location)
     if path.is_file():
         return LibsvmFiles(path.name, ((location, "test"),))

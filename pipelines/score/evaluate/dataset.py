@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 
 from pipelines.config import Config, DataConfig
 from pipelines.data.ingest import table
-from pipelines.data.sources import resolve
+from pipelines.data.sources.resolve import resolve_source
 from pipelines.data.sources.source import Source
 from pipelines.data.table import verify
 from pipelines.data.table.schema import SPLITS, Split, Table, read_manifest
@@ -66,7 +66,7 @@ def choose(config: Config, info: ModelInfo, table_uri: str, split: SplitChoice, 
     config = dataclasses.replace(config, data=described(config.data, info))
     if table_uri:
         return Choice(config=config, source=None, table=existing_table(table_uri), splits=_splits(split, "test"))
-    source = resolve.resolve_source(config.data, report)
+    source = resolve_source(config.data, report)
     has_test_file = any(of_file == "test" for _, of_file in source.files)
     return Choice(config=config, source=source, table=None, splits=_splits(split, "test" if has_test_file else "all"))
 
