@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from pipelines.errors import CheckpointError, ConfigError
+from pipelines.system.fingerprint import json_sha256
 from pipelines.track.rundir.layout import RunRecord, find, make, read_record, write_record
 from pipelines.train.checkpoint import store
 from pipelines.train.checkpoint.store import State
@@ -126,7 +127,7 @@ def test_a_file_outside_the_folder_is_never_named(tmp_path):
     path = write(tmp_path, 1)
     whole = json.loads(path.read_text())
     whole["payload"]["data"]["file"] = "../../secret.npz"
-    whole["sha256"] = store._checksum(whole["payload"])
+    whole["sha256"] = json_sha256(whole["payload"])
     path.write_text(json.dumps(whole))
     with pytest.raises(CheckpointError, match=r": secret\.npz cannot be read"):
         store.verify(path)

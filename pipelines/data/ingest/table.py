@@ -16,7 +16,7 @@ from pipelines.data.table import schema, verify
 from pipelines.data.table.schema import ImageSpec, SourceFile, Split, SplitSummary, Table, TableManifest
 from pipelines.errors import DataError
 from pipelines.system import paths
-from pipelines.system.fingerprint import Fingerprint
+from pipelines.system.fingerprint import Fingerprint, json_sha256
 
 
 def find(config: Config, source: Source) -> Table | None:
@@ -124,7 +124,7 @@ def _fingerprints(source: Source) -> list[Fingerprint]:
 def _key(config: Config, source: Source, fingerprints: list[Fingerprint], *, without_bad_rows: bool) -> str:
     """The key of the table. One from which no line was left out is the same whatever ingest.on_bad_rows says."""
     draws_test_rows = all(split == "train" for _, split in source.files)
-    return schema.table_key(
+    return json_sha256(
         {
             "schema_version": schema.SCHEMA_VERSION,
             "sources": [[split, print_.sha256] for (_, split), print_ in zip(source.files, fingerprints, strict=True)],

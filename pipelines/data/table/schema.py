@@ -6,7 +6,6 @@ Lines of the source that were set aside lie in a Parquet table of their own in t
 """
 
 import dataclasses
-import hashlib
 import json
 import math
 import re
@@ -212,11 +211,6 @@ def counted(by_reason: Mapping[str, int]) -> str:
     """`9 label_unknown, 3 index_zero`: the most frequent first."""
     ordered = sorted(by_reason.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{count:,} {reason}" for reason, count in ordered)
-
-
-def table_key(identity: dict[str, Any]) -> str:
-    """SHA-256 of everything that decides the rows of a table and their order."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def _three(values: list[int]) -> tuple[int, int, int]:

@@ -6,11 +6,10 @@ another name, brought to disk, and renamed; the description comes last. A checkp
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from pipelines.errors import CheckpointError
 from pipelines.system import atomic
+from pipelines.system.fingerprint import fingerprint, json_sha256
 from pipelines.track.rundir.layout import CHECKPOINT_FOLDER
 
 FORMAT_VERSION = 1
@@ -99,16 +99,16 @@ def write(run_dir: Path, state: State, arrays: Arrays, keep: int) -> Path:
         with unfinished.open("wb") as file:
             np.savez(atomic.Sequential(file), **arrays)
             atomic.bring_to_disk(file)
-        digest, num_bytes = _digest(unfinished)
+        written = fingerprint(unfinished)
         # Under a name of its own, so that a checkpoint that is written again is whole at any moment.
-        data = folder / f"{description.stem}-{digest[:12]}.npz"
+        data = folder / f"{description.stem}-{written.sha256[:12]}.npz"
         atomic.replace(unfinished, data)
         payload = {
             "format_version": FORMAT_VERSION,
             "state": dataclasses.asdict(state),
-            "data": {"file": data.name, "sha256": digest, "num_bytes": num_bytes},
+            "data": {"file": data.name, "sha256": written.sha256, "num_bytes": written.num_bytes},
         }
-        _write_text(description, json.dumps({"sha256": _checksum(payload), "payload": payload}, indent=1))
+        _write_text(description, json.dumps({"sha256": json_sha256(payload), "payload": payload}, indent=1))
         _prune(folder, keep)
     except OSError as error:
         raise CheckpointError(
@@ -154,7 +154,7 @@ def verify(path: Path) -> Checkpoint:
     """
     state, data, sha256 = _describe(path)
     try:
-        digest, _ = _digest(data)
+        digest = fingerprint(data).sha256
     except OSError as error:
         raise CheckpointError(f"checkpoint {path}: {data.name} cannot be read ({error.strerror})") from error
     if digest != sha256:
@@ -199,7 +199,7 @@ def _describe(path: Path) -> tuple[State, Path, str]:
         raise CheckpointError(f"checkpoint {path}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"checkpoint {path}: damaged (not a description of a checkpoint)") from error
-    if _checksum(payload) != recorded:
+    if json_sha256(payload) != recorded:
         raise CheckpointError(f"checkpoint {path}: damaged (its SHA-256 is not the one recorded)")
     if payload["format_version"] != FORMAT_VERSION:
         raise CheckpointError(
@@ -236,16 +236,3 @@ def _write_text(path: Path, text: str) -> None:
         file.write(text.encode())
         atomic.bring_to_disk(file)
     atomic.replace(unfinished, path)
-
-
-def _digest(path: Path) -> tuple[str, int]:
-    digest, num_bytes = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while piece := file.read(2**20):
-            digest.update(piece)
-            num_bytes += len(piece)
-    return digest.hexdigest(), num_bytes
-
-
-def _checksum(payload: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()
