@@ -1,19 +1,23 @@
-"""Files that are written whole: from the first byte to the last, under another name, and then renamed.
+"""Files and folders that are written whole: from the first byte to the last, under another name, and then renamed.
 
 A reader finds such a file complete or not at all. It is also all that mounts of object stores take, as Databricks' `/dbfs` and
 `/Volumes` are: no appends, and no going back while a file is written.
 """
 
+import contextlib
 import errno
 import io
 import os
 import shutil
+import time
+import uuid
 from pathlib import Path
 from typing import Any, BinaryIO
 
 # What file systems answer that rename, but not over a file that is there; or that know nothing of fsync.
 _NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.EEXIST)
 _PIECE_BYTES = 2**20
+_STALE_SECONDS = 24 * 3600
 
 
 class Sequential(io.RawIOBase):
@@ -62,6 +66,46 @@ def copy_folder(source: Path, folder: Path) -> None:
     for path in sorted(source.rglob("*")):
         if path.is_file():
             copy(path, folder / path.relative_to(source))
+
+
+def unfinished_folder(parent: Path, prefix: str, name: str) -> Path:
+    """A new hidden folder in `parent`, to be filled and then renamed by `replace_folder`, or removed.
+
+    Folders of this prefix that killed processes left are removed after a day; a younger one may belong to a live process.
+
+    Args:
+        parent: created where it is missing.
+        prefix: what the folder is for, such as `.building-`. Begins with a dot, ends with a dash.
+        name: what it will become, for people who look.
+
+    Raises:
+        OSError: `parent` cannot be written.
+    """
+    folder = parent / f"{prefix}{name}-{uuid.uuid4().hex[:8]}"
+    folder.mkdir(parents=True)
+    for other in parent.glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - other.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(other, ignore_errors=True)
+    return folder
+
+
+def replace_folder(unfinished: Path, folder: Path) -> None:
+    """Rename a finished folder. A file, link or folder of that name is removed once the new one is in place. Raises OSError."""
+    old = unfinished.with_name(f"{unfinished.name}-old")
+    replaces = folder.is_symlink() or folder.exists()
+    if replaces:
+        folder.rename(old)
+    try:
+        unfinished.rename(folder)
+    except OSError:
+        if replaces:
+            old.rename(folder)
+        raise
+    if old.is_dir() and not old.is_symlink():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        old.unlink(missing_ok=True)
 
 
 def bring_to_disk(file: BinaryIO) -> None:

@@ -230,3 +230,14 @@ def test_a_file_is_replaced_also_where_none_can_be_renamed_over_another(tmp_path
             atomic.write(store / "x", content)
         assert (store / "x").read_text() == "second"
         assert os.listdir(store) == ["x"]
+
+
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_one_that_was_there(tmp_path):
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "rows").write_text("earlier")
+    unfinished = atomic.unfinished_folder(tmp_path, ".scoring-", "output")
+    unfinished.rmdir()
+    with pytest.raises(FileNotFoundError):
+        atomic.replace_folder(unfinished, tmp_path / "output")
+    assert (tmp_path / "output" / "rows").read_text() == "earlier"
+    assert os.listdir(tmp_path) == ["output"]

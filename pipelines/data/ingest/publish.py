@@ -1,9 +1,6 @@
 """A table's folder: written under a hidden name, checked, and put in its place at once."""
 
-import os
 import shutil
-import time
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +12,7 @@ from pipelines.data.ingest.write_pass import WrittenFile, path_of
 from pipelines.data.table.schema import MANIFEST_NAME, Split, SplitSummary, TableFile, TableManifest, read_manifest
 from pipelines.data.table.verify import damage
 from pipelines.errors import ConfigError, DataError
-
-_PREFIX = ".building-"
-_STALE_SECONDS = 24 * 3600
+from pipelines.system import atomic
 
 
 @contextmanager
@@ -28,12 +23,10 @@ def building(parent: Path, name: str, setting: str) -> Iterator[Path]:
         ConfigError: `parent`, which the user named as `setting`, cannot be written.
         DataError: the operating system refused something in the body; mostly the disk is full.
     """
-    path = parent / f"{_PREFIX}{name}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     try:
-        path.mkdir(parents=True)
+        path = atomic.unfinished_folder(parent, ".building-", name)
     except OSError as error:
         raise ConfigError(f"ingest.tables_uri={setting}: cannot be written ({error.strerror}); name another folder") from error
-    remove_stale(parent, _PREFIX)
     try:
         yield path
     except ConnectionError:
@@ -90,10 +83,7 @@ def publish(path: Path, target: Path, manifest: TableManifest) -> TableManifest:
             finished = _finished(target, manifest.key)
             if finished is not None:
                 return finished
-            old = path.with_name(f"{path.name}-old")
-            target.rename(old)
-            _remove(old)
-        path.rename(target)
+        atomic.replace_folder(path, target)
         (target / waiting.name).replace(target / MANIFEST_NAME)
     except OSError as error:
         raise DataError(f"{target}: cannot be completed ({error.strerror}); another run may be writing it, run again") from error
@@ -108,21 +98,3 @@ def _finished(target: Path, key: str) -> TableManifest | None:
     if manifest is None or manifest.key != key or damage(target, manifest) is not None:
         return None
     return manifest
-
-
-def _remove(path: Path) -> None:
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    else:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def remove_stale(parent: Path, prefix: str) -> None:
-    """Clear the unfinished folders that killed jobs left. A younger one may belong to a job that is alive."""
-    for path in parent.glob(f"{prefix}*"):
-        try:
-            stale = time.time() - path.stat().st_mtime > _STALE_SECONDS
-        except OSError:
-            continue
-        if stale:
-            shutil.rmtree(path, ignore_errors=True)

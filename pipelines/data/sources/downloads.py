@@ -11,7 +11,6 @@ import http.client
 import importlib.util
 import os
 import shutil
-import tempfile
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ import numpy.typing as npt
 
 from pipelines.data.formats import libsvm
 from pipelines.errors import ConvoyError, DataError
+from pipelines.system import atomic
 
 _CONNECT_SECONDS = 4
 _IDX_HEADER_BYTES = {"images": 16, "labels": 8}
@@ -190,14 +190,12 @@ def _download(url: str, report: Callable[[str], None]) -> bytes:
 def _new_folder(folder: Path) -> Iterator[Path]:
     """A folder beside the wanted one that gets its name when all is written."""
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        unfinished = atomic.unfinished_folder(folder.parent, ".fetching-", folder.name)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror}); set CONVOY_DBFS_ROOT to a writable folder") from error
     try:
         yield unfinished
-        unfinished.chmod(0o755)
         if not folder.exists():
-            unfinished.rename(folder)
+            atomic.replace_folder(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -5,7 +5,6 @@ import json
 import math
 import shutil
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from pyspark.sql import SparkSession
 from pipelines import __version__
 from pipelines.config import Config, IngestConfig
 from pipelines.data.ingest import spark_jobs
-from pipelines.data.ingest.publish import remove_stale
 from pipelines.data.ingest.spark_jobs import arrow_batches, job_group
 from pipelines.data.table.schema import REJECTED_FOLDER
 from pipelines.errors import ConfigError, DataError
@@ -33,11 +31,10 @@ from pipelines.score.batch.scoring import RejectedRow, Tally, new_tally, scored
 from pipelines.score.classifier import ModelInfo
 from pipelines.score.evaluate.dataset import Report, described
 from pipelines.score.spark_model import shipped
-from pipelines.system import paths
+from pipelines.system import atomic, paths
 
 _VALUES_OF_A_PICTURE = 250_000
 NOTE_NAME = "_scoring.json"
-_UNFINISHED_PREFIX = ".scoring-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,12 +135,10 @@ def _tasks_at_once(spark: SparkSession) -> int:
 @contextmanager
 def _unfinished(order: ScoringRequest) -> Iterator[Path]:
     """A hidden folder beside the output, gone at the end."""
-    folder = order.target.parent / f"{_UNFINISHED_PREFIX}{order.target.name}-{uuid.uuid4().hex[:8]}"
     try:
-        folder.mkdir(parents=True)
+        folder = atomic.unfinished_folder(order.target.parent, ".scoring-", order.target.name)
     except OSError as error:
         raise ConfigError(f"--output {order.output}: cannot be written ({error.strerror}); name another folder") from error
-    remove_stale(folder.parent, _UNFINISHED_PREFIX)
     try:
         yield folder
     finally:
@@ -152,14 +147,10 @@ def _unfinished(order: ScoringRequest) -> Iterator[Path]:
 
 def _publish(folder: Path, target: Path) -> None:
     """Put the finished folder in its place. What was there is gone only when the new one is."""
-    old = folder.with_name(folder.name + "-old")
     try:
-        if target.exists():
-            target.rename(old)
-        folder.rename(target)
+        atomic.replace_folder(folder, target)
     except OSError as error:
         raise ConfigError(f"--output {target}: cannot be put in place ({error.strerror}); name another folder") from error
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _judge(config: IngestConfig, done: Tally, report: Report) -> None:
