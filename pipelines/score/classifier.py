@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.errors import ConfigError, DataError
+from pipelines.errors import ConfigError, DataError, first_line
 from pipelines.system import paths, temporary
 
 if TYPE_CHECKING:
@@ -140,8 +140,8 @@ def find(uri: str, tracking_uri: str, experiment: str = "") -> ModelInfo:
             uri, version = _pinned(client, uri)
             folder = _download(uri)
         except Exception as error:
-            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"--model {asked or uri}: not found at {tracking_uri} ({first_line}); it takes {_FORMS}") from error
+            reason = first_line(error)
+            raise ConfigError(f"--model {asked or uri}: not found at {tracking_uri} ({reason}); it takes {_FORMS}") from error
     if not (folder / "MLmodel").is_file():
         raise ConfigError(f"--model {asked}: there is no MLmodel file in {folder}; it takes {_FORMS}")
     return read_info(folder, uri, version)

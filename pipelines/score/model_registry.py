@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipelines.errors import ConfigError, ConvoyError
+from pipelines.errors import ConfigError, ConvoyError, first_line
 from pipelines.score.classifier import connect, quiet
 from pipelines.score.evaluate.mcnemar import PairedCounts
 from pipelines.system.secrets import mask
@@ -52,7 +52,7 @@ def register(model_uri: str, name: str, tracking_uri: str) -> str:
             version = str(mlflow.register_model(model_uri, name).version)
         client.set_registered_model_alias(name, CHALLENGER, version)
     except Exception as error:
-        raise ConvoyError(f"{model_uri} could not be registered as {name} ({_first_line(error)})") from error
+        raise ConvoyError(f"{model_uri} could not be registered as {name} ({first_line(error)})") from error
     return version
 
 
@@ -80,7 +80,7 @@ def version_of(client: "MlflowClient", name: str, alias: str) -> str | None:
             client.get_registered_model(name)
         except Exception as error:
             raise ConfigError(
-                f"{name}: no such registered model ({_first_line(error)}); train with --register {name} first"
+                f"{name}: no such registered model ({first_line(error)}); train with --register {name} first"
             ) from missing
         return None
 
@@ -144,8 +144,4 @@ def record(client: "MlflowClient", name: str, version: str, champion: str | None
             client.set_registered_model_alias(name, CHAMPION, version)
             client.delete_registered_model_alias(name, CHALLENGER)
     except Exception as error:
-        raise ConvoyError(f"{name} version {version}: the decision could not be written ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise ConvoyError(f"{name} version {version}: the decision could not be written ({first_line(error)})") from error

@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 
 from pipelines import errors
 from pipelines.config import Config
-from pipelines.errors import ConvoyError
+from pipelines.errors import ConvoyError, first_line
 from pipelines.launch.run_lifecycle import EndedEarly
 from pipelines.launch.training import Trial, run_training
 from pipelines.sweep import plan, space
@@ -122,7 +122,7 @@ def run_trial(context: TrialContext, proposal: Proposal) -> TrialOutcome:
         note = str(error)
     except Exception as error:
         _log.exception("trial %d", proposal.number)
-        note = f"{type(error).__name__}: {error}".splitlines()[0]
+        note = first_line(f"{type(error).__name__}: {error}")
     else:
         patience = config.training.early_stopping_patience
         kept = summary["best_epoch"] if patience else summary["epochs"]

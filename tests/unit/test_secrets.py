@@ -1,5 +1,6 @@
 import pytest
 
+from pipelines.errors import first_line
 from pipelines.system.secrets import is_secret_name, mask, masked, without_secrets
 
 
@@ -66,3 +67,10 @@ def test_variables_that_hold_none_are_not_taken_for_secrets(name):
 def test_an_environment_without_secrets_keeps_everything_else():
     environment = {"HOME": "/root", "HF_TOKEN": "x", "MLFLOW_TRACKING_URI": "http://ann:s3cret@h", "CONVOY_HOME": "/c"}
     assert without_secrets(environment) == {"HOME": "/root", "CONVOY_HOME": "/c"}
+
+
+def test_the_first_line_of_an_error_is_not_blank_masked_and_of_bounded_length():
+    assert first_line(ValueError("\n  no answer from https://me:hunter22@host \n  a trace")) == "no answer from https://***@host"
+    assert first_line(KeyError()) == "KeyError"
+    assert first_line("") == ""
+    assert first_line("x" * 400, 100) == "x" * 100

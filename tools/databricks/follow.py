@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.errors import DatabricksError, DeadlineExceeded, InternalError, TemporarilyUnavailable
 from databricks.sdk.service.jobs import Run, RunLifeCycleState, RunResultState, RunState, RunTask
+from pipelines.errors import first_line
 from pipelines.system.secrets import mask
 from tools.databricks.workspace import answered
 
@@ -106,11 +107,11 @@ def _outcome(client: WorkspaceClient, run: Run, state: RunState) -> JobOutcome:
         found += _MLFLOW_RUN.findall(logs)
         if not reason and task.state is not None and task.state.result_state in (RunResultState.FAILED, RunResultState.TIMEDOUT):
             said = error or task.state.state_message or "no reason given"
-            reason = f"task {task.task_key} {_named(task.state)}: {mask(said).strip().splitlines()[0]}"
+            reason = f"task {task.task_key} {_named(task.state)}: {first_line(said)}"
             details = "\n".join("    " + line for line in mask(logs).strip().splitlines()[-_SHOWN_LINES:])
     if not succeeded and not reason:
-        message = mask(state.state_message or "").strip().splitlines()
-        reason = f"the run is {_named(state)}" + (f": {message[0]}" if message else "")
+        message = first_line(state.state_message or "")
+        reason = f"the run is {_named(state)}" + (f": {message}" if message else "")
     return JobOutcome(
         page=run.run_page_url or "", succeeded=succeeded, reason=reason, details=details, mlflow_runs=tuple(dict.fromkeys(found))
     )

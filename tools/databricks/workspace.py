@@ -15,8 +15,7 @@ from databricks.sdk.core import Config
 from databricks.sdk.errors import DatabricksError, PermissionDenied, Unauthenticated
 from databricks.sdk.service.jobs import JobsAPI, JobSettings
 from databricks.sdk.service.workspace import ImportFormat
-from pipelines.errors import ConfigError, LaunchError
-from pipelines.system.secrets import mask
+from pipelines.errors import ConfigError, LaunchError, first_line
 from tools.databricks.bundle import Deployment
 
 # The SDK repeats a call while nobody answers. Until the first answer a wrong address is likelier than a network at fault.
@@ -38,7 +37,7 @@ def connect() -> tuple[WorkspaceClient, str]:
     try:
         config = Config(retry_timeout_seconds=_FIRST_REPEATS_SECONDS, http_timeout_seconds=_ANSWER_SECONDS)
     except ValueError as error:
-        raise ConfigError(f"no credentials for a Databricks workspace ({_first_line(error)}); {_SET_UP}") from None
+        raise ConfigError(f"no credentials for a Databricks workspace ({first_line(error)}); {_SET_UP}") from None
     with answered(config.host):
         user = WorkspaceClient(config=config).current_user.me().user_name or ""
     patient = config.copy()
@@ -52,17 +51,17 @@ def answered(host: str | None, doing: str = "the workspace was asked who you are
     try:
         yield
     except Unauthenticated as error:
-        raise LaunchError(f"{host}: the credentials were refused when {doing} ({_first_line(error)}); {_SET_UP}") from error
+        raise LaunchError(f"{host}: the credentials were refused when {doing} ({first_line(error)}); {_SET_UP}") from error
     except PermissionDenied as error:
         remedy = "ask the workspace's administrator for it, or use other credentials"
-        raise LaunchError(f"{host}: permission denied when {doing} ({_first_line(error)}); {remedy}") from error
+        raise LaunchError(f"{host}: permission denied when {doing} ({first_line(error)}); {remedy}") from error
     except (TimeoutError, requests.RequestException) as error:
         cause = error.__cause__ or error
         raise LaunchError(
-            f"{host}: no answer when {doing} ({_first_line(cause)}); check DATABRICKS_HOST and the network"
+            f"{host}: no answer when {doing} ({first_line(cause)}); check DATABRICKS_HOST and the network"
         ) from error
     except DatabricksError as error:
-        raise LaunchError(f"{host}: refused when {doing} ({_first_line(error)})") from error
+        raise LaunchError(f"{host}: refused when {doing} ({first_line(error)})") from error
 
 
 def upload(client: WorkspaceClient, deployment: Deployment, wheel: Path) -> int:
@@ -177,8 +176,3 @@ def submit(
     job_id = put_job(client, deployment.job)
     say(f"job {job_id}: {deployment.job['name']}")
     return start(client, job_id, parameters)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = mask(str(error)).strip().splitlines()
-    return (lines or [type(error).__name__])[0][:200]

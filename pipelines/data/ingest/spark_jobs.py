@@ -9,7 +9,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from pipelines.errors import DataError
+from pipelines.errors import DataError, first_line
 
 # The last line of a Python worker's traceback, for an error that was meant for the user.
 _USERS_ERROR = re.compile(r"^(?:pipelines\.errors\.)?(?:DataError|ConfigError|ConvoyError): (.+)$", re.MULTILINE)
@@ -58,7 +58,7 @@ def cause(error: Py4JJavaError | PySparkException) -> str:
         reason = next((line for line in traceback.splitlines() if line[:1].strip()), "a Python worker failed")
     else:
         causes = [line.partition("Caused by: ")[2] for line in text.splitlines() if line.startswith("Caused by: ")]
-        reason = causes[-1] if causes else text.strip().splitlines()[0]
+        reason = causes[-1] if causes else first_line(text)
     if "No space left" in reason:
         return f"{reason[:300]}; make room there, or for Spark's scratch files (spark.local.dir)"
     return reason[:300]

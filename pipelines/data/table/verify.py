@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.data.table.schema import IMAGE_COLUMN, LABEL_COLUMN, TableFile, TableManifest
+from pipelines.errors import first_line
 from pipelines.system.fingerprint import fingerprint
 
 # Hashing costs about a second a gigabyte and thread.
@@ -78,7 +79,7 @@ def _reason(path: Path, file: TableFile, manifest: TableManifest) -> str | None:
                 return f"holds {metadata.num_rows} rows in {groups} where the manifest says {file.rows} in one"
             first = next(parquet.iter_batches(batch_size=1, columns=[IMAGE_COLUMN])).column(0)[0].as_py()
     except (pa.ArrowException, OSError, StopIteration) as error:
-        return f"is cut short or damaged ({str(error).splitlines()[0][:100] if str(error) else type(error).__name__})"
+        return f"is cut short or damaged ({first_line(error, 100)})"
     if first is None or len(first) != manifest.image.num_bytes:
         found, image = 0 if first is None else len(first), manifest.image
         return f"holds images of {found} bytes instead of {image.num_bytes} ({image.shape}, {image.dtype})"

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pipelines.errors import first_line
 from pipelines.launch.preflight.probe import VERSIONED, NodeReport
 
 State = Literal["ok", "note", "fail"]
@@ -159,7 +160,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _short(message: str) -> str:
-    line = message.strip().splitlines()[0] if message.strip() else "failed without a message"
+    line = first_line(message) or "failed without a message"
     return line if len(line) <= 70 else line[:67] + "..."
 
 

@@ -19,7 +19,7 @@ import cloudpickle
 from pyspark.sql import SparkSession
 
 from pipelines.config import LaunchConfig
-from pipelines.errors import LaunchError
+from pipelines.errors import LaunchError, first_line
 from pipelines.launch import session, slots
 from pipelines.launch.health import heartbeat
 from pipelines.launch.health.failures import Failure, extract, failed_task, headline, of_silence, read_failures
@@ -124,7 +124,7 @@ class WorkerGroup:
             failures = (*sorted(silent, key=lambda failure: failure.rank != first), *failures)
         if failures:
             raise RankError(failures) from self._error
-        raise LaunchError(f"Spark could not run the workers: {_first_line(self._error)}") from self._error
+        raise LaunchError(f"Spark could not run the workers: {_reason(self._error)}") from self._error
 
     def _run(self) -> None:
         try:
@@ -204,7 +204,5 @@ def start(
     return WorkerGroup(spark, assignment, launch.workers)
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    barrier = [line for line in lines if "[SPARK-" in line]
-    return (barrier or lines or [type(error).__name__])[0].strip()
+def _reason(error: Exception) -> str:
+    return first_line(next((line for line in str(error).splitlines() if "[SPARK-" in line), error))

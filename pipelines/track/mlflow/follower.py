@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.config import TrackingConfig
-from pipelines.errors import ConvoyError
+from pipelines.errors import ConvoyError, first_line
 from pipelines.system import paths
 from pipelines.system.secrets import mask
 from pipelines.track.mlflow import server_compat
@@ -204,13 +204,13 @@ class MlflowSync:
         """Save from a refused entry what the server does accept. Gives the reason for the rest."""
         parts = single_values(entry)
         if len(parts) < 2:
-            return _first_line(error)
+            return first_line(error)
         refused = []
         for key, part in parts:
             try:
                 self._apply([part])
             except Exception as alone:
-                refused.append(f"{key}: {_first_line(alone)}")
+                refused.append(f"{key}: {first_line(alone)}")
         return "; ".join(refused)
 
     def _log_model(self, client: "MlflowClient", run_id: str, entry: Entry) -> str:
@@ -225,12 +225,8 @@ class MlflowSync:
 
     def _trouble(self, what: str, error: Exception) -> None:
         _log.warning("%s", what, exc_info=error)
-        self.trouble = self.trouble or f"{what}: {_first_line(error)}"
+        self.trouble = self.trouble or f"{what}: {first_line(error)}"
 
 
 def _name(entry: Entry) -> str:
     return str(entry.values["path"]) if entry.action == "artifact" else entry.action
-
-
-def _first_line(error: Exception) -> str:
-    return mask((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
