@@ -1,6 +1,7 @@
 """From YAML and `--set` to a `Config`, and back to YAML.
 
-Precedence: dataclass defaults < file < `--set`. Unknown keys, wrong types and broken rules are one `ConfigError` line.
+Precedence: dataclass defaults < file < `--set`. Old names of settings (`pipelines.config.renamed`) are accepted. Unknown keys,
+wrong types and broken rules are one `ConfigError` line.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import yaml
 
 from pipelines.config import Config
+from pipelines.config.renamed import current_name
 from pipelines.errors import ConfigError
 from pipelines.system import paths
 
@@ -79,7 +81,7 @@ def changed(config: Config, settings: Mapping[str, Any], origin: str) -> Config:
 
 def type_of(key: str, origin: str) -> Any:
     """The type of a setting `section.key`. Raises ConfigError where there is no such setting."""
-    section, _, name = key.partition(".")
+    section, _, name = current_name(key, origin).partition(".")
     hints = typing.get_type_hints(_SECTIONS[section]) if section in _SECTIONS else {}
     if name not in hints:
         known = [f"{s}.{f.name}" for s, cls in _SECTIONS.items() for f in dataclasses.fields(cls)]
@@ -135,7 +137,7 @@ def _read_file(file: Path) -> list[tuple[str, Any]]:
 
 def _assign(values: dict[str, dict[str, Any]], key: str, value: Any, origin: str) -> None:
     wanted = type_of(key, origin)
-    section, _, name = key.partition(".")
+    section, _, name = current_name(key).partition(".")
     try:
         values.setdefault(section, {})[name] = convert(value, wanted)
     except (TypeError, ValueError) as error:

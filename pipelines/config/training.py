@@ -77,10 +77,10 @@ class TrainingConfig:
     """The type in which workers send each other their gradients. float16 halves the message: for slow networks."""
     steps_per_execution: int = 1
     """Steps that one call into TensorFlow runs. More of them cost a longer first trace."""
-    own_operations: bool = True
-    """Convoy's operations in the place of Keras', which make the same of the same, but for rounding and for other random numbers:
-    Adam in one operation for each weight, dropout drawn as bytes, gradients that skip zeros where pooling and dropout follow a
-    convolution (CPUs with Numba). false: Keras' own, to compare."""
+    custom_kernels: bool = True
+    """Use Convoy's kernels instead of Keras': the same results up to rounding, with other random numbers. Adam is one operation
+    per weight, dropout draws bytes, and gradients skip zeros where pooling and dropout follow a convolution (CPUs with Numba).
+    false: Keras' own, to compare."""
     early_stopping_patience: int = 0
     """Stop after this many epochs without a better validation loss and keep the best weights; 0 trains all epochs."""
     seed: int = 1

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.config import Config, loader
+from pipelines.config.renamed import current_name
 from pipelines.data.stream.sharding import steps_per_epoch
 from pipelines.data.table.schema import TableManifest
 from pipelines.errors import CheckpointError
@@ -78,10 +79,9 @@ def check_table(resumption: Resumption, manifest: TableManifest, say: Callable[[
 def changes(state: State, config: Config, rows: int) -> list[str]:
     """Lines that say which settings are not those of the checkpoint, and what comes of it; empty when nothing changes."""
     now = {key: list(value) if isinstance(value, tuple) else value for key, value in config.flat().items()}
+    then = {current_name(key): value for key, value in state.settings.items()}
     different = [
-        f"{key} {state.settings[key]} -> {now[key]}"
-        for key in now
-        if key.startswith(_SAID) and key in state.settings and state.settings[key] != now[key]
+        f"{key} {then[key]} -> {now[key]}" for key in now if key.startswith(_SAID) and key in then and then[key] != now[key]
     ]
     if not different:
         return []

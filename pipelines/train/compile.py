@@ -49,7 +49,7 @@ def compiled(
     """
     training = config.training
     model, own = build(config, table, resolved), registry.custom_loss(config.model.name)
-    if training.own_operations:
+    if training.custom_kernels:
         # Before dropout is changed, which says how few gradients pass.
         use_sparse_gradients(model, resolved)
         use_byte_dropout(model)
@@ -114,7 +114,7 @@ def make_optimizer(
         raise ConfigError(
             f"training.optimizer={name}: Keras {keras.__version__} does not have it yet; choose adamw, or a newer Keras"
         )
-    if training.own_operations and issubclass(kind, keras.optimizers.Adam):
+    if training.custom_kernels and issubclass(kind, keras.optimizers.Adam):
         kind = fused(kind)
     if training.average_decay:
         kind = with_ema(kind, model, training.average_decay)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import cli
-from pipelines.config import Config, loader
+from pipelines.config import Config, loader, renamed
 from pipelines.errors import ConfigError
 from pipelines.models.registry import NETWORKS, check
 
@@ -76,6 +76,29 @@ def test_a_wrong_setting_is_one_line_with_key_value_and_rule(setting, message):
         loader.load(None, [setting])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def nothing_announced(monkeypatch):
+    monkeypatch.setattr(renamed, "_announced", set())
+
+
+def test_the_old_name_of_a_setting_works_in_files_and_flags_and_is_reported_once(tmp_path, caplog, nothing_announced):
+    (tmp_path / "c.yml").write_text("training:\n  own_operations: false\n")
+    assert not loader.load(tmp_path / "c.yml").training.custom_kernels
+    assert loader.load(tmp_path / "c.yml", ["training.own_operations=true"]).training.custom_kernels
+    assert not loader.load(None, ["training.own_operations=true", "training.custom_kernels=false"]).training.custom_kernels
+    assert not loader.changed(Config(), {"training.own_operations": False}, "trial").training.custom_kernels
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}/c.yml: training.own_operations is now called training.custom_kernels; the old name still works"
+    ]
+    with pytest.raises(ConfigError, match=r"--set: training\.own_operations=5: must be true or false"):
+        loader.load(None, ["training.own_operations=5"])
+
+
+def test_every_renamed_setting_leads_to_one_that_exists():
+    assert set(renamed.RENAMED.values()) <= set(Config().flat())
+    assert not set(renamed.RENAMED) & set(Config().flat())
 
 
 def test_a_missing_file_is_named_with_the_nearest_one(tmp_path):

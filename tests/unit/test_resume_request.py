@@ -119,6 +119,19 @@ def test_what_changes_is_said_and_nothing_when_nothing_does():
     )
 
 
+def test_a_run_recorded_under_the_old_name_of_a_setting_goes_on(run_dir):
+    file = run_dir / "config.yml"
+    file.write_text(file.read_text().replace("custom_kernels: true", "own_operations: false"))
+    found, _ = prepare("--resume", "abc123")
+    assert not found.config.training.custom_kernels
+    flat = {key: list(value) if isinstance(value, tuple) else value for key, value in found.config.flat().items()}
+    flat["training.own_operations"] = flat.pop("training.custom_kernels")
+    state = dataclasses.replace(STATE, settings=flat)
+    assert resume.changes(state, found.config, rows=700) == []
+    found, _ = prepare("--resume", "abc123", "--set", "training.custom_kernels=true")
+    assert resume.changes(state, found.config, rows=700)[0] == "resume: changed: training.custom_kernels False -> True"
+
+
 def test_a_run_that_is_still_trained_is_left_alone(run_dir):
     write(run_dir, 3)
     orphans.claim(run_dir)
