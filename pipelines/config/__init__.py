@@ -1,17 +1,7 @@
-"""Every setting of a run: `schema` and `training` declare them, `loader` reads them from files and flags."""
+"""Every setting of a run: `schema`, `data` and `training` declare them, `loader` reads them from files and flags."""
 
-from pipelines.config.schema import (
-    CheckpointConfig,
-    Config,
-    DataConfig,
-    IngestConfig,
-    LaunchConfig,
-    LogLevel,
-    ModelConfig,
-    OnBadRows,
-    StreamConfig,
-    TrackingConfig,
-)
+from pipelines.config.data import DataConfig, IngestConfig, OnBadRows, StreamConfig
+from pipelines.config.schema import CheckpointConfig, Config, LaunchConfig, LogLevel, ModelConfig, TrackingConfig
 from pipelines.config.training import TrainingConfig
 
 __all__ = [

@@ -1,147 +1,21 @@
 """Every setting of a run: its name, type, default, unit and rule.
 
-Defaults live here (those of `training` in `pipelines.config.training`) and nowhere else. A YAML file states what differs from
-them, `--set section.key=value` what differs from the file (`pipelines.config.loader`). A setting that breaks a rule is a
-`ConfigError` that names key, value, rule and remedy.
+Defaults are defined here and in the modules of the larger sections (`data`, `training`), nowhere else. A YAML file overrides
+them, and `--set section.key=value` overrides the file (`pipelines.config.loader`). Breaking a rule raises a `ConfigError` that
+names key, value, rule and remedy.
 """
 
 import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pipelines.config.data import DataConfig, IngestConfig, StreamConfig
 from pipelines.config.rules import rule
 from pipelines.config.training import TrainingConfig
 from pipelines.system.secrets import MASK
 
 Verbosity = Literal["quiet", "normal", "verbose"]
-
-OnBadRows = Literal["fail", "quarantine"]
-
-_LARGEST_FLOAT32 = 3.4028234e38
-_LARGEST_LABEL = 2**53
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """What the source holds. Nothing here is guessed from the data."""
-
-    dataset: str = "mnist"
-    """A name (mnist, mnist-5k, fashion-mnist), a libsvm file, a folder that holds a *train* and a *test* file, a folder of
-    pictures (`pipelines.data.sources.image_folder`), or the URI of one of those."""
-    test_file: str = ""
-    """The libsvm file with the test rows, where `dataset` is a single file. Empty: test rows are drawn from it."""
-    image_shape: tuple[int, ...] = (28, 28, 1)
-    """Height, width, channels; their product is the number of libsvm features."""
-    value_range: tuple[float, ...] = (0.0, 255.0)
-    """Smallest and largest feature value allowed; the networks scale it to 0..1."""
-    classes: int = 10
-    labels: tuple[int, ...] = ()
-    """The label values as the files write them. Empty: 0 to classes - 1."""
-    class_names: tuple[str, ...] = ()
-    """Names for people, in the order of `labels`. Empty: the label values."""
-    zero_based: bool = False
-    """The files count features from 0 instead of libsvm's 1."""
-    resize_pictures: bool = False
-    """Bring all pictures of a folder to `image_shape`. Otherwise one of another size is a bad row."""
-    wait_seconds: float = 3.0
-    """How long to wait for a path that is not there yet: a mounted store can show a new file late. 0 does not wait."""
-
-    def __post_init__(self) -> None:
-        rule(
-            len(self.image_shape) == 3 and min(self.image_shape) >= 1,
-            "data.image_shape",
-            self.image_shape,
-            "three positive numbers: height, width, channels, for example [28, 28, 1]",
-        )
-        rule(
-            len(self.value_range) == 2 and self.value_range[0] < self.value_range[1],
-            "data.value_range",
-            self.value_range,
-            "two numbers, the smaller first, for example [0, 255]",
-        )
-        rule(
-            self.value_range[0] <= 0 <= self.value_range[1],
-            "data.value_range",
-            self.value_range,
-            "a range that includes 0, because libsvm leaves zeros out",
-        )
-        rule(
-            max(map(abs, self.value_range)) <= _LARGEST_FLOAT32,
-            "data.value_range",
-            self.value_range,
-            "a range within -3.4e38 to 3.4e38, because values are kept as float32",
-        )
-        rule(self.classes >= 2, "data.classes", self.classes, "at least 2")
-        rule(
-            not self.labels or (len(self.labels) == self.classes and len(set(self.labels)) == self.classes),
-            "data.labels",
-            self.labels,
-            f"{self.classes} different numbers (data.classes), or nothing for 0 to {self.classes - 1}",
-        )
-        rule(
-            all(abs(label) <= _LARGEST_LABEL for label in self.labels),
-            "data.labels",
-            self.labels,
-            "numbers between -2^53 and 2^53, which a label read as a decimal number can be told apart by",
-        )
-        rule(0 <= self.wait_seconds <= 600, "data.wait_seconds", self.wait_seconds, "a number of seconds from 0 to 600")
-        rule(
-            not self.class_names or len(self.class_names) == self.classes,
-            "data.class_names",
-            self.class_names,
-            f"{self.classes} names (data.classes), or nothing",
-        )
-
-    @property
-    def label_values(self) -> tuple[int, ...]:
-        return self.labels or tuple(range(self.classes))
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.class_names or tuple(str(label) for label in self.label_values)
-
-
-@dataclass(frozen=True, kw_only=True)
-class IngestConfig:
-    """How the table is written."""
-
-    tables_uri: str = "tables"
-    """The folder that holds the tables, to which all nodes write."""
-    validation_fraction: float = 0.1
-    """Share of the training rows that is set aside for validation; 0 for none."""
-    test_fraction: float = 0.1
-    """Share of the rows that becomes the test split, where the source has no test file."""
-    seed: int = 1
-    """Decides the order of the rows and which of them are drawn for validation."""
-    rows_per_row_group: int = 0
-    """Rows in one row group, which is one file; 0 chooses by table size."""
-    on_bad_rows: OnBadRows = "fail"
-    """What a malformed line does: end the job, or be set aside in a table of its own (`_rejected` in the table's folder)."""
-    max_bad_fraction: float = 0.01
-    """With `quarantine`: the largest share of a file's lines that may be malformed."""
-
-    def __post_init__(self) -> None:
-        for name in ("validation_fraction", "test_fraction"):
-            value = getattr(self, name)
-            rule(0 <= value <= 0.5, f"ingest.{name}", value, "a number from 0 to 0.5")
-        rule(self.test_fraction > 0, "ingest.test_fraction", self.test_fraction, "more than 0: a run reports a test accuracy")
-        rule(0 <= self.max_bad_fraction < 1, "ingest.max_bad_fraction", self.max_bad_fraction, "a number from 0 to below 1")
-        rule(self.rows_per_row_group >= 0, "ingest.rows_per_row_group", self.rows_per_row_group, "0 (automatic) or more")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamConfig:
-    """How a worker reads its shard."""
-
-    memory_limit_mb: int = 2048
-    """A shard up to this size (MB, as stored values) is decoded once and trained from memory; a larger one is streamed."""
-    shuffle_buffer_rows: int = 20_000
-    """Rows that a streaming worker mixes before it cuts batches."""
-
-    def __post_init__(self) -> None:
-        rule(self.memory_limit_mb >= 0, "stream.memory_limit_mb", self.memory_limit_mb, "0 (always stream) or more")
-        rule(self.shuffle_buffer_rows >= 1, "stream.shuffle_buffer_rows", self.shuffle_buffer_rows, "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
