@@ -13,28 +13,28 @@ _LARGEST_LABEL = 2**53
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What the source holds. Nothing here is guessed from the data."""
+    """What the source contains. Nothing here is inferred from the data."""
 
     dataset: str = "mnist"
-    """A name (mnist, mnist-5k, fashion-mnist), a libsvm file, a folder that holds a *train* and a *test* file, a folder of
-    pictures (`pipelines.data.sources.image_folder`), or the URI of one of those."""
+    """A name (mnist, mnist-5k, fashion-mnist), a libsvm file, a folder with a *train* and a *test* file, a folder of pictures
+    (`pipelines.data.sources.image_folder`), or the URI of one of these."""
     test_file: str = ""
-    """The libsvm file with the test rows, where `dataset` is a single file. Empty: test rows are drawn from it."""
+    """The libsvm file with the test rows, if `dataset` is a single file. Empty: test rows are drawn from `dataset`."""
     image_shape: tuple[int, ...] = (28, 28, 1)
     """Height, width, channels; their product is the number of libsvm features."""
     value_range: tuple[float, ...] = (0.0, 255.0)
-    """Smallest and largest feature value allowed; the networks scale it to 0..1."""
+    """Smallest and largest feature value allowed; networks scale this range to 0..1."""
     classes: int = 10
     labels: tuple[int, ...] = ()
-    """The label values as the files write them. Empty: 0 to classes - 1."""
+    """Label values as written in the files. Empty: 0 to classes - 1."""
     class_names: tuple[str, ...] = ()
-    """Names for people, in the order of `labels`. Empty: the label values."""
+    """Display names, in the order of `labels`. Empty: the label values."""
     zero_based: bool = False
-    """The files count features from 0 instead of libsvm's 1."""
+    """Feature indices start at 0 instead of libsvm's 1."""
     resize_pictures: bool = False
-    """Bring all pictures of a folder to `image_shape`. Otherwise one of another size is a bad row."""
+    """Resize all pictures of a folder to `image_shape`. Otherwise a picture of another size is a bad row."""
     wait_seconds: float = 3.0
-    """How long to wait for a path that is not there yet: a mounted store can show a new file late. 0 does not wait."""
+    """How long to wait for a missing path: a mounted store can show a new file late. 0: do not wait."""
 
     def __post_init__(self) -> None:
         rule(
@@ -53,33 +53,33 @@ class DataConfig:
             self.value_range[0] <= 0 <= self.value_range[1],
             "data.value_range",
             self.value_range,
-            "a range that includes 0, because libsvm leaves zeros out",
+            "a range that includes 0, because libsvm omits zeros",
         )
         rule(
             max(map(abs, self.value_range)) <= _LARGEST_FLOAT32,
             "data.value_range",
             self.value_range,
-            "a range within -3.4e38 to 3.4e38, because values are kept as float32",
+            "a range within -3.4e38 to 3.4e38, because values are stored as float32",
         )
         rule(self.classes >= 2, "data.classes", self.classes, "at least 2")
         rule(
             not self.labels or (len(self.labels) == self.classes and len(set(self.labels)) == self.classes),
             "data.labels",
             self.labels,
-            f"{self.classes} different numbers (data.classes), or nothing for 0 to {self.classes - 1}",
+            f"{self.classes} different numbers (data.classes), or empty for 0 to {self.classes - 1}",
         )
         rule(
             all(abs(label) <= _LARGEST_LABEL for label in self.labels),
             "data.labels",
             self.labels,
-            "numbers between -2^53 and 2^53, which a label read as a decimal number can be told apart by",
+            "numbers from -2^53 to 2^53, which a label read as floating point represents exactly",
         )
         rule(0 <= self.wait_seconds <= 600, "data.wait_seconds", self.wait_seconds, "a number of seconds from 0 to 600")
         rule(
             not self.class_names or len(self.class_names) == self.classes,
             "data.class_names",
             self.class_names,
-            f"{self.classes} names (data.classes), or nothing",
+            f"{self.classes} names (data.classes), or empty",
         )
 
     @property
@@ -96,17 +96,17 @@ class IngestConfig:
     """How the table is written."""
 
     tables_uri: str = "tables"
-    """The folder that holds the tables, to which all nodes write."""
+    """The folder that holds the tables. All nodes write to it."""
     validation_fraction: float = 0.1
-    """Share of the training rows that is set aside for validation; 0 for none."""
+    """Share of the training rows set aside for validation; 0 for none."""
     test_fraction: float = 0.1
-    """Share of the rows that becomes the test split, where the source has no test file."""
+    """Share of the rows that becomes the test split, if the source has no test file."""
     seed: int = 1
-    """Decides the order of the rows and which of them are drawn for validation."""
+    """Determines the order of the rows and which of them become validation rows."""
     rows_per_row_group: int = 0
-    """Rows in one row group, which is one file; 0 chooses by table size."""
+    """Rows per row group, which is one file; 0: chosen by table size."""
     on_bad_rows: OnBadRows = "fail"
-    """What a malformed line does: end the job, or be set aside in a table of its own (`_rejected` in the table's folder)."""
+    """On a malformed line, fail the job or move the line to a separate table (`_rejected` in the table's folder)."""
     max_bad_fraction: float = 0.01
     """With `quarantine`: the largest share of a file's lines that may be malformed."""
 
@@ -124,9 +124,9 @@ class StreamConfig:
     """How a worker reads its shard."""
 
     memory_limit_mb: int = 2048
-    """A shard up to this size (MB, as stored values) is decoded once and trained from memory; a larger one is streamed."""
+    """A shard of up to this size (MB of stored values) is decoded once and kept in memory; a larger one is streamed."""
     shuffle_buffer_rows: int = 20_000
-    """Rows that a streaming worker mixes before it cuts batches."""
+    """Rows in the shuffle buffer of a streaming worker."""
 
     def __post_init__(self) -> None:
         rule(self.memory_limit_mb >= 0, "stream.memory_limit_mb", self.memory_limit_mb, "0 (always stream) or more")

@@ -21,12 +21,12 @@ from pipelines.errors import ConfigError
 from pipelines.system import paths
 
 _SECTIONS: dict[str, type] = typing.get_type_hints(Config)
-# The clone, where this package is not installed elsewhere.
+# The clone, unless this package is installed elsewhere.
 _PROJECT = Path(__file__).resolve().parents[2]
 
 
 def find(location: str) -> Path:
-    """Where a configuration file lies. The ready-made ones, such as `conf/convnet.yml`, are there whatever the home folder is."""
+    """Path of a configuration file. The ready-made ones, such as `conf/convnet.yml`, are found from any home folder."""
     path = paths.to_python(location)
     ready_made = _PROJECT / location
     return ready_made if ready_made.is_file() and not path.exists() else path
@@ -37,8 +37,8 @@ def load(file: Path | None, overrides: Iterable[str] = (), settings: Mapping[str
 
     Args:
         file: a YAML file of sections and settings, or None for the defaults.
-        overrides: `section.key=value` texts; the value is read as YAML.
-        settings: `section.key` to value, as YAML reads it; they win over the file, and `overrides` over them.
+        overrides: `section.key=value` strings; the value is parsed as YAML.
+        settings: `section.key` to value, as parsed from YAML. They override the file, and `overrides` overrides them.
 
     Raises:
         ConfigError: names file or flag, key, value, rule and remedy.
@@ -63,12 +63,12 @@ def load(file: Path | None, overrides: Iterable[str] = (), settings: Mapping[str
 
 
 def changed(config: Config, settings: Mapping[str, Any], origin: str) -> Config:
-    """A configuration with some settings replaced, checked as `load` checks them.
+    """A configuration with some settings replaced, checked as by `load`.
 
     Args:
-        config: the one to begin from.
-        settings: `section.key` to value, as YAML reads it.
-        origin: where they come from, for errors.
+        config: the configuration to start from.
+        settings: `section.key` to value, as parsed from YAML.
+        origin: where the settings come from, for errors.
 
     Raises:
         ConfigError: names key, value, rule and remedy.
@@ -76,11 +76,13 @@ def changed(config: Config, settings: Mapping[str, Any], origin: str) -> Config:
     values: dict[str, dict[str, Any]] = {}
     for key, value in settings.items():
         _assign(values, key, value, origin)
-    return dataclasses.replace(config, **{name: dataclasses.replace(getattr(config, name), **of) for name, of in values.items()})
+    return dataclasses.replace(
+        config, **{name: dataclasses.replace(getattr(config, name), **new) for name, new in values.items()}
+    )
 
 
 def type_of(key: str, origin: str) -> Any:
-    """The type of a setting `section.key`. Raises ConfigError where there is no such setting."""
+    """The type of setting `section.key`. Raises ConfigError if there is no such setting."""
     section, _, name = current_name(key, origin).partition(".")
     hints = typing.get_type_hints(_SECTIONS[section]) if section in _SECTIONS else {}
     if name not in hints:
@@ -92,7 +94,7 @@ def type_of(key: str, origin: str) -> Any:
 
 
 def dump(config: Config) -> str:
-    """The whole configuration as YAML that `load` reads back to an equal `Config`."""
+    """The configuration as YAML, from which `load` restores an equal `Config`."""
     plain = {
         section: {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
         for section, settings in dataclasses.asdict(config).items()
@@ -101,26 +103,26 @@ def dump(config: Config) -> str:
 
 
 def read_yaml(file: Path) -> Mapping[Any, Any]:
-    """What a YAML file holds, which is a mapping; an empty one for an empty file.
+    """The mapping in a YAML file; empty for an empty file.
 
     Raises:
-        ConfigError: it cannot be read, or holds something else.
+        ConfigError: the file cannot be read, or contains something else.
     """
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         folder = file.parent
         near = difflib.get_close_matches(file.name, [p.name for p in folder.glob("*.yml")] if folder.is_dir() else [], n=1)
-        hint = f"did you mean {folder / near[0]}?" if near else "the ready-made ones lie in conf/"
+        hint = f"did you mean {folder / near[0]}?" if near else "the ready-made ones are in conf/"
         raise ConfigError(f"{file}: no such configuration file; {hint}") from error
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); it must be a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        place = getattr(error, "problem_mark", None)
-        where = f" line {place.line + 1}" if place is not None else ""
-        raise ConfigError(f"{file}{where}: not valid YAML; check indentation and colons") from error
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark is not None else ""
+        raise ConfigError(f"{file}{line}: not valid YAML; check indentation and colons") from error
     if content is not None and not isinstance(content, Mapping):
-        raise ConfigError(f"{file}: must hold sections such as 'training:' with settings below them")
+        raise ConfigError(f"{file}: must contain sections such as 'training:' with settings below them")
     return content or {}
 
 
@@ -136,40 +138,40 @@ def _read_file(file: Path) -> list[tuple[str, Any]]:
 
 
 def _assign(values: dict[str, dict[str, Any]], key: str, value: Any, origin: str) -> None:
-    wanted = type_of(key, origin)
+    target = type_of(key, origin)
     section, _, name = current_name(key).partition(".")
     try:
-        values.setdefault(section, {})[name] = convert(value, wanted)
+        values.setdefault(section, {})[name] = convert(value, target)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{origin}: {key}={value}: must be {error}") from error
 
 
-def convert(value: Any, wanted: Any) -> Any:
-    """A value that YAML has read, as the type that is wanted.
+def convert(value: Any, target: Any) -> Any:
+    """Convert a value parsed from YAML to a type.
 
     Raises:
-        TypeError, ValueError: their text says what the value must be.
+        TypeError, ValueError: the message says what the value must be.
     """
-    origin = typing.get_origin(wanted)
+    origin = typing.get_origin(target)
     if origin is Literal:
-        choices = typing.get_args(wanted)
+        choices = typing.get_args(target)
         if value not in choices:
             raise ValueError("one of " + ", ".join(map(str, choices)))
         return value
     if origin is tuple:
-        (item, _) = typing.get_args(wanted)
+        (item, _) = typing.get_args(target)
         if not isinstance(value, list | tuple):
             raise TypeError(f"a list of {_noun(item)}s, for example [1, 2]")
         return tuple(convert(element, item) for element in value)
-    if wanted is float and isinstance(value, str):
-        # YAML 1.1 reads 1e-3 as text because the number has no dot.
+    if target is float and isinstance(value, str):
+        # YAML 1.1 parses 1e-3, which has no dot, as a string.
         value = _float_or_text(value)
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+    if target is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if wanted is str and isinstance(value, types.NoneType):
+    if target is str and isinstance(value, types.NoneType):
         value = ""
-    if type(value) is not wanted:
-        raise TypeError(_noun(wanted, article=True))
+    if type(value) is not target:
+        raise TypeError(_noun(target, article=True))
     return value
 
 

@@ -14,7 +14,7 @@ def current_name(key: str, origin: str = "") -> str:
 
     Args:
         key: `section.key`, old or new.
-        origin: the file or flag that uses it. Where given, the first use of an old name is logged as a warning.
+        origin: the file or flag that uses it. If given, the first use of an old name is logged as a warning.
     """
     if key not in RENAMED:
         return key

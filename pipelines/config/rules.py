@@ -1,4 +1,4 @@
-"""What a setting that breaks its rule is told."""
+"""The check of a setting against its rule."""
 
 from pipelines.errors import ConfigError
 
@@ -7,10 +7,10 @@ def rule(holds: bool, key: str, value: object, rule: str) -> None:
     """Raises ConfigError, `KEY=VALUE: must be RULE`, unless the rule holds.
 
     Args:
-        holds: whether it does.
+        holds: whether the rule holds.
         key: full name of the setting.
-        value: what it was set to.
-        rule: what it must be, to read after "must be".
+        value: its value.
+        rule: what it must be, phrased to follow "must be".
     """
     if not holds:
         shown = list(value) if isinstance(value, tuple) else value

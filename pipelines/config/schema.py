@@ -20,10 +20,10 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which network is trained."""
+    """Which network to train."""
 
     name: str = "convnet_dropout"
-    """A name from `pipelines.models.registry`."""
+    """A network in `pipelines.models.registry`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,26 +33,26 @@ class LaunchConfig:
     workers: int = 1
     """Horovod processes, one Spark barrier task each."""
     threads_per_worker: int = 0
-    """TensorFlow threads of one worker; 0 shares the cores of its node equally."""
+    """TensorFlow threads per worker; 0 divides the cores of a node equally among its workers."""
     shared_memory: bool = True
-    """Ranks that are all on one machine, without GPUs and compression, average gradients through its memory, not by Horovod."""
+    """Average gradients through shared memory instead of Horovod if all ranks are on one machine without GPUs and compression."""
     cycle_milliseconds: float = 0.0
-    """How often ranks ask each other what Horovod has to do; 0: 10 where gradients go through shared memory, else Horovod's own
-    (1, or HOROVOD_CYCLE_TIME). Asking takes time from a worker's own core (benchmarks/README.md)."""
+    """Horovod's cycle time: how often ranks negotiate pending operations, which takes time from a worker's core
+    (benchmarks/README.md). 0: 10 if gradients go through shared memory, otherwise Horovod's own (1, or HOROVOD_CYCLE_TIME)."""
     runs_uri: str = "runs"
-    """The folder that holds logs and metric spools. On a cluster it must be one that all nodes see, such as on a volume."""
+    """The folder for logs and metric spools. On a cluster all nodes must see it, for example on a volume."""
     log_level: LogLevel = "INFO"
-    """The least important log lines that the files of driver and ranks hold."""
+    """Lowest level of the lines in the log files of driver and ranks."""
     start_timeout_seconds: int = 120
-    """How long the workers may take until they have found each other."""
+    """How long the workers may take to find each other."""
     stall_warning_seconds: int = 60
-    """A worker that makes no progress for so long is named on the driver's terminal."""
+    """A worker that makes no progress for this long is named on the driver's terminal."""
     stall_shutdown_seconds: int = 300
-    """A worker that makes no progress for so long is ended, and counts as lost."""
+    """A worker that makes no progress for this long is terminated and counts as lost."""
     max_restarts: int = 2
-    """How often a training that lost a worker is started again from its last checkpoint. Errors of the code never are."""
+    """How often a training that lost a worker restarts from its last checkpoint. Errors in the code never cause a restart."""
     min_workers: int = 0
-    """A training whose lost worker finds no task slot any more goes on with fewer, so many at least; 0: it ends."""
+    """Fewest workers to continue with when there is no task slot for a lost worker; 0: the training fails."""
 
     def __post_init__(self) -> None:
         rule(self.workers >= 1, "launch.workers", self.workers, "at least 1")
@@ -82,12 +82,12 @@ class LaunchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """What is kept for the case that something fails."""
+    """What is saved to recover from failures."""
 
     every_epochs: int = 1
-    """Epochs from one checkpoint to the next; 0 writes none."""
+    """Epochs between checkpoints; 0 writes none."""
     keep: int = 3
-    """How many checkpoints of a run stay; older ones are removed."""
+    """Checkpoints kept per run; older ones are removed."""
 
     def __post_init__(self) -> None:
         rule(self.every_epochs >= 0, "checkpoint.every_epochs", self.every_epochs, "0 (none) or more")
@@ -99,23 +99,23 @@ class TrackingConfig:
     """Where the run is recorded."""
 
     uri: str = ""
-    """The MLflow tracking server. Empty: MLFLOW_TRACKING_URI, or else an sqlite file in the home folder."""
+    """The MLflow tracking server. Empty: MLFLOW_TRACKING_URI, otherwise an SQLite file in the home folder."""
     experiment: str = "convoy"
-    """Name of the MLflow experiment; on Databricks an absolute workspace path."""
+    """Name of the MLflow experiment; on Databricks, an absolute workspace path."""
     run_name: str = ""
-    """Empty: made from network, dataset and workers."""
+    """Empty: built from network, dataset and workers."""
     finish_timeout_seconds: int = 30
-    """How long a finished job waits for a slow tracking server. What is left then can be replayed."""
+    """How long a finished job waits for a slow tracking server. What is left after that can be replayed."""
 
     def __post_init__(self) -> None:
-        rule(bool(self.experiment), "tracking.experiment", self.experiment, "a name that is not empty")
-        rule(MASK not in self.uri, "tracking.uri", self.uri, "whole: its credentials were left out here; put them in again")
+        rule(bool(self.experiment), "tracking.experiment", self.experiment, "a non-empty name")
+        rule(MASK not in self.uri, "tracking.uri", self.uri, "complete: its credentials were masked here; fill them in again")
         rule(self.finish_timeout_seconds >= 0, "tracking.finish_timeout_seconds", self.finish_timeout_seconds, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One run, whole."""
+    """All settings of one run."""
 
     data: DataConfig = field(default_factory=DataConfig)
     ingest: IngestConfig = field(default_factory=IngestConfig)
@@ -141,7 +141,7 @@ class Config:
         )
 
     def flat(self) -> dict[str, Any]:
-        """`{"training.epochs": 10, ...}`, every setting."""
+        """All settings by full name: `{"training.epochs": 10, ...}`."""
         return {
             f"{section.name}.{setting.name}": getattr(getattr(self, section.name), setting.name)
             for section in dataclasses.fields(self)

@@ -54,7 +54,7 @@ def test_command_line_beats_file_beats_default(tmp_path):
         ("training.augment_elastic=5", "training.augment_elastic=5.0: must be from 0 (none) to 0.2"),
         (
             "training.accumulation_steps=3",
-            "must be a divisor of training.batch_size_per_worker (128), which it cuts into equal parts",
+            "must be a divisor of training.batch_size_per_worker (128), which it divides into equal parts",
         ),
         ("training.compression=float16", "must be none when launch.workers is 1: one worker sends no gradients"),
         ("training.test_views=3", "training.test_views=3: must be 1, 5 or 9"),
