@@ -39,9 +39,9 @@ def main(arguments: Sequence[str]) -> None:
     )
     kind = check(order)
     with open_session("convoy-score") as spark:
-        summary = run_scoring(spark, order, kind, request.say)
+        summary = run_scoring(spark, order, kind, request.reporter)
     rejected = f", {summary['rejected_rows']:,} bad rows set aside" if summary["rejected_rows"] else ""
-    request.say(
+    request.reporter.say(
         f"{summary['rows']:,} rows scored by {info.uri} to {options.output} at {summary['rows_per_second']:,} rows/s{rejected}"
     )
     request.write_summary(summary)

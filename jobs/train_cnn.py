@@ -39,14 +39,14 @@ def _train(request: cli.Request, fork_server: str) -> None:
     resumption = None
     if request.options.resume:
         runs_uri = request.config.launch.runs_uri
-        resumption = resume.prepare(request.options.resume, runs_uri, request.overrides, request.say)
+        resumption = resume.prepare(request.options.resume, runs_uri, request.overrides, request.reporter)
     config = resumption.config if resumption is not None else request.config
     console = TrainingConsole(config.training.epochs, request.verbosity)
     summary = run_training(config, console, resumption=resumption, fork_server=fork_server)
     console.result(summary)
     if name:
         tracking_uri = default_tracking_uri(config.tracking)
-        summary["registered"] = model_registry.registered(summary["model_uri"], name, tracking_uri, request.say)
+        summary["registered"] = model_registry.registered(summary["model_uri"], name, tracking_uri, request.reporter)
     request.write_summary(summary)
 
 

@@ -22,6 +22,7 @@ from pipelines.errors import ConfigError, ConvoyError
 from pipelines.launch import session
 from pipelines.launch.training import run_training
 from pipelines.system import paths
+from pipelines.system.reporter import PrintReporter
 from pipelines.track import finished_run
 from pipelines.track.console.console import TrainingConsole
 from pipelines.track.finished_run import FinishedRun
@@ -68,11 +69,12 @@ def open_table(config: Config) -> Table:
     Raises:
         ConvoyError: the data cannot be had, or a line of it is malformed.
     """
-    source = resolve.resolve_source(config.data, print)
+    reporter = PrintReporter()
+    source = resolve.resolve_source(config.data, reporter)
     ready = table.find(config, source)
     if ready is not None:
         return ready
-    return table.open_or_build(_spark(), config, source, print)[0]
+    return table.open_or_build(_spark(), config, source, reporter)[0]
 
 
 def images(table: Table, split: Split, count: int) -> "Block":

@@ -126,16 +126,16 @@ def _train_and_record(
     trial: Trial | None,
     fork_server: str | None,
 ) -> dict[str, Any]:
-    source = resolve.resolve_source(config.data, console.say)
+    source = resolve.resolve_source(config.data, console)
     with _cluster(config, console, run_dir, trial, fork_server) as (spark, server):
         clock.mark("spark")
         with _tables:
-            data, built = table.open_or_build(spark, config, source, console.say)
+            data, built = table.open_or_build(spark, config, source, console)
         clock.mark("table")
         _announce(config, data, built, console, run)
         steps_per_epoch(data.manifest.rows("train"), config.launch.workers, config.training.batch_size_per_worker)
         if resumption is not None:
-            resume.check_table(resumption, data.manifest, console.say)
+            resume.check_table(resumption, data.manifest, console)
         title = run_page.title(config, data.manifest.dataset)
         recorder = Recorder(run, run_dir, data.manifest, title, clock.submitted)
         for name, start, stop in (("set-up", "submitted", "spark"), ("ingest", "spark", "table")):
@@ -150,7 +150,7 @@ def _train_and_record(
             run_dir,
             start=resumption.checkpoint if resumption is not None else None,
             poll=pass_on,
-            warn=console.warn,
+            reporter=console,
             restarted=partial(_tag_restart, run, run_dir),
             function=work if trial is None or trial.tested else partial(work, tested=False),
             fork_server=server,

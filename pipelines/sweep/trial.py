@@ -37,10 +37,7 @@ class TrialConsole(TrainingConsole):
         self._console = console
 
     def say(self, line: str) -> None:
-        if line.startswith("warning: "):
-            self.warn(line.removeprefix("warning: "))
-        else:
-            _log.info("trial %d: %s", self._number, line)
+        _log.info("trial %d: %s", self._number, line)
 
     def warn(self, line: str) -> None:
         self._console.warn(f"trial {self._number}: {line}")

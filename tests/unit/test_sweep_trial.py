@@ -68,7 +68,7 @@ def test_when_the_sweep_ends_each_trial_does(context):
 def test_a_trial_warns_with_its_number_and_is_silent_otherwise_unless_told_to_be_verbose(capsys, verbosity, echoed):
     console = TrialConsole(7, TrainingConsole(1, verbosity))
     console.say("table is there")
-    console.say("warning: a line")
+    console.warn("a line")
     console.warn("another")
     console.echo("a line of a rank")
     console.show(epoch(1, 0.5))

@@ -6,7 +6,7 @@ pets/train/cat/1.png  ...  pets/test/dog/7.jpg  ...             test rows are th
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from pipelines.data.formats.image_file import CHANNELS, ENDINGS
 from pipelines.errors import ConfigError, DataError
 from pipelines.system import paths
 from pipelines.system.fingerprint import Fingerprint, fingerprint
+from pipelines.system.reporter import Reporter
 
 _TRAIN, _TEST = "train", "test"
 
@@ -49,13 +50,13 @@ def holds_classes(folder: Path) -> bool:
     )
 
 
-def find(location: str, data: DataConfig, report: Callable[[str], None]) -> ImageFolder:
+def find(location: str, data: DataConfig, reporter: Reporter) -> ImageFolder:
     """List the pictures of a folder.
 
     Args:
         location: the folder, in a form that `paths` understands.
         data: `classes` must be the number of sub-folders; `class_names` gives them another order than that of their names.
-        report: is given a line on classes and splits, and one on files that are left out.
+        reporter: is given a line on classes and splits, and one on files that are left out.
 
     Raises:
         ConfigError: the settings do not fit the folder.
@@ -85,9 +86,9 @@ def find(location: str, data: DataConfig, report: Callable[[str], None]) -> Imag
         left_out += others
     counts = " and ".join(f"{len(found):,} {what}" for found, what in zip(listed, (_TRAIN, _TEST), strict=False))
     drawn = "" if is_split else ", from which test rows are drawn (ingest.test_fraction)"
-    report(f"{base}: pictures of {len(class_names)} classes ({', '.join(class_names)}), {counts}{drawn}")
+    reporter.say(f"{base}: pictures of {len(class_names)} classes ({', '.join(class_names)}), {counts}{drawn}")
     if left_out:
-        report(f"{base}: {len(left_out):,} files are left out, their names are not those of pictures ({left_out[0]})")
+        reporter.say(f"{base}: {len(left_out):,} files are left out, their names are not those of pictures ({left_out[0]})")
     return ImageFolder(class_names=class_names, folders=folders, pictures=tuple(listed))
 
 

@@ -12,6 +12,7 @@ from pipelines.data.sources import downloads, image_folder
 from pipelines.data.sources.image_folder import ImageFolder
 from pipelines.errors import ConfigError, DataError
 from pipelines.system import paths
+from pipelines.system.reporter import Reporter
 
 MNIST_FOLDER = "dbfs:/databricks-datasets/mnist-digits/data-001"
 _FASHION_FOLDER = "dbfs:/convoy/fashion-mnist"
@@ -27,7 +28,6 @@ _LOOK_AGAIN_SECONDS = 0.2
 NAMES = ("mnist", "mnist-5k", "fashion-mnist")
 
 SourceSplit = Literal["train", "test"]
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -61,30 +61,30 @@ class Source:
         return f"{uri}/{self.pictures.pictures[file][number].name}", None
 
 
-def resolve_source(data: DataConfig, report: Report) -> Source:
+def resolve_source(data: DataConfig, reporter: Reporter) -> Source:
     """Find the files of `data.dataset`, fetching or converting them where the name asks for it.
 
     Args:
         data: `dataset` is a name, a libsvm file, a folder of such files or of pictures, or a URI; see `DataConfig`.
-        report: is given lines for people.
+        reporter: receives progress.
 
     Raises:
         ConfigError: the name or path does not lead to a data set.
         DataError: it does, but the data cannot be had on this machine.
     """
-    named: dict[str, Callable[[Report], Source]] = {"mnist": _mnist, "mnist-5k": _mnist_5k, "fashion-mnist": _fashion_mnist}
+    named: dict[str, Callable[[Reporter], Source]] = {"mnist": _mnist, "mnist-5k": _mnist_5k, "fashion-mnist": _fashion_mnist}
     path = None if data.dataset in named else paths.to_python(data.dataset)
     if path is None:
         _refuse_test_file(data)
-        return named[data.dataset](report)
-    return _once_there(lambda: _at(path, data, named, report), data, report)
+        return named[data.dataset](reporter)
+    return _once_there(lambda: _at(path, data, named, reporter), data, reporter)
 
 
 class _NotThere(ConfigError):
     """A file or folder is missing, and could still appear."""
 
 
-def _once_there(look: Callable[[], Source], data: DataConfig, report: Report) -> Source:
+def _once_there(look: Callable[[], Source], data: DataConfig, reporter: Reporter) -> Source:
     """Look again for `data.wait_seconds`: on a mounted store a new file is seen on other machines only after a while."""
     deadline = time.monotonic() + data.wait_seconds
     waiting = False
@@ -97,7 +97,7 @@ def _once_there(look: Callable[[], Source], data: DataConfig, report: Report) ->
                 raise
             if not waiting:
                 what = str(error).partition(";")[0]
-                report(f"{what}; looking again for {data.wait_seconds:g} s (data.wait_seconds)")
+                reporter.say(f"{what}; looking again for {data.wait_seconds:g} s (data.wait_seconds)")
             waiting = True
             time.sleep(_LOOK_AGAIN_SECONDS)
         except OSError as error:
@@ -106,13 +106,13 @@ def _once_there(look: Callable[[], Source], data: DataConfig, report: Report) ->
             ) from error
 
 
-def _pictures(path: Path, data: DataConfig, report: Report) -> Source:
-    found = image_folder.find(data.dataset, data, report)
+def _pictures(path: Path, data: DataConfig, reporter: Reporter) -> Source:
+    found = image_folder.find(data.dataset, data, reporter)
     splits: tuple[SourceSplit, ...] = ("train", "test")
     return Source(_slug(path.name), tuple(zip(found.folders, splits, strict=False)), pictures=found)
 
 
-def _at(path: Path, data: DataConfig, names: Iterable[str], report: Report) -> Source:
+def _at(path: Path, data: DataConfig, names: Iterable[str], reporter: Reporter) -> Source:
     # stat, and not is_dir, which takes a folder that may not be entered for one that is not there.
     try:
         mode = path.stat().st_mode
@@ -124,7 +124,7 @@ def _at(path: Path, data: DataConfig, names: Iterable[str], report: Report) -> S
     if stat.S_ISDIR(mode):
         _refuse_test_file(data)
         if image_folder.holds_classes(path) and not any(is_libsvm(entry) for entry in path.iterdir()):
-            return _pictures(path, data, report)
+            return _pictures(path, data, reporter)
         return Source(_slug(path.name), folder_files(data.dataset))
     if not stat.S_ISREG(mode):
         raise ConfigError(f"data.dataset={data.dataset}: is neither a file nor a folder; copy the data into a file first")
@@ -165,27 +165,27 @@ def folder_files(location: str) -> tuple[tuple[str, SourceSplit], ...]:
     return tuple(found)
 
 
-def _mnist(report: Report) -> Source:
+def _mnist(reporter: Reporter) -> Source:
     folder = paths.to_python(MNIST_FOLDER)
     if not folder.is_dir():
         try:
-            downloads.fetch(downloads.MNIST, folder, report)
+            downloads.fetch(downloads.MNIST, folder, reporter)
         except downloads.NotFetched as error:
-            report(f"MNIST is not at {MNIST_FOLDER} ({folder}) and could not be fetched: {error}")
-            report(_SUBSTITUTE_NOTE)
-            return Source("mnist-5k", _substitute_files(report), _SUBSTITUTE_NOTE)
+            reporter.say(f"MNIST is not at {MNIST_FOLDER} ({folder}) and could not be fetched: {error}")
+            reporter.say(_SUBSTITUTE_NOTE)
+            return Source("mnist-5k", _substitute_files(reporter), _SUBSTITUTE_NOTE)
     return Source("mnist", folder_files(MNIST_FOLDER))
 
 
-def _mnist_5k(report: Report) -> Source:
-    return Source("mnist-5k", _substitute_files(report))
+def _mnist_5k(reporter: Reporter) -> Source:
+    return Source("mnist-5k", _substitute_files(reporter))
 
 
-def _fashion_mnist(report: Report) -> Source:
+def _fashion_mnist(reporter: Reporter) -> Source:
     folder = paths.to_python(_FASHION_FOLDER)
     if not folder.is_dir():
         try:
-            downloads.fetch(downloads.FASHION_MNIST, folder, report)
+            downloads.fetch(downloads.FASHION_MNIST, folder, reporter)
         except downloads.NotFetched as error:
             raise DataError(
                 f"fashion-mnist could not be fetched: {error}; on Debian, apt-get install dataset-fashion-mnist"
@@ -193,10 +193,10 @@ def _fashion_mnist(report: Report) -> Source:
     return Source("fashion-mnist", folder_files(_FASHION_FOLDER))
 
 
-def _substitute_files(report: Report) -> tuple[tuple[str, SourceSplit], ...]:
+def _substitute_files(reporter: Reporter) -> tuple[tuple[str, SourceSplit], ...]:
     folder = paths.to_python(_SUBSTITUTE_FOLDER)
     if not folder.is_dir():
-        downloads.write_substitute(folder, report)
+        downloads.write_substitute(folder, reporter)
     return folder_files(_SUBSTITUTE_FOLDER)
 
 

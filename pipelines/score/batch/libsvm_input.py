@@ -15,24 +15,24 @@ from pipelines.data.ingest.parse_pass import IS_IMAGES
 from pipelines.data.sources import resolve
 from pipelines.data.sources.resolve import Source, is_libsvm
 from pipelines.score.batch.scoring import Input
-from pipelines.score.evaluate.dataset import Report
 from pipelines.system import paths
+from pipelines.system.reporter import Reporter
 
 KEPT_COLUMNS = ("file", "line", "label")
 _ROW_COLUMNS = "file string, line bigint, label int, content binary, __origin string, __row bigint"
 
 
 @contextmanager
-def opened(spark: SparkSession, config: Config, report: Report, folder: Path) -> Iterator[tuple[Input, int]]:
+def opened(spark: SparkSession, config: Config, reporter: Reporter, folder: Path) -> Iterator[tuple[Input, int]]:
     """The rows of `data.dataset`, and how many lines were set aside into `folder`. Kept are file, line (from 1) and label value.
 
     Raises:
         DataError: a line is malformed, or too many are (`ingest.on_bad_rows`); begins `FILE:LINE: reason`.
     """
-    source = find(config, report)
+    source = find(config, reporter)
     with build.parsed_text(spark, config, source, images_apart=True) as text:
         for warning in text.rejected.warnings:
-            report(warning)
+            reporter.warn(warning)
         if text.rejected.rows:
             quarantine.write(text.frame, source, text.reports, text.rejected.rows, folder)
         rows = partial(
@@ -77,7 +77,7 @@ def image_rows(
         yield pa.RecordBatch.from_pydict(columns)
 
 
-def find(config: Config, report: Report) -> Source:
+def find(config: Config, reporter: Reporter) -> Source:
     """The files of `data.dataset`: those of a data set, one file, or all of a folder.
 
     Raises:
@@ -86,7 +86,7 @@ def find(config: Config, report: Report) -> Source:
     """
     location = config.data.dataset
     if location in resolve.NAMES:
-        return resolve.resolve_source(config.data, report)
+        return resolve.resolve_source(config.data, reporter)
     path = paths.to_python(location)
     if path.is_file():
         return Source(path.name, ((location, "test"),))

@@ -31,10 +31,7 @@ class TrainingConsole:
         self._status = terminal.StatusLine(found) if found is not None else None
 
     def say(self, line: str) -> None:
-        """Print one line, above the progress line where there is one. What begins with `warning: ` is passed to `warn`."""
-        if line.startswith("warning: "):
-            self.warn(line.removeprefix("warning: "))
-            return
+        """Print one line, above the progress line where there is one."""
         _log.info("%s", line)
         if self.verbosity != "quiet":
             self._print(line)
