@@ -5,6 +5,7 @@ spark-submit jobs/train_cnn.py --resume latest
 """
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 
@@ -46,8 +47,9 @@ def _train(request: cli.Request, fork_server: str) -> None:
     console.result(summary)
     if name:
         tracking_uri = default_tracking_uri(config.tracking)
-        summary["registered"] = model_registry.registered(summary["model_uri"], name, tracking_uri, request.reporter)
-    request.write_summary(summary)
+        registered = model_registry.registered(summary.model_uri, name, tracking_uri, request.reporter)
+        summary = dataclasses.replace(summary, registered=registered)
+    request.write_summary(summary.as_dict())
 
 
 if __name__ == "__main__":

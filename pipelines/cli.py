@@ -24,7 +24,7 @@ from pipelines.errors import ConfigError, ConvoyError, Interrupted
 from pipelines.system import paths, spark_submit, temporary
 from pipelines.system.reporter import PrintReporter, Reporter
 from pipelines.system.secrets import mask
-from pipelines.track.rundir.layout import write_summary
+from pipelines.track.rundir import summary as summary_file
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Request:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the result as JSON where that was asked for. Raises ConvoyError when it cannot be written."""
         if self.summary is not None:
-            write_summary(summary, self.summary)
+            summary_file.write(summary, self.summary)
 
 
 def parse(

@@ -110,13 +110,13 @@ def train(config: Config, *, again: bool = False) -> FinishedRun:
             return earlier
     _spark()
     summary = run_training(config, console, time.time())
-    test = summary["test"]
+    assert summary.test is not None
     console.say(
-        f"test accuracy {100 * test['accuracy']:.2f} % of {test['rows']:,} rows, after {summary['seconds']['total']:.0f} s"
+        f"test accuracy {100 * summary.test.accuracy:.2f} % of {summary.test.rows:,} rows, after {summary.seconds.total:.0f} s"
     )
-    found = finished_run.read(Path(summary["run_dir"]))
+    found = finished_run.read(Path(summary.run_dir))
     if found is None:
-        raise ConvoyError(f"{summary['run_dir']}: the run that has just ended cannot be read; this is a defect")
+        raise ConvoyError(f"{summary.run_dir}: the run that has just ended cannot be read; this is a defect")
     return found
 
 
@@ -132,7 +132,7 @@ def _earlier(config: Config, table_uri: str) -> FinishedRun | None:
     wanted = _comparable(config)
     return finished_run.newest(
         paths.to_python(config.launch.runs_uri),
-        lambda run: _comparable(run.config) == wanted and run.summary["table"] == table_uri,
+        lambda run: _comparable(run.config) == wanted and run.summary.table == table_uri,
     )
 
 

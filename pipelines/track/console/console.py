@@ -10,6 +10,7 @@ from pipelines.system.secrets import mask
 from pipelines.track.console import terminal
 from pipelines.track.rundir import layout
 from pipelines.track.rundir.events import Event
+from pipelines.track.rundir.summary import TrainingSummary
 
 _log = logging.getLogger(__name__)
 
@@ -64,26 +65,28 @@ class TrainingConsole:
         if self._status is not None:
             self._status.close()
 
-    def result(self, summary: Mapping[str, Any]) -> None:
+    def result(self, summary: TrainingSummary) -> None:
         """What came of it, and how to open the run."""
-        seconds, test = summary["seconds"], summary["test"]
-        rows = {
-            "test accuracy": f"{100 * test['accuracy']:.2f} %  (loss {test['loss']:.4f}, {test['rows']:,} rows)",
-            "trained": f"{_count(summary['epochs'], 'epoch')} on {_count(summary['workers'], 'worker')}, {summary['precision']}, "
-            f"{summary['rows_per_second']:,} rows/s",
-            "seconds": f"{seconds['total']:.1f} in all: ingest {seconds['ingest']:.1f}, launch {seconds['launch']:.1f}, "
-            f"training {seconds['train']:.1f}; first step after {seconds['first_step']:.1f}",
-            "table": summary["table"],
-            "run": f"{summary['run_id']}  (./convoy ui shows it)",
-            "model": summary["model_uri"],
+        seconds, test = summary.seconds, summary.test
+        rows = {}
+        if test is not None:
+            rows["test accuracy"] = f"{100 * test.accuracy:.2f} %  (loss {test.loss:.4f}, {test.rows:,} rows)"
+        rows |= {
+            "trained": f"{_count(summary.epochs, 'epoch')} on {_count(summary.workers, 'worker')}, {summary.precision}, "
+            f"{summary.rows_per_second:,} rows/s",
+            "seconds": f"{seconds.total:.1f} in all: ingest {seconds.ingest:.1f}, launch {seconds.launch:.1f}, "
+            f"training {seconds.train:.1f}; first step after {seconds.first_step:.1f}",
+            "table": summary.table,
+            "run": f"{summary.run_id}  (./convoy ui shows it)",
+            "model": summary.model_uri,
         }
-        if not summary["run_id"]:
+        if not summary.run_id:
             rows |= {
-                "run": f"{summary['run_dir']}, not yet in MLflow",
-                "model": f"{summary['run_dir']}/{layout.MODEL_FOLDER}",
+                "run": f"{summary.run_dir}, not yet in MLflow",
+                "model": f"{summary.run_dir}/{layout.MODEL_FOLDER}",
             }
-        if summary["note"]:
-            rows["NOTE"] = summary["note"]
+        if summary.note:
+            rows["NOTE"] = summary.note
         if self.verbosity != "quiet":
             self._print("")
         for name, value in rows.items():
