@@ -190,9 +190,9 @@ display(
             {
                 "seconds": round(event.time - began, 1),
                 "rank": event.rank,
-                "event": f"epoch {event.values['epoch']}" if event.kind == "epoch" else event.kind,
-                "train/loss": event.values.get("metrics", {}).get("train/loss", ""),
-                "epoch_seconds": event.values.get("metrics", {}).get("epoch_seconds", ""),
+                "event": f"epoch {event.values.epoch}" if event.kind == "epoch" else event.kind,
+                "train/loss": event.values.metrics["train/loss"] if event.kind == "epoch" else "",
+                "epoch_seconds": event.values.metrics["epoch_seconds"] if event.kind == "epoch" else "",
             }
             for event in run.events
             if event.kind in ("plan", "first_step", "epoch", "test", "saved")

@@ -32,7 +32,7 @@ from pipelines.track.recorder import Recorder
 from pipelines.track.rundir import layout
 from pipelines.track.rundir import summary as summary_file
 from pipelines.track.rundir.events import Event
-from pipelines.track.rundir.summary import SplitRows, StageSeconds, TestScore, TrainingSummary
+from pipelines.track.rundir.summary import ModelScore, SplitRows, StageSeconds, TrainingSummary
 from pipelines.track.tracked_run import TrackedRun
 from pipelines.train.result import Score, TrainingResult
 
@@ -187,7 +187,7 @@ def _train_and_record(
         epochs=result.epochs,
         best_epoch=result.best_epoch,
         precision=result.precision,
-        test=TestScore(**dataclasses.asdict(result.test)) if result.test is not None else None,
+        test=ModelScore(**dataclasses.asdict(result.test)) if result.test is not None else None,
         rows_per_second=round(result.rows_per_second),
         tracking_processor_seconds=round(
             run.processor_seconds(clock.at("first_step"), clock.at("first_step") + result.train_seconds), 3

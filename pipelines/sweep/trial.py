@@ -21,7 +21,7 @@ from pipelines.sweep.plan import Sweep
 from pipelines.sweep.search import Proposal, State, Study, TrialOutcome
 from pipelines.track.console.console import TrainingConsole
 from pipelines.track.rundir import layout
-from pipelines.track.rundir.events import Event
+from pipelines.track.rundir.events import EpochEnd, Event
 from pipelines.track.rundir.summary import TrainingSummary
 
 _log = logging.getLogger(__name__)
@@ -79,8 +79,8 @@ class _Watch:
         if self._ground.halt.is_set():
             raise errors.Interrupted(signal.SIGTERM)
         for event in events:
-            if event.kind == "epoch":
-                self._epoch(int(event.values["epoch"]), event.values["metrics"])
+            if isinstance(event.values, EpochEnd):
+                self._epoch(event.values.epoch, dict(event.values.metrics))
 
     def _epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         if epoch <= len(self.history):

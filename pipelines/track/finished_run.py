@@ -1,6 +1,6 @@
 """A run that has ended, read from its folder: what it was asked, what came of it, and its figures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from pipelines.system import paths
 from pipelines.track import run_page
 from pipelines.track.figures import catalog
 from pipelines.track.rundir import figure_data, layout, summary
-from pipelines.track.rundir.events import Event, SpoolReader
+from pipelines.track.rundir.events import EpochEnd, Event, SpoolReader
 from pipelines.track.rundir.figure_data import Predictions
 from pipelines.track.rundir.summary import TrainingSummary
 
@@ -37,11 +37,11 @@ class FinishedRun:
         return tuple(sorted(found, key=lambda event: event.time))
 
     @cached_property
-    def history(self) -> tuple[dict[str, float], ...]:
+    def history(self) -> tuple[Mapping[str, float], ...]:
         """The metrics of each epoch."""
-        epochs = [event.values for event in self.events if event.kind == "epoch" and event.rank == 0]
+        ends = [event.values for event in self.events if isinstance(event.values, EpochEnd) and event.rank == 0]
         # A run that was restarted reports an epoch twice; the later one counts.
-        last = {values["epoch"]: values["metrics"] for values in epochs}
+        last = {end.epoch: end.metrics for end in ends}
         return tuple(last[epoch] for epoch in sorted(last))
 
     @cached_property

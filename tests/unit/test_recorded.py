@@ -12,9 +12,9 @@ from pipelines.launch import notebook
 from pipelines.track import finished_run
 from pipelines.track.rundir import figure_data, layout
 from pipelines.track.rundir import summary as summary_file
-from pipelines.track.rundir.events import SpoolWriter
+from pipelines.track.rundir.events import EpochEnd, SpoolWriter
 from pipelines.track.rundir.figure_data import PredictionWriter
-from pipelines.track.rundir.summary import SplitRows, StageSeconds, TestScore, TrainingSummary
+from pipelines.track.rundir.summary import ModelScore, SplitRows, StageSeconds, TrainingSummary
 
 
 def write_run(folder, table, settings=(), epochs=(1, 2), finished=True):
@@ -24,7 +24,7 @@ def write_run(folder, table, settings=(), epochs=(1, 2), finished=True):
     spool = SpoolWriter(folder / layout.SPOOL_FOLDER, 0)
     for place, epoch in enumerate(epochs):
         names = ("train/loss", "train/accuracy", "validation/loss", "validation/accuracy")
-        spool.write("epoch", epoch=epoch, metrics=dict.fromkeys(names, 1 / (place + 1)))
+        spool.write(EpochEnd(epoch, dict.fromkeys(names, 1 / (place + 1))))
     spool.close()
     rng = np.random.default_rng(1)
     writer = PredictionWriter(0, 1)
@@ -99,7 +99,7 @@ def test_a_summary_is_read_as_it_was_written_by_any_version(tmp_path, table):
     kept = summary_file.read(file)
     assert kept.test is None
     assert "registered" not in kept.as_dict()
-    whole = dataclasses.replace(kept, test=TestScore(0.5, 0.9, 30), registered={"name": "digits"}, run_id="abc")
+    whole = dataclasses.replace(kept, test=ModelScore(0.5, 0.9, 30), registered={"name": "digits"}, run_id="abc")
     summary_file.write(whole.as_dict(), file)
     assert summary_file.read(file) == whole
     values = json.loads(file.read_text())

@@ -3,13 +3,12 @@
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 
 from pipelines.config.schema import Verbosity
 from pipelines.system.secrets import mask
 from pipelines.track.console import terminal
 from pipelines.track.rundir import layout
-from pipelines.track.rundir.events import Event
+from pipelines.track.rundir.events import EpochEnd, Event, StepProgress, TrainingPlan
 from pipelines.track.rundir.summary import TrainingSummary
 
 _log = logging.getLogger(__name__)
@@ -49,16 +48,16 @@ class TrainingConsole:
 
     def show(self, event: Event) -> None:
         """Show what rank 0 reported."""
-        values = event.values
-        if event.kind == "plan":
-            # A training that was started again plans again.
-            self._first_progress = None
-            self._steps = values["steps"]
-            self.say(arithmetic(values))
-        elif event.kind == "progress":
-            self._progress(event)
-        elif event.kind == "epoch":
-            self.say(epoch_line(values["epoch"], self._epochs, values["metrics"]))
+        match event.values:
+            case TrainingPlan() as plan:
+                # A training that was started again plans again.
+                self._first_progress = None
+                self._steps = plan.steps
+                self.say(arithmetic(plan))
+            case StepProgress() as moment:
+                self._progress(moment, event.time)
+            case EpochEnd() as end:
+                self.say(epoch_line(end.epoch, self._epochs, end.metrics))
 
     def close(self) -> None:
         """Take the progress line away."""
@@ -92,18 +91,19 @@ class TrainingConsole:
         for name, value in rows.items():
             self.say(f"{name:15}{value}")
 
-    def _progress(self, event: Event) -> None:
+    def _progress(self, moment: StepProgress, time: float) -> None:
         if self._status is None:
             return
-        values = event.values
-        done = (values["epoch"] - 1) * self._steps + values["step"]
+        done = (moment.epoch - 1) * self._steps + moment.step
         total = self._epochs * self._steps
-        first_time, first_done = self._first_progress = self._first_progress or (event.time, done)
-        parts = [f"epoch {values['epoch']}/{self._epochs}"]
+        first_time, first_done = self._first_progress = self._first_progress or (time, done)
+        parts = [f"epoch {moment.epoch}/{self._epochs}"]
         if done > first_done:
-            parts.append(f"{_clock((total - done) * (event.time - first_time) / (done - first_done))} left")
-        parts += [f"{name} {values[name]:.4f}" for name in ("accuracy", "loss") if name in values]
-        parts.append(f"{values['rows_per_second']:,.0f} rows/s")
+            parts.append(f"{_clock((total - done) * (time - first_time) / (done - first_done))} left")
+        for name, value in (("accuracy", moment.accuracy), ("loss", moment.loss)):
+            if value is not None:
+                parts.append(f"{name} {value:.4f}")
+        parts.append(f"{moment.rows_per_second:,.0f} rows/s")
         self._status.show(lambda width: terminal.fitted(parts, done / total, width))
 
     def _print(self, line: str) -> None:
@@ -115,15 +115,15 @@ class TrainingConsole:
                 print(mask(line), flush=True)
 
 
-def arithmetic(plan: Mapping[str, Any]) -> str:
+def arithmetic(plan: TrainingPlan) -> str:
     """One line that says what the settings come to."""
-    global_batch_size = plan["workers"] * plan["batch_size_per_worker"]
-    left_out = plan["rows"] - plan["steps"] * global_batch_size
+    global_batch_size = plan.workers * plan.batch_size_per_worker
+    left_out = plan.rows - plan.steps * global_batch_size
     return (
-        f"{plan['rows']:,} rows, {_count(plan['workers'], 'worker')} x batch {plan['batch_size_per_worker']} = global batch "
-        f"{global_batch_size}, {plan['steps']} steps an epoch ({left_out} rows left out, others each time), "
-        f"learning rate {plan['learning_rate']:g}, {_count(plan['threads'], 'thread')} a worker, {plan['precision']}, "
-        f"{'from memory' if plan['in_memory'] else 'streamed'} (at most {plan['held_mb']:,} MB of rows in a worker)"
+        f"{plan.rows:,} rows, {_count(plan.workers, 'worker')} x batch {plan.batch_size_per_worker} = global batch "
+        f"{global_batch_size}, {plan.steps} steps an epoch ({left_out} rows left out, others each time), "
+        f"learning rate {plan.learning_rate:g}, {_count(plan.threads, 'thread')} a worker, {plan.precision}, "
+        f"{'from memory' if plan.in_memory else 'streamed'} (at most {plan.held_mb:,} MB of rows in a worker)"
     )
 
 

@@ -22,7 +22,7 @@ class SplitRows:
 
 
 @dataclass(frozen=True)
-class TestScore:
+class ModelScore:
     """Means of the logged model over the test rows."""
 
     loss: float
@@ -58,7 +58,7 @@ class TrainingSummary:
     epochs: int
     best_epoch: int
     precision: str
-    test: TestScore | None
+    test: ModelScore | None
     """None where the test rows were not used, as in a trial of a sweep."""
     rows_per_second: int
     """All workers together, in the last epoch."""
@@ -89,7 +89,7 @@ class TrainingSummary:
         try:
             known = {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values}
             known["rows"] = SplitRows(**values["rows"])
-            known["test"] = TestScore(**values["test"]) if values["test"] is not None else None
+            known["test"] = ModelScore(**values["test"]) if values["test"] is not None else None
             known["seconds"] = StageSeconds(**values["seconds"])
             return cls(**known)
         except (KeyError, TypeError) as error:
