@@ -12,6 +12,8 @@ import results_table
 from convoy_runs import train
 from results_table import CONFIGS
 
+from pipelines.track.rundir.summary import TrainingSummary
+
 
 def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
     """Each configuration with 1 and 2 workers and the seeds 1 to `rounds`.
@@ -38,17 +40,17 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
     return {"runs": runs}
 
 
-def _row(config: str, workers: int, seed: int, summary: dict[str, Any]) -> dict[str, Any]:
+def _row(config: str, workers: int, seed: int, summary: TrainingSummary) -> dict[str, Any]:
     return {
         "config": config,
         "workers": workers,
         "seed": seed,
-        "epochs": summary["epochs"],
-        "accuracy": summary["test"]["accuracy"],
-        "precision": summary["precision"],
-        "rows_per_second": summary["rows_per_second"],
-        "train_seconds": summary["seconds"]["train"],
-        "total_seconds": round(summary["seconds"]["total"] - summary["seconds"]["ingest"], 1),
+        "epochs": summary.epochs,
+        "accuracy": summary.test.accuracy,
+        "precision": summary.precision,
+        "rows_per_second": summary.rows_per_second,
+        "train_seconds": summary.seconds.train,
+        "total_seconds": round(summary.seconds.total - summary.seconds.ingest, 1),
     }
 
 

@@ -1,17 +1,18 @@
 """Convoy's own jobs as the benchmarks start them, submitted, in a home folder of their own; and what they read."""
 
 import bz2
-import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from processes import ROOT, SUBMIT, Finished, run
+
+from pipelines.track.rundir import summary as summary_file
+from pipelines.track.rundir.summary import TrainingSummary
 
 
 def train(
     home: Path, data: Path | None, config: str, *settings: str, workers: int | None = None
-) -> tuple[Finished, dict[str, Any]]:
+) -> tuple[Finished, TrainingSummary]:
     """`spark-submit jobs/train_cnn.py`: the process, and the summary that the job wrote.
 
     Args:
@@ -32,7 +33,7 @@ def train(
         for setting in settings:
             command += ["--set", setting]
         finished = run(command, home)
-        return finished, json.loads(summary.read_text())
+        return finished, summary_file.read(summary)
 
 
 def repeated(data: Path, folder: Path, times: int) -> Path:

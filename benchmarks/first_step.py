@@ -23,7 +23,7 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
         for _ in range(rounds):
             for workers in (1, 2):
                 finished, summary = train(Path(home), data, "convnet", "training.epochs=1", workers=workers)
-                seconds[str(workers)].append(summary["seconds"]["first_step"])
+                seconds[str(workers)].append(summary.seconds.first_step)
                 total[str(workers)].append(round(finished.seconds, 1))
                 peak[str(workers)].append(round(finished.peak_mb))
     return {"first_step_seconds": seconds, "whole_process_seconds": total, "peak_mb": peak}

@@ -29,10 +29,10 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
                 found.append(
                     {
                         "times": times,
-                        "rows": summary["rows"]["train"],
+                        "rows": summary.rows.train,
                         "rank_peak_mb": round(finished.rank_peak_mb),
-                        "rows_per_second": summary["rows_per_second"],
-                        "ingest_seconds": summary["seconds"]["ingest"],
+                        "rows_per_second": summary.rows_per_second,
+                        "ingest_seconds": summary.seconds.ingest,
                         "source_mb": round(sum(path.stat().st_size for path in source.iterdir()) / 1e6),
                     }
                 )

@@ -37,7 +37,7 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as home:
         _, summary = train(Path(home), data, "convnet", "training.epochs=1")
-        table = str(Path(home) / summary["table"])
+        table = str(Path(home) / summary.table)
         for _ in range(rounds):
             for way, times in [("memory", 1), *(("stream", times) for times in TIMES)]:
                 finished = run([sys.executable, str(ROOT / "benchmarks/input_pipeline.py"), table, str(times), way], Path(home))

@@ -26,6 +26,7 @@ from pipelines.data.stream.sharding import steps_per_epoch
 from pipelines.data.table.schema import Table
 from pipelines.launch import restarts, session
 from pipelines.launch.health import heartbeat
+from pipelines.system.reporter import NullReporter
 from pipelines.track.rundir.layout import ATTEMPT_FOLDER
 from pipelines.train.result import TrainingResult
 
@@ -73,8 +74,8 @@ def main() -> int:
         settings = [*SETTINGS, f"training.epochs={options.epochs}", f"launch.max_restarts={options.kills}"]
         config = loader.load(None, settings)
         with session.open_session("convoy-soak") as spark:
-            source = resolve_source(config.data, lambda line: None)
-            data, _ = table.open_or_build(spark, config, source, lambda line: None)
+            source = resolve_source(config.data, NullReporter())
+            data, _ = table.open_or_build(spark, config, source, NullReporter())
             undisturbed, seconds, _ = train(spark, config, data, Path(folder) / "undisturbed", [])
             print(f"undisturbed: {seconds:.1f} s, weights {undisturbed.weights_sha256}", flush=True)
             kills = plan(options.seed, options.kills, options.epochs)
@@ -115,8 +116,7 @@ def train(spark: object, config: Config, data: Table, run_dir: Path, kills: list
         run_dir,
         start=None,
         poll=lambda: None,
-        # Warnings of a stall come early here, and say nothing.
-        warn=lambda line: tell(line, started) if line.startswith("restart") else None,
+        reporter=RestartReporter(started),
         restarted=lambda line: next(starts_again),
     )
     ended.set()
@@ -124,8 +124,15 @@ def train(spark: object, config: Config, data: Table, run_dir: Path, kills: list
     return results[0], time.monotonic() - started, next(starts_again)
 
 
-def tell(line: str, started: float) -> None:
-    print(f"  {time.monotonic() - started:6.1f} s  {line}", flush=True)
+class RestartReporter(NullReporter):
+    """Prints restarts. Warnings of a stall come early here, and mean nothing."""
+
+    def __init__(self, started: float) -> None:
+        self._started = started
+
+    def warn(self, line: str) -> None:
+        if line.startswith("restart"):
+            print(f"  {time.monotonic() - self._started:6.1f} s  {line}", flush=True)
 
 
 def kill_all(run_dir: Path, kills: list[Kill], steps: int, ended: threading.Event) -> None:

@@ -30,7 +30,7 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
                 "script_accuracy": json.loads(script.output.splitlines()[-1])["accuracy"],
                 "script_peak_mb": round(script.peak_mb),
                 "convoy_seconds": round(convoy.seconds, 1),
-                "convoy_accuracy": summary["test"]["accuracy"],
+                "convoy_accuracy": summary.test.accuracy,
                 "convoy_peak_mb": round(convoy.peak_mb),
                 "ratio": round(convoy.seconds / script.seconds, 3),
             }

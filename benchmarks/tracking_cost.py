@@ -29,10 +29,10 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
             # Each is first as often as the other, because machines slow down and speed up.
             for way in sorted(ways, reverse=number % 2 == 0):
                 finished, summary = train(Path(home), data, "convnet", *SETTINGS, *ways[way])
-                seconds[way].append(summary["seconds"]["train"])
+                seconds[way].append(summary.seconds.train)
                 whole[way].append(round(finished.seconds, 1))
                 if way == "on":
-                    computed.append(summary["tracking_processor_seconds"])
+                    computed.append(summary.tracking_processor_seconds)
     return {
         "train_seconds": seconds,
         "whole_process_seconds": whole,

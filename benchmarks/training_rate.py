@@ -38,7 +38,7 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
                     for workers in (1, 2):
                         batch_setting = f"training.batch_size_per_worker={batch}"
                         _, summary = train(Path(home), data, network, *settings, batch_setting, workers=workers)
-                        row[f"convoy_{workers}_{batch}"] = summary["rows_per_second"]
+                        row[f"convoy_{workers}_{batch}"] = summary.rows_per_second
                 rows.append(row)
                 print(f"  {row}", flush=True)
     return {"rounds": rows}

@@ -23,19 +23,19 @@ def own_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     request = cli.parse(arguments, "Evaluate a logged model, every row exactly once.", None, own_flags)
-    tracking, options = request.config.tracking, request.options
+    tracking, options, reporter = request.config.tracking, request.options, request.reporter
     flags.check_rows(options)
     if options.register:
         model_registry.check_name(options.register)
     info = classifier.find(options.model, default_tracking_uri(tracking), tracking.experiment)
-    choice = choose(request.config, info, options.table, options.split, request.say)
+    choice = choose(request.config, info, options.table, options.split, reporter)
     with open_session("convoy-evaluate") as spark:
-        summary = run_evaluation(spark, choice, info, request.say)
+        summary = run_evaluation(spark, choice, info, reporter)
     test = summary["test"]
-    request.say(f"accuracy {100 * test['accuracy']:.2f} %  (loss {test['loss']:.4f}, {test['rows']:,} rows)")
-    request.say(f"run {summary['run_id']}" + (f" below {summary['parent_run_id']}" if summary["parent_run_id"] else ""))
+    reporter.say(f"accuracy {100 * test['accuracy']:.2f} %  (loss {test['loss']:.4f}, {test['rows']:,} rows)")
+    reporter.say(f"run {summary['run_id']}" + (f" below {summary['parent_run_id']}" if summary["parent_run_id"] else ""))
     if options.register:
-        summary["registered"] = model_registry.registered(info.uri, options.register, default_tracking_uri(tracking), request.say)
+        summary["registered"] = model_registry.registered(info.uri, options.register, default_tracking_uri(tracking), reporter)
     request.write_summary(summary)
 
 

@@ -16,17 +16,18 @@ from pipelines.launch.session import open_session
 
 def main(arguments: Sequence[str]) -> None:
     request = cli.parse(arguments, "Write the Parquet table of a data set.", "conf/train_cnn.yml")
-    source = resolve_source(request.config.data, request.say)
+    reporter = request.reporter
+    source = resolve_source(request.config.data, reporter)
     started = time.monotonic()
     with open_session("convoy-ingest") as spark:
-        found, built = table.open_or_build(spark, request.config, source, request.say)
+        found, built = table.open_or_build(spark, request.config, source, reporter)
     seconds = time.monotonic() - started
     rows = {split: found.manifest.rows(split) for split in SPLITS}
     counts = ", ".join(f"{count:,} {split}" for split, count in rows.items())
-    request.say(f"table {found.uri} ({'built' if built else 'reused'} in {seconds:.1f} s): {counts}")
+    reporter.say(f"table {found.uri} ({'built' if built else 'reused'} in {seconds:.1f} s): {counts}")
     manifest = found.manifest
     if manifest.rejected_rows:
-        request.say(f"{manifest.rejected_summary}, kept in {found.uri}/{REJECTED_FOLDER}")
+        reporter.say(f"{manifest.rejected_summary}, kept in {found.uri}/{REJECTED_FOLDER}")
     summary = {
         "table": found.uri,
         "dataset": source.dataset,

@@ -40,10 +40,10 @@ def main(arguments: Sequence[str]) -> None:
     if challenger is None or challenger == champion:
         raise ConfigError(f"{options.name}: has no challenger; train with --register {options.name} first")
     infos = [classifier.find(f"models:/{options.name}/{version}", tracking_uri) for version in versions if version is not None]
-    choice = choose(request.config, infos[0], options.table, options.split, request.say)
+    choice = choose(request.config, infos[0], options.table, options.split, request.reporter)
     started = time.monotonic()
     with open_session("convoy-promote") as spark:
-        table = choice.open(spark, request.say)
+        table = choice.open(spark, request.reporter)
         found = evaluate(spark, infos, table, choice.splits)
     digest = table.manifest.digest
     if found.pairs is None:
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
     else:
         decision = model_registry.decide(found.pairs, options.significance, digest)
     model_registry.record(client, options.name, challenger, champion, decision)
-    request.say(
+    request.reporter.say(
         f"{options.name} version {challenger} is {'now champion' if decision.promoted else 'not promoted'}: {decision.reason}"
     )
     request.write_summary(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from pipelines import cli
 from pipelines.system import paths
+from pipelines.system.reporter import PrintReporter
 from pipelines.track.mlflow.replay import replay, with_trials
 
 
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str]) -> None:
     for run_dir in with_trials(paths.to_python(options.run_dir)):
         done = replay(run_dir, options.to)
         for refusal in done.refusals:
-            print(f"warning: {refusal}")
+            PrintReporter().warn(refusal)
         print(f"run {done.run_id} at {done.tracking_uri} is complete: {done.entries} entries handed over now")
         if done.model_uri:
             print(f"model {done.model_uri}")

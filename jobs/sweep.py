@@ -13,7 +13,7 @@ from pipelines.config import loader
 from pipelines.errors import ConfigError
 from pipelines.sweep import plan, results, run_sweep
 from pipelines.track.console.console import TrainingConsole
-from pipelines.track.rundir import layout
+from pipelines.track.rundir import summary as summary_file
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> None:
     for line in results.closing(sweep, summary):
         console.say(line)
     if options.summary is not None:
-        layout.write_summary(summary, options.summary)
+        summary_file.write(summary, options.summary)
 
 
 if __name__ == "__main__":

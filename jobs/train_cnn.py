@@ -5,6 +5,7 @@ spark-submit jobs/train_cnn.py --resume latest
 """
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 
@@ -39,15 +40,16 @@ def _train(request: cli.Request, fork_server: str) -> None:
     resumption = None
     if request.options.resume:
         runs_uri = request.config.launch.runs_uri
-        resumption = resume.prepare(request.options.resume, runs_uri, request.overrides, request.say)
+        resumption = resume.prepare(request.options.resume, runs_uri, request.overrides, request.reporter)
     config = resumption.config if resumption is not None else request.config
     console = TrainingConsole(config.training.epochs, request.verbosity)
     summary = run_training(config, console, resumption=resumption, fork_server=fork_server)
     console.result(summary)
     if name:
         tracking_uri = default_tracking_uri(config.tracking)
-        summary["registered"] = model_registry.registered(summary["model_uri"], name, tracking_uri, request.say)
-    request.write_summary(summary)
+        registered = model_registry.registered(summary.model_uri, name, tracking_uri, request.reporter)
+        summary = dataclasses.replace(summary, registered=registered)
+    request.write_summary(summary.as_dict())
 
 
 if __name__ == "__main__":

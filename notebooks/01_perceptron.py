@@ -154,11 +154,11 @@ display(run.figure("learning_curves"))
 # COMMAND ----------
 
 last = run.history[-1]
-test = run.summary["test"]
+test = run.summary.test
 print(f"training    {100 * last['train/accuracy']:.2f} %, loss {last['train/loss']:.4f} (last epoch, measured while it trained)")
 print(f"validation  {100 * last['validation/accuracy']:.2f} %, loss {last['validation/loss']:.4f} (last epoch)")
-print(f"test        {100 * test['accuracy']:.2f} %, loss {test['loss']:.4f} ({test['rows']:,} rows, looked at once)")
-print(f"lowest validation loss in epoch {run.summary['best_epoch']} of {run.summary['epochs']}")
+print(f"test        {100 * test.accuracy:.2f} %, loss {test.loss:.4f} ({test.rows:,} rows, looked at once)")
+print(f"lowest validation loss in epoch {run.summary.best_epoch} of {run.summary.epochs}")
 
 # COMMAND ----------
 
@@ -196,4 +196,4 @@ display(run.figure("worst_mistakes"))
 
 # COMMAND ----------
 
-print(f"run {run.summary['run_id']} in experiment {config.tracking.experiment}, folder {run.run_dir}")
+print(f"run {run.summary.run_id} in experiment {config.tracking.experiment}, folder {run.run_dir}")

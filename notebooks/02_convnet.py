@@ -175,4 +175,4 @@ display(run.figure("worst_mistakes"))
 
 # COMMAND ----------
 
-print(f"run {run.summary['run_id']}: {100 * run.summary['test']['accuracy']:.2f} % of {run.summary['test']['rows']:,} test rows")
+print(f"run {run.summary.run_id}: {100 * run.summary.test.accuracy:.2f} % of {run.summary.test.rows:,} test rows")

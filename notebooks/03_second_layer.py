@@ -142,4 +142,4 @@ display(runs["two layers"].figure("first_layer"))
 # COMMAND ----------
 
 for name, run in runs.items():
-    print(f"{name}: run {run.summary['run_id']}, folder {run.run_dir}")
+    print(f"{name}: run {run.summary.run_id}, folder {run.run_dir}")

@@ -120,8 +120,8 @@ display(
                 "training, last epoch (%)": 100 * run.history[-1]["train/accuracy"],
                 "validation, last epoch (%)": 100 * run.history[-1]["validation/accuracy"],
                 "lowest validation loss": min(epoch["validation/loss"] for epoch in run.history),
-                "in epoch": run.summary["best_epoch"],
-                "test (%)": 100 * run.summary["test"]["accuracy"],
+                "in epoch": run.summary.best_epoch,
+                "test (%)": 100 * run.summary.test.accuracy,
                 "seconds": sum(epoch["epoch_seconds"] for epoch in run.history),
             }
             for name, run in runs.items()
@@ -165,4 +165,4 @@ display(runs["more kernels, dropout"].figure("calibration"))
 # COMMAND ----------
 
 for name, run in runs.items():
-    print(f"{name}: run {run.summary['run_id']}, folder {run.run_dir}")
+    print(f"{name}: run {run.summary.run_id}, folder {run.run_dir}")

@@ -140,7 +140,7 @@ display(
                 "rate": run.config.training.base_learning_rate,
                 "validation after 1 epoch (%)": 100 * run.history[0]["validation/accuracy"],
                 f"after {len(run.history)} (%)": 100 * run.history[-1]["validation/accuracy"],
-                "test (%)": 100 * run.summary["test"]["accuracy"],
+                "test (%)": 100 * run.summary.test.accuracy,
             }
             for name, run in runs.items()
         ]
@@ -160,4 +160,4 @@ display(
 # COMMAND ----------
 
 for name, run in runs.items():
-    print(f"{name}: run {run.summary['run_id']}, folder {run.run_dir}")
+    print(f"{name}: run {run.summary.run_id}, folder {run.run_dir}")

@@ -190,9 +190,9 @@ display(
             {
                 "seconds": round(event.time - began, 1),
                 "rank": event.rank,
-                "event": f"epoch {event.values['epoch']}" if event.kind == "epoch" else event.kind,
-                "train/loss": event.values.get("metrics", {}).get("train/loss", ""),
-                "epoch_seconds": event.values.get("metrics", {}).get("epoch_seconds", ""),
+                "event": f"epoch {event.values.epoch}" if event.kind == "epoch" else event.kind,
+                "train/loss": event.values.metrics["train/loss"] if event.kind == "epoch" else "",
+                "epoch_seconds": event.values.metrics["epoch_seconds"] if event.kind == "epoch" else "",
             }
             for event in run.events
             if event.kind in ("plan", "first_step", "epoch", "test", "saved")
@@ -206,10 +206,10 @@ display(run.figure("learning_curves"))
 
 # COMMAND ----------
 
-test, seconds = run.summary["test"], run.summary["seconds"]
-print(f"test accuracy {100 * test['accuracy']:.2f} %: each of {test['rows']:,} rows was tested once, by one of the ranks")
-print(f"{run.summary['rows_per_second']:,} rows/s in the last epoch, all workers together")
-print(", ".join(f"{name} {number:.1f} s" for name, number in seconds.items()))
+test, seconds = run.summary.test, run.summary.seconds
+print(f"test accuracy {100 * test.accuracy:.2f} %: each of {test.rows:,} rows was tested once, by one of the ranks")
+print(f"{run.summary.rows_per_second:,} rows/s in the last epoch, all workers together")
+print(", ".join(f"{name} {number:.1f} s" for name, number in vars(seconds).items()))
 
 # COMMAND ----------
 
@@ -230,4 +230,4 @@ print(", ".join(f"{name} {number:.1f} s" for name, number in seconds.items()))
 
 # COMMAND ----------
 
-print(f"run {run.summary['run_id']} in experiment {config.tracking.experiment}, folder {run.run_dir}")
+print(f"run {run.summary.run_id} in experiment {config.tracking.experiment}, folder {run.run_dir}")

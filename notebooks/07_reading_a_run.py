@@ -37,7 +37,7 @@ config = notebook.configuration(
     storage=dbutils.widgets.get("storage"),
 )
 run = finished_run.newest(paths.to_python(config.launch.runs_uri)) or notebook.train(config)
-print(f"run {run.summary['run_id']}: {run.title}, in {run.run_dir}")
+print(f"run {run.summary.run_id}: {run.title}, in {run.run_dir}")
 
 # COMMAND ----------
 
@@ -86,11 +86,11 @@ defaults = Config().flat()
 # COMMAND ----------
 
 client = mlflow.MlflowClient()
-record = client.get_run(run.summary["run_id"])
+record = client.get_run(run.summary.run_id)
 for entry in record.inputs.dataset_inputs:
     print(f"{entry.dataset.name:<24} digest {entry.dataset.digest}  {entry.dataset.profile[:60]}")
-if run.summary["note"]:
-    print(run.summary["note"])
+if run.summary.note:
+    print(run.summary.note)
 
 # COMMAND ----------
 
@@ -116,7 +116,7 @@ display(run.figure("learning_curves"))
 
 # COMMAND ----------
 
-accuracy, count = run.summary["test"]["accuracy"], run.summary["test"]["rows"]
+accuracy, count = run.summary.test.accuracy, run.summary.test.rows
 error = (accuracy * (1 - accuracy) / count) ** 0.5
 print(f"test accuracy {100 * accuracy:.2f} % of {count:,} rows, give or take {100 * error:.2f} points (one standard error)")
 display(run.figure("per_class"))
@@ -148,7 +148,7 @@ display(run.figure("worst_mistakes"))
 
 from pipelines.score import classifier as models
 
-classifier = models.Classifier(models.find(run.summary["model_uri"], default_tracking_uri(run.config.tracking)))
+classifier = models.Classifier(models.find(run.summary.model_uri, default_tracking_uri(run.config.tracking)))
 images, labels = notebook.images(run.table, "test", 1000)
 probabilities = classifier.probabilities(images)
 right = int((probabilities.argmax(axis=1) == labels).sum())

@@ -22,8 +22,9 @@ from pipelines.config import Config, loader
 from pipelines.config.schema import Verbosity
 from pipelines.errors import ConfigError, ConvoyError, Interrupted
 from pipelines.system import paths, spark_submit, temporary
+from pipelines.system.reporter import PrintReporter, Reporter
 from pipelines.system.secrets import mask
-from pipelines.track.rundir.layout import write_summary
+from pipelines.track.rundir import summary as summary_file
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,15 @@ class Request:
     """All flags as they were given, a job's own ones included."""
     verbosity: Verbosity = "normal"
 
-    def say(self, line: str) -> None:
-        """Print a line for people, but a warning only where they want quiet."""
-        if self.verbosity != "quiet" or line.startswith("warning: "):
-            print(line, flush=True)
+    @property
+    def reporter(self) -> Reporter:
+        """Prints for the user, only warnings where that was asked for."""
+        return PrintReporter(quiet=self.verbosity == "quiet")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the result as JSON where that was asked for. Raises ConvoyError when it cannot be written."""
         if self.summary is not None:
-            write_summary(summary, self.summary)
+            summary_file.write(summary, self.summary)
 
 
 def parse(

@@ -22,6 +22,7 @@ from pipelines.errors import ConfigError, ConvoyError
 from pipelines.launch import session
 from pipelines.launch.training import run_training
 from pipelines.system import paths
+from pipelines.system.reporter import PrintReporter
 from pipelines.track import finished_run
 from pipelines.track.console.console import TrainingConsole
 from pipelines.track.finished_run import FinishedRun
@@ -68,11 +69,12 @@ def open_table(config: Config) -> Table:
     Raises:
         ConvoyError: the data cannot be had, or a line of it is malformed.
     """
-    source = resolve_source(config.data, print)
+    reporter = PrintReporter()
+    source = resolve_source(config.data, reporter)
     ready = table.find(config, source)
     if ready is not None:
         return ready
-    return table.open_or_build(_spark(), config, source, print)[0]
+    return table.open_or_build(_spark(), config, source, reporter)[0]
 
 
 def images(table: Table, split: Split, count: int) -> "Block":
@@ -108,13 +110,13 @@ def train(config: Config, *, again: bool = False) -> FinishedRun:
             return earlier
     _spark()
     summary = run_training(config, console, time.time())
-    test = summary["test"]
+    assert summary.test is not None
     console.say(
-        f"test accuracy {100 * test['accuracy']:.2f} % of {test['rows']:,} rows, after {summary['seconds']['total']:.0f} s"
+        f"test accuracy {100 * summary.test.accuracy:.2f} % of {summary.test.rows:,} rows, after {summary.seconds.total:.0f} s"
     )
-    found = finished_run.read(Path(summary["run_dir"]))
+    found = finished_run.read(Path(summary.run_dir))
     if found is None:
-        raise ConvoyError(f"{summary['run_dir']}: the run that has just ended cannot be read; this is a defect")
+        raise ConvoyError(f"{summary.run_dir}: the run that has just ended cannot be read; this is a defect")
     return found
 
 
@@ -130,7 +132,7 @@ def _earlier(config: Config, table_uri: str) -> FinishedRun | None:
     wanted = _comparable(config)
     return finished_run.newest(
         paths.to_python(config.launch.runs_uri),
-        lambda run: _comparable(run.config) == wanted and run.summary["table"] == table_uri,
+        lambda run: _comparable(run.config) == wanted and run.summary.table == table_uri,
     )
 
 

@@ -8,7 +8,6 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import psutil
 from pipelines.errors import LaunchError
 from pipelines.launch.workers import scratch
 from pipelines.system import atomic, paths, writeback
+from pipelines.system.reporter import Reporter
 from pipelines.track.mlflow.journal import Journal
 from pipelines.track.rundir import layout
 from pipelines.train.checkpoint import store
@@ -59,12 +59,12 @@ def release(run_dir: Path) -> None:
     (run_dir / _FILE).unlink(missing_ok=True)
 
 
-def mark_killed(runs: Path, say: Callable[[str], None]) -> list[Path]:
+def mark_killed(runs: Path, reporter: Reporter) -> list[Path]:
     """Find runs whose driver is gone, say so with the way to resume, and write their end into their journals.
 
     Args:
         runs: the folder that holds the folders of runs.
-        say: is given a line for each.
+        reporter: receives two lines for each.
 
     Returns:
         their folders, for a tracked run to tell MLflow.
@@ -81,8 +81,8 @@ def mark_killed(runs: Path, say: Callable[[str], None]) -> list[Path]:
             journal.append("status", {"status": "KILLED"}, at=_last_sign_of_life(run_dir))
             found.append(run_dir)
             if run_dir.parent.name != layout.TRIALS_FOLDER:
-                say(f"found {paths.display(run_dir)}: its driver (process {driver.pid}) died; the run is now KILLED")
-                say(f"  {how_to_resume(run_dir)}")
+                reporter.say(f"found {paths.display(run_dir)}: its driver (process {driver.pid}) died; the run is now KILLED")
+                reporter.say(f"  {how_to_resume(run_dir)}")
             with suppress(OSError):
                 writeback.of(run_dir).publish()
         scratch.remove(run_dir)

@@ -8,10 +8,10 @@ from pipelines.launch.clock import Clock
 from pipelines.track.console.console import TrainingConsole
 from pipelines.track.recorder import Recorder
 from pipelines.track.rundir import layout, logs
-from pipelines.track.rundir.events import Event, SpoolReader
+from pipelines.track.rundir.events import Event, ModelSaved, NodeSample, SpoolReader
 
 # What rank 0 tells when its work is done (`pipelines.launch.train_function`), and how late a shared file system may show it.
-_LAST_REPORT = "saved"
+_LAST_REPORT = ModelSaved.kind
 _LATE_SECONDS = 10
 
 
@@ -32,14 +32,14 @@ def follow(
         events = list(spool.new_events())
         for event in events:
             recorder.event(event)
-            if event.rank == 0 and event.kind != "system":
+            if event.rank == 0 and not isinstance(event.values, NodeSample):
                 clock.mark(event.kind, event.time)
                 console.show(event)
         if console.verbosity == "verbose":
             for line in lines.new_lines("rank-*.log"):
                 console.echo(line)
         if watch is not None:
-            watch([event for event in events if event.rank == 0 and event.kind != "system"])
+            watch([event for event in events if event.rank == 0 and not isinstance(event.values, NodeSample)])
 
     return pass_on
 

@@ -15,6 +15,7 @@ from pipelines.launch.health.watchdog import Watchdog
 from pipelines.launch.train_function import work
 from pipelines.launch.workers import barrier
 from pipelines.launch.workers.barrier import RankError, WorkerGroup
+from pipelines.system.reporter import Reporter
 from pipelines.track.rundir import layout
 from pipelines.train.checkpoint import store
 from pipelines.train.checkpoint.store import Checkpoint
@@ -31,7 +32,7 @@ def train(
     *,
     start: Checkpoint | None,
     poll: Callable[[], None],
-    warn: Callable[[str], None],
+    reporter: Reporter,
     restarted: Callable[[str], None],
     function: Callable[..., TrainingResult] = work,
     fork_server: str = "",
@@ -49,7 +50,7 @@ def train(
         run_dir: the run's folder.
         start: where to go on from; None for the beginning.
         poll: called some times a second while the workers are at it, and once more after each start.
-        warn: is given lines for people: what is amiss, and what is done about it.
+        reporter: receives warnings, and what is done about each.
         restarted: is given the reason of each new start, before it.
         function: what each worker runs.
         fork_server: the address of one (`pipelines.launch.workers.spawn`), which starts the workers sooner.
@@ -66,7 +67,7 @@ def train(
     while True:
         arguments: tuple[Any, ...] = (config, table, str(run_dir), str(start.path) if start is not None else None)
         launch = barrier.start(spark, function, arguments, launch=config.launch, work_dir=run_dir, fork_server=fork_server)
-        _watch(launch, Watchdog(config.launch, launch.attempt_dir, run_dir / layout.LOG_FOLDER), poll, warn)
+        _watch(launch, Watchdog(config.launch, launch.attempt_dir, run_dir / layout.LOG_FOLDER), poll, reporter)
         try:
             return launch.results()
         except RankError as error:
@@ -75,18 +76,18 @@ def train(
             if restarts == allowed:
                 raise LaunchError(f"{error}; launch.max_restarts={allowed} are used up") from error
             restarts += 1
-            start = store.newest(run_dir, warn)
+            start = store.newest(run_dir, reporter.warn)
             place = f"goes on from the checkpoint of {start.state.place}" if start else "begins again: there is no checkpoint yet"
             line = f"restart {restarts} of {allowed}: {error}; training {place}"
-            warn(line)
+            reporter.warn(line)
             restarted(line)
             lost = error
         config = _on_what_is_left(spark, config, wanted, lost)
         if config.launch.workers < wanted:
-            warn(f"{config.launch.workers} of {wanted} workers go on: there are no task slots for more")
+            reporter.warn(f"{config.launch.workers} of {wanted} workers go on: there are no task slots for more")
         if start is not None:
             for line in resume.changes(start.state, config, table.manifest.rows("train")):
-                warn(line)
+                reporter.warn(line)
 
 
 def _on_what_is_left(spark: SparkSession, config: Config, wanted: int, lost: RankError) -> Config:
@@ -103,14 +104,14 @@ def _on_what_is_left(spark: SparkSession, config: Config, wanted: int, lost: Ran
     return dataclasses.replace(config, launch=dataclasses.replace(launch, workers=workers))
 
 
-def _watch(launch: WorkerGroup, watchdog: Watchdog, poll: Callable[[], None], warn: Callable[[str], None]) -> None:
+def _watch(launch: WorkerGroup, watchdog: Watchdog, poll: Callable[[], None], reporter: Reporter) -> None:
     """Follow the workers to their end, or bring it about when they are stalled."""
     try:
         while not launch.wait(_POLL_SECONDS):
             poll()
             look = watchdog.look()
             for warning in look.warnings:
-                warn(warning)
+                reporter.warn(warning)
             if look.stalled:
                 launch.end(look.stalled)
                 break

@@ -1,6 +1,6 @@
 """What `--resume` (`pipelines.cli.add_resume`) means: which run goes on, with which settings, from which checkpoint."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from pipelines.data.table.schema import TableManifest
 from pipelines.errors import CheckpointError
 from pipelines.launch import orphans
 from pipelines.system import paths
+from pipelines.system.reporter import Reporter
 from pipelines.track.rundir import layout
 from pipelines.train.checkpoint import store
 from pipelines.train.checkpoint.store import Checkpoint, State
@@ -29,14 +30,14 @@ class Resumption:
     """None when the run ended before its first one."""
 
 
-def prepare(wanted: str, runs_uri: str, overrides: Sequence[str], say: Callable[[str], None]) -> Resumption:
+def prepare(wanted: str, runs_uri: str, overrides: Sequence[str], reporter: Reporter) -> Resumption:
     """Find the run and the newest of its checkpoints that is whole.
 
     Args:
         wanted: what `--resume` names: `latest`, the id of a run, a run's folder or one checkpoint in it.
         runs_uri: the folder that holds the folders of runs.
         overrides: settings to change, as `section.key=value`.
-        say: is given lines for people.
+        reporter: receives progress and warnings.
 
     Raises:
         ConfigError: there is no such run, or its settings cannot be used.
@@ -47,18 +48,18 @@ def prepare(wanted: str, runs_uri: str, overrides: Sequence[str], say: Callable[
     run_dir = layout.find(paths.to_python(runs_uri), wanted, place)
     orphans.refuse_if_running(run_dir)
     config = loader.load(run_dir / layout.CONFIG_FILE, overrides)
-    found = _chosen(run_dir, place, lambda line: say(f"warning: {line}"))
+    found = _chosen(run_dir, place, reporter)
     if found is None:
-        say(f"resume: {paths.display(run_dir)} has no checkpoint that can be used; it starts again at epoch 1")
+        reporter.say(f"resume: {paths.display(run_dir)} has no checkpoint that can be used; it starts again at epoch 1")
         return Resumption(run_dir, config, None)
     for newer in store.set_aside_after(run_dir, found.path):
-        say(f"resume: {newer.name} is newer and set aside")
+        reporter.say(f"resume: {newer.name} is newer and set aside")
     _check_settings(found, config)
-    say(f"resume: {paths.display(run_dir)} goes on after {found.state.place}")
+    reporter.say(f"resume: {paths.display(run_dir)} goes on after {found.state.place}")
     return Resumption(run_dir, config, found)
 
 
-def check_table(resumption: Resumption, manifest: TableManifest, say: Callable[[str], None]) -> None:
+def check_table(resumption: Resumption, manifest: TableManifest, reporter: Reporter) -> None:
     """Refuse a table other than the one the checkpoint saw, and say what else is not as it was.
 
     Raises:
@@ -73,7 +74,7 @@ def check_table(resumption: Resumption, manifest: TableManifest, say: Callable[[
             "data and ingest; resume with those it had, or start a new run"
         )
     for line in changes(state, config, manifest.rows("train")):
-        say(line)
+        reporter.say(line)
 
 
 def changes(state: State, config: Config, rows: int) -> list[str]:
@@ -97,11 +98,11 @@ def changes(state: State, config: Config, rows: int) -> list[str]:
     return lines
 
 
-def _chosen(run_dir: Path, place: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+def _chosen(run_dir: Path, place: Path, reporter: Reporter) -> Checkpoint | None:
     """The newest whole checkpoint, or the one that was asked for, or one before it."""
     name = place.name if place.suffix == ".json" else place.name.rsplit("-", 1)[0] + ".json"
     asked = next((path for path in store.available(run_dir) if path.name == name and place.is_file()), None)
-    return store.newest(run_dir, warn, asked)
+    return store.newest(run_dir, reporter.warn, asked)
 
 
 def _check_settings(found: Checkpoint, config: Config) -> None:

@@ -60,7 +60,7 @@ def recorded(
         if parent is None:
             log = log_to(run_dir, log_level)
         console.say(f"run folder {paths.display(run_dir)}, logs in {paths.display(run_dir / layout.LOG_FOLDER)}")
-        left_behind = orphans.mark_killed(run_dir.parent, console.say)
+        left_behind = orphans.mark_killed(run_dir.parent, console)
         orphans.claim(run_dir)
     except OSError as error:
         raise _unwritable(error, run_dir) from error

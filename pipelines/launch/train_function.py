@@ -10,7 +10,7 @@ from pipelines.config import Config
 from pipelines.data.table.schema import Table
 from pipelines.system import writeback
 from pipelines.system.tensorflow_env import import_for_training
-from pipelines.track.rundir.events import SpoolWriter
+from pipelines.track.rundir.events import ModelSaved, SpoolWriter
 from pipelines.track.rundir.layout import MODEL_FOLDER, SPOOL_FOLDER
 from pipelines.train.result import TrainingResult
 
@@ -59,6 +59,6 @@ def work(config: Config, table: Table, run_dir: str, checkpoint: str | None = No
         shutil.rmtree(folder / MODEL_FOLDER, ignore_errors=True)
         with writeback.of(folder).whole_folder(folder / MODEL_FOLDER) as place:
             tracked_model.save(model, place, table.manifest, images)
-        spool.write("saved")
+        spool.write(ModelSaved())
     spool.close()
     return result

@@ -8,7 +8,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pyspark.sql import SparkSession
 
@@ -31,7 +30,9 @@ from pipelines.track import provenance, run_page
 from pipelines.track.console.console import TrainingConsole
 from pipelines.track.recorder import Recorder
 from pipelines.track.rundir import layout
+from pipelines.track.rundir import summary as summary_file
 from pipelines.track.rundir.events import Event
+from pipelines.track.rundir.summary import ModelScore, SplitRows, StageSeconds, TrainingSummary
 from pipelines.track.tracked_run import TrackedRun
 from pipelines.train.result import Score, TrainingResult
 
@@ -69,7 +70,7 @@ def run_training(
     resumption: Resumption | None = None,
     trial: Trial | None = None,
     fork_server: str | None = None,
-) -> dict[str, Any]:
+) -> TrainingSummary:
     """Train as configured and record the run, a new one or one that goes on.
 
     Args:
@@ -81,7 +82,7 @@ def run_training(
         fork_server: the address of one that has begun to import already; None to start one.
 
     Returns:
-        the summary, plain data ready for JSON.
+        the summary.
 
     Raises:
         ConfigError: before anything is started.
@@ -110,9 +111,14 @@ def run_training(
             run.tags(trial.tags)
         summary = _train_and_record(config, console, run, run_dir, clock, resumption, trial, fork_server)
     clock.mark("end")
-    summary |= {"run_id": run.run_id, "model_uri": run.model_uri, "tracking_uri": run.tracking_uri}
-    summary["seconds"]["total"] = clock.between("submitted", "end")
-    layout.write_summary(summary, run_dir / layout.SUMMARY_FILE)
+    summary = dataclasses.replace(
+        summary,
+        run_id=run.run_id,
+        model_uri=run.model_uri,
+        tracking_uri=run.tracking_uri,
+        seconds=dataclasses.replace(summary.seconds, total=clock.between("submitted", "end")),
+    )
+    summary_file.write(summary.as_dict(), run_dir / layout.SUMMARY_FILE)
     return summary
 
 
@@ -125,17 +131,17 @@ def _train_and_record(
     resumption: Resumption | None,
     trial: Trial | None,
     fork_server: str | None,
-) -> dict[str, Any]:
-    source = resolve_source(config.data, console.say)
+) -> TrainingSummary:
+    source = resolve_source(config.data, console)
     with _cluster(config, console, run_dir, trial, fork_server) as (spark, server):
         clock.mark("spark")
         with _tables:
-            data, built = table.open_or_build(spark, config, source, console.say)
+            data, built = table.open_or_build(spark, config, source, console)
         clock.mark("table")
         _announce(config, data, built, console, run)
         steps_per_epoch(data.manifest.rows("train"), config.launch.workers, config.training.batch_size_per_worker)
         if resumption is not None:
-            resume.check_table(resumption, data.manifest, console.say)
+            resume.check_table(resumption, data.manifest, console)
         title = run_page.title(config, data.manifest.dataset)
         recorder = Recorder(run, run_dir, data.manifest, title, clock.submitted)
         for name, start, stop in (("set-up", "submitted", "spark"), ("ingest", "spark", "table")):
@@ -150,7 +156,7 @@ def _train_and_record(
             run_dir,
             start=resumption.checkpoint if resumption is not None else None,
             poll=pass_on,
-            warn=console.warn,
+            reporter=console,
             restarted=partial(_tag_restart, run, run_dir),
             function=work if trial is None or trial.tested else partial(work, tested=False),
             fork_server=server,
@@ -171,29 +177,28 @@ def _train_and_record(
                 figures=recorder.figures(),
             )
             run.tags({run_page.DESCRIPTION_TAG: run_page.description(config, data.manifest, outcome)})
-    return {
-        "dataset": data.manifest.dataset,
-        "note": source.note,
-        "table": data.uri,
-        "run_dir": str(run_dir),
-        "rows": {split: data.manifest.rows(split) for split in SPLITS},
-        "workers": len(results),
-        "epochs": result.epochs,
-        "best_epoch": result.best_epoch,
-        "precision": result.precision,
-        "test": dataclasses.asdict(result.test) if result.test is not None else None,
-        "rows_per_second": round(result.rows_per_second),
-        # Of one core, from the first step to the last.
-        "tracking_processor_seconds": round(
+    return TrainingSummary(
+        dataset=data.manifest.dataset,
+        note=source.note,
+        table=data.uri,
+        run_dir=str(run_dir),
+        rows=SplitRows(**{split: data.manifest.rows(split) for split in SPLITS}),
+        workers=len(results),
+        epochs=result.epochs,
+        best_epoch=result.best_epoch,
+        precision=result.precision,
+        test=ModelScore(**dataclasses.asdict(result.test)) if result.test is not None else None,
+        rows_per_second=round(result.rows_per_second),
+        tracking_processor_seconds=round(
             run.processor_seconds(clock.at("first_step"), clock.at("first_step") + result.train_seconds), 3
         ),
-        "seconds": {
-            "ingest": clock.between("spark", "table"),
-            "launch": clock.between("table", "plan"),
-            "first_step": clock.between("submitted", "first_step"),
-            "train": round(result.train_seconds, 2),
-        },
-    }
+        seconds=StageSeconds(
+            ingest=clock.between("spark", "table"),
+            launch=clock.between("table", "plan"),
+            first_step=clock.between("submitted", "first_step"),
+            train=round(result.train_seconds, 2),
+        ),
+    )
 
 
 @contextmanager

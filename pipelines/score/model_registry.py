@@ -4,13 +4,13 @@ Works on MLflow's own registry (an sqlite file, a server) and by three-part name
 Unity Catalog has no stages.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import ConfigError, ConvoyError, first_line
 from pipelines.score.classifier import connect, quiet
 from pipelines.score.evaluate.mcnemar import PairedCounts
+from pipelines.system.reporter import Reporter
 from pipelines.system.secrets import mask
 
 if TYPE_CHECKING:
@@ -56,14 +56,14 @@ def register(model_uri: str, name: str, tracking_uri: str) -> str:
     return version
 
 
-def registered(model_uri: str, name: str, tracking_uri: str, report: Callable[[str], None]) -> dict[str, str]:
+def registered(model_uri: str, name: str, tracking_uri: str, reporter: Reporter) -> dict[str, str]:
     """`register`, for the summary of a job whose work is done: trouble is a line for people, and nothing is lost by it."""
     try:
         version = register(model_uri, name, tracking_uri)
     except ConvoyError as error:
-        report(f"warning: {error}; to try again: jobs/evaluate.py --model URI --register {name}")
+        reporter.warn(f"{error}; to try again: jobs/evaluate.py --model URI --register {name}")
         return {}
-    report(f"registered as {name} version {version}, alias {CHALLENGER}")
+    reporter.say(f"registered as {name} version {version}, alias {CHALLENGER}")
     return {"name": name, "version": version, "alias": CHALLENGER}
 
 

@@ -1,6 +1,6 @@
 """What the run of a sweep holds: tables, figure, the best configuration; and how well the best trial does on the test rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pipelines.sweep.plan import Sweep
 from pipelines.sweep.search import FinishedTrial, Study
 from pipelines.sweep.space import Choices, Range, short_names
 from pipelines.system import paths, writeback
+from pipelines.system.reporter import NullReporter, Reporter
 from pipelines.system.secrets import mask
 from pipelines.track.figures import parallel_coordinates
 from pipelines.track.figures.style import Drawing
@@ -47,14 +48,14 @@ def tables(run: TrackedRun, sweep: Sweep, ended: Sequence[FinishedTrial], folder
         _keep(run, folder, "comparison.md", results.as_markdown(by_configuration, sweep.metric) + "\n")
 
 
-def test_best(spark: SparkSession, sweep: Sweep, study: Study, best: FinishedTrial, say: Callable[[str], None]) -> None:
+def test_best(spark: SparkSession, sweep: Sweep, study: Study, best: FinishedTrial, reporter: Reporter) -> None:
     """Show the best trial's model the test rows, which no trial has seen, and log both to the trial's run.
 
     Raises:
         ConvoyError: the table or the model is not what it was.
     """
     config, run_dir = sweep.configuration(best.assignment), Path(best.outcome.run_dir)
-    data, _ = table.open_or_build(spark, config, resolve_source(config.data, lambda _: None), say)
+    data, _ = table.open_or_build(spark, config, resolve_source(config.data, NullReporter()), reporter)
     found = evaluate(spark, [classifier.read_info(run_dir / layout.MODEL_FOLDER, str(run_dir))], data, ("test",)).results[0]
     tested = {"test/loss": found.loss, "test/accuracy": found.accuracy}
     study.amend(best.number, metrics=dict(best.outcome.metrics) | tested)
@@ -95,7 +96,7 @@ def described(sweep: Sweep, best: FinishedTrial, folder: Path) -> dict[str, Any]
     }
 
 
-def complete(folder: Path, ended: Sequence[FinishedTrial], warn: Callable[[str], None]) -> None:
+def complete(folder: Path, ended: Sequence[FinishedTrial], reporter: Reporter) -> None:
     """Hand over what MLflow lacks of the trials' runs, because it did not have the sweep's in time."""
     lacking = [Path(trial.outcome.run_dir) for trial in ended if Path(trial.outcome.run_dir, "tracking").is_dir()]
     lacking = [run_dir for run_dir in lacking if Journal(run_dir).pending()]
@@ -103,7 +104,7 @@ def complete(folder: Path, ended: Sequence[FinishedTrial], warn: Callable[[str],
         for run_dir in lacking:
             replay(run_dir)
     except ConvoyError as error:
-        warn(
+        reporter.warn(
             f"MLflow lacks entries of {len(lacking)} trials ({error}); to complete them: ./convoy replay {paths.display(folder)}"
         )
 

@@ -99,14 +99,14 @@ def run_sweep(sweep: Sweep, folder: Path, console: TrainingConsole) -> dict[str,
                     report.tables(run, sweep, study.ended(), folder)
             best = results.best(sweep, study.ended())
             if best is not None and "test/accuracy" not in best.outcome.metrics:
-                report.test_best(spark, sweep, study, best, console.say)
+                report.test_best(spark, sweep, study, best, console)
         best = results.best(sweep, study.ended())
         report.outcome(run, sweep, study.ended(), best, folder)
         if not any(trial.outcome.state == "finished" for trial in study.ended()):
             first = study.ended()[0]
             raise LaunchError(f"no trial of sweep {sweep.config.name} finished; trial {first.number}: {first.outcome.note}")
         ended = study.ended()
-    report.complete(folder, ended, console.warn)
+    report.complete(folder, ended, console)
     return _summary(run, sweep, ended, best, folder, started)
 
 
@@ -118,8 +118,8 @@ def _prepare_tables(spark: SparkSession, sweep: Sweep, console: TrainingConsole)
     """Now, while all task slots are free. Trials find them, and build those that nobody could foresee."""
     configs = [sweep.configuration(point) for point in sweep.samples]
     for config in {(config.data, config.ingest): config for config in configs}.values():
-        source = resolve_source(config.data, console.say)
-        found, built = table.open_or_build(spark, config, source, console.say)
+        source = resolve_source(config.data, console)
+        found, built = table.open_or_build(spark, config, source, console)
         console.say(f"table {found.uri} ({'built' if built else 'reused'})")
 
 

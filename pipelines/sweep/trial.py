@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pyspark.sql import SparkSession
 
@@ -22,7 +21,8 @@ from pipelines.sweep.plan import Sweep
 from pipelines.sweep.search import Proposal, State, Study, TrialOutcome
 from pipelines.track.console.console import TrainingConsole
 from pipelines.track.rundir import layout
-from pipelines.track.rundir.events import Event
+from pipelines.track.rundir.events import EpochEnd, Event
+from pipelines.track.rundir.summary import TrainingSummary
 
 _log = logging.getLogger(__name__)
 
@@ -37,10 +37,7 @@ class TrialConsole(TrainingConsole):
         self._console = console
 
     def say(self, line: str) -> None:
-        if line.startswith("warning: "):
-            self.warn(line.removeprefix("warning: "))
-        else:
-            _log.info("trial %d: %s", self._number, line)
+        _log.info("trial %d: %s", self._number, line)
 
     def warn(self, line: str) -> None:
         self._console.warn(f"trial {self._number}: {line}")
@@ -82,8 +79,8 @@ class _Watch:
         if self._ground.halt.is_set():
             raise errors.Interrupted(signal.SIGTERM)
         for event in events:
-            if event.kind == "epoch":
-                self._epoch(int(event.values["epoch"]), event.values["metrics"])
+            if isinstance(event.values, EpochEnd):
+                self._epoch(event.values.epoch, dict(event.values.metrics))
 
     def _epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         if epoch <= len(self.history):
@@ -125,10 +122,10 @@ def run_trial(context: TrialContext, proposal: Proposal) -> TrialOutcome:
         note = first_line(f"{type(error).__name__}: {error}")
     else:
         patience = config.training.early_stopping_patience
-        kept = summary["best_epoch"] if patience else summary["epochs"]
+        kept = summary.best_epoch if patience else summary.epochs
         metrics = dict(watch.history[kept - 1]) if kept <= len(watch.history) else {}
-        if summary["test"] is not None:
-            metrics |= {"test/loss": summary["test"]["loss"], "test/accuracy": summary["test"]["accuracy"]}
+        if summary.test is not None:
+            metrics |= {"test/loss": summary.test.loss, "test/accuracy": summary.test.accuracy}
         state, note, value = "finished", "", metrics.get(context.sweep.metric)
         if value is None or not math.isfinite(value):
             state, note, value = "failed", f"it reported no {context.sweep.metric}", None
@@ -147,7 +144,7 @@ def run_trial(context: TrialContext, proposal: Proposal) -> TrialOutcome:
 
 def _train(
     context: TrialContext, proposal: Proposal, config: Config, run_dir: Path, watch: _Watch, started: float
-) -> dict[str, Any]:
+) -> TrainingSummary:
     sweep = context.sweep
     tags = {"sweep": sweep.config.name, "trial": str(proposal.number)}
     tags |= {f"trial.{name}": space.label_of(place) for name, place in proposal.assignment.items()}

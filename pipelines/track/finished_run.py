@@ -1,11 +1,10 @@
 """A run that has ended, read from its folder: what it was asked, what came of it, and its figures."""
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipelines.config import Config, loader
 from pipelines.data.table import schema
@@ -14,9 +13,10 @@ from pipelines.errors import ConfigError
 from pipelines.system import paths
 from pipelines.track import run_page
 from pipelines.track.figures import catalog
-from pipelines.track.rundir import figure_data, layout
-from pipelines.track.rundir.events import Event, SpoolReader
+from pipelines.track.rundir import figure_data, layout, summary
+from pipelines.track.rundir.events import EpochEnd, Event, SpoolReader
 from pipelines.track.rundir.figure_data import Predictions
+from pipelines.track.rundir.summary import TrainingSummary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,8 +28,7 @@ class FinishedRun:
 
     run_dir: Path
     config: Config
-    summary: dict[str, Any]
-    """What `pipelines.launch.training.run_training` returned."""
+    summary: TrainingSummary
 
     @cached_property
     def events(self) -> tuple[Event, ...]:
@@ -38,17 +37,17 @@ class FinishedRun:
         return tuple(sorted(found, key=lambda event: event.time))
 
     @cached_property
-    def history(self) -> tuple[dict[str, float], ...]:
+    def history(self) -> tuple[Mapping[str, float], ...]:
         """The metrics of each epoch."""
-        epochs = [event.values for event in self.events if event.kind == "epoch" and event.rank == 0]
+        ends = [event.values for event in self.events if isinstance(event.values, EpochEnd) and event.rank == 0]
         # A run that was restarted reports an epoch twice; the later one counts.
-        last = {values["epoch"]: values["metrics"] for values in epochs}
+        last = {end.epoch: end.metrics for end in ends}
         return tuple(last[epoch] for epoch in sorted(last))
 
     @cached_property
     def table(self) -> Table:
         """What it was trained on. Raises ConfigError when the table is not there any more."""
-        uri = self.summary["table"]
+        uri = self.summary.table
         manifest = schema.read_manifest(paths.to_python(uri))
         if manifest is None:
             raise ConfigError(f"table {uri}: not there any more; train again")
@@ -81,14 +80,14 @@ class FinishedRun:
 
     @property
     def title(self) -> str:
-        return run_page.title(self.config, self.summary["dataset"])
+        return run_page.title(self.config, self.summary.dataset)
 
 
 def read(run_dir: Path) -> FinishedRun | None:
     """The run of a folder, or None when it is not the folder of a finished run."""
     try:
-        summary = json.loads((run_dir / layout.SUMMARY_FILE).read_text(encoding="utf-8"))
-        return FinishedRun(run_dir, loader.load(run_dir / layout.CONFIG_FILE), summary)
+        found = summary.read(run_dir / layout.SUMMARY_FILE)
+        return FinishedRun(run_dir, loader.load(run_dir / layout.CONFIG_FILE), found)
     except (OSError, ValueError, ConfigError):
         # Settings come and go with versions; a run of another one cannot be read.
         return None

@@ -1,6 +1,7 @@
 """Turns what the workers report into the metrics of a run while it goes on, and into its figures at the end."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipelines.data.table.schema import TableManifest
@@ -9,7 +10,7 @@ from pipelines.track.figures.style import Drawing
 from pipelines.track.figures.timeline import Phase
 from pipelines.track.run_page import resolved
 from pipelines.track.rundir import figure_data
-from pipelines.track.rundir.events import Event
+from pipelines.track.rundir.events import EpochEnd, Event, FinalScore, FirstStep, ModelSaved, NodeSample, TrainingPlan
 from pipelines.track.tracked_run import TrackedRun
 
 # What differs when the same epoch is trained again.
@@ -37,8 +38,8 @@ class Recorder:
         self._tested: set[int] = set()
         self._drawn: list[str] = []
         # A run that was restarted reports an epoch twice; the later one counts.
-        self._epochs: dict[int, dict[str, float]] = {}
-        self._told: dict[tuple[int, int], dict[str, float]] = {}
+        self._epochs: dict[int, Mapping[str, float]] = {}
+        self._told: dict[tuple[int, int], Mapping[str, float]] = {}
         # Epochs of each rank that earlier jobs have recorded.
         self._recorded: dict[int, set[int]] = {}
         self._submitted = submitted
@@ -47,40 +48,42 @@ class Recorder:
         self._planned = False
 
     @property
-    def history(self) -> list[dict[str, float]]:
+    def history(self) -> list[Mapping[str, float]]:
         """The metrics of each epoch."""
         return [self._epochs[epoch] for epoch in sorted(self._epochs)]
 
     def remember(self, event: Event) -> None:
         """Take in what an earlier job of the same run was told by its ranks, and record what it did not come to see."""
-        if event.kind == "plan":
-            self._planned = True
-            self._workers = event.values["workers"]
-        if event.kind == "epoch":
-            if event.rank not in self._recorded:
-                self._recorded[event.rank] = self._run.recorded_steps(_EPOCH_SECONDS.format(rank=event.rank))
-            if event.values["epoch"] in self._recorded[event.rank]:
-                self._is_news(event)
-            else:
-                self._epoch(event)
+        match event.values:
+            case TrainingPlan() as plan:
+                self._planned = True
+                self._workers = plan.workers
+            case EpochEnd() as end:
+                if event.rank not in self._recorded:
+                    self._recorded[event.rank] = self._run.recorded_steps(_EPOCH_SECONDS.format(rank=event.rank))
+                if end.epoch in self._recorded[event.rank]:
+                    self._is_news(event.rank, end)
+                else:
+                    self._epoch(event.rank, end)
 
     def event(self, event: Event) -> None:
         """Record what a rank or a node has reported."""
-        if event.kind == "system":
-            node = {f"system/node-{event.rank}/{name}": value for name, value in event.values["metrics"].items()}
-            self._run.metrics(node, event.values["sample"])
+        values = event.values
+        if isinstance(values, NodeSample):
+            node = {f"system/node-{event.rank}/{name}": value for name, value in values.metrics.items()}
+            self._run.metrics(node, values.sample)
             return
-        if event.kind == "plan" and event.rank == 0:
+        if isinstance(values, TrainingPlan) and event.rank == 0:
             self._tested.clear()
             self._drawn.clear()
-            self._workers = event.values["workers"]
+            self._workers = values.workers
             if not self._planned:
                 self._planned = True
-                self._run.parameters(resolved(event.values))
-        if event.kind == "epoch":
-            self._epoch(event)
+                self._run.parameters(resolved(values))
+        if isinstance(values, EpochEnd):
+            self._epoch(event.rank, values)
         self._rank_phases(event)
-        if event.kind == "test":
+        if isinstance(values, FinalScore):
             self._tested.add(event.rank)
             if len(self._tested) == self._workers:
                 # All is there to be drawn, and rank 0 takes a while to save the network.
@@ -113,42 +116,45 @@ class Recorder:
             error = calibration.expected_calibration_error(test.labels, test.probabilities)
             self._run.metrics({"test/calibration_error": error}, len(self.history))
 
-    def _is_news(self, event: Event) -> bool:
+    def _is_news(self, rank: int, end: EpochEnd) -> bool:
         """False for an epoch that a restarted training has repeated, with the same result."""
-        told = self._told.get((event.rank, event.values["epoch"]))
-        metrics: dict[str, float] = event.values["metrics"]
-        self._told[event.rank, event.values["epoch"]] = metrics
-        if event.rank == 0:
-            self._epochs[event.values["epoch"]] = metrics
-        return told is None or any(told.get(name) != value for name, value in metrics.items() if name not in _TIMED)
+        told = self._told.get((rank, end.epoch))
+        self._told[rank, end.epoch] = end.metrics
+        if rank == 0:
+            self._epochs[end.epoch] = end.metrics
+        return told is None or any(told.get(name) != value for name, value in end.metrics.items() if name not in _TIMED)
 
-    def _epoch(self, event: Event) -> None:
-        if not self._is_news(event):
+    def _epoch(self, rank: int, end: EpochEnd) -> None:
+        if not self._is_news(rank, end):
             return
-        metrics, epoch = event.values["metrics"], event.values["epoch"]
         values = {
-            _EPOCH_SECONDS.format(rank=event.rank): metrics["epoch_seconds"],
-            f"ranks/rows_per_second_{event.rank}": metrics["rows_per_second"] / self._workers,
+            _EPOCH_SECONDS.format(rank=rank): end.metrics["epoch_seconds"],
+            f"ranks/rows_per_second_{rank}": end.metrics["rows_per_second"] / self._workers,
         }
-        if event.rank == 0:
-            values |= metrics
-        self._run.metrics(values, epoch)
+        if rank == 0:
+            values |= end.metrics
+        self._run.metrics(values, end.epoch)
 
     def _rank_phases(self, event: Event) -> None:
         """Each event ends what the rank did since the one before."""
-        lane, kind, now = f"rank {event.rank}", event.kind, event.time
+        lane, now = f"rank {event.rank}", event.time
         since = self._since.get(event.rank, now)
-        if kind == "epoch":
-            validated = now - event.values.get("validation_seconds", 0.0)
-            self._phase(lane, f"epoch {event.values['epoch']}", since, validated)
-            if validated < now:
-                self._phase(lane, "validation", validated, now)
-        elif kind in ("test", "saved"):
-            self._phase(lane, "test" if kind == "test" else "saving", since, now)
-        elif kind == "first_step":
-            self._phase(lane, "first step", since, now)
-        elif kind != "plan":
-            return
+        match event.values:
+            case EpochEnd() as end:
+                validated = now - end.validation_seconds
+                self._phase(lane, f"epoch {end.epoch}", since, validated)
+                if validated < now:
+                    self._phase(lane, "validation", validated, now)
+            case FinalScore():
+                self._phase(lane, "test", since, now)
+            case ModelSaved():
+                self._phase(lane, "saving", since, now)
+            case FirstStep():
+                self._phase(lane, "first step", since, now)
+            case TrainingPlan():
+                pass
+            case _:
+                return
         self._since[event.rank] = now
 
     def _phase(self, lane: str, name: str, start: float, stop: float) -> None:

@@ -1,13 +1,13 @@
 """What people read on the page of a run: its description and its parameters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pipelines.config import Config
 from pipelines.data.table.schema import SPLITS, TableManifest
 from pipelines.track.figures.catalog import QUESTIONS
 from pipelines.track.mlflow.journal import EXPERIMENT_ID, RUN_ID
+from pipelines.track.rundir.events import TrainingPlan
 
 DESCRIPTION_TAG = "mlflow.note.content"
 
@@ -55,15 +55,15 @@ def parameters(config: Config) -> dict[str, str]:
     }
 
 
-def resolved(plan: Mapping[str, Any]) -> dict[str, str]:
+def resolved(plan: TrainingPlan) -> dict[str, str]:
     """What the settings came to on these workers, from the plan that they report."""
     return {
-        "resolved.global_batch_size": str(plan["workers"] * plan["batch_size_per_worker"]),
-        "resolved.steps_per_epoch": str(plan["steps"]),
-        "resolved.peak_learning_rate": f"{plan['learning_rate']:g}",
-        "resolved.precision": str(plan["precision"]),
-        "resolved.threads_per_worker": str(plan["threads"]),
-        "resolved.reading": "from memory" if plan["in_memory"] else "streamed",
+        "resolved.global_batch_size": str(plan.workers * plan.batch_size_per_worker),
+        "resolved.steps_per_epoch": str(plan.steps),
+        "resolved.peak_learning_rate": f"{plan.learning_rate:g}",
+        "resolved.precision": plan.precision,
+        "resolved.threads_per_worker": str(plan.threads),
+        "resolved.reading": "from memory" if plan.in_memory else "streamed",
     }
 
 

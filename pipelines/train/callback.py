@@ -15,7 +15,7 @@ from pipelines import progress
 from pipelines.config.training import TrainingConfig
 from pipelines.data.stream.batches import EvaluationData, TrainingData
 from pipelines.errors import TrainingError
-from pipelines.track.rundir.events import SpoolWriter
+from pipelines.track.rundir.events import EpochEnd, FirstStep, SpoolWriter, StepProgress, TrainingStopped
 from pipelines.track.rundir.logs import set_epoch
 from pipelines.train.checkpoint.state import RandomGenerators
 from pipelines.train.checkpoint.training_progress import TrainingProgress
@@ -95,7 +95,7 @@ class EpochCallback(keras.callbacks.Callback):
         progress.mark(f"epoch {self.training_progress.epoch + 1}, step {step + 1}")
         now = time.monotonic()
         if self._reported == 0.0:
-            self._spool.write("first_step")
+            self._spool.write(FirstStep())
         # After its last step an epoch is all but over: it ends first, so that no checkpoint lies between the two.
         if step < self._steps:
             self._stop_if_requested()
@@ -104,8 +104,9 @@ class EpochCallback(keras.callbacks.Callback):
         self._reported = now
         rows = (step - self._first_step) * self._global_batch_size
         rows_per_second = rows / max(now - self._epoch_started, 1e-9)
+        logs = logs or {}
         self._spool.write(
-            "progress", epoch=self.training_progress.epoch + 1, step=step, rows_per_second=rows_per_second, **(logs or {})
+            StepProgress(self.training_progress.epoch + 1, step, rows_per_second, logs.get("loss"), logs.get("accuracy"))
         )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -129,7 +130,7 @@ class EpochCallback(keras.callbacks.Callback):
         }
         self.training_progress.epoch, self.training_progress.step, self.training_progress.dropout_calls = epoch + 1, 0, ()
         validation_seconds = time.monotonic() - validation_started
-        self._spool.write("epoch", epoch=self.training_progress.epoch, metrics=metrics, validation_seconds=validation_seconds)
+        self._spool.write(EpochEnd(self.training_progress.epoch, metrics, validation_seconds))
         _log.info("%s", " ".join(f"{name}={value:.6g}" for name, value in metrics.items()))
         self._decide(metrics)
         progress.mark(f"checkpoint of epoch {epoch + 1}")
@@ -157,7 +158,7 @@ class EpochCallback(keras.callbacks.Callback):
             return
         self.training_progress.dropout_calls = self._generators.calls() if self.training_progress.step else ()
         self._save(self.training_progress, True)
-        self._spool.write("stopped", epoch=self.training_progress.epoch, step=self.training_progress.step)
+        self._spool.write(TrainingStopped(self.training_progress.epoch, self.training_progress.step))
         raise progress.Stopped
 
 

@@ -16,7 +16,7 @@ from pipelines.data.stream.batches import EvaluationData, Shard, TrainingData
 from pipelines.data.stream.sharding import shard, steps_per_epoch
 from pipelines.data.table.schema import Split, Table
 from pipelines.errors import LaunchError, TrainingError
-from pipelines.track.rundir.events import SpoolWriter
+from pipelines.track.rundir.events import FinalScore, SpoolWriter, TrainingPlan
 from pipelines.track.rundir.figure_data import PredictionWriter
 from pipelines.track.rundir.logs import set_epoch
 from pipelines.train import figure_inputs, precision
@@ -87,18 +87,19 @@ def train(
     broadcast_state(model, model.optimizer)
     training_progress.weights_sha256 = check_equal_state(model, model.optimizer, "before training")
     spool.write(
-        "plan",
-        rows=table.manifest.rows("train"),
-        workers=workers,
-        batch_size_per_worker=training.batch_size_per_worker,
-        steps=steps,
-        learning_rate=rate.peak,
-        threads=threads,
-        precision=resolved,
-        in_memory=train_shard.fits_memory,
-        held_mb=round(train_shard.held_bytes(training.batch_size_per_worker) / 1e6),
-        epoch=training_progress.epoch,
-        step=training_progress.step,
+        TrainingPlan(
+            rows=table.manifest.rows("train"),
+            workers=workers,
+            batch_size_per_worker=training.batch_size_per_worker,
+            steps=steps,
+            learning_rate=rate.peak,
+            threads=threads,
+            precision=resolved,
+            in_memory=train_shard.fits_memory,
+            held_mb=round(train_shard.held_bytes(training.batch_size_per_worker) / 1e6),
+            epoch=training_progress.epoch,
+            step=training_progress.step,
+        )
     )
     if rank == 0:
         restore.report_history(spool, training_progress)
@@ -126,7 +127,7 @@ def train(
     logged = average_over_views(network, table.manifest.image, training.test_views)
     score, single_view = test(network, logged, test_shard, data, run_dir) if tested else (None, None)
     if score is not None:
-        spool.write("test", loss=score.loss, accuracy=score.accuracy, rows=score.rows)
+        spool.write(FinalScore(score.loss, score.accuracy, score.rows))
     result = TrainingResult(
         epochs=training_progress.epoch,
         best_epoch=training_progress.best_epoch,

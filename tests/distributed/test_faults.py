@@ -58,7 +58,7 @@ def train(spark, table, folder, fork_server, faults, *settings, start=None):
             folder,
             start=start,
             poll=lambda: None,
-            warn=told.warn,
+            reporter=told,
             restarted=told.restarts.append,
             function=functools.partial(ranks.faulty_work, faults),
             fork_server=fork_server,

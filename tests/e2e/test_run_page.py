@@ -90,8 +90,8 @@ def browser(ui):
 
 @pytest.fixture(scope="module")
 def page(ui, runs):
-    experiment = mlflow.MlflowClient(runs[0]["tracking_uri"]).get_run(runs[0]["run_id"]).info.experiment_id
-    return f"{ui}/#/experiments/{experiment}/runs/{runs[0]['run_id']}"
+    experiment = mlflow.MlflowClient(runs[0].tracking_uri).get_run(runs[0].run_id).info.experiment_id
+    return f"{ui}/#/experiments/{experiment}/runs/{runs[0].run_id}"
 
 
 def follow(browser, text):
@@ -103,14 +103,14 @@ def follow(browser, text):
 
 def test_the_overview_tells_the_road_its_result_and_how_to_use_the_model(browser, page, runs):
     browser.open(page)
-    accuracy = f"{100 * runs[0]['test']['accuracy']:.2f} %"
+    accuracy = f"{100 * runs[0].test.accuracy:.2f} %"
     shown = browser.wait_for("convnet was trained on digits", "Logged models", "resolved.global_batch_size")
     assert accuracy in shown
     assert "by 2 workers in" in shown
     assert "540 train, 60 validation, 100 test rows of 12 x 12 x 1" in shown
     assert "digits-t" in shown
     browser.run("[...document.querySelectorAll('button, a')].find(e => e.innerText === 'Show more')?.click()")
-    browser.wait_for("Which classes are taken for which?", f'load_model("runs:/{runs[0]["run_id"]}/model")')
+    browser.wait_for("Which classes are taken for which?", f'load_model("runs:/{runs[0].run_id}/model")')
     browser.screenshot(SHOTS / "overview.png")
 
 
@@ -150,16 +150,16 @@ def test_the_data_set_leads_to_its_manifest(browser, page):
 
 
 def test_two_runs_side_by_side_have_the_same_names_and_show_what_differs(browser, ui, runs):
-    client = mlflow.MlflowClient(runs[0]["tracking_uri"])
-    first, second = (client.get_run(run["run_id"]).data for run in runs)
+    client = mlflow.MlflowClient(runs[0].tracking_uri)
+    first, second = (client.get_run(run.run_id).data for run in runs)
     assert set(first.params) == set(second.params)
     different = {name for name in first.params if first.params[name] != second.params[name]}
     derived = {"resolved.global_batch_size", "resolved.steps_per_epoch", "resolved.peak_learning_rate"}
     assert {"launch.workers"} <= different <= {"launch.workers", "resolved.threads_per_worker"} | derived
     assert set(first.metrics) - set(second.metrics) == {"ranks/epoch_seconds_1", "ranks/rows_per_second_1"}
     assert not set(second.metrics) - set(first.metrics)
-    experiment = client.get_run(runs[0]["run_id"]).info.experiment_id
-    ids = json.dumps([run["run_id"] for run in runs]).replace('"', "%22").replace(" ", "")
+    experiment = client.get_run(runs[0].run_id).info.experiment_id
+    ids = json.dumps([run.run_id for run in runs]).replace('"', "%22").replace(" ", "")
     browser.open("about:blank")
     browser.open(f"{ui}/#/compare-runs?runs={ids}&experiments=[%22{experiment}%22]")
     browser.wait_for("Comparing 2 Runs", "launch.workers", "training.epochs")
@@ -167,15 +167,15 @@ def test_two_runs_side_by_side_have_the_same_names_and_show_what_differs(browser
 
 
 def test_the_run_keeps_one_log_of_all_its_processes_and_numbers_beside_figures(runs):
-    mlflow.set_tracking_uri(runs[0]["tracking_uri"])
+    mlflow.set_tracking_uri(runs[0].tracking_uri)
     client = mlflow.MlflowClient()
-    log = Path(client.download_artifacts(runs[0]["run_id"], "run.log")).read_text()
+    log = Path(client.download_artifacts(runs[0].run_id, "run.log")).read_text()
     assert re.search(r"Z driver INFO .*540 train, 60 validation, 100 test", log)
-    assert re.search(r"Z rank 1 epoch 2 INFO pipelines\.train\.epochs: .*validation/loss=", log)
-    figures = {file.path for file in client.list_artifacts(runs[0]["run_id"], "figures")}
+    assert re.search(r"Z rank 1 epoch 2 INFO pipelines\.train\.callback: .*validation/loss=", log)
+    figures = {file.path for file in client.list_artifacts(runs[0].run_id, "figures")}
     names = {"learning_curves", "confusion_matrix", "per_class", "worst_mistakes", "calibration", "first_layer", "examples"}
     assert figures == {f"figures/{name}.{ending}" for name in {*names, "timeline"} for ending in ("png", "csv")}
-    model = mlflow.models.get_model_info(runs[0]["model_uri"])
+    model = mlflow.models.get_model_info(runs[0].model_uri)
     assert "[-1, 12, 12, 1]" in str(model.signature.inputs).replace("(", "[").replace(")", "]")
 
 
@@ -190,8 +190,8 @@ def test_recent_runs_are_listed_in_the_terminal(home, runs):
     )
     header, newest, older = done.stdout.splitlines()[-3:]
     assert header.split() == ["started", "name", "accuracy", "minutes", "workers", "rows/s", "status", "run", "id"]
-    assert newest.split()[2:4] == ["convnet-1w", f"{100 * runs[1]['test']['accuracy']:.2f}"]
-    assert older.split()[-2:] == ["finished", runs[0]["run_id"]]
+    assert newest.split()[2:4] == ["convnet-1w", f"{100 * runs[1].test.accuracy:.2f}"]
+    assert older.split()[-2:] == ["finished", runs[0].run_id]
 
 
 def test_the_server_listens_on_loopback_only(ui):

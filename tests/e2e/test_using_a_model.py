@@ -22,6 +22,7 @@ from PIL import Image
 from pipelines.data.formats import libsvm
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.sources import downloads
+from pipelines.system.reporter import NullReporter
 
 ROOT = Path(__file__).parents[2]
 SUBMIT = Path(sys.executable).parent / "spark-submit"
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.timeout(280)
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home")
-    downloads.write_substitute(folder / "dbfs" / "convoy" / "mnist-5k", lambda line: None)
+    downloads.write_substitute(folder / "dbfs" / "convoy" / "mnist-5k", NullReporter())
     return folder
 
 

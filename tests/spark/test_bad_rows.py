@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from support import mutations
 from support.ingesting import ingest, rows_of
+from support.reported import ReportedLines
 from support.synthetic import write_libsvm
 
 from pipelines.data.table.schema import REJECTED_FOLDER
@@ -53,10 +54,10 @@ def spoiled(tmp_path):
 
 def test_bad_lines_are_set_aside_with_text_reason_and_place_and_counted(spark, spoiled, tmp_path):
     file, expected = spoiled
-    said = []
+    said = ReportedLines()
     spark.conf.set("spark.sql.files.maxPartitionBytes", "60000")
     try:
-        built, _ = ingest(spark, file, tmp_path / "tables", QUARANTINE, "ingest.max_bad_fraction=0.03", report=said.append)
+        built, _ = ingest(spark, file, tmp_path / "tables", QUARANTINE, "ingest.max_bad_fraction=0.03", reporter=said)
     finally:
         spark.conf.unset("spark.sql.files.maxPartitionBytes")
     manifest = built.manifest
@@ -117,9 +118,9 @@ def test_a_file_that_counts_from_0_is_recognised_said_once_and_read_with_the_set
             label, *pairs = line.split()
             shifted = (pair.split(":") for pair in pairs)
             out.write(" ".join([label, *(f"{int(index) - 1}:{value}" for index, value in shifted)]) + "\n")
-    said = []
+    said = ReportedLines()
     with pytest.raises(DataError) as caught:
-        ingest(spark, zero_based, tmp_path / "tables", *settings, report=said.append)
+        ingest(spark, zero_based, tmp_path / "tables", *settings, reporter=said)
     assert str(caught.value).startswith(f"{zero_based}:1: index 0: libsvm indices start at 1")
     assert "set data.zero_based=true" in str(caught.value)
     assert "lines have an index 0 and none uses 144, so the whole file seems to count from 0" in str(caught.value)

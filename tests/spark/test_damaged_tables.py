@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from support.ingesting import ingest, rows_of
+from support.reported import ReportedLines
 from support.synthetic import write_libsvm
 
 from pipelines.data.table.schema import MANIFEST_NAME
@@ -49,8 +50,8 @@ def test_a_damaged_table_is_found_named_and_written_again_with_the_same_rows(spa
     expected = rows_of(first, "train")
     for name, (harm, text) in HARMS.items():
         harm(Path(first.uri))
-        said = []
-        built, new = ingest(spark, tmp_path / "digits.txt", tables, "ingest.rows_per_row_group=200", report=said.append)
+        said = ReportedLines()
+        built, new = ingest(spark, tmp_path / "digits.txt", tables, "ingest.rows_per_row_group=200", reporter=said)
         assert new, name
         assert said[0].startswith("warning: "), said
         assert first.uri in said[0]

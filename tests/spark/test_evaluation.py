@@ -10,6 +10,7 @@ from pipelines.errors import ConfigError, DataError
 from pipelines.score import classifier
 from pipelines.score.evaluate import dataset, evaluation
 from pipelines.score.evaluate.evaluation import cross_entropy, evaluate
+from pipelines.system.reporter import NullReporter
 
 ROWS = {"train": 120, "validation": 40, "test": 230}
 
@@ -113,20 +114,20 @@ def test_a_single_file_is_evaluated_whole_and_a_folder_by_its_test_file(models, 
         write_libsvm(tmp_path / name, 20)
     for data, splits in ((tmp_path, ("test",)), (tmp_path / "digits-train.txt", ("train", "validation", "test"))):
         config = loader.load(None, [f"data.dataset={data}"])
-        choice = dataset.choose(config, models[0], "", "auto", lambda line: None)
+        choice = dataset.choose(config, models[0], "", "auto", NullReporter())
         assert choice.splits == splits
         # What the model says of its data stands above the settings.
         assert choice.config.data.image_shape == (12, 12, 1)
         assert choice.config.data.names == ("zero", "one", "two", "three")
-    assert dataset.choose(config, models[0], "", "train", lambda line: None).splits == ("train",)
+    assert dataset.choose(config, models[0], "", "train", NullReporter()).splits == ("train",)
 
 
 def test_a_damaged_table_is_refused_before_spark_is_asked(models, tmp_path):
     write_table(tmp_path / "t", {"test": 20})
-    assert dataset.choose(Config(), models[0], str(tmp_path / "t"), "auto", lambda line: None).splits == ("test",)
+    assert dataset.choose(Config(), models[0], str(tmp_path / "t"), "auto", NullReporter()).splits == ("test",)
     file = tmp_path / "t" / "split=test" / "part-00000.parquet"
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(DataError, match=r"split=test/part-00000\.parquet .*; ingest it again"):
-        dataset.choose(Config(), models[0], str(tmp_path / "t"), "auto", lambda line: None)
+        dataset.choose(Config(), models[0], str(tmp_path / "t"), "auto", NullReporter())
     with pytest.raises(ConfigError, match="not a table"):
-        dataset.choose(Config(), models[0], str(tmp_path), "auto", lambda line: None)
+        dataset.choose(Config(), models[0], str(tmp_path), "auto", NullReporter())

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from support.ingesting import ingest, rows_of
+from support.reported import ReportedLines
 from support.synthetic import images_and_labels, write_libsvm
 
 from pipelines.errors import DataError
@@ -92,9 +93,9 @@ def test_a_picture_that_is_none_is_named_and_leaves_no_table_or_is_set_aside(spa
         ingest(spark, folder, tmp_path / "tables", *SETTINGS)
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "tables").glob("*"))
-    lines = []
+    lines = ReportedLines()
     quarantine = ("ingest.on_bad_rows=quarantine", "ingest.max_bad_fraction=0.04")
-    built, _ = ingest(spark, folder, tmp_path / "tables", *SETTINGS, *quarantine, report=lines.append)
+    built, _ = ingest(spark, folder, tmp_path / "tables", *SETTINGS, *quarantine, reporter=lines)
     assert built.manifest.rejected_by_reason == {"not_a_picture": 2, "picture_of_wrong_size": 1}
     assert built.manifest.rows("train") + built.manifest.rows("validation") == 90
     assert any("set aside 3 of 93 pictures" in line for line in lines)

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from support import bandmodels
+from support.reported import ReportedLines
 from support.synthetic import images_and_labels, write_libsvm, write_table
 
 from pipelines.config import loader
@@ -30,8 +31,8 @@ def score(spark, info, location, output, *settings, **options):
     order = ScoringRequest(
         config=config, info=info, output=str(output), **({"image_column": "image", "digits": False, "overwrite": False} | options)
     )
-    lines = []
-    return run_scoring(spark, order, check(order), lines.append), lines
+    lines = ReportedLines()
+    return run_scoring(spark, order, check(order), lines), lines
 
 
 def written(output):

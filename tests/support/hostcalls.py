@@ -37,9 +37,16 @@ def folder(spark):
     return str(paths.to_python("tables"))
 
 
+class Warnings(list):
+    """A reporter that keeps the warnings."""
+
+    def warn(self, line):
+        self.append(line)
+
+
 def train(spark, settings, table, run_dir, function=None):
     """A training with restarts. Gives results, warnings and, where it failed, the error."""
-    told = []
+    told = Warnings()
     try:
         results = restarts.train(
             spark,
@@ -48,13 +55,13 @@ def train(spark, settings, table, run_dir, function=None):
             Path(run_dir),
             start=None,
             poll=lambda: None,
-            warn=told.append,
+            reporter=told,
             restarted=lambda _: None,
             **({"function": function} if function else {}),
         )
     except Exception as error:
-        return None, told, f"{type(error).__name__}: {error}"
-    return results, told, ""
+        return None, list(told), f"{type(error).__name__}: {error}"
+    return results, list(told), ""
 
 
 def wait_for_mishap(config, table, run_dir, checkpoint=None):

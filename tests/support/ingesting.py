@@ -7,13 +7,15 @@ import pyarrow.parquet as pq
 from pipelines.config import loader
 from pipelines.data.ingest import table
 from pipelines.data.sources.resolve import resolve_source
+from pipelines.system.reporter import NullReporter
 
+SILENT = NullReporter()
 SETTINGS = ("data.image_shape=[12, 12, 1]", "data.classes=4")
 
 
-def ingest(spark, data, tables, *settings, report=lambda _: None):
+def ingest(spark, data, tables, *settings, reporter=SILENT):
     config = loader.load(None, [*SETTINGS, f"data.dataset={data}", f"ingest.tables_uri={tables}", *settings])
-    return table.open_or_build(spark, config, resolve_source(config.data, report), report)
+    return table.open_or_build(spark, config, resolve_source(config.data, reporter), reporter)
 
 
 def rows_of(built, split):

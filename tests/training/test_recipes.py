@@ -62,7 +62,7 @@ def trained(table, folder, *settings, start=None):
     finally:
         spool.close()
     events = SpoolReader(folder / "spool").new_events()
-    return model, result, [event.values["metrics"] for event in events if event.kind == "epoch"]
+    return model, result, [event.values.metrics for event in events if event.kind == "epoch"]
 
 
 @pytest.mark.parametrize("settings", KNOWN, ids=["dropout-keras", "dropout", "batchnorm-adamw", "momentum"])

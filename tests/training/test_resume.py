@@ -52,7 +52,7 @@ def metrics(folder):
     """The last report of each epoch, without times."""
     timed = ("epoch_seconds", "rows_per_second")
     return {
-        event.values["epoch"]: {k: v for k, v in event.values["metrics"].items() if k not in timed}
+        event.values.epoch: {k: v for k, v in event.values.metrics.items() if k not in timed}
         for event in SpoolReader(folder / "spool").new_events()
         if event.kind == "epoch"
     }
@@ -119,7 +119,7 @@ def test_epochs_of_the_checkpoint_that_the_spool_lacks_are_told_again(table, tmp
     assert metrics(tmp_path).keys() == {1}
     run(tmp_path, table, ("training.epochs=2",), store.newest(tmp_path).path)
     assert metrics(tmp_path) == whole
-    assert [event.values["epoch"] for event in SpoolReader(tmp_path / "spool").new_events() if event.kind == "epoch"] == [1, 2]
+    assert [event.values.epoch for event in SpoolReader(tmp_path / "spool").new_events() if event.kind == "epoch"] == [1, 2]
 
 
 def test_resumed_between_epochs_everything_is_as_if_undisturbed_and_only_the_last_checkpoints_stay(table, tmp_path):

@@ -1,10 +1,12 @@
 """Which folders are classes, and what is said of those that cannot be."""
 
 import pytest
+from support.reported import ReportedLines
 
 from pipelines.config import DataConfig
 from pipelines.data.sources.resolve import resolve_source
 from pipelines.errors import ConfigError, DataError
+from pipelines.system.reporter import NullReporter
 
 PNG = b"\x89PNG"
 
@@ -18,11 +20,11 @@ def make(root, *files):
 
 def resolve(root, lines=None, **settings):
     data = DataConfig(dataset=str(root), image_shape=(8, 8, 3), wait_seconds=0, **settings)
-    return resolve_source(data, (lines if lines is not None else []).append)
+    return resolve_source(data, lines if lines is not None else NullReporter())
 
 
 def test_sub_folders_are_classes_and_what_is_done_about_test_rows_is_said(tmp_path):
-    lines = []
+    lines = ReportedLines()
     found = resolve(make(tmp_path / "Pets", "dog/2.png", "cat/1.JPG", "cat/notes.txt", "cat/.hidden.png"), lines, classes=2)
     assert found.dataset == "pets"
     assert found.files == ((f"{tmp_path}/Pets", "train"),)
@@ -73,4 +75,4 @@ def test_a_folder_that_cannot_be_a_data_set_is_refused_in_one_line(tmp_path, fil
 def test_pictures_have_one_three_or_four_channels(tmp_path):
     root = make(tmp_path / "data", "cat/1.png", "dog/1.png")
     with pytest.raises(ConfigError, match=r"data\.image_shape=\[8, 8, 2\]: must have 1, 3 or 4 channels for pictures"):
-        resolve_source(DataConfig(dataset=str(root), image_shape=(8, 8, 2), classes=2), lambda _: None)
+        resolve_source(DataConfig(dataset=str(root), image_shape=(8, 8, 2), classes=2), NullReporter())

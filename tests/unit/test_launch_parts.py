@@ -14,7 +14,7 @@ from pipelines.launch.rendezvous.server import RankPlacement, slot_of
 from pipelines.launch.slots import threads_per_worker
 from pipelines.launch.workers import scratch
 from pipelines.launch.workers.environment import gpu_environment, horovod_environment
-from pipelines.track.rundir.events import SpoolReader, SpoolWriter
+from pipelines.track.rundir.events import EpochEnd, FinalScore, FirstStep, SpoolReader, SpoolWriter, StepProgress
 from pipelines.train.precision import bfloat16_instructions, resolve
 
 
@@ -72,20 +72,39 @@ def test_a_killed_process_is_reported_with_its_signal():
 
 def test_the_spool_delivers_each_event_once_and_waits_for_whole_lines(tmp_path):
     writer, reader = SpoolWriter(tmp_path, 0), SpoolReader(tmp_path)
-    writer.write("epoch", epoch=1)
-    assert [event.values for event in reader.new_events()] == [{"epoch": 1}]
+    writer.write(EpochEnd(1, {"train/loss": 0.5}))
+    assert [event.values for event in reader.new_events()] == [EpochEnd(1, {"train/loss": 0.5})]
     with (tmp_path / "rank-0.jsonl").open("a") as file:
         file.write('{"rank": 0, "kind": "te')
         file.flush()
         assert list(reader.new_events()) == []
-        file.write('st", "time": 1.0, "values": {}}\n')
-    assert [event.kind for event in reader.new_events()] == ["test"]
+        file.write('st", "time": 1.0, "values": {"loss": 0.5, "accuracy": 0.9, "rows": 7}}\n')
+    assert [event.values for event in reader.new_events()] == [FinalScore(0.5, 0.9, 7)]
+
+
+def test_the_spool_holds_plain_json_and_lines_of_other_versions_are_passed_over(tmp_path):
+    writer = SpoolWriter(tmp_path, 3)
+    for values in (FirstStep(), StepProgress(2, 40, 5400.0, loss=0.5), EpochEnd(2, {"train/loss": 0.25}, 1.5)):
+        writer.write(values)
+    writer.close()
+    file = tmp_path / "rank-3.jsonl"
+    written = [json.loads(line) for line in file.read_text().splitlines()]
+    assert all(list(event) == ["rank", "kind", "time", "values"] and event["rank"] == 3 for event in written)
+    assert [(event["kind"], event["values"]) for event in written] == [
+        ("first_step", {}),
+        ("progress", {"epoch": 2, "step": 40, "rows_per_second": 5400.0, "loss": 0.5}),
+        ("epoch", {"epoch": 2, "metrics": {"train/loss": 0.25}, "validation_seconds": 1.5}),
+    ]
+    with file.open("a") as more:
+        for kind, values in (("warning", {}), ("epoch", {"metrics": {}}), ("stopped", {"epoch": 1, "step": 2, "new": 3})):
+            more.write(json.dumps({"rank": 3, "kind": kind, "time": 1.0, "values": values}) + "\n")
+    assert [event.kind for event in SpoolReader(tmp_path).new_events()] == ["first_step", "progress", "epoch", "stopped"]
 
 
 def test_a_spool_that_another_with_a_shorter_past_has_replaced_is_read_again_and_nothing_twice(tmp_path):
     """As when a supervisor is killed with its last second, and the next one begins with an older copy."""
     path, reader = tmp_path / "rank-0.jsonl", SpoolReader(tmp_path)
-    lines = [json.dumps({"rank": 0, "kind": "epoch", "time": time, "values": {}}) + "\n" for time in range(6)]
+    lines = [json.dumps({"rank": 0, "kind": "saved", "time": time, "values": {}}) + "\n" for time in range(6)]
     path.write_text("".join(lines[:3]))
     assert [event.time for event in reader.new_events()] == [0, 1, 2]
     path.write_text("".join(lines[:1] + lines[3:5]))

@@ -13,19 +13,32 @@ from pipelines.track import run_page
 from pipelines.track.mlflow.journal import Journal
 from pipelines.track.recorder import Recorder
 from pipelines.track.rundir import figure_data
-from pipelines.track.rundir.events import Event, SpoolReader
+from pipelines.track.rundir.events import (
+    EpochEnd,
+    Event,
+    FinalScore,
+    FirstStep,
+    ModelSaved,
+    NodeSample,
+    SpoolReader,
+    TrainingPlan,
+)
 from pipelines.track.rundir.figure_data import PredictionWriter
 from pipelines.track.tracked_run import TrackedRun
 
-PLAN = {
-    "workers": 2,
-    "batch_size_per_worker": 64,
-    "steps": 421,
-    "learning_rate": 0.01,
-    "precision": "bfloat16",
-    "threads": 1,
-    "in_memory": True,
-}
+PLAN = TrainingPlan(
+    rows=54000,
+    workers=2,
+    batch_size_per_worker=64,
+    steps=421,
+    learning_rate=0.01,
+    precision="bfloat16",
+    threads=1,
+    in_memory=True,
+    held_mb=42,
+    epoch=0,
+    step=0,
+)
 
 
 @pytest.fixture
@@ -50,18 +63,18 @@ def metrics(epoch):
 
 def events():
     for rank in (0, 1):
-        yield Event(rank, "plan", 110.0, PLAN)
-        yield Event(rank, "first_step", 112.0, {})
+        yield Event(rank, 110.0, PLAN)
+        yield Event(rank, 112.0, FirstStep())
         for epoch in (1, 2):
-            yield Event(rank, "epoch", 112.0 + 5 * epoch, {"epoch": epoch, "metrics": metrics(epoch), "validation_seconds": 1.0})
-        yield Event(rank, "test", 123.0, {})
-    yield Event(0, "saved", 125.0, {})
-    yield Event(1, "system", 113.0, {"sample": 1, "metrics": {"cpu_utilization_percentage": 50.0}})
+            yield Event(rank, 112.0 + 5 * epoch, EpochEnd(epoch, metrics(epoch), validation_seconds=1.0))
+        yield Event(rank, 123.0, FinalScore(0.5, 0.8, 40))
+    yield Event(0, 125.0, ModelSaved())
+    yield Event(1, 113.0, NodeSample(1, {"cpu_utilization_percentage": 50.0}))
 
 
 def test_a_job_that_goes_on_records_the_epochs_that_the_one_before_did_not_come_to_see(table, tmp_path):
     reported = [event for event in events() if event.kind in ("plan", "epoch")]
-    seen = [event for event in reported if event.values.get("epoch") != 2]
+    seen = [event for event in reported if event.values.epoch != 2]
     for passed_on, by in ((seen, Recorder.event), (reported, Recorder.remember)):
         run = TrackedRun(config(f"tracking.uri=sqlite:///{tmp_path}/mlflow.db").tracking, "name", tmp_path)
         recorder = Recorder(run, tmp_path, table.manifest, "a title", submitted=100.0)
@@ -166,8 +179,8 @@ def test_a_node_is_sampled_while_its_rank_works(tmp_path, monkeypatch):
         while len(samples) < 3:
             samples += reader.new_events()
     assert {(event.rank, event.kind) for event in samples} == {(3, "system")}
-    assert [event.values["sample"] for event in samples[:3]] == [1, 2, 3]
-    measured = samples[0].values["metrics"]
+    assert [event.values.sample for event in samples[:3]] == [1, 2, 3]
+    measured = samples[0].values.metrics
     assert 0 <= measured["cpu_utilization_percentage"] <= 100
     assert measured["system_memory_usage_megabytes"] > 10
     assert measured["network_receive_megabytes"] >= 0

@@ -37,7 +37,7 @@ def test_the_limit_holds_for_each_file():
     within = judge(config, SOURCE, RULES, reports({"label_unknown": 12, "colon_missing": 8}))
     assert (within.rows, within.per_file, within.by_reason) == (20, (0, 20), {"label_unknown": 12, "colon_missing": 8})
     assert within.warnings == (
-        "warning: a-test.txt:1005: the label '7' is wrong; set aside 20 of 2,000 lines (12 label_unknown, 8 colon_missing)",
+        "a-test.txt:1005: the label '7' is wrong; set aside 20 of 2,000 lines (12 label_unknown, 8 colon_missing)",
     )
     with pytest.raises(DataError, match=r"^a-test\.txt:1005: .*; 21 of 2,001 lines .*more than ingest\.max_bad_fraction=0\.01"):
         judge(config, SOURCE, RULES, reports({"label_unknown": 21}))

@@ -11,8 +11,10 @@ from pipelines.errors import ConfigError
 from pipelines.launch import notebook
 from pipelines.track import finished_run
 from pipelines.track.rundir import figure_data, layout
-from pipelines.track.rundir.events import SpoolWriter
+from pipelines.track.rundir import summary as summary_file
+from pipelines.track.rundir.events import EpochEnd, SpoolWriter
 from pipelines.track.rundir.figure_data import PredictionWriter
+from pipelines.track.rundir.summary import ModelScore, SplitRows, StageSeconds, TrainingSummary
 
 
 def write_run(folder, table, settings=(), epochs=(1, 2), finished=True):
@@ -22,7 +24,7 @@ def write_run(folder, table, settings=(), epochs=(1, 2), finished=True):
     spool = SpoolWriter(folder / layout.SPOOL_FOLDER, 0)
     for place, epoch in enumerate(epochs):
         names = ("train/loss", "train/accuracy", "validation/loss", "validation/accuracy")
-        spool.write("epoch", epoch=epoch, metrics=dict.fromkeys(names, 1 / (place + 1)))
+        spool.write(EpochEnd(epoch, dict.fromkeys(names, 1 / (place + 1))))
     spool.close()
     rng = np.random.default_rng(1)
     writer = PredictionWriter(0, 1)
@@ -30,7 +32,21 @@ def write_run(folder, table, settings=(), epochs=(1, 2), finished=True):
     writer.save(folder, 0)
     figure_data.save(folder, figure_data.EXAMPLES, images=np.zeros((3, 12, 12, 1), np.uint8), labels=np.array([0, 1, 2]))
     if finished:
-        (folder / layout.SUMMARY_FILE).write_text(json.dumps({"table": table.uri, "dataset": "synthetic"}))
+        summary = TrainingSummary(
+            dataset="synthetic",
+            note="",
+            table=table.uri,
+            run_dir=str(folder),
+            rows=SplitRows(60, 0, 30),
+            workers=1,
+            epochs=len(epochs),
+            best_epoch=1,
+            precision="float32",
+            test=None,
+            rows_per_second=1,
+            seconds=StageSeconds(1.0, 1.0, 2.0, 1.0, 4.0),
+        )
+        (folder / layout.SUMMARY_FILE).write_text(json.dumps(summary.as_dict()))
     return folder
 
 
@@ -76,6 +92,29 @@ def test_a_run_of_another_version_whose_settings_are_gone_is_passed_over(tmp_pat
     folder = write_run(tmp_path / "run", table)
     (folder / layout.CONFIG_FILE).write_text("training:\n  gone: 1\n")
     assert finished_run.read(folder) is None
+
+
+def test_a_summary_is_read_as_it_was_written_by_any_version(tmp_path, table):
+    file = write_run(tmp_path / "run", table) / layout.SUMMARY_FILE
+    kept = summary_file.read(file)
+    assert kept.test is None
+    assert "registered" not in kept.as_dict()
+    whole = dataclasses.replace(kept, test=ModelScore(0.5, 0.9, 30), registered={"name": "digits"}, run_id="abc")
+    summary_file.write(whole.as_dict(), file)
+    assert summary_file.read(file) == whole
+    values = json.loads(file.read_text())
+    assert (values["test"], values["rows"]) == (
+        {"loss": 0.5, "accuracy": 0.9, "rows": 30},
+        {"train": 60, "validation": 0, "test": 30},
+    )
+    # An older version did not measure tracking, a newer one may say more.
+    del values["tracking_processor_seconds"]
+    assert TrainingSummary.from_dict(values | {"new": 1}) == whole
+    del values["table"]
+    with pytest.raises(ValueError, match="table"):
+        TrainingSummary.from_dict(values)
+    file.write_text(json.dumps(values))
+    assert finished_run.read(file.parent) is None
 
 
 def test_a_lab_finds_its_settings_file_from_the_notebooks_folder(tmp_path, monkeypatch):

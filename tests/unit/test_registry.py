@@ -2,6 +2,7 @@
 
 import mlflow
 import pytest
+from support.reported import ReportedLines
 
 from pipelines.errors import ConfigError
 from pipelines.score import model_registry
@@ -81,8 +82,8 @@ def test_a_wrong_name_is_refused_before_any_work(wrong):
 
 
 def test_a_model_that_never_reached_the_server_is_a_warning_and_no_error(store):
-    lines = []
-    assert model_registry.registered("", "digits", store, lines.append) == {}
+    lines = ReportedLines()
+    assert model_registry.registered("", "digits", store, lines) == {}
     assert lines[0].startswith("warning: not registered as digits: MLflow at sqlite:")
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from support.reported import ReportedLines
 from support.synthetic import write_table
 from test_checkpoint import STATE, write
 
@@ -32,10 +33,10 @@ def run_dir(home):
 
 
 def prepare(*arguments):
-    lines = []
+    lines = ReportedLines()
     request = cli.parse(arguments, "test", DEFAULT, cli.add_resume)
     wanted, runs_uri = request.options.resume, request.config.launch.runs_uri
-    return resume.prepare(wanted, runs_uri, request.overrides, lines.append), lines
+    return resume.prepare(wanted, runs_uri, request.overrides, lines), lines
 
 
 @pytest.mark.parametrize("wanted", ["abc123", "latest", "the folder", "the checkpoint", "its arrays"])
@@ -95,7 +96,7 @@ def test_another_table_is_refused_in_one_line(run_dir, tmp_path):
     with pytest.raises(
         CheckpointError, match="trained on table 000000000000, this is 111111111111: other files, or other"
     ) as caught:
-        resume.check_table(found, other, lines.append)
+        resume.check_table(found, other, lines)
     assert "\n" not in str(caught.value)
 
 

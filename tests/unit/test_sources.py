@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.reported import ReportedLines
 
 from pipelines.config import DataConfig
 from pipelines.data.formats.libsvm import parse
@@ -20,13 +21,11 @@ from pipelines.data.sources import downloads, resolve
 from pipelines.data.sources.libsvm_files import LibsvmFiles
 from pipelines.data.sources.resolve import resolve_source
 from pipelines.errors import ConfigError, DataError
+from pipelines.system.reporter import NullReporter
 
 ROWS = {"train": 6, "test": 3}
 IDX_NAMES = {"train": "train", "test": "t10k"}
-
-
-def silent(_line):
-    pass
+SILENT = NullReporter()
 
 
 @pytest.fixture(autouse=True)
@@ -132,7 +131,7 @@ def assert_holds(folder, content):
 @pytest.mark.parametrize("form", ["{}", "file:{}", "Two Digits"])
 def test_a_folder_gives_its_train_and_its_test_file(folder, form):
     location = form.format(folder)
-    source = resolve_source(DataConfig(dataset=location), silent)
+    source = resolve_source(DataConfig(dataset=location), SILENT)
     assert source.files == ((f"{location}/two-train.txt", "train"), (f"{location}/two-test.txt", "test"))
     assert source.dataset == "two-digits"
     assert source.note == ""
@@ -143,52 +142,52 @@ def test_cluster_locations_lie_below_the_local_root(tmp_path, folder, location):
     place = tmp_path / "dbfs" / ("Volumes" if location.startswith("/Volumes") else "") / "sets"
     place.mkdir(parents=True)
     folder.rename(place / "two")
-    assert resolve_source(DataConfig(dataset=location), silent).files[0] == (f"{location}/two-train.txt", "train")
+    assert resolve_source(DataConfig(dataset=location), SILENT).files[0] == (f"{location}/two-train.txt", "train")
 
 
 @pytest.mark.parametrize("ending", [".bz2", ".gz"])
 def test_compressed_files_are_found(folder, ending):
     (folder / "two-train.txt").rename(folder / f"two-train.txt{ending}")
-    source = resolve_source(DataConfig(dataset=str(folder)), silent)
+    source = resolve_source(DataConfig(dataset=str(folder)), SILENT)
     assert source.files[0][0].endswith(f"two-train.txt{ending}")
 
 
 def test_a_folder_with_no_or_two_training_files_is_refused_by_name(folder):
     (folder / "two-train.txt.gz").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"2 files \(two-train\.txt, two-train\.txt\.gz\) with 'train' in the name"):
-        resolve_source(DataConfig(dataset=str(folder)), silent)
+        resolve_source(DataConfig(dataset=str(folder)), SILENT)
     (folder / "two-train.txt.gz").unlink()
     (folder / "two-train.txt").unlink()
     with pytest.raises(ConfigError, match="no file with 'train' in the name"):
-        resolve_source(DataConfig(dataset=str(folder), wait_seconds=0), silent)
+        resolve_source(DataConfig(dataset=str(folder), wait_seconds=0), SILENT)
 
 
 def test_a_file_stands_alone_or_with_a_test_file(folder):
     train, test = str(folder / "two-train.txt"), str(folder / "two-test.txt")
-    alone = resolve_source(DataConfig(dataset=train), silent)
+    alone = resolve_source(DataConfig(dataset=train), SILENT)
     assert (alone.dataset, alone.files) == ("two-train", ((train, "train"),))
-    assert resolve_source(DataConfig(dataset=train, test_file=test), silent).files == ((train, "train"), (test, "test"))
+    assert resolve_source(DataConfig(dataset=train, test_file=test), SILENT).files == ((train, "train"), (test, "test"))
     with pytest.raises(ConfigError, match=r"data\.test_file=none\.txt: no such file"):
-        resolve_source(DataConfig(dataset=train, test_file="none.txt", wait_seconds=0), silent)
+        resolve_source(DataConfig(dataset=train, test_file="none.txt", wait_seconds=0), SILENT)
 
 
 @pytest.mark.parametrize("dataset", ["mnist-5k", "Two Digits"])
 def test_a_test_file_beside_a_data_set_that_has_one_is_refused(folder, dataset):
     with pytest.raises(ConfigError, match=r"data\.test_file=two-test\.txt: must be empty"):
-        resolve_source(DataConfig(dataset=dataset, test_file="two-test.txt"), silent)
+        resolve_source(DataConfig(dataset=dataset, test_file="two-test.txt"), SILENT)
 
 
 def test_what_is_not_there_is_named_with_the_names_that_are():
     with pytest.raises(ConfigError, match=r"data\.dataset=mnits: no such file or folder .*mnist, mnist-5k, fashion-mnist"):
-        resolve_source(DataConfig(dataset="mnits"), silent)
+        resolve_source(DataConfig(dataset="mnits"), SILENT)
 
 
 def test_a_file_that_appears_late_is_waited_for_and_said_once(tmp_path, folder):
     late = tmp_path / "dbfs" / "sets"
-    lines = []
+    lines = ReportedLines()
     timer = threading.Timer(0.7, lambda: shutil.copytree(folder, late))
     timer.start()
-    source = resolve_source(DataConfig(dataset="dbfs:/sets", wait_seconds=20), lines.append)
+    source = resolve_source(DataConfig(dataset="dbfs:/sets", wait_seconds=20), lines)
     timer.join()
     assert source.files == (("dbfs:/sets/two-train.txt", "train"), ("dbfs:/sets/two-test.txt", "test"))
     assert len(lines) == 1
@@ -199,7 +198,7 @@ def test_a_file_that_appears_late_is_waited_for_and_said_once(tmp_path, folder):
 def test_what_never_appears_ends_the_wait_in_time(tmp_path):
     started = time.monotonic()
     with pytest.raises(ConfigError, match="no such file or folder"):
-        resolve_source(DataConfig(dataset="dbfs:/nothing", wait_seconds=0.5), silent)
+        resolve_source(DataConfig(dataset="dbfs:/nothing", wait_seconds=0.5), SILENT)
     assert 0.5 <= time.monotonic() - started < 5
 
 
@@ -214,7 +213,7 @@ def test_another_kind_of_source_is_a_class_and_an_entry_in_the_list(monkeypatch)
             return cls("digits", ((data.dataset, "train"),))
 
     monkeypatch.setattr(resolve, "KINDS", (Catalog, *resolve.KINDS))
-    source = resolve_source(DataConfig(dataset="catalog:main.digits"), silent)
+    source = resolve_source(DataConfig(dataset="catalog:main.digits"), SILENT)
     assert isinstance(source, Catalog)
     assert source.files == (("catalog:main.digits", "train"),)
 
@@ -222,7 +221,7 @@ def test_another_kind_of_source_is_a_class_and_an_entry_in_the_list(monkeypatch)
 def test_a_pipe_is_no_data_set(tmp_path):
     os.mkfifo(tmp_path / "pipe.txt")
     with pytest.raises(ConfigError, match="neither a file nor a folder"):
-        resolve_source(DataConfig(dataset=str(tmp_path / "pipe.txt")), silent)
+        resolve_source(DataConfig(dataset=str(tmp_path / "pipe.txt")), SILENT)
 
 
 @pytest.mark.parametrize("location", ["dbfs:/../outside.txt", "/dbfs/../../etc/passwd", "/Volumes/../../outside.txt"])
@@ -231,7 +230,7 @@ def test_cluster_locations_cannot_leave_their_root(location, runtime, monkeypatc
     if runtime:
         monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", runtime)
     with pytest.raises(ConfigError, match=r"remove the '\.\.'"):
-        resolve_source(DataConfig(dataset=location), silent)
+        resolve_source(DataConfig(dataset=location), SILENT)
 
 
 def test_what_may_not_be_read_is_named(tmp_path, unprivileged):
@@ -244,8 +243,9 @@ def test_what_may_not_be_read_is_named(tmp_path, unprivileged):
         said = unprivileged(
             "from pipelines.config import Config, DataConfig\n"
             "from pipelines.data.ingest import table\nfrom pipelines.data.sources.resolve import resolve_source\n"
+            "from pipelines.system.reporter import PrintReporter\n"
             f"config = Config(data=DataConfig(dataset={str(tmp_path / dataset)!r}))\n"
-            "table.find(config, resolve_source(config.data, print))\n"
+            "table.find(config, resolve_source(config.data, PrintReporter()))\n"
         )
         assert said.startswith("DataError: ")
         assert f"{dataset}: cannot be read (Permission denied); check the path and its permissions" in said
@@ -253,8 +253,8 @@ def test_what_may_not_be_read_is_named(tmp_path, unprivileged):
 
 def test_a_set_is_fetched_and_kept_as_libsvm_text(tmp_path, serve, published):
     root, content = published
-    lines = []
-    downloads.fetch(tiny_set(content, serve(root)), tmp_path / "dbfs" / "tiny", lines.append)
+    lines = ReportedLines()
+    downloads.fetch(tiny_set(content, serve(root)), tmp_path / "dbfs" / "tiny", lines)
     assert_holds(tmp_path / "dbfs" / "tiny", content)
     assert any("checksums right" in line for line in lines)
 
@@ -265,14 +265,14 @@ def test_a_mirror_with_other_pixels_is_passed_over(tmp_path, serve, published):
     bad.mkdir()
     for split, (images, labels) in content.items():
         write_idx(bad, split, images.reshape(-1, 28, 28) ^ 1, labels)
-    downloads.fetch(tiny_set(content, serve(bad), serve(root)), tmp_path / "dbfs" / "tiny", silent)
+    downloads.fetch(tiny_set(content, serve(bad), serve(root)), tmp_path / "dbfs" / "tiny", SILENT)
     assert_holds(tmp_path / "dbfs" / "tiny", content)
 
 
 def test_a_download_that_breaks_off_leaves_nothing(tmp_path, serve, published):
     root, content = published
     with pytest.raises(downloads.NotFetched):
-        downloads.fetch(tiny_set(content, serve(root, CutShort)), tmp_path / "dbfs" / "tiny", silent)
+        downloads.fetch(tiny_set(content, serve(root, CutShort)), tmp_path / "dbfs" / "tiny", SILENT)
     assert not (tmp_path / "dbfs").exists()
 
 
@@ -283,7 +283,7 @@ def test_bytes_that_do_not_unpack_and_answers_that_are_no_http_are_passed_over(t
     for path in root.iterdir():
         packed = path.read_bytes()
         (broken / path.name).write_bytes(packed[:12] + b"\xff" * 28 + packed[40:])
-    downloads.fetch(tiny_set(content, serve(broken), serve(root, NoHttp), serve(root)), tmp_path / "dbfs" / "tiny", silent)
+    downloads.fetch(tiny_set(content, serve(broken), serve(root, NoHttp), serve(root)), tmp_path / "dbfs" / "tiny", SILENT)
     assert_holds(tmp_path / "dbfs" / "tiny", content)
 
 
@@ -294,16 +294,16 @@ def test_every_dead_mirror_is_named(tmp_path, serve, published):
     # Port 9 is closed here as everywhere; the second mirror answers 404.
     mirrors = ("http://127.0.0.1:9/", serve(empty))
     with pytest.raises(downloads.NotFetched, match=r"127\.0\.0\.1:9/.*404"):
-        downloads.fetch(tiny_set(content, *mirrors), tmp_path / "dbfs" / "tiny", silent)
+        downloads.fetch(tiny_set(content, *mirrors), tmp_path / "dbfs" / "tiny", SILENT)
     # A package on this machine needs no mirror.
-    downloads.fetch(tiny_set(content, *mirrors, local_folder=f"{root}/"), tmp_path / "dbfs" / "tiny", silent)
+    downloads.fetch(tiny_set(content, *mirrors, local_folder=f"{root}/"), tmp_path / "dbfs" / "tiny", SILENT)
     assert_holds(tmp_path / "dbfs" / "tiny", content)
 
 
 def test_offline_mnist_is_the_substitute_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("CONVOY_OFFLINE", "1")
-    lines = []
-    source = resolve_source(DataConfig(dataset="mnist"), lines.append)
+    lines = ReportedLines()
+    source = resolve_source(DataConfig(dataset="mnist"), lines)
     assert source.dataset == "mnist-5k"
     assert source.note in lines
     assert "5,000" in source.note
@@ -313,7 +313,7 @@ def test_offline_mnist_is_the_substitute_and_says_so(tmp_path, monkeypatch):
         chunk = parse((folder / f"mnist-5k-{split}.txt").read_bytes(), rules)
         assert chunk.bad_lines == ()
         assert np.bincount(chunk.labels).tolist() == [per_class] * 10
-    asked_for = resolve_source(DataConfig(dataset="mnist-5k"), lines.append)
+    asked_for = resolve_source(DataConfig(dataset="mnist-5k"), lines)
     assert asked_for.files == source.files
     assert asked_for.note == ""
 
@@ -323,7 +323,7 @@ def test_offline_fashion_mnist_names_the_package(monkeypatch):
     # The package may be installed on the machine that runs the tests.
     monkeypatch.setattr(downloads, "FASHION_MNIST", dataclasses.replace(downloads.FASHION_MNIST, local_folder=""))
     with pytest.raises(DataError, match="apt-get install dataset-fashion-mnist"):
-        resolve_source(DataConfig(dataset="fashion-mnist"), silent)
+        resolve_source(DataConfig(dataset="fashion-mnist"), SILENT)
 
 
 def test_mnist_at_its_place_is_taken_without_a_download(tmp_path, monkeypatch):
@@ -332,7 +332,7 @@ def test_mnist_at_its_place_is_taken_without_a_download(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     for split in ("train", "test"):
         (folder / f"mnist-digits-{split}.txt.bz2").write_bytes(b"")
-    source = resolve_source(DataConfig(dataset="mnist"), silent)
+    source = resolve_source(DataConfig(dataset="mnist"), SILENT)
     assert source.dataset == "mnist"
     assert source.files[0][0] == "dbfs:/databricks-datasets/mnist-digits/data-001/mnist-digits-train.txt.bz2"
     assert source.note == ""

@@ -21,7 +21,7 @@ from pipelines.sweep.search import Study, TrialOutcome
 from pipelines.system import atomic, writeback
 from pipelines.track.mlflow.journal import Journal
 from pipelines.track.rundir import figure_data, layout
-from pipelines.track.rundir.events import SpoolReader, SpoolWriter
+from pipelines.track.rundir.events import SpoolReader, SpoolWriter, StepProgress
 from pipelines.train.checkpoint import store as checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -118,23 +118,23 @@ def test_a_reader_gets_each_event_once_while_the_spool_is_copied_over_and_over(r
     spool = run_dir / layout.SPOOL_FOLDER
     writer, reader, seen = SpoolWriter(spool, 0), SpoolReader(spool), []
     for number in range(200):
-        writer.write("progress", number=number)
+        writer.write(StepProgress(1, number, 1.0))
         if number % 7 == 0:
             writeback.of(run_dir).publish()
         seen += reader.new_events()
     writer.close()
     writeback.close(run_dir)
     seen += reader.new_events()
-    assert [event.values["number"] for event in seen] == list(range(200))
+    assert [event.values.step for event in seen] == list(range(200))
 
 
 def test_a_process_that_is_told_of_a_stage_leaves_the_copying_to_the_other(run_dir):
     with writeback.staged(run_dir) as stage:
         code = (
             "import os, pathlib, signal, sys; from pipelines.system import writeback\n"
-            "from pipelines.track.rundir.events import SpoolWriter\n"
+            "from pipelines.track.rundir.events import EpochEnd, SpoolWriter\n"
             "writeback.adopt(pathlib.Path(sys.argv[1]), sys.argv[2])\n"
-            "SpoolWriter(pathlib.Path(sys.argv[1]) / 'spool', 1).write('epoch', epoch=1)\n"
+            "SpoolWriter(pathlib.Path(sys.argv[1]) / 'spool', 1).write(EpochEnd(1, {}))\n"
             "os.kill(os.getpid(), signal.SIGKILL)"
         )
         done = subprocess.run([sys.executable, "-c", code, str(run_dir), str(stage.folder)], cwd=ROOT, timeout=30, check=False)

@@ -9,7 +9,7 @@ from pipelines.sweep import plan
 from pipelines.sweep.search import Study, TrialOutcome
 from pipelines.sweep.trial import TrialConsole, TrialContext, _Watch
 from pipelines.track.console.console import TrainingConsole
-from pipelines.track.rundir.events import Event
+from pipelines.track.rundir.events import EpochEnd, Event, StepProgress
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def context(tmp_path):
 
 
 def epoch(number, loss):
-    return Event(0, "epoch", 0.0, {"epoch": number, "metrics": {"validation/loss": loss}})
+    return Event(0, 0.0, EpochEnd(number, {"validation/loss": loss}))
 
 
 def watch(context):
@@ -41,7 +41,7 @@ def test_a_trial_that_promises_too_little_is_ended_after_the_epochs_that_every_t
     following = watch(context)
     following([epoch(1, 0.9)])
     with pytest.raises(EndedEarly, match="after epoch 2 of 3"):
-        following([Event(0, "progress", 0.0, {}), epoch(2, 0.8)])
+        following([Event(0, 0.0, StepProgress(2, 1, 1.0)), epoch(2, 0.8)])
     assert [metrics["validation/loss"] for metrics in following.history] == [0.9, 0.8]
 
 
@@ -68,7 +68,7 @@ def test_when_the_sweep_ends_each_trial_does(context):
 def test_a_trial_warns_with_its_number_and_is_silent_otherwise_unless_told_to_be_verbose(capsys, verbosity, echoed):
     console = TrialConsole(7, TrainingConsole(1, verbosity))
     console.say("table is there")
-    console.say("warning: a line")
+    console.warn("a line")
     console.warn("another")
     console.echo("a line of a rank")
     console.show(epoch(1, 0.5))

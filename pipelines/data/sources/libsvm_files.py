@@ -9,10 +9,11 @@ from pipelines.data.formats import text_file
 from pipelines.data.formats.libsvm import ENDINGS, is_libsvm
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.sources import text_pass
-from pipelines.data.sources.source import NotThere, Report, SourceSplit, refuse_test_file, short_name
+from pipelines.data.sources.source import NotThere, SourceSplit, refuse_test_file, short_name
 from pipelines.errors import ConfigError
 from pipelines.system import paths
 from pipelines.system.fingerprint import Fingerprint, fingerprint
+from pipelines.system.reporter import Reporter
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -41,7 +42,7 @@ class LibsvmFiles:
         return stat.S_ISDIR(mode) or stat.S_ISREG(mode)
 
     @classmethod
-    def find(cls, data: DataConfig, report: Report) -> "LibsvmFiles":
+    def find(cls, data: DataConfig, reporter: Reporter) -> "LibsvmFiles":
         path = paths.to_python(data.dataset)
         if path.is_dir():
             refuse_test_file(data)

@@ -7,9 +7,10 @@ from pipelines.config import DataConfig
 from pipelines.data.sources import downloads
 from pipelines.data.sources.image_folder import ImageFolder
 from pipelines.data.sources.libsvm_files import LibsvmFiles, folder_files
-from pipelines.data.sources.source import NotThere, Report, Source, SourceSplit, refuse_test_file
+from pipelines.data.sources.source import NotThere, Source, SourceSplit, refuse_test_file
 from pipelines.errors import ConfigError, DataError
 from pipelines.system import paths
+from pipelines.system.reporter import Reporter
 
 MNIST_FOLDER = "dbfs:/databricks-datasets/mnist-digits/data-001"
 _FASHION_FOLDER = "dbfs:/convoy/fashion-mnist"
@@ -24,12 +25,12 @@ _LOOK_AGAIN_SECONDS = 0.2
 KINDS: tuple[type[Source], ...] = (ImageFolder, LibsvmFiles)
 
 
-def resolve_source(data: DataConfig, report: Report) -> Source:
+def resolve_source(data: DataConfig, reporter: Reporter) -> Source:
     """Find the files of `data.dataset`, fetching or converting them where the name asks for it.
 
     Args:
         data: `dataset` is a name, a libsvm file, a folder of such files or of pictures, or a URI; see `DataConfig`.
-        report: is given lines for people.
+        reporter: is given lines for people.
 
     Raises:
         ConfigError: the name or path does not lead to a data set.
@@ -37,11 +38,11 @@ def resolve_source(data: DataConfig, report: Report) -> Source:
     """
     if data.dataset in _NAMED:
         refuse_test_file(data)
-        return _NAMED[data.dataset](report)
-    return _once_there(lambda: _find(data, report), data, report)
+        return _NAMED[data.dataset](reporter)
+    return _once_there(lambda: _find(data, reporter), data, reporter)
 
 
-def _once_there(look: Callable[[], Source], data: DataConfig, report: Report) -> Source:
+def _once_there(look: Callable[[], Source], data: DataConfig, reporter: Reporter) -> Source:
     """Look again for `data.wait_seconds`: on a mounted store a new file is seen on other machines only after a while."""
     deadline = time.monotonic() + data.wait_seconds
     waiting = False
@@ -54,7 +55,7 @@ def _once_there(look: Callable[[], Source], data: DataConfig, report: Report) ->
                 raise
             if not waiting:
                 what = str(error).partition(";")[0]
-                report(f"{what}; looking again for {data.wait_seconds:g} s (data.wait_seconds)")
+                reporter.say(f"{what}; looking again for {data.wait_seconds:g} s (data.wait_seconds)")
             waiting = True
             time.sleep(_LOOK_AGAIN_SECONDS)
         except OSError as error:
@@ -63,10 +64,10 @@ def _once_there(look: Callable[[], Source], data: DataConfig, report: Report) ->
             ) from error
 
 
-def _find(data: DataConfig, report: Report) -> Source:
+def _find(data: DataConfig, reporter: Reporter) -> Source:
     for kind in KINDS:
         if kind.recognizes(data.dataset):
-            return kind.find(data, report)
+            return kind.find(data, reporter)
     path = paths.to_python(data.dataset)
     if path.exists():
         raise ConfigError(f"data.dataset={data.dataset}: is neither a file nor a folder; copy the data into a file first")
@@ -76,27 +77,27 @@ def _find(data: DataConfig, report: Report) -> Source:
     )
 
 
-def _mnist(report: Report) -> Source:
+def _mnist(reporter: Reporter) -> Source:
     folder = paths.to_python(MNIST_FOLDER)
     if not folder.is_dir():
         try:
-            downloads.fetch(downloads.MNIST, folder, report)
+            downloads.fetch(downloads.MNIST, folder, reporter)
         except downloads.NotFetched as error:
-            report(f"MNIST is not at {MNIST_FOLDER} ({folder}) and could not be fetched: {error}")
-            report(_SUBSTITUTE_NOTE)
-            return LibsvmFiles("mnist-5k", _substitute_files(report), _SUBSTITUTE_NOTE)
+            reporter.say(f"MNIST is not at {MNIST_FOLDER} ({folder}) and could not be fetched: {error}")
+            reporter.say(_SUBSTITUTE_NOTE)
+            return LibsvmFiles("mnist-5k", _substitute_files(reporter), _SUBSTITUTE_NOTE)
     return LibsvmFiles("mnist", folder_files(MNIST_FOLDER))
 
 
-def _mnist_5k(report: Report) -> Source:
-    return LibsvmFiles("mnist-5k", _substitute_files(report))
+def _mnist_5k(reporter: Reporter) -> Source:
+    return LibsvmFiles("mnist-5k", _substitute_files(reporter))
 
 
-def _fashion_mnist(report: Report) -> Source:
+def _fashion_mnist(reporter: Reporter) -> Source:
     folder = paths.to_python(_FASHION_FOLDER)
     if not folder.is_dir():
         try:
-            downloads.fetch(downloads.FASHION_MNIST, folder, report)
+            downloads.fetch(downloads.FASHION_MNIST, folder, reporter)
         except downloads.NotFetched as error:
             raise DataError(
                 f"fashion-mnist could not be fetched: {error}; on Debian, apt-get install dataset-fashion-mnist"
@@ -104,12 +105,12 @@ def _fashion_mnist(report: Report) -> Source:
     return LibsvmFiles("fashion-mnist", folder_files(_FASHION_FOLDER))
 
 
-def _substitute_files(report: Report) -> tuple[tuple[str, SourceSplit], ...]:
+def _substitute_files(reporter: Reporter) -> tuple[tuple[str, SourceSplit], ...]:
     folder = paths.to_python(_SUBSTITUTE_FOLDER)
     if not folder.is_dir():
-        downloads.write_substitute(folder, report)
+        downloads.write_substitute(folder, reporter)
     return folder_files(_SUBSTITUTE_FOLDER)
 
 
-_NAMED: dict[str, Callable[[Report], Source]] = {"mnist": _mnist, "mnist-5k": _mnist_5k, "fashion-mnist": _fashion_mnist}
+_NAMED: dict[str, Callable[[Reporter], Source]] = {"mnist": _mnist, "mnist-5k": _mnist_5k, "fashion-mnist": _fashion_mnist}
 NAMES = tuple(_NAMED)

@@ -1,18 +1,17 @@
 """What every kind of source offers to ingest. `pipelines.data.sources.resolve` lists the kinds."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pipelines.config import DataConfig
 from pipelines.data.formats.libsvm import COMPRESSIONS, ENDINGS
 from pipelines.errors import ConfigError
 from pipelines.system.fingerprint import Fingerprint
+from pipelines.system.reporter import Reporter
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 SourceSplit = Literal["train", "test"]
-Report = Callable[[str], None]
 
 
 class Source(Protocol):
@@ -42,7 +41,7 @@ class Source(Protocol):
         """Whether `data.dataset` names a source of this kind. Raises OSError where the location cannot be read."""
 
     @classmethod
-    def find(cls, data: DataConfig, report: Report) -> "Source":
+    def find(cls, data: DataConfig, reporter: Reporter) -> "Source":
         """The source at `data.dataset`, which this kind recognizes.
 
         Raises:

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from pipelines.system import writeback
-from pipelines.track.rundir.events import SpoolWriter
+from pipelines.track.rundir.events import NodeSample, SpoolWriter
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def _sample(spool: Path, node: int, stop: threading.Event) -> None:
         psutil.cpu_percent()
         while not stop.wait(min(max((time.monotonic() - started) / _SHARE, _SHORTEST_SECONDS), _LONGEST_SECONDS)):
             sample += 1
-            writer.write("system", sample=sample, metrics=measure(since))
+            writer.write(NodeSample(sample, measure(since)))
         writer.close()
     except Exception:
         _log.warning("node %s is not sampled any more", node, exc_info=True)

@@ -17,24 +17,24 @@ from pipelines.data.sources.parsed_rows import IS_IMAGES
 from pipelines.data.sources.resolve import NAMES, resolve_source
 from pipelines.data.sources.source import Source
 from pipelines.score.batch.scoring import Input
-from pipelines.score.evaluate.dataset import Report
 from pipelines.system import paths
+from pipelines.system.reporter import Reporter
 
 KEPT_COLUMNS = ("file", "line", "label")
 _ROW_COLUMNS = "file string, line bigint, label int, content binary, __origin string, __row bigint"
 
 
 @contextmanager
-def opened(spark: SparkSession, config: Config, report: Report, folder: Path) -> Iterator[tuple[Input, int]]:
+def opened(spark: SparkSession, config: Config, reporter: Reporter, folder: Path) -> Iterator[tuple[Input, int]]:
     """The rows of `data.dataset`, and how many lines were set aside into `folder`. Kept are file, line (from 1) and label value.
 
     Raises:
         DataError: a line is malformed, or too many are (`ingest.on_bad_rows`); begins `FILE:LINE: reason`.
     """
-    source = find(config, report)
+    source = find(config, reporter)
     with build.parsed_text(spark, config, source, images_apart=True) as text:
         for warning in text.rejected.warnings:
-            report(warning)
+            reporter.warn(warning)
         if text.rejected.rows:
             quarantine.write(text.frame, source, text.reports, text.rejected.rows, folder)
         rows = partial(
@@ -79,7 +79,7 @@ def image_rows(
         yield pa.RecordBatch.from_pydict(columns)
 
 
-def find(config: Config, report: Report) -> Source:
+def find(config: Config, reporter: Reporter) -> Source:
     """The files of `data.dataset`: those of a data set, one file, or all of a folder.
 
     Raises:
@@ -88,7 +88,7 @@ def find(config: Config, report: Report) -> Source:
     """
     location = config.data.dataset
     if location in NAMES:
-        return resolve_source(config.data, report)
+        return resolve_source(config.data, reporter)
     path = paths.to_python(location)
     if path.is_file():
         return LibsvmFiles(path.name, ((location, "test"),))

@@ -29,9 +29,10 @@ from pipelines.score.batch import inputs, libsvm_input
 from pipelines.score.batch.inputs import Kind
 from pipelines.score.batch.scoring import RejectedRow, Tally, new_tally, scored
 from pipelines.score.classifier import ModelInfo
-from pipelines.score.evaluate.dataset import Report, described
+from pipelines.score.evaluate.dataset import described
 from pipelines.score.spark_model import shipped
 from pipelines.system import atomic, paths
+from pipelines.system.reporter import Reporter
 
 _VALUES_OF_A_PICTURE = 250_000
 NOTE_NAME = "_scoring.json"
@@ -66,7 +67,7 @@ def check(order: ScoringRequest) -> Kind:
     return kind
 
 
-def run_scoring(spark: SparkSession, order: ScoringRequest, kind: Kind, report: Report) -> dict[str, Any]:
+def run_scoring(spark: SparkSession, order: ScoringRequest, kind: Kind, reporter: Reporter) -> dict[str, Any]:
     """Score and write.
 
     Returns:
@@ -89,7 +90,7 @@ def run_scoring(spark: SparkSession, order: ScoringRequest, kind: Kind, report: 
         stack.enter_context(job_group(spark, "Convoy scoring"))
         set_aside = 0
         if kind == "libsvm":
-            rows, set_aside = stack.enter_context(libsvm_input.opened(spark, config, report, folder))
+            rows, set_aside = stack.enter_context(libsvm_input.opened(spark, config, reporter, folder))
         elif kind == "table":
             rows = inputs.read_table(spark, location, order.info)
         elif kind == "parquet":
@@ -106,7 +107,7 @@ def run_scoring(spark: SparkSession, order: ScoringRequest, kind: Kind, report: 
             raise spark_jobs.explained(error, f"{location} could not be scored") from error
         seconds = time.monotonic() - writing
         done: Tally = tally.value
-        _judge(config.ingest, done, report)
+        _judge(config.ingest, done, reporter)
         if done.rejected:
             _write_rejected(done.rejected, folder)
         rejected = set_aside + len(done.rejected)
@@ -153,7 +154,7 @@ def _publish(folder: Path, target: Path) -> None:
         raise ConfigError(f"--output {target}: cannot be put in place ({error.strerror}); name another folder") from error
 
 
-def _judge(config: IngestConfig, done: Tally, report: Report) -> None:
+def _judge(config: IngestConfig, done: Tally, reporter: Reporter) -> None:
     if not done.rejected:
         return
     first = min(done.rejected, key=lambda rejected: (rejected.origin, rejected.row))
@@ -165,7 +166,7 @@ def _judge(config: IngestConfig, done: Tally, report: Report) -> None:
         raise DataError(
             f"{first}{count}; that is more than ingest.max_bad_fraction={config.max_bad_fraction:g} allows: mend the data"
         )
-    report(f"warning: {first}; {bad:,} of {rows:,} rows are set aside in {REJECTED_FOLDER}")
+    reporter.warn(f"{first}; {bad:,} of {rows:,} rows are set aside in {REJECTED_FOLDER}")
 
 
 def _write_rejected(rejected: tuple[RejectedRow, ...], folder: Path) -> None:

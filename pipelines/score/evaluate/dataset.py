@@ -1,7 +1,6 @@
 """Which rows a model is judged on: those of a table, or of libsvm files that become one."""
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,9 +15,9 @@ from pipelines.data.table.schema import SPLITS, Split, Table, read_manifest
 from pipelines.errors import ConfigError, DataError
 from pipelines.score.classifier import ModelInfo
 from pipelines.system import paths
+from pipelines.system.reporter import Reporter
 
 SplitChoice = Literal["auto", "train", "validation", "test", "all"]
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +35,7 @@ class Choice:
     def dataset(self) -> str:
         return self.source.dataset if self.source is not None else self.table.manifest.dataset if self.table is not None else ""
 
-    def open(self, spark: SparkSession, report: Report) -> Table:
+    def open(self, spark: SparkSession, reporter: Reporter) -> Table:
         """The table, written now where it is not there yet.
 
         Raises:
@@ -45,10 +44,10 @@ class Choice:
         if self.table is not None:
             return self.table
         assert self.source is not None
-        return table.open_or_build(spark, self.config, self.source, report)[0]
+        return table.open_or_build(spark, self.config, self.source, reporter)[0]
 
 
-def choose(config: Config, info: ModelInfo, table_uri: str, split: SplitChoice, report: Report) -> Choice:
+def choose(config: Config, info: ModelInfo, table_uri: str, split: SplitChoice, reporter: Reporter) -> Choice:
     """Find the rows.
 
     Args:
@@ -57,7 +56,7 @@ def choose(config: Config, info: ModelInfo, table_uri: str, split: SplitChoice, 
         info: the model.
         table_uri: folder of a table, or empty.
         split: `auto` is the test rows, and all rows of a single libsvm file, where no row is a test row by itself.
-        report: is given lines for people.
+        reporter: receives progress and warnings.
 
     Raises:
         ConfigError: there is no such table or data set.
@@ -66,7 +65,7 @@ def choose(config: Config, info: ModelInfo, table_uri: str, split: SplitChoice, 
     config = dataclasses.replace(config, data=described(config.data, info))
     if table_uri:
         return Choice(config=config, source=None, table=existing_table(table_uri), splits=_splits(split, "test"))
-    source = resolve_source(config.data, report)
+    source = resolve_source(config.data, reporter)
     has_test_file = any(of_file == "test" for _, of_file in source.files)
     return Choice(config=config, source=source, table=None, splits=_splits(split, "test" if has_test_file else "all"))
 

@@ -14,9 +14,10 @@ from pipelines.data.table.schema import Split, Table
 from pipelines.errors import ConvoyError
 from pipelines.score import classifier
 from pipelines.score.classifier import ModelInfo
-from pipelines.score.evaluate.dataset import Choice, Report
+from pipelines.score.evaluate.dataset import Choice
 from pipelines.score.evaluate.evaluation import Comparison, evaluate
 from pipelines.system import paths, writeback
+from pipelines.system.reporter import Reporter
 from pipelines.track.figures import catalog
 from pipelines.track.mlflow.follower import PARENT_TAG, default_tracking_uri
 from pipelines.track.run_page import DESCRIPTION_TAG
@@ -27,14 +28,14 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 
-def run_evaluation(spark: SparkSession, choice: Choice, info: ModelInfo, report: Report) -> dict[str, Any]:
+def run_evaluation(spark: SparkSession, choice: Choice, info: ModelInfo, reporter: Reporter) -> dict[str, Any]:
     """Evaluate a model and record the run.
 
     Args:
         spark: does the work.
         choice: the rows.
         info: the model.
-        report: is given lines for people.
+        reporter: receives progress and warnings.
 
     Returns:
         the summary, plain data ready for JSON.
@@ -51,10 +52,10 @@ def run_evaluation(spark: SparkSession, choice: Choice, info: ModelInfo, report:
     status: Status = "FAILED"
     try:
         run.tags(_tags(info, choice.splits) | ({PARENT_TAG: parent.info.run_id} if parent is not None else {}))
-        table = choice.open(spark, report)
+        table = choice.open(spark, reporter)
         run.dataset(table)
         rows = sum(table.manifest.rows(split) for split in choice.splits)
-        report(f"evaluate: {info.uri} on {rows:,} rows ({', '.join(choice.splits)}) of table {table.uri}")
+        reporter.say(f"evaluate: {info.uri} on {rows:,} rows ({', '.join(choice.splits)}) of table {table.uri}")
         evaluating = time.monotonic()
         found = evaluate(spark, [info], table, choice.splits)
         seconds = time.monotonic() - evaluating
@@ -71,7 +72,7 @@ def run_evaluation(spark: SparkSession, choice: Choice, info: ModelInfo, report:
         with suppress(OSError):
             writeback.close(run_dir)
     for warning in run.warnings:
-        report(f"warning: {warning}")
+        reporter.warn(warning)
     result = found.results[0]
     return {
         "run_id": run.run_id,

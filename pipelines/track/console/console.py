@@ -3,13 +3,13 @@
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 
 from pipelines.config.schema import Verbosity
 from pipelines.system.secrets import mask
 from pipelines.track.console import terminal
 from pipelines.track.rundir import layout
-from pipelines.track.rundir.events import Event
+from pipelines.track.rundir.events import EpochEnd, Event, StepProgress, TrainingPlan
+from pipelines.track.rundir.summary import TrainingSummary
 
 _log = logging.getLogger(__name__)
 
@@ -31,10 +31,7 @@ class TrainingConsole:
         self._status = terminal.StatusLine(found) if found is not None else None
 
     def say(self, line: str) -> None:
-        """Print one line, above the progress line where there is one. What begins with `warning: ` is passed to `warn`."""
-        if line.startswith("warning: "):
-            self.warn(line.removeprefix("warning: "))
-            return
+        """Print one line, above the progress line where there is one."""
         _log.info("%s", line)
         if self.verbosity != "quiet":
             self._print(line)
@@ -51,59 +48,62 @@ class TrainingConsole:
 
     def show(self, event: Event) -> None:
         """Show what rank 0 reported."""
-        values = event.values
-        if event.kind == "plan":
-            # A training that was started again plans again.
-            self._first_progress = None
-            self._steps = values["steps"]
-            self.say(arithmetic(values))
-        elif event.kind == "progress":
-            self._progress(event)
-        elif event.kind == "epoch":
-            self.say(epoch_line(values["epoch"], self._epochs, values["metrics"]))
+        match event.values:
+            case TrainingPlan() as plan:
+                # A training that was started again plans again.
+                self._first_progress = None
+                self._steps = plan.steps
+                self.say(arithmetic(plan))
+            case StepProgress() as moment:
+                self._progress(moment, event.time)
+            case EpochEnd() as end:
+                self.say(epoch_line(end.epoch, self._epochs, end.metrics))
 
     def close(self) -> None:
         """Take the progress line away."""
         if self._status is not None:
             self._status.close()
 
-    def result(self, summary: Mapping[str, Any]) -> None:
+    def result(self, summary: TrainingSummary) -> None:
         """What came of it, and how to open the run."""
-        seconds, test = summary["seconds"], summary["test"]
-        rows = {
-            "test accuracy": f"{100 * test['accuracy']:.2f} %  (loss {test['loss']:.4f}, {test['rows']:,} rows)",
-            "trained": f"{_count(summary['epochs'], 'epoch')} on {_count(summary['workers'], 'worker')}, {summary['precision']}, "
-            f"{summary['rows_per_second']:,} rows/s",
-            "seconds": f"{seconds['total']:.1f} in all: ingest {seconds['ingest']:.1f}, launch {seconds['launch']:.1f}, "
-            f"training {seconds['train']:.1f}; first step after {seconds['first_step']:.1f}",
-            "table": summary["table"],
-            "run": f"{summary['run_id']}  (./convoy ui shows it)",
-            "model": summary["model_uri"],
+        seconds, test = summary.seconds, summary.test
+        rows = {}
+        if test is not None:
+            rows["test accuracy"] = f"{100 * test.accuracy:.2f} %  (loss {test.loss:.4f}, {test.rows:,} rows)"
+        rows |= {
+            "trained": f"{_count(summary.epochs, 'epoch')} on {_count(summary.workers, 'worker')}, {summary.precision}, "
+            f"{summary.rows_per_second:,} rows/s",
+            "seconds": f"{seconds.total:.1f} in all: ingest {seconds.ingest:.1f}, launch {seconds.launch:.1f}, "
+            f"training {seconds.train:.1f}; first step after {seconds.first_step:.1f}",
+            "table": summary.table,
+            "run": f"{summary.run_id}  (./convoy ui shows it)",
+            "model": summary.model_uri,
         }
-        if not summary["run_id"]:
+        if not summary.run_id:
             rows |= {
-                "run": f"{summary['run_dir']}, not yet in MLflow",
-                "model": f"{summary['run_dir']}/{layout.MODEL_FOLDER}",
+                "run": f"{summary.run_dir}, not yet in MLflow",
+                "model": f"{summary.run_dir}/{layout.MODEL_FOLDER}",
             }
-        if summary["note"]:
-            rows["NOTE"] = summary["note"]
+        if summary.note:
+            rows["NOTE"] = summary.note
         if self.verbosity != "quiet":
             self._print("")
         for name, value in rows.items():
             self.say(f"{name:15}{value}")
 
-    def _progress(self, event: Event) -> None:
+    def _progress(self, moment: StepProgress, time: float) -> None:
         if self._status is None:
             return
-        values = event.values
-        done = (values["epoch"] - 1) * self._steps + values["step"]
+        done = (moment.epoch - 1) * self._steps + moment.step
         total = self._epochs * self._steps
-        first_time, first_done = self._first_progress = self._first_progress or (event.time, done)
-        parts = [f"epoch {values['epoch']}/{self._epochs}"]
+        first_time, first_done = self._first_progress = self._first_progress or (time, done)
+        parts = [f"epoch {moment.epoch}/{self._epochs}"]
         if done > first_done:
-            parts.append(f"{_clock((total - done) * (event.time - first_time) / (done - first_done))} left")
-        parts += [f"{name} {values[name]:.4f}" for name in ("accuracy", "loss") if name in values]
-        parts.append(f"{values['rows_per_second']:,.0f} rows/s")
+            parts.append(f"{_clock((total - done) * (time - first_time) / (done - first_done))} left")
+        for name, value in (("accuracy", moment.accuracy), ("loss", moment.loss)):
+            if value is not None:
+                parts.append(f"{name} {value:.4f}")
+        parts.append(f"{moment.rows_per_second:,.0f} rows/s")
         self._status.show(lambda width: terminal.fitted(parts, done / total, width))
 
     def _print(self, line: str) -> None:
@@ -115,15 +115,15 @@ class TrainingConsole:
                 print(mask(line), flush=True)
 
 
-def arithmetic(plan: Mapping[str, Any]) -> str:
+def arithmetic(plan: TrainingPlan) -> str:
     """One line that says what the settings come to."""
-    global_batch_size = plan["workers"] * plan["batch_size_per_worker"]
-    left_out = plan["rows"] - plan["steps"] * global_batch_size
+    global_batch_size = plan.workers * plan.batch_size_per_worker
+    left_out = plan.rows - plan.steps * global_batch_size
     return (
-        f"{plan['rows']:,} rows, {_count(plan['workers'], 'worker')} x batch {plan['batch_size_per_worker']} = global batch "
-        f"{global_batch_size}, {plan['steps']} steps an epoch ({left_out} rows left out, others each time), "
-        f"learning rate {plan['learning_rate']:g}, {_count(plan['threads'], 'thread')} a worker, {plan['precision']}, "
-        f"{'from memory' if plan['in_memory'] else 'streamed'} (at most {plan['held_mb']:,} MB of rows in a worker)"
+        f"{plan.rows:,} rows, {_count(plan.workers, 'worker')} x batch {plan.batch_size_per_worker} = global batch "
+        f"{global_batch_size}, {plan.steps} steps an epoch ({left_out} rows left out, others each time), "
+        f"learning rate {plan.learning_rate:g}, {_count(plan.threads, 'thread')} a worker, {plan.precision}, "
+        f"{'from memory' if plan.in_memory else 'streamed'} (at most {plan.held_mb:,} MB of rows in a worker)"
     )
 
 

@@ -2,14 +2,11 @@
 
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pipelines.errors import ConfigError, ConvoyError, LaunchError
+from pipelines.errors import ConfigError, LaunchError
 from pipelines.system import atomic
-from pipelines.system.secrets import mask
 
 SPOOL_FOLDER = "spool"
 MODEL_FOLDER = "model"
@@ -144,15 +141,3 @@ def _last_checkpoint(run_dir: Path) -> float:
 
 def _folders(runs: Path) -> list[Path]:
     return [folder for folder in runs.iterdir() if folder.is_dir()] if runs.is_dir() else []
-
-
-def write_summary(summary: Mapping[str, Any], path: Path) -> None:
-    """Write the result of a job as JSON, whole or not at all, without credentials.
-
-    Raises:
-        ConvoyError: it cannot be written.
-    """
-    try:
-        atomic.write(path, mask(json.dumps(summary, indent=2)) + "\n")
-    except OSError as error:
-        raise ConvoyError(f"{path}: the summary cannot be written ({error.strerror}); the work itself is done") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 
 from pipelines.config import Config
-from pipelines.track.rundir.events import SpoolWriter
+from pipelines.track.rundir.events import EpochEnd, SpoolWriter
 from pipelines.train.checkpoint import state, store
 from pipelines.train.checkpoint.store import State
 from pipelines.train.checkpoint.training_progress import TrainingProgress
@@ -56,10 +56,10 @@ def report_history(spool: SpoolWriter, training_progress: TrainingProgress) -> N
     Its last second can be lost with a node, or with its supervisor, where the run folder takes no appends
     (`pipelines.system.writeback`).
     """
-    told = {event.values["epoch"] for event in spool.written() if event.kind == "epoch"}
+    told = {event.values.epoch for event in spool.written() if isinstance(event.values, EpochEnd)}
     for epoch, metrics in enumerate(training_progress.history, 1):
         if epoch not in told:
-            spool.write("epoch", epoch=epoch, metrics=metrics)
+            spool.write(EpochEnd(epoch, metrics))
 
 
 def checkpoint_saver(

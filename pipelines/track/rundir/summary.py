@@ -1,0 +1,113 @@
+"""The summary of a training: `summary.json` of its run folder, and what `--summary` of the training job writes."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import ConvoyError
+from pipelines.system import atomic
+from pipelines.system.secrets import mask
+
+
+@dataclass(frozen=True)
+class SplitRows:
+    """Rows of the table."""
+
+    train: int
+    validation: int
+    test: int
+
+
+@dataclass(frozen=True)
+class ModelScore:
+    """Means of the logged model over the test rows."""
+
+    loss: float
+    accuracy: float
+    rows: int
+
+
+@dataclass(frozen=True)
+class StageSeconds:
+    """Seconds of each stage; `first_step` and `total` count from the submission of the job."""
+
+    ingest: float
+    launch: float
+    first_step: float
+    train: float
+    """Epochs with their validation."""
+    total: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSummary:
+    """A training that has ended."""
+
+    dataset: str
+    note: str
+    """What to know about the data set; empty if nothing."""
+    table: str
+    """URI."""
+    run_dir: str
+    rows: SplitRows
+    workers: int
+    """At the end; lost workers may not have been replaced."""
+    epochs: int
+    best_epoch: int
+    precision: str
+    test: ModelScore | None
+    """None where the test rows were not used, as in a trial of a sweep."""
+    rows_per_second: int
+    """All workers together, in the last epoch."""
+    tracking_processor_seconds: float = 0.0
+    """CPU seconds that tracking took of the driver from the first step to the last."""
+    seconds: StageSeconds
+    run_id: str = ""
+    """Empty, like `model_uri`, until the tracking server has taken the run."""
+    model_uri: str = ""
+    tracking_uri: str = ""
+    registered: Mapping[str, str] | None = None
+    """Name, version and alias of the registered model, empty if that failed; None where it was not asked for."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        values = dataclasses.asdict(self)
+        if self.registered is None:
+            del values["registered"]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrainingSummary":
+        """The inverse of `as_dict`; keys of other versions are ignored.
+
+        Raises:
+            ValueError: a key is missing.
+        """
+        try:
+            known = {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values}
+            known["rows"] = SplitRows(**values["rows"])
+            known["test"] = ModelScore(**values["test"]) if values["test"] is not None else None
+            known["seconds"] = StageSeconds(**values["seconds"])
+            return cls(**known)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no summary of a training ({error})") from error
+
+
+def read(path: Path) -> TrainingSummary:
+    """Raises OSError or ValueError when the file is not there or holds no summary of a training."""
+    return TrainingSummary.from_dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def write(summary: Mapping[str, Any], path: Path) -> None:
+    """Write the result of a job as JSON, whole or not at all, without credentials.
+
+    Raises:
+        ConvoyError: it cannot be written.
+    """
+    try:
+        atomic.write(path, mask(json.dumps(summary, indent=2)) + "\n")
+    except OSError as error:
+        raise ConvoyError(f"{path}: the summary cannot be written ({error.strerror}); the work itself is done") from error
