@@ -17,8 +17,8 @@ from pipelines.track.rundir import figure_data
 from pipelines.track.rundir.events import SpoolReader, SpoolWriter
 from pipelines.train import compile
 from pipelines.train.checkpoint import store
-from pipelines.train.collectives import horovod as ranks
 from pipelines.train.compile import make_optimizer
+from pipelines.train.optim import distributed
 from pipelines.train.optim.distributed import guarded
 from pipelines.train.optim.schedule import PlannedLearningRate, plan
 from pipelines.train.test_time_augmentation import average_over_views
@@ -134,7 +134,7 @@ def test_a_gradient_is_clipped_by_the_length_of_all_of_it_and_only_when_it_is_lo
 
 
 def test_what_is_clipped_is_the_mean_over_ranks(monkeypatch):
-    monkeypatch.setattr(ranks, "averaged", lambda gradients, compression: [gradient / 10 for gradient in gradients])
+    monkeypatch.setattr(distributed, "allreduce_mean", lambda gradients, compression: [gradient / 10 for gradient in gradients])
     assert stepped(*one_weight(0.0, optimizer="sgd", clip_norm=1.0), 5.0, 20.0) == pytest.approx([-0.05, -0.15])
 
 
