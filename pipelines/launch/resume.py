@@ -53,7 +53,7 @@ def prepare(wanted: str, runs_uri: str, overrides: Sequence[str], say: Callable[
     for newer in store.set_aside_after(run_dir, found.path):
         say(f"resume: {newer.name} is newer and set aside")
     _check_settings(found, config)
-    say(f"resume: {paths.display(run_dir)} goes on after {found.state.place}")
+    say(f"resume: {paths.display(run_dir)} goes on after {found.state.position}")
     return Resumption(run_dir, config, found)
 
 

@@ -75,7 +75,7 @@ def test_resumed_inside_an_epoch_the_weights_and_metrics_are_those_of_an_undistu
         with pytest.raises(progress.Stopped):
             run(tmp_path / "broken", table, settings)
     found = store.newest(tmp_path / "broken")
-    assert found.state.place == "epoch 2, step 9"
+    assert found.state.position == "epoch 2, step 9"
     resumed, again = run(tmp_path / "broken", table, settings, found.path)
     assert weights(resumed) == weights(whole)
     assert again.weights_sha256 == result.weights_sha256
@@ -208,4 +208,4 @@ def test_the_step_that_is_named_is_the_one_that_failed(table, tmp_path, monkeypa
     monkeypatch.setattr(distributed.keras.optimizers, "Adam", Watching)
     with pytest.raises(TrainingError, match=r"in epoch 2, step 7 of 20"):
         run(tmp_path, table, ("training.steps_per_execution=4", "model.name=convnet"))
-    assert store.newest(tmp_path).state.place == "epoch 1"
+    assert store.newest(tmp_path).state.position == "epoch 1"
