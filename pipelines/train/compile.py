@@ -14,9 +14,7 @@ from pipelines.errors import ConfigError
 from pipelines.models import registry
 from pipelines.train.collectives.shared_memory import SharedMemoryReducer
 from pipelines.train.custom_loss import with_custom_loss
-from pipelines.train.kernels.byte_dropout import use_byte_dropout
-from pipelines.train.kernels.fused_adam import with_fused_update
-from pipelines.train.kernels.sparse_gradients import use_sparse_gradients
+from pipelines.train.kernels import accelerate, accelerate_optimizer
 from pipelines.train.optim.accumulation import use_accumulation, with_gradient_capture
 from pipelines.train.optim.distributed import with_allreduce, with_gradient_checks
 from pipelines.train.optim.ema import with_ema
@@ -50,9 +48,7 @@ def compile_model(
     training = config.training
     model, own = build_model(config, table, resolved), registry.custom_loss(config.model.name)
     if training.own_operations:
-        # Before dropout is changed, which says how few gradients pass.
-        use_sparse_gradients(model, resolved)
-        use_byte_dropout(model)
+        accelerate(model, resolved)
     if own is not None:
         model = with_custom_loss(model, own)
     if training.accumulation_steps > 1:
@@ -114,8 +110,8 @@ def make_optimizer(
         raise ConfigError(
             f"training.optimizer={name}: Keras {keras.__version__} does not have it yet; choose adamw, or a newer Keras"
         )
-    if training.own_operations and issubclass(kind, keras.optimizers.Adam):
-        kind = with_fused_update(kind)
+    if training.own_operations:
+        kind = accelerate_optimizer(kind)
     if training.average_decay:
         kind = with_ema(kind, model, training.average_decay)
     kind = with_gradient_checks(kind, training.clip_norm)
