@@ -49,7 +49,7 @@ def steps(batches: dict[str, int], count: int) -> dict[str, Any]:
     from pipelines.models import registry
     from pipelines.train.collectives.horovod import broadcast_state
     from pipelines.train.compile import use_threads
-    from pipelines.train.optim.distributed import distributed
+    from pipelines.train.optim.distributed import with_allreduce
 
     hvd.init()
     use_threads(1)
@@ -57,7 +57,7 @@ def steps(batches: dict[str, int], count: int) -> dict[str, Any]:
     found: dict[str, Any] = {"seconds": {}}
     for name, batch in batches.items():
         model = registry.build(NETWORK, ImageSpec(shape=(28, 28, 1), dtype="uint8", value_range=(0.0, 255.0)), 10)
-        optimizer = distributed(keras.optimizers.Adam)(1e-3)
+        optimizer = with_allreduce(keras.optimizers.Adam)(1e-3)
         model.compile(optimizer=optimizer, loss="sparse_categorical_crossentropy", jit_compile=False)
         broadcast_state(model, optimizer)
         images = rng.integers(0, 256, (batch, 28, 28, 1)).astype("uint8")

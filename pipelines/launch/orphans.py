@@ -99,7 +99,7 @@ def how_to_resume(run_dir: Path) -> str:
     last = store.newest(run_dir)
     if last is None:
         return "it has no checkpoint to resume from"
-    return f"last checkpoint {last.state.place} ({paths.display(last.path)}); go on with ./convoy train --resume {name}"
+    return f"last checkpoint {last.state.position} ({paths.display(last.path)}); go on with ./convoy train --resume {name}"
 
 
 def refuse_if_running(run_dir: Path) -> None:

@@ -70,7 +70,7 @@ def run(
 
 def _on_spark(spark: SparkSession, call: tuple[Any, ...], launch: LaunchConfig, work_dir: Path) -> list[Any]:
     # First, so that it imports during the checks.
-    server = spawn.kept_fork_server() if session.is_local() else ""
+    server = spawn.persistent_fork_server() if session.is_local() else ""
     check.check_cluster(spark, launch.workers, str(work_dir))
     ranks = barrier.start(spark, _call, call, launch=launch, work_dir=work_dir, fork_server=server)
     try:
@@ -90,17 +90,17 @@ def _on_the_driver(call: tuple[Any, ...], launch: LaunchConfig, work_dir: Path) 
         launch=launch,
         work_dir=str(work_dir),
         attempt_dir=str(attempt_dir),
-        fork_server=spawn.kept_fork_server(),
+        fork_server=spawn.persistent_fork_server(),
     )
     with run_locally(assignment) as ranks:
         try:
             done, waiting = wait(ranks, return_when=FIRST_EXCEPTION)
         except BaseException:
-            commands.give(attempt_dir, commands.KILL)
+            commands.send(attempt_dir, commands.KILL)
             raise
         if waiting or any(rank.exception() for rank in done):
             # The others would wait for the one that failed.
-            commands.give(attempt_dir, commands.KILL)
+            commands.send(attempt_dir, commands.KILL)
     failures = read_failures(attempt_dir)
     if failures:
         raise RankError(failures)

@@ -77,7 +77,9 @@ def train(
                 raise LaunchError(f"{error}; launch.max_restarts={allowed} are used up") from error
             restarts += 1
             start = store.newest(run_dir, reporter.warn)
-            place = f"goes on from the checkpoint of {start.state.place}" if start else "begins again: there is no checkpoint yet"
+            place = (
+                f"goes on from the checkpoint of {start.state.position}" if start else "begins again: there is no checkpoint yet"
+            )
             line = f"restart {restarts} of {allowed}: {error}; training {place}"
             reporter.warn(line)
             restarted(line)
@@ -109,11 +111,11 @@ def _watch(launch: WorkerGroup, watchdog: Watchdog, poll: Callable[[], None], re
     try:
         while not launch.wait(_POLL_SECONDS):
             poll()
-            look = watchdog.look()
-            for warning in look.warnings:
+            report = watchdog.poll()
+            for warning in report.warnings:
                 reporter.warn(warning)
-            if look.stalled:
-                launch.end(look.stalled)
+            if report.stalled:
+                launch.abort(report.stalled)
                 break
     except BaseException:
         launch.cancel()

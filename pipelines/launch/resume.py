@@ -55,7 +55,7 @@ def prepare(wanted: str, runs_uri: str, overrides: Sequence[str], reporter: Repo
     for newer in store.set_aside_after(run_dir, found.path):
         reporter.say(f"resume: {newer.name} is newer and set aside")
     _check_settings(found, config)
-    reporter.say(f"resume: {paths.display(run_dir)} goes on after {found.state.place}")
+    reporter.say(f"resume: {paths.display(run_dir)} goes on after {found.state.position}")
     return Resumption(run_dir, config, found)
 
 

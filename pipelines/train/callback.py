@@ -21,17 +21,17 @@ from pipelines.train.checkpoint.state import RandomGenerators
 from pipelines.train.checkpoint.training_progress import TrainingProgress
 from pipelines.train.collectives.horovod import allreduce_sum, check_equal_state
 from pipelines.train.evaluate import EVALUATION_BATCH_SIZE, Evaluator
-from pipelines.train.optim.ema import average_statistics, averaged_weights
-from pipelines.train.optim.loss_scale import updater
+from pipelines.train.optim.ema import allreduce_statistics, averaged_weights
+from pipelines.train.optim.loss_scale import base_optimizer
 
 _log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 0.5
 
 
-def updates(model: keras.Model) -> int:
+def optimizer_steps(model: keras.Model) -> int:
     """Steps that the optimizer has taken."""
     # Variables of Keras 3.2 do not turn into numbers by themselves.
-    return int(keras.ops.convert_to_numpy(updater(model.optimizer).iterations))
+    return int(keras.ops.convert_to_numpy(base_optimizer(model.optimizer).iterations))
 
 
 class EpochCallback(keras.callbacks.Callback):
@@ -83,14 +83,14 @@ class EpochCallback(keras.callbacks.Callback):
         self._data.begin(epoch)
         self._generators.begin(epoch, self.training_progress.dropout_calls)
         self._first_step = self.training_progress.step
-        self._updates_before = updates(self.model)
+        self._updates_before = optimizer_steps(self.model)
         self._epoch_started = time.monotonic()
         progress.mark(f"epoch {epoch + 1}, step {self._first_step + 1}")
         set_epoch(epoch + 1)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         # `batch` is of no use with several steps in an execution: Keras 3.2 gives the first of them, later ones the last.
-        step = self._first_step + updates(self.model) - self._updates_before
+        step = self._first_step + optimizer_steps(self.model) - self._updates_before
         self.training_progress.step = step
         progress.mark(f"epoch {self.training_progress.epoch + 1}, step {step + 1}")
         now = time.monotonic()
@@ -114,7 +114,7 @@ class EpochCallback(keras.callbacks.Callback):
         progress.mark(f"end of epoch {epoch + 1}")
         means = _over_ranks(logs or {})
         metrics = {f"train/{name}": value for name, value in means.items()}
-        average_statistics(self.model)
+        allreduce_statistics(self.model)
         self.training_progress.weights_sha256 = check_equal_state(self.model, self.model.optimizer, f"after epoch {epoch + 1}")
         validation_started = time.monotonic()
         if self._validation is not None:

@@ -14,13 +14,11 @@ from pipelines.errors import ConfigError
 from pipelines.models import registry
 from pipelines.train.collectives.shared_memory import SharedMemoryReducer
 from pipelines.train.custom_loss import with_custom_loss
-from pipelines.train.kernels.byte_dropout import use_byte_dropout
-from pipelines.train.kernels.fused_adam import fused
-from pipelines.train.kernels.sparse_gradients import use_sparse_gradients
-from pipelines.train.optim.accumulation import holding, in_parts
-from pipelines.train.optim.distributed import distributed, guarded
+from pipelines.train.kernels import accelerate, accelerate_optimizer
+from pipelines.train.optim.accumulation import use_accumulation, with_gradient_capture
+from pipelines.train.optim.distributed import with_allreduce, with_gradient_checks
 from pipelines.train.optim.ema import with_ema
-from pipelines.train.optim.loss_scale import LossScaled
+from pipelines.train.optim.loss_scale import BoundedLossScaleOptimizer
 from pipelines.train.optim.schedule import LearningRate, PlannedLearningRate
 from pipelines.train.precision import ResolvedPrecision
 
@@ -29,7 +27,7 @@ _POLICIES: dict[ResolvedPrecision, str] = {"float32": "float32", "bfloat16": "mi
 LossFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
-def compiled(
+def compile_model(
     config: Config,
     table: Table,
     resolved: ResolvedPrecision,
@@ -48,15 +46,13 @@ def compiled(
         neighbours: the other ranks, where they share memory.
     """
     training = config.training
-    model, own = build(config, table, resolved), registry.custom_loss(config.model.name)
+    model, own = build_model(config, table, resolved), registry.custom_loss(config.model.name)
     if training.custom_kernels:
-        # Before dropout is changed, which says how few gradients pass.
-        use_sparse_gradients(model, resolved)
-        use_byte_dropout(model)
+        accelerate(model, resolved)
     if own is not None:
         model = with_custom_loss(model, own)
     if training.accumulation_steps > 1:
-        in_parts(model, training.accumulation_steps)
+        use_accumulation(model, training.accumulation_steps)
     model.compile(
         optimizer=make_optimizer(training, PlannedLearningRate(rate), model, resolved, reducer),
         loss=own.function if own is not None else make_loss(training.label_smoothing, table.manifest.num_classes),
@@ -79,7 +75,7 @@ def use_threads(threads: int) -> int:
     return threads
 
 
-def build(config: Config, table: Table, resolved: ResolvedPrecision) -> keras.Model:
+def build_model(config: Config, table: Table, resolved: ResolvedPrecision) -> keras.Model:
     """The configured network, its layers computing in `resolved` and its weights in float32."""
     keras.config.set_dtype_policy(_POLICIES[resolved])
     try:
@@ -114,14 +110,14 @@ def make_optimizer(
         raise ConfigError(
             f"training.optimizer={name}: Keras {keras.__version__} does not have it yet; choose adamw, or a newer Keras"
         )
-    if training.custom_kernels and issubclass(kind, keras.optimizers.Adam):
-        kind = fused(kind)
+    if training.custom_kernels:
+        kind = accelerate_optimizer(kind)
     if training.average_decay:
         kind = with_ema(kind, model, training.average_decay)
-    kind = guarded(kind, training.clip_norm)
-    outer = distributed(LossScaled if resolved == "float16" else kind, training.compression, reducer)
+    kind = with_gradient_checks(kind, training.clip_norm)
+    outer = with_allreduce(BoundedLossScaleOptimizer if resolved == "float16" else kind, training.compression, reducer)
     if training.accumulation_steps > 1:
-        outer = holding(outer)
+        outer = with_gradient_capture(outer)
     return outer(kind(rate, **settings)) if resolved == "float16" else outer(rate, **settings)
 
 

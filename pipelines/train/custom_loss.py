@@ -14,7 +14,7 @@ def with_custom_loss(network: keras.Model, loss: CustomLoss) -> keras.Model:
     It is for training only: a saved model must not hold it.
     """
 
-    class OwnLossNetwork(keras.Model):
+    class CustomLossModel(keras.Model):
         def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> tf.Tensor:
             probabilities, self._judged = super().call(inputs, training=training, mask=mask)
             return probabilities
@@ -23,4 +23,4 @@ def with_custom_loss(network: keras.Model, loss: CustomLoss) -> keras.Model:
             # A step computes its loss right after the answer, in the same trace.
             return super().compute_loss(x, y, self._judged, *arguments, **named)
 
-    return OwnLossNetwork(network.input, [network.output, network.get_layer(loss.layer).output], name=network.name)
+    return CustomLossModel(network.input, [network.output, network.get_layer(loss.layer).output], name=network.name)

@@ -20,7 +20,7 @@ def use_own_gpu() -> tuple[int, int] | None:
     found = tf.config.list_physical_devices("GPU")
     if not found:
         return None
-    mine = found[own_index(len(found), hvd.local_rank(), hvd.local_size())]
+    mine = found[gpu_index(len(found), hvd.local_rank(), hvd.local_size())]
     tf.config.set_visible_devices(mine, "GPU")
     # Otherwise TensorFlow takes the whole memory, and leaves none to Horovod's buffers.
     tf.config.experimental.set_memory_growth(mine, True)
@@ -28,7 +28,7 @@ def use_own_gpu() -> tuple[int, int] | None:
     return int(major), int(minor)
 
 
-def own_index(count: int, local_rank: int, local_size: int) -> int:
+def gpu_index(count: int, local_rank: int, local_size: int) -> int:
     """Which of the visible GPUs is this rank's. Raises LaunchError when there are several, and fewer than ranks."""
     if count == 1:
         # That which was assigned; two ranks that share one see each other in the memory, not here.

@@ -13,7 +13,7 @@ from pipelines.train.collectives.horovod import allreduce_sum
 from pipelines.train.result import Score
 
 # Images, labels and probabilities of a batch.
-Witness = Callable[[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]], None]
+BatchObserver = Callable[[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]], None]
 
 # Rows at once. Gradients are not kept, so this may be larger than a training batch.
 EVALUATION_BATCH_SIZE = 1000
@@ -26,7 +26,7 @@ class Evaluator:
         self._model = model
         self._sums = tf.function(self._batch_sums, reduce_retracing=True)
 
-    def score(self, batches: Iterable[Block], witness: Witness | None = None) -> Score:
+    def score(self, batches: Iterable[Block], witness: BatchObserver | None = None) -> Score:
         """Cross-entropy (nats, without label smoothing) and accuracy.
 
         Args:

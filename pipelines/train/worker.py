@@ -20,7 +20,7 @@ from pipelines.track.rundir.events import FinalScore, SpoolWriter, TrainingPlan
 from pipelines.track.rundir.figure_data import PredictionWriter
 from pipelines.track.rundir.logs import set_epoch
 from pipelines.train import figure_inputs, precision
-from pipelines.train.callback import EpochCallback, updates
+from pipelines.train.callback import EpochCallback, optimizer_steps
 from pipelines.train.checkpoint import restore
 from pipelines.train.checkpoint.state import RandomGenerators
 from pipelines.train.checkpoint.training_progress import TrainingProgress
@@ -28,12 +28,12 @@ from pipelines.train.checkpoint.writer import CheckpointWriter
 from pipelines.train.collectives import shared_memory
 from pipelines.train.collectives.horovod import allgather, broadcast_state, check_equal_state
 from pipelines.train.collectives.shared_memory import SharedMemoryReducer
-from pipelines.train.compile import build, compiled, use_threads
+from pipelines.train.compile import build_model, compile_model, use_threads
 from pipelines.train.devices import use_own_gpu
 from pipelines.train.evaluate import EVALUATION_BATCH_SIZE, Evaluator
 from pipelines.train.optim.ema import assign_averages
 from pipelines.train.optim.loss_scale import NOT_FINITE
-from pipelines.train.optim.schedule import plan
+from pipelines.train.optim.schedule import plan_learning_rate
 from pipelines.train.precision import ResolvedPrecision
 from pipelines.train.result import Score, TrainingResult
 from pipelines.train.test_time_augmentation import average_over_views
@@ -79,11 +79,11 @@ def train(
     train_shard, validation_shard, test_shard = (_shard(config, table, split) for split in ("train", "validation", "test"))
     together = shared_memory.is_usable(config) and gpu is None
     check_agreement(steps=steps, table=table.manifest.key, precision=resolved, checkpoint=str(checkpoint), shared_memory=together)
-    rate = plan(training, workers, steps)
+    rate = plan_learning_rate(training, workers, steps)
 
     keras.utils.set_random_seed(training.seed)
-    model = compiled(config, table, resolved, rate, steps, SharedMemoryReducer() if together else None)
-    training_progress = restore.begin(model, checkpoint, steps, workers, training.batch_size_per_worker)
+    model = compile_model(config, table, resolved, rate, steps, SharedMemoryReducer() if together else None)
+    training_progress = restore.restore_training(model, checkpoint, steps, workers, training.batch_size_per_worker)
     broadcast_state(model, model.optimizer)
     training_progress.weights_sha256 = check_equal_state(model, model.optimizer, "before training")
     spool.write(
@@ -169,7 +169,7 @@ def fit(model: keras.Model, data: TrainingData, callback: EpochCallback, trainin
     except tf.errors.InvalidArgumentError as error:
         if NOT_FINITE not in str(error):
             raise
-        step = updates(model) - training_progress.epoch * steps + 1
+        step = optimizer_steps(model) - training_progress.epoch * steps + 1
         rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
         raise TrainingError(
             f"the loss is not finite in epoch {training_progress.epoch + 1}, step {step} of {steps}, at learning rate "
@@ -253,7 +253,7 @@ def _trained(config: Config, table: Table, model: keras.Model, training_progress
         assign_averages(model)
     weights_sha256 = check_equal_state(model, model.optimizer, "after training")
     set_epoch(0)
-    network = build(config, table, "float32")
+    network = build_model(config, table, "float32")
     network.set_weights(model.get_weights())
     return network, weights_sha256
 

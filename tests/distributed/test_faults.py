@@ -156,7 +156,7 @@ def test_an_error_that_a_rank_raises_is_not_tried_again(spark, fork_server, tabl
     assert " failed: ValueError: deliberate failure (its log: " in str(error)
     assert time.time() - error.failures[0].time < 20
     assert told.restarts == []
-    assert store.newest(tmp_path).state.place == "epoch 1"
+    assert store.newest(tmp_path).state.position == "epoch 1"
     assert nothing_is_left()
 
 
@@ -169,7 +169,7 @@ def test_when_the_restarts_are_used_up_the_last_loss_is_the_headline(spark, fork
     assert " failed: killed by SIGTERM (" in str(error)
     assert str(error).endswith("launch.max_restarts=1 are used up")
     # Told to stop, it has kept what it had.
-    assert store.newest(tmp_path).state.place in ("epoch 0, step 3", "epoch 0, step 4")
+    assert store.newest(tmp_path).state.position in ("epoch 0, step 3", "epoch 0, step 4")
     assert nothing_is_left()
 
 
@@ -208,7 +208,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_all_in_the_same_step(spark,
     assert {failure.error for failure in error.failures} == {str(error)}
     assert told.restarts == []
     found = store.newest(tmp_path)
-    assert found.state.place == "epoch 1"
+    assert found.state.position == "epoch 1"
     assert all(np.isfinite(array).all() for array in store.read_arrays(found.path).values())
 
 
@@ -216,7 +216,7 @@ def test_weights_that_come_to_differ_are_found_at_the_end_of_the_epoch(spark, fo
     error, told = train(spark, table, tmp_path, fork_server, {1: ("change weights", 1, 2, 4)})
     assert str(error).startswith("after epoch 2: weights or optimizer state of ranks [1] differ from rank 0")
     assert told.restarts == []
-    assert store.newest(tmp_path).state.place == "epoch 1"
+    assert store.newest(tmp_path).state.position == "epoch 1"
 
 
 def test_cancelled_ranks_keep_a_checkpoint_from_which_the_training_ends_as_if_undisturbed(
@@ -242,7 +242,7 @@ def test_cancelled_ranks_keep_a_checkpoint_from_which_the_training_ends_as_if_un
 
 def test_another_number_of_workers_goes_on_and_says_what_changes(spark, fork_server, table, tmp_path, undisturbed):
     first = store.verify(store.available(undisturbed[1])[-1])
-    assert first.state.place == "epoch 1"
+    assert first.state.position == "epoch 1"
     changed = resume.changes(first.state, loader.load(None, [*SETTINGS, "launch.workers=1"]), rows=640)
     assert changed[0] == "resume: changed: launch.workers 2 -> 1"
     assert "global batch 32 -> 16, steps an epoch 20 -> 40" in changed[1]

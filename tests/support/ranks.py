@@ -186,7 +186,7 @@ MISHAPS = {
 }
 
 
-def means_of_neighbours(length, calls):
+def shared_memory_means(length, calls):
     """What a rank gave and what it got, call by call."""
     import horovod.tensorflow as hvd
     import numpy as np
@@ -202,7 +202,7 @@ def means_of_neighbours(length, calls):
     return given, got
 
 
-def leave_neighbours_after_two_means():
+def leave_after_two_means():
     """What the other ranks are told when the last one has gone."""
     import horovod.tensorflow as hvd
     import numpy as np

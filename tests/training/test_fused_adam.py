@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines.train.kernels.fused_adam import fused
+from pipelines.train.kernels.fused_adam import with_fused_update
 
 SHAPES = ((3, 3, 2, 4), (4,), (36, 5), (5,))
 OPTIMIZERS = {
@@ -41,7 +41,7 @@ def test_the_fused_update_is_that_of_keras(name):
         [random.normal(scale=10.0 ** (step % 13 - 9), size=shape).astype(np.float32) for shape in SHAPES] for step in range(60)
     ]
     expected, plain = state_after(kind(0.01, **settings), gradients)
-    found, operations = state_after(fused(kind)(0.01, **settings), gradients)
+    found, operations = state_after(with_fused_update(kind)(0.01, **settings), gradients)
     assert operations.count("ResourceApplyAdam") == (0 if name == "amsgrad" else len(SHAPES))
     assert "ResourceApplyAdam" not in plain
     assert len(found) == len(expected)
@@ -52,7 +52,7 @@ def test_the_fused_update_is_that_of_keras(name):
 
 def test_sparse_gradients_are_left_to_keras():
     results = []
-    for kind in (keras.optimizers.Adam, fused(keras.optimizers.Adam)):
+    for kind in (keras.optimizers.Adam, with_fused_update(keras.optimizers.Adam)):
         table = keras.Variable(np.ones((5, 2), np.float32))
         optimizer = kind(0.1)
         optimizer.build([table])

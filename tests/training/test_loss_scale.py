@@ -6,10 +6,10 @@ import pytest
 import tensorflow as tf
 
 from pipelines.config.training import TrainingConfig
-from pipelines.train.callback import updates
+from pipelines.train.callback import optimizer_steps
 from pipelines.train.compile import make_optimizer
 from pipelines.train.optim.loss_scale import NOT_FINITE
-from pipelines.train.optim.schedule import PlannedLearningRate, plan
+from pipelines.train.optim.schedule import PlannedLearningRate, plan_learning_rate
 
 pytestmark = pytest.mark.usefixtures("horovod")
 
@@ -22,7 +22,7 @@ def model():
     network = keras.Model(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
     network.set_weights([np.zeros((1, 1), np.float32)])
     training = TrainingConfig(optimizer="sgd", base_learning_rate=0.1, warmup_epochs=0, clip_norm=2.0, average_decay=0.5)
-    network.optimizer = make_optimizer(training, PlannedLearningRate(plan(training, 1, 10)), network, "float16")
+    network.optimizer = make_optimizer(training, PlannedLearningRate(plan_learning_rate(training, 1, 10)), network, "float16")
     network.optimizer.build(network.trainable_variables)
     return network
 
@@ -40,9 +40,9 @@ def test_the_scale_is_taken_out_before_a_gradient_is_clipped(model):
 
 def test_a_step_that_overflows_changes_no_weight_counts_for_nothing_and_halves_the_scale(model):
     assert stepped(model, np.inf) == (0.0, BEGINNING / 2)
-    assert updates(model) == 0
+    assert optimizer_steps(model) == 0
     assert stepped(model, BEGINNING / 2) == pytest.approx((-0.1, BEGINNING / 2))
-    assert updates(model) == 1
+    assert optimizer_steps(model) == 1
 
 
 def test_a_loss_that_no_scale_helps_ends_the_training(model):

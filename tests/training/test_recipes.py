@@ -17,10 +17,10 @@ from pipelines.track.rundir import figure_data
 from pipelines.track.rundir.events import SpoolReader, SpoolWriter
 from pipelines.train import compile
 from pipelines.train.checkpoint import store
-from pipelines.train.collectives import horovod as ranks
 from pipelines.train.compile import make_optimizer
-from pipelines.train.optim.distributed import guarded
-from pipelines.train.optim.schedule import PlannedLearningRate, plan
+from pipelines.train.optim import distributed
+from pipelines.train.optim.distributed import with_gradient_checks
+from pipelines.train.optim.schedule import PlannedLearningRate, plan_learning_rate
 from pipelines.train.test_time_augmentation import average_over_views
 from pipelines.train.worker import train
 
@@ -78,7 +78,7 @@ def one_weight(value, **settings):
     model = keras.Model(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
     model.set_weights([np.array([[value]], np.float32)])
     training = TrainingConfig(base_learning_rate=0.1, warmup_epochs=0, **settings)
-    optimizer = make_optimizer(training, PlannedLearningRate(plan(training, 1, 10)), model)
+    optimizer = make_optimizer(training, PlannedLearningRate(plan_learning_rate(training, 1, 10)), model)
     optimizer.build(model.trainable_variables)
     model.optimizer = optimizer
     return model, optimizer
@@ -124,7 +124,7 @@ def test_an_optimizer_that_this_keras_lacks_is_one_clear_line(monkeypatch):
 
 def test_a_gradient_is_clipped_by_the_length_of_all_of_it_and_only_when_it_is_longer():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    optimizer = guarded(keras.optimizers.SGD, clip_norm=1.0)(1.0)
+    optimizer = with_gradient_checks(keras.optimizers.SGD, clip_norm=1.0)(1.0)
     model.set_weights([np.zeros((2, 1), np.float32), np.zeros(1, np.float32)])
     optimizer.build(model.trainable_variables)
     optimizer.apply([tf.constant([[2.0], [3.0]]), tf.constant([6.0])], model.trainable_variables)
@@ -134,7 +134,7 @@ def test_a_gradient_is_clipped_by_the_length_of_all_of_it_and_only_when_it_is_lo
 
 
 def test_what_is_clipped_is_the_mean_over_ranks(monkeypatch):
-    monkeypatch.setattr(ranks, "averaged", lambda gradients, compression: [gradient / 10 for gradient in gradients])
+    monkeypatch.setattr(distributed, "allreduce_mean", lambda gradients, compression: [gradient / 10 for gradient in gradients])
     assert stepped(*one_weight(0.0, optimizer="sgd", clip_norm=1.0), 5.0, 20.0) == pytest.approx([-0.05, -0.15])
 
 

@@ -75,7 +75,7 @@ def test_resumed_inside_an_epoch_the_weights_and_metrics_are_those_of_an_undistu
         with pytest.raises(progress.Stopped):
             run(tmp_path / "broken", table, settings)
     found = store.newest(tmp_path / "broken")
-    assert found.state.place == "epoch 2, step 9"
+    assert found.state.position == "epoch 2, step 9"
     resumed, again = run(tmp_path / "broken", table, settings, found.path)
     assert weights(resumed) == weights(whole)
     assert again.weights_sha256 == result.weights_sha256
@@ -190,22 +190,22 @@ def test_a_loss_that_is_not_finite_stops_in_its_step_and_keeps_the_last_good_che
 
 
 def test_the_step_that_is_named_is_the_one_that_failed(table, tmp_path, monkeypatch):
-    from pipelines.train.collectives import horovod
+    from pipelines.train.optim import distributed
 
-    real = horovod.allreduce_mean
+    real = distributed.allreduce_mean
 
     def broken(gradients, compression):
         step = broken.optimizer.iterations
         bad = tf.where(tf.equal(tf.cast(step, tf.int64), STEPS + 6), float("nan"), 1.0)
         return [gradient * bad for gradient in real(gradients, compression)]
 
-    class Watching(horovod.keras.optimizers.Adam):
+    class Watching(distributed.keras.optimizers.Adam):
         def __init__(self, *arguments, **named):
             super().__init__(*arguments, **named)
             broken.optimizer = self
 
-    monkeypatch.setattr(horovod, "averaged", broken)
-    monkeypatch.setattr(horovod.keras.optimizers, "Adam", Watching)
+    monkeypatch.setattr(distributed, "allreduce_mean", broken)
+    monkeypatch.setattr(distributed.keras.optimizers, "Adam", Watching)
     with pytest.raises(TrainingError, match=r"in epoch 2, step 7 of 20"):
         run(tmp_path, table, ("training.steps_per_execution=4", "model.name=convnet"))
-    assert store.newest(tmp_path).state.place == "epoch 1"
+    assert store.newest(tmp_path).state.position == "epoch 1"

@@ -1,11 +1,11 @@
 import pytest
 
 from pipelines.config.training import TrainingConfig
-from pipelines.train.optim.schedule import PlannedLearningRate, plan
+from pipelines.train.optim.schedule import PlannedLearningRate, plan_learning_rate
 
 
 def rates(steps, workers=1, **settings):
-    rate = PlannedLearningRate(plan(TrainingConfig(**settings), workers, steps_per_epoch=10))
+    rate = PlannedLearningRate(plan_learning_rate(TrainingConfig(**settings), workers, steps_per_epoch=10))
     return [float(rate(step)) for step in steps]
 
 

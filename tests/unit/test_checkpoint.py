@@ -49,7 +49,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
     found = store.newest(tmp_path)
     assert found.path == path
     assert found.state == dataclasses.replace(STATE, step=17)
-    assert found.state.place == "epoch 1, step 17"
+    assert found.state.position == "epoch 1, step 17"
     stored = store.read_arrays(path)
     assert stored.keys() == arrays().keys()
     for name, array in arrays(1).items():
@@ -60,7 +60,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
 def test_the_newest_is_by_epoch_and_step_and_only_the_last_few_stay(tmp_path):
     for epoch, step in ((2, 0), (9, 0), (10, 0), (10, 5)):
         write(tmp_path, epoch, step, keep=2)
-    assert store.newest(tmp_path).state.place == "epoch 10, step 5"
+    assert store.newest(tmp_path).state.position == "epoch 10, step 5"
     assert len(store.available(tmp_path)) == 2
     assert len(names(tmp_path)) == 4
 

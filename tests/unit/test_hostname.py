@@ -18,7 +18,7 @@ if sys.argv[1] == "nobody":
     os.setuid(65534)
     # As a process that was nobody's from the beginning: it may write to its own /proc/self.
     ctypes.CDLL(None).prctl(4, 1)
-print(hostname.answer_to("127.0.0.77"), socket.gethostbyname(socket.gethostname()), os.getuid(), os.getgid())
+print(hostname.resolve_hostname_to("127.0.0.77"), socket.gethostbyname(socket.gethostname()), os.getuid(), os.getgid())
 """
 
 
@@ -38,7 +38,7 @@ def test_a_process_answers_to_an_address_and_the_machine_keeps_its_name(user):
 
 def test_a_name_that_leads_elsewhere_and_cannot_be_changed_is_refused_in_one_line_where_there_are_other_machines(monkeypatch):
     monkeypatch.setattr(socket, "gethostname", lambda: "beta")
-    monkeypatch.setattr(hostname, "_gloos_choice", lambda: "127.0.1.1")
+    monkeypatch.setattr(hostname, "_gloo_address", lambda: "127.0.1.1")
     with pytest.raises(LaunchError, match=r"^on beta its own name leads to 127\.0\.1\.1, .* write `10\.0\.0\.2 beta` into its"):
         hostname.check(False, "10.0.0.2")
     hostname.check(False, "127.0.0.1")
@@ -50,4 +50,4 @@ def test_what_gloo_would_take_is_the_first_address_that_is_this_machines_own(mon
         return [(socket.AF_INET, type, 0, "", (address, 0)) for address in ("192.0.2.1", "127.0.0.9", "127.0.0.1")]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolved)
-    assert hostname._gloos_choice() == "127.0.0.9"
+    assert hostname._gloo_address() == "127.0.0.9"

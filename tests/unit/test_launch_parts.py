@@ -10,7 +10,7 @@ import pytest
 from pipelines.config import LaunchConfig
 from pipelines.errors import DataError
 from pipelines.launch.health import failures
-from pipelines.launch.rendezvous.server import RankPlacement, slot_of
+from pipelines.launch.rendezvous.server import RankPlacement, slot_info
 from pipelines.launch.slots import threads_per_worker
 from pipelines.launch.workers import scratch
 from pipelines.launch.workers.environment import gpu_environment, horovod_environment
@@ -20,7 +20,7 @@ from pipelines.train.precision import bfloat16_instructions, resolve
 
 def test_ranks_on_two_hosts_get_local_and_cross_ranks():
     hosts = ["a", "b", "a", "b", "a"]
-    slots = [slot_of(rank, hosts) for rank in range(5)]
+    slots = [slot_info(rank, hosts) for rank in range(5)]
     assert [(slot.local_rank, slot.local_size) for slot in slots] == [(0, 3), (0, 2), (1, 3), (1, 2), (2, 3)]
     assert [(slot.cross_rank, slot.cross_size) for slot in slots] == [(0, 2), (1, 2), (0, 2), (1, 2), (0, 1)]
 
@@ -32,14 +32,14 @@ def test_workers_of_a_node_share_its_cores_and_none_gets_less_than_one_thread():
 
 
 def test_how_often_ranks_ask_each_other_is_left_to_horovod_unless_it_is_set():
-    place = RankPlacement(slot_of(0, ["a", "a"]), "127.0.0.1:1", "lo")
+    place = RankPlacement(slot_info(0, ["a", "a"]), "127.0.0.1:1", "lo")
     asked = [horovod_environment(place, LaunchConfig(cycle_milliseconds=value)) for value in (0, 2.5, 10)]
     assert [variables.get("HOROVOD_CYCLE_TIME") for variables in asked] == [None, "2.5", "10"]
 
 
 def test_the_cause_comes_before_its_effects_even_when_it_was_reported_later(tmp_path):
     effect = failures.Failure(rank=0, host="a", time=1.0, error="HorovodInternalError: gone", traceback="", log_path="l0")
-    cause = failures.of_exception(ValueError("real"), "Traceback", rank=1, host="b", log_path="l1")
+    cause = failures.failure_from_exception(ValueError("real"), "Traceback", rank=1, host="b", log_path="l1")
     failures.write_failure(tmp_path, effect)
     failures.write_failure(tmp_path, cause)
     first, second = failures.read_failures(tmp_path)
@@ -59,12 +59,12 @@ def test_the_task_that_spark_names_is_the_one_that_was_lost():
 
 
 def test_a_users_error_is_its_own_headline():
-    report = failures.of_exception(DataError("f.txt:3: bad"), "Traceback", rank=0, host="a", log_path="l")
+    report = failures.failure_from_exception(DataError("f.txt:3: bad"), "Traceback", rank=0, host="a", log_path="l")
     assert failures.headline(report) == "f.txt:3: bad"
 
 
 def test_a_killed_process_is_reported_with_its_signal():
-    report = failures.of_exit(-9, rank=1, host="a", log_path="l")
+    report = failures.failure_from_exit_code(-9, rank=1, host="a", log_path="l")
     assert "killed by SIGKILL" in report.error
     assert "memory" in report.error
     assert time.time() - report.time < 5

@@ -71,8 +71,8 @@ def test_in_local_mode_nothing_listens(monkeypatch):
 
 
 def unreachable(monkeypatch, lost):
-    answers = interfaces._answers
-    monkeypatch.setattr(interfaces, "_answers", lambda address, *rest: address != lost and answers(address, *rest))
+    answers = interfaces._is_reachable
+    monkeypatch.setattr(interfaces, "_is_reachable", lambda address, *rest: address != lost and answers(address, *rest))
 
 
 def test_the_address_is_the_first_at_which_the_other_machine_answers(addresses, monkeypatch):
@@ -93,7 +93,7 @@ def test_an_answer_of_another_machine_at_the_same_address_does_not_count(address
             caller.sendall(b"who is calling?!")
 
     threading.Thread(target=answer, daemon=True).start()
-    assert not interfaces._answers("127.0.0.31", stranger.getsockname()[1], "0123456789abcdef")
+    assert not interfaces._is_reachable("127.0.0.31", stranger.getsockname()[1], "0123456789abcdef")
     stranger.close()
 
 

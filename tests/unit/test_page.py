@@ -175,7 +175,7 @@ def test_events_become_metrics_of_all_ranks_and_figures_with_their_numbers(table
 def test_a_node_is_sampled_while_its_rank_works(tmp_path, monkeypatch):
     monkeypatch.setattr(node_metrics, "_SHORTEST_SECONDS", 0.05)
     reader, samples = SpoolReader(tmp_path), []
-    with node_metrics.sampled(tmp_path, 3):
+    with node_metrics.sample_node(tmp_path, 3):
         while len(samples) < 3:
             samples += reader.new_events()
     assert {(event.rank, event.kind) for event in samples} == {(3, "system")}

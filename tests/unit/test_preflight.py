@@ -75,32 +75,32 @@ def test_both_supported_stacks_pass_without_a_remedy(found):
         (dataclasses.replace(GOOD, gloo=False), "Horovod Gloo"),
     ],
 )
-def test_one_wrong_part_is_one_failed_row_whose_remedy_is_the_set_up(found, name):
+def test_one_wrong_part_is_one_failed_row_whose_remedy_is_setup(found, name):
     (row,) = failures(found)
     assert row.name == name
     assert "./convoy setup" in row.remedy
 
 
-def test_a_tensorflow_that_crashes_on_import_fails_itself_and_the_horovod_build_but_raises_nothing():
+def test_a_tensorflow_that_crashes_on_import_fails_its_row_and_the_horovod_build_but_raises_nothing():
     crashed = dataclasses.replace(
-        GOOD, tensorflow="", tensorflow_error="the import ended Python with exit code -4", horovod_tensorflow="", gloo=False
+        GOOD, tensorflow="", tensorflow_error="importing it ended Python with exit code -4", horovod_tensorflow="", gloo=False
     )
     assert [row.name for row in failures(crashed)] == ["TensorFlow", "Horovod build"]
     assert "exit code -4" in check.table(requirements.check_node(crashed))
 
 
-def test_a_tensorflow_that_horovod_does_not_compile_with_is_refused():
+def test_a_tensorflow_that_horovod_does_not_compile_with_is_rejected():
     newer = dataclasses.replace(GOOD, tensorflow="2.19.0", horovod_tensorflow="2.19.0")
     assert [row.name for row in failures(newer)] == ["TensorFlow"]
 
 
-def test_more_workers_than_cores_name_the_number_that_fits():
+def test_with_more_workers_than_cores_the_remedy_names_the_number_that_fits():
     (row,) = failures(GOOD, workers=5)
     assert row.name == "cores"
     assert "--workers 4" in row.remedy
 
 
-def test_little_memory_and_a_missing_bfloat16_are_notes_that_do_not_forbid_training():
+def test_little_memory_and_missing_bfloat16_are_notes_that_do_not_prevent_training():
     small = dataclasses.replace(GOOD, memory=requirements.GIGABYTE, bfloat16=())
     rows = requirements.check_node(small)
     assert requirements.all_pass(rows)
@@ -114,12 +114,12 @@ def test_a_machine_with_nothing_gives_a_full_table():
     assert check.table(rows).count("missing") >= 6
 
 
-def test_the_table_shows_found_needed_and_below_it_the_remedy():
+def test_the_table_shows_found_and_needed_with_the_remedy_below():
     lines = check.table(requirements.check_node(with_version("pyarrow", "15.0.0"))).splitlines()
-    (at,) = [number for number, line in enumerate(lines) if "pyarrow " in line and line.startswith("fail")]
-    assert "15.0.0" in lines[at]
-    assert "below 15" in lines[at]
-    assert lines[at + 1].strip() == "-> run ./convoy setup"
+    (index,) = [number for number, line in enumerate(lines) if "pyarrow " in line and line.startswith("fail")]
+    assert "15.0.0" in lines[index]
+    assert "below 15" in lines[index]
+    assert lines[index + 1].strip() == "-> run ./convoy setup"
 
 
 def test_release_candidates_and_local_versions_are_compared_by_their_numbers():
@@ -127,7 +127,7 @@ def test_release_candidates_and_local_versions_are_compared_by_their_numbers():
     assert requirements.all_pass(requirements.check_node(with_version("numpy", "1.26.4+local")))
 
 
-def test_an_import_that_kills_python_is_reported_and_not_raised(tmp_path, monkeypatch):
+def test_an_import_that_kills_python_is_reported_rather_than_raised(tmp_path, monkeypatch):
     package = tmp_path / "tensorflow"
     package.mkdir()
     (package / "__init__.py").write_text("import os\nos._exit(7)\n")
@@ -137,14 +137,14 @@ def test_an_import_that_kills_python_is_reported_and_not_raised(tmp_path, monkey
     assert "exit code 7" in found.tensorflow_error
 
 
-def test_workers_below_one_are_refused_before_anything_is_looked_at(capsys):
+def test_workers_below_one_are_rejected_before_any_check(capsys):
     with pytest.raises(SystemExit) as refusal:
         doctor.main(["--workers", "0"])
     assert refusal.value.code == 2
     assert "--workers 0" in capsys.readouterr().err
 
 
-def test_the_quick_look_agrees_with_the_thorough_one_on_this_machine():
+def test_the_quick_probe_agrees_with_the_thorough_one_on_this_machine():
     thorough, quick = probe.probe_node(), probe.probe_quickly()
     assert quick.tensorflow == thorough.tensorflow
     assert (quick.horovod_tensorflow, quick.gloo) == (thorough.horovod_tensorflow, thorough.gloo)
@@ -170,13 +170,13 @@ def test_an_executor_like_the_driver_passes():
         (dataclasses.replace(GOOD, run_dir_takes="nothing"), "run folder"),
     ],
 )
-def test_an_executor_that_differs_is_named_with_what_differs(found, name):
+def test_an_executor_that_differs_fails_in_the_row_that_differs(found, name):
     (row,) = executor_failures(found)
     assert row.name == name
     assert row.remedy
 
 
-def test_a_run_folder_that_takes_no_appends_is_a_note_that_says_what_is_done_about_it():
+def test_a_run_folder_that_takes_no_appends_is_a_note_that_says_how_it_is_handled():
     rows = requirements.check_executor(dataclasses.replace(GOOD, run_dir_takes="whole files"), GOOD)
     (row,) = [row for row in rows if row.state != "ok"]
     assert (row.name, row.state) == ("run folder", "note")

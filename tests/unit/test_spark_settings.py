@@ -14,7 +14,7 @@ def states(conf, master="spark://m:7077", executors=(NODE,), workers=2):
     return {row.name: row.state for row in check_spark_conf(conf, master, executors, workers)}
 
 
-def test_a_cluster_with_fixed_executors_a_task_a_node_and_room_for_tensorflow_is_well():
+def test_a_cluster_with_fixed_executors_one_task_per_node_and_memory_for_tensorflow_passes():
     assert set(states(GOOD).values()) == {"ok"}
 
 
@@ -23,11 +23,11 @@ def test_a_cluster_with_fixed_executors_a_task_a_node_and_room_for_tensorflow_is
     [
         ({"spark.dynamicAllocation.enabled": "true"}, "dynamic allocation", "fail"),
         ({"spark.speculation": "true"}, "speculation", "note"),
-        ({"spark.task.cpus": "8"}, "cores of a task", "fail"),
+        ({"spark.task.cpus": "8"}, "cores per task", "fail"),
         ({"spark.executor.memory": "14g"}, "memory of n1", "note"),
     ],
 )
-def test_each_setting_that_hurts_is_one_row_with_its_remedy(setting, name, state):
+def test_each_harmful_setting_is_one_row_with_its_remedy(setting, name, state):
     rows = check_spark_conf(GOOD | setting, "spark://m:7077", [NODE], 2)
     (row,) = [row for row in rows if row.state != "ok"]
     assert (row.name, row.state) == (name, state)
@@ -42,7 +42,7 @@ def test_more_workers_on_a_node_need_more_memory_beside_the_jvm():
     assert "memory of n1" not in states(conf, executors=[unknown], workers=4)
 
 
-def test_on_one_machine_the_executors_settings_do_not_count():
+def test_on_one_machine_executor_settings_are_ignored():
     assert set(states({"spark.task.cpus": "8"}, master="local[2]")) == {"dynamic allocation", "speculation"}
 
 
@@ -55,5 +55,5 @@ def test_gpus_that_spark_does_not_assign_and_a_horovod_without_nccl_are_notes():
 
 
 @pytest.mark.parametrize(("text", "expected"), [("8g", 8 * GIGABYTE), ("512m", 2**29), ("1024", GIGABYTE), ("1GB", GIGABYTE)])
-def test_sizes_are_read_as_spark_writes_them(text, expected):
+def test_sizes_are_parsed_in_sparks_notation(text, expected):
     assert size(text) == expected

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from pipelines.config import LaunchConfig
-from pipelines.launch.health.heartbeat import Heartbeat, read, seconds_between
+from pipelines.launch.health.heartbeat import Heartbeat, interval_seconds, read
 from pipelines.launch.health.watchdog import Watchdog
 from pipelines.progress import Progress
 
@@ -47,7 +47,7 @@ class Stage:
                 path = self.folder / "heartbeats" / f"rank-{rank}.json"
                 path.parent.mkdir(exist_ok=True)
                 path.write_text(json.dumps(dataclasses.asdict(heartbeat)))
-            looks.append(self.dog.look())
+            looks.append(self.dog.poll())
             if looks[-1].stalled:
                 break
         return [warning for look in looks for warning in look.warnings], [failure for look in looks for failure in look.stalled]
@@ -132,8 +132,8 @@ def test_a_rank_that_does_not_join_in_time_is_named_and_one_that_was_never_start
 
 
 def test_signs_of_life_are_short_against_the_limits_and_half_a_file_is_none(tmp_path):
-    assert seconds_between(LaunchConfig(stall_warning_seconds=1)) <= 0.2
-    assert seconds_between(LaunchConfig()) == 1.0
+    assert interval_seconds(LaunchConfig(stall_warning_seconds=1)) <= 0.2
+    assert interval_seconds(LaunchConfig()) == 1.0
     (tmp_path / "heartbeats").mkdir()
     (tmp_path / "heartbeats" / "rank-0.json").write_text('{"rank": 0, "ho')
     assert read(tmp_path, 0) is None

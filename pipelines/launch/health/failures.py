@@ -36,7 +36,7 @@ class Failure:
     """The error is a `ConvoyError`: its message alone says what to do."""
     lost: bool = False
     """The process was ended from outside, or does not run any more: the same work may well succeed another time."""
-    place: str = ""
+    last_activity: str = ""
     """What the rank was last seen doing, where its own error does not tell."""
 
     def to_json(self) -> str:
@@ -59,7 +59,7 @@ def write_failure(work_dir: Path, failure: Failure) -> None:
     atomic.write(folder / f"rank-{failure.rank}.json", failure.to_json())
 
 
-def is_written(work_dir: Path, rank: int) -> bool:
+def has_failure(work_dir: Path, rank: int) -> bool:
     """There is a report of this rank: a full disk takes none."""
     return (work_dir / _FOLDER / f"rank-{rank}.json").exists()
 
@@ -67,7 +67,7 @@ def is_written(work_dir: Path, rank: int) -> bool:
 def read_failures(work_dir: Path) -> tuple[Failure, ...]:
     """All reports, the cause first: effects of another rank's end come last, otherwise the earliest comes first."""
     reports = [Failure.from_json(path.read_text(encoding="utf-8")) for path in (work_dir / _FOLDER).glob("rank-*.json")]
-    return in_order(reports)
+    return causes_first(reports)
 
 
 def embed(failure: Failure) -> str:
@@ -78,7 +78,7 @@ def embed(failure: Failure) -> str:
 def extract(message: str) -> tuple[Failure, ...]:
     """The reports that were embedded in a message, in the order of `read_failures`."""
     lines = [line.partition(_EMBEDDED)[2] for line in message.splitlines() if _EMBEDDED in line]
-    return in_order({line: Failure.from_json(line) for line in lines}.values())
+    return causes_first({line: Failure.from_json(line) for line in lines}.values())
 
 
 def failed_task(message: str) -> int | None:
@@ -87,7 +87,7 @@ def failed_task(message: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def in_order(reports: Iterable[Failure]) -> tuple[Failure, ...]:
+def causes_first(reports: Iterable[Failure]) -> tuple[Failure, ...]:
     """The cause first."""
     return tuple(sorted(reports, key=lambda failure: (failure.is_effect, failure.time)))
 
@@ -96,11 +96,11 @@ def headline(failure: Failure) -> str:
     """One line for the person at the keyboard."""
     if failure.user_error:
         return failure.error
-    place = f"{failure.place}; " if failure.place else ""
-    return f"rank {failure.rank} on {failure.host} failed: {failure.error} ({place}its log: {failure.log_path})"
+    last_activity = f"{failure.last_activity}; " if failure.last_activity else ""
+    return f"rank {failure.rank} on {failure.host} failed: {failure.error} ({last_activity}its log: {failure.log_path})"
 
 
-def of_exception(error: BaseException, traceback: str, *, rank: int, host: str, log_path: str) -> Failure:
+def failure_from_exception(error: BaseException, traceback: str, *, rank: int, host: str, log_path: str) -> Failure:
     """The report of a rank that raised."""
     if isinstance(error, ConvoyError):
         text = str(error)
@@ -117,7 +117,7 @@ def of_exception(error: BaseException, traceback: str, *, rank: int, host: str, 
     )
 
 
-def of_exit(code: int, *, rank: int, host: str, log_path: str, place: str = "") -> Failure:
+def failure_from_exit_code(code: int, *, rank: int, host: str, log_path: str, last_activity: str = "") -> Failure:
     """The report of a rank whose process ended without one; `code` as `subprocess` gives it, negative for a signal."""
     if code - 128 in set(signal.Signals):
         # Told to end, it needed the whole grace (`pipelines.launch.workers.rank`).
@@ -128,10 +128,28 @@ def of_exit(code: int, *, rank: int, host: str, log_path: str, place: str = "") 
         error = f"killed by {name}{likely}"
     else:
         error = f"the process ended with exit code {code}"
-    return Failure(rank=rank, host=host, time=time.time(), error=error, traceback="", log_path=log_path, lost=True, place=place)
+    return Failure(
+        rank=rank,
+        host=host,
+        time=time.time(),
+        error=error,
+        traceback="",
+        log_path=log_path,
+        lost=True,
+        last_activity=last_activity,
+    )
 
 
-def of_silence(*, rank: int, host: str, log_path: str, place: str) -> Failure:
+def failure_from_lost_task(*, rank: int, host: str, log_path: str, last_activity: str) -> Failure:
     """The report of a rank that left none: whoever would have written it is gone, too."""
     error = "its Spark task was lost; the Python worker or the executor was killed, or the node is gone"
-    return Failure(rank=rank, host=host, time=time.time(), error=error, traceback="", log_path=log_path, lost=True, place=place)
+    return Failure(
+        rank=rank,
+        host=host,
+        time=time.time(),
+        error=error,
+        traceback="",
+        log_path=log_path,
+        lost=True,
+        last_activity=last_activity,
+    )

@@ -29,12 +29,12 @@ class Heartbeat:
     progress: Progress
 
 
-def seconds_between(launch: LaunchConfig) -> float:
+def interval_seconds(launch: LaunchConfig) -> float:
     """From one sign of life to the next: short against the limits that are judged by it."""
     return min(max(launch.stall_warning_seconds / 8, 0.2), 1.0)
 
 
-class Heart:
+class HeartbeatWriter:
     """Writes the signs of life of this process from a thread of its own.
 
     Args:
@@ -88,7 +88,7 @@ def read(attempt_dir: Path, rank: int) -> Heartbeat | None:
         return None
 
 
-def place(attempt_dir: Path, rank: int) -> str:
+def last_activity(attempt_dir: Path, rank: int) -> str:
     """What a rank was last seen doing, for people; empty when it was not seen."""
     last = read(attempt_dir, rank)
     return "" if last is None else last.progress.reading or last.progress.activity

@@ -21,10 +21,10 @@ _MEGABYTE = 1e6
 
 
 @contextmanager
-def sampled(spool: Path, node: int) -> Iterator[None]:
+def sample_node(spool: Path, node: int) -> Iterator[None]:
     """Sample this node while the block runs. A sample takes about a millisecond."""
     stop = threading.Event()
-    thread = threading.Thread(target=_sample, args=(spool, node, stop), name="node-metrics", daemon=True)
+    thread = threading.Thread(target=_sample_until_stopped, args=(spool, node, stop), name="node-metrics", daemon=True)
     thread.start()
     try:
         yield
@@ -51,7 +51,7 @@ def measure(since: "psutil._common.snetio | None") -> dict[str, float]:
     return metrics
 
 
-def _sample(spool: Path, node: int, stop: threading.Event) -> None:
+def _sample_until_stopped(spool: Path, node: int, stop: threading.Event) -> None:
     try:
         writer = SpoolWriter(spool, node, "node")
         since, started, sample = psutil.net_io_counters(), time.monotonic(), 0

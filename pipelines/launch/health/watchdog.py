@@ -23,7 +23,7 @@ _MISSED_BEATS = 3
 
 
 @dataclass(frozen=True)
-class Look:
+class WatchdogReport:
     """What there is to say now."""
 
     warnings: tuple[str, ...] = ()
@@ -58,21 +58,21 @@ class Watchdog:
         self._attempt_dir = attempt_dir
         self._logs = logs
         self._now = now
-        self._interval = heartbeat.seconds_between(launch)
-        self._started = self._looked = now()
+        self._interval = heartbeat.interval_seconds(launch)
+        self._started = self._polled = now()
         self._ranks = [_WatchedRank(number, None, self._started, self._started) for number in range(launch.workers)]
 
-    def look(self) -> Look:
+    def poll(self) -> WatchdogReport:
         """Read the signs of life. Costs nothing when called again too soon."""
         now = self._now()
-        if now - self._looked < min(self._interval, 1.0):
-            return Look()
-        self._looked = now
+        if now - self._polled < min(self._interval, 1.0):
+            return WatchdogReport()
+        self._polled = now
         for rank in self._ranks:
             self._update(rank, now)
         if not all(rank.last is not None and rank.last.progress.joined for rank in self._ranks):
-            return self._look_at_start(now)
-        return self._look_at_work(now)
+            return self._check_start(now)
+        return self._check_work(now)
 
     def _update(self, rank: _WatchedRank, now: float) -> None:
         found = heartbeat.read(self._attempt_dir, rank.number)
@@ -85,16 +85,16 @@ class Watchdog:
             rank.warned = False
         rank.last = found
 
-    def _look_at_start(self, now: float) -> Look:
+    def _check_start(self, now: float) -> WatchdogReport:
         limit = self._launch.start_timeout_seconds
         if now - self._started < limit:
-            return Look()
+            return WatchdogReport()
         late = [rank for rank in self._ranks if rank.last is None or not rank.last.progress.joined]
         blamed = [rank for rank in late if rank.last is None] or self._blamed(late, now)
         what = f"has not found the others within launch.start_timeout_seconds={limit}"
-        return Look(stalled=tuple(self._failure(rank, what, now) for rank in blamed))
+        return WatchdogReport(stalled=tuple(self._failure(rank, what, now) for rank in blamed))
 
-    def _look_at_work(self, now: float) -> Look:
+    def _check_work(self, now: float) -> WatchdogReport:
         warn_after, end_after = self._launch.stall_warning_seconds, self._launch.stall_shutdown_seconds
         if all(rank.last is not None and rank.last.done for rank in self._ranks):
             # Spark has their results, or should have them.
@@ -104,14 +104,14 @@ class Watchdog:
         stalled = self._keeping_others(working, end_after, now)
         if stalled:
             what = f"made no progress for launch.stall_shutdown_seconds={end_after}"
-            return Look(stalled=tuple(self._failure(rank, what, now) for rank in stalled))
+            return WatchdogReport(stalled=tuple(self._failure(rank, what, now) for rank in stalled))
         warnings = []
         for rank in self._keeping_others(working, warn_after, now):
             if not rank.warned:
                 rank.warned = True
                 what = f"has made no progress for {now - rank.progressed:.0f} s"
                 warnings.append(f"{self._sentence(rank, what, now)}; it is ended after {end_after} s")
-        return Look(warnings=tuple(warnings))
+        return WatchdogReport(warnings=tuple(warnings))
 
     def _keeping_others(self, working: Sequence[_WatchedRank], limit: float, now: float) -> list[_WatchedRank]:
         """The ranks to blame, when one makes no progress for longer than the limit."""

@@ -1,9 +1,9 @@
-"""Whether training could work here: found, needed, remedy.
+"""Preflight checks: whether training can work here, as a table of what was found, what is needed, and the remedy.
 
-`probe_node` gathers what a machine has, `check_node` turns it into rows. Without `--workers` the driver's machine is looked at
-thoroughly, TensorFlow and Horovod being imported in a process of their own, where a crash is a row, too. With it a Spark session
-is started, and every executor that would run a worker is looked at. Every training does the quick half of that before it reads
-data.
+`probe_node` collects what a machine has, `check_node` turns that into rows. Without `--workers`, only the driver's machine is
+checked, but thoroughly: TensorFlow and Horovod are imported in a subprocess, so that even a crash becomes a row. With it, a Spark
+session is started and every executor that would run a worker is checked. Every training runs the quick half of these checks
+before it reads data.
 """
 
 import os
@@ -21,40 +21,42 @@ from pipelines.launch.preflight.spark_conf import check_spark_conf
 
 
 def check_cluster(spark: SparkSession, workers: int, run_dir: str = "") -> list[str]:
-    """Refuse what could not work, before data is read. Gives a line for each thing that is not as it should be and may work.
+    """Fail before any data is read if the cluster cannot run the workers.
 
     Args:
         spark: the session.
-        workers: how many are wanted.
-        run_dir: the folder of the run, which all nodes must see.
+        workers: number of workers.
+        run_dir: the run folder, which all nodes must see.
+
+    Returns:
+        a warning for each thing that may work but is not ideal.
 
     Raises:
-        LaunchError: too few slots, dynamic allocation, or a part on an executor that is missing, wrong, or not as on the driver.
+        LaunchError: too few slots, dynamic allocation, or an executor that lacks a part, or has another version than the driver.
     """
     slots.wait_for_start(spark, workers)
     checked = _check_executors(spark, workers, probe_quickly(), run_dir)
-    for found, rows in checked:
+    for report, rows in checked:
         for row in rows:
             if row.state == "fail":
-                raise LaunchError(f"executor on {found.host}: {row.name} is {row.found}, needed is {row.needed}; {row.remedy}")
-    settings = _check_settings(spark, workers, [found for found, _ in checked])
+                raise LaunchError(f"executor on {report.host}: {row.name} is {row.found}, needed: {row.needed}; {row.remedy}")
+    settings = _check_settings(spark, workers, [report for report, _ in checked])
     for row in settings:
         if row.state == "fail":
-            raise LaunchError(f"{row.name}: {row.found}, needed is {row.needed}; {row.remedy}")
-    everything = [*(row for _, rows in checked for row in rows), *settings]
-    notes = [f"{row.name}: {row.found}, better is {row.needed}; {row.remedy}" for row in everything if row.state == "note"]
+            raise LaunchError(f"{row.name}: {row.found}, needed: {row.needed}; {row.remedy}")
+    all_rows = [*(row for _, rows in checked for row in rows), *settings]
+    notes = [f"{row.name}: {row.found}, preferred: {row.needed}; {row.remedy}" for row in all_rows if row.state == "note"]
     return list(dict.fromkeys(notes))
 
 
 def probe_executors(spark: SparkSession, workers: int, run_dir: str = "") -> list[NodeReport]:
-    """What the executors have; those that have the same count once.
+    """Reports of the executors; identical ones are listed once.
 
-    Where they are on this machine and start this Python, that is what this process sees. Otherwise as many tasks as there are
-    slots: Spark gives them out in turn, so that every executor gets some. Not a barrier stage, which waits up to a second for its
-    tasks to be placed.
+    If the executors run on this machine with this Python, this process probes for them. Otherwise one task runs for each slot:
+    Spark assigns tasks round-robin, so every executor gets some. A barrier stage would wait up to a second to place its tasks.
 
     Raises:
-        LaunchError: Spark could not run it, as with another Python on the executors.
+        LaunchError: Spark could not run the tasks, for example because the executors have another Python.
     """
     python = shutil.which(spark.sparkContext.pythonExec)
     if session.runs_here(spark) and python is not None and os.path.abspath(python) == os.path.abspath(sys.executable):
@@ -62,37 +64,37 @@ def probe_executors(spark: SparkSession, workers: int, run_dir: str = "") -> lis
     tasks = max(workers, slots.available(spark))
     try:
         stage = spark.sparkContext.parallelize(range(tasks), tasks)
-        everything: list[NodeReport] = stage.map(lambda _: probe_quickly(run_dir)).collect()
+        reports: list[NodeReport] = stage.map(lambda _: probe_quickly(run_dir)).collect()
     except Exception as error:
         raise LaunchError(_reason(str(error))) from error
-    return [found for number, found in enumerate(everything) if found not in everything[:number]]
+    return [report for number, report in enumerate(reports) if report not in reports[:number]]
 
 
 def _check_executors(
     spark: SparkSession, workers: int, driver: NodeReport, run_dir: str
 ) -> list[tuple[NodeReport, list[CheckResult]]]:
-    return [(found, check_executor(found, driver)) for found in probe_executors(spark, workers, run_dir)]
+    return [(report, check_executor(report, driver)) for report in probe_executors(spark, workers, run_dir)]
 
 
-def _check_settings(spark: SparkSession, workers: int, found: Sequence[NodeReport]) -> list[CheckResult]:
+def _check_settings(spark: SparkSession, workers: int, reports: Sequence[NodeReport]) -> list[CheckResult]:
     context = spark.sparkContext
-    return check_spark_conf(dict(context.getConf().getAll()), context.master, found, workers)
+    return check_spark_conf(dict(context.getConf().getAll()), context.master, reports, workers)
 
 
 def _reason(error: str) -> str:
     if "PYTHON_VERSION_MISMATCH" in error or "different version" in error:
-        return "executors run another Python than the driver; set PYSPARK_PYTHON to the same one on all nodes"
+        return "executors run a different Python than the driver; set PYSPARK_PYTHON to the same Python on all nodes"
     if "No module named 'pipelines'" in error:
         return "executors cannot import pipelines; install Convoy's wheel on all nodes"
     if "Cannot run program" in error:
         program = error.partition('Cannot run program "')[2].partition('"')[0]
-        return f"executors cannot start Python ({program}); set PYSPARK_PYTHON to one that all nodes have"
+        return f"executors cannot start Python ({program}); set PYSPARK_PYTHON to a Python that all nodes have"
     lines = [line.strip() for line in error.splitlines() if "Error" in line or "[SPARK" in line]
-    return f"executors could not be looked at: {(lines or [error.strip() or 'no reason given'])[-1]}"
+    return f"executors could not be checked: {(lines or [error.strip() or 'no reason given'])[-1]}"
 
 
 def table(rows: Sequence[CheckResult]) -> str:
-    """Text for a terminal; a remedy stands below its row."""
+    """The rows as text for a terminal, each remedy below its row."""
     width = [max(len(text) for text in column) for column in zip(*((row.name, row.found) for row in rows), strict=True)]
     lines = [f"      {'':{width[0]}}  {'found':{width[1]}}  needed"]
     for row in rows:
@@ -103,7 +105,7 @@ def table(rows: Sequence[CheckResult]) -> str:
 
 
 def check_with_spark(driver: NodeReport, workers: int) -> list[CheckResult]:
-    """Rows about the session and its executors; those of executors that are well come to one row each."""
+    """Rows for the session and its executors; an executor without failures gets a single row."""
     try:
         with session.open_session("convoy-doctor") as spark:
             slots.wait_for_start(spark, workers)
@@ -113,13 +115,13 @@ def check_with_spark(driver: NodeReport, workers: int) -> list[CheckResult]:
                     "task slots", str(slots.available(spark)), f"{workers} for {workers} worker{'s' if workers > 1 else ''}"
                 )
             ]
-            rows += _check_settings(spark, workers, [found for found, _ in checked])
+            rows += _check_settings(spark, workers, [report for report, _ in checked])
     except LaunchError as error:
-        return [CheckResult("Spark", "not able", "able to run the workers", "fail", str(error))]
-    for number, (found, parts) in enumerate(checked):
-        name = f"executor {number} ({found.host})"
-        wrong = [part for part in parts if part.state == "fail"]
-        rows += [CheckResult(f"{name}: {part.name}", part.found, part.needed, "fail", part.remedy) for part in wrong]
-        if not wrong:
-            rows.append(CheckResult(name, f"Python {found.python}, TensorFlow {found.tensorflow}", "as on the driver"))
+        return [CheckResult("Spark", "cannot run the workers", "runs the workers", "fail", str(error))]
+    for number, (report, parts) in enumerate(checked):
+        name = f"executor {number} ({report.host})"
+        failed = [part for part in parts if part.state == "fail"]
+        rows += [CheckResult(f"{name}: {part.name}", part.found, part.needed, "fail", part.remedy) for part in failed]
+        if not failed:
+            rows.append(CheckResult(name, f"Python {report.python}, TensorFlow {report.tensorflow}", "same as driver"))
     return rows

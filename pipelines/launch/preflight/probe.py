@@ -1,4 +1,4 @@
-"""What a machine has of what training needs, as plain values that travel from an executor to the driver."""
+"""Probes a machine for what training needs. Reports are plain values, which executors send to the driver."""
 
 import importlib.metadata
 import importlib.util
@@ -42,14 +42,14 @@ print("\\n" + json.dumps(found))
 
 @dataclass(frozen=True, kw_only=True)
 class NodeReport:
-    """What one machine has. Versions are texts; an empty text means missing. Plain values, so that it travels."""
+    """What one machine has. Versions are strings; an empty string means missing."""
 
     python: str
     host: str = ""
     java: str = ""
     """The version line of `java -version`."""
     versions: dict[str, str] = field(default_factory=dict)
-    """Of keras, petastorm, pyarrow, numpy, mlflow and horovod, as their package data tell it, without an import."""
+    """Versions of keras, petastorm, pyarrow, numpy, mlflow and horovod, from package metadata, without an import."""
     tensorflow: str = ""
     tensorflow_error: str = ""
     """Why the import failed."""
@@ -59,21 +59,21 @@ class NodeReport:
     gloo: bool = False
     cores: int = 1
     memory: int = 0
-    """Bytes that this process may use; 0 where unknown."""
+    """Bytes that this process may use; 0 if unknown."""
     sees_run_dir: bool = True
-    """The folder of the run is there with what the driver has put into it."""
+    """The run folder exists and shows the files that the driver has put into it."""
     run_dir_takes: Takes = "appends"
-    """What can be written in the folder of the run."""
+    """What the run folder's file system lets this machine write."""
     gpus: int = 0
-    """Devices of NVIDIA's driver."""
+    """Number of NVIDIA GPUs."""
     nccl: bool = False
-    """Horovod reduces on the GPU; looked for only where there is one."""
+    """Horovod was built with NCCL, so it reduces on the GPU; probed only if there is a GPU."""
     bfloat16: tuple[str, ...] = ()
-    """Instruction sets of the processor that compute in bfloat16."""
+    """The processor's bfloat16 instruction sets."""
 
 
 def probe_node() -> NodeReport:
-    """What this machine has. Raises nothing: what cannot be found out counts as missing."""
+    """Probe this machine thoroughly. Raises nothing: what cannot be determined counts as missing."""
     probed = _import_probe()
     return NodeReport(
         python=platform.python_version(),
@@ -92,10 +92,12 @@ def probe_node() -> NodeReport:
 
 
 def probe_quickly(run_dir: str = "") -> NodeReport:
-    """What package data and files tell, without an import of TensorFlow: a few milliseconds, for every executor of every run.
+    """Probe this machine by package metadata and files, without importing TensorFlow: takes a few milliseconds.
+
+    Every run does this on every executor.
 
     Args:
-        run_dir: the folder of the run, in which the driver has put something; empty where there is none.
+        run_dir: the run folder, in which the driver has put something; empty for none.
     """
     tensorflow = _version("tensorflow") or _version("tensorflow-cpu")
     gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
@@ -117,12 +119,12 @@ def probe_quickly(run_dir: str = "") -> NodeReport:
 
 
 def _horovod_folder() -> Path | None:
-    found = importlib.util.find_spec("horovod")
-    return Path(found.origin).parent if found is not None and found.origin is not None else None
+    spec = importlib.util.find_spec("horovod")
+    return Path(spec.origin).parent if spec is not None and spec.origin is not None else None
 
 
 def _horovod_tensorflow() -> str:
-    """The TensorFlow that Horovod was compiled against, as its build noted it."""
+    """Version of the TensorFlow that Horovod was compiled against, as its build recorded it."""
     folder = _horovod_folder()
     try:
         return str(json.loads((folder / "metadata.json").read_text(encoding="utf-8")).get("tensorflow", "")) if folder else ""
@@ -131,7 +133,7 @@ def _horovod_tensorflow() -> str:
 
 
 def _is_inside_horovod(name: bytes) -> bool:
-    """True when Horovod's library for TensorFlow holds this class, as those of Gloo and NCCL are compiled only where they are."""
+    """Whether Horovod's TensorFlow library contains a class; those of Gloo and NCCL are compiled in only if they were enabled."""
     folder = _horovod_folder()
     for library in (folder / "tensorflow").glob("mpi_lib*.so") if folder else ():
         with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -144,7 +146,7 @@ def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        # Databricks brings MLflow under this name alone.
+        # Databricks ships MLflow under this name only.
         return _version("mlflow-skinny") if name == "mlflow" else ""
 
 
@@ -154,14 +156,14 @@ def _java() -> str:
     if program is None:
         return ""
     try:
-        shown = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=30).stderr
+        output = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=30).stderr
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return next((line for line in shown.splitlines() if "version" in line), "")
+    return next((line for line in output.splitlines() if "version" in line), "")
 
 
 def _import_probe() -> dict[str, Any]:
-    """TensorFlow and Horovod, imported in another process."""
+    """Import TensorFlow and Horovod in a subprocess, and return what it reports."""
     try:
         result = subprocess.run(
             [sys.executable, "-c", _IMPORT_PROBE],
@@ -175,12 +177,12 @@ def _import_probe() -> dict[str, Any]:
     try:
         probed: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        return {"tensorflow_error": f"the import ended Python with exit code {result.returncode}"}
+        return {"tensorflow_error": f"importing it ended Python with exit code {result.returncode}"}
     return probed
 
 
 def _memory() -> int:
-    """Of the machine, or of the control group where that allows less."""
+    """Bytes of memory of the machine, or of its control group where that allows less."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (OSError, ValueError):

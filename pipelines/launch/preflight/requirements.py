@@ -1,4 +1,4 @@
-"""What was found on a machine, held against what training needs: one row for each part, with the remedy."""
+"""What a machine has, compared with what training needs: one row for each part, with the remedy."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,9 @@ State = Literal["ok", "note", "fail"]
 SETUP = "run ./convoy setup"
 GIGABYTE = 1024**3
 MEMORY_PER_WORKER_GB = 1.5
-"""A process that trained a small ConvNet on MNIST from memory peaked at 0.8 GB (resident); the rest is room, by estimate."""
+"""A process that trained a small ConvNet on MNIST from memory peaked at 0.8 GB (resident); the rest is estimated headroom."""
 MEMORY_BASE_GB = 1.5
-"""The driver, a JVM and a Python process: an estimate."""
+"""Estimate for the driver: a JVM and a Python process."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class CheckResult:
 
 
 def check_node(found: NodeReport, workers: int = 1) -> list[CheckResult]:
-    """The table, in the order of the road.
+    """The table's rows, in the order of the pipeline.
 
     Args:
-        found: what a machine has.
-        workers: how many of them shall run on it.
+        found: report of the machine.
+        workers: number of workers that will run on it.
     """
     return [
         _python_row(found.python),
@@ -49,7 +49,7 @@ def check_node(found: NodeReport, workers: int = 1) -> list[CheckResult]:
 
 
 def check_executor(found: NodeReport, driver: NodeReport) -> list[CheckResult]:
-    """Whether a worker could run on an executor: its parts, and their agreement with the driver's."""
+    """Rows that say whether a worker could run on an executor: its parts, and whether they match the driver's."""
     return [
         _python_row(found.python),
         _tensorflow_row(found),
@@ -63,7 +63,7 @@ def check_executor(found: NodeReport, driver: NodeReport) -> list[CheckResult]:
 
 
 def all_pass(rows: Sequence[CheckResult]) -> bool:
-    """False when training could not work."""
+    """Whether no row fails."""
     return all(row.state != "fail" for row in rows)
 
 
@@ -75,7 +75,7 @@ def _between(name: str, found: str, least: str, below: str, needed: str, remedy:
 
 
 def _python_row(version: str) -> CheckResult:
-    return _between("Python", version, "3.10", "3.12", "3.10 or 3.11", "install Python 3.11, delete .venv, " + SETUP)
+    return _between("Python", version, "3.10", "3.12", "3.10 or 3.11", "install Python 3.11, delete .venv, then " + SETUP)
 
 
 def _range_rows(versions: Mapping[str, str]) -> list[CheckResult]:
@@ -109,7 +109,7 @@ def _tensorflow_row(found: NodeReport) -> CheckResult:
 
 
 def _horovod_rows(found: NodeReport) -> list[CheckResult]:
-    """Its version, the TensorFlow it was compiled for, and Gloo."""
+    """Rows for Horovod's version, the TensorFlow it was compiled for, and Gloo."""
     version = _between("Horovod", found.versions.get("horovod", ""), "0.28.1", "0.29", "0.28.1")
     if version.state == "fail":
         return [version]
@@ -118,14 +118,14 @@ def _horovod_rows(found: NodeReport) -> list[CheckResult]:
     if found.horovod_tensorflow != found.tensorflow or not found.tensorflow:
         return [
             version,
-            CheckResult("Horovod build", compiled, needed, "fail", f"delete .venv, {SETUP}: it compiles Horovod again"),
+            CheckResult("Horovod build", compiled, needed, "fail", f"delete .venv, then {SETUP}, which compiles Horovod again"),
         ]
     if found.horovod_error:
-        remedy = f"delete .venv and the wheels folder in CONVOY_CACHE (~/.cache/convoy), {SETUP}"
+        remedy = f"delete .venv and the wheels folder in CONVOY_CACHE (~/.cache/convoy), then {SETUP}"
         return [version, CheckResult("Horovod build", _short(found.horovod_error), needed, "fail", remedy)]
     gloo = CheckResult("Horovod Gloo", "built", "built")
     if not found.gloo:
-        remedy = f"delete the wheels folder in CONVOY_CACHE (~/.cache/convoy) and .venv, {SETUP}"
+        remedy = f"delete .venv and the wheels folder in CONVOY_CACHE (~/.cache/convoy), then {SETUP}"
         gloo = CheckResult("Horovod Gloo", "not built", "built", "fail", remedy)
     return [version, CheckResult("Horovod build", compiled, needed), gloo]
 
@@ -138,14 +138,14 @@ def _cores_row(cores: int, workers: int) -> CheckResult:
 
 
 def _memory_row(memory: int, workers: int) -> CheckResult:
-    wanted = MEMORY_BASE_GB + workers * MEMORY_PER_WORKER_GB
-    needed = f"about {wanted:.1f} GB for {workers} worker{'s' if workers > 1 else ''}"
+    required = MEMORY_BASE_GB + workers * MEMORY_PER_WORKER_GB
+    needed = f"about {required:.1f} GB for {workers} worker{'s' if workers > 1 else ''}"
     if memory == 0:
         return CheckResult("memory", "unknown", needed, "note")
     found = f"{memory / GIGABYTE:.1f} GB"
-    if memory >= wanted * GIGABYTE:
+    if memory >= required * GIGABYTE:
         return CheckResult("memory", found, needed)
-    return CheckResult("memory", found, needed, "note", "use fewer workers, or a smaller stream.memory_limit_mb")
+    return CheckResult("memory", found, needed, "note", "use fewer workers, or lower stream.memory_limit_mb")
 
 
 def _precision_row(instructions: Sequence[str]) -> CheckResult:
@@ -155,7 +155,7 @@ def _precision_row(instructions: Sequence[str]) -> CheckResult:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """(2, 18, 1) for 2.18.1; what follows the numbers, as in 3.0.0rc1 or 1.2+cpu, does not count."""
+    """(2, 18, 1) for 2.18.1; suffixes as in 3.0.0rc1 or 1.2+cpu are ignored."""
     return tuple(int(part) for part in re.findall(r"^[\d.]+", version)[0].strip(".").split(".")) if version[:1].isdigit() else ()
 
 
@@ -164,23 +164,23 @@ def _short(message: str) -> str:
     return line if len(line) <= 70 else line[:67] + "..."
 
 
-def _same(name: str, found: str, drivers: str) -> CheckResult:
+def _same(name: str, found: str, on_driver: str) -> CheckResult:
     row_name = f"{name}, as on the driver"
-    if found == drivers:
-        return CheckResult(row_name, found or "missing", drivers or "missing")
-    return CheckResult(row_name, found or "missing", drivers or "missing", "fail", "install the same versions on all nodes")
+    if found == on_driver:
+        return CheckResult(row_name, found or "missing", on_driver or "missing")
+    return CheckResult(row_name, found or "missing", on_driver or "missing", "fail", "install the same versions on all nodes")
 
 
 def _run_dir_row(found: NodeReport) -> CheckResult:
     if not found.sees_run_dir:
         return CheckResult(
-            "run folder", "not seen", "seen by all nodes", "fail", "set launch.runs_uri to a folder that all nodes share"
+            "run folder", "not visible", "visible to all nodes", "fail", "set launch.runs_uri to a folder that all nodes share"
         )
     if found.run_dir_takes == "nothing":
         return CheckResult(
-            "run folder", "not writable", "writable on all nodes", "fail", "mend its permissions, or set launch.runs_uri"
+            "run folder", "not writable", "writable on all nodes", "fail", "fix its permissions, or set launch.runs_uri"
         )
     if found.run_dir_takes == "whole files":
-        remedy = "logs and metrics are copied there about once a second, and what is killed can lose its last second"
-        return CheckResult("run folder", "one that takes no appends", "one that does", "note", remedy)
-    return CheckResult("run folder", "seen", "seen by all nodes")
+        remedy = "logs and metrics are copied there about once a second, and a process that is killed can lose its last second"
+        return CheckResult("run folder", "on a file system that takes no appends", "one that does", "note", remedy)
+    return CheckResult("run folder", "visible", "visible to all nodes")

@@ -23,17 +23,17 @@ from pipelines.launch.rendezvous.interfaces import LOOPBACK
 _CLONE_NEWUTS, _CLONE_NEWUSER = 0x04000000, 0x10000000
 
 
-def answer_to(address: str) -> bool:
+def resolve_hostname_to(address: str) -> bool:
     """Make this process's host name lead to an address. Must be called before the process has other threads.
 
     Returns:
         False where neither it does nor this process may change it.
     """
-    return _gloos_choice() == address or _rename(address)
+    return _gloo_address() == address or _set_hostname(address)
 
 
 def check(named: bool, address: str) -> None:
-    """Refuse what would hang, given what `answer_to` has returned. On one machine any address will do.
+    """Refuse what would hang, given what `resolve_hostname_to` has returned. On one machine any address will do.
 
     Raises:
         LaunchError: it names the file to mend.
@@ -41,12 +41,12 @@ def check(named: bool, address: str) -> None:
     if not named and address != LOOPBACK:
         name = socket.gethostname()
         raise LaunchError(
-            f"on {name} its own name leads to {_gloos_choice() or 'no address'}, at which Horovod would have the other workers "
+            f"on {name} its own name leads to {_gloo_address() or 'no address'}, at which Horovod would have the other workers "
             f"call, and they reach it at {address}: write `{address} {name}` into its /etc/hosts, instead of the line there is"
         )
 
 
-def _gloos_choice() -> str:
+def _gloo_address() -> str:
     """The first address of the own name that can be bound to; empty where there is none."""
     with contextlib.suppress(OSError, UnicodeError):
         for family, kind, protocol, _, address in socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_STREAM):
@@ -56,7 +56,7 @@ def _gloos_choice() -> str:
     return ""
 
 
-def _rename(name: str) -> bool:
+def _set_hostname(name: str) -> bool:
     if sys.platform != "linux":
         return False
     libc, user, group = ctypes.CDLL(None), os.getuid(), os.getgid()

@@ -53,7 +53,7 @@ def discover_hosts(rank: int, host: str, spark_address: str, gather: Gather) -> 
     """
     own = _addresses(spark_address)
     # In local mode, Spark's address is loopback, and nothing may listen elsewhere.
-    with _listening({} if spark_address == LOOPBACK else own) as endpoints:
+    with _accepting_calls({} if spark_address == LOOPBACK else own) as endpoints:
         # Two machines may have the same name, or an address in common (docker0), but not all of them.
         everyone = [_HostReport(*json.loads(text)) for text in gather(json.dumps([host, sorted(own), endpoints]))]
         machines = list(dict.fromkeys(place.machine for place in everyone))
@@ -62,7 +62,7 @@ def discover_hosts(rank: int, host: str, spark_address: str, gather: Gather) -> 
         leaders = [next(place for place in everyone if place.machine == machine) for machine in machines]
         mine = machines.index(everyone[rank].machine)
         leads = everyone[rank] is leaders[mine]
-        reached = gather(_first_that_answers(leaders[(mine + 1) % len(leaders)].endpoints) if leads else "")
+        reached = gather(_first_reachable(leaders[(mine + 1) % len(leaders)].endpoints) if leads else "")
     # The address of a machine is what the one before it has found out.
     found = [reached[everyone.index(leaders[number - 1])] for number in range(len(machines))]
     for number, address in enumerate(found):
@@ -120,7 +120,7 @@ def _addresses(spark_address: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _listening(addresses: dict[str, str]) -> Iterator[list[tuple[str, int, str]]]:
+def _accepting_calls(addresses: dict[str, str]) -> Iterator[list[tuple[str, int, str]]]:
     """Answer calls at these addresses while the block runs. Gives address, port and the answer to expect."""
     answer = secrets.token_hex(8)
     with contextlib.ExitStack() as stack:
@@ -133,7 +133,7 @@ def _listening(addresses: dict[str, str]) -> Iterator[list[tuple[str, int, str]]
         end, ended = socket.socketpair()
         stack.enter_context(end)
         waiting.register(stack.enter_context(ended), selectors.EVENT_READ)
-        thread = threading.Thread(target=_answer_calls, args=(waiting, ended, answer.encode()), name="doors", daemon=True)
+        thread = threading.Thread(target=_serve_token, args=(waiting, ended, answer.encode()), name="doors", daemon=True)
         thread.start()
         try:
             yield endpoints
@@ -142,7 +142,7 @@ def _listening(addresses: dict[str, str]) -> Iterator[list[tuple[str, int, str]]
             thread.join()
 
 
-def _answer_calls(waiting: selectors.BaseSelector, ended: socket.socket, answer: bytes) -> None:
+def _serve_token(waiting: selectors.BaseSelector, ended: socket.socket, answer: bytes) -> None:
     while True:
         for key, _ in waiting.select():
             if key.fileobj is ended:
@@ -153,17 +153,17 @@ def _answer_calls(waiting: selectors.BaseSelector, ended: socket.socket, answer:
                     caller.sendall(answer)
 
 
-def _first_that_answers(endpoints: Sequence[tuple[str, int, str]]) -> str:
+def _first_reachable(endpoints: Sequence[tuple[str, int, str]]) -> str:
     """The first of these addresses at which the other machine answers, and not some other one; empty where none does."""
     pool = ThreadPoolExecutor(max(1, len(endpoints)), thread_name_prefix="call")
     try:
-        calls = [pool.submit(_answers, *door) for door in endpoints]
+        calls = [pool.submit(_is_reachable, *door) for door in endpoints]
         return next((address for (address, *_), call in zip(endpoints, calls, strict=True) if call.result()), "")
     finally:
         pool.shutdown(wait=False)
 
 
-def _answers(address: str, port: int, answer: str) -> bool:
+def _is_reachable(address: str, port: int, answer: str) -> bool:
     try:
         with socket.create_connection((address, port), timeout=_CALL_SECONDS) as connection, connection.makefile("rb") as reply:
             return reply.read(len(answer)) == answer.encode()

@@ -36,10 +36,10 @@ def distributed_rendezvous(rank: int, host: str, spark_address: str, gather: Gat
     met = interfaces.discover_hosts(rank, host, spark_address, gather)
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(_listening(met.address)) if rank == 0 else None
-        place = gather(_place_of(server) if server else "")[0]
+        place = gather(_address_of(server) if server else "")[0]
         if server is not None:
             stack.enter_context(_serving(server, met.machines))
-        yield RankPlacement(slot_of(rank, met.machines), place, met.interface)
+        yield RankPlacement(slot_info(rank, met.machines), place, met.interface)
 
 
 @contextlib.contextmanager
@@ -47,10 +47,10 @@ def local_rendezvous(ranks: int) -> Iterator[list[RankPlacement]]:
     """The places of ranks that are all here, in rank order, while the block runs."""
     machines, interface = (LOOPBACK,) * ranks, interfaces.interface_of(LOOPBACK)
     with _listening(LOOPBACK) as server, _serving(server, machines):
-        yield [RankPlacement(slot_of(rank, machines), _place_of(server), interface) for rank in range(ranks)]
+        yield [RankPlacement(slot_info(rank, machines), _address_of(server), interface) for rank in range(ranks)]
 
 
-def slot_of(rank: int, machines: Sequence[str]) -> SlotInfo:
+def slot_info(rank: int, machines: Sequence[str]) -> SlotInfo:
     """Horovod's view of a rank, given the machine of every rank.
 
     The local rank counts the ranks before it on its machine; the cross rank counts the machines before it with this local rank.
@@ -83,7 +83,7 @@ def _listening(address: str) -> Iterator[RendezvousHTTPServer]:
 
 @contextlib.contextmanager
 def _serving(server: RendezvousHTTPServer, machines: Sequence[str]) -> Iterator[None]:
-    server.init([slot_of(rank, machines) for rank in range(len(machines))])
+    server.init([slot_info(rank, machines) for rank in range(len(machines))])
     threading.Thread(target=server.serve_forever, name="rendezvous", daemon=True).start()
     try:
         yield
@@ -91,6 +91,6 @@ def _serving(server: RendezvousHTTPServer, machines: Sequence[str]) -> Iterator[
         server.shutdown()
 
 
-def _place_of(server: RendezvousHTTPServer) -> str:
+def _address_of(server: RendezvousHTTPServer) -> str:
     address, port = server.server_address
     return f"{address}:{port}"

@@ -22,7 +22,7 @@ from pipelines.config import LaunchConfig
 from pipelines.errors import LaunchError, first_line
 from pipelines.launch import session, slots
 from pipelines.launch.health import heartbeat
-from pipelines.launch.health.failures import Failure, extract, failed_task, headline, of_silence, read_failures
+from pipelines.launch.health.failures import Failure, extract, failed_task, failure_from_lost_task, headline, read_failures
 from pipelines.launch.rendezvous import server
 from pipelines.launch.workers import commands
 from pipelines.launch.workers.supervisor import Assignment, log_path, supervise
@@ -57,7 +57,7 @@ class WorkerGroup:
 
     def __init__(self, spark: SparkSession, assignment: Assignment, workers: int) -> None:
         self._context = spark.sparkContext
-        self._here = session.runs_here(spark)
+        self._is_local = session.runs_here(spark)
         self._assignment = assignment
         self._workers = workers
         self.attempt_dir = Path(assignment.attempt_dir)
@@ -65,7 +65,7 @@ class WorkerGroup:
         self._group = f"convoy-{uuid.uuid4()}"
         self._results: list[Any] = []
         self._error: Exception | None = None
-        self._verdict: tuple[Failure, ...] = ()
+        self._aborted_for: tuple[Failure, ...] = ()
         self._thread = threading.Thread(target=self._run, name="barrier-stage", daemon=True)
         self._thread.start()
 
@@ -80,14 +80,14 @@ class WorkerGroup:
 
     def cancel(self) -> None:
         """End all ranks and wait for that, for at most 10 seconds. Rank 0 has some of them to write a checkpoint."""
-        commands.give(self.attempt_dir, commands.STOP)
+        commands.send(self.attempt_dir, commands.STOP)
         self._thread.join(commands.GRACE_SECONDS + 1)
         self._end_stage(5)
 
-    def end(self, failures: tuple[Failure, ...]) -> None:
+    def abort(self, failures: tuple[Failure, ...]) -> None:
         """End all ranks at once because some of them are at fault; `results` then raises."""
-        self._verdict = failures
-        commands.give(self.attempt_dir, commands.KILL)
+        self._aborted_for = failures
+        commands.send(self.attempt_dir, commands.KILL)
         self._thread.join(2)
         self._end_stage(10)
 
@@ -108,8 +108,8 @@ class WorkerGroup:
             RankError: a rank failed; the message names it and the cause.
             LaunchError: Spark could not run the stage.
         """
-        if self._verdict:
-            raise RankError(self._verdict)
+        if self._aborted_for:
+            raise RankError(self._aborted_for)
         self._thread.join()
         if self._error is None:
             return self._results
@@ -118,7 +118,7 @@ class WorkerGroup:
             time.sleep(_SIGNAL_SECONDS)
         failures = self._settled_failures() or extract(str(self._error))
         if all(failure.is_effect for failure in failures):
-            silent = self._silent_ranks(failures)
+            silent = self._failures_of_silent_ranks(failures)
             # Spark ends the tasks of a stage because of one of them; that one's rank is the cause.
             first = failed_task(str(self._error))
             failures = (*sorted(silent, key=lambda failure: failure.rank != first), *failures)
@@ -130,7 +130,7 @@ class WorkerGroup:
         try:
             # interruptOnCancel makes Spark end the Python worker of a cancelled task, and with it the rank.
             self._context.setJobGroup(self._group, "Horovod ranks", interruptOnCancel=True)
-            with self._arranged() as assignment:
+            with self._with_placements() as assignment:
                 stage = self._context.parallelize(range(self._workers), self._workers).barrier()
                 pairs = stage.mapPartitions(lambda _: [supervise(assignment)]).collect()
             self._results = [cloudpickle.loads(result) for _, result in sorted(pairs)]
@@ -138,24 +138,24 @@ class WorkerGroup:
             self._error = error
 
     @contextlib.contextmanager
-    def _arranged(self) -> Iterator[Assignment]:
+    def _with_placements(self) -> Iterator[Assignment]:
         """The assignment; where all ranks will be on this machine, they need not meet first, which takes Spark a second."""
-        if not self._here:
+        if not self._is_local:
             yield self._assignment
             return
         with server.local_rendezvous(self._workers) as placements:
             yield dataclasses.replace(self._assignment, placements=tuple(placements))
 
-    def _silent_ranks(self, failures: tuple[Failure, ...]) -> tuple[Failure, ...]:
+    def _failures_of_silent_ranks(self, failures: tuple[Failure, ...]) -> tuple[Failure, ...]:
         """Reports for the ranks that were at work and left none."""
         reported = {failure.rank for failure in failures}
         found = [heartbeat.read(self.attempt_dir, rank) for rank in range(self._workers) if rank not in reported]
         return tuple(
-            of_silence(
+            failure_from_lost_task(
                 rank=last.rank,
                 host=last.host,
                 log_path=str(log_path(Path(self._assignment.work_dir), last.rank)),
-                place=heartbeat.place(self.attempt_dir, last.rank),
+                last_activity=heartbeat.last_activity(self.attempt_dir, last.rank),
             )
             for last in found
             if last is not None and not last.done

@@ -14,13 +14,13 @@ GRACE_SECONDS = 4.0
 _FILE = "order"
 
 
-def give(attempt_dir: Path, order: str) -> None:
+def send(attempt_dir: Path, command: str) -> None:
     """Leave an order. Where the disk does not take it, Spark has to end the tasks."""
     with contextlib.suppress(OSError):
-        atomic.write(attempt_dir / _FILE, order)
+        atomic.write(attempt_dir / _FILE, command)
 
 
-def given(attempt_dir: Path) -> str:
+def read(attempt_dir: Path) -> str:
     """The order of this attempt, or nothing."""
     try:
         return (attempt_dir / _FILE).read_text(encoding="utf-8")

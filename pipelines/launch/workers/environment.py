@@ -12,10 +12,10 @@ from pipelines.system.tensorflow_env import tensorflow_environment
 _HOROVOD_LATER_SECONDS = 30
 
 
-def horovod_environment(place: RankPlacement, launch: LaunchConfig) -> dict[str, str]:
+def horovod_environment(placement: RankPlacement, launch: LaunchConfig) -> dict[str, str]:
     """The variables that Horovod and TensorFlow read when they start."""
-    slot = place.slot
-    address, _, port = place.server.rpartition(":")
+    slot = placement.slot
+    address, _, port = placement.server.rpartition(":")
     cycle = {"HOROVOD_CYCLE_TIME": f"{launch.cycle_milliseconds:g}"} if launch.cycle_milliseconds else {}
     threads = slots.threads_per_worker(launch.threads_per_worker, slots.own_cores(), slot.local_size)
     return {
@@ -30,7 +30,7 @@ def horovod_environment(place: RankPlacement, launch: LaunchConfig) -> dict[str,
         "HOROVOD_CPU_OPERATIONS": "gloo",
         "HOROVOD_GLOO_RENDEZVOUS_ADDR": address,
         "HOROVOD_GLOO_RENDEZVOUS_PORT": port,
-        "HOROVOD_GLOO_IFACE": place.interface,
+        "HOROVOD_GLOO_IFACE": placement.interface,
         "HOROVOD_GLOO_TIMEOUT_SECONDS": str(launch.start_timeout_seconds),
         "HOROVOD_STALL_CHECK_TIME_SECONDS": str(launch.stall_warning_seconds),
         "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(launch.stall_shutdown_seconds + _HOROVOD_LATER_SECONDS),

@@ -36,7 +36,7 @@ Purpose = Literal["training", "anything"]
 # What `pipelines.launch.train_function` imports on each rank.
 _PRELOADED = ("horovod.tensorflow", "pipelines.train.worker", "pipelines.track.mlflow.logged_model")
 # The same, when the network is saved; in parts, because a rank that is asked for meanwhile waits for the end of one.
-_FOR_THE_END = ("mlflow", "mlflow.models", "mlflow.tensorflow")
+_LATE_IMPORTS = ("mlflow", "mlflow.models", "mlflow.tensorflow")
 # A rank that is asked for meanwhile would wait for the end of an import. Where the table is there, one is asked for sooner.
 _IDLE_SECONDS = 3.0
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -64,7 +64,7 @@ def serve(listener: socket.socket, idle_imports: Sequence[str] = ()) -> None:
     Raises:
         RuntimeError: the imports have started threads.
     """
-    _be_ready_to_fork()
+    _prepare_to_fork()
     later = list(idle_imports)
     with selectors.DefaultSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
@@ -74,7 +74,7 @@ def serve(listener: socket.socket, idle_imports: Sequence[str] = ()) -> None:
                 later.clear()
             else:
                 importlib.import_module(later.pop(0))
-                _be_ready_to_fork()
+                _prepare_to_fork()
             for key, _ in events:
                 if key.fileobj is listener:
                     connection, _ = listener.accept()
@@ -88,48 +88,48 @@ def serve(listener: socket.socket, idle_imports: Sequence[str] = ()) -> None:
                     _reap(selector, key.data)
 
 
-def _be_ready_to_fork() -> None:
+def _prepare_to_fork() -> None:
     if len(os.listdir("/proc/self/task")) > 1:
         raise RuntimeError("modules that ranks import start threads, which a fork would lose")
     # Otherwise the first collection in a rank would copy the pages of all that was imported.
     gc.freeze()
 
 
-def _handle_request(selector: selectors.BaseSelector, of: _Child) -> None:
+def _handle_request(selector: selectors.BaseSelector, child: _Child) -> None:
     """Take a request, or the end of a supervisor."""
-    if of.connection.fileno() == -1:
+    if child.connection.fileno() == -1:
         # Its rank ended in the same moment and is buried.
         return
     try:
-        request, fds = _receive(of.connection)
+        request, fds = _receive(child.connection)
     except OSError:
         request, fds = b"", []
-    if of.pid or not request:
-        selector.unregister(of.connection)
-        of.connection.close()
-        if of.pid:
-            signal.pidfd_send_signal(of.pidfd, signal.SIGKILL)
+    if child.pid or not request:
+        selector.unregister(child.connection)
+        child.connection.close()
+        if child.pid:
+            signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
         return
     server = os.getpid()
-    of.pid = os.fork()
-    if of.pid == 0:
+    child.pid = os.fork()
+    if child.pid == 0:
         _become_rank(selector, server, json.loads(request), fds)
-    of.pidfd = os.pidfd_open(of.pid)
-    selector.register(of.pidfd, selectors.EVENT_READ, of)
+    child.pidfd = os.pidfd_open(child.pid)
+    selector.register(child.pidfd, selectors.EVENT_READ, child)
     for fd in fds:
         os.close(fd)
-    _reply(of, {"pid": of.pid})
+    _reply(child, {"pid": child.pid})
 
 
-def _reap(selector: selectors.BaseSelector, of: _Child) -> None:
+def _reap(selector: selectors.BaseSelector, child: _Child) -> None:
     """Pass on the exit code of a rank that has ended."""
-    _, status = os.waitpid(of.pid, 0)
-    selector.unregister(of.pidfd)
-    os.close(of.pidfd)
-    if of.connection.fileno() != -1:
-        selector.unregister(of.connection)
-        _reply(of, {"code": os.waitstatus_to_exitcode(status)})
-        of.connection.close()
+    _, status = os.waitpid(child.pid, 0)
+    selector.unregister(child.pidfd)
+    os.close(child.pidfd)
+    if child.connection.fileno() != -1:
+        selector.unregister(child.connection)
+        _reply(child, {"code": os.waitstatus_to_exitcode(status)})
+        child.connection.close()
 
 
 def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
@@ -141,9 +141,9 @@ def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
     return data, list(fds)
 
 
-def _reply(of: _Child, message: dict[str, int]) -> None:
+def _reply(child: _Child, message: dict[str, int]) -> None:
     try:
-        of.connection.send(json.dumps(message).encode())
+        child.connection.send(json.dumps(message).encode())
     except OSError:
         # The supervisor is gone, which the selector reports next.
         return
@@ -171,20 +171,20 @@ def _become_rank(selector: selectors.BaseSelector, server: int, request: dict[st
     except Exception:
         traceback.print_exc()
     finally:
-        rank.leave(code)
+        rank.exit_immediately(code)
 
 
 def main(parent: int, listening_fd: int, purpose: Purpose) -> None:
-    rank.die_with(parent)
+    rank.die_with_parent(parent)
     # What reaches all processes of a terminal or a job is a wish to stop for ranks, which need this server until they have.
     for signum in _IGNORED:
         signal.signal(signum, signal.SIG_IGN)
     listener = socket.socket(fileno=listening_fd)
     if purpose == "training":
         import_for_training()
-    for name in (*_PRELOADED, *(_FOR_THE_END if purpose == "anything" else ())):
+    for name in (*_PRELOADED, *(_LATE_IMPORTS if purpose == "anything" else ())):
         importlib.import_module(name)
-    serve(listener, _FOR_THE_END if purpose == "training" else ())
+    serve(listener, _LATE_IMPORTS if purpose == "training" else ())
 
 
 if __name__ == "__main__":

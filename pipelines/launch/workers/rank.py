@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from pipelines import progress
-from pipelines.launch.health.heartbeat import Heart
+from pipelines.launch.health.heartbeat import HeartbeatWriter
 from pipelines.launch.rendezvous import hostname
 from pipelines.launch.workers.commands import GRACE_SECONDS
 from pipelines.system import writeback
@@ -28,7 +28,7 @@ RESULT, FAILURE = b"R", b"F"
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
 
-def die_with(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent is gone, so that no rank outlives its task (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -37,7 +37,7 @@ def die_with(parent: int) -> None:
             os._exit(1)
 
 
-def _be_called(name: str) -> None:
+def _set_process_name(name: str) -> None:
     """The name that `top` and `ps` show (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode())
@@ -49,25 +49,25 @@ def main(parent: int, details: dict[str, Any]) -> int:
     The order comes by standard input and the outcome goes into a pipe, so that a killed rank leaves no file behind.
     """
     address = os.environ["HOROVOD_HOSTNAME"]
-    named = hostname.answer_to(address)
-    die_with(parent)
-    _be_called(f"convoy-rank-{details['rank']}")
+    named = hostname.resolve_hostname_to(address)
+    die_with_parent(parent)
+    _set_process_name(f"convoy-rank-{details['rank']}")
     logs.configure(sys.stderr, f"rank {details['rank']}", details["log_level"])
     order = sys.stdin.buffer.read()
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), sys.stdin.fileno())
     outcome_fd = int(details["outcome_fd"])
     os.set_inheritable(outcome_fd, False)
-    _stop_when_told()
+    _handle_stop_signals()
     # kill -USR1 has the rank write into its log where each of its threads is.
     faulthandler.register(signal.SIGUSR1)
     import cloudpickle
 
-    from pipelines.launch.health.failures import of_exception, write_failure
+    from pipelines.launch.health.failures import failure_from_exception, write_failure
 
     attempt_dir, rank, host = Path(details["attempt_dir"]), int(details["rank"]), str(details["host"])
     writeback.adopt(Path(details["work_dir"]), details["stage"])
-    heart = Heart(attempt_dir, rank, host, float(details["heartbeat_seconds"]))
+    heart = HeartbeatWriter(attempt_dir, rank, host, float(details["heartbeat_seconds"]))
     try:
         hostname.check(named, address)
         function, arguments = cloudpickle.loads(order)
@@ -83,7 +83,7 @@ def main(parent: int, details: dict[str, Any]) -> int:
         # The log may lie on the very disk that is full.
         with contextlib.suppress(OSError):
             sys.stderr.write(mask(text))
-        failure = of_exception(error, text, rank=rank, host=host, log_path=str(details["log_path"]))
+        failure = failure_from_exception(error, text, rank=rank, host=host, log_path=str(details["log_path"]))
         # On disk before this process ends: Spark may end the supervisor because of another rank. A full disk leaves the pipe.
         with contextlib.suppress(OSError):
             write_failure(attempt_dir, failure)
@@ -94,7 +94,7 @@ def main(parent: int, details: dict[str, Any]) -> int:
     return code
 
 
-def _stop_when_told() -> None:
+def _handle_stop_signals() -> None:
     """Have a training end after its step when this process is told to end, and this process within the grace in any case."""
 
     def stop(signum: int, _frame: FrameType | None) -> None:
@@ -108,7 +108,7 @@ def _stop_when_told() -> None:
         signal.signal(signum, stop)
 
 
-def leave(code: int) -> NoReturn:
+def exit_immediately(code: int) -> NoReturn:
     """End this process at once: threads of Horovod and TensorFlow can hang an orderly exit after a failure."""
     with contextlib.suppress(OSError):
         sys.stdout.flush()
@@ -117,4 +117,4 @@ def leave(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    leave(main(int(sys.argv[1]), json.loads(sys.argv[2])))
+    exit_immediately(main(int(sys.argv[1]), json.loads(sys.argv[2])))

@@ -82,7 +82,7 @@ def fork_server_if_local(purpose: Purpose) -> AbstractContextManager[str]:
     return fork_server(purpose) if session.is_local() else nullcontext("")
 
 
-class _Kept:
+class _PersistentForkServer:
     """A fork server that lives as long as this process, for sessions that start ranks again and again, as notebooks do.
 
     Holds the server in a thread of its own: the kernel ends a server with the thread that started it."""
@@ -109,15 +109,15 @@ class _Kept:
 
 
 _lock = threading.Lock()
-_kept: _Kept | None = None
+_kept: _PersistentForkServer | None = None
 
 
-def kept_fork_server() -> str:
+def persistent_fork_server() -> str:
     """That of this process's fork server, for supervisors on its machine; it is started with the first call. May be empty."""
     global _kept
     with _lock:
         if _kept is None:
-            _kept = _Kept()
+            _kept = _PersistentForkServer()
         return _kept.address
 
 
@@ -170,7 +170,7 @@ class _Forked:
                 raise ConnectionError("the fork server is somebody else's")
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
             self._connection.sendmsg([json.dumps(request).encode()], [rights])
-            self._pid = int(self._hear()["pid"])
+            self._pid = int(self._receive()["pid"])
             self._pidfd = os.pidfd_open(self._pid)
         except BaseException:
             self._connection.close()
@@ -181,7 +181,7 @@ class _Forked:
         if self._code is None:
             self._connection.settimeout(timeout)
             try:
-                self._code = int(self._hear()["code"])
+                self._code = int(self._receive()["code"])
             except TimeoutError:
                 raise subprocess.TimeoutExpired(f"rank process {self._pid}", timeout or 0.0) from None
             except (OSError, ValueError):
@@ -203,7 +203,7 @@ class _Forked:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
-    def _hear(self) -> dict[str, int]:
+    def _receive(self) -> dict[str, int]:
         message: dict[str, int] = json.loads(self._connection.recv(4096) or b"null") or {}
         if not message:
             raise ConnectionError("the fork server is gone")

@@ -24,8 +24,15 @@ from pyspark import BarrierTaskContext
 from pipelines.config import LaunchConfig
 from pipelines.errors import ConvoyError
 from pipelines.launch.health import heartbeat
-from pipelines.launch.health.failures import Failure, embed, is_written, of_exception, of_exit, write_failure
-from pipelines.launch.health.node_metrics import sampled
+from pipelines.launch.health.failures import (
+    Failure,
+    embed,
+    failure_from_exception,
+    failure_from_exit_code,
+    has_failure,
+    write_failure,
+)
+from pipelines.launch.health.node_metrics import sample_node
 from pipelines.launch.rendezvous import server
 from pipelines.launch.rendezvous.server import RankPlacement
 from pipelines.launch.workers import commands, scratch, spawn
@@ -54,7 +61,7 @@ class Assignment:
     """The address of the driver's fork server, where the tasks run on its machine."""
     placements: tuple[RankPlacement, ...] = ()
     """Those of all ranks where the driver has arranged their meeting; otherwise the supervisors do."""
-    places: Mapping[str, str] = field(default_factory=paths.variables)
+    path_variables: Mapping[str, str] = field(default_factory=paths.variables)
     """As the driver has them."""
 
 
@@ -75,19 +82,19 @@ def supervise(assignment: Assignment) -> tuple[int, bytes]:
     rank = context.partitionId()
     host = socket.gethostname()
     try:
-        with _place(assignment, context, host) as place:
-            environment = horovod_environment(place, assignment.launch)
+        with _placement(assignment, context, host) as placement:
+            environment = horovod_environment(placement, assignment.launch)
             resources = {name: resource.addresses for name, resource in context.resources().items()}
-            environment |= gpu_environment(resources, place.interface)
+            environment |= gpu_environment(resources, placement.interface)
             # One process of each node.
-            sampling = place.slot.local_rank == 0
-            with sampled(Path(assignment.work_dir) / SPOOL_FOLDER, place.slot.cross_rank) if sampling else nullcontext():
+            sampling = placement.slot.local_rank == 0
+            with sample_node(Path(assignment.work_dir) / SPOOL_FOLDER, placement.slot.cross_rank) if sampling else nullcontext():
                 return rank, _run_rank(assignment, rank, host, environment)
     except ConvoyError as error:
-        raise RankFailed(embed(of_exception(error, "", rank=rank, host=host, log_path=""))) from error
+        raise RankFailed(embed(failure_from_exception(error, "", rank=rank, host=host, log_path=""))) from error
 
 
-def _place(assignment: Assignment, context: BarrierTaskContext, host: str) -> AbstractContextManager[RankPlacement]:
+def _placement(assignment: Assignment, context: BarrierTaskContext, host: str) -> AbstractContextManager[RankPlacement]:
     rank = context.partitionId()
     if assignment.placements:
         return nullcontext(assignment.placements[rank])
@@ -102,10 +109,10 @@ def run_locally(assignment: Assignment) -> Iterator[list[Future[bytes]]]:
     The block ends when all of them have; a future raises RankFailed where a report lies in the attempt's folder.
     """
     workers, host = assignment.launch.workers, socket.gethostname()
-    with server.local_rendezvous(workers) as places, ThreadPoolExecutor(workers, thread_name_prefix="rank") as pool:
+    with server.local_rendezvous(workers) as placements, ThreadPoolExecutor(workers, thread_name_prefix="rank") as pool:
         yield [
-            pool.submit(_run_rank, assignment, rank, host, horovod_environment(place, assignment.launch))
-            for rank, place in enumerate(places)
+            pool.submit(_run_rank, assignment, rank, host, horovod_environment(placement, assignment.launch))
+            for rank, placement in enumerate(placements)
         ]
 
 
@@ -119,7 +126,7 @@ def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[st
         "rank": rank,
         "host": host,
         "log_path": str(log_file),
-        "heartbeat_seconds": heartbeat.seconds_between(assignment.launch),
+        "heartbeat_seconds": heartbeat.interval_seconds(assignment.launch),
         "log_level": assignment.launch.log_level,
     }
     try:
@@ -130,19 +137,19 @@ def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[st
     except OSError as error:
         file = error.filename or log_file
         unwritable = ConvoyError(f"{file}: cannot be written ({error.strerror}); launch.runs_uri must be writable on all nodes")
-        raise RankFailed(embed(of_exception(unwritable, "", rank=rank, host=host, log_path=""))) from error
+        raise RankFailed(embed(failure_from_exception(unwritable, "", rank=rank, host=host, log_path=""))) from error
     finally:
         scratch.remove(work_dir, rank)
     if code == 0:
         return outcome.removeprefix(RESULT)
     if outcome.startswith(FAILURE):
         failure = Failure.from_json(outcome.removeprefix(FAILURE))
-        if failure.is_effect and not is_written(attempt_dir, rank):
+        if failure.is_effect and not has_failure(attempt_dir, rank):
             # Without reports the driver knows only the task that Spark sees fail first, which should be that of the cause.
             time.sleep(_CAUSE_FIRST_SECONDS)
     else:
-        place = heartbeat.place(attempt_dir, rank)
-        failure = of_exit(code, rank=rank, host=host, log_path=str(log_file), place=place)
+        activity = heartbeat.last_activity(attempt_dir, rank)
+        failure = failure_from_exit_code(code, rank=rank, host=host, log_path=str(log_file), last_activity=activity)
         with contextlib.suppress(OSError):
             write_failure(attempt_dir, failure)
     raise RankFailed(embed(failure))
@@ -158,7 +165,7 @@ def _run_process(
         try:
             # What `--py-files` or a cluster's libraries added to this worker's path, the rank needs, too.
             path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-            everything = without_secrets(os.environ) | path | dict(assignment.places) | environment
+            everything = without_secrets(os.environ) | path | dict(assignment.path_variables) | environment
             # What CUDA has begun in a process, a fork of it must not use.
             server = "" if "CUDA_VISIBLE_DEVICES" in environment else assignment.fork_server
             process = spawn.start(details, everything, standard_input=order_reader, log=log, outcome=writer, server=server)
@@ -171,14 +178,14 @@ def _run_process(
             received: list[bytes] = []
             reading = threading.Thread(target=lambda: received.append(outcome.read()), daemon=True)
             reading.start()
-            code = _attend(process, Path(assignment.attempt_dir))
+            code = _wait(process, Path(assignment.attempt_dir))
             reading.join()
             return code, b"".join(received)
         finally:
             process.kill()
 
 
-def _attend(process: RankProcess, attempt_dir: Path) -> int:
+def _wait(process: RankProcess, attempt_dir: Path) -> int:
     """Wait for the rank's end, and pass on what the driver, or who ends this task, has to say. Gives its exit code."""
     told_to_stop = threading.Event()
     # Spark's daemon sends SIGHUP when its JVM has gone, and a node that is shut down SIGTERM. On the driver signals are its own.
@@ -189,13 +196,13 @@ def _attend(process: RankProcess, attempt_dir: Path) -> int:
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return process.wait(_POLL_SECONDS)
-            order = commands.given(attempt_dir)
-            if order == commands.KILL or time.monotonic() > kill_at:
+            command = commands.read(attempt_dir)
+            if command == commands.KILL or time.monotonic() > kill_at:
                 # Its log then says where it was.
                 process.send_signal(signal.SIGUSR1)
                 time.sleep(_POLL_SECONDS)
                 process.kill()
-            elif (order == commands.STOP or told_to_stop.is_set()) and kill_at == float("inf"):
+            elif (command == commands.STOP or told_to_stop.is_set()) and kill_at == float("inf"):
                 process.terminate()
                 kill_at = time.monotonic() + commands.GRACE_SECONDS
     finally:

@@ -12,10 +12,12 @@ from pipelines.train.checkpoint import state, store
 from pipelines.train.checkpoint.store import State
 from pipelines.train.checkpoint.training_progress import TrainingProgress
 from pipelines.train.checkpoint.writer import CheckpointWriter
-from pipelines.train.optim.loss_scale import updater
+from pipelines.train.optim.loss_scale import base_optimizer
 
 
-def begin(model: keras.Model, path: Path | None, steps: int, workers: int, batch_size_per_worker: int) -> TrainingProgress:
+def restore_training(
+    model: keras.Model, path: Path | None, steps: int, workers: int, batch_size_per_worker: int
+) -> TrainingProgress:
     """Give a network the state of a checkpoint.
 
     Args:
@@ -38,7 +40,7 @@ def begin(model: keras.Model, path: Path | None, steps: int, workers: int, batch
     step = stored.step if same else stored.step * steps // stored.steps_per_epoch
     if not same:
         # The schedule counts steps. With other ones, the same share of the training is behind us.
-        updater(model.optimizer).iterations.assign(stored.epoch * steps + step)
+        base_optimizer(model.optimizer).iterations.assign(stored.epoch * steps + step)
     return TrainingProgress(
         epoch=stored.epoch,
         step=step,

@@ -59,7 +59,7 @@ class State:
     weights_sha256: str
 
     @property
-    def place(self) -> str:
+    def position(self) -> str:
         """For people: `epoch 3`, or `epoch 3, step 17`."""
         return f"epoch {self.epoch}, step {self.step}" if self.step else f"epoch {self.epoch}"
 
@@ -90,7 +90,7 @@ def write(run_dir: Path, state: State, arrays: Arrays, keep: int) -> Path:
     """
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise CheckpointError(f"{name} holds values that are not finite at {state.place}; no checkpoint was written")
+            raise CheckpointError(f"{name} holds values that are not finite at {state.position}; no checkpoint was written")
     folder = run_dir / CHECKPOINT_FOLDER
     description = folder / f"epoch-{state.epoch:06d}-step-{state.step:08d}.json"
     try:

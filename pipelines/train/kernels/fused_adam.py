@@ -11,10 +11,10 @@ import keras
 import tensorflow as tf
 
 
-def fused(optimizer_class: type[keras.optimizers.Adam]) -> type[keras.optimizers.Adam]:
+def with_fused_update(optimizer_class: type[keras.optimizers.Adam]) -> type[keras.optimizers.Adam]:
     """A subclass of Adam, or of AdamW, whose updates are TensorFlow's own `ResourceApplyAdam`."""
 
-    class Fused(optimizer_class):
+    class FusedAdam(optimizer_class):
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             if self.amsgrad or not isinstance(gradient, tf.Tensor):
                 # Gradients of embeddings are sparse.
@@ -35,7 +35,7 @@ def fused(optimizer_class: type[keras.optimizers.Adam]) -> type[keras.optimizers
                 grad=tf.cast(gradient, kind),
             )
 
-    return Fused
+    return FusedAdam
 
 
 def _resource(variable: Any) -> tf.Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.train.kernels.sparse_kernel import Convolution, compiled
+from pipelines.train.kernels.sparse_kernel import Convolution, compile_kernel
 
 _CACHE_LINE = 64
 
@@ -49,7 +49,7 @@ class SparseGradients:
             rows, scratch = slice(batch * number // self._threads, batch * (number + 1) // self._threads), self._scratch[number]
             scratch.of_weights[:], scratch.of_biases[:] = 0, 0
             arrays = (array[rows] for array in (flat_images, by_channel, largest, passed, words))
-            compiled(of)(*arrays, by_kernel, into[rows], *scratch.arrays())
+            compile_kernel(of)(*arrays, by_kernel, into[rows], *scratch.arrays())
 
         running = [self._others.submit(part, number) for number in range(1, self._threads)] if self._others else []
         part(0)

@@ -69,7 +69,7 @@ _jit = numba.njit(nogil=True, fastmath={"contract", "nsz"}, error_model="numpy")
 
 
 @functools.cache
-def compiled(of: Convolution) -> Callable[..., None]:
+def compile_kernel(of: Convolution) -> Callable[..., None]:
     """The function that adds up a thread's share of a batch; `sparsebatch` makes its arrays."""
     read, search, collect, write = _reader(of), _searcher(of), _collector(of), _writer(of)
     lines, span, line_step = _u64(of.kernel_height), _u64(of.kernel_width * of.channels), _u64(of.padded[1] * of.channels)

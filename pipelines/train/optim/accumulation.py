@@ -12,40 +12,43 @@ import keras
 import tensorflow as tf
 
 
-def holding(optimizer_class: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
+def with_gradient_capture(optimizer_class: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
     """A subclass that can be made to keep the gradients it is given instead of using them."""
 
-    class Holding(optimizer_class):
-        _held: list[tf.Tensor] | None = None
+    class CapturingOptimizer(optimizer_class):
+        _captured: list[tf.Tensor] | None = None
 
         @contextmanager
-        def held(self) -> Iterator[list[tf.Tensor]]:
+        def capture_gradients(self) -> Iterator[list[tf.Tensor]]:
             """Within, `apply` adds its gradients to the list. While a graph is traced, not while it runs."""
-            self._held = []
+            self._captured = []
             try:
-                yield self._held
+                yield self._captured
             finally:
-                self._held = None
+                self._captured = None
 
         def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> Any:
-            if self._held is None:
+            if self._captured is None:
                 return super().apply(grads, trainable_variables)
-            self._held.extend(grads)
+            self._captured.extend(grads)
             return None
 
-    return Holding
+    return CapturingOptimizer
 
 
-def in_parts(model: keras.Model, parts: int) -> None:
-    """Make a network's training step take its batch in so many parts, which must divide it. Its optimizer must be `holding`."""
+def use_accumulation(model: keras.Model, parts: int) -> None:
+    """Make a network's training step take its batch in so many parts, which must divide it.
 
-    class InParts(type(model)):  # type: ignore[misc]
+    Its optimizer must be one of `with_gradient_capture`.
+    """
+
+    class AccumulatingModel(type(model)):  # type: ignore[misc]
         def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
             images, labels = (tf.reshape(array, (parts, -1, *array.shape[1:])) for array in data)
             step = super().train_step
 
             def add_part(part: tf.Tensor, sums: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
-                with self.optimizer.held() as gradients:
+                with self.optimizer.capture_gradients() as gradients:
                     step((images[part], labels[part]))
                 return part + 1, [total + gradient for total, gradient in zip(sums, gradients, strict=True)]
 
@@ -58,4 +61,4 @@ def in_parts(model: keras.Model, parts: int) -> None:
             return metrics
 
     # Not a new network: a functional one cannot be told its inputs and outputs again without its inner layers' being lost.
-    model.__class__ = InParts
+    model.__class__ = AccumulatingModel

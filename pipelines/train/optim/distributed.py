@@ -12,7 +12,7 @@ from pipelines.train.collectives.shared_memory import SharedMemoryReducer
 from pipelines.train.optim.loss_scale import NOT_FINITE
 
 
-def distributed(
+def with_allreduce(
     optimizer_class: type[keras.optimizers.Optimizer],
     compression: Compression = "none",
     reducer: SharedMemoryReducer | None = None,
@@ -27,17 +27,19 @@ def distributed(
         neighbours: the other ranks, where they share memory; None leaves it to Horovod.
     """
 
-    class Distributed(optimizer_class):
+    class AllreduceOptimizer(optimizer_class):
         def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> Any:
             # Gradients of embeddings are sparse, which Horovod gathers.
             dense = all(isinstance(gradient, tf.Tensor) for gradient in grads)
             means = reducer.allreduce_mean(grads) if reducer is not None and dense else allreduce_mean(grads, compression)
             return super().apply(means, trainable_variables)
 
-    return Distributed
+    return AllreduceOptimizer
 
 
-def guarded(optimizer_class: type[keras.optimizers.Optimizer], clip_norm: float = 0.0) -> type[keras.optimizers.Optimizer]:
+def with_gradient_checks(
+    optimizer_class: type[keras.optimizers.Optimizer], clip_norm: float = 0.0
+) -> type[keras.optimizers.Optimizer]:
     """A subclass that is safe from gradients that are not finite or too long.
 
     Args:
@@ -46,17 +48,17 @@ def guarded(optimizer_class: type[keras.optimizers.Optimizer], clip_norm: float 
             of all ranks, so they shorten it by the same factor.
     """
 
-    class Guarded(optimizer_class):
+    class CheckedOptimizer(optimizer_class):
         def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> Any:
-            with tf.control_dependencies([checked_finite(grads)]):
+            with tf.control_dependencies([assert_finite(grads)]):
                 if clip_norm:
                     grads, _ = tf.clip_by_global_norm(grads, clip_norm)
                 return super().apply(grads, trainable_variables)
 
-    return Guarded
+    return CheckedOptimizer
 
 
-def checked_finite(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+def assert_finite(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
     """An operation that fails when a gradient holds a value that is not finite.
 
     After the reduction all ranks hold the same values, so all of them fail in the same step, without a word between them. A loss

@@ -16,7 +16,7 @@ import keras
 import tensorflow as tf
 
 from pipelines.train.collectives.horovod import allreduce_mean
-from pipelines.train.optim.loss_scale import updater
+from pipelines.train.optim.loss_scale import base_optimizer
 
 # After t steps the average reaches back over a tenth of them, until the configured decay is reached.
 _BEGINNING = 10.0
@@ -28,37 +28,37 @@ def with_ema(optimizer_class: type[keras.optimizers.Optimizer], model: keras.Mod
     So the average is broadcast, compared and kept in checkpoints like the optimizer's other state.
     """
 
-    class Averaging(optimizer_class):
+    class EmaOptimizer(optimizer_class):
         def build(self, variables: Sequence[keras.Variable]) -> None:
             if self.built:
                 return
             super().build(variables)
-            self.averages = [self.add_variable_from_reference(weight, "average") for weight in floating(model.weights)]
+            self.averages = [self.add_variable_from_reference(weight, "average") for weight in floating_point(model.weights)]
 
         def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> None:
             step = tf.cast(tf.convert_to_tensor(self.iterations.value), tf.float32)
             super().apply(grads, trainable_variables)
             share = 1.0 - tf.minimum(decay, step / (step + _BEGINNING))
-            for average, weight in zip(self.averages, floating(model.weights), strict=True):
+            for average, weight in zip(self.averages, floating_point(model.weights), strict=True):
                 average.assign(average + share * (tf.convert_to_tensor(weight.value) - average))
 
-    return Averaging
+    return EmaOptimizer
 
 
-def floating(weights: Sequence[keras.Variable]) -> list[keras.Variable]:
+def floating_point(weights: Sequence[keras.Variable]) -> list[keras.Variable]:
     """Those that can be averaged."""
     return [weight for weight in weights if tf.as_dtype(weight.dtype).is_floating]
 
 
 def averages(model: keras.Model) -> list[keras.Variable]:
-    """The averages of `floating(model.weights)`, in this order; empty where none are kept."""
-    found: list[keras.Variable] = getattr(updater(model.optimizer), "averages", [])
+    """The averages of `floating_point(model.weights)`, in this order; empty where none are kept."""
+    found: list[keras.Variable] = getattr(base_optimizer(model.optimizer), "averages", [])
     return found
 
 
 def assign_averages(model: keras.Model) -> None:
     """Give a network its averaged weights for good, where they are kept."""
-    for average, weight in zip(averages(model), floating(model.weights), strict=False):
+    for average, weight in zip(averages(model), floating_point(model.weights), strict=False):
         weight.assign(average)
 
 
@@ -76,16 +76,16 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
         model.set_weights(own)
 
 
-def average_statistics(model: keras.Model) -> None:
+def allreduce_statistics(model: keras.Model) -> None:
     """Give every rank the mean over ranks of the moving statistics of batch normalization, to be called after an epoch.
 
     Each rank normalizes by the statistics of its own batch (as Goyal et al. 2017, arXiv:1706.02677, do: a larger batch would be
     another network). What evaluation uses are moving averages of them, which training itself never reads. They are linear in the
     statistics of the batches, so their mean now is what a mean in every step would have come to.
     """
-    statistics = floating(model.non_trainable_weights)
+    statistics = floating_point(model.non_trainable_weights)
     trained = {id(weight) for weight in model.trainable_weights}
-    for weight, average in zip(floating(model.weights), averages(model), strict=False):
+    for weight, average in zip(floating_point(model.weights), averages(model), strict=False):
         if id(weight) not in trained:
             statistics.append(average)
     if not statistics:

@@ -18,10 +18,10 @@ NOT_FINITE = "Convoy: gradients are not finite"
 _SMALLEST_SCALE = 2.0**-10
 
 
-class LossScaled(keras.optimizers.LossScaleOptimizer):
+class BoundedLossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
     """Unscales gradients, and leaves steps out whose gradients are not finite.
 
-    Fails in the graph, as `pipelines.train.optim.distributed.checked_finite` does, when nothing but such steps follow each
+    Fails in the graph, as `pipelines.train.optim.distributed.assert_finite` does, when nothing but such steps follow each
     other.
     """
 
@@ -30,7 +30,7 @@ class LossScaled(keras.optimizers.LossScaleOptimizer):
             return super().apply([tf.identity(gradient) for gradient in grads], trainable_variables)
 
 
-def updater(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+def base_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """The optimizer that changes the weights and counts the steps: the same, or the one that is given unscaled gradients."""
     inner: keras.optimizers.Optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     return inner

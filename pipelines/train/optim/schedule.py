@@ -31,7 +31,7 @@ class LearningRate:
     step_factor: float
 
 
-def plan(training: TrainingConfig, workers: int, steps_per_epoch: int) -> LearningRate:
+def plan_learning_rate(training: TrainingConfig, workers: int, steps_per_epoch: int) -> LearningRate:
     """The learning rate of a run, for any number of workers."""
     batch_size = training.batch_size_per_worker
     growth = workers * batch_size / (training.learning_rate_batch or batch_size)

@@ -23,7 +23,7 @@ def launch(tmp_path):
 
 
 def test_every_rank_gets_the_same_bits_which_are_the_mean_of_what_all_gave(launch):
-    found = run(ranks.means_of_neighbours, -3, (10_001, 50), launch=launch)
+    found = run(ranks.shared_memory_means, -3, (10_001, 50), launch=launch)
     for given, got in zip(
         zip(*(given for given, _ in found), strict=True), zip(*(got for _, got in found), strict=True), strict=True
     ):
@@ -32,6 +32,6 @@ def test_every_rank_gets_the_same_bits_which_are_the_mean_of_what_all_gave(launc
 
 
 def test_the_end_of_a_rank_is_told_to_the_others_as_an_effect(launch):
-    *others, last = run(ranks.leave_neighbours_after_two_means, -3, launch=launch)
+    *others, last = run(ranks.leave_after_two_means, -3, launch=launch)
     assert (others, last) == ([shared_memory.GONE] * 2, "left")
     assert Failure(rank=0, host="a", time=0.0, error=f"ConnectionError: {others[0]}", traceback="", log_path="").is_effect
