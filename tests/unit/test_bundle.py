@@ -1,4 +1,4 @@
-"""Every job that the repository describes for Databricks, checked as strictly as can be without a workspace."""
+"""Every Databricks job in the repository, checked as strictly as possible without a workspace."""
 
 import importlib.util
 import inspect
@@ -21,7 +21,7 @@ from tools.databricks.workspace import check, checked, differences
 ROOT = Path(__file__).parents[2]
 RESOURCES = sorted((ROOT / "conf/databricks").glob("*.yml"))
 BODIES = sorted((ROOT / "conf/databricks").glob("*.submit.json"))
-# With Horovod for TensorFlow: docs/databricks.md.
+# Those that ship Horovod for TensorFlow: docs/databricks.md.
 RUNTIMES = ("15.4.x-cpu-ml-scala2.12", "15.4.x-gpu-ml-scala2.12")
 
 
@@ -50,7 +50,7 @@ def test_there_is_something_to_check():
     assert BODIES
 
 
-def test_the_bundle_itself_has_no_key_and_no_mode_that_its_program_would_pass_over():
+def test_the_bundle_has_no_key_or_mode_that_the_cli_would_ignore():
     content = yaml.safe_load((ROOT / "databricks.yml").read_text())
     # Databricks' own schema allows any key here: https://docs.databricks.com/dev-tools/bundles/reference.html
     assert set(content) == {"bundle", "include", "artifacts", "variables", "targets"}
@@ -63,17 +63,17 @@ def test_the_bundle_itself_has_no_key_and_no_mode_that_its_program_would_pass_ov
 
 
 @pytest.mark.parametrize("name", raw_jobs())
-def test_databricks_own_types_know_every_field_of_every_job_as_the_files_have_it(name):
+def test_databricks_own_types_accept_every_field_of_every_job(name):
     assert Job.from_dict(raw_jobs()[name]).as_dict()
 
 
-def test_databricks_own_types_know_every_experiment():
+def test_databricks_own_types_accept_every_experiment():
     for file in RESOURCES:
         for experiment in yaml.safe_load(file.read_text())["resources"].get("experiments", {}).values():
             MlflowExperiment.from_dict(experiment)
 
 
-def test_a_resolved_job_loses_nothing_in_the_sdk_and_nothing_is_left_to_resolve(deployment):
+def test_the_sdk_drops_nothing_from_a_resolved_job_and_no_reference_is_left_in_it(deployment):
     checked(deployment.job)
     Job.from_dict(deployment.job)
     assert "${" not in json.dumps(deployment.job)
@@ -81,13 +81,13 @@ def test_a_resolved_job_loses_nothing_in_the_sdk_and_nothing_is_left_to_resolve(
 
 
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body.name)
-def test_a_body_for_runs_submit_is_one_that_the_sdk_and_the_service_know(body):
+def test_the_sdk_and_the_service_accept_every_runs_submit_body(body):
     content = json.loads(body.read_text())
     assert set(content) <= set(inspect.signature(JobsAPI.submit).parameters)
     for task in content["tasks"]:
         assert list(differences(task, SubmitTask.from_dict(task).as_dict())) == []
         Task.from_dict(task)
-        # At this level there are no clusters to share.
+        # At this level of the API tasks cannot share a cluster.
         assert "new_cluster" in task
 
 
@@ -115,7 +115,7 @@ def test_clusters_are_what_training_needs(deployment):
         assert cluster["spark_conf"]["spark.speculation"] == "false"
 
 
-def test_a_worker_is_asked_for_on_every_node(deployment):
+def test_training_requests_one_worker_per_node(deployment):
     (cluster,), tasks = clusters_and_tasks(deployment)
     given = [task["spark_python_task"]["parameters"] for task in tasks if task["task_key"] == "train"]
     given += [task["spark_python_task"]["parameters"] for task in submitted_tasks()]
@@ -178,7 +178,7 @@ class Parsed(BaseException):
 
 
 def parse(script, arguments, monkeypatch):
-    """What the job's main makes of them, before it does anything."""
+    """The request that the job's main parses from the arguments; it goes no further."""
     spec = importlib.util.spec_from_file_location(script.stem, script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -194,7 +194,7 @@ def parse(script, arguments, monkeypatch):
     return caught.value.request
 
 
-def test_a_development_target_marks_what_it_makes_and_a_production_target_does_not():
+def test_a_development_target_prefixes_the_names_of_its_resources_and_a_production_target_does_not():
     dev, prod = (bundle.load(ROOT, "ann.b@example.com", target) for target in ("dev", "prod"))
     assert dev.job["name"] == "[dev ann_b] convoy (convoy submit)"
     assert prod.job["name"] == "convoy (convoy submit)"
@@ -203,12 +203,12 @@ def test_a_development_target_marks_what_it_makes_and_a_production_target_does_n
     assert "tracking.experiment=/Shared/[dev ann_b] convoy-dev" in dev.job["tasks"][1]["spark_python_task"]["parameters"]
 
 
-def test_variables_keep_their_types_and_can_be_given():
+def test_variables_keep_their_types_and_can_be_overridden():
     given = {"workers": "4", "node_type": "m5.2xlarge", "cores_per_node": "8"}
     job = bundle.load(ROOT, "ann@example.com", "dev", given).job
     cluster = job["job_clusters"][0]["new_cluster"]
     assert (cluster["num_workers"], cluster["node_type_id"]) == (4, "m5.2xlarge")
-    # Spark's settings are texts whatever they look like.
+    # Spark's settings are always strings.
     assert cluster["spark_conf"]["spark.task.cpus"] == "8"
     assert "4" in job["tasks"][1]["spark_python_task"]["parameters"]
 
@@ -221,7 +221,7 @@ def test_variables_keep_their_types_and_can_be_given():
         ({"job": "other"}, r"^--job other: must be one of convoy "),
     ],
 )
-def test_what_the_bundle_does_not_have_is_one_line_that_names_what_it_has(arguments, line):
+def test_an_unknown_name_is_one_line_that_lists_the_known_ones(arguments, line):
     with pytest.raises(ConfigError, match=line):
         bundle.load(ROOT, "ann@example.com", **arguments)
 
@@ -243,7 +243,7 @@ def copy(tmp_path):
     ("old", "new", "line"),
     [
         ("../../jobs/ingest.py", "../../jobs/absent.py", r"^task ingest: python_file .*absent\.py: no such file"),
-        ("${var.node_type}", "${var.node_typ}", r"^\$\{var\.node_typ\}: there is no such value; .*--var"),
+        ("${var.node_type}", "${var.node_typ}", r"^\$\{var\.node_typ\}: no such value; .*--var"),
         ("resources:", "resources: [", r"job\.yml line \d+: not valid YAML"),
     ],
 )

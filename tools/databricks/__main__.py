@@ -1,4 +1,4 @@
-"""Send the job of databricks.yml to a Databricks workspace, follow it, and end as it ends.
+"""Submit the job of databricks.yml to a Databricks workspace, follow it, and exit as it does.
 
 ./convoy submit --target dev --param data=fashion-mnist
 """
@@ -26,8 +26,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--job", metavar="NAME", default="", help="a job of conf/databricks (default: the only one)")
     parser.add_argument("--var", metavar="NAME=VALUE", action="append", default=[], help="a variable of databricks.yml")
     parser.add_argument("--param", metavar="NAME=VALUE", action="append", default=[], help="a parameter of the job, for this run")
-    parser.add_argument("--poll-seconds", metavar="S", type=float, default=5.0, help="between looks at the run (default: 5)")
-    parser.add_argument("--dry-run", action="store_true", help="show what would be sent; asks no workspace")
+    parser.add_argument("--poll-seconds", metavar="S", type=float, default=5.0, help="time between status requests (default: 5)")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be sent, without contacting a workspace")
     options = parser.parse_args(arguments)
     variables, parameters = _pairs("--var", options.var), _pairs("--param", options.param)
     if options.dry_run:
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
         if parameters:
             print(f"run with {json.dumps(parameters)}")
         return
-    # What is wrong in the files is said before anybody is asked.
+    # Errors in the files are reported before the workspace is contacted.
     workspace.check(bundle.load(paths.home(), _ANYBODY, options.target, variables, options.job), parameters)
     client, user = workspace.connect()
     deployment = bundle.load(paths.home(), user, options.target, variables, options.job)

@@ -1,7 +1,7 @@
-"""What `databricks.yml` says, brought to what the Jobs API takes: one target, variables filled in, paths in the workspace.
+"""Resolve `databricks.yml` to settings for the Jobs API: one target, variables substituted, paths in the workspace.
 
-This is the part of Databricks bundles that Convoy's own files use (targets, variables, references, the prefix of development
-mode, relative paths), so that a job can be sent where Databricks' program is not installed. That program reads the same files.
+This implements the part of Databricks bundles that Convoy's own files use (targets, variables, references, the development-mode
+prefix, relative paths), so that a job can be submitted where the Databricks CLI is not installed. The CLI reads the same files.
 """
 
 import re
@@ -24,7 +24,7 @@ _DEEPEST = 10
 
 @dataclass(frozen=True)
 class Upload:
-    """A file of the repository and its place in the workspace."""
+    """A file of the repository and its path in the workspace."""
 
     source: Path
     target: str
@@ -32,14 +32,14 @@ class Upload:
 
 @dataclass(frozen=True)
 class Deployment:
-    """A job, ready to be sent."""
+    """A job, ready to submit."""
 
     target: str
     job: dict[str, Any]
     """Settings as the Jobs API takes them."""
     uploads: tuple[Upload, ...]
     wheel: str
-    """Where in the workspace the job's tasks look for the wheel."""
+    """The wheel's path in the workspace, as the job's tasks name it."""
 
     @property
     def parameters(self) -> dict[str, str]:
@@ -48,14 +48,14 @@ class Deployment:
 
 
 def load(home: Path, user: str, target: str = "", variables: Mapping[str, str] | None = None, job: str = "") -> Deployment:
-    """Read the bundle and bring one job of it to what the Jobs API takes.
+    """Read the bundle and resolve one of its jobs to settings for the Jobs API.
 
     Args:
         home: the folder of `databricks.yml`.
-        user: who submits, as the workspace names them, usually an address.
+        user: the submitting user's name in the workspace, usually an email address.
         target: a target's name; empty for the bundle's default.
-        variables: values in place of the variables' defaults.
-        job: which job; empty for the only one.
+        variables: values that override the variables' defaults.
+        job: a job's name; empty for the only one.
 
     Raises:
         ConfigError: names the file, what is wrong in it, and the remedy.
@@ -66,7 +66,7 @@ def load(home: Path, user: str, target: str = "", variables: Mapping[str, str] |
     root = chosen.get("workspace", {}).get(
         "root_path", "/Workspace/Users/${workspace.current_user.userName}/.bundle/convoy/" + name
     )
-    # Beside what Databricks' program keeps of the same bundle, not in it.
+    # Beside the Databricks CLI's own deployment of the same bundle, not inside it.
     root = root.replace("/.bundle/", "/.convoy/")
     short_name = re.sub(r"\W", "_", user.partition("@")[0])
     values = {
@@ -95,7 +95,7 @@ def load(home: Path, user: str, target: str = "", variables: Mapping[str, str] |
 
 
 def _read(home: Path) -> tuple[dict[str, Any], dict[str, Path]]:
-    """The bundle with the resources of all files it includes, and by job the file that holds it."""
+    """The bundle with the resources of all included files, and the file that defines each job."""
     bundle = _yaml(home / BUNDLE_FILE)
     resources: dict[str, dict[str, Any]] = {}
     origins: dict[str, Path] = {}
@@ -119,7 +119,7 @@ def _yaml(file: Path) -> dict[str, Any]:
         where = f" line {place.line + 1}" if place is not None else ""
         raise ConfigError(f"{file}{where}: not valid YAML; check indentation and colons") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{file}: must hold sections such as 'resources:'")
+        raise ConfigError(f"{file}: must contain sections such as 'resources:'")
     return content
 
 
@@ -137,7 +137,7 @@ def _variables(bundle: Mapping[str, Any], target: Mapping[str, Any], given: Mapp
             raise ConfigError(f"--var {name}={given[name]}: must be one of {', '.join(known)} (variables in {BUNDLE_FILE})")
     values = {name: variable["default"] for name, variable in known.items() if "default" in variable}
     values |= target.get("variables", {})
-    # As YAML would read them, so that a number is a number.
+    # Parsed as YAML, so that a number is a number.
     return values | {name: yaml.safe_load(value) for name, value in given.items()}
 
 
@@ -153,7 +153,7 @@ def _job(bundle: Mapping[str, Any], wanted: str) -> Any:
 
 
 def _filled(node: Any, values: Mapping[str, Any], depth: int = 0) -> Any:
-    """The node with every `${...}` replaced. A text that is one reference takes the type of what it refers to."""
+    """The node with every `${...}` replaced. A string that is a single reference takes the type of the value."""
     if isinstance(node, dict):
         return {key: _filled(value, values, depth) for key, value in node.items()}
     if isinstance(node, list):
@@ -161,7 +161,7 @@ def _filled(node: Any, values: Mapping[str, Any], depth: int = 0) -> Any:
     if not isinstance(node, str) or "${" not in node:
         return node
     if depth == _DEEPEST:
-        raise ConfigError(f"{node}: a reference that leads back to itself; see {BUNDLE_FILE}")
+        raise ConfigError(f"{node}: circular reference; see {BUNDLE_FILE}")
     whole = _REFERENCE.fullmatch(node)
     if whole:
         return _filled(_value(whole[1], values), values, depth + 1)
@@ -172,14 +172,14 @@ def _value(reference: str, values: Mapping[str, Any]) -> Any:
     found: Any = values
     for part in reference.split("."):
         if not isinstance(found, Mapping) or part not in found:
-            remedy = f"give --var {reference[4:]}=VALUE" if reference.startswith("var.") else "correct the reference"
-            raise ConfigError(f"${{{reference}}}: there is no such value; see {BUNDLE_FILE}, or {remedy}")
+            remedy = f"pass --var {reference[4:]}=VALUE" if reference.startswith("var.") else "correct the reference"
+            raise ConfigError(f"${{{reference}}}: no such value; see {BUNDLE_FILE}, or {remedy}")
         found = found[part]
     return found
 
 
 def _place(settings: dict[str, Any], home: Path, folder: Path, files: str, wheel: str) -> None:
-    """Replace paths of the repository, which start at the folder of the job's file, by those in the workspace."""
+    """Replace paths into the repository, which are relative to the job's file, with paths in the workspace."""
     for task in settings["tasks"]:
         python = task.get("spark_python_task")
         if python is not None:
@@ -187,7 +187,7 @@ def _place(settings: dict[str, Any], home: Path, folder: Path, files: str, wheel
             if not source.is_file() or home.resolve() not in source.parents:
                 raise ConfigError(f"task {task['task_key']}: python_file {python['python_file']}: no such file from {folder}")
             python["python_file"] = str(PurePosixPath(files) / source.relative_to(home.resolve()).as_posix())
-            # The API takes texts only.
+            # The API accepts only strings.
             python["parameters"] = [str(parameter) for parameter in python.get("parameters", ())]
         for library in task.get("libraries", ()):
             if str(library.get("whl", "")).startswith("."):

@@ -1,4 +1,4 @@
-"""Follow a run of a Databricks job to its end."""
+"""Follow a Databricks job run until it ends."""
 
 import re
 import time
@@ -22,27 +22,27 @@ class JobOutcome:
     """How a run ended."""
 
     page: str
-    """The address of its page."""
+    """URL of the run's page."""
     succeeded: bool
     reason: str
-    """One line; empty where it succeeded."""
+    """One line; empty if the run succeeded."""
     details: str
-    """The end of the output of the task that failed."""
+    """The last lines of the failed task's output."""
     mlflow_runs: tuple[str, ...]
-    """Ids of the MLflow runs that the tasks reported, in their order."""
+    """IDs of the MLflow runs that the tasks reported, in order."""
 
 
 def follow(client: WorkspaceClient, run_id: int, say: Callable[[str], None], poll_seconds: float = 5) -> JobOutcome:
-    """Tell the address of the run's page, then each change of state of the run and its tasks until it has ended.
+    """Report the URL of the run's page, then each state change of the run and its tasks until the run ends.
 
     Args:
-        client: of the workspace.
-        run_id: of the run.
-        say: is given lines for people.
-        poll_seconds: from one look to the next.
+        client: the workspace's client.
+        run_id: the run's ID.
+        say: receives progress lines.
+        poll_seconds: time between two status requests.
 
     Raises:
-        LaunchError: the workspace refuses, or has not answered for five minutes. The run goes on.
+        LaunchError: the workspace refuses, or has not answered for five minutes. The run continues.
     """
     told: dict[str, str] = {}
     started = time.monotonic()
@@ -60,16 +60,16 @@ def follow(client: WorkspaceClient, run_id: int, say: Callable[[str], None], pol
 
 
 def cancel(client: WorkspaceClient, run_id: int) -> None:
-    """Ask for the end of a run. Raises LaunchError when the workspace refuses."""
-    with answered(client.config.host, "the run was cancelled"):
+    """Request cancellation of a run. Raises LaunchError if the workspace refuses."""
+    with answered(client.config.host, "cancelling the run"):
         client.jobs.cancel_run(run_id)
 
 
 def _look(client: WorkspaceClient, run_id: int, pause: float) -> Run:
-    """The SDK itself repeats a call that was not answered or put off (429, 503); here other faults of the service are."""
+    """Retries server errors. The SDK itself retries only calls that got no answer or were throttled (429, 503)."""
     deadline = time.monotonic() + _FAULTS_SECONDS
     while True:
-        with answered(client.config.host, f"run {run_id} was looked at; the run goes on"):
+        with answered(client.config.host, f"requesting the state of run {run_id}; the run continues"):
             try:
                 return client.jobs.get_run(run_id)
             except DatabricksError as error:
@@ -90,7 +90,7 @@ def _states(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def _named(state: RunState | None) -> str:
-    """TERMINATED says little; then the result does."""
+    """A state's name. TERMINATED does not say how the run ended, so the result state replaces it."""
     if state is None or state.life_cycle_state is None:
         return "unknown"
     shown = state.result_state or state.life_cycle_state
@@ -117,7 +117,7 @@ def _outcome(client: WorkspaceClient, run: Run, state: RunState) -> JobOutcome:
 
 
 def _output(client: WorkspaceClient, task: RunTask) -> tuple[str, str]:
-    """What a task printed and why it failed; empty where the workspace has nothing, as for a task that never started."""
+    """A task's output and error message; empty where the workspace has none, as for a task that never started."""
     if task.run_id is None:
         return "", ""
     try:

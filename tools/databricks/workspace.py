@@ -1,4 +1,4 @@
-"""A Databricks workspace: put files and a job there, and start it."""
+"""Upload files to a Databricks workspace, create a job there and start it."""
 
 import inspect
 import logging
@@ -19,7 +19,7 @@ from pipelines.errors import ConfigError, LaunchError
 from pipelines.system.secrets import mask
 from tools.databricks.bundle import Deployment
 
-# The SDK repeats a call while nobody answers. Until the first answer a wrong address is likelier than a network at fault.
+# The SDK retries a call that gets no answer. Until the first answer a wrong address is likelier than a network fault.
 _FIRST_REPEATS_SECONDS = 3
 _REPEATS_SECONDS = 300
 _ANSWER_SECONDS = 20
@@ -27,13 +27,13 @@ _SET_UP = "set DATABRICKS_HOST and DATABRICKS_TOKEN, or DATABRICKS_CONFIG_PROFIL
 
 
 def connect() -> tuple[WorkspaceClient, str]:
-    """A client with the credentials of the environment or ~/.databrickscfg, and the name of the user they belong to.
+    """A client with the credentials of the environment or ~/.databrickscfg, and the name of their user.
 
     Raises:
         ConfigError: there are no credentials.
-        LaunchError: they are refused, or the workspace does not answer.
+        LaunchError: the credentials are refused, or the workspace does not answer.
     """
-    # What it warns of here ends in one of the lines below.
+    # The errors raised below say whatever the SDK would warn of here.
     logging.getLogger("databricks.sdk").setLevel(logging.ERROR)
     try:
         config = Config(retry_timeout_seconds=_FIRST_REPEATS_SECONDS, http_timeout_seconds=_ANSWER_SECONDS)
@@ -47,32 +47,32 @@ def connect() -> tuple[WorkspaceClient, str]:
 
 
 @contextmanager
-def answered(host: str | None, doing: str = "the workspace was asked who you are") -> Iterator[None]:
-    """Turn what the SDK raises into one line that says what to do."""
+def answered(host: str | None, doing: str = "requesting the current user") -> Iterator[None]:
+    """Turn the SDK's exceptions into a one-line error with a remedy."""
     try:
         yield
     except Unauthenticated as error:
-        raise LaunchError(f"{host}: the credentials were refused when {doing} ({_first_line(error)}); {_SET_UP}") from error
+        raise LaunchError(f"{host}: the credentials were refused while {doing} ({_first_line(error)}); {_SET_UP}") from error
     except PermissionDenied as error:
         remedy = "ask the workspace's administrator for it, or use other credentials"
-        raise LaunchError(f"{host}: permission denied when {doing} ({_first_line(error)}); {remedy}") from error
+        raise LaunchError(f"{host}: permission denied while {doing} ({_first_line(error)}); {remedy}") from error
     except (TimeoutError, requests.RequestException) as error:
         cause = error.__cause__ or error
         raise LaunchError(
-            f"{host}: no answer when {doing} ({_first_line(cause)}); check DATABRICKS_HOST and the network"
+            f"{host}: no answer while {doing} ({_first_line(cause)}); check DATABRICKS_HOST and the network"
         ) from error
     except DatabricksError as error:
-        raise LaunchError(f"{host}: refused when {doing} ({_first_line(error)})") from error
+        raise LaunchError(f"{host}: refused while {doing} ({_first_line(error)})") from error
 
 
 def upload(client: WorkspaceClient, deployment: Deployment, wheel: Path) -> int:
-    """Put the job's files and the wheel into the workspace, in place of older ones. Gives how many.
+    """Upload the job's files and the wheel, overwriting older ones. Returns the number of files.
 
     Raises:
         LaunchError: the workspace refuses.
     """
     files = {upload.target: upload.source for upload in deployment.uploads} | {deployment.wheel: wheel}
-    with answered(client.config.host, "files were uploaded"):
+    with answered(client.config.host, "uploading files"):
         for folder in sorted({str(PurePosixPath(target).parent) for target in files}):
             client.workspace.mkdirs(folder)
         for target, source in files.items():
@@ -81,14 +81,14 @@ def upload(client: WorkspaceClient, deployment: Deployment, wheel: Path) -> int:
 
 
 def put_job(client: WorkspaceClient, settings: Mapping[str, Any]) -> int:
-    """Create the job, or bring the one of this name to these settings. Gives its id.
+    """Create the job, or update the one of this name. Returns its ID.
 
     Raises:
-        ConfigError: a setting is none that a job has.
+        ConfigError: a setting is unknown to the Jobs API.
         LaunchError: the workspace refuses.
     """
     job = checked(settings)
-    with answered(client.config.host, "the job was created"):
+    with answered(client.config.host, "creating the job"):
         for found in client.jobs.list(name=job.name):
             if found.job_id is not None:
                 client.jobs.reset(found.job_id, job)
@@ -99,31 +99,31 @@ def put_job(client: WorkspaceClient, settings: Mapping[str, Any]) -> int:
 
 
 def start(client: WorkspaceClient, job_id: int, parameters: Mapping[str, str]) -> int:
-    """Start the job once, even when the answer to the first call is lost. Gives the run's id.
+    """Start the job exactly once, even if the answer to the first call is lost. Returns the run's ID.
 
     Raises:
         LaunchError: the workspace refuses.
     """
-    with answered(client.config.host, "the job was started"):
+    with answered(client.config.host, "starting the job"):
         started = client.jobs.run_now(job_id, job_parameters=dict(parameters) or None, idempotency_token=uuid.uuid4().hex)
     return int(started.run_id)
 
 
 def checked(settings: Mapping[str, Any]) -> JobSettings:
-    """The settings as the SDK holds them. It passes over what it does not know, so what comes back is compared.
+    """The settings as the SDK's type. The SDK silently drops what it does not know, so the result is compared with the input.
 
     Raises:
-        ConfigError: names the first setting that would be lost.
+        ConfigError: names the first setting that would be dropped.
     """
     job = JobSettings.from_dict(dict(settings))
     lost = next(differences(settings, job.as_dict()), None)
     if lost is not None:
-        raise ConfigError(f"conf/databricks: {lost}: none of the settings that a job of Databricks has, or not of their type")
+        raise ConfigError(f"conf/databricks: {lost}: not a setting of a Databricks job, or a value of the wrong type")
     return job
 
 
 def differences(wanted: Any, kept: Any, place: str = "job") -> Iterator[str]:
-    """Places of what is wanted and not kept as it is."""
+    """Paths of the values that are missing from `kept` or differ there."""
     if isinstance(wanted, Mapping) and isinstance(kept, Mapping):
         for key, value in wanted.items():
             if key in kept or value not in ({}, [], None):
@@ -136,7 +136,7 @@ def differences(wanted: Any, kept: Any, place: str = "job") -> Iterator[str]:
 
 
 def mlflow_page(client: WorkspaceClient, run_id: str) -> str:
-    """The address of an MLflow run's page; empty where the workspace does not know the run."""
+    """URL of an MLflow run's page; empty if the workspace does not know the run."""
     try:
         run = client.experiments.get_run(run_id).run
     except DatabricksError:
@@ -146,7 +146,7 @@ def mlflow_page(client: WorkspaceClient, run_id: str) -> str:
 
 
 def check(deployment: Deployment, parameters: Mapping[str, str]) -> None:
-    """Raises ConfigError when the job is none, or one of the parameters is not of the job."""
+    """Raises ConfigError if the job's settings are invalid or the job does not declare one of the parameters."""
     for name in parameters:
         if name not in deployment.parameters:
             raise ConfigError(f"--param {name}: must be one of {', '.join(deployment.parameters)} (parameters of the job)")
@@ -156,20 +156,20 @@ def check(deployment: Deployment, parameters: Mapping[str, str]) -> None:
 def submit(
     client: WorkspaceClient, deployment: Deployment, wheel: Path, parameters: Mapping[str, str], say: Callable[[str], None]
 ) -> int:
-    """Upload, create or update the job, and start it.
+    """Upload the files, create or update the job, and start it.
 
     Args:
-        client: of the workspace.
+        client: the workspace's client.
         deployment: the job.
-        wheel: Convoy's, to be uploaded.
-        parameters: for this run, in place of the job's defaults.
-        say: is given lines for people.
+        wheel: Convoy's wheel.
+        parameters: override the job's defaults in this run.
+        say: receives progress lines.
 
     Returns:
-        the run's id.
+        the run's ID.
 
     Raises:
-        ConvoyError: something is refused; the message says what, and what to do.
+        ConvoyError: something is refused; the message says what, and the remedy.
     """
     check(deployment, parameters)
     count = upload(client, deployment, wheel)
