@@ -86,7 +86,7 @@ class Workspace:
         self.runs: dict[int, dict[str, Any]] = {}
         self.outputs: dict[int, dict[str, Any]] = {}
         self.idempotent: dict[str, int] = {}
-        self.troubles: list[tuple[str, int]] = []
+        self.errors: list[tuple[str, int]] = []
         """Path suffix and status of error responses; each is returned once in place of the real response."""
         self.holds = False
         """If set, runs stay pending until they are cancelled."""
@@ -123,11 +123,11 @@ class Workspace:
         self.calls.append(url.path)
         headers = {}
         try:
-            for trouble in self.troubles:
-                if url.path.endswith(trouble[0]):
-                    self.troubles.remove(trouble)
-                    headers = {"Retry-After": "0"} if trouble[1] in (429, 503) else {}
-                    raise Refused(trouble[1], _CODES.get(trouble[1], "REFUSED"), "out of order")
+            for suffix, status in self.errors:
+                if url.path.endswith(suffix):
+                    self.errors.remove((suffix, status))
+                    headers = {"Retry-After": "0"} if status in (429, 503) else {}
+                    raise Refused(status, _CODES.get(status, "REFUSED"), "out of order")
             if url.path == "/.well-known/databricks-config":
                 # Requested without a token; older workspaces lack it.
                 raise Refused(404, "ENDPOINT_NOT_FOUND", "no such page")
@@ -170,8 +170,8 @@ class Workspace:
         return {}
 
     def _jobs_list(self, query: dict[str, Any]) -> dict[str, Any]:
-        found = [{"job_id": job_id, "settings": job} for job_id, job in self.jobs.items() if job["name"] == query["name"]]
-        return {"jobs": found, "has_more": False}
+        jobs = [{"job_id": job_id, "settings": job} for job_id, job in self.jobs.items() if job["name"] == query["name"]]
+        return {"jobs": jobs, "has_more": False}
 
     def _jobs_create(self, body: dict[str, Any]) -> dict[str, Any]:
         self.jobs[100 + len(self.jobs)] = _checked(body)
@@ -206,12 +206,12 @@ class Workspace:
             return {"run_id": self.idempotent[token]}
         run_id = 1000 + 100 * len(self.runs)
         self.idempotent[token] = run_id
-        shown = [
+        task_runs = [
             {"task_key": task["task_key"], "run_id": run_id + number, "state": {"life_cycle_state": "PENDING"}}
             for number, task in enumerate(tasks, 1)
         ]
         page = f"{self.host}/jobs/runs/{run_id}"
-        self.runs[run_id] = {"run_id": run_id, "run_page_url": page, "state": {"life_cycle_state": "PENDING"}, "tasks": shown}
+        self.runs[run_id] = {"run_id": run_id, "run_page_url": page, "state": {"life_cycle_state": "PENDING"}, "tasks": task_runs}
         threading.Thread(target=self._execute, args=(run_id, tasks, parameters), daemon=True).start()
         return {"run_id": run_id}
 
@@ -248,27 +248,27 @@ class Workspace:
         cluster = Cluster(self, tasks[0]["new_cluster"], tasks[0]["libraries"])
         results = {}
         try:
-            for task, shown in zip(tasks, run["tasks"], strict=True):
-                needed = [dependency["task_key"] for dependency in task.get("depends_on", ())]
-                if any(results[key] != "SUCCESS" for key in needed):
+            for task, task_run in zip(tasks, run["tasks"], strict=True):
+                dependencies = [dependency["task_key"] for dependency in task.get("depends_on", ())]
+                if any(results[key] != "SUCCESS" for key in dependencies):
                     results[task["task_key"]] = "UPSTREAM_FAILED"
                 else:
-                    shown["state"] = {"life_cycle_state": "RUNNING"}
-                    results[task["task_key"]] = self._run_task(cluster, task, shown["run_id"], parameters)
-                shown["state"] = {"life_cycle_state": "TERMINATED", "result_state": results[task["task_key"]]}
+                    task_run["state"] = {"life_cycle_state": "RUNNING"}
+                    results[task["task_key"]] = self._run_task(cluster, task, task_run["run_id"], parameters)
+                task_run["state"] = {"life_cycle_state": "TERMINATED", "result_state": results[task["task_key"]]}
         finally:
             cluster.end()
         result = "SUCCESS" if set(results.values()) == {"SUCCESS"} else "FAILED"
         run["state"] = {"life_cycle_state": "TERMINATED", "result_state": result, "state_message": ""}
 
     def _run_task(self, cluster: Cluster, task: dict[str, Any], run_id: int, parameters: dict[str, str]) -> str:
-        given = []
+        arguments = []
         for text in task["spark_python_task"]["parameters"]:
             for name, value in parameters.items():
                 text = text.replace("{{job.parameters." + name + "}}", value)
-            given.append(text.replace("/Workspace/", f"{self.home}/Workspace/"))
+            arguments.append(text.replace("/Workspace/", f"{self.home}/Workspace/"))
         log = self.home / f"task-{run_id}.log"
-        error = cluster.run(self.local(task["spark_python_task"]["python_file"]), given, log)
+        error = cluster.run(self.local(task["spark_python_task"]["python_file"]), arguments, log)
         self.outputs[run_id] = {"logs": log.read_text(), "error": error} if error else {"logs": log.read_text()}
         return "FAILED" if error else "SUCCESS"
 

@@ -16,7 +16,7 @@ from databricks.sdk.service.jobs import JobsAPI, SubmitTask
 from pipelines import cli
 from pipelines.errors import ConfigError
 from tools.databricks import bundle
-from tools.databricks.workspace import check, checked, differences
+from tools.databricks.workspace import check, differences, validated
 
 ROOT = Path(__file__).parents[2]
 RESOURCES = sorted((ROOT / "conf/databricks").glob("*.yml"))
@@ -74,7 +74,7 @@ def test_databricks_own_types_accept_every_experiment():
 
 
 def test_the_sdk_drops_nothing_from_a_resolved_job_and_no_reference_is_left_in_it(deployment):
-    checked(deployment.job)
+    validated(deployment.job)
     Job.from_dict(deployment.job)
     assert "${" not in json.dumps(deployment.job)
     assert set(deployment.job) <= set(inspect.signature(JobsAPI.create).parameters)
@@ -101,7 +101,7 @@ def test_the_sdk_and_the_service_accept_every_runs_submit_body(body):
 )
 def test_a_job_with_a_mistake_is_refused_before_it_is_sent(mistake):
     with pytest.raises(ConfigError, match=r"^conf/databricks: job\.tasks\[0\]\."):
-        checked({"name": "x", "tasks": [{"task_key": "t", **mistake}]})
+        validated({"name": "x", "tasks": [{"task_key": "t", **mistake}]})
 
 
 def test_clusters_are_what_training_needs(deployment):
@@ -117,20 +117,20 @@ def test_clusters_are_what_training_needs(deployment):
 
 def test_training_requests_one_worker_per_node(deployment):
     (cluster,), tasks = clusters_and_tasks(deployment)
-    given = [task["spark_python_task"]["parameters"] for task in tasks if task["task_key"] == "train"]
-    given += [task["spark_python_task"]["parameters"] for task in submitted_tasks()]
+    arguments = [task["spark_python_task"]["parameters"] for task in tasks if task["task_key"] == "train"]
+    arguments += [task["spark_python_task"]["parameters"] for task in submitted_tasks()]
     nodes = [cluster["num_workers"], *(task["new_cluster"]["num_workers"] for task in submitted_tasks())]
-    assert [int(parameters[parameters.index("--workers") + 1]) for parameters in given] == nodes
+    assert [int(parameters[parameters.index("--workers") + 1]) for parameters in arguments] == nodes
 
 
 def test_cluster_keys_and_dependencies_resolve(deployment):
     keys = {cluster["job_cluster_key"] for cluster in deployment.job["job_clusters"]}
-    before = set()
+    earlier = set()
     for task in deployment.job["tasks"]:
         assert task["job_cluster_key"] in keys
-        assert {dependency["task_key"] for dependency in task.get("depends_on", ())} <= before
-        before.add(task["task_key"])
-    assert before == {"ingest", "train", "evaluate", "promote"}
+        assert {dependency["task_key"] for dependency in task.get("depends_on", ())} <= earlier
+        earlier.add(task["task_key"])
+    assert earlier == {"ingest", "train", "evaluate", "promote"}
 
 
 def test_every_file_a_task_names_is_uploaded_or_the_wheel(deployment):
@@ -149,8 +149,10 @@ def test_every_job_parameter_is_declared_and_every_declared_one_is_used(deployme
 
 
 def test_the_experiment_is_an_absolute_workspace_path_on_every_task_that_records(deployment):
-    given = [task["spark_python_task"]["parameters"] for task in [*deployment.job["tasks"], *submitted_tasks()]]
-    experiments = [text.partition("=")[2] for parameters in given for text in parameters if text.startswith("tracking.exp")]
+    arguments = [
+        text for task in [*deployment.job["tasks"], *submitted_tasks()] for text in task["spark_python_task"]["parameters"]
+    ]
+    experiments = [text.partition("=")[2] for text in arguments if text.startswith("tracking.exp")]
     assert len(experiments) == 3
     assert all(name.startswith("/") and not name.startswith("/Workspace/") for name in experiments)
 
@@ -160,12 +162,12 @@ def test_parameters_parse_with_the_jobs_own_parser(deployment, monkeypatch):
         python = task["spark_python_task"]
         script = ROOT / "jobs" / Path(python["python_file"]).name
         assert script.is_file()
-        given = []
+        arguments = []
         for text in python["parameters"]:
             for name, default in deployment.parameters.items():
                 text = text.replace("{{job.parameters." + name + "}}", default)
-            given.append(re.sub(r"^/Workspace/.*/conf/", f"{ROOT}/conf/", text))
-        parsed = parse(script, given, monkeypatch)
+            arguments.append(re.sub(r"^/Workspace/.*/conf/", f"{ROOT}/conf/", text))
+        parsed = parse(script, arguments, monkeypatch)
         assert parsed.config.ingest.tables_uri.startswith("/Volumes/")
         assert parsed.config.launch.runs_uri in ("runs", "/Volumes/main/default/convoy/runs")
         assert parsed.config.launch.runs_uri != "runs" or task["task_key"] in ("ingest", "promote")
@@ -204,8 +206,8 @@ def test_a_development_target_prefixes_the_names_of_its_resources_and_a_producti
 
 
 def test_variables_keep_their_types_and_can_be_overridden():
-    given = {"workers": "4", "node_type": "m5.2xlarge", "cores_per_node": "8"}
-    job = bundle.load(ROOT, "ann@example.com", "dev", given).job
+    variables = {"workers": "4", "node_type": "m5.2xlarge", "cores_per_node": "8"}
+    job = bundle.load(ROOT, "ann@example.com", "dev", variables).job
     cluster = job["job_clusters"][0]["new_cluster"]
     assert (cluster["num_workers"], cluster["node_type_id"]) == (4, "m5.2xlarge")
     # Spark's settings are always strings.

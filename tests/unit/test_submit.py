@@ -135,17 +135,17 @@ def test_ctrl_c_cancels_the_run(workspace):
 
 
 def test_throttling_and_short_server_errors_are_retried_and_the_job_is_started_once(workspace, submit):
-    workspace.troubles = [("scim/v2/Me", 429), ("jobs/run-now", 503), *(("runs/get", status) for status in (503, 500, 502, 504))]
+    workspace.errors = [("scim/v2/Me", 429), ("jobs/run-now", 503), *(("runs/get", status) for status in (503, 500, 502, 504))]
     cancel_when(workspace, lambda: sum(call.endswith("/runs/get") for call in workspace.calls) > 6)
     with pytest.raises(LaunchError, match=r"^the run is canceled"):
         submit(workspace.host)
-    assert workspace.troubles == []
+    assert workspace.errors == []
     assert len(workspace.runs) == 1
 
 
 def test_an_existing_job_is_updated_and_not_created_twice(workspace, submit):
     for nodes in ("3", "4"):
-        workspace.troubles = [("jobs/run-now", 400)]
+        workspace.errors = [("jobs/run-now", 400)]
         with pytest.raises(LaunchError, match=rf"^{workspace.host}: refused while starting the job \(out of order\)$"):
             submit(workspace.host, "--var", f"workers={nodes}")
     ((name, nodes),) = [(job["name"], job["job_clusters"][0]["new_cluster"]["num_workers"]) for job in workspace.jobs.values()]

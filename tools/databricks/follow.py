@@ -9,10 +9,10 @@ from databricks.sdk import WorkspaceClient
 from databricks.sdk.errors import DatabricksError, DeadlineExceeded, InternalError, TemporarilyUnavailable
 from databricks.sdk.service.jobs import Run, RunLifeCycleState, RunResultState, RunState, RunTask
 from pipelines.system.secrets import mask
-from tools.databricks.workspace import answered
+from tools.databricks.workspace import api_errors
 
 _ENDED = (RunLifeCycleState.TERMINATED, RunLifeCycleState.SKIPPED, RunLifeCycleState.INTERNAL_ERROR)
-_FAULTS_SECONDS = 300
+_RETRY_SECONDS = 300
 _MLFLOW_RUN = re.compile(r"^run\s+([0-9a-f]{32})\b", re.M)
 _SHOWN_LINES = 12
 
@@ -44,15 +44,15 @@ def follow(client: WorkspaceClient, run_id: int, say: Callable[[str], None], pol
     Raises:
         LaunchError: the workspace refuses, or has not answered for five minutes. The run continues.
     """
-    told: dict[str, str] = {}
+    reported: dict[str, str] = {}
     started = time.monotonic()
     while True:
-        run = _look(client, run_id, poll_seconds)
-        if not told:
+        run = _get_run(client, run_id, poll_seconds)
+        if not reported:
             say(f"run {run_id}: {run.run_page_url}")
         for name, state in _states(run):
-            if told.get(name) != state:
-                told[name] = state
+            if reported.get(name) != state:
+                reported[name] = state
                 say(f"{_clock(time.monotonic() - started)}  {name:10} {state}")
         if run.state is not None and run.state.life_cycle_state in _ENDED:
             return _outcome(client, run, run.state)
@@ -61,58 +61,61 @@ def follow(client: WorkspaceClient, run_id: int, say: Callable[[str], None], pol
 
 def cancel(client: WorkspaceClient, run_id: int) -> None:
     """Request cancellation of a run. Raises LaunchError if the workspace refuses."""
-    with answered(client.config.host, "cancelling the run"):
+    with api_errors(client.config.host, "cancelling the run"):
         client.jobs.cancel_run(run_id)
 
 
-def _look(client: WorkspaceClient, run_id: int, pause: float) -> Run:
+def _get_run(client: WorkspaceClient, run_id: int, retry_interval: float) -> Run:
     """Retries server errors. The SDK itself retries only calls that got no answer or were throttled (429, 503)."""
-    deadline = time.monotonic() + _FAULTS_SECONDS
+    deadline = time.monotonic() + _RETRY_SECONDS
     while True:
-        with answered(client.config.host, f"requesting the state of run {run_id}; the run continues"):
+        with api_errors(client.config.host, f"requesting the state of run {run_id}; the run continues"):
             try:
                 return client.jobs.get_run(run_id)
             except DatabricksError as error:
-                if not _is_fault_of_the_service(error) or time.monotonic() > deadline:
+                if not _is_server_error(error) or time.monotonic() > deadline:
                     raise
-        time.sleep(pause)
+        time.sleep(retry_interval)
 
 
-def _is_fault_of_the_service(error: DatabricksError) -> bool:
+def _is_server_error(error: DatabricksError) -> bool:
     """Status 500, 502, 503 or 504."""
     return isinstance(error, InternalError | TemporarilyUnavailable | DeadlineExceeded) or error.error_code == "BAD_GATEWAY"
 
 
 def _states(run: Run) -> Iterator[tuple[str, str]]:
     for task in run.tasks or ():
-        yield task.task_key, _named(task.state)
-    yield "run", _named(run.state)
+        yield task.task_key, _state_name(task.state)
+    yield "run", _state_name(run.state)
 
 
-def _named(state: RunState | None) -> str:
+def _state_name(state: RunState | None) -> str:
     """A state's name. TERMINATED does not say how the run ended, so the result state replaces it."""
     if state is None or state.life_cycle_state is None:
         return "unknown"
-    shown = state.result_state or state.life_cycle_state
-    return str(shown.value).lower().replace("_", " ")
+    return str((state.result_state or state.life_cycle_state).value).lower().replace("_", " ")
 
 
 def _outcome(client: WorkspaceClient, run: Run, state: RunState) -> JobOutcome:
     succeeded = state.result_state is RunResultState.SUCCESS
-    found: list[str] = []
+    mlflow_runs: list[str] = []
     reason, details = "", ""
     for task in run.tasks or ():
         logs, error = _output(client, task)
-        found += _MLFLOW_RUN.findall(logs)
+        mlflow_runs += _MLFLOW_RUN.findall(logs)
         if not reason and task.state is not None and task.state.result_state in (RunResultState.FAILED, RunResultState.TIMEDOUT):
-            said = error or task.state.state_message or "no reason given"
-            reason = f"task {task.task_key} {_named(task.state)}: {mask(said).strip().splitlines()[0]}"
+            message = error or task.state.state_message or "no reason given"
+            reason = f"task {task.task_key} {_state_name(task.state)}: {mask(message).strip().splitlines()[0]}"
             details = "\n".join("    " + line for line in mask(logs).strip().splitlines()[-_SHOWN_LINES:])
     if not succeeded and not reason:
-        message = mask(state.state_message or "").strip().splitlines()
-        reason = f"the run is {_named(state)}" + (f": {message[0]}" if message else "")
+        lines = mask(state.state_message or "").strip().splitlines()
+        reason = f"the run is {_state_name(state)}" + (f": {lines[0]}" if lines else "")
     return JobOutcome(
-        page=run.run_page_url or "", succeeded=succeeded, reason=reason, details=details, mlflow_runs=tuple(dict.fromkeys(found))
+        page=run.run_page_url or "",
+        succeeded=succeeded,
+        reason=reason,
+        details=details,
+        mlflow_runs=tuple(dict.fromkeys(mlflow_runs)),
     )
 
 

@@ -24,9 +24,9 @@ def build(home: Path, folder: Path) -> Path:
         shutil.copytree(home / "pipelines", Path(scratch) / "pipelines", ignore=shutil.ignore_patterns("__pycache__"))
         options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(folder)]
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", *options, scratch]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = sorted(folder.glob("convoy-*.whl"))
-    if done.returncode != 0 or not found:
-        said = (done.stderr or done.stdout).strip().splitlines() or ["no output from pip"]
-        raise LaunchError(f"Convoy's wheel could not be built ({said[-1].strip()}); run ./convoy setup")
-    return found[-1]
+        pip = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = sorted(folder.glob("convoy-*.whl"))
+    if pip.returncode != 0 or not wheels:
+        output = (pip.stderr or pip.stdout).strip().splitlines() or ["no output from pip"]
+        raise LaunchError(f"Convoy's wheel could not be built ({output[-1].strip()}); run ./convoy setup")
+    return wheels[-1]
