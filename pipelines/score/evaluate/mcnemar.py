@@ -6,7 +6,6 @@ The exact binomial form and its use for classifiers: Dietterich 1998, "Approxima
 classification learning algorithms", Neural Computation 10.
 """
 
-import math
 from dataclasses import dataclass
 
 
@@ -46,14 +45,7 @@ def exact_p_value(only_first: int, only_second: int) -> float:
         only_first: rows that only the first classifier gets right.
         only_second: rows that only the second gets right.
     """
-    tosses, fewer = only_first + only_second, min(only_first, only_second)
-    if tosses == 0:
-        return 1.0
-    # Logarithms, because 0.5 ** tosses is 0 from about 1,075 tosses on.
-    log_terms = [
-        math.lgamma(tosses + 1) - math.lgamma(heads + 1) - math.lgamma(tosses - heads + 1) - tosses * math.log(2)
-        for heads in range(fewer + 1)
-    ]
-    largest = max(log_terms)
-    tail = math.exp(largest) * math.fsum(math.exp(term - largest) for term in log_terms)
-    return min(1.0, 2 * tail)
+    from scipy.stats import binomtest
+
+    disagreements = only_first + only_second
+    return float(binomtest(only_first, disagreements).pvalue) if disagreements else 1.0
