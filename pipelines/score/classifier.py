@@ -1,7 +1,7 @@
-"""A logged model, wherever it is kept: what it takes and gives, and its probabilities.
+"""Find a logged model, read its inputs and outputs, and compute class probabilities.
 
-Any MLflow model will do that takes a tensor of images and gives a probability per class. What Convoy writes beside its own models
-(class names, label values, value range) is used where it is there. Needs MLflow 2.13 or later; works without Spark.
+Works with any MLflow model that maps a tensor of images to one probability per class. The metadata that Convoy adds to its own
+models (class names, label values, value range) is used where present. Needs MLflow 2.13 or later, but no Spark.
 """
 
 import contextlib
@@ -24,56 +24,58 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _FORMS = "runs:/RUN/model, models:/NAME/VERSION, models:/NAME@ALIAS, models:/m-ID or a folder with an MLmodel file"
-# Rows that go through the network at once; more do not make it faster and cost memory.
+# Larger batches are no faster and cost memory.
 _ROWS_AT_ONCE = 1000
 _RUNS_LOOKED_AT = 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """A model in a local folder, not loaded."""
+    """Description of a model in a local folder; the model itself is not loaded."""
 
     uri: str
-    """Names this very model: an alias is resolved to its version."""
+    """Identifies exactly this model: an alias is resolved to its version."""
     path: Path
     version: str
-    """In the registry; empty where the model was not found through it."""
+    """Version in the registry; empty if the model was not found through it."""
     run_id: str
     """The run that logged it, or empty."""
     image_shape: tuple[int, int, int]
     """Height, width, channels."""
     num_classes: int
     labels: tuple[int, ...]
-    """Label values as the training data write them, in class order."""
+    """Label values as in the training data, in class order."""
     class_names: tuple[str, ...]
     value_range: tuple[float, float]
     dataset: str
     """Name of the training data, or empty."""
     table_digest: str
-    """Of the table it was trained on, or empty."""
+    """Digest of the table it was trained on, or empty."""
     describes_classes: bool = True
-    """False for a model that was not logged by Convoy: labels, names and range are then the usual ones, taken on trust."""
+    """False for a model that Convoy did not log: labels, class names and value range are then unverified defaults."""
 
     @property
     def takes_digits(self) -> bool:
-        """True when images are grey digits in MNIST's form, so that pictures of digits must be brought into it."""
+        """Whether the model expects grey digits in MNIST's format, to which pictures of digits must be converted."""
         grey = self.image_shape == (28, 28, 1) and self.value_range == (0.0, 255.0)
         named_digits = self.describes_classes and self.class_names == tuple("0123456789")
         return grey and named_digits and self.dataset != "fashion-mnist"
 
     def wants_digits(self, form: Literal["auto", "digit", "picture"]) -> bool:
-        """Whether pictures are to be brought into MNIST's form, when the user asked for `form`.
+        """Whether to convert pictures to MNIST's format, given the value of `--form`.
 
         Raises:
-            ConfigError: the model does not take images of that form.
+            ConfigError: the model does not take images in that format.
         """
         if form == "digit" and self.image_shape != (28, 28, 1):
-            raise ConfigError(f"--form digit: must be picture for this model, which takes images of {list(self.image_shape)}")
+            raise ConfigError(
+                f"--form digit: must be picture for this model, which takes images of shape {list(self.image_shape)}"
+            )
         return self.takes_digits if form == "auto" else form == "digit"
 
 
 class Classifier:
-    """A loaded model. Takes some seconds to make: it imports the library that the model was written with."""
+    """A loaded model. Loading takes seconds, because it imports the library that the model was written with."""
 
     def __init__(self, info: ModelInfo) -> None:
         import mlflow.pyfunc
@@ -82,20 +84,20 @@ class Classifier:
         with quiet():
             self._model = mlflow.pyfunc.load_model(str(info.path))
         raw = getattr(self._model, "_model_impl", None)
-        # MLflow calls Keras with 32 rows at a time and a progress bar; measured four times slower than a thousand at once.
+        # MLflow calls Keras with batches of 32 and a progress bar; measured four times slower than batches of 1,000.
         self._in_batches = getattr(getattr(raw, "keras_model", None), "predict_on_batch", None)
 
     def probabilities(self, images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Probability per class.
+        """Class probabilities.
 
         Args:
-            images: [n, height, width, channels] in source values, any number type.
+            images: [n, height, width, channels] in `value_range`, any numeric dtype.
 
         Returns:
             [n, num_classes] float32.
 
         Raises:
-            DataError: the model gives something else.
+            DataError: the model's output has another shape.
         """
         parts = [self._predict(images[start : start + _ROWS_AT_ONCE]) for start in range(0, len(images), _ROWS_AT_ONCE)]
         if not parts:
@@ -112,22 +114,22 @@ class Classifier:
         probabilities = np.asarray(found, np.float32)
         if probabilities.shape != (len(images), self.info.num_classes):
             raise DataError(
-                f"model {self.info.uri}: gave shape {list(probabilities.shape)} for {len(images)} images, expected "
-                f"[{len(images)}, {self.info.num_classes}]; it must give one probability per class"
+                f"model {self.info.uri}: output has shape {list(probabilities.shape)} for {len(images)} images, expected "
+                f"[{len(images)}, {self.info.num_classes}]; it must be one probability per class"
             )
         return probabilities
 
 
 def find(uri: str, tracking_uri: str, experiment: str = "") -> ModelInfo:
-    """Bring a model into a local folder and read what it says of itself.
+    """Download a model to a local folder and read its description.
 
     Args:
-        uri: one of the forms that MLflow knows, or a folder; empty for the model of the newest finished run.
-        tracking_uri: where runs are recorded.
-        experiment: where the newest run is looked for.
+        uri: a model URI of MLflow, or a folder; empty for the model of the newest finished run.
+        tracking_uri: the tracking server.
+        experiment: the experiment to search for the newest run.
 
     Raises:
-        ConfigError: the URI leads to no model, or to one that does not take images.
+        ConfigError: there is no model at the URI, or it does not take images.
     """
     client = connect(tracking_uri, registered_name(uri))
     asked = uri
@@ -141,17 +143,17 @@ def find(uri: str, tracking_uri: str, experiment: str = "") -> ModelInfo:
             folder = _download(uri)
         except Exception as error:
             first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"--model {asked or uri}: not found at {tracking_uri} ({first_line}); it takes {_FORMS}") from error
+            raise ConfigError(f"--model {asked or uri}: not found at {tracking_uri} ({first_line}); use {_FORMS}") from error
     if not (folder / "MLmodel").is_file():
-        raise ConfigError(f"--model {asked}: there is no MLmodel file in {folder}; it takes {_FORMS}")
+        raise ConfigError(f"--model {asked}: no MLmodel file in {folder}; use {_FORMS}")
     return read_info(folder, uri, version)
 
 
 def read_info(folder: Path, uri: str, version: str = "") -> ModelInfo:
-    """What the model in a folder says of itself.
+    """Read the description of the model in a folder.
 
     Raises:
-        ConfigError: it does not take a tensor of images, or does not give one probability per class.
+        ConfigError: its input is not a tensor of images, or its output not one probability per class.
     """
     from mlflow.models import Model
 
@@ -177,27 +179,27 @@ def read_info(folder: Path, uri: str, version: str = "") -> ModelInfo:
 
 
 def connect(tracking_uri: str, registered_as: str = "") -> "MlflowClient":
-    """A client of the tracking server, and of the registry where a model of that name is kept.
+    """A client of the tracking server and of the registry that holds a model of that name.
 
-    On Databricks a name of three parts lives in Unity Catalog. Otherwise the registry is that of the tracking server, unless
+    On Databricks three-part names are in Unity Catalog. Otherwise the tracking server's own registry is used, unless
     MLFLOW_REGISTRY_URI names another.
     """
     import mlflow
 
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # The set-up of a new store, and hints for other versions, would go to the console.
+    # Otherwise messages on the set-up of a new store and hints about other versions go to the console.
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     mlflow.set_tracking_uri(tracking_uri)
     if tracking_uri.startswith("databricks") and registered_as.count(".") == 2 and "MLFLOW_REGISTRY_URI" not in os.environ:
-        # Before there is a client, which would keep the one that was set.
+        # Must precede the client, which keeps the registry set at its creation.
         mlflow.set_registry_uri("databricks-uc")
     return mlflow.MlflowClient()
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep MLflow from printing what it does."""
+    """Suppress MLflow's messages."""
     from mlflow.utils import logging_utils
 
     was_enabled = logging_utils.MLFLOW_LOGGING_STREAM.enabled
@@ -224,7 +226,7 @@ def _newest_model(client: "MlflowClient", experiment: str) -> str:
 
 
 def _logged_a_model(run: "Run") -> bool:
-    # MLflow 3 lists models as outputs of the run, MLflow 2 in a tag.
+    # MLflow 3 lists models as the run's outputs, MLflow 2 in a tag.
     outputs = getattr(getattr(run, "outputs", None), "model_outputs", None)
     return bool(outputs) or "mlflow.log-model.history" in run.data.tags
 
@@ -238,7 +240,7 @@ def registered_name(uri: str) -> str:
 
 
 def _pinned(client: "MlflowClient", uri: str) -> tuple[str, str]:
-    """The URI with its alias resolved, and the version in the registry where it is one."""
+    """The URI with its alias resolved, and the registry version; empty for models outside the registry."""
     name = registered_name(uri)
     if not name:
         return uri, ""
@@ -267,8 +269,8 @@ def _tensor_shapes(saved: Any, uri: str) -> tuple[tuple[int, int, int], int]:
     gives = list(signature.outputs.inputs[0].shape) if _is_one_tensor(signature and signature.outputs) else None
     if takes is None or gives is None or len(takes) != 4 or len(gives) != 2 or -1 in (*takes[1:], gives[1]):
         raise ConfigError(
-            f"--model {uri}: its signature must take one tensor [-1, height, width, channels] and give one [-1, classes]; "
-            f"it takes {takes} and gives {gives}"
+            f"--model {uri}: its signature must have one input tensor [-1, height, width, channels] and one output tensor "
+            f"[-1, classes]; they are {takes} and {gives}"
         )
     return (takes[1], takes[2], takes[3]), gives[1]
 

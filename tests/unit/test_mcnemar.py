@@ -6,14 +6,14 @@ import pytest
 from pipelines.score.evaluate.mcnemar import PairedCounts, exact_p_value
 
 
-def test_the_p_value_is_what_one_computes_by_hand():
-    # Tosses of a coin: 5 of 5 one way, (1 + 1) / 32; 1 of 9 one way, 2 * (1 + 9) / 512.
+def test_the_p_value_matches_hand_computed_values():
+    # Coin tosses: 5 of 5 the same, (1 + 1) / 32; 8 to 1, 2 * (1 + 9) / 512.
     assert exact_p_value(0, 5) == pytest.approx(2 / 32)
     assert exact_p_value(8, 1) == pytest.approx(20 / 512)
     assert exact_p_value(2, 10) == pytest.approx(2 * (1 + 12 + 66) / 4096)
 
 
-def test_equal_classifiers_cannot_be_told_apart():
+def test_equal_classifiers_have_a_p_value_of_1():
     assert exact_p_value(0, 0) == 1
     assert exact_p_value(7, 7) == pytest.approx(1)
     assert exact_p_value(4, 5) == pytest.approx(1)

@@ -1,6 +1,6 @@
-"""How good are models on a table? Every row exactly once, counted by Spark's workers, whatever the number of partitions.
+"""Evaluate models on a table in Spark's workers: every row exactly once, with the same result for any number of partitions.
 
-Several models are shown the same rows in one pass, so that they can be compared row by row.
+Several models see the same rows in one pass, so that they can be compared row by row.
 """
 
 import dataclasses
@@ -29,36 +29,36 @@ from pipelines.score.spark_model import Shipment, load, shipped
 from pipelines.system import paths
 from pipelines.track.rundir.figure_data import Predictions
 
-# Two kinds of rows come back: one tally a partition, and the answers to a batch of rows as arrays in their bytes.
+# Workers return two kinds of rows: one tally per partition, and per batch the predictions as raw array bytes.
 _OUT_COLUMNS = "tally string, rows binary, labels binary, probabilities binary, worst binary, worst_images binary"
-# Probabilities that the driver keeps for figures, 80 MB. Loss, accuracy and counts are of all rows.
+# Limit on the probabilities that the driver keeps for figures, 80 MB. Loss, accuracy and counts cover all rows.
 _MOST_PROBABILITIES = 20_000_000
 _MISTAKES = 25
 _LEAST_ROWS_PER_TASK = 20_000
-# As Keras bounds probabilities before it takes their logarithm.
+# Keras' bound on probabilities before it takes their logarithm.
 _EPSILON = 1e-7
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationResult:
-    """One model on the rows of a table."""
+    """Metrics of one model on the rows of a table."""
 
     loss: float
     """Mean cross-entropy in nats."""
     accuracy: float
     rows: int
     confusion: npt.NDArray[np.int64]
-    """Rows by [true class, predicted class]."""
+    """Number of rows by [true class, predicted class]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     results: tuple[EvaluationResult, ...]
-    """One a model."""
+    """One per model."""
     pairs: PairedCounts | None
-    """Of the first two models."""
+    """Paired counts of the first two models."""
     predictions: Predictions
-    """Of the first model, in table order."""
+    """The first model's predictions, in table order."""
 
 
 @dataclass
@@ -68,20 +68,20 @@ class _Tally:
     losses: list[float]
     confusions: list[list[list[int]]]
     pairs: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
-    """Rows that both, only the first, only the second, and neither of the first two models get right."""
+    """Number of rows that both, only the first, only the second, and neither of the first two models get right."""
 
 
 def evaluate(spark: SparkSession, models: Sequence[ModelInfo], table: Table, splits: Sequence[Split]) -> Comparison:
-    """Show models the rows of some splits of a table.
+    """Evaluate models on some splits of a table.
 
     Args:
         spark: reads the table.
         models: one or more.
-        table: the last of `splits` follows the first in row numbers.
-        splits: which rows.
+        table: the table.
+        splits: the rows to evaluate on. Rows are numbered through the splits in this order.
 
     Raises:
-        DataError: the table does not hold what these models take, is damaged, or has no rows in these splits.
+        DataError: the table does not fit the models, is damaged, or has no rows in these splits.
     """
     manifest, image = table.manifest, table.manifest.image
     for info in models:
@@ -89,7 +89,7 @@ def evaluate(spark: SparkSession, models: Sequence[ModelInfo], table: Table, spl
     files, first_rows = _files(table, splits)
     read = (
         spark.read.parquet(*[paths.to_spark(f"{table.uri.rstrip('/')}/{file}") for file in files])
-        # The last two parts of its path name a file of a table.
+        # A table's files are named by the last two parts of their path.
         .select(
             F.col(IMAGE_COLUMN),
             F.col(LABEL_COLUMN),
@@ -98,7 +98,7 @@ def evaluate(spark: SparkSession, models: Sequence[ModelInfo], table: Table, spl
         )
     )
     expected = sum(manifest.rows(split) for split in splits)
-    # Each task's process loads the model, which takes as long as many rows.
+    # Each task's process loads the model, which costs as much time as many rows.
     partitions = max(1, min(read.rdd.getNumPartitions(), expected // _LEAST_ROWS_PER_TASK))
     try:
         with shipped(spark, models) as shipments, arrow_batches(spark, image.num_values), job_group(spark, "Convoy evaluation"):
@@ -115,7 +115,7 @@ def evaluate(spark: SparkSession, models: Sequence[ModelInfo], table: Table, spl
     tallies = [_Tally(**json.loads(row.tally)) for row in collected if row.tally is not None]
     results = tuple(_result(tallies, place) for place in range(len(models)))
     if results[0].rows != expected:
-        raise DataError(f"table {table.uri}: {results[0].rows} rows where the manifest says {expected}; ingest it again")
+        raise DataError(f"table {table.uri}: has {results[0].rows} rows, but its manifest says {expected}; ingest it again")
     pairs = np.sum([tally.pairs for tally in tallies], axis=0).tolist()
     return Comparison(
         results=results,
@@ -127,7 +127,7 @@ def evaluate(spark: SparkSession, models: Sequence[ModelInfo], table: Table, spl
 
 
 def check_fit(info: ModelInfo, manifest: TableManifest, uri: str, *, with_classes: bool = True) -> None:
-    """Raises DataError when the rows of a table are not what a model takes, or its classes are not those of the model."""
+    """Raises DataError unless a table's images, and with `with_classes` its classes, are those of the model."""
     compared: dict[str, tuple[Any, Any]] = {"image shape": (manifest.image.shape, info.image_shape)}
     if info.describes_classes:
         compared["value range"] = (manifest.image.value_range, info.value_range)
@@ -138,8 +138,8 @@ def check_fit(info: ModelInfo, manifest: TableManifest, uri: str, *, with_classe
     for what, (found, wanted) in compared.items():
         if found != wanted:
             raise DataError(
-                f"table {uri}: has {what} {_shown(found)}, model {info.uri} was trained on {_shown(wanted)}; "
-                "name the data that this model is for"
+                f"table {uri}: has {what} {_shown(found)}, but model {info.uri} was trained on {_shown(wanted)}; "
+                "name data that fit this model"
             )
 
 
@@ -151,14 +151,14 @@ def tally_batches(
     first_rows: Mapping[str, int],
     kept_rows: int,
 ) -> Iterator[pa.RecordBatch]:
-    """Runs in Spark's workers. Takes columns image, label, file, row; see `_OUT_COLUMNS` for what it gives.
+    """Evaluate the rows of a partition. Runs in Spark's workers; yields `_OUT_COLUMNS`.
 
     Args:
-        batches: the rows of a partition.
+        batches: columns image, label, file, row.
         shipments: the models.
-        image: how to read the bytes.
+        image: layout of the image bytes.
         first_rows: number of the first row of each file.
-        kept_rows: answers to rows from this number on are only counted.
+        kept_rows: predictions for rows from this number on are counted, but not returned.
 
     Raises:
         DataError: an image has the wrong number of bytes.
@@ -177,7 +177,7 @@ def tally_batches(
         starts = np.asarray([first_rows[name] for name in files.dictionary.to_pylist()])
         rows = starts[files.indices.to_numpy()] + batch.column(3).to_numpy()
         if (arrow_images.lengths(batch.column(0)) != image.num_bytes).any():
-            raise DataError(f"{files.dictionary[0]}: an image does not hold the {image.num_bytes} bytes of its manifest")
+            raise DataError(f"{files.dictionary[0]}: an image does not have the {image.num_bytes} bytes that the manifest says")
         pixels = arrow_images.images(batch.column(0), image.shape, image.dtype)
         labels = batch.column(1).to_numpy()
         answers = [classifier.probabilities(pixels) for classifier in classifiers]
@@ -209,7 +209,7 @@ def _count(tally: _Tally, labels: npt.NDArray[Any], answers: Sequence[npt.NDArra
 
 
 def cross_entropy(labels: npt.NDArray[Any], probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Of each row [n], in nats, as Keras computes it in training: bounded probabilities, made to sum to 1 again."""
+    """Cross-entropy of each row [n] in nats, computed as Keras does in training: probabilities are clipped, then renormalized."""
     bounded = probabilities.astype(np.float64).clip(_EPSILON, 1 - _EPSILON)
     chosen = bounded[np.arange(len(labels)), labels]
     losses: npt.NDArray[np.float64] = np.log(bounded.sum(axis=1)) - np.log(chosen)
@@ -273,7 +273,7 @@ def _predictions(collected: Sequence[Any], manifest: TableManifest) -> Predictio
 
 
 def _files(table: Table, splits: Sequence[Split]) -> tuple[list[str], dict[str, int]]:
-    """Paths of the files within the table, and the number of the first row of each."""
+    """Paths of the splits' files within the table, and the number of each file's first row."""
     files, first_rows, row = [], {}, 0
     for split in splits:
         for file in table.manifest.splits[split].files if split in table.manifest.splits else ():

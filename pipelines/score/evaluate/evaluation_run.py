@@ -1,4 +1,4 @@
-"""An evaluation as the user asks for it: one MLflow run below the run that trained the model."""
+"""Evaluate a model and record the result as an MLflow run below the run that trained it."""
 
 import dataclasses
 import time
@@ -31,16 +31,16 @@ def run_evaluation(spark: SparkSession, choice: Choice, info: ModelInfo, report:
     """Evaluate a model and record the run.
 
     Args:
-        spark: does the work.
+        spark: runs the evaluation.
         choice: the rows.
         info: the model.
-        report: is given lines for people.
+        report: receives progress and warnings.
 
     Returns:
         the summary, plain data ready for JSON.
 
     Raises:
-        ConvoyError: the work failed; the run is FAILED and stays.
+        ConvoyError: the evaluation failed; its run remains with status FAILED.
     """
     started = time.monotonic()
     config = choice.config
@@ -92,7 +92,7 @@ def run_evaluation(spark: SparkSession, choice: Choice, info: ModelInfo, report:
 
 
 def find_parent(info: ModelInfo, tracking_uri: str) -> "Run | None":
-    """The run that logged a model, where the tracking server still has it."""
+    """The run that logged a model, or None if the tracking server no longer has it."""
     if not info.run_id:
         return None
     try:
@@ -104,11 +104,11 @@ def find_parent(info: ModelInfo, tracking_uri: str) -> "Run | None":
 
 def _record(run: TrackedRun, found: Comparison, table: Table, splits: Sequence[Split]) -> None:
     result, manifest = found.results[0], table.manifest
-    # Several splits together are a test set like any other.
+    # Several splits together are recorded as a test set.
     prefix = splits[0] if len(splits) == 1 else "test"
     run.metrics({f"{prefix}/loss": result.loss, f"{prefix}/accuracy": result.accuracy}, step=0)
     rows = f"{result.rows:,} rows ({', '.join(splits)}) of **{manifest.dataset}**"
-    run.tags({DESCRIPTION_TAG: f"Right on **{100 * result.accuracy:.2f} %** of {rows}, loss {result.loss:.4f}."})
+    run.tags({DESCRIPTION_TAG: f"Accuracy **{100 * result.accuracy:.2f} %** on {rows}, loss {result.loss:.4f}."})
     figures = catalog.of_predictions(lambda: found.predictions, manifest.class_names, manifest.image.value_range)
     for name, draw in figures.items():
         run.figure(draw, name)
@@ -120,7 +120,7 @@ def _tags(info: ModelInfo, splits: Sequence[Split]) -> dict[str, str]:
 
 
 def _beside(tracking: TrackingConfig, parent: "Run | None") -> TrackingConfig:
-    """In the experiment of the parent, because MLflow shows a run below another only there."""
+    """The tracking settings with the parent's experiment, because MLflow nests a run only within one experiment."""
     if parent is None:
         return tracking
     client = classifier.connect(default_tracking_uri(tracking))

@@ -1,4 +1,4 @@
-"""Is one classifier better than another on the same rows? McNemar's test, exact.
+"""McNemar's exact test: is one classifier better than another on the same rows?
 
 Source: McNemar 1947, "Note on the sampling error of the difference between correlated proportions or percentages",
 Psychometrika 12.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class PairedCounts:
-    """Rows, by which of two classifiers are right about them."""
+    """Number of rows by which of two classifiers get them right."""
 
     both: int
     only_first: int
@@ -38,8 +38,8 @@ class PairedCounts:
 def exact_p_value(only_first: int, only_second: int) -> float:
     """Two-sided p-value of McNemar's exact test.
 
-    If both were equally good, each row that only one of them gets right would be a fair coin's toss; the p-value is how often
-    tosses would come out at least as unequal. 1 where there are no such rows.
+    If both were equally good, each row that only one of them gets right would be the toss of a fair coin. The p-value is the
+    probability of tosses at least as unequal; 1 if there are no such rows.
 
     Args:
         only_first: rows that only the first classifier gets right.
