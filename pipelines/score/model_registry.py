@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import ConfigError, ConvoyError
-from pipelines.score.classifier import connect, quiet
 from pipelines.score.evaluate.mcnemar import PairedCounts
+from pipelines.score.mlflow_client import connect, quiet
 from pipelines.system.secrets import mask
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from pipelines.data.formats import libsvm
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.sources.resolve import is_libsvm
 from pipelines.errors import DataError
-from pipelines.score.classifier import Classifier, ModelInfo
+from pipelines.score.classifier import Classifier
 from pipelines.score.digits import read_file
+from pipelines.score.model_info import ModelInfo
 from pipelines.system import paths
 
 _LINES_AT_ONCE = 1000

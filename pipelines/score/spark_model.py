@@ -16,7 +16,8 @@ from pathlib import Path
 from pyspark import SparkFiles, TaskContext
 from pyspark.sql import SparkSession
 
-from pipelines.score.classifier import Classifier, ModelInfo
+from pipelines.score.classifier import Classifier
+from pipelines.score.model_info import ModelInfo
 from pipelines.system.tensorflow_env import tensorflow_environment
 
 _loaded: dict[str, Classifier] = {}

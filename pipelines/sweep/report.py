@@ -11,7 +11,7 @@ from pipelines.config import loader
 from pipelines.data.ingest import table
 from pipelines.data.sources import resolve
 from pipelines.errors import ConvoyError
-from pipelines.score import classifier
+from pipelines.score import model_info
 from pipelines.score.evaluate.evaluation import evaluate
 from pipelines.sweep import results
 from pipelines.sweep.plan import Sweep
@@ -55,7 +55,7 @@ def test_best(spark: SparkSession, sweep: Sweep, study: Study, best: FinishedTri
     """
     config, run_dir = sweep.configuration(best.assignment), Path(best.outcome.run_dir)
     data, _ = table.open_or_build(spark, config, resolve.resolve_source(config.data, lambda _: None), say)
-    found = evaluate(spark, [classifier.read_info(run_dir / layout.MODEL_FOLDER, str(run_dir))], data, ("test",)).results[0]
+    found = evaluate(spark, [model_info.read(run_dir / layout.MODEL_FOLDER, str(run_dir))], data, ("test",)).results[0]
     tested = {"test/loss": found.loss, "test/accuracy": found.accuracy}
     study.amend(best.number, metrics=dict(best.outcome.metrics) | tested)
     run = TrackedRun(config.tracking, "", run_dir)

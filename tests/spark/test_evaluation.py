@@ -7,9 +7,10 @@ from support.synthetic import images_and_labels, write_libsvm, write_table
 
 from pipelines.config import Config, loader
 from pipelines.errors import ConfigError, DataError
-from pipelines.score import classifier
+from pipelines.score import model_info
 from pipelines.score.evaluate import dataset, evaluation
-from pipelines.score.evaluate.evaluation import cross_entropy, evaluate
+from pipelines.score.evaluate.evaluation import evaluate
+from pipelines.score.evaluate.partition_counts import cross_entropy
 
 ROWS = {"train": 120, "validation": 40, "test": 230}
 
@@ -24,7 +25,7 @@ def models(tmp_path_factory):
     """A good model, and one that mistakes class 2 for class 1."""
     folder = tmp_path_factory.mktemp("models")
     good, weak = bandmodels.save(folder / "good"), bandmodels.save(folder / "weak", blind=(2,))
-    return classifier.read_info(good, str(good)), classifier.read_info(weak, str(weak))
+    return model_info.read(good, str(good)), model_info.read(weak, str(weak))
 
 
 def expected(split_numbers, blind=()):
@@ -82,10 +83,10 @@ def test_the_loss_equals_keras_even_for_confident_mistakes():
 
 def test_a_table_that_does_not_fit_the_model_is_refused(spark, table, models, tmp_path):
     about = {"labels": [1, 2, 3, 4], "class_names": list("abcd"), "value_range": [0.0, 255.0]}
-    other = classifier.read_info(bandmodels.save(tmp_path / "m", metadata=about), "m")
+    other = model_info.read(bandmodels.save(tmp_path / "m", metadata=about), "m")
     with pytest.raises(DataError, match=r"has labels \[0, 1, 2, 3\], but model m was trained on \[1, 2, 3, 4\]"):
         evaluate(spark, [other], table, ["test"])
-    wide = classifier.read_info(bandmodels.save(tmp_path / "w", shape=(12, 24, 1)), "w")
+    wide = model_info.read(bandmodels.save(tmp_path / "w", shape=(12, 24, 1)), "w")
     with pytest.raises(DataError, match=r"has image shape \[12, 12, 1\].*\[12, 24, 1\]"):
         evaluate(spark, [wide], table, ["test"])
     with pytest.raises(DataError, match="has no rows in validation"):
@@ -106,7 +107,7 @@ def test_a_model_that_does_not_take_images_is_refused(tmp_path):
 
     mlflow.pyfunc.save_model(str(tmp_path / "m"), python_model=bandmodels.BandModel(), pip_requirements=["mlflow"])
     with pytest.raises(ConfigError, match="its signature must have one input tensor"):
-        classifier.read_info(tmp_path / "m", "m")
+        model_info.read(tmp_path / "m", "m")
 
 
 def test_all_of_a_single_file_is_evaluated_but_only_the_test_file_of_a_folder(models, tmp_path):

@@ -13,7 +13,7 @@ from support.synthetic import images_and_labels, write_libsvm, write_table
 
 from pipelines.config import loader
 from pipelines.errors import ConfigError, DataError
-from pipelines.score import classifier
+from pipelines.score import model_info
 from pipelines.score.batch.scoring_run import ScoringRequest, check, run_scoring
 
 CLASSES = ["zero", "one", "two", "three"]
@@ -22,7 +22,7 @@ CLASSES = ["zero", "one", "two", "three"]
 @pytest.fixture(scope="module")
 def info(tmp_path_factory):
     folder = bandmodels.save(tmp_path_factory.mktemp("models") / "good")
-    return dataclasses.replace(classifier.read_info(folder, "models:/bands/7"), version="7")
+    return dataclasses.replace(model_info.read(folder, "models:/bands/7"), version="7")
 
 
 def score(spark, info, location, output, *settings, **options):

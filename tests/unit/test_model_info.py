@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import ConfigError
-from pipelines.score.classifier import ModelInfo
+from pipelines.score.model_info import ModelInfo
 
 MNIST = ModelInfo(
     uri="runs:/1/model",

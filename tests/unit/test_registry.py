@@ -5,8 +5,9 @@ import pytest
 
 from pipelines.errors import ConfigError
 from pipelines.score import model_registry
-from pipelines.score.classifier import connect, registered_name
 from pipelines.score.evaluate.mcnemar import PairedCounts
+from pipelines.score.mlflow_client import connect
+from pipelines.score.model_lookup import registered_name
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from pipelines.data.sources.resolve import NAMES, is_libsvm
 from pipelines.data.table.schema import MANIFEST_NAME
 from pipelines.errors import ConfigError
 from pipelines.score.batch.scoring import Input
-from pipelines.score.classifier import ModelInfo
 from pipelines.score.evaluate.dataset import existing_table
 from pipelines.score.evaluate.evaluation import check_fit
+from pipelines.score.model_info import ModelInfo
 from pipelines.system import paths
 
 Kind = Literal["table", "parquet", "images", "libsvm"]

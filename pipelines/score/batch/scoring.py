@@ -21,7 +21,7 @@ from pyspark.sql import types as T
 
 from pipelines.errors import ConfigError
 from pipelines.score.arrow_images import Form, decode
-from pipelines.score.classifier import ModelInfo
+from pipelines.score.model_info import ModelInfo
 from pipelines.score.spark_model import Shipment, load
 
 PREDICTION, LABEL, PROBABILITIES, MODEL_URI, MODEL_VERSION = (

@@ -30,8 +30,8 @@ from pipelines.score.arrow_images import Form
 from pipelines.score.batch import inputs, libsvm_input
 from pipelines.score.batch.inputs import Kind
 from pipelines.score.batch.scoring import RejectedRow, Tally, new_tally, scored
-from pipelines.score.classifier import ModelInfo
 from pipelines.score.evaluate.dataset import Report, described
+from pipelines.score.model_info import ModelInfo
 from pipelines.score.spark_model import shipped
 from pipelines.system import paths
 

@@ -14,7 +14,7 @@ from pipelines.data.sources.resolve import Source
 from pipelines.data.table import verify
 from pipelines.data.table.schema import SPLITS, Split, Table, read_manifest
 from pipelines.errors import ConfigError, DataError
-from pipelines.score.classifier import ModelInfo
+from pipelines.score.model_info import ModelInfo
 from pipelines.system import paths
 
 SplitChoice = Literal["auto", "train", "validation", "test", "all"]

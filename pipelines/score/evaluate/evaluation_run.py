@@ -12,10 +12,10 @@ from pipelines import errors
 from pipelines.config import TrackingConfig
 from pipelines.data.table.schema import Split, Table
 from pipelines.errors import ConvoyError
-from pipelines.score import classifier
-from pipelines.score.classifier import ModelInfo
+from pipelines.score import mlflow_client
 from pipelines.score.evaluate.dataset import Choice, Report
 from pipelines.score.evaluate.evaluation import Comparison, evaluate
+from pipelines.score.model_info import ModelInfo
 from pipelines.system import paths, writeback
 from pipelines.track.figures import catalog
 from pipelines.track.mlflow.follower import PARENT_TAG, default_tracking_uri
@@ -96,7 +96,7 @@ def find_parent(info: ModelInfo, tracking_uri: str) -> "Run | None":
     if not info.run_id:
         return None
     try:
-        found = classifier.connect(tracking_uri).get_run(info.run_id)
+        found = mlflow_client.connect(tracking_uri).get_run(info.run_id)
     except Exception:
         return None
     return found if found.info.lifecycle_stage == "active" else None
@@ -123,5 +123,5 @@ def _beside(tracking: TrackingConfig, parent: "Run | None") -> TrackingConfig:
     """The tracking settings with the parent's experiment, because MLflow nests a run only within one experiment."""
     if parent is None:
         return tracking
-    client = classifier.connect(default_tracking_uri(tracking))
+    client = mlflow_client.connect(default_tracking_uri(tracking))
     return dataclasses.replace(tracking, experiment=client.get_experiment(parent.info.experiment_id).name)
