@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from pipelines import cli
 from pipelines.launch.session import open_session
-from pipelines.score import classifier, flags, model_registry
+from pipelines.score import flags, model_lookup, model_registry
 from pipelines.score.evaluate.dataset import choose
 from pipelines.score.evaluate.evaluation_run import run_evaluation
 from pipelines.track.mlflow.follower import default_tracking_uri
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> None:
     flags.check_rows(options)
     if options.register:
         model_registry.check_name(options.register)
-    info = classifier.find(options.model, default_tracking_uri(tracking), tracking.experiment)
+    info = model_lookup.find(options.model, default_tracking_uri(tracking), tracking.experiment)
     choice = choose(request.config, info, options.table, options.split, reporter)
     with open_session("convoy-evaluate") as spark:
         summary = run_evaluation(spark, choice, info, reporter)

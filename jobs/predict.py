@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from pipelines import cli
-from pipelines.score import classifier, flags
+from pipelines.score import classifier, flags, model_lookup
 from pipelines.score.predict import predict
 from pipelines.track.mlflow.follower import default_tracking_uri
 
@@ -24,7 +24,7 @@ def own_flags(parser: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str]) -> None:
     request = cli.parse(arguments, "Print label and probability for images and libsvm lines.", None, own_flags, reads_data=False)
     tracking, options = request.config.tracking, request.options
-    info = classifier.find(options.model, default_tracking_uri(tracking), tracking.experiment)
+    info = model_lookup.find(options.model, default_tracking_uri(tracking), tracking.experiment)
     print(f"model {info.uri}", file=sys.stderr)
     count = 0
     for found in predict(classifier.Classifier(info), options.files, info.wants_digits(options.form)):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pipelines import cli
 from pipelines.errors import ConfigError
 from pipelines.launch.session import open_session
-from pipelines.score import classifier, flags, model_registry
+from pipelines.score import flags, mlflow_client, model_lookup, model_registry
 from pipelines.score.evaluate.dataset import choose
 from pipelines.score.evaluate.evaluation import evaluate
 from pipelines.track.mlflow.follower import default_tracking_uri
@@ -32,14 +32,14 @@ def main(arguments: Sequence[str]) -> None:
     if not 0 < options.significance <= 1:
         raise ConfigError(f"--significance {options.significance}: must be more than 0 and at most 1, usually 0.05")
     tracking_uri = default_tracking_uri(request.config.tracking)
-    client = classifier.connect(tracking_uri, options.name)
+    client = mlflow_client.connect(tracking_uri, options.name)
     versions = [
         model_registry.version_of(client, options.name, alias) for alias in (model_registry.CHALLENGER, model_registry.CHAMPION)
     ]
     challenger, champion = versions
     if challenger is None or challenger == champion:
         raise ConfigError(f"{options.name}: has no challenger; train with --register {options.name} first")
-    infos = [classifier.find(f"models:/{options.name}/{version}", tracking_uri) for version in versions if version is not None]
+    infos = [model_lookup.find(f"models:/{options.name}/{version}", tracking_uri) for version in versions if version is not None]
     choice = choose(request.config, infos[0], options.table, options.split, request.reporter)
     started = time.monotonic()
     with open_session("convoy-promote") as spark:

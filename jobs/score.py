@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pipelines import cli
 from pipelines.errors import ConfigError
 from pipelines.launch.session import open_session
-from pipelines.score import classifier, flags
+from pipelines.score import flags, model_lookup
 from pipelines.score.batch.scoring_run import ScoringRequest, check, run_scoring
 from pipelines.track.mlflow.follower import default_tracking_uri
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> None:
     tracking, options = request.config.tracking, request.options
     if options.data is None and not options.config:
         raise ConfigError("--data: must name what to score: libsvm text, Parquet, a folder of pictures, or a data set")
-    info = classifier.find(options.model, default_tracking_uri(tracking), tracking.experiment)
+    info = model_lookup.find(options.model, default_tracking_uri(tracking), tracking.experiment)
     order = ScoringRequest(
         config=request.config,
         info=info,

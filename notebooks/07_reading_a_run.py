@@ -146,9 +146,10 @@ display(run.figure("worst_mistakes"))
 
 # COMMAND ----------
 
-from pipelines.score import classifier as models
+from pipelines.score import model_lookup
+from pipelines.score.classifier import Classifier
 
-classifier = models.Classifier(models.find(run.summary.model_uri, default_tracking_uri(run.config.tracking)))
+classifier = Classifier(model_lookup.find(run.summary.model_uri, default_tracking_uri(run.config.tracking)))
 images, labels = notebook.images(run.table, "test", 1000)
 probabilities = classifier.probabilities(images)
 right = int((probabilities.argmax(axis=1) == labels).sum())

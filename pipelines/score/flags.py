@@ -1,4 +1,4 @@
-"""Flags that the jobs around a trained model share."""
+"""Command-line flags shared by the jobs that use a trained model."""
 
 import argparse
 
@@ -25,12 +25,12 @@ def form(parser: argparse.ArgumentParser) -> None:
         "--form",
         choices=("auto", "digit", "picture"),
         default="auto",
-        help="bring pictures into MNIST's form, or only resize them (default: as the model was trained)",
+        help="convert pictures to MNIST's format, or only resize them (default: as the model was trained)",
     )
 
 
 def rows(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--table", metavar="FOLDER", default="", help="a table that ingest wrote, instead of --data")
+    parser.add_argument("--table", metavar="FOLDER", default="", help="a table written by ingest, instead of --data")
     parser.add_argument(
         "--split",
         choices=("auto", "train", "validation", "test", "all"),
@@ -40,9 +40,11 @@ def rows(parser: argparse.ArgumentParser) -> None:
 
 
 def check_rows(options: argparse.Namespace) -> None:
-    """Raises ConfigError unless the data were named exactly once, because the default data set is rarely what is meant."""
+    """Raises ConfigError unless the data are named exactly once: the default data set is rarely what the user means."""
     named = options.data or options.config or any(setting.startswith("data.dataset=") for setting in options.set)
     if options.table and options.data:
-        raise ConfigError(f"--table {options.table}: must stand without --data {options.data}; name one of them")
+        raise ConfigError(f"--table {options.table}: cannot be combined with --data {options.data}; give one of them")
     if not options.table and not named:
-        raise ConfigError("--data: must name what to evaluate on: a data set, a libsvm file or folder; or give --table FOLDER")
+        raise ConfigError(
+            "--data: must name the data to evaluate on: a data set, a libsvm file or folder; or give --table FOLDER"
+        )

@@ -1,15 +1,15 @@
-"""The model registry: a trained model comes in as challenger, and becomes champion only by beating the champion.
+"""The model registry: a trained model is registered as challenger, and becomes champion only by beating the champion.
 
-Works on MLflow's own registry (an sqlite file, a server) and by three-part names on Unity Catalog. It uses aliases, because
-Unity Catalog has no stages.
+Works with MLflow's own registry (an sqlite file or a server) and, through three-part names, with Unity Catalog. Roles are
+aliases, because Unity Catalog has no stages.
 """
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import ConfigError, ConvoyError, first_line
-from pipelines.score.classifier import connect, quiet
 from pipelines.score.evaluate.mcnemar import PairedCounts
+from pipelines.score.mlflow_client import connect, quiet
 from pipelines.system.reporter import Reporter
 from pipelines.system.secrets import mask
 
@@ -25,27 +25,27 @@ class Decision:
 
     promoted: bool
     reason: str
-    """One sentence for people."""
+    """One human-readable sentence."""
     facts: dict[str, str]
-    """The same in figures, fit for tags."""
+    """The figures behind it, as tags."""
 
 
 def check_name(name: str) -> None:
-    """Raises ConfigError for a name that no registry takes, before any work is done for it."""
+    """Raises ConfigError for a name that no registry accepts. Called before any work is done."""
     if not name.strip() or set("/:@") & set(name):
-        raise ConfigError(f"--register {name}: must be a name without '/', ':' and '@', on Unity Catalog catalog.schema.model")
+        raise ConfigError(f"--register {name}: must be a name without '/', ':' or '@'; catalog.schema.model in Unity Catalog")
 
 
 def register(model_uri: str, name: str, tracking_uri: str) -> str:
-    """Make a logged model the next version of a registered one, with the alias `challenger`. Returns the version.
+    """Register a logged model as the next version of `name`, with the alias `challenger`. Returns the version.
 
     Raises:
-        ConvoyError: the registry refused, or the tracking server never got the model.
+        ConvoyError: the registry refused, or the tracking server never received the model.
     """
     import mlflow
 
     if not model_uri:
-        raise ConvoyError(f"not registered as {name}: MLflow at {mask(tracking_uri)} has not taken the model")
+        raise ConvoyError(f"not registered as {name}: MLflow at {mask(tracking_uri)} has not received the model")
     client = connect(tracking_uri, name)
     try:
         with quiet():
@@ -57,7 +57,7 @@ def register(model_uri: str, name: str, tracking_uri: str) -> str:
 
 
 def registered(model_uri: str, name: str, tracking_uri: str, reporter: Reporter) -> dict[str, str]:
-    """`register`, for the summary of a job whose work is done: trouble is a line for people, and nothing is lost by it."""
+    """Like `register`, for the end of a job, whose results must not be lost: a failure is only a warning."""
     try:
         version = register(model_uri, name, tracking_uri)
     except ConvoyError as error:
@@ -68,7 +68,7 @@ def registered(model_uri: str, name: str, tracking_uri: str, reporter: Reporter)
 
 
 def version_of(client: "MlflowClient", name: str, alias: str) -> str | None:
-    """The version that has an alias, or None.
+    """The version with an alias, or None.
 
     Raises:
         ConfigError: there is no registered model of this name.
@@ -86,12 +86,12 @@ def version_of(client: "MlflowClient", name: str, alias: str) -> str | None:
 
 
 def decide(pairs: PairedCounts, significance: float, table_digest: str) -> Decision:
-    """Compare on the same rows.
+    """Decide whether the challenger replaces the champion, from both models' answers to the same rows.
 
     Args:
-        pairs: the challenger is the first, the champion the second.
+        pairs: the challenger is the first model, the champion the second.
         significance: the challenger must be better with a p-value below this.
-        table_digest: of the table that the rows are from.
+        table_digest: digest of the rows' table.
     """
     better = pairs.only_first > pairs.only_second
     promoted = better and pairs.p_value < significance
@@ -106,8 +106,8 @@ def decide(pairs: PairedCounts, significance: float, table_digest: str) -> Decis
         "significance": f"{significance:g}",
     }
     counts = (
-        f"of {pairs.rows:,} rows of table {table_digest} the challenger alone is right about {pairs.only_first:,}, the champion "
-        f"alone about {pairs.only_second:,} (accuracy {100 * pairs.first_accuracy:.2f} % against "
+        f"of {pairs.rows:,} rows of table {table_digest} only the challenger gets {pairs.only_first:,} right, only the champion "
+        f"{pairs.only_second:,} (accuracy {100 * pairs.first_accuracy:.2f} % against "
         f"{100 * pairs.second_accuracy:.2f} %; McNemar's exact test, p = {pairs.p_value:.3g}"
     )
     if promoted:
@@ -117,14 +117,14 @@ def decide(pairs: PairedCounts, significance: float, table_digest: str) -> Decis
 
 
 def first_champion(accuracy: float, rows: int, table_digest: str) -> Decision:
-    """There is no champion to beat."""
+    """The decision where there is no champion to beat."""
     facts = {"table_digest": table_digest, "rows": str(rows), "accuracy": f"{accuracy:.6f}"}
     reason = f"the first champion: accuracy {100 * accuracy:.2f} % on {rows:,} rows of table {table_digest}"
     return Decision(promoted=True, reason=reason, facts=facts)
 
 
 def record(client: "MlflowClient", name: str, version: str, champion: str | None, decision: Decision) -> None:
-    """Write the decision on the challenger's version, and move the aliases if it is promoted.
+    """Store the decision with the challenger's version, and move the aliases if it is promoted.
 
     Raises:
         ConvoyError: the registry refused.
@@ -136,7 +136,7 @@ def record(client: "MlflowClient", name: str, version: str, champion: str | None
     verdict = "Champion" if decision.promoted else "Not promoted"
     against = f" (against version {champion})" if champion else ""
     try:
-        # The reason is there before the alias moves.
+        # The reason must be in place before the alias moves.
         for key, value in tags.items():
             client.set_model_version_tag(name, version, f"promotion.{key}", str(value))
         client.update_model_version(name, version, description=f"{verdict}{against}: {decision.reason}.")
@@ -144,4 +144,4 @@ def record(client: "MlflowClient", name: str, version: str, champion: str | None
             client.set_registered_model_alias(name, CHAMPION, version)
             client.delete_registered_model_alias(name, CHALLENGER)
     except Exception as error:
-        raise ConvoyError(f"{name} version {version}: the decision could not be written ({first_line(error)})") from error
+        raise ConvoyError(f"{name} version {version}: the decision could not be stored ({first_line(error)})") from error

@@ -1,4 +1,4 @@
-"""Labels for a few files, in this process: images, or libsvm text line by line. Needs no Spark."""
+"""Predict the labels of a few images or lines of libsvm text, in this process and without Spark."""
 
 import bz2
 import gzip
@@ -12,8 +12,9 @@ import numpy.typing as npt
 from pipelines.data.formats import libsvm
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.errors import DataError
-from pipelines.score.classifier import Classifier, ModelInfo
+from pipelines.score.classifier import Classifier
 from pipelines.score.digits import read_file
+from pipelines.score.model_info import ModelInfo
 from pipelines.system import paths
 
 _LINES_AT_ONCE = 1000
@@ -21,18 +22,18 @@ _LINES_AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one image."""
+    """The model's output for one image."""
 
     origin: str
     """The image file, or `FILE:LINE`."""
     label: str
     """Name of the most probable class."""
     probabilities: dict[str, float]
-    """By class name."""
+    """Probability of each class, by its name."""
 
     @property
     def probability(self) -> float:
-        """Of `label`."""
+        """Probability of `label`."""
         return self.probabilities[self.label]
 
 
@@ -40,12 +41,12 @@ def predict(classifier: Classifier, files: Sequence[str], digits: bool) -> Itera
     """Predict every image of every file, in order.
 
     Args:
-        classifier: loaded.
+        classifier: the loaded model.
         files: images (PNG, JPEG, ...) and libsvm files (.txt, .libsvm, .svm, .t; also .gz, .bz2).
-        digits: bring pictures into MNIST's form.
+        digits: convert pictures to MNIST's format.
 
     Raises:
-        DataError: a file is missing or is neither (`FILE: reason`), or a line is malformed (`FILE:LINE: reason`).
+        DataError: a file is missing or of neither kind (`FILE: reason`), or a line is malformed (`FILE:LINE: reason`).
     """
     info = classifier.info
     for file in files:
@@ -65,7 +66,7 @@ def _named(classifier: Classifier, origins: Sequence[str], found: npt.NDArray[An
 
 
 def _libsvm_images(path: Path, shown: str, info: ModelInfo) -> Iterator[tuple[list[int], npt.NDArray[Any]]]:
-    """Line numbers from 1 and images [n, height, width, channels] of some lines at a time."""
+    """Line numbers (from 1) and images [n, height, width, channels], one chunk of lines at a time."""
     rules = Rules(image_shape=info.image_shape, value_range=info.value_range, labels=info.labels)
     for numbers, lines in _stretches(path, shown):
         chunk = libsvm.parse(b"\n".join(lines) + b"\n", rules)
@@ -76,7 +77,7 @@ def _libsvm_images(path: Path, shown: str, info: ModelInfo) -> Iterator[tuple[li
 
 
 def _stretches(path: Path, shown: str) -> Iterator[tuple[list[int], list[bytes]]]:
-    """Numbered lines with content, some at a time."""
+    """Numbers and contents of the non-empty lines, one chunk at a time."""
     opener: Any = {".gz": gzip.open, ".bz2": bz2.open}.get(path.suffix, open)
     numbers: list[int] = []
     lines: list[bytes] = []
@@ -91,6 +92,6 @@ def _stretches(path: Path, shown: str) -> Iterator[tuple[list[int], list[bytes]]
                     numbers, lines = [], []
     except (OSError, EOFError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{shown}: cannot be read ({reason}); check the path and that the file is whole") from error
+        raise DataError(f"{shown}: cannot be read ({reason}); check the path and that the file is complete") from error
     if lines:
         yield numbers, lines

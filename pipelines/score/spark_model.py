@@ -1,6 +1,6 @@
-"""Models on their way to Spark's Python workers: packed by the driver, unpacked and loaded once by each worker process.
+"""Distribute models to Spark's Python workers: packed by the driver, unpacked and loaded once by each worker process.
 
-A worker needs no access to the tracking server and no token; it gets the model's files from the driver, through Spark.
+Workers need neither access to the tracking server nor a token, because Spark copies the model's files from the driver.
 """
 
 import dataclasses
@@ -16,7 +16,8 @@ from pathlib import Path
 from pyspark import SparkFiles, TaskContext
 from pyspark.sql import SparkSession
 
-from pipelines.score.classifier import Classifier, ModelInfo
+from pipelines.score.classifier import Classifier
+from pipelines.score.model_info import ModelInfo
 from pipelines.system.tensorflow_env import tensorflow_environment
 
 _loaded: dict[str, Classifier] = {}
@@ -24,16 +25,16 @@ _loaded: dict[str, Classifier] = {}
 
 @dataclass(frozen=True)
 class Shipment:
-    """What a worker needs to have a model. Cheap to send with every task."""
+    """Reference to a packed model, small enough to send with every task."""
 
     archive: str
-    """The name by which Spark knows the packed model."""
+    """File name of the packed model in Spark's files."""
     info: ModelInfo
 
 
 @contextmanager
 def shipped(spark: SparkSession, models: Sequence[ModelInfo]) -> Iterator[tuple[Shipment, ...]]:
-    """Hand models to Spark. They are there for jobs that end before this does."""
+    """Distribute models through Spark. They are available to jobs that end within the block."""
     with tempfile.TemporaryDirectory(prefix="convoy-ship-") as folder:
         shipments = []
         for info in models:
@@ -45,15 +46,15 @@ def shipped(spark: SparkSession, models: Sequence[ModelInfo]) -> Iterator[tuple[
 
 
 def load(shipment: Shipment) -> Classifier:
-    """In a Spark worker: the model, loaded by the first task of this process and kept for the next ones."""
+    """The model, loaded by the first task of this Spark worker process and cached for the following ones."""
     if shipment.archive not in _loaded:
         context = TaskContext.get()
         threads = str(context.cpus() if context is not None else 1)
-        # Read when TensorFlow is imported. More threads than the task may use would get in the way of the other tasks.
+        # TensorFlow reads these on import. More threads than the task's cores would slow down the other tasks.
         for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
             os.environ.setdefault(variable, threads)
         os.environ.update(tensorflow_environment(os.environ))
-        # Spark removes this folder when the application ends.
+        # Spark deletes this folder when the application ends.
         folder = Path(tempfile.mkdtemp(prefix="convoy-model-", dir=SparkFiles.getRootDirectory()))
         with zipfile.ZipFile(SparkFiles.get(shipment.archive)) as archive:
             archive.extractall(folder)
@@ -62,7 +63,7 @@ def load(shipment: Shipment) -> Classifier:
 
 
 def _pack(folder: Path, archive: Path) -> None:
-    # Weights hardly get smaller, so they are only put together.
+    # Uncompressed, since weights hardly shrink.
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
         for path in sorted(folder.rglob("*")):
             if path.is_file():

@@ -1,1 +1,1 @@
-"""Many trainings in one Spark session: which settings, in which order, side by side, and what came of them."""
+"""Hyperparameter sweeps: many trainings in one Spark session, in parallel, and the comparison of their results."""

@@ -1,4 +1,4 @@
-"""Reads the axes of a sweep's file: `space`, `points` and `seeds`."""
+"""Read the axes of a sweep file: `space`, `points` and `seeds`."""
 
 import typing
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ _RANGE_KEYS = {"low", "high", "log"}
 
 
 def read_axes(content: Mapping[str, Any], *, numbers: bool) -> tuple[Axis, ...]:
-    """The axes in the order of the file.
+    """The axes, in the order of the file.
 
     Args:
-        content: of the file.
+        content: the file's content.
         numbers: whether an axis may be a range.
 
     Raises:
@@ -55,7 +55,7 @@ def _values(key: str, given: Any) -> Choices:
 def _points(name: str, given: Any) -> Choices:
     example = '"a": {training.epochs: 3, training.seed: 2}'
     if not isinstance(given, Mapping) or not given or not all(isinstance(settings, Mapping) for settings in given.values()):
-        raise ConfigError(f"points.{name}: must hold named points with their settings, for example {example}")
+        raise ConfigError(f"points.{name}: must contain named points with their settings, for example {example}")
     for label, settings in given.items():
         for key, value in settings.items():
             _as(key, value, loader.type_of(str(key), f"points.{name}.{label}"))

@@ -1,8 +1,8 @@
-"""The file of a sweep: what is tried, how it is searched, and what decides. Read as strictly as a configuration.
+"""The sweep file: search space, search method and objective. Validated as strictly as a configuration.
 
 search: bayesian                  grid, random or bayesian (Optuna's TPE)
-config: conf/convnet.yml          what does not vary; `configs: [a.yml, b.yml]` makes the file an axis
-set: {training.epochs: 3}         for all trials
+config: conf/convnet.yml          the base configuration; `configs: [a.yml, b.yml]` makes it an axis
+set: {training.epochs: 3}         settings of all trials
 space:                            the axes: a list of values, or a range
   training.base_learning_rate: {low: 1e-4, high: 1e-2, log: true}
   training.optimizer: [adam, sgd]
@@ -10,8 +10,8 @@ points:                           an axis of settings that move together
   batch:
     "128": {training.batch_size_per_worker: 128, training.base_learning_rate: 0.01}
     "256": {training.batch_size_per_worker: 256, training.base_learning_rate: 0.02}
-trials: 20                        of a random or bayesian search
-pruning: median                   ends trials that promise too little
+trials: 20                        number of trials of a random or bayesian search
+pruning: median                   stops unpromising trials early
 """
 
 import dataclasses
@@ -42,34 +42,34 @@ Pruning = Literal["none", "median", "halving"]
 _CONFIGS_FOLDER = "configs"
 _MOST_POINTS = 1_000
 FIXED = ("tracking.", "launch.runs_uri", "launch.log_level")
-"""Where a trial is recorded follows from the sweep."""
+"""Settings that a trial takes from the sweep: where and how it is recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
-    """The keys of the file that are plain values."""
+    """The keys of the file that have plain values."""
 
     name: str = ""
-    """Of the sweep and its run. Empty: that of the file."""
+    """Name of the sweep and its run. Empty: the file's name."""
     purpose: Purpose = "choose"
-    """choose: the objective decides, and test rows are shown to the best trial alone. compare: nothing is chosen, every trial is
-    tested, and configurations are compared by mean and range over seeds."""
+    """choose: the objective selects the best trial, which alone is evaluated on the test rows. compare: nothing is selected,
+    every trial is tested, and configurations are compared by mean and range over seeds."""
     search: Search = "grid"
     objective: Objective = "validation/loss"
-    """Of the weights that a trial ends with: smallest loss or largest accuracy."""
+    """Minimized loss or maximized accuracy, of the weights that a trial ends with."""
     trials: int = 0
-    """How many, in a random or bayesian search."""
+    """Number of trials of a random or bayesian search."""
     seed: int = 1
-    """Decides what random and bayesian searches draw."""
+    """Seed of random and bayesian searches."""
     pruning: Pruning = "none"
-    """median: end a trial that is worse than the median of those before it after as many epochs. halving: of every three that
-    have come as far, one goes on three times as far (successive halving, Li et al. 2020, arXiv:1810.05934)."""
+    """median: stop a trial that is worse than the median of earlier trials at the same epoch. halving: of every three trials that
+    reach an epoch, one continues three times as far (successive halving, Li et al. 2020, arXiv:1810.05934)."""
     pruning_after_epochs: int = 1
-    """Epochs that every trial has."""
+    """Epochs before which no trial is pruned."""
     pruning_after_trials: int = 4
-    """With `median`: trials that must have ended before."""
+    """With `median`: number of trials that must have finished before any is pruned."""
     side_by_side: int = 0
-    """The most trials at a time. 0: as many as task slots allow."""
+    """Maximum number of parallel trials. 0: as many as task slots allow."""
 
     def __post_init__(self) -> None:
         drawn = self.search != "grid"
@@ -80,7 +80,7 @@ class SweepConfig:
             self.pruning == "none" or self.purpose == "choose",
             "pruning",
             self.pruning,
-            "none with purpose compare: its trials must all be trained to their end",
+            "none with purpose compare, all of whose trials are trained to the end",
         )
         rule(self.pruning_after_epochs >= 1, "pruning_after_epochs", self.pruning_after_epochs, "at least 1")
         rule(self.pruning_after_trials >= 1, "pruning_after_trials", self.pruning_after_trials, "at least 1")
@@ -89,14 +89,14 @@ class SweepConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """A sweep, read and checked."""
+    """A validated sweep."""
 
     config: SweepConfig
     bases: Mapping[str, Config]
-    """What does not vary, by name: one, or a place each on the axis `configuration`."""
+    """Base configurations by name: a single one, or the values of the axis `configuration`."""
     axes: tuple[Axis, ...]
     text: str
-    """The file as it was written, for the record."""
+    """The original text of the file, for the record."""
 
     @property
     def metric(self) -> str:
@@ -112,12 +112,12 @@ class Sweep:
 
     @property
     def points(self) -> list[dict[str, space.AxisValue]]:
-        """Of a grid; empty for a search that draws."""
+        """Points of a grid; empty for random and bayesian searches."""
         return list(space.grid(self._choices)) if self.config.search == "grid" else []
 
     @property
     def samples(self) -> list[dict[str, space.AxisValue]]:
-        """All points of a grid; of a search that draws all ends and choices, each with the first places of the other axes."""
+        """Points to validate: all of a grid; otherwise each choice and range end, with the first values of the other axes."""
         first = {axis.name: axis.samples[0] for axis in self.axes}
         return self.points or [first | {axis.name: place} for axis in self.axes for place in axis.samples] or [first]
 
@@ -130,7 +130,7 @@ class Sweep:
         return [axis for axis in self.axes if isinstance(axis, Choices)]
 
     def configuration(self, assignment: Assignment) -> Config:
-        """The settings of a trial. Raises ConfigError when they may not be combined."""
+        """The configuration of a trial. Raises ConfigError if its settings cannot be combined."""
         base = self.bases[str(assignment[CONFIGURATION])] if CONFIGURATION in assignment else self.base
         config = loader.changed(base, space.settings_of(self.axes, assignment), space.shown(assignment) or self.config.name)
         registry.check(config.model.name, config.training.label_smoothing)
@@ -141,11 +141,11 @@ class Sweep:
 
 
 def load(file: Path, overrides: Iterable[str] = ()) -> Sweep:
-    """Read the file of a sweep, and check every value of it and every point of a grid.
+    """Read a sweep file, and validate every value in it and every point of a grid.
 
     Args:
         file: YAML.
-        overrides: `section.key=value` texts for all trials; they win over the file's.
+        overrides: `section.key=value` texts for all trials; they take precedence over the file.
 
     Raises:
         ConfigError: names file, key, value, rule and remedy.
@@ -175,7 +175,7 @@ def load(file: Path, overrides: Iterable[str] = ()) -> Sweep:
 
 
 def keep(sweep: Sweep, folder: Path) -> None:
-    """Leave what `load` reads back to the same sweep, whatever becomes of the files it was made of."""
+    """Save a copy from which `load` restores the same sweep, even if its original files change."""
     configs = folder / _CONFIGS_FOLDER
     configs.mkdir(parents=True, exist_ok=True)
     for name, base in sweep.bases.items():
@@ -197,7 +197,7 @@ def _converted(file: Path, key: str, value: Any, wanted: Any) -> Any:
 
 def _files(content: Mapping[str, Any]) -> list[Path]:
     if "config" in content and "configs" in content:
-        raise ConfigError("config and configs: must not both be there; configs makes the file an axis")
+        raise ConfigError("config and configs: only one of them may be present; configs makes the file an axis")
     named = content.get("configs", [content.get("config", "conf/train_cnn.yml")])
     if not isinstance(named, list) or not named or not all(isinstance(name, str) for name in named):
         raise ConfigError(f"configs={named}: must be a list of configuration files, for example [conf/mlp.yml, conf/convnet.yml]")
@@ -210,7 +210,7 @@ def _files(content: Mapping[str, Any]) -> list[Path]:
 def _settings(content: Mapping[str, Any]) -> Mapping[str, Any]:
     settings = content.get("set") or {}
     if not isinstance(settings, Mapping):
-        raise ConfigError(f"set={settings}: must hold settings, for example {{training.epochs: 3}}")
+        raise ConfigError(f"set={settings}: must contain settings, for example {{training.epochs: 3}}")
     return settings
 
 
@@ -219,16 +219,16 @@ def _base(path: Path, content: Mapping[str, Any], overrides: tuple[str, ...]) ->
 
 
 def _check_keys(axes: Iterable[Axis], settings: Mapping[str, Any], overrides: tuple[str, ...]) -> None:
-    """Every setting has one place where it is set."""
+    """Raises ConfigError if a setting is set in two places."""
     taken = dict.fromkeys(settings, "set")
     flags = dict.fromkeys((text.partition("=")[0].strip() for text in overrides), "--set")
     for axis in axes:
         for key in axis.keys:
             place = (taken | flags).get(key)
             if place is not None:
-                raise ConfigError(f"{key}: is varied by {axis.name}, so it must not be in {place}, too")
+                raise ConfigError(f"{key}: is varied by {axis.name}, so it must not also be in {place}")
             if key.startswith(FIXED):
-                raise ConfigError(f"{key}: must be the same for all trials; write it under set")
+                raise ConfigError(f"{key}: must be the same for all trials; put it under set")
         taken |= dict.fromkeys(axis.keys, axis.name)
 
 
@@ -243,12 +243,12 @@ def _check_points(sweep: Sweep, file: Path) -> None:
 
 
 def without_seed(assignment: Assignment) -> dict[str, space.AxisValue]:
-    """What trials that differ in their seed alone have in common."""
+    """The assignment without the seed: equal for trials that differ only in their seed."""
     return {name: place for name, place in assignment.items() if name != SEED}
 
 
 def for_trial(config: Config, threads: int) -> Config:
-    """What a trial is trained with: no checkpoints, as one that was interrupted begins again, and its share of the cores."""
+    """The configuration of a trial with its share of the cores, and no checkpoints: an interrupted trial starts over."""
     launch = config.launch
     if launch.threads_per_worker == 0:
         launch = dataclasses.replace(launch, threads_per_worker=threads)

@@ -1,4 +1,4 @@
-"""What the run of a sweep holds: tables, figure, the best configuration; and how well the best trial does on the test rows."""
+"""Record the results of a sweep in its run: tables, figure, the best configuration, and the best trial's test accuracy."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,7 +11,7 @@ from pipelines.config import loader
 from pipelines.data.ingest import table
 from pipelines.data.sources.resolve import resolve_source
 from pipelines.errors import ConvoyError
-from pipelines.score import classifier
+from pipelines.score import model_info
 from pipelines.score.evaluate.evaluation import evaluate
 from pipelines.sweep import results
 from pipelines.sweep.plan import Sweep
@@ -38,7 +38,7 @@ def counts(ended: Sequence[FinishedTrial]) -> dict[str, int]:
 
 
 def tables(run: TrackedRun, sweep: Sweep, ended: Sequence[FinishedTrial], folder: Path) -> None:
-    """Tables of the trials so far, in the sweep's folder and on its run."""
+    """Write tables of the trials so far to the sweep's folder and its run."""
     every = results.rows(sweep, ended)
     _keep(run, folder, "results.csv", results.as_csv(every))
     _keep(run, folder, "results.md", results.as_markdown(every, sweep.metric) + "\n")
@@ -49,14 +49,14 @@ def tables(run: TrackedRun, sweep: Sweep, ended: Sequence[FinishedTrial], folder
 
 
 def test_best(spark: SparkSession, sweep: Sweep, study: Study, best: FinishedTrial, reporter: Reporter) -> None:
-    """Show the best trial's model the test rows, which no trial has seen, and log both to the trial's run.
+    """Evaluate the best trial's model on the test rows, which no trial has seen, and log metrics and model to the trial's run.
 
     Raises:
-        ConvoyError: the table or the model is not what it was.
+        ConvoyError: the table or the model has changed.
     """
     config, run_dir = sweep.configuration(best.assignment), Path(best.outcome.run_dir)
     data, _ = table.open_or_build(spark, config, resolve_source(config.data, NullReporter()), reporter)
-    found = evaluate(spark, [classifier.read_info(run_dir / layout.MODEL_FOLDER, str(run_dir))], data, ("test",)).results[0]
+    found = evaluate(spark, [model_info.read(run_dir / layout.MODEL_FOLDER, str(run_dir))], data, ("test",)).results[0]
     tested = {"test/loss": found.loss, "test/accuracy": found.accuracy}
     study.amend(best.number, metrics=dict(best.outcome.metrics) | tested)
     run = TrackedRun(config.tracking, "", run_dir)
@@ -69,7 +69,7 @@ def test_best(spark: SparkSession, sweep: Sweep, study: Study, best: FinishedTri
 
 
 def outcome(run: TrackedRun, sweep: Sweep, ended: Sequence[FinishedTrial], best: FinishedTrial | None, folder: Path) -> None:
-    """All that is known at the end."""
+    """Record the final tables, metrics, figure and best configuration."""
     tables(run, sweep, ended, folder)
     run.metrics({f"trials/{state}": number for state, number in counts(ended).items()}, step=0)
     if best is not None:
@@ -97,7 +97,7 @@ def described(sweep: Sweep, best: FinishedTrial, folder: Path) -> dict[str, Any]
 
 
 def complete(folder: Path, ended: Sequence[FinishedTrial], reporter: Reporter) -> None:
-    """Hand over what MLflow lacks of the trials' runs, because it did not have the sweep's in time."""
+    """Send pending entries of the trials' runs to MLflow, which may have received the sweep's run too late for them."""
     lacking = [Path(trial.outcome.run_dir) for trial in ended if Path(trial.outcome.run_dir, "tracking").is_dir()]
     lacking = [run_dir for run_dir in lacking if Journal(run_dir).pending()]
     try:
@@ -118,7 +118,7 @@ def _figure(sweep: Sweep, ended: Sequence[FinishedTrial]) -> Drawing:
     names = short_names([axis.name for axis in sweep.axes])
     every = results.rows(sweep, ended)
     for row, trial in zip(every, results.in_order(sweep, ended), strict=True):
-        # A trial that was ended early had another number of epochs.
+        # A pruned trial is not comparable: it was trained for fewer epochs.
         row[sweep.metric] = trial.outcome.value if trial.outcome.state == "finished" else None
     return parallel_coordinates.draw(
         every,
@@ -140,14 +140,14 @@ def _description(sweep: Sweep, ended: Sequence[FinishedTrial], best: FinishedTri
     if best is not None:
         parts.append(
             f"Trial {best.number} is the best by {sweep.metric}. Its configuration: [{BEST_FILE}]({_artifact(BEST_FILE)}). "
-            "Test rows were shown to this trial alone, after it had been chosen."
+            "Only this trial was evaluated on the test rows, after it had been chosen."
         )
         shown = results.rows(sweep, ended)
     elif sweep.config.purpose == "choose":
-        parts.append("There is no best configuration: of each a trial was pruned or failed.")
+        parts.append("There is no best configuration: each has a trial that was pruned or failed.")
         shown = results.rows(sweep, ended)
     else:
-        parts.append("Nothing was chosen: each trial's test accuracy is taken as it is.")
+        parts.append("No trial was selected, so each test accuracy is unbiased.")
         shown = results.comparison(sweep, ended)
     parts.append(results.as_markdown(shown[:_SHOWN_ROWS], sweep.metric))
     parts.append(f"{parallel_coordinates.QUESTION} [{_FIGURE}]({_artifact(f'figures/{_FIGURE}.png')})")

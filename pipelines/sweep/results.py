@@ -1,4 +1,4 @@
-"""What came of a sweep: tables for people and for programs, and the trial that won."""
+"""Results of a sweep: the best trial, and tables as CSV, Markdown and text."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from pipelines.sweep.space import AxisValue
 
 
 def in_order(sweep: Sweep, ended: Sequence[FinishedTrial]) -> list[FinishedTrial]:
-    """The best first; then those that were pruned, which came less far, and those that failed."""
+    """Finished trials, best first; then pruned trials, which were trained for fewer epochs; then failed ones."""
     rank = {"finished": 0, "pruned": 1, "failed": 2}
 
     def key(trial: FinishedTrial) -> tuple[int, float, int]:
@@ -24,9 +24,9 @@ def in_order(sweep: Sweep, ended: Sequence[FinishedTrial]) -> list[FinishedTrial
 
 
 def best(sweep: Sweep, ended: Sequence[FinishedTrial]) -> FinishedTrial | None:
-    """The trial that won. Of those that differ in their seed alone the mean counts, and the first stands for all.
+    """The best trial. Trials that differ only in their seed are judged by their mean and represented by the first.
 
-    None when no trial has finished, and where nothing is chosen.
+    None if no trial has finished, or the sweep only compares.
     """
     if sweep.config.purpose == "compare":
         return None
@@ -36,12 +36,12 @@ def best(sweep: Sweep, ended: Sequence[FinishedTrial]) -> FinishedTrial | None:
 
 
 def trial_line(sweep: Sweep, trial: FinishedTrial, ended: int) -> str:
-    """One line on a trial that has just ended.
+    """One line about a trial that has just ended.
 
     Args:
-        sweep: which it is of.
+        sweep: the trial's sweep.
         trial: the trial.
-        ended: how many have, with it.
+        ended: number of trials that have ended, this one included.
     """
     outcome = trial.outcome
     head = f"trial {trial.number} ({ended} of {sweep.trials})"
@@ -55,7 +55,7 @@ def trial_line(sweep: Sweep, trial: FinishedTrial, ended: int) -> str:
 
 
 def rows(sweep: Sweep, ended: Sequence[FinishedTrial]) -> list[dict[str, Any]]:
-    """The table of all trials, the best first, as one mapping a row."""
+    """The table of all trials, best first, one mapping per row."""
     names = space.short_names([axis.name for axis in sweep.axes])
     extra = [name for name in ("test/accuracy", "test/loss") if name != sweep.metric]
     extra = [name for name in extra if any(name in trial.outcome.metrics for trial in ended)]
@@ -73,7 +73,7 @@ def rows(sweep: Sweep, ended: Sequence[FinishedTrial]) -> list[dict[str, Any]]:
 
 
 def comparison(sweep: Sweep, ended: Sequence[FinishedTrial]) -> list[dict[str, Any]]:
-    """A row for each configuration, with mean and range over its seeds, in the order of the sweep's file."""
+    """One row per configuration with mean and range over its seeds, in the order of the sweep file."""
     names = space.short_names([axis.name for axis in sweep.axes])
     found = []
     for group in _groups(ended):
@@ -89,7 +89,7 @@ def comparison(sweep: Sweep, ended: Sequence[FinishedTrial]) -> list[dict[str, A
 
 
 def as_csv(table: Sequence[Mapping[str, Any]]) -> str:
-    """With a header line; numbers in full."""
+    """The table as CSV with a header line and unrounded numbers."""
     text = io.StringIO()
     writer = csv.DictWriter(text, table[0].keys() if table else ("trial",), lineterminator="\n")
     writer.writeheader()
@@ -98,7 +98,7 @@ def as_csv(table: Sequence[Mapping[str, Any]]) -> str:
 
 
 def as_markdown(table: Sequence[Mapping[str, Any]], metric: str) -> str:
-    """The same for people."""
+    """The table as Markdown with rounded numbers."""
     columns = list(table[0]) if table else ["trial"]
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     lines += [f"| {' | '.join(_cell(metric, name, row[name]) for name in columns)} |" for row in table]
@@ -106,7 +106,7 @@ def as_markdown(table: Sequence[Mapping[str, Any]], metric: str) -> str:
 
 
 def as_text(table: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
-    """The same for a terminal, where reasons have been said before: lines with columns as wide as they must be."""
+    """The table as aligned lines for a terminal, without the reasons of failures, which have been printed before."""
     columns = [name for name in table[0] if name != "reason"] if table else []
     cells = [columns, *([_cell(metric, name, row[name]) for name in columns] for row in table)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -121,7 +121,7 @@ def header(sweep: Sweep, config: FinishedTrial, command: str) -> str:
 
 
 def _groups(ended: Sequence[FinishedTrial]) -> list[list[FinishedTrial]]:
-    """Trials that differ in their seed alone, in the order of the sweep."""
+    """Groups of trials that differ only in their seed, in the order of the sweep."""
     groups: dict[tuple[tuple[str, AxisValue], ...], list[FinishedTrial]] = {}
     for trial in sorted(ended, key=lambda trial: trial.number):
         groups.setdefault(tuple(without_seed(trial.assignment).items()), []).append(trial)
@@ -151,7 +151,7 @@ def _cell(metric: str, name: str, value: Any) -> str:
 
 
 def closing(sweep: Sweep, summary: Mapping[str, Any]) -> list[str]:
-    """What is said at the end: the table, and where things lie."""
+    """The lines printed at the end: the tables, and where to find the results."""
     compared = summary["comparison"]
     lines = ["", *as_text(summary["trials"], sweep.metric)]
     if sweep.config.purpose == "compare" or len(compared) < len(summary["trials"]):

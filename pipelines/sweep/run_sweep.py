@@ -1,4 +1,4 @@
-"""A sweep as the driver sees it: one Spark session, trials side by side in threads, one MLflow run above theirs."""
+"""Run a sweep on the driver: one Spark session, parallel trials in threads, and a parent MLflow run for theirs."""
 
 import threading
 import time
@@ -28,16 +28,16 @@ from pipelines.track.console.console import TrainingConsole
 from pipelines.track.rundir import layout
 from pipelines.track.tracked_run import TrackedRun
 
-# Time for the trials to end, beyond what their ranks have.
+# Time for the trials to end, including the grace period of their ranks.
 _HALT_SECONDS = GRACE_SECONDS + 4
 
 
 def begin(sweep: Sweep) -> Path:
-    """The folder of a new sweep, with all that is needed to resume it.
+    """Create the folder of a new sweep, with everything needed to resume it.
 
     Raises:
         ConfigError: Optuna is not installed.
-        LaunchError: it cannot be written.
+        LaunchError: the folder cannot be written.
     """
     library()
     folder = layout.make(paths.to_python(sweep.base.launch.runs_uri), sweep.config.name)
@@ -49,38 +49,38 @@ def begin(sweep: Sweep) -> Path:
 
 
 def find(wanted: str, overrides: Sequence[str] = ()) -> tuple[Sweep, Path]:
-    """The sweep that is to be resumed, and its folder.
+    """The sweep to resume, and its folder.
 
     Args:
-        wanted: the id of its run, its folder, or `latest`.
-        overrides: `section.key=value` texts about where it is recorded, whose credentials are not kept.
+        wanted: the ID of its run, its folder, or `latest`.
+        overrides: `section.key=value` texts about where it is recorded, since credentials are not saved.
 
     Raises:
         ConfigError: there is no such sweep, or its settings would change.
-        LaunchError: it is still at work.
+        LaunchError: it is still running.
     """
     for text in overrides:
         if not text.startswith(plan.FIXED):
-            raise ConfigError(f"--resume {wanted}: a sweep goes on with its own settings; leave {text} out")
+            raise ConfigError(f"--resume {wanted}: a resumed sweep keeps its settings; leave {text} out")
     folder = layout.find_sweep(paths.to_python(Config().launch.runs_uri), wanted, paths.to_python(wanted))
     orphans.refuse_if_running(folder)
     return plan.load(folder / layout.SWEEP_FILE, overrides), folder
 
 
 def run_sweep(sweep: Sweep, folder: Path, console: TrainingConsole) -> dict[str, Any]:
-    """Run all trials that have not ended yet, and record what came of them.
+    """Run all trials that have not ended yet, and record the results.
 
     Args:
-        sweep: which.
-        folder: its folder, new or of a sweep that is resumed.
-        console: is told what happens.
+        sweep: the sweep.
+        folder: its folder, new or of a resumed sweep.
+        console: receives progress and warnings.
 
     Returns:
         the summary, plain data ready for JSON.
 
     Raises:
-        ConfigError: before Spark is started.
-        LaunchError: the workers of a trial could never run, or no trial finished.
+        ConfigError: raised before Spark starts.
+        LaunchError: the cluster can never run a trial's workers, or no trial finished.
     """
     started = time.time()
     study = Study(sweep, folder)
@@ -115,7 +115,7 @@ def _most_workers(sweep: Sweep) -> int:
 
 
 def _prepare_tables(spark: SparkSession, sweep: Sweep, console: TrainingConsole) -> None:
-    """Now, while all task slots are free. Trials find them, and build those that nobody could foresee."""
+    """Ingest the known tables while all task slots are free. Trials ingest whatever further tables they need."""
     configs = [sweep.configuration(point) for point in sweep.samples]
     for config in {(config.data, config.ingest): config for config in configs}.values():
         source = resolve_source(config.data, console)
@@ -152,7 +152,7 @@ def _run_trials(
 
 
 def _side_by_side(context: TrialContext, places: int, told: Callable[[FinishedTrial], None]) -> None:
-    """Keep `places` trials at work until there are no more."""
+    """Keep `places` trials running until none is left."""
     study = context.study
     running: dict[Future[TrialOutcome], Any] = {}
     pool = ThreadPoolExecutor(places, thread_name_prefix="trial")

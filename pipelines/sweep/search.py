@@ -1,7 +1,7 @@
-"""Which trial comes next, which one is ended early, and the record of all. The owner of Optuna.
+"""Search with Optuna: propose trials, prune them and record their outcomes. Only this module imports Optuna.
 
-The record is Optuna's journal in the sweep's folder. It is all that a sweep needs to go on: trials that had ended stay, those
-that were at work when the driver died are tried again with the same settings.
+The record is Optuna's journal in the sweep's folder, which is all that resuming a sweep needs: trials that had ended are kept,
+and those that were running when the driver died are retried with the same settings.
 """
 
 import dataclasses
@@ -27,43 +27,43 @@ State = Literal["finished", "pruned", "failed"]
 
 _JOURNAL = "trials.jsonl"
 _OUTCOME = "outcome"
-# On a trial that takes the place of one that was interrupted.
+# Marks a trial that retries an interrupted one.
 _AGAIN = "again"
 _HALVING_FACTOR = 3
-# Trials that a Bayesian search draws at random before it has something to learn from.
+# Maximum number of random trials at the start of a Bayesian search.
 _MOST_RANDOM_FIRST = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialOutcome:
-    """What came of a trial. Plain data."""
+    """The outcome of a trial, as plain data."""
 
     state: State
     value: float | None = None
-    """Of the sweep's metric; of a pruned trial the last that was seen."""
+    """Value of the sweep's metric; for a pruned trial the last one reported."""
     note: str = ""
     """Why it failed, or when it was pruned."""
     seconds: float = 0.0
     epochs: int = 0
     run_dir: str = ""
     run_id: str = ""
-    """Of MLflow; empty while the server has not taken it."""
+    """MLflow run ID; empty until the server has received the run."""
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Of the epoch whose weights it ended with, and of the test where there was one."""
+    """Metrics of the epoch whose weights it ended with, and of the test if it was tested."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A trial that is to be run."""
+    """A trial to run."""
 
     number: int
-    """From 1. A trial that is tried again has a new one."""
+    """Counted from 1. A retried trial gets a new number."""
     assignment: Mapping[str, AxisValue]
 
 
 @dataclass(frozen=True)
 class FinishedTrial:
-    """A trial that has ended."""
+    """A trial that has ended, whatever its outcome."""
 
     number: int
     assignment: Mapping[str, AxisValue]
@@ -71,11 +71,11 @@ class FinishedTrial:
 
 
 class Study:
-    """The search of one sweep. Safe to use from several threads.
+    """The search of one sweep. Thread-safe.
 
     Raises:
         ConfigError: Optuna is not installed.
-        LaunchError: the record cannot be written, or is not one.
+        LaunchError: the record is damaged or cannot be written.
     """
 
     def __init__(self, sweep: Sweep, folder: Path) -> None:
@@ -105,7 +105,7 @@ class Study:
                 self._study.enqueue_trial(point)
 
     def ask(self) -> Proposal | None:
-        """The next trial, or None when all have been given out."""
+        """The next trial, or None if there are no more."""
         states = self._optuna.trial.TrialState
         with self._lock:
             trials = self._study.get_trials(deepcopy=False)
@@ -119,14 +119,14 @@ class Study:
             return Proposal(live.number + 1, _in_order(self._sweep, live.params))
 
     def report(self, number: int, epoch: int, value: float) -> bool:
-        """Take in the metric of an epoch, counted from 1. True when the trial promises too little."""
+        """Report the metric of an epoch, counted from 1. Returns whether to prune the trial."""
         with self._lock:
             trial = self._live[number - 1]
             trial.report(value, epoch)
             return bool(trial.should_prune())
 
     def tell(self, number: int, outcome: TrialOutcome) -> None:
-        """Take in the end of a trial."""
+        """Record the outcome of a trial."""
         states = self._optuna.trial.TrialState
         state = {"finished": states.COMPLETE, "pruned": states.PRUNED, "failed": states.FAIL}[outcome.state]
         with self._lock:
@@ -135,13 +135,13 @@ class Study:
             self._study.tell(trial, outcome.value if state == states.COMPLETE else None, state)
 
     def amend(self, number: int, **changes: Any) -> None:
-        """Change the outcome of a trial that has ended: what was found out later, such as its test accuracy."""
+        """Change the outcome of a trial that has ended, for example to add its test accuracy."""
         with self._lock:
             amended = self._study.user_attrs.get("amended", {})
             self._study.set_user_attr("amended", amended | {str(number): amended.get(str(number), {}) | changes})
 
     def ended(self) -> list[FinishedTrial]:
-        """The trials that have ended, in the order in which they began."""
+        """The trials that have ended, in the order they started."""
         with self._lock:
             amended = self._study.user_attrs.get("amended", {})
             return [
@@ -160,7 +160,7 @@ class Study:
         return self._sweep.trials - len(self.ended())
 
     def _take_up(self) -> None:
-        """Put what was at work when the sweep was interrupted in the queue again."""
+        """Queue the trials that were running when the sweep was interrupted."""
         states = self._optuna.trial.TrialState
         for trial in self._study.get_trials(deepcopy=False, states=(states.RUNNING,)):
             self._study.tell(trial.number, state=states.FAIL)
@@ -168,7 +168,7 @@ class Study:
                 self._study.enqueue_trial(_assigned(trial), user_attrs={_AGAIN: trial.number + 1})
 
     def _is_void(self, trial: Any) -> bool:
-        """The driver was killed while it drew this trial. It is drawn anew."""
+        """Whether the driver was killed while it sampled this trial, which is then sampled anew."""
         interrupted = (
             trial.state.name in ("RUNNING", "FAIL") and _OUTCOME not in trial.user_attrs and trial.number not in self._live
         )
@@ -176,13 +176,13 @@ class Study:
 
 
 def library() -> Any:
-    """Optuna, which only sweeps need. Raises ConfigError where it is not installed."""
+    """Import Optuna, which only sweeps need. Raises ConfigError if it is not installed."""
     try:
         import optuna
     except ImportError as error:
         raise ConfigError(f"sweeps need Optuna ({error}); run ./convoy setup, or pip install optuna") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    # Of what it calls experimental.
+    # It warns of features that it calls experimental.
     warnings.filterwarnings("ignore", module="optuna")
     return optuna
 
@@ -196,8 +196,8 @@ def _distribution(optuna: Any, axis: Axis) -> Any:
 
 
 def _sampler(optuna: Any, sweep: Sweep, drawn: int) -> Any:
-    """A new one for each trial, so that a sweep that was interrupted draws what it would have drawn."""
-    # Generators whose seeds are neighbours begin alike.
+    """A new sampler for each trial, so that an interrupted sweep samples the same trials as an uninterrupted one."""
+    # Generators with consecutive seeds start out correlated.
     seed = int(np.random.SeedSequence((sweep.config.seed, drawn)).generate_state(1)[0])
     if sweep.config.search == "bayesian":
         random_first = min(_MOST_RANDOM_FIRST, max(1, sweep.trials // 3))
@@ -215,7 +215,7 @@ def _pruner(optuna: Any, sweep: Sweep) -> Any:
 
 
 def _assigned(trial: Any) -> dict[str, AxisValue]:
-    """The places of a trial on its axes, those that it has been given already and those that it was made for."""
+    """A trial's values on its axes: those sampled so far, and those it was queued with."""
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
@@ -224,7 +224,7 @@ def _in_order(sweep: Sweep, params: Mapping[str, AxisValue]) -> dict[str, AxisVa
 
 
 def _mend(journal: Path) -> None:
-    """Take away what a driver that was killed while it wrote has left: half a line, and its lock."""
+    """Remove the incomplete last line and the lock left by a driver that was killed while writing."""
     if not journal.exists():
         return
     content = journal.read_bytes()

@@ -1,4 +1,4 @@
-"""What a sweep varies: axes, and what a place on each of them comes to in settings."""
+"""The search space of a sweep: its axes, and the settings that a value on each axis stands for."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,17 +10,17 @@ CONFIGURATION = "configuration"
 """The axis of a sweep over several conf files."""
 
 AxisValue = str | int | float
-"""On an axis of choices the label of one, on a range the number itself."""
+"""The label of a choice, or the number itself on a range."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """One of several things to try."""
+    """One choice on an axis."""
 
     label: str
-    """For people, and for the sweep's record. Labels of an axis differ."""
+    """Human-readable and unique on its axis; identifies the option in the sweep's record."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """`section.key` to value, as YAML reads it. Empty on the axis of conf files."""
+    """`section.key` to value, as parsed from YAML. Empty on the axis of conf files."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Choices:
 
     @property
     def keys(self) -> set[str]:
-        """The settings that it moves."""
+        """The settings that the axis varies."""
         return {key for choice in self.choices for key in choice.settings}
 
     @property
     def samples(self) -> tuple[AxisValue, ...]:
-        """Places that stand for all."""
+        """The values to validate."""
         return tuple(choice.label for choice in self.choices)
 
 
@@ -49,11 +49,11 @@ class Range:
     """An axis of numbers, both ends included."""
 
     name: str
-    """The setting."""
+    """Name of the setting."""
     low: float
     high: float
     log: bool = False
-    """Drawn evenly on a logarithmic scale."""
+    """Whether values are sampled uniformly on a logarithmic scale."""
     whole: bool = False
 
     def settings(self, place: AxisValue) -> Mapping[str, Any]:
@@ -70,18 +70,18 @@ class Range:
 
 Axis = Choices | Range
 Assignment = Mapping[str, AxisValue]
-"""A place on every axis, by the axis's name."""
+"""A value on every axis, by the axis's name."""
 
 
 def grid(axes: Sequence[Choices]) -> Iterator[dict[str, AxisValue]]:
-    """Every combination. The first axis changes slowest."""
+    """All combinations. The first axis varies slowest."""
     names = [axis.name for axis in axes]
     for places in itertools.product(*(axis.samples for axis in axes)):
         yield dict(zip(names, places, strict=True))
 
 
 def settings_of(axes: Sequence[Axis], assignment: Assignment) -> dict[str, Any]:
-    """What an assignment comes to, `section.key` to value."""
+    """The settings of an assignment, `section.key` to value."""
     found: dict[str, Any] = {}
     for axis in axes:
         found |= axis.settings(assignment[axis.name])
@@ -89,7 +89,7 @@ def settings_of(axes: Sequence[Axis], assignment: Assignment) -> dict[str, Any]:
 
 
 def label_of(value: Any) -> str:
-    """A value for people, in one word where that can be."""
+    """A value as human-readable text, as one word where possible."""
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list | tuple):
@@ -98,13 +98,13 @@ def label_of(value: Any) -> str:
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Names for people: without their section where that leaves them different."""
+    """Display names: without the section if they remain unique."""
     ends = [name.rpartition(".")[2] for name in names]
     return {name: end if ends.count(end) == 1 else name for name, end in zip(names, ends, strict=True)}
 
 
 def shown(assignment: Assignment) -> str:
-    """An assignment in one line."""
+    """An assignment as one line of text."""
     names = short_names(list(assignment))
     return ", ".join(
         f"{names[name]} {place:.4g}" if isinstance(place, float) else f"{names[name]} {place}"

@@ -1,4 +1,4 @@
-"""One trial: a training like any other, in a thread of its own, watched for its metric and for the end of the sweep."""
+"""Run one trial: an ordinary training in its own thread, with pruning by its metric and a stop when the sweep ends."""
 
 import logging
 import math
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class TrialConsole(TrainingConsole):
-    """What a trial says goes to the log; its warnings, and where it is verbose its log lines, to the sweep's console."""
+    """Sends a trial's progress to the log, and its warnings (and, if verbose, its log lines) to the sweep's console."""
 
     def __init__(self, number: int, console: TrainingConsole) -> None:
         super().__init__(epochs=1, verbosity="quiet")
@@ -51,23 +51,23 @@ class TrialConsole(TrainingConsole):
 
 @dataclass(frozen=True, kw_only=True)
 class TrialContext:
-    """What all trials of a sweep share."""
+    """State shared by all trials of a sweep."""
 
     sweep: Sweep
     study: Study
     folder: Path
-    """Of the sweep."""
+    """The sweep's folder."""
     spark: SparkSession
     fork_server: str
     threads: int
-    """Of each worker, while as many trials are at work as may be."""
+    """Threads per worker while the maximum number of trials is running."""
     halt: threading.Event
-    """Set to end all trials at once."""
+    """Set to stop all trials."""
     console: TrainingConsole
 
 
 class _Watch:
-    """Follows the epochs of a trial. Called by the thread that trains it."""
+    """Receives the events of a trial, from the thread that trains it; prunes and stops the trial."""
 
     def __init__(self, context: TrialContext, number: int, config: Config) -> None:
         self.history: list[dict[str, float]] = []
@@ -84,7 +84,7 @@ class _Watch:
 
     def _epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         if epoch <= len(self.history):
-            # A training that lost a worker repeats what it had done since its last checkpoint.
+            # A training restarted after the loss of a worker repeats the epochs since its last checkpoint.
             return
         self.history.append(metrics)
         sweep = self._ground.sweep
@@ -95,10 +95,10 @@ class _Watch:
 
 
 def run_trial(context: TrialContext, proposal: Proposal) -> TrialOutcome:
-    """Train a trial to its end, and never raise because of what becomes of it.
+    """Run a trial to its end. Its failure is an outcome and does not raise.
 
     Raises:
-        Interrupted: the sweep is to end; the trial has not.
+        Interrupted: the sweep was stopped before the trial ended.
     """
     started = time.time()
     watch: _Watch | None = None

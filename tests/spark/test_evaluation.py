@@ -1,4 +1,4 @@
-"""Models that need no TensorFlow are shown tables by Spark's workers."""
+"""Evaluation in Spark's workers, with models that need no TensorFlow."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,10 @@ from support.synthetic import images_and_labels, write_libsvm, write_table
 
 from pipelines.config import Config, loader
 from pipelines.errors import ConfigError, DataError
-from pipelines.score import classifier
+from pipelines.score import model_info
 from pipelines.score.evaluate import dataset, evaluation
-from pipelines.score.evaluate.evaluation import cross_entropy, evaluate
+from pipelines.score.evaluate.evaluation import evaluate
+from pipelines.score.evaluate.partition_counts import cross_entropy
 from pipelines.system.reporter import NullReporter
 
 ROWS = {"train": 120, "validation": 40, "test": 230}
@@ -22,20 +23,20 @@ def table(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A good one, and one that takes class 2 for class 1."""
+    """A good model, and one that mistakes class 2 for class 1."""
     folder = tmp_path_factory.mktemp("models")
     good, weak = bandmodels.save(folder / "good"), bandmodels.save(folder / "weak", blind=(2,))
-    return classifier.read_info(good, str(good)), classifier.read_info(weak, str(weak))
+    return model_info.read(good, str(good)), model_info.read(weak, str(weak))
 
 
 def expected(split_numbers, blind=()):
-    """Labels and probabilities of the rows, computed here."""
+    """Labels and probabilities of the rows, computed independently."""
     parts = [images_and_labels(list(ROWS.values())[number], seed=number) for number in split_numbers]
     images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return labels, bandmodels.BandModel(blind).predict(None, images)
 
 
-def test_every_row_counts_once_however_spark_cuts_the_table(spark, table, models, monkeypatch):
+def test_every_row_counts_once_however_spark_partitions_the_table(spark, table, models, monkeypatch):
     labels, probabilities = expected([2])
     found = {}
     for rows_per_task in (1, 10**9):
@@ -50,7 +51,7 @@ def test_every_row_counts_once_however_spark_cuts_the_table(spark, table, models
         assert comparison.pairs is None
 
 
-def test_the_predictions_come_back_in_table_order_over_several_splits(spark, table, models):
+def test_predictions_over_several_splits_are_in_table_order(spark, table, models):
     labels, _ = expected([0, 1, 2])
     found = evaluate(spark, models[1:], table, ["train", "validation", "test"]).predictions
     np.testing.assert_array_equal(found.rows, np.arange(390))
@@ -74,30 +75,31 @@ def test_two_models_are_compared_row_by_row(spark, table, models):
     assert pairs.p_value < 1e-6
 
 
-def test_the_loss_is_that_of_keras_even_where_the_network_is_wrong_and_sure():
+def test_the_loss_equals_keras_even_for_confident_mistakes():
     probabilities = np.array([[1.0, 0.0], [0.25, 0.75]], np.float32)
     losses = cross_entropy(np.array([1, 1]), probabilities)
     assert losses[0] == pytest.approx(-np.log(1e-7), rel=1e-5)
     assert losses[1] == pytest.approx(-np.log(0.75), rel=1e-6)
 
 
-def test_a_table_that_is_not_what_the_model_takes_is_refused(spark, table, models, tmp_path):
+def test_a_table_that_does_not_fit_the_model_is_refused(spark, table, models, tmp_path):
     about = {"labels": [1, 2, 3, 4], "class_names": list("abcd"), "value_range": [0.0, 255.0]}
-    other = classifier.read_info(bandmodels.save(tmp_path / "m", metadata=about), "m")
-    with pytest.raises(DataError, match=r"has labels \[0, 1, 2, 3\], model m was trained on \[1, 2, 3, 4\]"):
+    other = model_info.read(bandmodels.save(tmp_path / "m", metadata=about), "m")
+    with pytest.raises(DataError, match=r"has labels \[0, 1, 2, 3\], but model m was trained on \[1, 2, 3, 4\]"):
         evaluate(spark, [other], table, ["test"])
-    wide = classifier.read_info(bandmodels.save(tmp_path / "w", shape=(12, 24, 1)), "w")
+    wide = model_info.read(bandmodels.save(tmp_path / "w", shape=(12, 24, 1)), "w")
     with pytest.raises(DataError, match=r"has image shape \[12, 12, 1\].*\[12, 24, 1\]"):
         evaluate(spark, [wide], table, ["test"])
     with pytest.raises(DataError, match="has no rows in validation"):
         evaluate(spark, models[:1], write_table(tmp_path / "t", {"test": 5}), ["validation"])
 
 
-def test_what_goes_wrong_in_a_worker_is_one_line(spark, models, tmp_path):
+def test_an_error_in_a_worker_is_one_line(spark, models, tmp_path):
     table = write_table(tmp_path / "t", {"test": 20}, shape=(6, 12, 1))
     manifest = table.manifest
     lying = type(table)(table.uri, type(manifest).from_json(manifest.to_json().replace("6,\n      12", "12,\n      12"), "m"))
-    with pytest.raises(DataError, match=r"^split=test/part-00000.parquet: an image does not hold the 144 bytes of its manifest$"):
+    message = r"^split=test/part-00000.parquet: an image does not have the 144 bytes that the manifest says$"
+    with pytest.raises(DataError, match=message):
         evaluate(spark, models[:1], lying, ["test"])
 
 
@@ -105,24 +107,24 @@ def test_a_model_that_does_not_take_images_is_refused(tmp_path):
     import mlflow.pyfunc
 
     mlflow.pyfunc.save_model(str(tmp_path / "m"), python_model=bandmodels.BandModel(), pip_requirements=["mlflow"])
-    with pytest.raises(ConfigError, match="its signature must take one tensor"):
-        classifier.read_info(tmp_path / "m", "m")
+    with pytest.raises(ConfigError, match="its signature must have one input tensor"):
+        model_info.read(tmp_path / "m", "m")
 
 
-def test_a_single_file_is_evaluated_whole_and_a_folder_by_its_test_file(models, tmp_path):
+def test_all_of_a_single_file_is_evaluated_but_only_the_test_file_of_a_folder(models, tmp_path):
     for name in ("digits-train.txt", "digits-test.txt"):
         write_libsvm(tmp_path / name, 20)
     for data, splits in ((tmp_path, ("test",)), (tmp_path / "digits-train.txt", ("train", "validation", "test"))):
         config = loader.load(None, [f"data.dataset={data}"])
         choice = dataset.choose(config, models[0], "", "auto", NullReporter())
         assert choice.splits == splits
-        # What the model says of its data stands above the settings.
+        # The model's description of its data overrides the settings.
         assert choice.config.data.image_shape == (12, 12, 1)
         assert choice.config.data.names == ("zero", "one", "two", "three")
     assert dataset.choose(config, models[0], "", "train", NullReporter()).splits == ("train",)
 
 
-def test_a_damaged_table_is_refused_before_spark_is_asked(models, tmp_path):
+def test_a_damaged_table_is_refused_before_spark_starts(models, tmp_path):
     write_table(tmp_path / "t", {"test": 20})
     assert dataset.choose(Config(), models[0], str(tmp_path / "t"), "auto", NullReporter()).splits == ("test",)
     file = tmp_path / "t" / "split=test" / "part-00000.parquet"

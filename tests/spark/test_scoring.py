@@ -1,4 +1,4 @@
-"""A model that needs no TensorFlow scores all kinds of input in Spark's workers."""
+"""Batch scoring of every kind of input in Spark's workers, with a model that needs no TensorFlow."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from support.synthetic import images_and_labels, write_libsvm, write_table
 
 from pipelines.config import loader
 from pipelines.errors import ConfigError, DataError
-from pipelines.score import classifier
+from pipelines.score import model_info
 from pipelines.score.batch.scoring_run import ScoringRequest, check, run_scoring
 
 CLASSES = ["zero", "one", "two", "three"]
@@ -23,7 +23,7 @@ CLASSES = ["zero", "one", "two", "three"]
 @pytest.fixture(scope="module")
 def info(tmp_path_factory):
     folder = bandmodels.save(tmp_path_factory.mktemp("models") / "good")
-    return dataclasses.replace(classifier.read_info(folder, "models:/bands/7"), version="7")
+    return dataclasses.replace(model_info.read(folder, "models:/bands/7"), version="7")
 
 
 def score(spark, info, location, output, *settings, **options):
@@ -36,12 +36,12 @@ def score(spark, info, location, output, *settings, **options):
 
 
 def written(output):
-    """The output as anybody reads it: hidden files left out."""
+    """The output as any Parquet reader sees it, without hidden files."""
     return pq.read_table(output, partitioning=None).to_pandas()
 
 
 def expect(table, images):
-    """Predictions and probabilities are those of the model."""
+    """Asserts that predictions and probabilities are the model's."""
     expected = bandmodels.BandModel().predict(None, images)
     np.testing.assert_allclose(np.array([[row[name] for name in CLASSES] for row in table["probabilities"]]), expected, rtol=1e-5)
     assert list(table["prediction"]) == [CLASSES[best] for best in expected.argmax(1)]
@@ -50,7 +50,7 @@ def expect(table, images):
     assert set(table["model_version"]) == {"7"}
 
 
-def test_a_table_keeps_its_columns_and_every_row_has_an_answer(spark, info, tmp_path):
+def test_a_table_keeps_its_columns_and_every_row_gets_a_prediction(spark, info, tmp_path):
     write_table(tmp_path / "t", {"train": 70, "test": 35})
     summary, _ = score(spark, info, tmp_path / "t", tmp_path / "out")
     table = written(tmp_path / "out")
@@ -76,7 +76,7 @@ def test_libsvm_lines_keep_file_line_and_label(spark, info, tmp_path):
     expect(table, images)
 
 
-def test_a_bad_line_ends_it_or_is_set_aside_as_in_ingest(spark, info, tmp_path):
+def test_a_bad_line_fails_the_job_or_is_quarantined_as_in_ingest(spark, info, tmp_path):
     write_libsvm(tmp_path / "a.txt", 40, seed=4)
     with (tmp_path / "a.txt").open("a") as file:
         file.write("1 200:3\n")
@@ -92,7 +92,7 @@ def test_a_bad_line_ends_it_or_is_set_aside_as_in_ingest(spark, info, tmp_path):
     assert len(written(tmp_path / "out")) == 40
 
 
-def test_parquet_of_other_people_lists_pictures_and_raw_values(spark, info, tmp_path):
+def test_foreign_parquet_may_hold_lists_encoded_images_or_raw_values(spark, info, tmp_path):
     images, _ = images_and_labels(24, seed=5)
     pictures = []
     for number, image in enumerate(images):
@@ -112,7 +112,7 @@ def test_parquet_of_other_people_lists_pictures_and_raw_values(spark, info, tmp_
         expect(table, images)
 
 
-def test_a_folder_of_pictures_with_one_that_is_none(spark, info, tmp_path):
+def test_a_folder_of_images_with_one_broken_file(spark, info, tmp_path):
     images, _ = images_and_labels(12, seed=6)
     folder = tmp_path / "my pictures" / "deeper [1]"
     folder.mkdir(parents=True)
@@ -136,7 +136,7 @@ def test_a_folder_of_pictures_with_one_that_is_none(spark, info, tmp_path):
     assert rejected["file"].endswith("07.png")
 
 
-def test_what_cannot_be_scored_is_said_before_spark_is_asked(info, tmp_path):
+def test_unusable_inputs_and_outputs_are_refused_before_spark_starts(info, tmp_path):
     (tmp_path / "both").mkdir()
     (tmp_path / "both" / "a.png").write_bytes(b"")
     (tmp_path / "both" / "a.txt").write_text("")
@@ -144,12 +144,12 @@ def test_what_cannot_be_scored_is_said_before_spark_is_asked(info, tmp_path):
     write_libsvm(tmp_path / "a.txt", 4)
     for location, output, message in (
         (tmp_path / "nowhere", "new", "no such file or folder"),
-        (tmp_path / "both", "new", "holds 1 of images and 1 of libsvm; it must hold files of one kind"),
-        (tmp_path / "a.txt", tmp_path / "out", "exists; name another folder, or give --overwrite"),
+        (tmp_path / "both", "new", "contains 1 of kind images and 1 of kind libsvm; it must contain files of one kind"),
+        (tmp_path / "a.txt", tmp_path / "out", "already exists; name another folder, or give --overwrite"),
     ):
         with pytest.raises(ConfigError, match=message):
             score(None, info, location, output)
-    with pytest.raises(ConfigError, match="is no output of scoring; name another folder"):
+    with pytest.raises(ConfigError, match="was not written by scoring; name another folder"):
         score(None, info, tmp_path / "a.txt", tmp_path / "out", overwrite=True)
 
 

@@ -1,4 +1,4 @@
-"""Models for the images of `synthetic` that load at once: they need no TensorFlow, only MLflow."""
+"""Models for the images of `synthetic` that load instantly: they need only MLflow, no TensorFlow."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ SHAPE, CLASSES = (12, 12, 1), 4
 
 
 class BandModel(mlflow.pyfunc.PythonModel):
-    """Takes the brightest band of rows for the class. `blind` classes are taken for the class before them."""
+    """Predicts the class of the brightest band of rows. `blind` classes are mistaken for the class before them."""
 
     def __init__(self, blind=(), sharpness=0.05):
         self.blind = blind

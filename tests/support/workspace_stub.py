@@ -1,7 +1,7 @@
-"""A Databricks workspace on loopback, as far as jobs need one: the files, the Jobs API, and runs that really run.
+"""Stub of a Databricks workspace on loopback: workspace files, the Jobs API, and runs that really execute.
 
-It takes the calls of the real SDK, refuses what a workspace would refuse, and runs each task's file with its parameters in a
-cluster of one machine (`guest_cluster`), whose Python has the submitted wheel and not this checkout.
+It serves the real SDK, refuses what a workspace would refuse, and runs each task's file with its parameters in a one-machine
+cluster (`guest_cluster`), whose Python has the submitted wheel and not this checkout.
 """
 
 import json
@@ -29,7 +29,7 @@ class Refused(Exception):
 
 
 class Cluster:
-    """Where tasks run. `/Workspace` in their parameters is the stub's folder of workspace files, as if it were mounted."""
+    """Runs the tasks. `/Workspace` in their parameters becomes the stub's folder of workspace files, as if it were mounted."""
 
     def __init__(self, stub: "Workspace", settings: dict[str, Any], libraries: list[dict[str, str]]) -> None:
         python = _clean_python(stub.home / "cluster", [stub.local(library["whl"]) for library in libraries])
@@ -56,7 +56,7 @@ class Cluster:
         )
 
     def run(self, file: Path, parameters: list[str], log: Path) -> str:
-        """Why the task failed; empty when it did not."""
+        """Run one task. Returns the reason of its failure; empty on success."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({"file": str(file), "parameters": parameters, "log": str(log)}) + "\n")
@@ -74,8 +74,8 @@ class Workspace:
     """Serves until the block ends.
 
     Args:
-        home: receives the workspace's files and what the tasks leave.
-        cluster_environment: variables that every cluster has, such as where MLflow is.
+        home: folder for the workspace's files and the tasks' output.
+        cluster_environment: environment variables of every cluster, such as the address of MLflow.
     """
 
     def __init__(self, home: Path, **cluster_environment: str) -> None:
@@ -86,10 +86,10 @@ class Workspace:
         self.runs: dict[int, dict[str, Any]] = {}
         self.outputs: dict[int, dict[str, Any]] = {}
         self.idempotent: dict[str, int] = {}
-        self.troubles: list[tuple[str, int]] = []
-        """Path ending and status of answers that are given once in place of the real ones."""
+        self.errors: list[tuple[str, int]] = []
+        """Path suffix and status of error responses; each is returned once in place of the real response."""
         self.holds = False
-        """Runs stay pending until they are cancelled."""
+        """If set, runs stay pending until they are cancelled."""
         self.cancelled: set[int] = set()
         self._lock = threading.RLock()
         stub = self
@@ -123,13 +123,13 @@ class Workspace:
         self.calls.append(url.path)
         headers = {}
         try:
-            for trouble in self.troubles:
-                if url.path.endswith(trouble[0]):
-                    self.troubles.remove(trouble)
-                    headers = {"Retry-After": "0"} if trouble[1] in (429, 503) else {}
-                    raise Refused(trouble[1], _CODES.get(trouble[1], "REFUSED"), "out of order")
+            for suffix, status in self.errors:
+                if url.path.endswith(suffix):
+                    self.errors.remove((suffix, status))
+                    headers = {"Retry-After": "0"} if status in (429, 503) else {}
+                    raise Refused(status, _CODES.get(status, "REFUSED"), "out of order")
             if url.path == "/.well-known/databricks-config":
-                # Asked without a token; older workspaces do not have it.
+                # Requested without a token; older workspaces lack it.
                 raise Refused(404, "ENDPOINT_NOT_FOUND", "no such page")
             if handler.headers.get("Authorization") != f"Bearer {TOKEN}":
                 raise Refused(403, "PERMISSION_DENIED", "Invalid access token.")
@@ -170,8 +170,8 @@ class Workspace:
         return {}
 
     def _jobs_list(self, query: dict[str, Any]) -> dict[str, Any]:
-        found = [{"job_id": job_id, "settings": job} for job_id, job in self.jobs.items() if job["name"] == query["name"]]
-        return {"jobs": found, "has_more": False}
+        jobs = [{"job_id": job_id, "settings": job} for job_id, job in self.jobs.items() if job["name"] == query["name"]]
+        return {"jobs": jobs, "has_more": False}
 
     def _jobs_create(self, body: dict[str, Any]) -> dict[str, Any]:
         self.jobs[100 + len(self.jobs)] = _checked(body)
@@ -206,12 +206,12 @@ class Workspace:
             return {"run_id": self.idempotent[token]}
         run_id = 1000 + 100 * len(self.runs)
         self.idempotent[token] = run_id
-        shown = [
+        task_runs = [
             {"task_key": task["task_key"], "run_id": run_id + number, "state": {"life_cycle_state": "PENDING"}}
             for number, task in enumerate(tasks, 1)
         ]
         page = f"{self.host}/jobs/runs/{run_id}"
-        self.runs[run_id] = {"run_id": run_id, "run_page_url": page, "state": {"life_cycle_state": "PENDING"}, "tasks": shown}
+        self.runs[run_id] = {"run_id": run_id, "run_page_url": page, "state": {"life_cycle_state": "PENDING"}, "tasks": task_runs}
         threading.Thread(target=self._execute, args=(run_id, tasks, parameters), daemon=True).start()
         return {"run_id": run_id}
 
@@ -248,27 +248,27 @@ class Workspace:
         cluster = Cluster(self, tasks[0]["new_cluster"], tasks[0]["libraries"])
         results = {}
         try:
-            for task, shown in zip(tasks, run["tasks"], strict=True):
-                needed = [dependency["task_key"] for dependency in task.get("depends_on", ())]
-                if any(results[key] != "SUCCESS" for key in needed):
+            for task, task_run in zip(tasks, run["tasks"], strict=True):
+                dependencies = [dependency["task_key"] for dependency in task.get("depends_on", ())]
+                if any(results[key] != "SUCCESS" for key in dependencies):
                     results[task["task_key"]] = "UPSTREAM_FAILED"
                 else:
-                    shown["state"] = {"life_cycle_state": "RUNNING"}
-                    results[task["task_key"]] = self._run_task(cluster, task, shown["run_id"], parameters)
-                shown["state"] = {"life_cycle_state": "TERMINATED", "result_state": results[task["task_key"]]}
+                    task_run["state"] = {"life_cycle_state": "RUNNING"}
+                    results[task["task_key"]] = self._run_task(cluster, task, task_run["run_id"], parameters)
+                task_run["state"] = {"life_cycle_state": "TERMINATED", "result_state": results[task["task_key"]]}
         finally:
             cluster.end()
         result = "SUCCESS" if set(results.values()) == {"SUCCESS"} else "FAILED"
         run["state"] = {"life_cycle_state": "TERMINATED", "result_state": result, "state_message": ""}
 
     def _run_task(self, cluster: Cluster, task: dict[str, Any], run_id: int, parameters: dict[str, str]) -> str:
-        given = []
+        arguments = []
         for text in task["spark_python_task"]["parameters"]:
             for name, value in parameters.items():
                 text = text.replace("{{job.parameters." + name + "}}", value)
-            given.append(text.replace("/Workspace/", f"{self.home}/Workspace/"))
+            arguments.append(text.replace("/Workspace/", f"{self.home}/Workspace/"))
         log = self.home / f"task-{run_id}.log"
-        error = cluster.run(self.local(task["spark_python_task"]["python_file"]), given, log)
+        error = cluster.run(self.local(task["spark_python_task"]["python_file"]), arguments, log)
         self.outputs[run_id] = {"logs": log.read_text(), "error": error} if error else {"logs": log.read_text()}
         return "FAILED" if error else "SUCCESS"
 
@@ -282,7 +282,7 @@ def _checked(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fields(content_type: str, body: bytes) -> dict[str, Any]:
-    """Of a form. Content is bytes, because a wheel is one; the others are text."""
+    """Fields of a multipart form. `content` is bytes, since it may be a wheel; the others are text."""
     boundary = b"--" + content_type.partition("boundary=")[2].encode()
     fields: dict[str, Any] = {}
     for part in body.split(boundary)[1:-1]:
@@ -294,10 +294,10 @@ def _fields(content_type: str, body: bytes) -> dict[str, Any]:
 
 
 def _clean_python(folder: Path, wheels: list[Path]) -> Path:
-    """A Python with the packages of this one, and with these wheels in place of the checkout."""
+    """A Python with this one's packages, and with these wheels in place of the checkout."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=60)
     (packages,) = folder.glob("lib/python3.*/site-packages")
-    # Of a folder named here, files such as the checkout's own .pth are not read.
+    # Python does not process .pth files in a folder added this way, so the checkout's own is not read.
     (packages / "runtime.pth").write_text(str(Path(sys.executable).parents[1] / packages.relative_to(folder)))
     python = folder / "bin/python"
     install = [str(Path(sys.executable).parent / "uv"), "pip", "install", "--quiet", "--no-deps", "--offline"]

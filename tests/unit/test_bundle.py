@@ -1,4 +1,4 @@
-"""Every job that the repository describes for Databricks, checked as strictly as can be without a workspace."""
+"""Every Databricks job in the repository, checked as strictly as possible without a workspace."""
 
 import importlib.util
 import inspect
@@ -16,12 +16,12 @@ from databricks.sdk.service.jobs import JobsAPI, SubmitTask
 from pipelines import cli
 from pipelines.errors import ConfigError
 from tools.databricks import bundle
-from tools.databricks.workspace import check, checked, differences
+from tools.databricks.workspace import check, differences, validated
 
 ROOT = Path(__file__).parents[2]
 RESOURCES = sorted((ROOT / "conf/databricks").glob("*.yml"))
 BODIES = sorted((ROOT / "conf/databricks").glob("*.submit.json"))
-# With Horovod for TensorFlow: docs/databricks.md.
+# Those that ship Horovod for TensorFlow: docs/databricks.md.
 RUNTIMES = ("15.4.x-cpu-ml-scala2.12", "15.4.x-gpu-ml-scala2.12")
 
 
@@ -50,7 +50,7 @@ def test_there_is_something_to_check():
     assert BODIES
 
 
-def test_the_bundle_itself_has_no_key_and_no_mode_that_its_program_would_pass_over():
+def test_the_bundle_has_no_key_or_mode_that_the_cli_would_ignore():
     content = yaml.safe_load((ROOT / "databricks.yml").read_text())
     # Databricks' own schema allows any key here: https://docs.databricks.com/dev-tools/bundles/reference.html
     assert set(content) == {"bundle", "include", "artifacts", "variables", "targets"}
@@ -63,31 +63,31 @@ def test_the_bundle_itself_has_no_key_and_no_mode_that_its_program_would_pass_ov
 
 
 @pytest.mark.parametrize("name", raw_jobs())
-def test_databricks_own_types_know_every_field_of_every_job_as_the_files_have_it(name):
+def test_databricks_own_types_accept_every_field_of_every_job(name):
     assert Job.from_dict(raw_jobs()[name]).as_dict()
 
 
-def test_databricks_own_types_know_every_experiment():
+def test_databricks_own_types_accept_every_experiment():
     for file in RESOURCES:
         for experiment in yaml.safe_load(file.read_text())["resources"].get("experiments", {}).values():
             MlflowExperiment.from_dict(experiment)
 
 
-def test_a_resolved_job_loses_nothing_in_the_sdk_and_nothing_is_left_to_resolve(deployment):
-    checked(deployment.job)
+def test_the_sdk_drops_nothing_from_a_resolved_job_and_no_reference_is_left_in_it(deployment):
+    validated(deployment.job)
     Job.from_dict(deployment.job)
     assert "${" not in json.dumps(deployment.job)
     assert set(deployment.job) <= set(inspect.signature(JobsAPI.create).parameters)
 
 
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body.name)
-def test_a_body_for_runs_submit_is_one_that_the_sdk_and_the_service_know(body):
+def test_the_sdk_and_the_service_accept_every_runs_submit_body(body):
     content = json.loads(body.read_text())
     assert set(content) <= set(inspect.signature(JobsAPI.submit).parameters)
     for task in content["tasks"]:
         assert list(differences(task, SubmitTask.from_dict(task).as_dict())) == []
         Task.from_dict(task)
-        # At this level there are no clusters to share.
+        # At this level of the API tasks cannot share a cluster.
         assert "new_cluster" in task
 
 
@@ -101,7 +101,7 @@ def test_a_body_for_runs_submit_is_one_that_the_sdk_and_the_service_know(body):
 )
 def test_a_job_with_a_mistake_is_refused_before_it_is_sent(mistake):
     with pytest.raises(ConfigError, match=r"^conf/databricks: job\.tasks\[0\]\."):
-        checked({"name": "x", "tasks": [{"task_key": "t", **mistake}]})
+        validated({"name": "x", "tasks": [{"task_key": "t", **mistake}]})
 
 
 def test_clusters_are_what_training_needs(deployment):
@@ -115,22 +115,22 @@ def test_clusters_are_what_training_needs(deployment):
         assert cluster["spark_conf"]["spark.speculation"] == "false"
 
 
-def test_a_worker_is_asked_for_on_every_node(deployment):
+def test_training_requests_one_worker_per_node(deployment):
     (cluster,), tasks = clusters_and_tasks(deployment)
-    given = [task["spark_python_task"]["parameters"] for task in tasks if task["task_key"] == "train"]
-    given += [task["spark_python_task"]["parameters"] for task in submitted_tasks()]
+    arguments = [task["spark_python_task"]["parameters"] for task in tasks if task["task_key"] == "train"]
+    arguments += [task["spark_python_task"]["parameters"] for task in submitted_tasks()]
     nodes = [cluster["num_workers"], *(task["new_cluster"]["num_workers"] for task in submitted_tasks())]
-    assert [int(parameters[parameters.index("--workers") + 1]) for parameters in given] == nodes
+    assert [int(parameters[parameters.index("--workers") + 1]) for parameters in arguments] == nodes
 
 
 def test_cluster_keys_and_dependencies_resolve(deployment):
     keys = {cluster["job_cluster_key"] for cluster in deployment.job["job_clusters"]}
-    before = set()
+    earlier = set()
     for task in deployment.job["tasks"]:
         assert task["job_cluster_key"] in keys
-        assert {dependency["task_key"] for dependency in task.get("depends_on", ())} <= before
-        before.add(task["task_key"])
-    assert before == {"ingest", "train", "evaluate", "promote"}
+        assert {dependency["task_key"] for dependency in task.get("depends_on", ())} <= earlier
+        earlier.add(task["task_key"])
+    assert earlier == {"ingest", "train", "evaluate", "promote"}
 
 
 def test_every_file_a_task_names_is_uploaded_or_the_wheel(deployment):
@@ -149,8 +149,10 @@ def test_every_job_parameter_is_declared_and_every_declared_one_is_used(deployme
 
 
 def test_the_experiment_is_an_absolute_workspace_path_on_every_task_that_records(deployment):
-    given = [task["spark_python_task"]["parameters"] for task in [*deployment.job["tasks"], *submitted_tasks()]]
-    experiments = [text.partition("=")[2] for parameters in given for text in parameters if text.startswith("tracking.exp")]
+    arguments = [
+        text for task in [*deployment.job["tasks"], *submitted_tasks()] for text in task["spark_python_task"]["parameters"]
+    ]
+    experiments = [text.partition("=")[2] for text in arguments if text.startswith("tracking.exp")]
     assert len(experiments) == 3
     assert all(name.startswith("/") and not name.startswith("/Workspace/") for name in experiments)
 
@@ -160,12 +162,12 @@ def test_parameters_parse_with_the_jobs_own_parser(deployment, monkeypatch):
         python = task["spark_python_task"]
         script = ROOT / "jobs" / Path(python["python_file"]).name
         assert script.is_file()
-        given = []
+        arguments = []
         for text in python["parameters"]:
             for name, default in deployment.parameters.items():
                 text = text.replace("{{job.parameters." + name + "}}", default)
-            given.append(re.sub(r"^/Workspace/.*/conf/", f"{ROOT}/conf/", text))
-        parsed = parse(script, given, monkeypatch)
+            arguments.append(re.sub(r"^/Workspace/.*/conf/", f"{ROOT}/conf/", text))
+        parsed = parse(script, arguments, monkeypatch)
         assert parsed.config.ingest.tables_uri.startswith("/Volumes/")
         assert parsed.config.launch.runs_uri in ("runs", "/Volumes/main/default/convoy/runs")
         assert parsed.config.launch.runs_uri != "runs" or task["task_key"] in ("ingest", "promote")
@@ -178,7 +180,7 @@ class Parsed(BaseException):
 
 
 def parse(script, arguments, monkeypatch):
-    """What the job's main makes of them, before it does anything."""
+    """The request that the job's main parses from the arguments; it goes no further."""
     spec = importlib.util.spec_from_file_location(script.stem, script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -194,7 +196,7 @@ def parse(script, arguments, monkeypatch):
     return caught.value.request
 
 
-def test_a_development_target_marks_what_it_makes_and_a_production_target_does_not():
+def test_a_development_target_prefixes_the_names_of_its_resources_and_a_production_target_does_not():
     dev, prod = (bundle.load(ROOT, "ann.b@example.com", target) for target in ("dev", "prod"))
     assert dev.job["name"] == "[dev ann_b] convoy (convoy submit)"
     assert prod.job["name"] == "convoy (convoy submit)"
@@ -203,12 +205,12 @@ def test_a_development_target_marks_what_it_makes_and_a_production_target_does_n
     assert "tracking.experiment=/Shared/[dev ann_b] convoy-dev" in dev.job["tasks"][1]["spark_python_task"]["parameters"]
 
 
-def test_variables_keep_their_types_and_can_be_given():
-    given = {"workers": "4", "node_type": "m5.2xlarge", "cores_per_node": "8"}
-    job = bundle.load(ROOT, "ann@example.com", "dev", given).job
+def test_variables_keep_their_types_and_can_be_overridden():
+    variables = {"workers": "4", "node_type": "m5.2xlarge", "cores_per_node": "8"}
+    job = bundle.load(ROOT, "ann@example.com", "dev", variables).job
     cluster = job["job_clusters"][0]["new_cluster"]
     assert (cluster["num_workers"], cluster["node_type_id"]) == (4, "m5.2xlarge")
-    # Spark's settings are texts whatever they look like.
+    # Spark's settings are always strings.
     assert cluster["spark_conf"]["spark.task.cpus"] == "8"
     assert "4" in job["tasks"][1]["spark_python_task"]["parameters"]
 
@@ -221,7 +223,7 @@ def test_variables_keep_their_types_and_can_be_given():
         ({"job": "other"}, r"^--job other: must be one of convoy "),
     ],
 )
-def test_what_the_bundle_does_not_have_is_one_line_that_names_what_it_has(arguments, line):
+def test_an_unknown_name_is_one_line_that_lists_the_known_ones(arguments, line):
     with pytest.raises(ConfigError, match=line):
         bundle.load(ROOT, "ann@example.com", **arguments)
 
@@ -243,7 +245,7 @@ def copy(tmp_path):
     ("old", "new", "line"),
     [
         ("../../jobs/ingest.py", "../../jobs/absent.py", r"^task ingest: python_file .*absent\.py: no such file"),
-        ("${var.node_type}", "${var.node_typ}", r"^\$\{var\.node_typ\}: there is no such value; .*--var"),
+        ("${var.node_type}", "${var.node_typ}", r"^\$\{var\.node_typ\}: no such value; .*--var"),
         ("resources:", "resources: [", r"job\.yml line \d+: not valid YAML"),
     ],
 )

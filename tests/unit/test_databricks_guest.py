@@ -1,4 +1,4 @@
-"""On Databricks a job's file is executed inside a Python that is not the job's, and may not end it."""
+"""On Databricks a job's file is executed inside a Python process that it does not own and must not exit."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ def on_databricks(monkeypatch):
     monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "15.4")
 
 
-def test_a_job_that_succeeds_returns_and_leaves_signals_and_process_alone():
+def test_a_successful_job_returns_without_touching_signal_handlers_or_the_process():
     code = (
         "import signal\nfrom pipelines import cli\nbefore = signal.getsignal(signal.SIGTERM)\n"
         "cli.run(lambda arguments: print(*arguments), ['done'])\n"
@@ -35,7 +35,7 @@ def test_a_job_that_fails_raises_its_one_line_without_credentials(on_databricks)
         cli.run(fail, [])
 
 
-def test_parameters_that_do_not_parse_are_named_and_not_an_exit(on_databricks, capsys):
+def test_parameters_that_do_not_parse_are_named_in_an_error_instead_of_an_exit(on_databricks, capsys):
     def refuse(arguments):
         cli.parse(arguments, "A job.", None)
 
@@ -44,7 +44,7 @@ def test_parameters_that_do_not_parse_are_named_and_not_an_exit(on_databricks, c
     assert "--epoch" in capsys.readouterr().err
 
 
-def test_a_cancelled_job_is_an_interrupt_and_not_an_exit(on_databricks):
+def test_a_cancelled_job_raises_an_interrupt_instead_of_exiting(on_databricks):
     def cancelled(_arguments):
         raise KeyboardInterrupt
 
@@ -52,7 +52,7 @@ def test_a_cancelled_job_is_an_interrupt_and_not_an_exit(on_databricks):
         cli.run(cancelled, [])
 
 
-def test_runs_go_to_the_workspace_unless_something_else_is_said(on_databricks, monkeypatch):
+def test_runs_go_to_the_workspace_unless_another_tracking_uri_is_set(on_databricks, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert default_tracking_uri(TrackingConfig()) == "databricks"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://own:5000")

@@ -32,7 +32,7 @@ def encoded(picture, kind="PNG", **options):
 
 
 def photographed(digit, size=200, factor=5, place=(40, 15), paper=230, ink=40):
-    """The digit in dark ink somewhere on a large bright sheet."""
+    """The digit in dark ink, off-centre on a large bright sheet."""
     large = np.asarray(Image.fromarray(digit).resize((28 * factor, 28 * factor), Image.Resampling.BICUBIC), float)
     sheet = np.full((size, size), float(paper))
     row, column = place
@@ -45,16 +45,16 @@ def centre(values):
     return values.sum(1) @ np.arange(28) / total, values.sum(0) @ np.arange(28) / total
 
 
-def test_a_digit_of_mnist_comes_back_as_it_is(digits):
+def test_a_digit_of_mnist_is_returned_unchanged(digits):
     for digit in digits:
         np.testing.assert_array_equal(read(encoded(digit), DIGIT, RANGE, digits=True)[:, :, 0], digit)
 
 
-def test_a_digit_on_a_large_bright_sheet_comes_back_as_mnist_has_it(digits):
+def test_a_digit_on_a_large_bright_sheet_is_restored_to_mnists_format(digits):
     likeness = []
     for digit in digits:
         found = read(encoded(photographed(digit), "JPEG", quality=85), DIGIT, RANGE, digits=True)[:, :, 0]
-        # Rounding to whole pixels may come out one pixel beside.
+        # Rounding to whole pixels may shift the digit by one pixel.
         moved = [np.roll(found, (rows, columns), (0, 1)) for rows in (-1, 0, 1) for columns in (-1, 0, 1)]
         likeness.append(max(np.corrcoef(other.ravel(), digit.ravel())[0, 1] for other in moved))
         assert found.max() == pytest.approx(255)
@@ -62,12 +62,12 @@ def test_a_digit_on_a_large_bright_sheet_comes_back_as_mnist_has_it(digits):
     assert min(likeness) > 0.85
 
 
-def test_both_polarities_give_the_same(digits):
+def test_both_polarities_give_the_same_result(digits):
     sheet = photographed(digits[7])
     np.testing.assert_allclose(mnist_form(sheet), mnist_form(255 - sheet), atol=1e-3)
 
 
-def test_the_longer_side_becomes_20_and_the_other_keeps_its_share_and_the_mass_is_in_the_middle():
+def test_the_longer_side_becomes_20_pixels_with_the_aspect_ratio_kept_and_the_mass_centred():
     sheet = np.zeros((300, 120))
     sheet[30:230, 10:60] = 200
     found = mnist_form(sheet)
@@ -76,7 +76,7 @@ def test_the_longer_side_becomes_20_and_the_other_keeps_its_share_and_the_mass_i
     assert centre(found) == (pytest.approx(14, abs=0.51), pytest.approx(14, abs=0.51))
 
 
-def test_a_lopsided_shape_is_centred_by_mass_not_by_its_box():
+def test_a_lopsided_shape_is_centred_by_mass_not_by_bounding_box():
     sheet = np.zeros((100, 100))
     sheet[20:80, 20:26] = 255
     sheet[74:80, 20:60] = 255
@@ -94,12 +94,12 @@ def test_thin_strokes_on_a_huge_page_do_not_vanish():
     assert len(np.flatnonzero(found.max(1) > 100)) == 20
 
 
-def test_transparency_sixteen_bits_palettes_and_a_turned_camera_are_understood(digits):
+def test_transparency_16_bits_palettes_and_exif_rotation_are_supported(digits):
     digit, expected = digits[3], mnist_form(digits[3])
     ink_on_nothing = np.zeros((28, 28, 4), np.uint8)
     ink_on_nothing[:, :, 3] = digit
     exif = Image.Exif()
-    exif[0x0112] = 6  # "turn me a quarter to the right"
+    exif[0x0112] = 6  # Rotate by 90 degrees clockwise for display.
     for content in (
         encoded(Image.fromarray(ink_on_nothing, "RGBA")),
         encoded(Image.fromarray(digit.astype(np.uint16) * 257)),
@@ -110,8 +110,8 @@ def test_transparency_sixteen_bits_palettes_and_a_turned_camera_are_understood(d
 
 
 @pytest.mark.parametrize("shade", [0, 128, 255])
-def test_an_empty_page_is_refused(shade):
-    with pytest.raises(NoImage, match="holds no digit"):
+def test_a_blank_page_is_refused(shade):
+    with pytest.raises(NoImage, match="no digit: the whole image has the shade of its border"):
         mnist_form(np.full((50, 50), shade, np.uint8))
 
 
@@ -128,7 +128,7 @@ def test_other_networks_get_the_whole_picture_resized_into_their_range():
         read(encoded(picture), (20, 30, 2), RANGE, digits=False)
 
 
-def test_what_is_no_image_is_named(tmp_path, monkeypatch):
+def test_a_file_that_is_not_an_image_is_named(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(b"not a picture")
     with pytest.raises(DataError, match=r"a\.png: not an image"):
         read_file(tmp_path / "a.png", DIGIT, RANGE, digits=True)
@@ -142,6 +142,6 @@ def test_what_is_no_image_is_named(tmp_path, monkeypatch):
         read(whole, DIGIT, RANGE, digits=True)
 
 
-def test_the_endings_are_ones_that_pillow_reads():
+def test_pillow_reads_every_file_name_ending():
     Image.init()
     assert set(image_file.ENDINGS) <= set(Image.registered_extensions())

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import ConfigError
-from pipelines.score.classifier import ModelInfo
+from pipelines.score.model_info import ModelInfo
 
 MNIST = ModelInfo(
     uri="runs:/1/model",
@@ -21,7 +21,7 @@ MNIST = ModelInfo(
 )
 
 
-def test_pictures_are_brought_into_mnists_form_only_for_networks_that_know_grey_digits():
+def test_pictures_are_converted_to_mnists_format_only_for_models_of_grey_digits():
     assert MNIST.wants_digits("auto")
     assert dataclasses.replace(MNIST, dataset="data-001").wants_digits("auto")
     for other in (
@@ -34,8 +34,9 @@ def test_pictures_are_brought_into_mnists_form_only_for_networks_that_know_grey_
         assert not dataclasses.replace(MNIST, **other).wants_digits("auto")
 
 
-def test_the_form_can_be_chosen_where_the_model_takes_it():
+def test_the_form_can_be_chosen_if_the_model_accepts_it():
     assert not MNIST.wants_digits("picture")
     assert dataclasses.replace(MNIST, dataset="fashion-mnist").wants_digits("digit")
-    with pytest.raises(ConfigError, match=r"--form digit: must be picture for this model, which takes images of \[32, 32, 3\]"):
+    message = r"--form digit: must be picture for this model, which takes images of shape \[32, 32, 3\]"
+    with pytest.raises(ConfigError, match=message):
         dataclasses.replace(MNIST, image_shape=(32, 32, 3)).wants_digits("digit")

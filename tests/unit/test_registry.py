@@ -1,4 +1,4 @@
-"""The road from registered version to champion, on a real registry in an sqlite file. Models are only named, not loaded."""
+"""From registered version to champion, on a real registry in an sqlite file. Models are only named, not loaded."""
 
 import mlflow
 import pytest
@@ -6,8 +6,9 @@ from support.reported import ReportedLines
 
 from pipelines.errors import ConfigError
 from pipelines.score import model_registry
-from pipelines.score.classifier import connect, registered_name
 from pipelines.score.evaluate.mcnemar import PairedCounts
+from pipelines.score.mlflow_client import connect
+from pipelines.score.model_lookup import registered_name
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_the_first_champion_needs_no_rival_and_the_next_must_beat_it(client, nam
     champion = client.get_model_version(name, second)
     assert champion.tags["promotion.table_digest"] == "abc"
     assert float(champion.tags["promotion.p_value"]) < 0.001
-    assert "the challenger alone is right about 30, the champion alone about 5" in champion.description
+    assert "only the challenger gets 30 right, only the champion 5" in champion.description
 
 
 def test_a_name_that_is_not_registered_is_named(client):
@@ -81,13 +82,13 @@ def test_a_wrong_name_is_refused_before_any_work(wrong):
     model_registry.check_name("main.vision.digits")
 
 
-def test_a_model_that_never_reached_the_server_is_a_warning_and_no_error(store):
+def test_a_model_that_never_reached_the_server_is_a_warning_instead_of_an_error(store):
     lines = ReportedLines()
     assert model_registry.registered("", "digits", store, lines) == {}
     assert lines[0].startswith("warning: not registered as digits: MLflow at sqlite:")
 
 
-def test_names_of_three_parts_on_databricks_are_looked_for_in_unity_catalog(monkeypatch, store):
+def test_three_part_names_on_databricks_belong_to_unity_catalog(monkeypatch, store):
     monkeypatch.setenv("DATABRICKS_HOST", "http://127.0.0.1:9")
     monkeypatch.setenv("DATABRICKS_TOKEN", "none")
     monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)

@@ -1,4 +1,4 @@
-"""The arithmetic of docs/scale.md, by the code's own functions."""
+"""The arithmetic of docs/scale.md, recomputed with the code's own functions."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ def training(image):
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_the_table_of_a_terabyte_is_as_the_document_says(image):
+def test_the_table_of_a_terabyte_matches_the_document(image):
     train, size = training(image), IMAGES[image]
     files = sum(segment.num_files for segment in segments(image))
     assert (
@@ -47,7 +47,7 @@ def test_the_table_of_a_terabyte_is_as_the_document_says(image):
 
 @pytest.mark.parametrize("workers", [8, 64, 512])
 @pytest.mark.parametrize("image", IMAGES)
-def test_the_shards_of_a_terabyte_are_as_the_document_says(image, workers):
+def test_the_shards_of_a_terabyte_match_the_document(image, workers):
     train, size, limit = training(image), IMAGES[image], StreamConfig().memory_limit_mb * 1_000_000
     shards = [shard(train.rows, rank, workers) for rank in range(workers)]
     assert sum(map(len, shards)) == train.rows
@@ -60,12 +60,12 @@ def test_the_shards_of_a_terabyte_are_as_the_document_says(image, workers):
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_a_streaming_worker_holds_so_many_bytes(image):
+def test_the_memory_of_a_streaming_worker_matches_the_document(image):
     buffer = StreamConfig().shuffle_buffer_rows
     assert f"| {image} | {buffer * IMAGES[image] / 1e6:,.0f} MB |" in DOCUMENT
 
 
-def test_the_order_of_a_billion_rows_needs_no_memory_and_meets_no_row_twice():
+def test_a_permutation_of_a_billion_rows_needs_no_memory_and_repeats_no_row():
     rows = TERABYTE // IMAGES["28 x 28 grey"]
     order = Permutation(rows, seed=1, name="train")
     sample = np.arange(rows - 200_000, rows, dtype=np.int64)
@@ -73,11 +73,11 @@ def test_the_order_of_a_billion_rows_needs_no_memory_and_meets_no_row_twice():
     assert places.min() >= 0
     assert places.max() < rows
     assert len(np.unique(places)) == len(sample)
-    # Neighbours in the source lie anywhere in the table: of a uniform order, the mean distance of two rows is a third.
+    # Adjacent source rows land anywhere in the table: in a uniform order the mean distance of two rows is a third.
     assert np.abs(np.diff(places)).mean() / rows == pytest.approx(1 / 3, abs=0.01)
 
 
-def test_the_manifest_of_a_terabyte_is_as_large_as_the_document_says(tmp_path):
+def test_the_manifest_size_of_a_terabyte_matches_the_document(tmp_path):
     manifest = write_table(tmp_path, {"train": 60, "test": 60}).manifest
     train = training("28 x 28 grey")
     name = "split=train/part-{:05d}.parquet"
@@ -90,7 +90,7 @@ def test_the_manifest_of_a_terabyte_is_as_large_as_the_document_says(tmp_path):
     text = dataclasses.replace(manifest, splits={**manifest.splits, "train": split}).to_json()
     assert f"{len(text) / 1e6:.0f} MB of JSON" in DOCUMENT
     assert TableManifest.from_json(text, "here").rows("train") == train.rows == sum(file["rows"] for file in _files(text))
-    # One worker of 512 finds its own among them.
+    # One of 512 workers finds its own files among them.
     parts = file_parts(files, shard(train.rows, 511, 512))
     assert sum(map(len, parts)) == len(shard(train.rows, 511, 512))
     assert len(parts) <= 49

@@ -1,4 +1,4 @@
-"""`./convoy submit` where things go wrong, against a workspace on loopback. That a job really runs is an end-to-end test."""
+"""Failures of `./convoy submit` against a workspace stub on loopback. An end-to-end test covers a job that really runs."""
 
 import importlib.util
 import os
@@ -35,7 +35,7 @@ def built(tmp_path_factory):
 
 @pytest.fixture
 def submit(monkeypatch, built):
-    """The job's main, in this process: importing the SDK takes a second. The wheel is built once: that takes two."""
+    """The job's main, in this process because importing the SDK takes a second. The wheel is built once; that takes two."""
     monkeypatch.setattr(wheel, "build", lambda home, folder: built)
     spec = importlib.util.spec_from_file_location("submit_job", JOB)
     job = importlib.util.module_from_spec(spec)
@@ -61,7 +61,7 @@ def wait_for(condition):
 
 
 def cancel_when(workspace, condition):
-    """From another thread, as somebody may on the run's page."""
+    """Cancel from another thread, as a user may on the run's page."""
 
     def cancel():
         wait_for(condition)
@@ -71,7 +71,7 @@ def cancel_when(workspace, condition):
     threading.Thread(target=cancel, daemon=True).start()
 
 
-def test_a_dry_run_shows_files_and_job_and_asks_nobody(workspace, submit, capsys):
+def test_a_dry_run_shows_files_and_job_without_contacting_the_workspace(workspace, submit, capsys):
     submit(workspace.host, "--dry-run", "--target", "prod", "--param", "data=mnist-5k")
     shown = capsys.readouterr().out
     assert "upload jobs/train_cnn.py to /Workspace/Shared/.convoy/convoy/prod/files/jobs/train_cnn.py" in shown
@@ -93,27 +93,27 @@ def test_refused_credentials_are_one_line_with_exit_code_1_and_without_the_token
     )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: {workspace.host}: permission denied when the workspace was asked who you are (Invalid access")
+    assert line.startswith(f"error: {workspace.host}: permission denied while requesting the current user (Invalid access")
     assert "dapi-wrong" not in done.stdout + done.stderr
 
 
-def test_missing_credentials_are_told_with_the_variables_that_give_them(submit):
+def test_missing_credentials_are_reported_with_the_variables_to_set(submit):
     remedy = r"set DATABRICKS_HOST and DATABRICKS_TOKEN, or DATABRICKS_CONFIG_PROFILE to a profile in ~/\.databrickscfg$"
     with pytest.raises(ConfigError, match=rf"^no credentials for a Databricks workspace \(.*\); {remedy}"):
         submit("", token="")
 
 
-def test_a_host_that_nobody_answers_on_is_told_within_half_a_minute(submit):
+def test_a_host_that_does_not_answer_is_reported_within_half_a_minute(submit):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         host = f"http://127.0.0.1:{listener.getsockname()[1]}"
     started = time.monotonic()
-    with pytest.raises(LaunchError, match=rf"^{host}: no answer when .* \(.*\); check DATABRICKS_HOST and the network$"):
+    with pytest.raises(LaunchError, match=rf"^{host}: no answer while .* \(.*\); check DATABRICKS_HOST and the network$"):
         submit(host)
     assert time.monotonic() - started < 30
 
 
-def test_a_run_that_somebody_cancels_is_a_failure_and_says_so(workspace, submit, capsys):
+def test_a_run_cancelled_by_another_user_is_reported_as_a_failure(workspace, submit, capsys):
     cancel_when(workspace, lambda: workspace.runs)
     with pytest.raises(LaunchError, match=r"^the run is canceled: Run cancelled\.; http://127\.0\.0\.1:\d+/jobs/runs/1000$"):
         submit(workspace.host)
@@ -134,19 +134,19 @@ def test_ctrl_c_cancels_the_run(workspace):
     assert workspace.cancelled == set(workspace.runs)
 
 
-def test_throttling_and_short_faults_of_the_service_change_nothing_and_the_job_is_started_once(workspace, submit):
-    workspace.troubles = [("scim/v2/Me", 429), ("jobs/run-now", 503), *(("runs/get", status) for status in (503, 500, 502, 504))]
+def test_throttling_and_short_server_errors_are_retried_and_the_job_is_started_once(workspace, submit):
+    workspace.errors = [("scim/v2/Me", 429), ("jobs/run-now", 503), *(("runs/get", status) for status in (503, 500, 502, 504))]
     cancel_when(workspace, lambda: sum(call.endswith("/runs/get") for call in workspace.calls) > 6)
     with pytest.raises(LaunchError, match=r"^the run is canceled"):
         submit(workspace.host)
-    assert workspace.troubles == []
+    assert workspace.errors == []
     assert len(workspace.runs) == 1
 
 
-def test_a_job_that_is_there_is_brought_up_to_date_and_not_made_twice(workspace, submit):
+def test_an_existing_job_is_updated_and_not_created_twice(workspace, submit):
     for nodes in ("3", "4"):
-        workspace.troubles = [("jobs/run-now", 400)]
-        with pytest.raises(LaunchError, match=rf"^{workspace.host}: refused when the job was started \(out of order\)$"):
+        workspace.errors = [("jobs/run-now", 400)]
+        with pytest.raises(LaunchError, match=rf"^{workspace.host}: refused while starting the job \(out of order\)$"):
             submit(workspace.host, "--var", f"workers={nodes}")
     ((name, nodes),) = [(job["name"], job["job_clusters"][0]["new_cluster"]["num_workers"]) for job in workspace.jobs.values()]
     assert (name, nodes) == ("[dev ann] convoy (convoy submit)", 4)

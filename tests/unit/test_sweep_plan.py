@@ -12,7 +12,7 @@ CONVNET, MLP = str(ROOT / "conf/convnet.yml"), str(ROOT / "conf/mlp.yml")
 
 @pytest.fixture
 def load(tmp_path):
-    """Reads the file of a sweep that holds these keys."""
+    """Loads a sweep file with the given keys."""
 
     def read(*overrides, **content):
         file = tmp_path / "trial.yml"
@@ -23,7 +23,7 @@ def load(tmp_path):
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "conf/sweeps").glob("*.yml")), ids=lambda file: file.name)
-def test_every_sweep_of_the_repository_is_valid_and_says_how_to_run_it(file, monkeypatch):
+def test_every_sweep_file_of_the_repository_is_valid_and_documents_its_command(file, monkeypatch):
     monkeypatch.setenv("CONVOY_HOME", str(ROOT))
     sweep = plan.load(file)
     assert sweep.trials >= 10
@@ -39,7 +39,7 @@ def test_the_course_compares_its_networks_with_three_seeds_each(monkeypatch):
     assert configs[0].training.epochs == 40
 
 
-def test_the_rate_of_a_large_batch_is_to_grow_with_it(monkeypatch):
+def test_the_learning_rate_of_large_batches_scales_with_the_batch(monkeypatch):
     monkeypatch.setenv("CONVOY_HOME", str(ROOT))
     sweep = plan.load(ROOT / "conf/sweeps/large_batch.yml")
     found = [sweep.configuration(point) for point in sweep.points[::3]]
@@ -50,7 +50,7 @@ def test_the_rate_of_a_large_batch_is_to_grow_with_it(monkeypatch):
     assert all(config.training.warmup_epochs > 0 for config in found)
 
 
-def test_a_grid_has_every_combination_and_points_move_settings_together(load):
+def test_a_grid_has_every_combination_and_points_vary_settings_together(load):
     sweep = load(
         space={"training.seed": [1, 2]},
         points={"size": {"small": {"training.batch_size_per_worker": 32, "training.base_learning_rate": 0.1}, "none": {}}},
@@ -64,14 +64,14 @@ def test_a_grid_has_every_combination_and_points_move_settings_together(load):
     ]
 
 
-def test_several_conf_files_are_an_axis_and_flags_win_over_the_file_of_the_sweep(load):
+def test_several_conf_files_are_an_axis_and_flags_override_the_sweep_file(load):
     sweep = load("training.epochs=2", configs=[MLP, CONVNET], set={"training.epochs": 7, "training.seed": 5})
     found = [sweep.configuration(point) for point in sweep.points]
     assert [config.model.name for config in found] == ["mlp", "convnet"]
     assert {(config.training.epochs, config.training.seed) for config in found} == {(2, 5)}
 
 
-def test_what_is_kept_in_the_folder_is_the_same_sweep_whatever_becomes_of_the_conf_files(load, tmp_path):
+def test_the_copy_in_the_folder_restores_the_same_sweep_without_the_conf_files(load, tmp_path):
     sweep = load(
         "data.dataset=mnist-5k",
         configs=[MLP, CONVNET],
@@ -131,21 +131,21 @@ DRAWN = {"search": "random", "trials": 3}
         ),
         ({**DRAWN, "seeds": [1, 2]}, "seeds: only with search grid"),
         ({"points": {"a": {"x": {"training.epoch": 1}}}}, "points.a.x: unknown setting training.epoch"),
-        ({"points": {"a": [1]}}, "points.a: must hold named points with their settings"),
+        ({"points": {"a": [1]}}, "points.a: must contain named points with their settings"),
         (
             {"space": {"training.epochs": [1]}, "set": {"training.epochs": 2}},
             "training.epochs: is varied by training.epochs, so it",
         ),
         (
             {"space": {"training.epochs": [1]}, "points": {"a": {"x": {"training.epochs": 2}}}},
-            "training.epochs: is varied by a, so it must not be in training.epochs, too",
+            "training.epochs: is varied by a, so it must not also be in training.epochs",
         ),
         ({"space": {"tracking.experiment": ["a"]}}, "tracking.experiment: must be the same for all trials"),
         ({"config": str(ROOT / "conf/convnet_dropout.yml")}, "ingest.validation_fraction=0.0: must be more than 0"),
         ({"space": {"training.seed": list(range(40)), "training.epochs": list(range(1, 41))}}, "at most 1,000 points"),
     ],
 )
-def test_what_is_wrong_is_one_line_that_names_file_key_value_and_rule(load, content, message):
+def test_an_error_is_one_line_that_names_file_key_value_and_rule(load, content, message):
     with pytest.raises(ConfigError) as error:
         load(**content)
     text = str(error.value)
@@ -155,5 +155,5 @@ def test_what_is_wrong_is_one_line_that_names_file_key_value_and_rule(load, cont
 
 
 def test_a_flag_that_the_sweep_varies_is_refused(load):
-    with pytest.raises(ConfigError, match=r"training.epochs: is varied by training.epochs, so it must not be in --set, too"):
+    with pytest.raises(ConfigError, match=r"training.epochs: is varied by training.epochs, so it must not also be in --set"):
         load("training.epochs=2", space={"training.epochs": [1]})

@@ -1,4 +1,4 @@
-"""What the command of a sweep refuses, before Spark and before anything is written."""
+"""Invalid `sweep` commands are refused before Spark starts and before anything is written."""
 
 import runpy
 from pathlib import Path
@@ -19,7 +19,7 @@ def main(tmp_path, monkeypatch):
 
 @pytest.fixture
 def sweep(tmp_path):
-    """The folder of one that was interrupted."""
+    """The folder of an interrupted sweep."""
     folder = tmp_path / "runs/20260101-000000-demo"
     folder.mkdir(parents=True)
     (folder / layout.SWEEP_FILE).write_text(f"config: {ROOT / 'conf/convnet.yml'}\n")
@@ -34,11 +34,11 @@ def sweep(tmp_path):
         (["a.yml"], "a.yml: no such"),
         (["a.yml", "--summary", "/nosuch/s.json"], "--summary /nosuch/s.json: the folder does not exist"),
         (["--resume", "other"], "--resume other: no such sweep below"),
-        (["--resume", "latest", "--workers", "2"], "a sweep goes on with its own settings; leave launch.workers=2 out"),
+        (["--resume", "latest", "--workers", "2"], "a resumed sweep keeps its settings; leave launch.workers=2 out"),
         (["--resume", "latest", "--set", "tracking.experimen=a"], "unknown setting tracking.experimen"),
     ],
 )
-def test_a_request_that_is_wrong_is_one_line_and_leaves_nothing(main, sweep, tmp_path, arguments, message):
+def test_an_invalid_command_is_one_line_and_writes_nothing(main, sweep, tmp_path, arguments, message):
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ConfigError) as error:
         main(arguments)

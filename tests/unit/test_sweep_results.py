@@ -32,7 +32,7 @@ def finished(value, **more):
 FAILED = TrialOutcome(state="failed", note="the loss is not finite", seconds=1.0)
 
 
-def test_the_best_comes_first_then_the_pruned_then_the_failed(sweep):
+def test_trials_are_ordered_finished_best_first_then_pruned_then_failed(sweep):
     found = sweep(space={"training.seed": [1, 2, 3, 4]})
     pruned = TrialOutcome(state="pruned", value=0.01, note="after epoch 1 of 9", epochs=1)
     trials = ended(found, FAILED, finished(0.4), pruned, finished(0.2))
@@ -46,20 +46,20 @@ def test_the_best_comes_first_then_the_pruned_then_the_failed(sweep):
     assert [row["trial"] for row in results.rows(by_accuracy, trials[:2] + trials[3:])] == [2, 4, 1]
 
 
-def test_the_mean_over_seeds_chooses_and_not_the_luckiest_seed(sweep):
+def test_the_best_has_the_best_mean_over_seeds_not_the_luckiest_seed(sweep):
     found = sweep(seeds=[1, 2])
     trials = ended(found, finished(0.1), finished(0.9), finished(0.3), finished(0.4))
     assert results.best(found, trials).number == 3
     assert [row["validation/loss, mean"] for row in results.comparison(found, trials)] == pytest.approx([0.5, 0.35])
 
 
-def test_a_configuration_of_which_a_seed_failed_does_not_win(sweep):
+def test_a_configuration_with_a_failed_seed_cannot_be_the_best(sweep):
     found = sweep(seeds=[1, 2])
     assert results.best(found, ended(found, finished(0.1), FAILED, finished(0.3), finished(0.4))).number == 3
     assert results.best(found, ended(found, FAILED)) is None
 
 
-def test_a_comparison_chooses_nothing_and_has_mean_and_range_of_each_configuration(sweep):
+def test_a_comparison_selects_nothing_and_reports_mean_and_range_of_each_configuration(sweep):
     found = sweep(purpose="compare", seeds=[1, 2])
     trials = ended(found, finished(0.98), finished(0.99), finished(0.97), FAILED)
     assert results.best(found, trials) is None
@@ -78,7 +78,7 @@ def test_a_comparison_chooses_nothing_and_has_mean_and_range_of_each_configurati
     assert "| 0.1 | 98.50 % | 98.00 % | 99.00 % | 2 | 0 | 10.0 |" in markdown.splitlines()
 
 
-def test_the_line_of_a_trial_says_what_it_was_what_came_of_it_and_how_far_the_sweep_is(sweep):
+def test_a_trial_line_has_settings_outcome_and_progress_of_the_sweep(sweep):
     found = sweep()
     lines = [results.trial_line(found, trial, 1) for trial in ended(found, finished(0.12345), FAILED)]
     assert lines == [
@@ -87,7 +87,7 @@ def test_the_line_of_a_trial_says_what_it_was_what_came_of_it_and_how_far_the_sw
     ]
 
 
-def test_tables_hold_the_test_only_where_there_was_one_and_csv_holds_numbers_in_full(sweep):
+def test_tables_have_test_columns_only_for_tested_trials_and_csv_is_unrounded(sweep):
     found = sweep()
     tested = finished(0.123456789, metrics={"test/accuracy": 0.5, "validation/accuracy": 0.4})
     table = list(csv.DictReader(io.StringIO(results.as_csv(results.rows(found, ended(found, tested, finished(0.2)))))))

@@ -24,7 +24,7 @@ def finish(study, proposal, value=0.5):
 
 
 def drain(study):
-    """All that is left, each finished at once."""
+    """Run all remaining trials, each finishing immediately."""
     found = []
     while (proposal := study.ask()) is not None:
         found.append(proposal)
@@ -32,7 +32,7 @@ def drain(study):
     return found
 
 
-def test_a_grid_is_walked_in_its_order_and_then_there_is_no_more(sweep, tmp_path):
+def test_a_grid_is_proposed_in_order_and_then_ends(sweep, tmp_path):
     grid = sweep(space={"training.seed": [1, 2], "training.epochs": [3, 4]})
     study = Study(grid, tmp_path)
     assert [proposal.assignment for proposal in drain(study)] == grid.points
@@ -41,7 +41,7 @@ def test_a_grid_is_walked_in_its_order_and_then_there_is_no_more(sweep, tmp_path
     assert [trial.number for trial in study.ended()] == [1, 2, 3, 4]
 
 
-def test_a_sweep_that_goes_on_keeps_what_has_ended_and_tries_the_interrupted_again_with_the_same_settings(sweep, tmp_path):
+def test_a_resumed_sweep_keeps_ended_trials_and_retries_interrupted_ones_with_the_same_settings(sweep, tmp_path):
     random = sweep(search="random", trials=5, space=RATES)
     study = Study(random, tmp_path)
     first, second, third = (study.ask() for _ in range(3))
@@ -56,7 +56,7 @@ def test_a_sweep_that_goes_on_keeps_what_has_ended_and_tries_the_interrupted_aga
 
 
 @pytest.mark.parametrize("content", [{"space": {"training.seed": [1, 2, 3]}}, {"search": "random", "trials": 3, "space": RATES}])
-def test_a_driver_that_was_killed_while_it_began_a_trial_loses_none_and_repeats_none(sweep, tmp_path, content):
+def test_a_driver_killed_while_starting_a_trial_neither_loses_nor_repeats_one(sweep, tmp_path, content):
     grid = sweep(**content)
     (tmp_path / "whole").mkdir()
     wanted = [proposal.assignment for proposal in drain(Study(grid, tmp_path / "whole"))]
@@ -65,7 +65,7 @@ def test_a_driver_that_was_killed_while_it_began_a_trial_loses_none_and_repeats_
     before = (tmp_path / "trials.jsonl").read_bytes()
     study.ask()
     begun = (tmp_path / "trials.jsonl").read_bytes()[len(before) :].splitlines(keepends=True)
-    # Its first line makes the trial, later ones give it its place on each axis.
+    # The first line creates the trial, later ones set its value on each axis.
     assert len(begun) >= 2
     (tmp_path / "trials.jsonl").write_bytes(before + begun[0])
     again = Study(grid, tmp_path)
@@ -76,7 +76,7 @@ def test_a_driver_that_was_killed_while_it_began_a_trial_loses_none_and_repeats_
 
 
 @pytest.mark.parametrize("kind", ["random", "bayesian"])
-def test_the_seed_decides_what_is_drawn_whether_or_not_the_sweep_was_interrupted(sweep, tmp_path, kind):
+def test_the_seed_determines_the_samples_even_if_the_sweep_is_interrupted(sweep, tmp_path, kind):
     drawn = []
     for name, breaks_off in (("whole", False), ("broken", True)):
         (tmp_path / name).mkdir()
@@ -96,7 +96,7 @@ def test_the_seed_decides_what_is_drawn_whether_or_not_the_sweep_was_interrupted
     assert all(1e-4 <= rate <= 1e-1 for rate in drawn[0])
 
 
-def test_a_bayesian_search_comes_nearer_to_what_is_good_than_chance_does(sweep, tmp_path):
+def test_a_bayesian_search_gets_closer_to_the_optimum_than_a_random_one(sweep, tmp_path):
     def distance(kind):
         (tmp_path / kind).mkdir()
         study = Study(sweep(search=kind, trials=30, space=RATES), tmp_path / kind)
@@ -110,7 +110,7 @@ def test_a_bayesian_search_comes_nearer_to_what_is_good_than_chance_does(sweep, 
     assert distance("bayesian") < distance("random") / 2
 
 
-def test_the_median_pruner_ends_a_trial_that_is_worse_than_half_of_those_before_it(sweep, tmp_path):
+def test_the_median_pruner_stops_a_trial_worse_than_half_of_the_earlier_ones(sweep, tmp_path):
     study = Study(sweep(space={"training.seed": [1, 2, 3, 4]}, pruning="median", pruning_after_trials=2), tmp_path)
     for value in (0.3, 0.4):
         proposal = study.ask()
@@ -124,7 +124,7 @@ def test_the_median_pruner_ends_a_trial_that_is_worse_than_half_of_those_before_
     assert study.ended()[-1].outcome.state == "pruned"
 
 
-def test_every_trial_has_the_epochs_that_the_sweep_promises_it(sweep, tmp_path):
+def test_no_trial_is_pruned_before_the_configured_number_of_epochs(sweep, tmp_path):
     study = Study(
         sweep(space={"training.seed": [1, 2]}, pruning="median", pruning_after_trials=1, pruning_after_epochs=3), tmp_path
     )
@@ -135,7 +135,7 @@ def test_every_trial_has_the_epochs_that_the_sweep_promises_it(sweep, tmp_path):
     assert [study.report(bad.number, epoch, 0.9) for epoch in (1, 2, 3)] == [False, False, True]
 
 
-def test_with_accuracy_as_objective_the_low_ones_are_pruned(sweep, tmp_path):
+def test_with_accuracy_as_objective_low_values_are_pruned(sweep, tmp_path):
     content = {"objective": "validation/accuracy", "pruning": "median", "pruning_after_trials": 1}
     study = Study(sweep(space={"training.seed": [1, 2, 3]}, **content), tmp_path)
     first = study.ask()
@@ -145,7 +145,7 @@ def test_with_accuracy_as_objective_the_low_ones_are_pruned(sweep, tmp_path):
     assert study.report(study.ask().number, 1, 0.5)
 
 
-def test_successive_halving_lets_one_of_three_go_on(sweep, tmp_path):
+def test_successive_halving_continues_one_trial_of_three(sweep, tmp_path):
     study = Study(sweep(space={"training.seed": [1, 2, 3, 4, 5, 6]}, pruning="halving"), tmp_path)
     ends = [study.report(study.ask().number, 1, value) for value in (0.1, 0.5, 0.6, 0.7, 0.8, 0.05)]
     assert ends[0] is False
@@ -153,7 +153,7 @@ def test_successive_halving_lets_one_of_three_go_on(sweep, tmp_path):
     assert sum(ends) >= 3
 
 
-def test_what_was_found_out_later_is_part_of_the_outcome_even_in_the_next_process(sweep, tmp_path):
+def test_amended_outcomes_persist_in_the_next_process(sweep, tmp_path):
     grid = sweep(space={"training.seed": [1, 2]})
     study = Study(grid, tmp_path)
     drain(study)
@@ -162,7 +162,7 @@ def test_what_was_found_out_later_is_part_of_the_outcome_even_in_the_next_proces
     assert [trial.outcome.metrics["test/accuracy"] for trial in Study(grid, tmp_path).ended()] == [0.8, 0.9]
 
 
-def test_a_record_whose_last_line_was_cut_off_and_whose_lock_was_left_is_mended(sweep, tmp_path):
+def test_a_record_with_a_truncated_last_line_and_a_stale_lock_is_repaired(sweep, tmp_path):
     grid = sweep(space={"training.seed": [1, 2]})
     study = Study(grid, tmp_path)
     finish(study, study.ask())
@@ -172,13 +172,13 @@ def test_a_record_whose_last_line_was_cut_off_and_whose_lock_was_left_is_mended(
     assert len(drain(Study(grid, tmp_path))) == 1
 
 
-def test_a_damaged_record_is_one_line(sweep, tmp_path):
+def test_a_damaged_record_is_a_one_line_error(sweep, tmp_path):
     (tmp_path / "trials.jsonl").write_text("what\n")
     with pytest.raises(LaunchError, match=r"trials.jsonl: cannot be used .*; start a new sweep"):
         Study(sweep(space={"training.seed": [1]}), tmp_path)
 
 
-def test_without_optuna_it_is_one_line_that_says_what_to_do(sweep, tmp_path, monkeypatch):
+def test_a_missing_optuna_is_a_one_line_error_with_a_remedy(sweep, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     with pytest.raises(ConfigError, match=r"sweeps need Optuna .*; run ./convoy setup, or pip install optuna"):
         search.Study(sweep(space={"training.seed": [1]}), tmp_path)

@@ -14,7 +14,7 @@ from pipelines.track.rundir.events import EpochEnd, Event, StepProgress
 
 @pytest.fixture
 def context(tmp_path):
-    """Of a sweep with two trials of three epochs, of which the first has ended with a loss of 0.1 in every epoch."""
+    """Context of a sweep with two trials of three epochs; the first has finished with a loss of 0.1 in every epoch."""
     (tmp_path / "base.yml").write_text("training: {epochs: 3}\n")
     content = {"space": {"training.seed": [1, 2]}, "pruning": "median", "pruning_after_trials": 1, "pruning_after_epochs": 2}
     (tmp_path / "s.yml").write_text(yaml.safe_dump({"config": str(tmp_path / "base.yml")} | content))
@@ -37,7 +37,7 @@ def watch(context):
     return _Watch(context, proposal.number, context.sweep.configuration(proposal.assignment))
 
 
-def test_a_trial_that_promises_too_little_is_ended_after_the_epochs_that_every_trial_has(context):
+def test_an_unpromising_trial_is_pruned_after_the_minimum_number_of_epochs(context):
     following = watch(context)
     following([epoch(1, 0.9)])
     with pytest.raises(EndedEarly, match="after epoch 2 of 3"):
@@ -45,19 +45,19 @@ def test_a_trial_that_promises_too_little_is_ended_after_the_epochs_that_every_t
     assert [metrics["validation/loss"] for metrics in following.history] == [0.9, 0.8]
 
 
-def test_a_trial_that_has_trained_its_last_epoch_is_not_ended_early(context):
+def test_a_trial_is_not_pruned_in_its_last_epoch(context):
     following = watch(context)
     following([epoch(1, 0.05), epoch(2, 0.05), epoch(3, 0.9)])
     assert len(following.history) == 3
 
 
-def test_epochs_that_a_restarted_training_repeats_count_once(context):
+def test_epochs_repeated_after_a_restart_count_once(context):
     following = watch(context)
     following([epoch(1, 0.05), epoch(1, 0.06), epoch(2, 0.04)])
     assert [metrics["validation/loss"] for metrics in following.history] == [0.05, 0.04]
 
 
-def test_when_the_sweep_ends_each_trial_does(context):
+def test_a_trial_stops_when_the_sweep_does(context):
     following = watch(context)
     context.halt.set()
     with pytest.raises(errors.Interrupted):
@@ -65,7 +65,7 @@ def test_when_the_sweep_ends_each_trial_does(context):
 
 
 @pytest.mark.parametrize(("verbosity", "echoed"), [("normal", []), ("quiet", []), ("verbose", ["trial 7: a line of a rank"])])
-def test_a_trial_warns_with_its_number_and_is_silent_otherwise_unless_told_to_be_verbose(capsys, verbosity, echoed):
+def test_a_trial_only_warns_with_its_number_unless_verbose(capsys, verbosity, echoed):
     console = TrialConsole(7, TrainingConsole(1, verbosity))
     console.say("table is there")
     console.warn("a line")
@@ -75,7 +75,7 @@ def test_a_trial_warns_with_its_number_and_is_silent_otherwise_unless_told_to_be
     assert capsys.readouterr().out.splitlines() == ["warning: trial 7: a line", "warning: trial 7: another", *echoed]
 
 
-def test_a_trial_has_its_share_of_the_cores_unless_the_user_chose_and_writes_no_checkpoints(context):
+def test_a_trial_gets_its_share_of_the_cores_unless_configured_and_writes_no_checkpoints(context):
     config = context.sweep.base
     assert plan.for_trial(config, 3).launch.threads_per_worker == 3
     assert plan.for_trial(config, 3).checkpoint.every_epochs == 0

@@ -1,4 +1,4 @@
-"""What a cluster gets when it installs Convoy: `pipelines`, and nothing in place of what its runtime brings."""
+"""What a cluster gets when it installs Convoy: `pipelines`, and no replacement for a package of its runtime."""
 
 import re
 import zipfile
@@ -31,7 +31,7 @@ def test_the_wheel_is_for_any_platform_and_holds_every_module_of_pipelines_and_n
     assert inside == {str(path.relative_to(ROOT)) for path in (ROOT / "pipelines").rglob("*.py")}
 
 
-def test_installing_the_wheel_on_the_runtime_asks_for_nothing_that_is_not_there(wheel):
+def test_the_wheel_requires_nothing_that_the_runtime_lacks(wheel):
     archive = zipfile.ZipFile(wheel)
     (metadata,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
     message = Parser().parsestr(archive.read(metadata).decode())
@@ -41,13 +41,13 @@ def test_installing_the_wheel_on_the_runtime_asks_for_nothing_that_is_not_there(
     assert all(requirement.specifier.contains(version) for requirement in hard)
 
 
-def test_the_facts_about_the_runtime_are_exact_and_the_lock_of_its_test_environment_is_made_of_them():
+def test_the_runtime_facts_are_exact_versions_and_the_lock_of_its_test_environment_matches_them():
     lock = (ROOT / "conf/constraints/dbr-15.4-ml.lock").read_text()
     for name, requirement in facts().items():
         (specifier,) = requirement.specifier
         assert specifier.operator == "=="
         locked = re.search(rf"^{re.escape(name)}==([^ ;]+)", lock, re.M)
-        # tf-keras is there but not used; Horovod has a lock of its own; a wheel of MLflow 2.13 is whole.
+        # tf-keras is present but unused; Horovod has its own lock; MLflow 2.13 is a single wheel.
         assert locked is None or locked.group(1) == specifier.version, name
     for name in ("tensorflow", "keras", "petastorm", "mlflow", "numpy", "pandas", "pyarrow", "pyspark"):
         assert f"\n{name}=={next(iter(facts()[name].specifier)).version} " in lock, name

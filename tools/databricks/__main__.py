@@ -1,4 +1,4 @@
-"""Send the job of databricks.yml to a Databricks workspace, follow it, and end as it ends.
+"""Submit the job of databricks.yml to a Databricks workspace, follow it, and exit as it does.
 
 ./convoy submit --target dev --param data=fashion-mnist
 """
@@ -15,7 +15,7 @@ from pipelines.errors import ConfigError, LaunchError
 from pipelines.system import paths
 from tools.databricks import bundle, follow, wheel, workspace
 
-_ANYBODY = "you@example.com"
+_PLACEHOLDER_USER = "you@example.com"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -26,12 +26,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--job", metavar="NAME", default="", help="a job of conf/databricks (default: the only one)")
     parser.add_argument("--var", metavar="NAME=VALUE", action="append", default=[], help="a variable of databricks.yml")
     parser.add_argument("--param", metavar="NAME=VALUE", action="append", default=[], help="a parameter of the job, for this run")
-    parser.add_argument("--poll-seconds", metavar="S", type=float, default=5.0, help="between looks at the run (default: 5)")
-    parser.add_argument("--dry-run", action="store_true", help="show what would be sent; asks no workspace")
+    parser.add_argument("--poll-seconds", metavar="S", type=float, default=5.0, help="time between status requests (default: 5)")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be sent, without contacting a workspace")
     options = parser.parse_args(arguments)
     variables, parameters = _pairs("--var", options.var), _pairs("--param", options.param)
     if options.dry_run:
-        deployment = bundle.load(paths.home(), _ANYBODY, options.target, variables, options.job)
+        deployment = bundle.load(paths.home(), _PLACEHOLDER_USER, options.target, variables, options.job)
         workspace.check(deployment, parameters)
         for upload in deployment.uploads:
             print(f"upload {upload.source.relative_to(paths.home())} to {upload.target}")
@@ -40,8 +40,8 @@ def main(arguments: Sequence[str]) -> None:
         if parameters:
             print(f"run with {json.dumps(parameters)}")
         return
-    # What is wrong in the files is said before anybody is asked.
-    workspace.check(bundle.load(paths.home(), _ANYBODY, options.target, variables, options.job), parameters)
+    # Errors in the files are reported before the workspace is contacted.
+    workspace.check(bundle.load(paths.home(), _PLACEHOLDER_USER, options.target, variables, options.job), parameters)
     client, user = workspace.connect()
     deployment = bundle.load(paths.home(), user, options.target, variables, options.job)
     with tempfile.TemporaryDirectory() as folder:
@@ -54,8 +54,8 @@ def main(arguments: Sequence[str]) -> None:
         follow.cancel(client, run_id)
         print(f"run {run_id} is being cancelled", flush=True)
         raise
-    for found in outcome.mlflow_runs:
-        print(f"MLflow run {found}: {workspace.mlflow_page(client, found) or 'not found in this workspace'}")
+    for mlflow_run in outcome.mlflow_runs:
+        print(f"MLflow run {mlflow_run}: {workspace.mlflow_page(client, mlflow_run) or 'not found in this workspace'}")
     if not outcome.succeeded:
         failure = LaunchError(f"{outcome.reason}; {outcome.page}")
         failure.details = outcome.details
@@ -63,12 +63,12 @@ def main(arguments: Sequence[str]) -> None:
     print(f"run {run_id} succeeded")
 
 
-def _pairs(flag: str, given: Sequence[str]) -> dict[str, str]:
+def _pairs(flag: str, arguments: Sequence[str]) -> dict[str, str]:
     pairs = {}
-    for text in given:
-        name, equals, value = text.partition("=")
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
         if not equals or not name:
-            raise ConfigError(f"{flag} {text}: must be NAME=VALUE")
+            raise ConfigError(f"{flag} {argument}: must be NAME=VALUE")
         pairs[name] = value
     return pairs
 

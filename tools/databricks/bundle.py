@@ -1,7 +1,7 @@
-"""What `databricks.yml` says, brought to what the Jobs API takes: one target, variables filled in, paths in the workspace.
+"""Resolve `databricks.yml` to settings for the Jobs API: one target, variables substituted, paths in the workspace.
 
-This is the part of Databricks bundles that Convoy's own files use (targets, variables, references, the prefix of development
-mode, relative paths), so that a job can be sent where Databricks' program is not installed. That program reads the same files.
+This implements the part of Databricks bundles that Convoy's own files use (targets, variables, references, the development-mode
+prefix, relative paths), so that a job can be submitted where the Databricks CLI is not installed. The CLI reads the same files.
 """
 
 import re
@@ -19,12 +19,12 @@ BUNDLE_FILE = "databricks.yml"
 WHEEL_NAME = f"convoy-{__version__}-py3-none-any.whl"
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.-]*)\}")
-_DEEPEST = 10
+_MAX_DEPTH = 10
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A file of the repository and its place in the workspace."""
+    """A file of the repository and its path in the workspace."""
 
     source: Path
     target: str
@@ -32,14 +32,14 @@ class Upload:
 
 @dataclass(frozen=True)
 class Deployment:
-    """A job, ready to be sent."""
+    """A job, ready to submit."""
 
     target: str
     job: dict[str, Any]
     """Settings as the Jobs API takes them."""
     uploads: tuple[Upload, ...]
     wheel: str
-    """Where in the workspace the job's tasks look for the wheel."""
+    """The wheel's path in the workspace, as the job's tasks name it."""
 
     @property
     def parameters(self) -> dict[str, str]:
@@ -48,30 +48,30 @@ class Deployment:
 
 
 def load(home: Path, user: str, target: str = "", variables: Mapping[str, str] | None = None, job: str = "") -> Deployment:
-    """Read the bundle and bring one job of it to what the Jobs API takes.
+    """Read the bundle and resolve one of its jobs to settings for the Jobs API.
 
     Args:
         home: the folder of `databricks.yml`.
-        user: who submits, as the workspace names them, usually an address.
+        user: the submitting user's name in the workspace, usually an email address.
         target: a target's name; empty for the bundle's default.
-        variables: values in place of the variables' defaults.
-        job: which job; empty for the only one.
+        variables: values that override the variables' defaults.
+        job: a job's name; empty for the only one.
 
     Raises:
         ConfigError: names the file, what is wrong in it, and the remedy.
     """
     bundle, origins = _read(home)
-    name = _target(bundle, target)
-    chosen = bundle["targets"][name] or {}
-    root = chosen.get("workspace", {}).get(
+    name = _target_name(bundle, target)
+    target_settings = bundle["targets"][name] or {}
+    root = target_settings.get("workspace", {}).get(
         "root_path", "/Workspace/Users/${workspace.current_user.userName}/.bundle/convoy/" + name
     )
-    # Beside what Databricks' program keeps of the same bundle, not in it.
+    # Beside the Databricks CLI's own deployment of the same bundle, not inside it.
     root = root.replace("/.bundle/", "/.convoy/")
     short_name = re.sub(r"\W", "_", user.partition("@")[0])
     values = {
         "bundle": {"name": bundle["bundle"]["name"], "target": name},
-        "var": _variables(bundle, chosen, variables or {}),
+        "var": _variables(bundle, target_settings, variables or {}),
         "workspace": {
             "root_path": root,
             "file_path": "${workspace.root_path}/files",
@@ -80,32 +80,33 @@ def load(home: Path, user: str, target: str = "", variables: Mapping[str, str] |
         },
         "resources": bundle["resources"],
     }
-    prefix = f"[dev {short_name}] " if chosen.get("mode") == "development" else ""
+    prefix = f"[dev {short_name}] " if target_settings.get("mode") == "development" else ""
     for experiment in values["resources"].get("experiments", {}).values():
         folder, _, last = experiment["name"].rpartition("/")
         experiment["name"] = f"{folder}/{prefix}{last}"
-    settings: dict[str, Any] = _filled(_job(bundle, job), values)
+    key = _job_key(bundle, job)
+    settings: dict[str, Any] = _resolve(bundle["resources"]["jobs"][key], values)
     settings["name"] = f"{prefix}{settings['name']} (convoy submit)"
-    files, artifacts = (_filled("${workspace." + part + "}", values) for part in ("file_path", "artifact_path"))
+    files, artifacts = (_resolve("${workspace." + part + "}", values) for part in ("file_path", "artifact_path"))
     wheel = f"{artifacts}/{WHEEL_NAME}"
-    _place(settings, home, origins[_job_key(bundle, job)].parent, files, wheel)
+    _use_workspace_paths(settings, home, origins[key].parent, files, wheel)
     sources = [*sorted((home / "jobs").glob("*.py")), *sorted((home / "conf").glob("*.yml"))]
     uploads = tuple(Upload(source, f"{files}/{source.relative_to(home).as_posix()}") for source in sources)
     return Deployment(target=name, job=settings, uploads=uploads, wheel=wheel)
 
 
 def _read(home: Path) -> tuple[dict[str, Any], dict[str, Path]]:
-    """The bundle with the resources of all files it includes, and by job the file that holds it."""
+    """The bundle with the resources of all included files, and the file that defines each job."""
     bundle = _yaml(home / BUNDLE_FILE)
     resources: dict[str, dict[str, Any]] = {}
     origins: dict[str, Path] = {}
     files = [file for pattern in bundle.get("include", ()) for file in sorted(home.glob(pattern))]
     for file in [home / BUNDLE_FILE, *files]:
         content = bundle if file.name == BUNDLE_FILE else _yaml(file)
-        for kind, found in content.get("resources", {}).items():
-            resources.setdefault(kind, {}).update(found)
+        for kind, definitions in content.get("resources", {}).items():
+            resources.setdefault(kind, {}).update(definitions)
             if kind == "jobs":
-                origins |= dict.fromkeys(found, file)
+                origins |= dict.fromkeys(definitions, file)
     return bundle | {"resources": resources}, origins
 
 
@@ -115,71 +116,67 @@ def _yaml(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); run this in a checkout of Convoy") from error
     except yaml.YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        where = f" line {place.line + 1}" if place is not None else ""
-        raise ConfigError(f"{file}{where}: not valid YAML; check indentation and colons") from error
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark is not None else ""
+        raise ConfigError(f"{file}{line}: not valid YAML; check indentation and colons") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{file}: must hold sections such as 'resources:'")
+        raise ConfigError(f"{file}: must contain sections such as 'resources:'")
     return content
 
 
-def _target(bundle: Mapping[str, Any], wanted: str) -> str:
+def _target_name(bundle: Mapping[str, Any], requested: str) -> str:
     targets = bundle["targets"]
-    if wanted and wanted not in targets:
-        raise ConfigError(f"--target {wanted}: must be one of {', '.join(targets)} (targets in {BUNDLE_FILE})")
-    return wanted or next((name for name, target in targets.items() if (target or {}).get("default")), next(iter(targets)))
+    if requested and requested not in targets:
+        raise ConfigError(f"--target {requested}: must be one of {', '.join(targets)} (targets in {BUNDLE_FILE})")
+    return requested or next((name for name, target in targets.items() if (target or {}).get("default")), next(iter(targets)))
 
 
-def _variables(bundle: Mapping[str, Any], target: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
+def _variables(bundle: Mapping[str, Any], target: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
     known = bundle.get("variables", {})
-    for name in given:
+    for name, value in overrides.items():
         if name not in known:
-            raise ConfigError(f"--var {name}={given[name]}: must be one of {', '.join(known)} (variables in {BUNDLE_FILE})")
+            raise ConfigError(f"--var {name}={value}: must be one of {', '.join(known)} (variables in {BUNDLE_FILE})")
     values = {name: variable["default"] for name, variable in known.items() if "default" in variable}
     values |= target.get("variables", {})
-    # As YAML would read them, so that a number is a number.
-    return values | {name: yaml.safe_load(value) for name, value in given.items()}
+    # Parsed as YAML, so that a number is a number.
+    return values | {name: yaml.safe_load(value) for name, value in overrides.items()}
 
 
-def _job_key(bundle: Mapping[str, Any], wanted: str) -> str:
+def _job_key(bundle: Mapping[str, Any], requested: str) -> str:
     jobs = bundle["resources"].get("jobs", {})
-    if wanted in jobs or (not wanted and len(jobs) == 1):
-        return wanted or next(iter(jobs))
-    raise ConfigError(f"--job {wanted}: must be one of {', '.join(jobs)} (resources.jobs in conf/databricks)")
+    if requested in jobs or (not requested and len(jobs) == 1):
+        return requested or next(iter(jobs))
+    raise ConfigError(f"--job {requested}: must be one of {', '.join(jobs)} (resources.jobs in conf/databricks)")
 
 
-def _job(bundle: Mapping[str, Any], wanted: str) -> Any:
-    return bundle["resources"]["jobs"][_job_key(bundle, wanted)]
-
-
-def _filled(node: Any, values: Mapping[str, Any], depth: int = 0) -> Any:
-    """The node with every `${...}` replaced. A text that is one reference takes the type of what it refers to."""
+def _resolve(node: Any, values: Mapping[str, Any], depth: int = 0) -> Any:
+    """The node with every `${...}` replaced. A string that is a single reference takes the type of the value."""
     if isinstance(node, dict):
-        return {key: _filled(value, values, depth) for key, value in node.items()}
+        return {key: _resolve(value, values, depth) for key, value in node.items()}
     if isinstance(node, list):
-        return [_filled(value, values, depth) for value in node]
+        return [_resolve(value, values, depth) for value in node]
     if not isinstance(node, str) or "${" not in node:
         return node
-    if depth == _DEEPEST:
-        raise ConfigError(f"{node}: a reference that leads back to itself; see {BUNDLE_FILE}")
+    if depth == _MAX_DEPTH:
+        raise ConfigError(f"{node}: circular reference; see {BUNDLE_FILE}")
     whole = _REFERENCE.fullmatch(node)
     if whole:
-        return _filled(_value(whole[1], values), values, depth + 1)
-    return _REFERENCE.sub(lambda found: str(_filled(_value(found[1], values), values, depth + 1)), node)
+        return _resolve(_lookup(whole[1], values), values, depth + 1)
+    return _REFERENCE.sub(lambda match: str(_resolve(_lookup(match[1], values), values, depth + 1)), node)
 
 
-def _value(reference: str, values: Mapping[str, Any]) -> Any:
-    found: Any = values
+def _lookup(reference: str, values: Mapping[str, Any]) -> Any:
+    value: Any = values
     for part in reference.split("."):
-        if not isinstance(found, Mapping) or part not in found:
-            remedy = f"give --var {reference[4:]}=VALUE" if reference.startswith("var.") else "correct the reference"
-            raise ConfigError(f"${{{reference}}}: there is no such value; see {BUNDLE_FILE}, or {remedy}")
-        found = found[part]
-    return found
+        if not isinstance(value, Mapping) or part not in value:
+            remedy = f"pass --var {reference[4:]}=VALUE" if reference.startswith("var.") else "correct the reference"
+            raise ConfigError(f"${{{reference}}}: no such value; see {BUNDLE_FILE}, or {remedy}")
+        value = value[part]
+    return value
 
 
-def _place(settings: dict[str, Any], home: Path, folder: Path, files: str, wheel: str) -> None:
-    """Replace paths of the repository, which start at the folder of the job's file, by those in the workspace."""
+def _use_workspace_paths(settings: dict[str, Any], home: Path, folder: Path, files: str, wheel: str) -> None:
+    """Replace paths into the repository, which are relative to the job's file, with paths in the workspace."""
     for task in settings["tasks"]:
         python = task.get("spark_python_task")
         if python is not None:
@@ -187,7 +184,7 @@ def _place(settings: dict[str, Any], home: Path, folder: Path, files: str, wheel
             if not source.is_file() or home.resolve() not in source.parents:
                 raise ConfigError(f"task {task['task_key']}: python_file {python['python_file']}: no such file from {folder}")
             python["python_file"] = str(PurePosixPath(files) / source.relative_to(home.resolve()).as_posix())
-            # The API takes texts only.
+            # The API accepts only strings.
             python["parameters"] = [str(parameter) for parameter in python.get("parameters", ())]
         for library in task.get("libraries", ()):
             if str(library.get("whl", "")).startswith("."):

@@ -1,4 +1,4 @@
-"""Follow a run of a Databricks job to its end."""
+"""Follow a Databricks job run until it ends."""
 
 import re
 import time
@@ -10,10 +10,10 @@ from databricks.sdk.errors import DatabricksError, DeadlineExceeded, InternalErr
 from databricks.sdk.service.jobs import Run, RunLifeCycleState, RunResultState, RunState, RunTask
 from pipelines.errors import first_line
 from pipelines.system.secrets import mask
-from tools.databricks.workspace import answered
+from tools.databricks.workspace import api_errors
 
 _ENDED = (RunLifeCycleState.TERMINATED, RunLifeCycleState.SKIPPED, RunLifeCycleState.INTERNAL_ERROR)
-_FAULTS_SECONDS = 300
+_RETRY_SECONDS = 300
 _MLFLOW_RUN = re.compile(r"^run\s+([0-9a-f]{32})\b", re.M)
 _SHOWN_LINES = 12
 
@@ -23,37 +23,37 @@ class JobOutcome:
     """How a run ended."""
 
     page: str
-    """The address of its page."""
+    """URL of the run's page."""
     succeeded: bool
     reason: str
-    """One line; empty where it succeeded."""
+    """One line; empty if the run succeeded."""
     details: str
-    """The end of the output of the task that failed."""
+    """The last lines of the failed task's output."""
     mlflow_runs: tuple[str, ...]
-    """Ids of the MLflow runs that the tasks reported, in their order."""
+    """IDs of the MLflow runs that the tasks reported, in order."""
 
 
 def follow(client: WorkspaceClient, run_id: int, say: Callable[[str], None], poll_seconds: float = 5) -> JobOutcome:
-    """Tell the address of the run's page, then each change of state of the run and its tasks until it has ended.
+    """Report the URL of the run's page, then each state change of the run and its tasks until the run ends.
 
     Args:
-        client: of the workspace.
-        run_id: of the run.
-        say: is given lines for people.
-        poll_seconds: from one look to the next.
+        client: the workspace's client.
+        run_id: the run's ID.
+        say: receives progress lines.
+        poll_seconds: time between two status requests.
 
     Raises:
-        LaunchError: the workspace refuses, or has not answered for five minutes. The run goes on.
+        LaunchError: the workspace refuses, or has not answered for five minutes. The run continues.
     """
-    told: dict[str, str] = {}
+    reported: dict[str, str] = {}
     started = time.monotonic()
     while True:
-        run = _look(client, run_id, poll_seconds)
-        if not told:
+        run = _get_run(client, run_id, poll_seconds)
+        if not reported:
             say(f"run {run_id}: {run.run_page_url}")
         for name, state in _states(run):
-            if told.get(name) != state:
-                told[name] = state
+            if reported.get(name) != state:
+                reported[name] = state
                 say(f"{_clock(time.monotonic() - started)}  {name:10} {state}")
         if run.state is not None and run.state.life_cycle_state in _ENDED:
             return _outcome(client, run, run.state)
@@ -61,64 +61,67 @@ def follow(client: WorkspaceClient, run_id: int, say: Callable[[str], None], pol
 
 
 def cancel(client: WorkspaceClient, run_id: int) -> None:
-    """Ask for the end of a run. Raises LaunchError when the workspace refuses."""
-    with answered(client.config.host, "the run was cancelled"):
+    """Request cancellation of a run. Raises LaunchError if the workspace refuses."""
+    with api_errors(client.config.host, "cancelling the run"):
         client.jobs.cancel_run(run_id)
 
 
-def _look(client: WorkspaceClient, run_id: int, pause: float) -> Run:
-    """The SDK itself repeats a call that was not answered or put off (429, 503); here other faults of the service are."""
-    deadline = time.monotonic() + _FAULTS_SECONDS
+def _get_run(client: WorkspaceClient, run_id: int, retry_interval: float) -> Run:
+    """Retries server errors. The SDK itself retries only calls that got no answer or were throttled (429, 503)."""
+    deadline = time.monotonic() + _RETRY_SECONDS
     while True:
-        with answered(client.config.host, f"run {run_id} was looked at; the run goes on"):
+        with api_errors(client.config.host, f"requesting the state of run {run_id}; the run continues"):
             try:
                 return client.jobs.get_run(run_id)
             except DatabricksError as error:
-                if not _is_fault_of_the_service(error) or time.monotonic() > deadline:
+                if not _is_server_error(error) or time.monotonic() > deadline:
                     raise
-        time.sleep(pause)
+        time.sleep(retry_interval)
 
 
-def _is_fault_of_the_service(error: DatabricksError) -> bool:
+def _is_server_error(error: DatabricksError) -> bool:
     """Status 500, 502, 503 or 504."""
     return isinstance(error, InternalError | TemporarilyUnavailable | DeadlineExceeded) or error.error_code == "BAD_GATEWAY"
 
 
 def _states(run: Run) -> Iterator[tuple[str, str]]:
     for task in run.tasks or ():
-        yield task.task_key, _named(task.state)
-    yield "run", _named(run.state)
+        yield task.task_key, _state_name(task.state)
+    yield "run", _state_name(run.state)
 
 
-def _named(state: RunState | None) -> str:
-    """TERMINATED says little; then the result does."""
+def _state_name(state: RunState | None) -> str:
+    """A state's name. TERMINATED does not say how the run ended, so the result state replaces it."""
     if state is None or state.life_cycle_state is None:
         return "unknown"
-    shown = state.result_state or state.life_cycle_state
-    return str(shown.value).lower().replace("_", " ")
+    return str((state.result_state or state.life_cycle_state).value).lower().replace("_", " ")
 
 
 def _outcome(client: WorkspaceClient, run: Run, state: RunState) -> JobOutcome:
     succeeded = state.result_state is RunResultState.SUCCESS
-    found: list[str] = []
+    mlflow_runs: list[str] = []
     reason, details = "", ""
     for task in run.tasks or ():
         logs, error = _output(client, task)
-        found += _MLFLOW_RUN.findall(logs)
+        mlflow_runs += _MLFLOW_RUN.findall(logs)
         if not reason and task.state is not None and task.state.result_state in (RunResultState.FAILED, RunResultState.TIMEDOUT):
-            said = error or task.state.state_message or "no reason given"
-            reason = f"task {task.task_key} {_named(task.state)}: {first_line(said)}"
+            message = error or task.state.state_message or "no reason given"
+            reason = f"task {task.task_key} {_state_name(task.state)}: {first_line(message)}"
             details = "\n".join("    " + line for line in mask(logs).strip().splitlines()[-_SHOWN_LINES:])
     if not succeeded and not reason:
         message = first_line(state.state_message or "")
-        reason = f"the run is {_named(state)}" + (f": {message}" if message else "")
+        reason = f"the run is {_state_name(state)}" + (f": {message}" if message else "")
     return JobOutcome(
-        page=run.run_page_url or "", succeeded=succeeded, reason=reason, details=details, mlflow_runs=tuple(dict.fromkeys(found))
+        page=run.run_page_url or "",
+        succeeded=succeeded,
+        reason=reason,
+        details=details,
+        mlflow_runs=tuple(dict.fromkeys(mlflow_runs)),
     )
 
 
 def _output(client: WorkspaceClient, task: RunTask) -> tuple[str, str]:
-    """What a task printed and why it failed; empty where the workspace has nothing, as for a task that never started."""
+    """A task's output and error message; empty where the workspace has none, as for a task that never started."""
     if task.run_id is None:
         return "", ""
     try:

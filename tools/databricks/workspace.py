@@ -1,4 +1,4 @@
-"""A Databricks workspace: put files and a job there, and start it."""
+"""Upload files to a Databricks workspace, create a job there and start it."""
 
 import inspect
 import logging
@@ -18,60 +18,61 @@ from databricks.sdk.service.workspace import ImportFormat
 from pipelines.errors import ConfigError, LaunchError, first_line
 from tools.databricks.bundle import Deployment
 
-# The SDK repeats a call while nobody answers. Until the first answer a wrong address is likelier than a network at fault.
-_FIRST_REPEATS_SECONDS = 3
-_REPEATS_SECONDS = 300
-_ANSWER_SECONDS = 20
-_SET_UP = "set DATABRICKS_HOST and DATABRICKS_TOKEN, or DATABRICKS_CONFIG_PROFILE to a profile in ~/.databrickscfg"
+# The SDK retries a call that gets no answer. Until the first answer a wrong address is likelier than a network fault.
+_FIRST_RETRY_SECONDS = 3
+_RETRY_SECONDS = 300
+_HTTP_TIMEOUT_SECONDS = 20
+_CREDENTIALS_REMEDY = "set DATABRICKS_HOST and DATABRICKS_TOKEN, or DATABRICKS_CONFIG_PROFILE to a profile in ~/.databrickscfg"
 
 
 def connect() -> tuple[WorkspaceClient, str]:
-    """A client with the credentials of the environment or ~/.databrickscfg, and the name of the user they belong to.
+    """A client with the credentials of the environment or ~/.databrickscfg, and the name of their user.
 
     Raises:
         ConfigError: there are no credentials.
-        LaunchError: they are refused, or the workspace does not answer.
+        LaunchError: the credentials are refused, or the workspace does not answer.
     """
-    # What it warns of here ends in one of the lines below.
+    # The errors raised below say whatever the SDK would warn of here.
     logging.getLogger("databricks.sdk").setLevel(logging.ERROR)
     try:
-        config = Config(retry_timeout_seconds=_FIRST_REPEATS_SECONDS, http_timeout_seconds=_ANSWER_SECONDS)
+        config = Config(retry_timeout_seconds=_FIRST_RETRY_SECONDS, http_timeout_seconds=_HTTP_TIMEOUT_SECONDS)
     except ValueError as error:
-        raise ConfigError(f"no credentials for a Databricks workspace ({first_line(error)}); {_SET_UP}") from None
-    with answered(config.host):
+        raise ConfigError(f"no credentials for a Databricks workspace ({first_line(error)}); {_CREDENTIALS_REMEDY}") from None
+    with api_errors(config.host, "requesting the current user"):
         user = WorkspaceClient(config=config).current_user.me().user_name or ""
-    patient = config.copy()
-    patient.retry_timeout_seconds = _REPEATS_SECONDS
-    return WorkspaceClient(config=patient), user
+    config = config.copy()
+    config.retry_timeout_seconds = _RETRY_SECONDS
+    return WorkspaceClient(config=config), user
 
 
 @contextmanager
-def answered(host: str | None, doing: str = "the workspace was asked who you are") -> Iterator[None]:
-    """Turn what the SDK raises into one line that says what to do."""
+def api_errors(host: str | None, action: str) -> Iterator[None]:
+    """Turn the SDK's exceptions into a one-line error with a remedy."""
     try:
         yield
     except Unauthenticated as error:
-        raise LaunchError(f"{host}: the credentials were refused when {doing} ({first_line(error)}); {_SET_UP}") from error
+        problem = f"the credentials were refused while {action} ({first_line(error)})"
+        raise LaunchError(f"{host}: {problem}; {_CREDENTIALS_REMEDY}") from error
     except PermissionDenied as error:
         remedy = "ask the workspace's administrator for it, or use other credentials"
-        raise LaunchError(f"{host}: permission denied when {doing} ({first_line(error)}); {remedy}") from error
+        raise LaunchError(f"{host}: permission denied while {action} ({first_line(error)}); {remedy}") from error
     except (TimeoutError, requests.RequestException) as error:
         cause = error.__cause__ or error
         raise LaunchError(
-            f"{host}: no answer when {doing} ({first_line(cause)}); check DATABRICKS_HOST and the network"
+            f"{host}: no answer while {action} ({first_line(cause)}); check DATABRICKS_HOST and the network"
         ) from error
     except DatabricksError as error:
-        raise LaunchError(f"{host}: refused when {doing} ({first_line(error)})") from error
+        raise LaunchError(f"{host}: refused while {action} ({first_line(error)})") from error
 
 
 def upload(client: WorkspaceClient, deployment: Deployment, wheel: Path) -> int:
-    """Put the job's files and the wheel into the workspace, in place of older ones. Gives how many.
+    """Upload the job's files and the wheel, overwriting older ones. Returns the number of files.
 
     Raises:
         LaunchError: the workspace refuses.
     """
     files = {upload.target: upload.source for upload in deployment.uploads} | {deployment.wheel: wheel}
-    with answered(client.config.host, "files were uploaded"):
+    with api_errors(client.config.host, "uploading files"):
         for folder in sorted({str(PurePosixPath(target).parent) for target in files}):
             client.workspace.mkdirs(folder)
         for target, source in files.items():
@@ -80,62 +81,62 @@ def upload(client: WorkspaceClient, deployment: Deployment, wheel: Path) -> int:
 
 
 def put_job(client: WorkspaceClient, settings: Mapping[str, Any]) -> int:
-    """Create the job, or bring the one of this name to these settings. Gives its id.
+    """Create the job, or update the one of this name. Returns its ID.
 
     Raises:
-        ConfigError: a setting is none that a job has.
+        ConfigError: a setting is unknown to the Jobs API.
         LaunchError: the workspace refuses.
     """
-    job = checked(settings)
-    with answered(client.config.host, "the job was created"):
-        for found in client.jobs.list(name=job.name):
-            if found.job_id is not None:
-                client.jobs.reset(found.job_id, job)
-                return int(found.job_id)
-        wanted = {name: getattr(job, name) for name in inspect.signature(JobsAPI.create).parameters if hasattr(job, name)}
-        created = client.jobs.create(**wanted)
+    job = validated(settings)
+    with api_errors(client.config.host, "creating the job"):
+        for existing in client.jobs.list(name=job.name):
+            if existing.job_id is not None:
+                client.jobs.reset(existing.job_id, job)
+                return int(existing.job_id)
+        fields = {name: getattr(job, name) for name in inspect.signature(JobsAPI.create).parameters if hasattr(job, name)}
+        created = client.jobs.create(**fields)
     return int(created.job_id)
 
 
 def start(client: WorkspaceClient, job_id: int, parameters: Mapping[str, str]) -> int:
-    """Start the job once, even when the answer to the first call is lost. Gives the run's id.
+    """Start the job exactly once, even if the answer to the first call is lost. Returns the run's ID.
 
     Raises:
         LaunchError: the workspace refuses.
     """
-    with answered(client.config.host, "the job was started"):
+    with api_errors(client.config.host, "starting the job"):
         started = client.jobs.run_now(job_id, job_parameters=dict(parameters) or None, idempotency_token=uuid.uuid4().hex)
     return int(started.run_id)
 
 
-def checked(settings: Mapping[str, Any]) -> JobSettings:
-    """The settings as the SDK holds them. It passes over what it does not know, so what comes back is compared.
+def validated(settings: Mapping[str, Any]) -> JobSettings:
+    """The settings as the SDK's type. The SDK silently drops what it does not know, so the result is compared with the input.
 
     Raises:
-        ConfigError: names the first setting that would be lost.
+        ConfigError: names the first setting that would be dropped.
     """
     job = JobSettings.from_dict(dict(settings))
-    lost = next(differences(settings, job.as_dict()), None)
-    if lost is not None:
-        raise ConfigError(f"conf/databricks: {lost}: none of the settings that a job of Databricks has, or not of their type")
+    dropped = next(differences(settings, job.as_dict()), None)
+    if dropped is not None:
+        raise ConfigError(f"conf/databricks: {dropped}: not a setting of a Databricks job, or a value of the wrong type")
     return job
 
 
-def differences(wanted: Any, kept: Any, place: str = "job") -> Iterator[str]:
-    """Places of what is wanted and not kept as it is."""
-    if isinstance(wanted, Mapping) and isinstance(kept, Mapping):
-        for key, value in wanted.items():
-            if key in kept or value not in ({}, [], None):
-                yield from differences(value, kept.get(key), f"{place}.{key}")
-    elif isinstance(wanted, list) and isinstance(kept, list) and len(wanted) == len(kept):
-        for number, (one, other) in enumerate(zip(wanted, kept, strict=True)):
-            yield from differences(one, other, f"{place}[{number}]")
-    elif wanted != kept:
-        yield place
+def differences(expected: Any, actual: Any, path: str = "job") -> Iterator[str]:
+    """Paths of the values that are missing from `actual` or differ there."""
+    if isinstance(expected, Mapping) and isinstance(actual, Mapping):
+        for key, value in expected.items():
+            if key in actual or value not in ({}, [], None):
+                yield from differences(value, actual.get(key), f"{path}.{key}")
+    elif isinstance(expected, list) and isinstance(actual, list) and len(expected) == len(actual):
+        for index, (left, right) in enumerate(zip(expected, actual, strict=True)):
+            yield from differences(left, right, f"{path}[{index}]")
+    elif expected != actual:
+        yield path
 
 
 def mlflow_page(client: WorkspaceClient, run_id: str) -> str:
-    """The address of an MLflow run's page; empty where the workspace does not know the run."""
+    """URL of an MLflow run's page; empty if the workspace does not know the run."""
     try:
         run = client.experiments.get_run(run_id).run
     except DatabricksError:
@@ -145,30 +146,30 @@ def mlflow_page(client: WorkspaceClient, run_id: str) -> str:
 
 
 def check(deployment: Deployment, parameters: Mapping[str, str]) -> None:
-    """Raises ConfigError when the job is none, or one of the parameters is not of the job."""
+    """Raises ConfigError if the job's settings are invalid or the job does not declare one of the parameters."""
     for name in parameters:
         if name not in deployment.parameters:
             raise ConfigError(f"--param {name}: must be one of {', '.join(deployment.parameters)} (parameters of the job)")
-    checked(deployment.job)
+    validated(deployment.job)
 
 
 def submit(
     client: WorkspaceClient, deployment: Deployment, wheel: Path, parameters: Mapping[str, str], say: Callable[[str], None]
 ) -> int:
-    """Upload, create or update the job, and start it.
+    """Upload the files, create or update the job, and start it.
 
     Args:
-        client: of the workspace.
+        client: the workspace's client.
         deployment: the job.
-        wheel: Convoy's, to be uploaded.
-        parameters: for this run, in place of the job's defaults.
-        say: is given lines for people.
+        wheel: Convoy's wheel.
+        parameters: override the job's defaults in this run.
+        say: receives progress lines.
 
     Returns:
-        the run's id.
+        the run's ID.
 
     Raises:
-        ConvoyError: something is refused; the message says what, and what to do.
+        ConvoyError: something is refused; the message says what, and the remedy.
     """
     check(deployment, parameters)
     count = upload(client, deployment, wheel)

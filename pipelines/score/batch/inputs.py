@@ -1,4 +1,4 @@
-"""What can be scored, and how Spark reads it: Convoy's tables, other Parquet, folders of pictures, libsvm text."""
+"""Detect and read the inputs of batch scoring: Convoy's tables, other Parquet, folders of images, libsvm text."""
 
 from pathlib import Path
 from typing import Literal
@@ -13,9 +13,9 @@ from pipelines.data.sources.resolve import NAMES
 from pipelines.data.table.schema import MANIFEST_NAME
 from pipelines.errors import ConfigError
 from pipelines.score.batch.scoring import Input
-from pipelines.score.classifier import ModelInfo
 from pipelines.score.evaluate.dataset import existing_table
 from pipelines.score.evaluate.evaluation import check_fit
+from pipelines.score.model_info import ModelInfo
 from pipelines.system import paths
 
 Kind = Literal["table", "parquet", "images", "libsvm"]
@@ -23,10 +23,10 @@ _ORIGIN, _ROW, _IMAGE = "__origin", "__row", "__image"
 
 
 def recognise(location: str) -> Kind:
-    """What lies at a location. Needs no Spark.
+    """The kind of input at a location. Needs no Spark.
 
     Raises:
-        ConfigError: nothing that can be scored.
+        ConfigError: there is nothing there that can be scored.
     """
     if location in NAMES:
         return "libsvm"
@@ -45,8 +45,8 @@ def recognise(location: str) -> Kind:
     }
     found = [kind for kind, count in kinds.items() if count]
     if len(found) != 1:
-        what = " and ".join(f"{kinds[kind]} of {kind}" for kind in found) or "neither libsvm nor Parquet nor images"
-        raise ConfigError(f"--data {location}: holds {what}; it must hold files of one kind")
+        what = " and ".join(f"{kinds[kind]} of kind {kind}" for kind in found) or "neither libsvm nor Parquet nor images"
+        raise ConfigError(f"--data {location}: contains {what}; it must contain files of one kind")
     return found[0]
 
 
@@ -54,7 +54,7 @@ def read_table(spark: SparkSession, location: str, info: ModelInfo) -> Input:
     """All rows of a table.
 
     Raises:
-        DataError: its rows are not what the model takes, or it is damaged.
+        DataError: its images do not fit the model, or it is damaged.
     """
     manifest = existing_table(location).manifest
     check_fit(info, manifest, location, with_classes=False)
@@ -65,15 +65,15 @@ def read_table(spark: SparkSession, location: str, info: ModelInfo) -> Input:
 
 
 def read_parquet(spark: SparkSession, location: str, image_column: str) -> Input:
-    """Parquet that anybody wrote.
+    """Parquet from any writer.
 
     Args:
         spark: reads it.
         location: a file or a folder.
-        image_column: binary, a list of numbers, or a struct with a field `bytes` (as Hugging Face's data sets have).
+        image_column: binary, a list of numbers, or a struct with a field `bytes` (as in Hugging Face's data sets).
 
     Raises:
-        ConfigError: there is no such column, or it is of another type.
+        ConfigError: there is no such column, or it has another type.
     """
     frame = spark.read.parquet(paths.to_spark(location))
     if image_column not in frame.columns:
@@ -84,13 +84,13 @@ def read_parquet(spark: SparkSession, location: str, image_column: str) -> Input
     if isinstance(kind, T.BinaryType) or (isinstance(kind, T.ArrayType) and isinstance(kind.elementType, T.NumericType)):
         return _with_places(frame, image_column, tuple(frame.columns))
     raise ConfigError(
-        f"--image-column {image_column}: is of type {kind.simpleString()}; it must be binary (raw values or an encoded picture), "
+        f"--image-column {image_column}: has type {kind.simpleString()}; it must be binary (raw values or an encoded image), "
         "a list of numbers, or a struct with a field 'bytes'"
     )
 
 
 def read_images(spark: SparkSession, location: str) -> Input:
-    """Pictures, in subfolders, too. Kept are their path, size and time of modification."""
+    """Images of a folder and its subfolders, with path, size and modification time."""
     frame = (
         spark.read.format("binaryFile")
         .option("recursiveFileLookup", "true")
@@ -109,5 +109,5 @@ def _with_places(frame: DataFrame, image: str, kept: tuple[str, ...]) -> Input:
 
 
 def _is_data(file: Path, root: Path) -> bool:
-    """Not a mark of Spark's nor something hidden."""
+    """False for Spark's markers and hidden files."""
     return not any(part.startswith(("_", ".")) for part in file.relative_to(root).parts)

@@ -1,4 +1,4 @@
-"""libsvm text to be scored: read and judged as ingest does, in the order of the text."""
+"""Read libsvm text for scoring: parsed and validated as by ingest, in the order of the text."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ _ROW_COLUMNS = "file string, line bigint, label int, content binary, __origin st
 
 @contextmanager
 def opened(spark: SparkSession, config: Config, reporter: Reporter, folder: Path) -> Iterator[tuple[Input, int]]:
-    """The rows of `data.dataset`, and how many lines were set aside into `folder`. Kept are file, line (from 1) and label value.
+    """The rows of `data.dataset` with file, line (from 1) and label value, and the number of lines quarantined in `folder`.
 
     Raises:
         DataError: a line is malformed, or too many are (`ingest.on_bad_rows`); begins `FILE:LINE: reason`.
@@ -50,17 +50,16 @@ def opened(spark: SparkSession, config: Config, reporter: Reporter, folder: Path
 def image_rows(
     batches: Iterable[pa.RecordBatch], uris: Sequence[str], first_lines: Mapping[tuple[int, int], int], labels: Sequence[int]
 ) -> Iterator[pa.RecordBatch]:
-    """Images (`pipelines.data.sources.parsed_rows.PARSED_COLUMNS`, each in a row of its own) to what is scored. Runs in Python
-    workers.
+    """Turn parsed images into rows to score. Runs in Spark's Python workers.
 
     Args:
-        batches: the images.
-        uris: of the source's files, which the rows number.
+        batches: `pipelines.data.ingest.parse_pass.PARSED_COLUMNS`, one image per row.
+        uris: URIs of the source's files, by file number.
         first_lines: (file, block) -> zero-based number of the block's first line in its file.
-        labels: values of the labels, by class index.
+        labels: label values by class index.
 
     Yields:
-        `_ROW_COLUMNS`: file, line in it from 1, value of the label, image, and what puts the rows in order.
+        `_ROW_COLUMNS`: file, line (from 1), label value, image, and the columns that identify the row.
     """
     for batch in batches:
         files, blocks = batch.column("file").to_pylist(), batch.column("block").to_pylist()
@@ -80,11 +79,11 @@ def image_rows(
 
 
 def find(config: Config, reporter: Reporter) -> Source:
-    """The files of `data.dataset`: those of a data set, one file, or all of a folder.
+    """The files of `data.dataset`: a data set's files, a single file, or all libsvm files of a folder.
 
     Raises:
         ConfigError: there is no such data set.
-        DataError: it cannot be had on this machine.
+        DataError: it is not available on this machine.
     """
     location = config.data.dataset
     if location in NAMES:

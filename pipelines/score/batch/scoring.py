@@ -1,8 +1,8 @@
-"""Batch scoring: every row of the input with the model's answer beside it, as a Parquet folder that appears whole.
+"""Batch scoring: add the model's predictions to every row of the input.
 
-The rows go through `mapInArrow`, with the model loaded once in each Python worker. MLflow's `spark_udf` gives the same
-probabilities, but takes images as lists of numbers and calls the network with 32 rows at a time: measured on MNIST with
-`convnet`, 6,500 rows per CPU second where this gives 20,100.
+Rows go through `mapInArrow`, with the model loaded once per Python worker. MLflow's `spark_udf` gives the same probabilities,
+but takes images as lists of numbers and calls the network with batches of 32: measured on MNIST with `convnet`, 6,500 rows per
+CPU second against 20,100 here.
 """
 
 import time
@@ -21,7 +21,7 @@ from pyspark.sql import types as T
 
 from pipelines.errors import ConfigError
 from pipelines.score.arrow_images import Form, decode
-from pipelines.score.classifier import ModelInfo
+from pipelines.score.model_info import ModelInfo
 from pipelines.score.spark_model import Shipment, load
 
 PREDICTION, LABEL, PROBABILITIES, MODEL_URI, MODEL_VERSION = (
@@ -36,12 +36,12 @@ ADDED_COLUMNS = (PREDICTION, LABEL, PROBABILITIES, MODEL_URI, MODEL_VERSION)
 
 @dataclass(frozen=True)
 class RejectedRow:
-    """A row without an answer."""
+    """A row that could not be scored."""
 
     origin: str
-    """File of the input."""
+    """The input file."""
     row: int
-    """From 0; -1 where the file is the row."""
+    """Row number in the file, from 0; -1 if the whole file is the row."""
     reason: str
 
     def __str__(self) -> str:
@@ -50,12 +50,12 @@ class RejectedRow:
 
 @dataclass
 class Tally:
-    """What all tasks did. Spark adds up each successful task once."""
+    """Totals over all tasks. Spark adds each successful task exactly once."""
 
     rows: int = 0
-    """With an answer."""
+    """Rows scored."""
     predict_seconds: float = 0.0
-    """In the network, of all tasks together."""
+    """Time in the network, summed over tasks."""
     load_seconds: float = 0.0
     rejected: tuple[RejectedRow, ...] = ()
 
@@ -83,26 +83,26 @@ class Input:
 
     frame: DataFrame
     image: str
-    """The column that is decoded (see `pipelines.score.arrow_images`)."""
+    """Name of the image column (see `pipelines.score.arrow_images`)."""
     kept: tuple[str, ...]
-    """Columns that the output has, too."""
+    """Columns copied to the output."""
     origin: str
-    """The column with the file that a row is from."""
+    """Name of the column with the row's file."""
     row: str
-    """The column with the row's number in that file."""
+    """Name of the column with the row's number in that file."""
 
 
 def scored(rows: Input, form: Form, shipment: Shipment, tally: "Accumulator[Tally]") -> DataFrame:
-    """The kept columns and `ADDED_COLUMNS`. Rows without an image are left out, and told to the tally.
+    """The kept columns and `ADDED_COLUMNS`. Rows without a readable image are left out and added to the tally's rejected rows.
 
     Args:
         rows: the input.
-        form: what the model takes.
+        form: the images that the model expects.
         shipment: the model.
-        tally: told what was done, when the result is written.
+        tally: updated when the result is written.
 
     Raises:
-        ConfigError: the input already has a column of that name.
+        ConfigError: the input already has one of the added columns.
     """
     taken = sorted(set(rows.kept) & set(ADDED_COLUMNS))
     if taken:
@@ -115,7 +115,7 @@ def scored(rows: Input, form: Form, shipment: Shipment, tally: "Accumulator[Tall
 
 
 def added_fields(info: ModelInfo) -> list[T.StructField]:
-    """The columns that scoring adds; probabilities are a struct with a field for each class, by its name."""
+    """The columns that scoring adds; the probabilities are a struct with one field per class, named after it."""
     probabilities = T.StructType([T.StructField(name, T.FloatType()) for name in class_fields(info)])
     return [
         T.StructField(PREDICTION, T.StringType()),
@@ -127,7 +127,7 @@ def added_fields(info: ModelInfo) -> list[T.StructField]:
 
 
 def class_fields(info: ModelInfo) -> list[str]:
-    """Names of the probabilities: those of the classes, with the label behind where names are not unique."""
+    """Field names of the probabilities: the class names, followed by the label if names are not unique."""
     if len({name.lower() for name in info.class_names}) == info.num_classes:
         return list(info.class_names)
     return [f"{name} ({label})" for name, label in zip(info.class_names, info.labels, strict=True)]
@@ -136,15 +136,15 @@ def class_fields(info: ModelInfo) -> list[str]:
 def score_batches(
     batches: Iterable[pa.RecordBatch], *, kept: int, image: int, form: Form, shipment: Shipment, tally: "Accumulator[Tally]"
 ) -> Iterator[pa.RecordBatch]:
-    """Runs in Spark's workers.
+    """Score the rows of a partition. Runs in Spark's workers.
 
     Args:
-        batches: `kept` columns that are passed on; the last two columns are file and row.
-        kept: how many.
-        image: place of the image's column.
-        form: what the model takes.
+        batches: begin with the columns to keep; the last two columns are file and row.
+        kept: number of columns to keep.
+        image: index of the image column.
+        form: the images that the model expects.
         shipment: the model.
-        tally: told what was done.
+        tally: updated per batch.
     """
     for batch in batches:
         if not len(batch):

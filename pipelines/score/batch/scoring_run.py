@@ -1,4 +1,4 @@
-"""A scoring as the user asks for it: input to output folder, which appears whole or not at all."""
+"""Score an input and write the output folder, which appears complete or not at all."""
 
 import dataclasses
 import json
@@ -28,8 +28,8 @@ from pipelines.score.arrow_images import Form
 from pipelines.score.batch import inputs, libsvm_input
 from pipelines.score.batch.inputs import Kind
 from pipelines.score.batch.scoring import RejectedRow, Tally, new_tally, scored
-from pipelines.score.classifier import ModelInfo
 from pipelines.score.evaluate.dataset import described
+from pipelines.score.model_info import ModelInfo
 from pipelines.score.spark_model import shipped
 from pipelines.system import atomic, paths
 from pipelines.system.reporter import Reporter
@@ -40,7 +40,7 @@ NOTE_NAME = "_scoring.json"
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringRequest:
-    """What is to be scored, before Spark is there."""
+    """The input, the model and the output of a scoring job."""
 
     config: Config
     """`data.dataset` is the input."""
@@ -48,7 +48,7 @@ class ScoringRequest:
     output: str
     image_column: str
     digits: bool
-    """Bring pictures into MNIST's form."""
+    """Convert pictures to MNIST's format."""
     overwrite: bool
 
     @property
@@ -57,24 +57,24 @@ class ScoringRequest:
 
 
 def check(order: ScoringRequest) -> Kind:
-    """Raises ConfigError when the input cannot be scored or the output is in the way. Returns the kind of input."""
+    """Raises ConfigError if the input cannot be scored or the output must not be overwritten. Returns the kind of input."""
     kind = inputs.recognise(order.config.data.dataset)
     if order.target.exists() and not order.overwrite:
-        raise ConfigError(f"--output {order.output}: exists; name another folder, or give --overwrite")
+        raise ConfigError(f"--output {order.output}: already exists; name another folder, or give --overwrite")
     if order.target.exists() and not (order.target / NOTE_NAME).is_file():
-        # Whatever else lies there was not made to be replaced.
-        raise ConfigError(f"--output {order.output}: exists and is no output of scoring; name another folder")
+        # --overwrite must not delete anything but the output of an earlier scoring.
+        raise ConfigError(f"--output {order.output}: exists and was not written by scoring; name another folder")
     return kind
 
 
 def run_scoring(spark: SparkSession, order: ScoringRequest, kind: Kind, reporter: Reporter) -> dict[str, Any]:
-    """Score and write.
+    """Score the input and write the output.
 
     Returns:
         the summary, plain data ready for JSON.
 
     Raises:
-        DataError: a row is bad, or too many are (`ingest.on_bad_rows`, `ingest.max_bad_fraction`); there is no output then.
+        DataError: a row is bad, or too many are (`ingest.on_bad_rows`, `ingest.max_bad_fraction`); nothing is written then.
         ConfigError: the input has no such image column, or the output cannot be written.
     """
     started = time.monotonic()
@@ -84,7 +84,7 @@ def run_scoring(spark: SparkSession, order: ScoringRequest, kind: Kind, reporter
     with ExitStack() as stack:
         folder = stack.enter_context(_unfinished(order))
         (shipment,) = stack.enter_context(shipped(spark, [order.info]))
-        # Of an encoded picture only the size of its file is known, and that not here.
+        # An encoded image's size is not known here.
         values_per_row = _VALUES_OF_A_PICTURE if kind == "images" else math.prod(form.shape)
         stack.enter_context(arrow_batches(spark, values_per_row))
         stack.enter_context(job_group(spark, "Convoy scoring"))
@@ -112,7 +112,7 @@ def run_scoring(spark: SparkSession, order: ScoringRequest, kind: Kind, reporter
             _write_rejected(done.rejected, folder)
         rejected = set_aside + len(done.rejected)
         if not done.rows:
-            raise DataError(f"{location}: there are no rows to score")
+            raise DataError(f"{location}: has no rows to score")
         note = _note(order, kind, done, rejected)
         (folder / NOTE_NAME).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
         _publish(folder, order.target)
@@ -135,7 +135,7 @@ def _tasks_at_once(spark: SparkSession) -> int:
 
 @contextmanager
 def _unfinished(order: ScoringRequest) -> Iterator[Path]:
-    """A hidden folder beside the output, gone at the end."""
+    """A hidden folder beside the output, removed on exit."""
     try:
         folder = atomic.unfinished_folder(order.target.parent, ".scoring-", order.target.name)
     except OSError as error:
@@ -147,7 +147,7 @@ def _unfinished(order: ScoringRequest) -> Iterator[Path]:
 
 
 def _publish(folder: Path, target: Path) -> None:
-    """Put the finished folder in its place. What was there is gone only when the new one is."""
+    """Move the finished folder to the output's path. An old output is deleted only after that."""
     try:
         atomic.replace_folder(folder, target)
     except OSError as error:
@@ -161,10 +161,10 @@ def _judge(config: IngestConfig, done: Tally, reporter: Reporter) -> None:
     bad, rows = len(done.rejected), len(done.rejected) + done.rows
     count = f"; {bad:,} of {rows:,} rows are bad" if bad > 1 else ""
     if config.on_bad_rows == "fail":
-        raise DataError(f"{first}{count}; mend the data, or set ingest.on_bad_rows=quarantine to go on without such rows")
+        raise DataError(f"{first}{count}; fix the data, or set ingest.on_bad_rows=quarantine to continue without bad rows")
     if bad > config.max_bad_fraction * rows:
         raise DataError(
-            f"{first}{count}; that is more than ingest.max_bad_fraction={config.max_bad_fraction:g} allows: mend the data"
+            f"{first}{count}; that is more than ingest.max_bad_fraction={config.max_bad_fraction:g} allows: fix the data"
         )
     reporter.warn(f"{first}; {bad:,} of {rows:,} rows are set aside in {REJECTED_FOLDER}")
 

@@ -1,4 +1,4 @@
-"""Which rows a model is judged on: those of a table, or of libsvm files that become one."""
+"""The rows a model is evaluated on: those of an existing table, or of libsvm files that are ingested into one."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pipelines.data.sources.source import Source
 from pipelines.data.table import verify
 from pipelines.data.table.schema import SPLITS, Split, Table, read_manifest
 from pipelines.errors import ConfigError, DataError
-from pipelines.score.classifier import ModelInfo
+from pipelines.score.model_info import ModelInfo
 from pipelines.system import paths
 from pipelines.system.reporter import Reporter
 
@@ -22,13 +22,13 @@ SplitChoice = Literal["auto", "train", "validation", "test", "all"]
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The rows, before Spark is there."""
+    """The selected rows, determined without Spark."""
 
     config: Config
-    """With the settings of the data as the model needs them."""
+    """Its data settings are those of the model."""
     source: Source | None
     table: Table | None
-    """Given, where `source` is None."""
+    """The existing table if `source` is None."""
     splits: tuple[Split, ...]
 
     @property
@@ -36,7 +36,7 @@ class Choice:
         return self.source.dataset if self.source is not None else self.table.manifest.dataset if self.table is not None else ""
 
     def open(self, spark: SparkSession, reporter: Reporter) -> Table:
-        """The table, written now where it is not there yet.
+        """The table, ingested now if it does not exist yet.
 
         Raises:
             DataError: a line of the source is malformed.
@@ -48,15 +48,15 @@ class Choice:
 
 
 def choose(config: Config, info: ModelInfo, table_uri: str, split: SplitChoice, reporter: Reporter) -> Choice:
-    """Find the rows.
+    """Select the rows to evaluate on.
 
     Args:
-        config: `data.dataset` names the files where no table is given; what the model says of image shape, value range and
-            classes stands above what the configuration says.
+        config: `data.dataset` names the files if no table is given. The model's image shape, value range and classes override
+            the configured ones.
         info: the model.
         table_uri: folder of a table, or empty.
-        split: `auto` is the test rows, and all rows of a single libsvm file, where no row is a test row by itself.
-        reporter: receives progress and warnings.
+        split: `auto` means the test rows, or all rows of a single libsvm file, which has no test rows of its own.
+        reporter: receives progress lines.
 
     Raises:
         ConfigError: there is no such table or data set.
@@ -71,16 +71,16 @@ def choose(config: Config, info: ModelInfo, table_uri: str, split: SplitChoice, 
 
 
 def existing_table(location: str) -> Table:
-    """A table that ingest wrote.
+    """Open a table written by ingest.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not a table.
         DataError: it is damaged.
     """
     folder = paths.to_python(location)
     manifest = read_manifest(folder)
     if manifest is None:
-        raise ConfigError(f"--table {location}: not a table (there is no manifest in it); --data takes libsvm files")
+        raise ConfigError(f"--table {location}: not a table (it has no manifest); --data takes libsvm files")
     damage = verify.damage(folder, manifest)
     if damage is not None:
         raise DataError(f"table {location}: {damage}; ingest it again")
@@ -88,7 +88,7 @@ def existing_table(location: str) -> Table:
 
 
 def described(data: DataConfig, info: ModelInfo) -> DataConfig:
-    """The settings of the data, with all that the model says of them."""
+    """The data settings with image shape, classes and value range replaced by those of the model."""
     data = dataclasses.replace(data, image_shape=info.image_shape, classes=info.num_classes)
     if not info.describes_classes:
         return data

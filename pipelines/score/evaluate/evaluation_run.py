@@ -1,4 +1,4 @@
-"""An evaluation as the user asks for it: one MLflow run below the run that trained the model."""
+"""Evaluate a model and record the result as an MLflow run below the run that trained it."""
 
 import dataclasses
 import time
@@ -12,10 +12,10 @@ from pipelines import errors
 from pipelines.config import TrackingConfig
 from pipelines.data.table.schema import Split, Table
 from pipelines.errors import ConvoyError
-from pipelines.score import classifier
-from pipelines.score.classifier import ModelInfo
+from pipelines.score import mlflow_client
 from pipelines.score.evaluate.dataset import Choice
 from pipelines.score.evaluate.evaluation import Comparison, evaluate
+from pipelines.score.model_info import ModelInfo
 from pipelines.system import paths, writeback
 from pipelines.system.reporter import Reporter
 from pipelines.track.figures import catalog
@@ -32,7 +32,7 @@ def run_evaluation(spark: SparkSession, choice: Choice, info: ModelInfo, reporte
     """Evaluate a model and record the run.
 
     Args:
-        spark: does the work.
+        spark: runs the evaluation.
         choice: the rows.
         info: the model.
         reporter: receives progress and warnings.
@@ -41,7 +41,7 @@ def run_evaluation(spark: SparkSession, choice: Choice, info: ModelInfo, reporte
         the summary, plain data ready for JSON.
 
     Raises:
-        ConvoyError: the work failed; the run is FAILED and stays.
+        ConvoyError: the evaluation failed; its run remains with status FAILED.
     """
     started = time.monotonic()
     config = choice.config
@@ -93,11 +93,11 @@ def run_evaluation(spark: SparkSession, choice: Choice, info: ModelInfo, reporte
 
 
 def find_parent(info: ModelInfo, tracking_uri: str) -> "Run | None":
-    """The run that logged a model, where the tracking server still has it."""
+    """The run that logged a model, or None if the tracking server no longer has it."""
     if not info.run_id:
         return None
     try:
-        found = classifier.connect(tracking_uri).get_run(info.run_id)
+        found = mlflow_client.connect(tracking_uri).get_run(info.run_id)
     except Exception:
         return None
     return found if found.info.lifecycle_stage == "active" else None
@@ -105,11 +105,11 @@ def find_parent(info: ModelInfo, tracking_uri: str) -> "Run | None":
 
 def _record(run: TrackedRun, found: Comparison, table: Table, splits: Sequence[Split]) -> None:
     result, manifest = found.results[0], table.manifest
-    # Several splits together are a test set like any other.
+    # Several splits together are recorded as a test set.
     prefix = splits[0] if len(splits) == 1 else "test"
     run.metrics({f"{prefix}/loss": result.loss, f"{prefix}/accuracy": result.accuracy}, step=0)
     rows = f"{result.rows:,} rows ({', '.join(splits)}) of **{manifest.dataset}**"
-    run.tags({DESCRIPTION_TAG: f"Right on **{100 * result.accuracy:.2f} %** of {rows}, loss {result.loss:.4f}."})
+    run.tags({DESCRIPTION_TAG: f"Accuracy **{100 * result.accuracy:.2f} %** on {rows}, loss {result.loss:.4f}."})
     figures = catalog.of_predictions(lambda: found.predictions, manifest.class_names, manifest.image.value_range)
     for name, draw in figures.items():
         run.figure(draw, name)
@@ -121,8 +121,8 @@ def _tags(info: ModelInfo, splits: Sequence[Split]) -> dict[str, str]:
 
 
 def _beside(tracking: TrackingConfig, parent: "Run | None") -> TrackingConfig:
-    """In the experiment of the parent, because MLflow shows a run below another only there."""
+    """The tracking settings with the parent's experiment, because MLflow nests a run only within one experiment."""
     if parent is None:
         return tracking
-    client = classifier.connect(default_tracking_uri(tracking))
+    client = mlflow_client.connect(default_tracking_uri(tracking))
     return dataclasses.replace(tracking, experiment=client.get_experiment(parent.info.experiment_id).name)

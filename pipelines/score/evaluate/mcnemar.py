@@ -1,4 +1,4 @@
-"""Is one classifier better than another on the same rows? McNemar's test, exact.
+"""McNemar's exact test: is one classifier better than another on the same rows?
 
 Source: McNemar 1947, "Note on the sampling error of the difference between correlated proportions or percentages",
 Psychometrika 12.
@@ -6,13 +6,12 @@ The exact binomial form and its use for classifiers: Dietterich 1998, "Approxima
 classification learning algorithms", Neural Computation 10.
 """
 
-import math
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairedCounts:
-    """Rows, by which of two classifiers are right about them."""
+    """Number of rows by which of two classifiers get them right."""
 
     both: int
     only_first: int
@@ -39,21 +38,14 @@ class PairedCounts:
 def exact_p_value(only_first: int, only_second: int) -> float:
     """Two-sided p-value of McNemar's exact test.
 
-    If both were equally good, each row that only one of them gets right would be a fair coin's toss; the p-value is how often
-    tosses would come out at least as unequal. 1 where there are no such rows.
+    If both were equally good, each row that only one of them gets right would be the toss of a fair coin. The p-value is the
+    probability of tosses at least as unequal; 1 if there are no such rows.
 
     Args:
         only_first: rows that only the first classifier gets right.
         only_second: rows that only the second gets right.
     """
-    tosses, fewer = only_first + only_second, min(only_first, only_second)
-    if tosses == 0:
-        return 1.0
-    # Logarithms, because 0.5 ** tosses is 0 from about 1,075 tosses on.
-    log_terms = [
-        math.lgamma(tosses + 1) - math.lgamma(heads + 1) - math.lgamma(tosses - heads + 1) - tosses * math.log(2)
-        for heads in range(fewer + 1)
-    ]
-    largest = max(log_terms)
-    tail = math.exp(largest) * math.fsum(math.exp(term - largest) for term in log_terms)
-    return min(1.0, 2 * tail)
+    from scipy.stats import binomtest
+
+    disagreements = only_first + only_second
+    return float(binomtest(only_first, disagreements).pvalue) if disagreements else 1.0

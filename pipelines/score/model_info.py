@@ -1,0 +1,103 @@
+"""What a logged model takes and gives, read from its folder without loading it.
+
+Works with any MLflow model that maps a tensor of images to one probability per class. The metadata that Convoy adds to its own
+models (class names, label values, value range) is used where present. Needs MLflow 2.13 or later, but no Spark.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipelines.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """Description of a model in a local folder; the model itself is not loaded."""
+
+    uri: str
+    """Identifies exactly this model: an alias is resolved to its version."""
+    path: Path
+    version: str
+    """Version in the registry; empty if the model was not found through it."""
+    run_id: str
+    """The run that logged it, or empty."""
+    image_shape: tuple[int, int, int]
+    """Height, width, channels."""
+    num_classes: int
+    labels: tuple[int, ...]
+    """Label values as in the training data, in class order."""
+    class_names: tuple[str, ...]
+    value_range: tuple[float, float]
+    dataset: str
+    """Name of the training data, or empty."""
+    table_digest: str
+    """Digest of the table it was trained on, or empty."""
+    describes_classes: bool = True
+    """False for a model that Convoy did not log: labels, class names and value range are then unverified defaults."""
+
+    @property
+    def takes_digits(self) -> bool:
+        """Whether the model expects grey digits in MNIST's format, to which pictures of digits must be converted."""
+        grey = self.image_shape == (28, 28, 1) and self.value_range == (0.0, 255.0)
+        named_digits = self.describes_classes and self.class_names == tuple("0123456789")
+        return grey and named_digits and self.dataset != "fashion-mnist"
+
+    def wants_digits(self, form: Literal["auto", "digit", "picture"]) -> bool:
+        """Whether to convert pictures to MNIST's format, given the value of `--form`.
+
+        Raises:
+            ConfigError: the model does not take images in that format.
+        """
+        if form == "digit" and self.image_shape != (28, 28, 1):
+            raise ConfigError(
+                f"--form digit: must be picture for this model, which takes images of shape {list(self.image_shape)}"
+            )
+        return self.takes_digits if form == "auto" else form == "digit"
+
+
+def read(folder: Path, uri: str, version: str = "") -> ModelInfo:
+    """Read the description of the model in a folder.
+
+    Raises:
+        ConfigError: its input is not a tensor of images, or its output not one probability per class.
+    """
+    from mlflow.models import Model
+
+    saved = Model.load(str(folder))
+    shape, num_classes = _tensor_shapes(saved, uri)
+    metadata: dict[str, Any] = saved.metadata or {}
+    labels: Sequence[int] = metadata.get("labels", range(num_classes))
+    low, high = metadata.get("value_range", (0.0, 255.0))
+    return ModelInfo(
+        uri=uri,
+        path=folder,
+        version=version,
+        run_id=saved.run_id or "",
+        image_shape=shape,
+        num_classes=num_classes,
+        labels=tuple(labels),
+        class_names=tuple(metadata.get("class_names", map(str, labels))),
+        value_range=(float(low), float(high)),
+        dataset=metadata.get("dataset", ""),
+        table_digest=metadata.get("table_digest", ""),
+        describes_classes="labels" in metadata,
+    )
+
+
+def _tensor_shapes(saved: Any, uri: str) -> tuple[tuple[int, int, int], int]:
+    """Image shape and number of classes, from the signature."""
+    signature = saved.signature
+    takes = list(signature.inputs.inputs[0].shape) if _is_one_tensor(signature and signature.inputs) else None
+    gives = list(signature.outputs.inputs[0].shape) if _is_one_tensor(signature and signature.outputs) else None
+    if takes is None or gives is None or len(takes) != 4 or len(gives) != 2 or -1 in (*takes[1:], gives[1]):
+        raise ConfigError(
+            f"--model {uri}: its signature must have one input tensor [-1, height, width, channels] and one output tensor "
+            f"[-1, classes]; they are {takes} and {gives}"
+        )
+    return (takes[1], takes[2], takes[3]), gives[1]
+
+
+def _is_one_tensor(schema: Any) -> bool:
+    return schema is not None and schema.is_tensor_spec() and len(schema.inputs) == 1

@@ -1,0 +1,98 @@
+"""Find a logged model by its URI, or the newest one, and download it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.errors import ConfigError
+from pipelines.score import model_info
+from pipelines.score.mlflow_client import connect, quiet
+from pipelines.score.model_info import ModelInfo
+from pipelines.system import paths, temporary
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+_FORMS = "runs:/RUN/model, models:/NAME/VERSION, models:/NAME@ALIAS, models:/m-ID or a folder with an MLmodel file"
+_RUNS_LOOKED_AT = 200
+
+
+def find(uri: str, tracking_uri: str, experiment: str = "") -> ModelInfo:
+    """Download a model to a local folder and read its description.
+
+    Args:
+        uri: a model URI of MLflow, or a folder; empty for the model of the newest finished run.
+        tracking_uri: the tracking server.
+        experiment: the experiment to search for the newest run.
+
+    Raises:
+        ConfigError: there is no model at the URI, or it does not take images.
+    """
+    client = connect(tracking_uri, registered_name(uri))
+    asked = uri
+    if not uri:
+        uri = _newest_model(client, experiment)
+    folder = Path() if _has_scheme(uri) else paths.to_python(uri)
+    version = ""
+    if _has_scheme(uri):
+        try:
+            uri, version = _pinned(client, uri)
+            folder = _download(uri)
+        except Exception as error:
+            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ConfigError(f"--model {asked or uri}: not found at {tracking_uri} ({first_line}); use {_FORMS}") from error
+    if not (folder / "MLmodel").is_file():
+        raise ConfigError(f"--model {asked}: no MLmodel file in {folder}; use {_FORMS}")
+    return model_info.read(folder, uri, version)
+
+
+def _newest_model(client: "MlflowClient", experiment: str) -> str:
+    found = client.get_experiment_by_name(experiment)
+    if found is not None:
+        runs = client.search_runs(
+            [found.experiment_id],
+            filter_string="attributes.status = 'FINISHED'",
+            order_by=["attributes.start_time DESC"],
+            max_results=_RUNS_LOOKED_AT,
+        )
+        for run in runs:
+            if _logged_a_model(run):
+                return f"runs:/{run.info.run_id}/model"
+    raise ConfigError(f"--model: experiment '{experiment}' has no finished run with a model; train one, or name one: {_FORMS}")
+
+
+def _logged_a_model(run: "Run") -> bool:
+    # MLflow 3 lists models as the run's outputs, MLflow 2 in a tag.
+    outputs = getattr(getattr(run, "outputs", None), "model_outputs", None)
+    return bool(outputs) or "mlflow.log-model.history" in run.data.tags
+
+
+def registered_name(uri: str) -> str:
+    """NAME in models:/NAME/VERSION and models:/NAME@ALIAS; empty for other models."""
+    if not uri.startswith("models:/"):
+        return ""
+    rest = uri.removeprefix("models:/").strip("/")
+    return rest.rpartition("@" if "@" in rest else "/")[0]
+
+
+def _pinned(client: "MlflowClient", uri: str) -> tuple[str, str]:
+    """The URI with its alias resolved, and the registry version; empty for models outside the registry."""
+    name = registered_name(uri)
+    if not name:
+        return uri, ""
+    version = uri.removeprefix("models:/").strip("/")[len(name) + 1 :]
+    if "@" in uri:
+        version = str(client.get_model_version_by_alias(name, version).version)
+    return f"models:/{name}/{version}", version
+
+
+def _download(uri: str) -> Path:
+    import mlflow.artifacts
+
+    folder = temporary.folder("convoy-model-")
+    with quiet():
+        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
+
+
+def _has_scheme(uri: str) -> bool:
+    return uri.startswith(("runs:/", "models:/", "mlflow-artifacts:", "http://", "https://", "s3://", "abfss://", "gs://"))
