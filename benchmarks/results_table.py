@@ -4,8 +4,8 @@
     python benchmarks/results_table.py bench-results/speeds.json        replaces the record's speeds by its own
     python benchmarks/results_table.py                                  writes the tables from the record alone
 
-The record, benchmarks/recorded.json, holds every run that the tables count. Speeds are measured separately: accuracies take hours,
-in which a shared machine is not idle.
+The record, benchmarks/recorded.json, holds every run that the tables count. Speeds are measured separately: accuracies take
+hours, in which a shared machine is not idle.
 """
 
 import ast
