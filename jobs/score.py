@@ -11,7 +11,7 @@ from pipelines import cli
 from pipelines.errors import ConfigError
 from pipelines.launch.session import open_session
 from pipelines.score import classifier, flags
-from pipelines.score.batch.scoring_run import Order, check, run_scoring
+from pipelines.score.batch.scoring_run import ScoringRequest, check, run_scoring
 from pipelines.track.mlflow.follower import default_tracking_uri
 
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.data is None and not options.config:
         raise ConfigError("--data: must name what to score: libsvm text, Parquet, a folder of pictures, or a data set")
     info = classifier.find(options.model, default_tracking_uri(tracking), tracking.experiment)
-    order = Order(
+    order = ScoringRequest(
         config=request.config,
         info=info,
         output=options.output,
