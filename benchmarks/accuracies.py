@@ -55,5 +55,5 @@ def _row(config: str, workers: int, seed: int, summary: TrainingSummary) -> dict
 
 
 def lines(result: dict[str, Any]) -> list[str]:
-    """A table in Markdown, as README.md holds it."""
+    """A table in Markdown, as docs/results.md holds it."""
     return results_table.lines(result["runs"], {})

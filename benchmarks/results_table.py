@@ -1,11 +1,11 @@
-"""The table of results: what each configuration reached, beside what was published.
+"""The tables of results: what each configuration reached, and what was published. README.md has a part of docs/results.md.
 
-    python benchmarks/results_table.py bench-results/accuracies.json    adds its runs to the record, writes README.md's table anew
-    python benchmarks/results_table.py bench-results/speeds.json        takes its speeds for those of the record
-    python benchmarks/results_table.py                                  writes the table from the record alone
+    python benchmarks/results_table.py bench-results/accuracies.json    adds its runs to the record, writes both tables
+    python benchmarks/results_table.py bench-results/speeds.json        replaces the record's speeds by its own
+    python benchmarks/results_table.py                                  writes the tables from the record alone
 
-The record, benchmarks/recorded.json, holds every run that the table counts. Speeds stand apart: accuracies take hours, in which a
-machine has other things to do, too.
+The record, benchmarks/recorded.json, holds every run that the tables count. Speeds are measured separately: accuracies take
+hours, in which a shared machine is not idle.
 """
 
 import ast
@@ -13,6 +13,7 @@ import json
 import re
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from processes import ROOT
 from pipelines.config import DataConfig, loader
 
 RECORD = ROOT / "benchmarks/recorded.json"
-README = ROOT / "README.md"
 BEGIN, END = "<!-- results: written by benchmarks/results_table.py -->", "<!-- end of results -->"
 # Test accuracy that the course, or the paper of a network or data set, reports, where it does.
 PUBLISHED = {
@@ -55,6 +55,11 @@ CONFIGS = (
     "capsnet",
     "fashion_mnist",
 )
+# Configurations in the table of each page.
+PAGES = {
+    ROOT / "docs/results.md": CONFIGS,
+    ROOT / "README.md": ("train_cnn", "champion", "convnet", "convnet_dropout", "mlp", "fashion_mnist"),
+}
 
 
 def data(config: str, mnist: Path) -> Path | None:
@@ -62,18 +67,19 @@ def data(config: str, mnist: Path) -> Path | None:
     return mnist if loader.load(ROOT / f"conf/{config}.yml").data.dataset == DataConfig().dataset else None
 
 
-def lines(runs: list[dict[str, Any]], speeds: dict[str, dict[str, list[float]]]) -> list[str]:
+def lines(runs: list[dict[str, Any]], speeds: dict[str, dict[str, list[float]]], configs: Sequence[str] = CONFIGS) -> list[str]:
     """A table in Markdown.
 
     Args:
         runs: each with `config`, `workers`, `seed`, `epochs` and `accuracy` (0 to 1).
         speeds: rows a second by configuration and number of workers, each as often as measured.
+        configs: the configurations to show, in order.
     """
     table = [
         "| configuration | parameters | epochs | rows/s | test accuracy, 1 worker | 2 workers | published |",
         "|---|---|---|---|---|---|---|",
     ]
-    for config in CONFIGS:
+    for config in configs:
         by_workers = {w: [run for run in runs if (run["config"], run["workers"]) == (config, w)] for w in (1, 2)}
         measured = [of for of in by_workers.values() if of]
         if not measured:
@@ -121,13 +127,14 @@ def add(result: dict[str, Any]) -> None:
     RECORD.write_text(f'{{"speeds": {json.dumps(speeds)},\n "runs": [\n{listed}\n]}}\n')
 
 
-def write_readme() -> None:
-    before, _, rest = README.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    README.write_text("\n".join([before + BEGIN, *lines(*recorded()), END + after]))
+def write_pages() -> None:
+    for page, configs in PAGES.items():
+        before, _, rest = page.read_text().partition(BEGIN)
+        _, _, after = rest.partition(END)
+        page.write_text("\n".join([before + BEGIN, *lines(*recorded(), configs), END + after]))
 
 
 if __name__ == "__main__":
     for file in sys.argv[1:]:
         add(json.loads(Path(file).read_text())["result"])
-    write_readme()
+    write_pages()

@@ -7,48 +7,98 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "pipelines").rglob("*.py"))
-# What all rooms share, as folders and modules of the package: settings, paths, errors, the table's contract, the run's folder.
-SHARED = ("cli", "config", "errors", "progress", "system", "data.formats", "data.table", "track.rundir")
-VOCABULARY = "vocabulary"
+# The packages from the lowest floor to the highest, each with the lower ones it imports. A module belongs to the longest name
+# that contains it. Modules have a line of their own where the rest of their folder lies on another floor.
 MAY_IMPORT = {
-    VOCABULARY: set(),
-    "data.sources": {VOCABULARY},
-    "data.ingest": {VOCABULARY, "data.sources"},
-    "data.stream": {VOCABULARY},
-    "models": {VOCABULARY},
-    "track": {VOCABULARY},
-    # A model is used on data that ingest reads, and an evaluation is a run like a training.
-    "score": {VOCABULARY, "data.sources", "data.ingest", "track"},
-    "train": {VOCABULARY, "data.stream", "models"},
-    "launch": {VOCABULARY, "data.sources", "data.ingest", "data.stream", "models", "train", "track"},
-    # Many trainings, each of which launch runs.
-    "sweep": {VOCABULARY, "data.sources", "data.ingest", "models", "track", "score", "launch"},
+    "version": "",  # `pipelines/__init__.py`
+    "errors": "",
+    "progress": "",
+    "system": "errors",
+    "config": "errors system",
+    # The data set.
+    "data.table": "errors system",
+    "data.formats": "errors system",
+    "data.sources": "errors system config data.formats",
+    "data.ingest": "version errors system config data.table data.formats data.sources",
+    "data.stream": "errors progress system config data.table",
+    # The run.
+    "track.rundir": "errors system config",
+    "cli": "errors system config track.rundir",
+    "track.console": "system config track.rundir",
+    "track.figures": "data.table track.rundir",
+    "track.mlflow": "errors system config data.table track.rundir",
+    "track": "version errors system config data.table track.rundir track.figures track.mlflow",
+    # The worker.
+    "models": "errors data.table",
+    "train.precision": "config",
+    "train.collectives": "errors progress system config",
+    "train.kernels": "train.precision",
+    "train.optim": "config train.collectives",
+    "train.checkpoint": "errors system config track.rundir train.optim",
+    "train": "errors progress config data.table data.stream track.rundir models "
+    "train.precision train.collectives train.kernels train.optim train.checkpoint",
+    # The driver.
+    "launch.session": "errors system",
+    "launch.slots": "errors",
+    "launch.rendezvous": "errors",
+    "launch.health": "errors progress system config track.rundir",
+    "launch.preflight": "errors system train.precision launch.session launch.slots",
+    "launch.workers": "errors progress system config track.rundir launch.session launch.slots launch.rendezvous launch.health",
+    "launch": "errors progress system config data.table data.sources data.ingest data.stream "
+    "track.rundir track.console track.mlflow track models train.checkpoint train.collectives train "
+    "launch.session launch.slots launch.health launch.preflight launch.workers",
+    # A finished model.
+    "score": "errors system data.table data.formats data.sources",
+    "score.evaluate": "errors system config data.table data.sources data.ingest "
+    "track.rundir track.figures track.mlflow track score",
+    "score.model_registry": "errors system score score.evaluate",
+    "score.batch": "version errors system config data.table data.formats data.sources data.ingest score score.evaluate",
+    # Many trainings.
+    "sweep": "errors system config data.sources data.ingest track.rundir track.console track.figures track.mlflow track models "
+    "launch.session launch.slots launch.workers launch.preflight launch score score.evaluate",
 }
+# Every outside library and the packages or modules that may import it.
 OWNERS = {
-    # Score and sweep have no Spark session of their own: they are given the one that launch opens.
-    "pyspark": {"data.ingest", "launch", "score", "sweep"},
-    "petastorm": {"data.stream"},
-    "keras": {"models", "train"},
-    "tensorflow": {"data.stream", "models", "train"},
-    "horovod": {"train", "launch"},
-    # Ranks save the model through track; nothing else names it.
-    "mlflow": {"track", "score"},
-    # tools/databricks sends jobs, and is no part of the package.
-    "databricks": set(),
-    "optuna": {"sweep"},
+    "PIL": "data.formats score.digits",
+    "cloudpickle": "launch.ranks launch.workers",
+    # Train averages gradients; launch serves the rendezvous, initializes the ranks and checks each node's build.
+    "horovod": "train launch.rendezvous launch.train_function launch.preflight.probe",
+    "keras": "models train",
+    "matplotlib": "track.figures",
+    "mlflow": "track.mlflow score.classifier score.model_registry",
+    "numba": "train.kernels",
+    "numpy": "data track.figures track.mlflow track.rundir train launch.notebook score sweep",
+    "optuna": "sweep.search",
+    "petastorm": "data.stream",
+    "psutil": "system track launch",
+    "py4j": "data.ingest launch.slots score",
+    "pyarrow": "data.table data.ingest score",
+    # Only launch.session opens a session; score and sweep receive it.
+    "pyspark": "data.ingest launch score sweep",
+    "rich": "data.sources.downloads",
+    "tensorflow": "data.stream models train",
+    "yaml": "config cli sweep.plan",
 }
 
 
-def room_of(name: str) -> str:
-    """The room of a module of the package, by its full name."""
-    inside = name.removeprefix("pipelines").removeprefix(".")
-    if any(f"{inside}.".startswith(f"{shared}.") for shared in SHARED) or not inside:
-        return VOCABULARY
-    return next((room for room in MAY_IMPORT if f"{inside}.".startswith(f"{room}.")), VOCABULARY)
+def lies_in(name: str, package: str) -> bool:
+    return f"{name}.".startswith(f"{package}.")
+
+
+def floor_of(name: str) -> str | None:
+    """Floor of a module or of a name in it, given without `pipelines.`; None if it has none."""
+    if name in ("", "__version__"):
+        return "version"
+    return max((floor for floor in MAY_IMPORT if lies_in(name, floor)), key=len, default=None)
+
+
+def module_name(path: Path) -> str:
+    """Dotted name without `pipelines.`; empty for the package itself."""
+    return ".".join(path.relative_to(ROOT / "pipelines").with_suffix("").parts).removesuffix("__init__").removesuffix(".")
 
 
 def imported(path: Path) -> set[str]:
-    """Full names, those under `if TYPE_CHECKING` left out."""
+    """Full names of the imports, except those under `if TYPE_CHECKING`."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
@@ -63,15 +113,55 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_one_way_and_each_library_has_its_owner(path):
-    room = room_of(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+def imported_floors(path: Path) -> set[str]:
+    """Other floors that the module imports from."""
+    inside = {name.removeprefix("pipelines").removeprefix(".") for name in imported(path) if lies_in(name, "pipelines")}
+    floors = {floor_of(name) for name in inside}
+    assert None not in floors, f"{path}: imports {[name for name in inside if floor_of(name) is None]}, which has no floor"
+    return floors - {floor_of(module_name(path))}
+
+
+each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+@each_module
+def test_a_module_imports_only_what_its_floor_may(path):
+    name = module_name(path)
+    floor = floor_of(name)
+    if floor is None:
+        assert path.name == "__init__.py", f"{name} has no floor; add one to MAY_IMPORT"
+        assert not imported(path), f"{name} holds folders and imports nothing"
+        return
+    forbidden = imported_floors(path) - set(MAY_IMPORT[floor].split())
+    assert not forbidden, f"{floor} must not import from {sorted(forbidden)}"
+
+
+def test_no_floor_imports_from_a_higher_one():
+    lower = []
+    for floor, allowed in MAY_IMPORT.items():
+        higher = set(allowed.split()) - set(lower)
+        assert not higher, f"{floor} must not import from {sorted(higher)}, which is not lower"
+        lower.append(floor)
+
+
+def test_no_floor_may_import_what_it_does_not():
+    used = {floor: set() for floor in MAY_IMPORT}
+    for path in MODULES:
+        if floor := floor_of(module_name(path)):
+            used[floor] |= imported_floors(path)
+    unused = {floor: sorted(set(allowed.split()) - used[floor]) for floor, allowed in MAY_IMPORT.items()}
+    assert not {floor: names for floor, names in unused.items() if names}
+
+
+@each_module
+def test_each_library_has_its_owner(path):
     for name in imported(path):
-        head, *rest = name.split(".")
-        if head == "pipelines" and rest:
-            target = room_of(name)
-            assert target == room or target in MAY_IMPORT[room], f"{room} must not import {name}"
-        assert room in OWNERS.get(head, {room}), f"{head} belongs to {OWNERS.get(head)}, not to {room}"
+        library = name.split(".")[0]
+        if library == "pipelines" or library in sys.stdlib_module_names:
+            continue
+        assert library in OWNERS, f"{library} has no owner; the package imports neither jobs, tools, notebooks nor benchmarks"
+        owners = OWNERS[library].split()
+        assert any(lies_in(module_name(path), owner) for owner in owners), f"{library} belongs to {owners}"
 
 
 def test_the_driver_imports_neither_tensorflow_nor_mlflow():

@@ -1,4 +1,4 @@
-"""The results that README and the configuration files state are those of recorded runs."""
+"""The results stated in README, docs/results.md and the configuration files are those of the recorded runs."""
 
 import re
 import statistics
@@ -21,12 +21,17 @@ def results_table():
     return results_table
 
 
-def test_the_readme_holds_the_table_of_the_recorded_runs(results_table):
-    readme = (ROOT / "README.md").read_text()
-    _, _, rest = readme.partition(results_table.BEGIN)
+@pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
+def test_a_page_holds_the_table_of_the_recorded_runs(results_table, name):
+    page = ROOT / name
+    _, _, rest = page.read_text().partition(results_table.BEGIN)
     table, end, _ = rest.partition(results_table.END)
     assert end
-    assert table.strip().splitlines() == results_table.lines(*results_table.recorded())
+    assert table.strip().splitlines() == results_table.lines(*results_table.recorded(), results_table.PAGES[page])
+
+
+def test_the_page_of_results_shows_every_configuration(results_table):
+    assert results_table.PAGES[ROOT / "docs/results.md"] == results_table.CONFIGS
 
 
 def test_every_configuration_has_its_place_in_the_table(results_table):
