@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.errors import DatabricksError, DeadlineExceeded, InternalError, TemporarilyUnavailable
 from databricks.sdk.service.jobs import Run, RunLifeCycleState, RunResultState, RunState, RunTask
+
 from pipelines.system.secrets import mask
 from tools.databricks.workspace import answered
 

@@ -9,12 +9,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import requests
-
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 from databricks.sdk.errors import DatabricksError, PermissionDenied, Unauthenticated
 from databricks.sdk.service.jobs import JobsAPI, JobSettings
 from databricks.sdk.service.workspace import ImportFormat
+
 from pipelines.errors import ConfigError, LaunchError
 from pipelines.system.secrets import mask
 from tools.databricks.bundle import Deployment
