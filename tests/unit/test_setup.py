@@ -1,10 +1,12 @@
 """The set-up behind `convoy`, step by step, on a copy of as much of the repository as it reads."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -188,6 +190,51 @@ def test_a_cached_horovod_needs_no_compiler(clone, tmp_path, monkeypatch):
     horovod.wheel_or_compiler(steps.Steps(clone, 0), "3.11")
     assert "cp311" in folder.name
     assert "tf2.18.1" in folder.name
+
+
+def wheel(folder, tensorflow):
+    """A wheel of Horovod, as far as the set-up looks into it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "horovod-0.28.1-cp311-cp311-linux_x86_64.whl"
+    with zipfile.ZipFile(file, "w") as content:
+        content.writestr("horovod/metadata.json", json.dumps({"tensorflow": tensorflow} if tensorflow else {}))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("tensorflow", "found"),
+    [("2.16.1", "for TensorFlow 2.16.1"), ("", "without TensorFlow, or is damaged"), (None, "without TensorFlow, or is damaged")],
+    ids=["another TensorFlow", "none", "torn"],
+)
+def test_a_kept_horovod_that_does_not_fit_is_one_line_and_not_installed(clone, tmp_path, monkeypatch, tensorflow, found):
+    monkeypatch.setenv("CONVOY_CACHE", str(tmp_path / "cache"))
+    folder = horovod.wheel_folder(clone, "3.11")
+    file = wheel(folder, tensorflow)
+    if tensorflow is None:
+        file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(SetupError) as failure:
+        horovod.install_horovod(steps.Steps(clone, 0), "3.11")
+    needed = horovod.locked_version(clone.packages, "tensorflow")
+    assert str(failure.value) == (f"{file} was compiled {found}, needed is {needed}; delete {folder}, then run ./convoy again")
+
+
+def test_a_kept_horovod_is_that_of_its_python_tensorflow_and_patch(clone, monkeypatch):
+    name = horovod.wheel_folder(clone, "3.11").name
+    assert name != horovod.wheel_folder(clone, "3.10").name
+    assert name != horovod.wheel_folder(Clone(clone.root, "dbr-15.4-ml"), "3.11").name
+    monkeypatch.setattr(horovod, "PATCH", "another")
+    assert name != horovod.wheel_folder(clone, "3.11").name
+
+
+def test_the_patch_takes_out_one_line_and_fits_no_other_source(tmp_path):
+    file = tmp_path / horovod.PATCHED_FILE
+    file.parent.mkdir(parents=True)
+    kept = 'list(APPEND TF_SOURCES "${PROJECT_SOURCE_DIR}/horovod/tensorflow/mpi_ops.cc")\n'
+    file.write_text(f"# TF SOURCES\n{kept}{horovod.REMOVED_LINE}\n")
+    horovod.patch(tmp_path)
+    assert file.read_text() == f"# TF SOURCES\n{kept}\n"
+    with pytest.raises(SetupError, match=r"CMakeLists\.txt is not that of Horovod 0\.28\.1"):
+        horovod.patch(tmp_path)
 
 
 def test_pip_settings_become_uv_settings_and_the_environment_wins(clone):
