@@ -11,7 +11,6 @@ from pipelines import cli
 from pipelines.errors import ConfigError
 from pipelines.launch.session import open_session
 from pipelines.score import flags, model_lookup
-from pipelines.score import classifier, flags
 from pipelines.score.batch.scoring_run import ScoringRequest, check, run_scoring
 from pipelines.track.mlflow.follower import default_tracking_uri
 

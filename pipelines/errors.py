@@ -6,8 +6,6 @@ A `ConvoyError` is printed as it stands, on one line and without a traceback of 
 
 import signal
 
-from pipelines.system.secrets import mask
-
 
 class ConvoyError(Exception):
     """Something the user can mend. The message says what, and how."""
@@ -45,15 +43,3 @@ class Interrupted(BaseException):
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
-
-
-def first_line(error: BaseException | str, longest: int = 300) -> str:
-    """The first line of an error's message that is not blank, without credentials; the name of its type where it has none.
-
-    Args:
-        error: an exception, or the message of one.
-        longest: characters, beyond which the line is cut.
-    """
-    lines = mask(str(error)).strip().splitlines()
-    unnamed = "" if isinstance(error, str) else type(error).__name__
-    return (lines[0].rstrip() if lines else unnamed)[:longest]

@@ -7,11 +7,11 @@ aliases, because Unity Catalog has no stages.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipelines.errors import ConfigError, ConvoyError, first_line
+from pipelines.errors import ConfigError, ConvoyError
 from pipelines.score.evaluate.mcnemar import PairedCounts
 from pipelines.score.mlflow_client import connect, quiet
 from pipelines.system.reporter import Reporter
-from pipelines.system.secrets import mask
+from pipelines.system.secrets import first_line, mask
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

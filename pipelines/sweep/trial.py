@@ -13,12 +13,13 @@ from pyspark.sql import SparkSession
 
 from pipelines import errors
 from pipelines.config import Config
-from pipelines.errors import ConvoyError, first_line
+from pipelines.errors import ConvoyError
 from pipelines.launch.run_lifecycle import EndedEarly
 from pipelines.launch.training import Trial, run_training
 from pipelines.sweep import plan, space
 from pipelines.sweep.plan import Sweep
 from pipelines.sweep.search import Proposal, State, Study, TrialOutcome
+from pipelines.system.secrets import first_line
 from pipelines.track.console.console import TrainingConsole
 from pipelines.track.rundir import layout
 from pipelines.track.rundir.events import EpochEnd, Event

@@ -80,3 +80,15 @@ def _values(environment: Mapping[str, str]) -> Iterable[str]:
             if len(password) >= _SHORTEST:
                 values.add(password)
     return sorted(values, key=len, reverse=True)
+
+
+def first_line(error: BaseException | str, longest: int = 300) -> str:
+    """The first line of an error's message that is not blank, without credentials; the name of its type where it has none.
+
+    Args:
+        error: an exception, or the message of one.
+        longest: characters, beyond which the line is cut.
+    """
+    lines = mask(str(error)).strip().splitlines()
+    unnamed = "" if isinstance(error, str) else type(error).__name__
+    return (lines[0].rstrip() if lines else unnamed)[:longest]

@@ -220,3 +220,48 @@ def leave_after_two_means():
     except ConnectionError as error:
         return str(error)
     return "nothing"
+
+
+def horovod_inputs(rank):
+    """Values of a rank: a matrix, a group of tensors of several shapes, and rank + 1 rows."""
+    import numpy as np
+
+    random = np.random.default_rng(rank)
+    shapes = ((), (1,), (3, 5), (1000,), (2, 3, 4, 5))
+    return {
+        "matrix": random.normal(size=(17, 31)).astype(np.float32),
+        "group": [np.asarray(random.normal(size=shape), dtype=np.float32) for shape in shapes],
+        "rows": random.integers(0, 1000, size=(rank + 1, 3)),
+    }
+
+
+def horovod_operations():
+    """The result of each operation on this rank, eager and inside a function."""
+    import horovod.tensorflow as hvd
+    import tensorflow as tf
+
+    hvd.init()
+    values = horovod_inputs(hvd.rank())
+
+    def operations(mode):
+        matrix = tf.constant(values["matrix"])
+        results = {
+            "compressed": hvd.allreduce(matrix, op=hvd.Average, compression=hvd.Compression.fp16, name=f"{mode}.compressed"),
+            "group": hvd.grouped_allreduce([tf.constant(value) for value in values["group"]], op=hvd.Average),
+            "gathered": hvd.allgather(tf.constant(values["rows"]), name=f"{mode}.gathered"),
+        }
+        for root in range(2):
+            results[f"broadcast from {root}"] = hvd.broadcast(matrix, root_rank=root, name=f"{mode}.broadcast.{root}")
+        for dtype in ("float32", "float64", "float16"):
+            for name, operation in (("average", hvd.Average), ("sum", hvd.Sum)):
+                reduced = hvd.allreduce(tf.cast(matrix, dtype), op=operation, name=f"{mode}.{name}.{dtype}")
+                results[f"{name} {dtype}"] = tf.cast(reduced, tf.float64)
+        return results
+
+    found = {
+        mode: tf.nest.map_structure(lambda tensor: tensor.numpy(), function(mode))
+        for mode, function in (("eager", operations), ("graph", tf.function(operations)))
+    }
+    found["objects"] = hvd.allgather_object({"rank": 0} if hvd.rank() == 0 else {"rank": 1, "more": "text"})
+    found["built"] = {"gloo": bool(hvd.gloo_built()), "mpi": bool(hvd.mpi_built())}
+    return found

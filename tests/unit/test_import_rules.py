@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "config": "errors system",
     # The data set.
     "data.table": "errors system",
-    "data.formats": "errors system",
+    "data.formats": "errors system config",
     "data.sources": "errors system config data.formats",
     "data.ingest": "version errors system config data.table data.formats data.sources",
     "data.stream": "errors progress system config data.table",
@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "track.rundir track.console track.mlflow track models train.checkpoint train.collectives train "
     "launch.session launch.slots launch.health launch.preflight launch.workers",
     # A finished model.
-    "score": "errors system data.table data.formats data.sources",
+    "score": "errors system data.table data.formats",
     "score.evaluate": "errors system config data.table data.sources data.ingest "
     "track.rundir track.figures track.mlflow track score",
     "score.model_registry": "errors system score score.evaluate",
@@ -65,17 +65,18 @@ OWNERS = {
     "horovod": "train launch.rendezvous launch.train_function launch.preflight.probe",
     "keras": "models train",
     "matplotlib": "track.figures",
-    "mlflow": "track.mlflow score.classifier score.model_registry",
+    "mlflow": "track.mlflow score.classifier score.mlflow_client score.model_info score.model_lookup score.model_registry",
     "numba": "train.kernels",
     "numpy": "data track.figures track.mlflow track.rundir train launch.notebook score sweep",
     "optuna": "sweep.search",
     "petastorm": "data.stream",
     "psutil": "system track launch",
     "py4j": "data.ingest launch.slots score",
-    "pyarrow": "data.table data.ingest score",
+    "pyarrow": "data.table data.sources data.ingest data.stream.petastorm_compat score",
     # Only launch.session opens a session; score and sweep receive it.
     "pyspark": "data.ingest launch score sweep",
     "rich": "data.sources.downloads",
+    "scipy": "score.evaluate.mcnemar",
     "tensorflow": "data.stream models train",
     "yaml": "config cli sweep.plan",
 }

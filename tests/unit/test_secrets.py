@@ -1,7 +1,6 @@
 import pytest
 
-from pipelines.errors import first_line
-from pipelines.system.secrets import is_secret_name, mask, masked, without_secrets
+from pipelines.system.secrets import first_line, is_secret_name, mask, masked, without_secrets
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import requests
-
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 from databricks.sdk.errors import DatabricksError, PermissionDenied, Unauthenticated
 from databricks.sdk.service.jobs import JobsAPI, JobSettings
 from databricks.sdk.service.workspace import ImportFormat
-from pipelines.errors import ConfigError, LaunchError, first_line
+
+from pipelines.errors import ConfigError, LaunchError
+from pipelines.system.secrets import first_line
 from tools.databricks.bundle import Deployment
 
 # The SDK retries a call that gets no answer. Until the first answer a wrong address is likelier than a network fault.

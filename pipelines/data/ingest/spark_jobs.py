@@ -9,7 +9,8 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from pipelines.errors import DataError, first_line
+from pipelines.errors import DataError
+from pipelines.system.secrets import first_line
 
 # The last line of a Python worker's traceback, for an error that was meant for the user.
 _USERS_ERROR = re.compile(r"^(?:pipelines\.errors\.)?(?:DataError|ConfigError|ConvoyError): (.+)$", re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Reading a range of rows through Petastorm. The only module that imports it.
+"""Reading a range of rows through Petastorm.
 
 What is used is its reader: row groups decoded ahead of time by a thread. What is not used, with petastorm 0.13.1:
 
@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from petastorm import make_batch_reader
 
+from pipelines.data.stream.petastorm_compat import make_batch_reader
 from pipelines.data.stream.sharding import FilePart, RowRange, file_parts
 from pipelines.data.table.schema import IMAGE_COLUMN, LABEL_COLUMN, ImageSpec, Split, Table
 from pipelines.errors import DataError

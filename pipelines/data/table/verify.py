@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.data.table.schema import IMAGE_COLUMN, LABEL_COLUMN, TableFile, TableManifest
-from pipelines.errors import first_line
 from pipelines.system.fingerprint import fingerprint
+from pipelines.system.secrets import first_line
 
 # Hashing costs about a second a gigabyte and thread.
 _MOST_BYTES_HASHED = 256 * 2**20

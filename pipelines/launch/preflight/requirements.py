@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.errors import first_line
 from pipelines.launch.preflight.probe import VERSIONED, NodeReport
+from pipelines.system.secrets import first_line
 
 State = Literal["ok", "note", "fail"]
 

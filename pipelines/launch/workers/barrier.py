@@ -19,7 +19,7 @@ import cloudpickle
 from pyspark.sql import SparkSession
 
 from pipelines.config import LaunchConfig
-from pipelines.errors import LaunchError, first_line
+from pipelines.errors import LaunchError
 from pipelines.launch import session, slots
 from pipelines.launch.health import heartbeat
 from pipelines.launch.health.failures import Failure, extract, failed_task, failure_from_lost_task, headline, read_failures
@@ -27,6 +27,7 @@ from pipelines.launch.rendezvous import server
 from pipelines.launch.workers import commands
 from pipelines.launch.workers.supervisor import Assignment, log_path, supervise
 from pipelines.system import spark_submit
+from pipelines.system.secrets import first_line
 from pipelines.track.rundir import layout
 
 _log = logging.getLogger(__name__)

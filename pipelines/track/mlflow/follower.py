@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.config import TrackingConfig
-from pipelines.errors import ConvoyError, first_line
+from pipelines.errors import ConvoyError
 from pipelines.system import paths
-from pipelines.system.secrets import mask
+from pipelines.system.secrets import first_line, mask
 from pipelines.track.mlflow import server_compat
 from pipelines.track.mlflow.batching import BATCHED, points, requests, single_values
 from pipelines.track.mlflow.journal import EXPERIMENT_ID, RUN_ID, Entry, Journal

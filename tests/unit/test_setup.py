@@ -1,0 +1,336 @@
+"""The set-up behind `convoy`, step by step, on a copy of as much of the repository as it reads."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from support.clones import ROOT, copy_clone, finish_set_up
+
+from tools.setup import environment, horovod, java, python, steps
+from tools.setup.clone import Clone, SetupError
+from tools.setup.spark import environment as program_environment
+from tools.setup.spark import write_spark_conf
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    # These tests are about the set-up of the default, whichever runtime they run on.
+    monkeypatch.delenv("CONVOY_RUNTIME", raising=False)
+    return copy_clone(tmp_path)
+
+
+def interpreter(folder, name, answer, code=0):
+    file = folder / name
+    file.write_text(f"#!/bin/sh\necho '{answer}'\nexit {code}\n")
+    file.chmod(0o755)
+    return str(file)
+
+
+def alive(pid):
+    """A zombie that nobody has collected yet has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def started(clone, **variables):
+    """What the environment's `spark-submit` hands to Spark's: its own path of settings, the options of Java, the arguments."""
+    spark = clone.venv / "lib/python3.11/site-packages/pyspark"
+    (spark / "bin").mkdir(parents=True, exist_ok=True)
+    (clone.venv / "bin").mkdir(parents=True, exist_ok=True)
+    (spark / "bin/spark-submit").write_text(
+        '#!/bin/sh\nprintf "%s\\n" "$SPARK_CONF_DIR" "$SPARK_SUBMIT_OPTS" "$CONVOY_HOME" "$@"\n'
+    )
+    (spark / "bin/spark-submit").chmod(0o755)
+    write_spark_conf(clone, "/opt/java home")
+    done = subprocess.run(
+        [str(clone.venv / "bin/spark-submit"), "a job.py", "--workers", "2"],
+        env={"PATH": os.environ["PATH"], **variables},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+def test_an_interpreter_that_exists_but_fails_when_run_is_passed_over(clone, tmp_path):
+    shim = interpreter(tmp_path, "python3.11", "command not found", code=127)
+    good = interpreter(tmp_path, "python3", "3.11 1 /opt/python3.11")
+    assert python.find_python([shim, str(tmp_path / "absent"), good]) == ("/opt/python3.11", "3.11", True)
+
+
+def test_3_11_is_preferred_and_one_that_can_make_environments_before_one_that_cannot(clone, tmp_path):
+    ten = interpreter(tmp_path, "ten", "3.10 1 /a/python3.10")
+    eleven = interpreter(tmp_path, "eleven", "3.11 1 /a/python3.11")
+    bare = interpreter(tmp_path, "bare", "3.11 0 /usr/bin/python3.11")
+    assert python.find_python([ten, eleven])[0] == "/a/python3.11"
+    assert python.find_python([bare, ten])[0] == "/a/python3.10"
+    assert python.find_python([bare]) == ("/usr/bin/python3.11", "3.11", False)
+
+
+def test_no_suitable_python_is_one_clear_line(clone, tmp_path):
+    newer = interpreter(tmp_path, "python3", "3.13 1 /usr/bin/python3.13")
+    with pytest.raises(SetupError, match=r"^Python 3\.11 or 3\.10 is needed and not found; install it \(.*\)$"):
+        python.find_python([newer])
+
+
+def test_this_interpreter_is_found_for_real(clone):
+    _, version, _ = python.find_python([sys.executable])
+    assert version == f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+@pytest.mark.parametrize("answer", ['openjdk version "21.0.1" 2023-10-17', 'java version "1.8.0_412"', "nonsense"])
+def test_a_java_that_does_not_suit_is_not_taken(clone, tmp_path, monkeypatch, answer):
+    (tmp_path / "jdk/bin").mkdir(parents=True)
+    interpreter(tmp_path / "jdk/bin", "java", "")
+    (tmp_path / "jdk/bin/java").write_text(f"#!/bin/sh\necho '{answer}' >&2\n")
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "jdk"))
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert java.find_java() is None
+
+
+def test_a_java_17_from_java_home_is_taken(clone, tmp_path, monkeypatch):
+    (tmp_path / "jdk/bin").mkdir(parents=True)
+    interpreter(tmp_path / "jdk/bin", "java", "")
+    (tmp_path / "jdk/bin/java").write_text("#!/bin/sh\necho 'openjdk version \"17.0.9\" 2023-10-17' >&2\n")
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "jdk"))
+    assert java.find_java() == str(tmp_path / "jdk")
+
+
+def test_a_finished_set_up_is_recognised_and_any_changed_input_ends_that(clone):
+    assert environment.ready(clone) is None
+    finish_set_up(clone)
+    assert environment.ready(clone) == str(clone.venv / "java")
+    for name in ("convoy", "pyproject.toml", "conf/constraints/local.lock", "conf/spark/spark-defaults.conf"):
+        before = (clone.root / name).read_bytes()
+        (clone.root / name).write_bytes(before + b"\n")
+        assert environment.ready(clone) is None, name
+        (clone.root / name).write_bytes(before)
+    assert environment.ready(clone) is not None
+
+
+def test_a_set_up_whose_python_or_java_has_gone_is_not_ready(clone):
+    finish_set_up(clone)
+    (clone.venv / "java/bin/java").unlink()
+    assert environment.ready(clone) is None
+    finish_set_up(clone)
+    (clone.venv / "bin/python").unlink()
+    assert environment.ready(clone) is None
+
+
+def test_a_torn_stamp_is_not_ready(clone):
+    finish_set_up(clone)
+    clone.ready.write_text('{"digest": "')
+    assert environment.ready(clone) is None
+
+
+def test_a_moved_clone_is_not_ready(clone):
+    finish_set_up(clone)
+    moved = clone.root.parent / (clone.root.name + "-moved")
+    clone.root.rename(moved)
+    assert environment.ready(Clone(moved)) is None
+
+
+def test_killing_the_set_up_ends_the_installer_it_runs(clone, tmp_path):
+    """An orphan would go on writing to .venv while the next set-up rebuilds it."""
+    child = tmp_path / "child"
+    script = (
+        f"import sys, pathlib; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from tools.setup import clone, steps\n"
+        f"here = clone.Clone(pathlib.Path({str(clone.root)!r}))\n"
+        "with steps.exclusive(here.setup_lock, '') as lock:\n"
+        f"    steps.Steps(here, lock).run('sleep', ['sh', '-c', 'echo $$ > {child}; exec sleep 60'])\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not (child.exists() and child.read_text().strip()):
+        assert time.monotonic() < deadline, "the step did not start"
+        time.sleep(0.02)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait(timeout=30)
+    pid = int(child.read_text())
+    while alive(pid):
+        assert time.monotonic() < deadline, "the installer outlived the set-up"
+        time.sleep(0.02)
+
+
+def test_a_failed_step_shows_the_end_of_the_log_and_where_it_lies(clone):
+    with steps.exclusive(clone.setup_lock, "") as lock:
+        with pytest.raises(SetupError) as failure:
+            steps.Steps(clone, lock).run("compiling", ["sh", "-c", "echo no such header; exit 3"])
+    assert "'compiling' failed with exit code 3" in str(failure.value)
+    assert "no such header" in str(failure.value)
+    assert str(clone.log) in str(failure.value)
+
+
+def test_a_missing_compiler_is_one_line_where_nothing_can_be_installed(clone, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    monkeypatch.setenv("CONVOY_CACHE", str(tmp_path / "empty"))
+    with pytest.raises(SetupError) as failure:
+        horovod.wheel_or_compiler(steps.Steps(clone, 0), "3.11")
+    assert str(failure.value) == (
+        "g++ make is missing (to compile Horovod); install it (apt-get install g++ make), then run ./convoy again"
+    )
+
+
+def test_a_cached_horovod_needs_no_compiler(clone, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    monkeypatch.setenv("CONVOY_CACHE", str(tmp_path / "cache"))
+    folder = horovod.wheel_folder(clone, "3.11")
+    folder.mkdir(parents=True)
+    (folder / "horovod.whl").touch()
+    horovod.wheel_or_compiler(steps.Steps(clone, 0), "3.11")
+    assert "cp311" in folder.name
+    assert "tf2.18.1" in folder.name
+
+
+def wheel(folder, tensorflow):
+    """A wheel of Horovod, as far as the set-up looks into it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "horovod-0.28.1-cp311-cp311-linux_x86_64.whl"
+    with zipfile.ZipFile(file, "w") as content:
+        content.writestr("horovod/metadata.json", json.dumps({"tensorflow": tensorflow} if tensorflow else {}))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("tensorflow", "found"),
+    [("2.16.1", "for TensorFlow 2.16.1"), ("", "without TensorFlow, or is damaged"), (None, "without TensorFlow, or is damaged")],
+    ids=["another TensorFlow", "none", "torn"],
+)
+def test_a_kept_horovod_that_does_not_fit_is_one_line_and_not_installed(clone, tmp_path, monkeypatch, tensorflow, found):
+    monkeypatch.setenv("CONVOY_CACHE", str(tmp_path / "cache"))
+    folder = horovod.wheel_folder(clone, "3.11")
+    file = wheel(folder, tensorflow)
+    if tensorflow is None:
+        file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(SetupError) as failure:
+        horovod.install_horovod(steps.Steps(clone, 0), "3.11")
+    needed = horovod.locked_version(clone.packages, "tensorflow")
+    assert str(failure.value) == (f"{file} was compiled {found}, needed is {needed}; delete {folder}, then run ./convoy again")
+
+
+def test_a_kept_horovod_is_that_of_its_python_tensorflow_and_patch(clone, monkeypatch):
+    name = horovod.wheel_folder(clone, "3.11").name
+    assert name != horovod.wheel_folder(clone, "3.10").name
+    assert name != horovod.wheel_folder(Clone(clone.root, "dbr-15.4-ml"), "3.11").name
+    monkeypatch.setattr(horovod, "PATCH", "another")
+    assert name != horovod.wheel_folder(clone, "3.11").name
+
+
+def test_the_patch_takes_out_one_line_and_fits_no_other_source(tmp_path):
+    file = tmp_path / horovod.PATCHED_FILE
+    file.parent.mkdir(parents=True)
+    kept = 'list(APPEND TF_SOURCES "${PROJECT_SOURCE_DIR}/horovod/tensorflow/mpi_ops.cc")\n'
+    file.write_text(f"# TF SOURCES\n{kept}{horovod.REMOVED_LINE}\n")
+    horovod.patch(tmp_path)
+    assert file.read_text() == f"# TF SOURCES\n{kept}\n"
+    with pytest.raises(SetupError, match=r"CMakeLists\.txt is not that of Horovod 0\.28\.1"):
+        horovod.patch(tmp_path)
+
+
+def test_pip_settings_become_uv_settings_and_the_environment_wins(clone):
+    settings = environment.uv_settings(
+        "global.index-url='https://files.example/simple'\n"
+        "global.extra-index-url='https://more.example/simple file:///srv/simple'\n"
+        ":env:.index-url='https://env.example/simple'\n"
+        "global.cert='/etc/ca.pem'\n"
+    )
+    assert settings["UV_DEFAULT_INDEX"] == "https://env.example/simple"
+    assert settings["UV_INDEX"] == "https://more.example/simple"
+    assert settings["SSL_CERT_FILE"] == "/etc/ca.pem"
+    assert "UV_DEFAULT_INDEX" not in environment.uv_settings("")
+
+
+def test_the_lock_pins_by_hash_and_holds_no_address_and_no_torch(clone):
+    lock = clone.packages.read_text()
+    block = environment.locked_block(lock, "uv")
+    assert block.startswith("uv==")
+    assert "--hash=sha256:" in block
+    assert "uvicorn" not in block
+    for unwanted in ("://", "\ntorch", "nvidia"):
+        assert unwanted not in lock
+
+
+def test_programs_of_the_project_see_its_environment_and_may_write_bytecode(clone, monkeypatch):
+    (clone.venv / "lib/python3.11/site-packages").mkdir(parents=True)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("SPARK_CONF_DIR", "/elsewhere")
+    variables = program_environment(clone, "/opt/java")
+    assert variables["PATH"].split(os.pathsep)[0] == str(clone.venv / "bin")
+    assert variables["JAVA_HOME"] == "/opt/java"
+    assert variables["CONVOY_HOME"] == str(clone.root)
+    assert not {"PYTHONDONTWRITEBYTECODE", "SPARK_CONF_DIR"} & set(variables)
+
+
+def test_the_spark_files_are_replaced_and_never_written_through_a_link(clone, tmp_path):
+    """uv links installed files to its cache; writing into one would change it for every clone."""
+    cached = tmp_path / "cached-spark-submit"
+    cached.write_text("the one of the package")
+    (clone.venv / "bin").mkdir(parents=True)
+    (clone.venv / "lib/python3.11/site-packages/pyspark").mkdir(parents=True)
+    os.link(cached, clone.venv / "bin/spark-submit")
+    write_spark_conf(clone, "/opt/java home")
+    assert cached.read_text() == "the one of the package"
+    assert os.access(clone.venv / "bin/spark-submit", os.X_OK)
+    conf = clone.venv / "lib/python3.11/site-packages/pyspark/conf"
+    assert f"{clone.root}/runs/spark.log" in (conf / "log4j2.properties").read_text()
+    shown = subprocess.run(
+        ["bash", "-c", f". {conf}/spark-env.sh; echo $JAVA_HOME:$CONVOY_HOME"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+        env={"PATH": os.environ["PATH"], "CONVOY_HOME": "/mine"},
+    )
+    assert shown.stdout.strip() == "/opt/java home:/mine"
+
+
+def test_spark_starts_with_the_settings_of_the_project_and_the_archive_of_its_classes(clone):
+    spark = clone.venv / "lib/python3.11/site-packages/pyspark"
+    given = ["--properties-file", f"{spark}/conf/spark-defaults.conf", "a job.py", "--workers", "2"]
+    logging = f'-Dlog4j2.configurationFile="{spark}/conf/log4j2.properties"'
+    empty = clone.venv / "no-spark-conf"
+    assert started(clone) == [str(empty), f"{logging} ", str(clone.root), *given]
+    assert list(empty.iterdir()) == []
+    archive = clone.venv / java.CLASSES
+    archive.touch()
+    options = f'-XX:SharedArchiveFile="{archive}" -Xlog:cds*=off {logging} -Dmine=1'
+    assert started(clone, SPARK_SUBMIT_OPTS="-Dmine=1", CONVOY_HOME="/mine") == [str(empty), options, "/mine", *given]
+    # A job that submits another.
+    assert started(clone, SPARK_CONF_DIR=str(empty))[3:] == given
+
+
+def test_an_archive_of_classes_that_cannot_be_made_is_told_and_hinders_nothing(clone, tmp_path, capsys):
+    (clone.venv / "bin").mkdir(parents=True)
+    (clone.venv / "lib/python3.11/site-packages/pyspark/jars").mkdir(parents=True)
+    (tmp_path / "java/bin").mkdir(parents=True)
+    for program in (clone.venv / "bin/spark-submit", tmp_path / "java/bin/java"):
+        program.write_text("#!/bin/sh\necho Unrecognized VM option; exit 1\n")
+        program.chmod(0o755)
+    (clone.venv / java.CLASSES).write_text("of another Java")
+    with (tmp_path / "lock").open("w") as lock:
+        java.archive_classes(steps.Steps(clone, lock.fileno()), str(tmp_path / "java"))
+    assert f"it was not made ({clone.log} says why)" in capsys.readouterr().out
+    assert "Unrecognized VM option" in clone.log.read_text()
+    assert not (clone.venv / java.CLASSES).exists()
+
+
+def test_a_folder_of_settings_of_the_users_own_is_left_to_spark(clone):
+    assert started(clone, SPARK_CONF_DIR="/mine", CONVOY_HOME="/home") == ["/mine", "", "/home", "a job.py", "--workers", "2"]
+
+
+def test_another_runtime_has_an_environment_and_a_lock_of_its_own(clone):
+    runtime = Clone(clone.root, "dbr-15.4-ml")
+    runtime.check_runtime()
+    assert runtime.venv == clone.root / ".venv-dbr-15.4-ml"
+    assert "\ntensorflow==2.16.1 " in runtime.packages.read_text()
+    assert horovod.wheel_folder(runtime, "3.11").name.startswith("horovod-0.28.1-cp311-tf2.16.1-")

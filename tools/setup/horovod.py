@@ -1,0 +1,125 @@
+"""Horovod, compiled once for each Python and TensorFlow from its patched source distribution, and kept in the cache.
+
+The patch leaves one file out of the library for TensorFlow: xla_mpi_ops.cc includes headers of XLA that TensorFlow 2.19 and later
+have moved or do not ship. All of its code is between `#if HAVE_GPU` and `#endif`, so without a GPU it compiles to nothing; with
+one it serves XLA alone, which Convoy does not use. So patched, Horovod 0.28.1 compiles for TensorFlow 2.16 to 2.21.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+
+from tools.setup.clone import Clone, SetupError, cache
+from tools.setup.steps import Steps, exclusive
+
+PATCHED_FILE = "horovod/tensorflow/CMakeLists.txt"
+REMOVED_LINE = 'list(APPEND TF_SOURCES "${PROJECT_SOURCE_DIR}/horovod/tensorflow/xla_mpi_ops.cc")\n'
+PATCH = hashlib.sha256(f"{PATCHED_FILE}\n{REMOVED_LINE}".encode()).hexdigest()[:8]
+
+_BUILD = {
+    "HOROVOD_WITH_TENSORFLOW": "1",
+    "HOROVOD_WITHOUT_PYTORCH": "1",
+    "HOROVOD_WITHOUT_MXNET": "1",
+    "HOROVOD_WITH_GLOO": "1",
+    "HOROVOD_WITHOUT_MPI": "1",
+}
+
+
+def wheel_folder(clone: Clone, python: str) -> Path:
+    """Where the wheel for a Python version, the locked TensorFlow and the patch is kept."""
+    parts = (
+        f"horovod-{locked_version(clone.horovod, 'horovod')}",
+        "cp" + python.replace(".", ""),
+        f"tf{locked_version(clone.packages, 'tensorflow')}",
+        PATCH,
+        platform.machine(),
+    )
+    return cache() / "wheels" / "-".join(parts)
+
+
+def wheel_or_compiler(steps: Steps, python: str) -> None:
+    """Early, so that a missing compiler is said before the downloads."""
+    if list(wheel_folder(steps.clone, python).glob("*.whl")):
+        return
+    missing = [tool for tool in ("g++", "make") if not shutil.which(tool)]
+    if missing:
+        steps.install_system_packages(missing, "to compile Horovod")
+
+
+def install_horovod(steps: Steps, python: str) -> None:
+    """Install the kept wheel, or compile it first. Raises SetupError for a kept wheel that is not for the locked TensorFlow."""
+    folder = wheel_folder(steps.clone, python)
+    if not list(folder.glob("*.whl")):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive(folder.parent / ".lock", "another clone is compiling Horovod; waiting for it"):
+            if not list(folder.glob("*.whl")):
+                _compile(steps, folder)
+    wheel = next(folder.glob("*.whl"))
+    expected, compiled = locked_version(steps.clone.packages, "tensorflow"), compiled_for(wheel)
+    if compiled != expected:
+        found = f"for TensorFlow {compiled}" if compiled else "without TensorFlow, or is damaged"
+        raise SetupError(f"{wheel} was compiled {found}, needed is {expected}; delete {folder}, then run ./convoy again")
+    steps.uv("Horovod", "install", "--no-deps", "--compile-bytecode", str(wheel))
+
+
+def patch(source: Path) -> None:
+    """Apply the patch to an unpacked source distribution. Raises SetupError when it does not fit."""
+    file = source / PATCHED_FILE
+    text = file.read_text()
+    if text.count(REMOVED_LINE) != 1:
+        raise SetupError(f"{file} is not that of Horovod 0.28.1; tools/setup/horovod.py patches no other release")
+    file.write_text(text.replace(REMOVED_LINE, ""))
+
+
+def compiled_for(wheel: Path) -> str:
+    """The TensorFlow version that a wheel was compiled for; empty for none."""
+    try:
+        with zipfile.ZipFile(wheel) as content:
+            return str(json.loads(content.read("horovod/metadata.json")).get("tensorflow", ""))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return ""
+
+
+def locked_version(lock: Path, name: str) -> str:
+    """The version that a lock file pins; for TensorFlow, of the package for this processor."""
+    pinned = dict(re.findall(r"^([\w-]+)==([^\s;]+)", lock.read_text(), re.M))
+    names = ("tensorflow-cpu", "tensorflow") if name == "tensorflow" else (name,)
+    version = next((pinned[each] for each in names if each in pinned), None)
+    if version is None:
+        raise SetupError(f"{lock} pins no {name}; write the lock file anew")
+    return str(version)
+
+
+def _compile(steps: Steps, folder: Path) -> None:
+    for leftover in folder.parent.glob(".building-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    building = Path(tempfile.mkdtemp(prefix=".building-", dir=str(folder.parent)))
+    jobs = len(os.sched_getaffinity(0))
+    # Gloo's CMakeLists ask for a CMake older than 3.5. pip's own cache is kept out: it would hand a wheel that was made
+    # for one TensorFlow to another.
+    extra = {**_BUILD, "MAKEFLAGS": f"-j{jobs}", "CMAKE_POLICY_VERSION_MINIMUM": "3.5", "TMPDIR": str(building)}
+    pip = [str(steps.clone.python), "-m", "pip", "--disable-pip-version-check"]
+    options = ["--no-cache-dir", "--no-build-isolation", "--no-deps"]
+    source = ["--no-binary", "horovod", "--require-hashes", "-r", str(steps.clone.horovod)]
+    steps.run("source of Horovod", [*pip, "download", *options, "-d", str(building), *source], extra)
+    archive = next(building.glob("horovod-*.tar.gz"))
+    shutil.unpack_archive(str(archive), str(building))
+    unpacked = building / archive.name[: -len(".tar.gz")]
+    patch(unpacked)
+    steps.run(
+        f"compiling Horovod with {jobs} cores, once for this machine, some minutes",
+        [*pip, "wheel", *options, "-w", f"{building}/wheel", str(unpacked)],
+        extra,
+    )
+    if not compiled_for(next((building / "wheel").glob("*.whl"))):
+        raise SetupError(f"Horovod was compiled without TensorFlow; {steps.clone.log} says why")
+    os.replace(building / "wheel", folder)
+    shutil.rmtree(building, ignore_errors=True)

