@@ -1,7 +1,7 @@
-"""Errors that are meant for the person at the keyboard.
+"""Errors whose messages are shown to the user.
 
-A `ConvoyError` is printed as it stands, on one line and without a traceback of the driver's. It therefore names what is wrong
-(file, line, key, value), the rule that was broken, and the remedy.
+A `ConvoyError` is printed as is, on one line and without the driver's traceback. It therefore names what is wrong (file, line,
+key, value), the rule that was broken, and the remedy.
 """
 
 import signal
@@ -10,15 +10,15 @@ from pipelines.system.secrets import mask
 
 
 class ConvoyError(Exception):
-    """Something the user can mend. The message says what, and how."""
+    """Something the user can fix. The message says what, and how."""
 
     exit_code = 1
     details = ""
-    """Printed below the message where there is more to see, such as the traceback of a rank that raised. Empty otherwise."""
+    """Printed below the message, such as the traceback of a rank that raised. Empty if there is nothing more to show."""
 
 
 class ConfigError(ConvoyError):
-    """A setting, flag or configuration file is wrong. Found before Spark starts."""
+    """A setting, flag or configuration file is wrong. Raised before Spark starts."""
 
     exit_code = 2
 
@@ -32,15 +32,15 @@ class LaunchError(ConvoyError):
 
 
 class CheckpointError(ConvoyError):
-    """A checkpoint cannot be written, is damaged, or does not fit the training that should go on from it."""
+    """A checkpoint cannot be written, is damaged, or does not match the training that should resume from it."""
 
 
 class TrainingError(ConvoyError):
-    """The numbers went wrong: a loss that is not finite, or weights that differ between ranks."""
+    """A loss is not finite, or weights differ between ranks."""
 
 
 class Interrupted(BaseException):
-    """SIGINT, SIGTERM or SIGHUP arrived. Not an Exception, so that no cleanup code swallows it by accident."""
+    """SIGINT, SIGTERM or SIGHUP arrived. Not an Exception, so that no `except Exception` swallows it."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -48,11 +48,11 @@ class Interrupted(BaseException):
 
 
 def first_line(error: BaseException | str, longest: int = 300) -> str:
-    """The first line of an error's message that is not blank, without credentials; the name of its type where it has none.
+    """The first non-blank line of an error's message, with credentials masked; the name of the error's type if it is empty.
 
     Args:
-        error: an exception, or the message of one.
-        longest: characters, beyond which the line is cut.
+        error: an exception, or its message.
+        longest: maximum number of characters.
     """
     lines = mask(str(error)).strip().splitlines()
     unnamed = "" if isinstance(error, str) else type(error).__name__
