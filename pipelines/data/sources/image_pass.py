@@ -98,7 +98,7 @@ def read_chunk(files: Sequence[str], labels: Sequence[int], rules: PictureRules)
     values = stacked.reshape(len(images), -1)
     return Chunk(
         num_lines=len(files),
-        images=values if rules.value_range == _BYTES else image_file.in_range(values, rules.value_range),
+        images=values if rules.value_range == _BYTES else image_file.scale_to(values, rules.value_range),
         labels=np.asarray(labels, np.int32)[lines],
         lines=np.asarray(lines, np.int64),
         bad_lines=tuple(bad),
@@ -110,9 +110,9 @@ class _WrongSize(ValueError):
 
 
 def _values(content: bytes, rules: PictureRules) -> npt.NDArray[np.uint8]:
-    picture = image_file.opened(content)
+    picture = image_file.decode(content)
     height, width, _ = rules.shape
     if picture.size != (width, height) and not rules.resize:
         found = f"is {picture.size[1]} x {picture.size[0]} where data.image_shape says {height} x {width}"
         raise _WrongSize(f"{found}; data.resize_pictures=true brings all pictures to one size")
-    return image_file.values(picture, rules.shape)
+    return image_file.to_array(picture, rules.shape)

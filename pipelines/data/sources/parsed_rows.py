@@ -21,7 +21,7 @@ PARSED_COLUMNS = "content binary, labels binary, lines binary, file int, block b
 IS_IMAGES, IS_BAD_LINE, IS_REPORT = "note is null", "note is not null and content is not null", "content is null"
 
 # Of one row of Spark's, unless one image has more.
-VALUES_PER_STRETCH = 2**20
+VALUES_PER_SPARK_ROW = 2**20
 
 
 @dataclass
@@ -67,7 +67,7 @@ class BlockReport:
 def chunk_batches(chunk: Chunk, report: BlockReport, keep_bad_lines: bool, images_apart: bool) -> Iterator[pa.RecordBatch]:
     """What was read, as `PARSED_COLUMNS`, and added to the report of its block."""
     if len(chunk.labels):
-        yield _images_batch(chunk, report, 1 if images_apart else max(1, VALUES_PER_STRETCH // chunk.images.shape[1]))
+        yield _images_batch(chunk, report, 1 if images_apart else max(1, VALUES_PER_SPARK_ROW // chunk.images.shape[1]))
     if chunk.bad_lines and keep_bad_lines:
         yield _bad_line_batch(chunk, report)
     report.add(chunk)

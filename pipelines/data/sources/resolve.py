@@ -81,7 +81,7 @@ def _mnist(report: Report) -> Source:
     if not folder.is_dir():
         try:
             downloads.fetch(downloads.MNIST, folder, report)
-        except downloads.NotFetched as error:
+        except downloads.DownloadError as error:
             report(f"MNIST is not at {MNIST_FOLDER} ({folder}) and could not be fetched: {error}")
             report(_SUBSTITUTE_NOTE)
             return LibsvmFiles("mnist-5k", _substitute_files(report), _SUBSTITUTE_NOTE)
@@ -97,7 +97,7 @@ def _fashion_mnist(report: Report) -> Source:
     if not folder.is_dir():
         try:
             downloads.fetch(downloads.FASHION_MNIST, folder, report)
-        except downloads.NotFetched as error:
+        except downloads.DownloadError as error:
             raise DataError(
                 f"fashion-mnist could not be fetched: {error}; on Debian, apt-get install dataset-fashion-mnist"
             ) from error

@@ -82,7 +82,7 @@ def existing_table(location: str) -> Table:
     manifest = read_manifest(folder)
     if manifest is None:
         raise ConfigError(f"--table {location}: not a table (there is no manifest in it); --data takes libsvm files")
-    damage = verify.damage(folder, manifest)
+    damage = verify.find_damage(folder, manifest)
     if damage is not None:
         raise DataError(f"table {location}: {damage}; ingest it again")
     return Table(location, manifest)
