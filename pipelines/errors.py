@@ -1,22 +1,22 @@
-"""Errors that are meant for the person at the keyboard.
+"""Errors whose messages are shown to the user.
 
-A `ConvoyError` is printed as it stands, on one line and without a traceback of the driver's. It therefore names what is wrong
-(file, line, key, value), the rule that was broken, and the remedy.
+A `ConvoyError` is printed as is, on one line and without the driver's traceback. It therefore names what is wrong (file, line,
+key, value), the rule that was broken, and the remedy.
 """
 
 import signal
 
 
 class ConvoyError(Exception):
-    """Something the user can mend. The message says what, and how."""
+    """Something the user can fix. The message says what, and how."""
 
     exit_code = 1
     details = ""
-    """Printed below the message where there is more to see, such as the traceback of a rank that raised. Empty otherwise."""
+    """Printed below the message, such as the traceback of a rank that raised. Empty if there is nothing more to show."""
 
 
 class ConfigError(ConvoyError):
-    """A setting, flag or configuration file is wrong. Found before Spark starts."""
+    """A setting, flag or configuration file is wrong. Raised before Spark starts."""
 
     exit_code = 2
 
@@ -30,15 +30,15 @@ class LaunchError(ConvoyError):
 
 
 class CheckpointError(ConvoyError):
-    """A checkpoint cannot be written, is damaged, or does not fit the training that should go on from it."""
+    """A checkpoint cannot be written, is damaged, or does not match the training that should resume from it."""
 
 
 class TrainingError(ConvoyError):
-    """The numbers went wrong: a loss that is not finite, or weights that differ between ranks."""
+    """A loss is not finite, or weights differ between ranks."""
 
 
 class Interrupted(BaseException):
-    """SIGINT, SIGTERM or SIGHUP arrived. Not an Exception, so that no cleanup code swallows it by accident."""
+    """SIGINT, SIGTERM or SIGHUP arrived. Not an Exception, so that no `except Exception` swallows it."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)

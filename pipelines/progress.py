@@ -1,7 +1,7 @@
 """What this rank is doing, for the driver's watchdog, and whether it was asked to stop.
 
-The rank's main thread marks each piece of work as it comes to it; a reader's thread marks what it waits for. A thread of
-`pipelines.launch.health.heartbeat` writes that down now and then. Marking costs some hundred nanoseconds.
+The rank's main thread marks each piece of work as it begins; a reader thread marks what it waits for. The heartbeat thread
+(`pipelines.launch.health.heartbeat`) publishes that periodically. A mark costs a few hundred nanoseconds.
 """
 
 import threading
@@ -15,25 +15,25 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True)
 class Progress:
-    """A moment in the life of a rank."""
+    """Snapshot of what a rank is doing."""
 
     marks: int = 0
-    """Grows with every piece of work that was begun."""
+    """Count of pieces of work begun."""
     activity: str = "starting"
     waiting: bool = False
-    """The activity cannot end before other ranks do their part."""
+    """The activity depends on other ranks."""
     reading: str = ""
-    """What a reader has been asked for and has not delivered yet."""
+    """What a reader is waiting for. Empty otherwise."""
     joined: bool = False
-    """The rank has found the others."""
+    """The rank has connected to the others."""
 
 
 class Stopped(BaseException):
-    """The rank was asked to stop, and has kept what it had. Not an Exception, so that no cleanup code swallows it."""
+    """The rank was asked to stop and has saved its state. Not an Exception, so that no `except Exception` swallows it."""
 
 
 class _RankState:
-    """One for the process."""
+    """State of this process."""
 
     def __init__(self) -> None:
         self.marks = 0
@@ -48,14 +48,14 @@ _rank = _RankState()
 
 
 def mark(activity: str) -> None:
-    """Say what the main thread does from now on."""
+    """Record what the main thread does from now on."""
     _rank.activity = activity
     _rank.marks += 1
 
 
 @contextmanager
 def waiting(activity: str) -> Iterator[None]:
-    """Say that the main thread now does something that needs all other ranks."""
+    """Record that the main thread is in an activity that needs all other ranks."""
     before = _rank.activity
     _rank.activity, _rank.waiting = f"{before}: {activity}", True
     try:
@@ -66,13 +66,13 @@ def waiting(activity: str) -> Iterator[None]:
 
 
 def joined() -> None:
-    """The start is over: all ranks have found each other."""
+    """Record that all ranks are connected."""
     _rank.joined = True
     _rank.marks += 1
 
 
 def reading(items: Iterable[_Item], what: str) -> Iterator[_Item]:
-    """The same items, with the waiting for each of them marked. For any thread."""
+    """Yield the same items, recording the wait for each. For any thread."""
     iterator = iter(items)
     while True:
         _rank.reading = what
@@ -91,7 +91,7 @@ def now() -> Progress:
 
 
 def request_stop() -> None:
-    """Ask the training to stop after its step. Safe in a signal handler."""
+    """Ask the training to stop after the current step. Safe in a signal handler."""
     _rank.stop.set()
 
 

@@ -84,7 +84,7 @@ def mark_killed(runs: Path, reporter: Reporter) -> list[Path]:
                 reporter.say(f"found {paths.display(run_dir)}: its driver (process {driver.pid}) died; the run is now KILLED")
                 reporter.say(f"  {how_to_resume(run_dir)}")
             with suppress(OSError):
-                writeback.of(run_dir).publish()
+                writeback.stage_of(run_dir).publish()
         scratch.remove(run_dir)
         release(run_dir)
     return found

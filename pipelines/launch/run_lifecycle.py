@@ -107,7 +107,7 @@ def log_to(run_dir: Path, level: LogLevel) -> logging.Handler:
     """Keep what this process logs in the run folder, until the handler is removed."""
     # A full disk would otherwise fill the screen.
     logging.raiseExceptions = False
-    file = writeback.of(run_dir).file(run_dir / layout.LOG_FOLDER / "driver.log")
+    file = writeback.stage_of(run_dir).file(run_dir / layout.LOG_FOLDER / "driver.log")
     return logs.configure(file.open("a", encoding="utf-8"), "driver", level)
 
 
@@ -115,7 +115,7 @@ def _keep_log(run: TrackedRun, run_dir: Path) -> None:
     """One log of driver and ranks, as an artifact."""
     folder = run_dir / layout.LOG_FOLDER
     try:
-        writeback.of(run_dir).publish()
+        writeback.stage_of(run_dir).publish()
         logs.merge(folder, run_dir / layout.MERGED_LOG)
     except OSError as error:
         run.warnings.append(f"{run_dir / layout.MERGED_LOG} could not be written ({error.strerror}); {folder} has the logs")

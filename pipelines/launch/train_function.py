@@ -57,7 +57,7 @@ def work(config: Config, table: Table, run_dir: str, checkpoint: str | None = No
         images, _ = next(iter(read_blocks(table, "test", examples)))
         # An earlier attempt may have come so far.
         shutil.rmtree(folder / MODEL_FOLDER, ignore_errors=True)
-        with writeback.of(folder).whole_folder(folder / MODEL_FOLDER) as place:
+        with writeback.stage_of(folder).staged_folder(folder / MODEL_FOLDER) as place:
             tracked_model.save(model, place, table.manifest, images)
         spool.write(ModelSaved())
     spool.close()

@@ -33,7 +33,7 @@ NETWORKS: dict[str, str] = {
     "capsnet": "pipelines.models.capsnet",
 }
 # What the loss of a network with `LOSS` is, for people.
-OWN_LOSSES: dict[str, str] = {"capsnet": "the margin loss, whose targets 0.9 and 0.1 are soft already"}
+CUSTOM_LOSSES: dict[str, str] = {"capsnet": "the margin loss, whose targets 0.9 and 0.1 are soft already"}
 
 
 def check(name: str, label_smoothing: float = 0.0) -> None:
@@ -42,10 +42,10 @@ def check(name: str, label_smoothing: float = 0.0) -> None:
         near = difflib.get_close_matches(name, NETWORKS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(NETWORKS)}"
         raise ConfigError(f"model.name={name}: no such network; {hint}")
-    if label_smoothing and name in OWN_LOSSES:
+    if label_smoothing and name in CUSTOM_LOSSES:
         raise ConfigError(
             f"training.label_smoothing={label_smoothing:g}: must be 0 with model.name={name}, "
-            f"which is trained by {OWN_LOSSES[name]}"
+            f"which is trained by {CUSTOM_LOSSES[name]}"
         )
 
 

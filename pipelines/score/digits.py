@@ -59,11 +59,11 @@ def read(
     Raises:
         NoImage: the bytes are not an image, it shows no digit, or the number of channels is not supported.
     """
-    picture = image_file.opened(content)
+    picture = image_file.decode(content)
     if digits:
-        grey = np.asarray(image_file.flat(picture).convert("L"), np.float32)
-        return image_file.in_range(mnist_form(grey)[:, :, None], value_range)
-    return image_file.in_range(image_file.values(picture, shape), value_range)
+        grey = np.asarray(image_file.flatten_alpha(picture).convert("L"), np.float32)
+        return image_file.scale_to(mnist_form(grey)[:, :, None], value_range)
+    return image_file.scale_to(image_file.to_array(picture, shape), value_range)
 
 
 def mnist_form(grey: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -85,7 +85,7 @@ class Study:
         self._optuna = library()
         self._distributions = {axis.name: _distribution(self._optuna, axis) for axis in sweep.axes}
         try:
-            journal = writeback.of(folder).file(folder / _JOURNAL)
+            journal = writeback.stage_of(folder).file(folder / _JOURNAL)
             begun = journal.exists()
             _mend(journal)
             backend = self._optuna.storages.journal.JournalFileBackend(str(journal))

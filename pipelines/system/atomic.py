@@ -1,7 +1,7 @@
-"""Files and folders that are written whole: from the first byte to the last, under another name, and then renamed.
+"""Atomic writes of files and folders: written sequentially under a temporary name, then renamed.
 
-A reader finds such a file complete or not at all. It is also all that mounts of object stores take, as Databricks' `/dbfs` and
-`/Volumes` are: no appends, and no going back while a file is written.
+A reader sees such a file complete or not at all. Object-store mounts, such as Databricks' `/dbfs` and `/Volumes`, support nothing
+else: neither appends nor seeks while writing.
 """
 
 import contextlib
@@ -14,14 +14,14 @@ import uuid
 from pathlib import Path
 from typing import Any, BinaryIO
 
-# What file systems answer that rename, but not over a file that is there; or that know nothing of fsync.
+# Errors of file systems that cannot rename over an existing file, or that do not support fsync.
 _NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.EEXIST)
 _PIECE_BYTES = 2**20
 _STALE_SECONDS = 24 * 3600
 
 
 class Sequential(io.RawIOBase):
-    """A file for writing that does not go back: `numpy.savez` and `zipfile` then write what needs no going back."""
+    """A writable file without seek: `numpy.savez` and `zipfile` then write a format that needs none."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -34,26 +34,26 @@ class Sequential(io.RawIOBase):
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Write a file whose folder is there. Raises OSError."""
+    """Write a file in an existing folder. Raises OSError."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
     replace(unfinished, path)
 
 
 def replace(unfinished: Path, path: Path) -> None:
-    """Rename a finished file, over another where there is one. Raises OSError."""
+    """Rename a finished file, replacing any existing one. Raises OSError."""
     try:
         os.replace(unfinished, path)
     except OSError as error:
         if error.errno not in _NOT_SUPPORTED or not path.exists():
             raise
-        # Readers miss the file for a moment, as they may in a folder that others write to.
+        # The file is missing for a moment. Readers of shared folders expect that.
         path.unlink()
         os.replace(unfinished, path)
 
 
 def copy(source: Path, path: Path) -> None:
-    """Copy the content of a file, which may grow meanwhile. Folders are made. Raises OSError."""
+    """Copy the content of a file, which may be growing. Creates folders. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
     with source.open("rb") as content, unfinished.open("wb") as file:
@@ -69,14 +69,14 @@ def copy_folder(source: Path, folder: Path) -> None:
 
 
 def unfinished_folder(parent: Path, prefix: str, name: str) -> Path:
-    """A new hidden folder in `parent`, to be filled and then renamed by `replace_folder`, or removed.
+    """Create a hidden folder in `parent`, to be filled and then renamed by `replace_folder`, or removed.
 
-    Folders of this prefix that killed processes left are removed after a day; a younger one may belong to a live process.
+    Folders with this prefix left by killed processes are removed after a day; a newer one may belong to a live process.
 
     Args:
-        parent: created where it is missing.
-        prefix: what the folder is for, such as `.building-`. Begins with a dot, ends with a dash.
-        name: what it will become, for people who look.
+        parent: created if missing.
+        prefix: purpose of the folder, such as `.building-`; begins with a dot, ends with a dash.
+        name: name of the future folder, to recognize it by.
 
     Raises:
         OSError: `parent` cannot be written.
@@ -91,7 +91,7 @@ def unfinished_folder(parent: Path, prefix: str, name: str) -> Path:
 
 
 def replace_folder(unfinished: Path, folder: Path) -> None:
-    """Rename a finished folder. A file, link or folder of that name is removed once the new one is in place. Raises OSError."""
+    """Rename a finished folder, replacing any existing file, link or folder. On failure that stays. Raises OSError."""
     old = unfinished.with_name(f"{unfinished.name}-old")
     replaces = folder.is_symlink() or folder.exists()
     if replaces:
@@ -108,8 +108,8 @@ def replace_folder(unfinished: Path, folder: Path) -> None:
         old.unlink(missing_ok=True)
 
 
-def bring_to_disk(file: BinaryIO) -> None:
-    """What was written survives a crash of the machine, where the file system has means for that. Raises OSError."""
+def flush_to_disk(file: BinaryIO) -> None:
+    """Make what was written survive a machine crash, if the file system supports fsync. Raises OSError."""
     file.flush()
     try:
         os.fsync(file.fileno())

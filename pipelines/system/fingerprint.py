@@ -29,5 +29,5 @@ def fingerprint(path: Path) -> Fingerprint:
 
 
 def json_sha256(values: Mapping[str, Any]) -> str:
-    """SHA-256 (hexadecimal) of plain data, the same whatever the order of its keys."""
+    """SHA-256 (hexadecimal) of JSON-like data, independent of the order of keys."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,6 +1,6 @@
-"""Unix sockets with names that are no files (man 7 unix, abstract; Linux alone), so that nothing stays of a killed process.
+"""Unix sockets in the abstract namespace (man 7 unix; Linux only), so that a killed process leaves no socket file behind.
 
-Nothing guards such a name, so both sides of a connection ask whose the other is.
+Anyone can use such a name, so both ends of a connection check the user of the other.
 """
 
 import os
@@ -10,16 +10,16 @@ import struct
 
 
 def new_name() -> str:
-    """One that nobody else has."""
+    """A unique name."""
     return f"convoy-{secrets.token_hex(8)}"
 
 
 def address(name: str) -> bytes:
-    """What `bind` and `connect` take."""
+    """Address for `bind` and `connect`."""
     return b"\0" + name.encode()
 
 
 def is_ours(connection: socket.socket) -> bool:
-    """The other side runs as the user of this process."""
+    """Whether the peer runs as the same user as this process."""
     pid_uid_gid = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return bool(struct.unpack("3i", pid_uid_gid)[1] == os.geteuid())

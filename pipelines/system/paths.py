@@ -1,8 +1,8 @@
-"""One path layer: the same configuration serves a laptop and a Databricks cluster.
+"""Path forms: the same configuration works on a laptop and on a Databricks cluster.
 
-Users write `dbfs:/x`, `/dbfs/x`, `file:/x`, `/Volumes/x` or a plain path. Spark, Python and Petastorm each want another
-form of it; the three `to_*` functions give that form. Off Databricks, `dbfs:/` and `/Volumes/` are folders below
-`CONVOY_DBFS_ROOT` (default `~/.cache/convoy/dbfs`). Relative paths start at `CONVOY_HOME`, or else at the working directory.
+Users write `dbfs:/x`, `/dbfs/x`, `file:/x`, `/Volumes/x` or a plain path. Spark, Python and Petastorm each need a different form
+of it; the three `to_*` functions return these. Off Databricks, `dbfs:/` and `/Volumes/` map to folders below `CONVOY_DBFS_ROOT`
+(default `~/.cache/convoy/dbfs`). Relative paths start at `CONVOY_HOME`, or else at the working directory.
 
 Object-store URIs (`s3://`, `abfss://`, `gs://`) are refused: the workers read with Python, which needs a mounted path.
 """
@@ -23,27 +23,27 @@ def on_databricks() -> bool:
 
 
 def home() -> Path:
-    """The folder that relative paths start from: `CONVOY_HOME`, or else the working directory."""
+    """Base of relative paths: `CONVOY_HOME`, or else the working directory."""
     return Path(os.environ.get("CONVOY_HOME") or os.getcwd())
 
 
 def cache_root() -> Path:
-    """The folder that survives between clones: downloads and built wheels."""
+    """The folder shared by all clones: downloads and built wheels."""
     return Path(os.environ.get("CONVOY_CACHE") or Path.home() / ".cache" / "convoy")
 
 
 def dbfs_root() -> Path:
-    """Where `dbfs:/` lies on this machine."""
+    """Where `dbfs:/` is mounted on this machine."""
     if on_databricks():
         return Path("/dbfs")
     return Path(os.environ.get("CONVOY_DBFS_ROOT") or cache_root() / "dbfs")
 
 
 def to_python(location: str) -> Path:
-    """The local path that Python opens.
+    """Local path for Python.
 
     Raises:
-        ConfigError: the scheme is not one that Python can open.
+        ConfigError: the scheme is not supported.
     """
     if not location:
         raise ConfigError("an empty path was given; name a file, a folder, or a URI such as dbfs:/folder")
@@ -66,38 +66,38 @@ def to_python(location: str) -> Path:
 
 
 def to_spark(location: str) -> str:
-    """The form that Spark reads and writes, always with a scheme."""
+    """URI for Spark, always with a scheme."""
     path = to_python(location)
     if on_databricks():
         if path.parts[:2] == ("/", "dbfs"):
             return "dbfs:/" + "/".join(path.parts[2:])
         if path.parts[:2] == ("/", "Volumes"):
             return "dbfs:" + str(path)
-    # Not percent-encoded: Hadoop takes the text of a path as it stands.
+    # Not percent-encoded: Hadoop takes paths literally.
     return f"file:{path.absolute()}"
 
 
 def to_petastorm(location: str) -> str:
-    """The URL that Petastorm opens. On Databricks this is the FUSE mount, not `dbfs:/`.
+    """URL for Petastorm. On Databricks this is the FUSE mount, not `dbfs:/`.
 
     Raises:
-        ConfigError: the path holds a character that Petastorm, which does not unquote, takes for part of a URL.
+        ConfigError: the path contains a character that has a meaning in URLs. Petastorm does not unquote.
     """
     path = str(to_python(location).absolute())
     if set("#?;") & set(path):
-        raise ConfigError(f"{path}: Petastorm cannot open a path that holds '#', '?' or ';'; use another folder")
+        raise ConfigError(f"{path}: Petastorm cannot open a path that contains '#', '?' or ';'; use another folder")
     return "file://" + path
 
 
 def variables() -> dict[str, str]:
-    """The environment in which a process on another node gives every location the place that it has for this one."""
+    """Environment variables with which a process on another node resolves locations as this one does."""
     if on_databricks():
         return {}
     return {"CONVOY_HOME": str(home().absolute()), "CONVOY_DBFS_ROOT": str(dbfs_root().absolute())}
 
 
 def display(path: Path) -> str:
-    """A path as people read it: relative to the home folder where it lies below it."""
+    """A path for messages: relative to the home folder if it is below it."""
     try:
         return str(path.absolute().relative_to(home().absolute()))
     except ValueError:
@@ -110,7 +110,7 @@ def _scheme(location: str) -> str | None:
 
 
 def _in_dbfs(path: str) -> Path:
-    """`path` starts with a slash and is seen from the root of DBFS."""
+    """`path` starts with a slash and is relative to the root of DBFS."""
     if path.startswith("/Volumes/") and on_databricks():
         root, path = Path("/Volumes"), path[len("/Volumes/") :]
     else:

@@ -1,8 +1,8 @@
-"""What a driver owes to the `spark-submit` that started it.
+"""The driver's connection to the `spark-submit` that started it.
 
-`spark-submit` is a JVM that starts the driver as a child and passes its output on through a pipe. That JVM also answers signals:
-it ends on Ctrl-C before the driver has ended the run, the pipe breaks, and the last words are lost; and a driver whose JVM was
-killed would work on. `attach` mends this, together with the session, which has the JVM leave Ctrl-C to the driver.
+`spark-submit` is a JVM that starts the driver as a child and forwards its output through a pipe. That JVM also handles signals:
+on Ctrl-C it exits before the driver has finished the run, the pipe breaks, and the last lines are lost; and a driver whose JVM
+was killed would keep running. `attach` fixes this, together with the session, which makes the JVM leave Ctrl-C to the driver.
 """
 
 import ctypes
@@ -16,14 +16,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 def is_submitted() -> bool:
-    """True when this process was started by `spark-submit`, which tells its driver this way where to reach it."""
+    """Whether this process was started by `spark-submit`, which passes its driver the gateway port in this variable."""
     return sys.platform == "linux" and "PYSPARK_GATEWAY_PORT" in os.environ and _parent_name() == "java"
 
 
 def attach() -> None:
-    """Write to where spark-submit writes (both streams to its output, as it joins them), and get SIGHUP when its JVM ends.
+    """Write directly to spark-submit's output (both streams, which it merges), and receive SIGHUP when its JVM exits.
 
-    Call it where SIGHUP ends the process in order. A driver that nobody submitted is left as it is.
+    Call it once SIGHUP leads to an orderly exit. Does nothing in a driver that was not submitted.
     """
     if not is_submitted():
         return
@@ -33,10 +33,10 @@ def attach() -> None:
     try:
         output = os.open(f"/proc/{os.getppid()}/fd/1", os.O_WRONLY | os.O_APPEND | os.O_NOCTTY)
     except OSError:
-        # A socket, for example. The pipe stays.
+        # A socket, for example. Keep the pipe.
         return
     if stat.S_ISREG(os.fstat(output).st_mode):
-        # Opened anew, a file has a place of its own to write at, and others who hold it would write over our lines.
+        # A reopened file has its own write position: other writers would overwrite our lines.
         os.close(output)
         return
     for stream in (sys.stdout, sys.stderr):

@@ -1,6 +1,6 @@
-"""Temporary folders of this process, which are gone when it has ended.
+"""Temporary folders that are removed when this process exits.
 
-Python's own exit functions do not run where a job leaves by `os._exit` (`pipelines.cli`), which therefore calls `remove`.
+`atexit` functions do not run when a job exits by `os._exit` (`pipelines.cli`), which therefore calls `remove`.
 """
 
 import atexit
@@ -12,7 +12,7 @@ _folders: list[Path] = []
 
 
 def folder(prefix: str) -> Path:
-    """A new folder, for this user alone, in the system's temporary folder."""
+    """Create a folder, private to this user, in the system's temporary folder."""
     new = Path(tempfile.mkdtemp(prefix=prefix))
     _folders.append(new)
     return new
@@ -20,6 +20,6 @@ def folder(prefix: str) -> Path:
 
 @atexit.register
 def remove() -> None:
-    """Remove what `folder` made. Raises nothing."""
+    """Remove the folders created by `folder`. Raises nothing."""
     while _folders:
         shutil.rmtree(_folders.pop(), ignore_errors=True)

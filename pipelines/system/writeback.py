@@ -1,11 +1,11 @@
-"""Files that grow, such as logs and spools, in a run folder whose file system takes no appends.
+"""Files that grow, such as logs and spools, in a run folder whose file system does not support appends.
 
-Mounts of object stores, as Databricks' `/dbfs` and `/Volumes` are, take whole files only. There a process appends to a stand-in
-on a local disk, and a thread copies each stand-in that has changed to the run folder, as a whole, about once a second and once
-more at the end. Readers take what lies behind the place they have come to, so to them such a file grows like any other. A process
-that is killed loses what it wrote since the last copy. For a rank its supervisor copies, so a rank that is killed loses nothing.
+Object-store mounts, such as Databricks' `/dbfs` and `/Volumes`, accept whole files only. There a process appends to a staging
+file on a local disk, and a thread copies each changed staging file to the run folder, as a whole, about once a second and once
+more at the end. Readers read from their last offset on, so to them the file grows like any other. A killed process loses what it
+wrote since the last copy. A rank's files are copied by its supervisor, so a killed rank loses nothing.
 
-Where appends work, a stand-in is the file itself, and there is no thread.
+Where appends work, the staging file is the file itself, and there is no thread.
 """
 
 import atexit
@@ -30,12 +30,12 @@ Takes = Literal["appends", "whole files", "nothing"]
 
 _PREFIX = "convoy-stage-"
 _PAUSE_SECONDS = 1.0
-# Of its time a process copies at most a twentieth: a long log is copied less often.
+# A process spends at most a twentieth of its time copying: a long log is copied less often.
 _SHARE = 20
 
 
 def probe(folder: Path) -> Takes:
-    """Find out, by trying, what the file system of a folder takes."""
+    """Find out, by trying, what the file system of a folder supports."""
     path = folder / f".append-{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
     try:
         path.write_bytes(b".")
@@ -46,7 +46,7 @@ def probe(folder: Path) -> Takes:
             file.write(b".")
         return "appends" if path.stat().st_size == 2 else "whole files"
     except OSError as error:
-        # A disk that has just become full says nothing about appends.
+        # A disk that has just filled up says nothing about appends.
         return "nothing" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "whole files"
     finally:
         with contextlib.suppress(OSError):
@@ -58,8 +58,8 @@ class Stage:
 
     Args:
         run_dir: the run folder.
-        folder: for the stand-ins; None where appends work.
-        publishes: False leaves the copying to another process.
+        folder: where the staging files are; None if appends work.
+        publishes: False if another process copies them.
     """
 
     def __init__(self, run_dir: Path, folder: Path | None, publishes: bool = True) -> None:
@@ -67,51 +67,51 @@ class Stage:
         self.folder = folder
         self._publishes = publishes and folder is not None
         self._published: dict[Path, tuple[int, int]] = {}
-        self._making, self._copying = threading.Lock(), threading.Lock()
+        self._creating, self._copying = threading.Lock(), threading.Lock()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
     def file(self, path: Path) -> Path:
-        """Where to append to a file of the run folder. Of one that is there the stand-in begins with its content.
+        """Where to append to a file of the run folder. The staging file of an existing file begins with its content.
 
         Raises:
-            OSError: the local disk takes no stand-in, or what is there cannot be read.
+            OSError: the staging file cannot be written, or the existing file cannot be read.
         """
         if self.folder is None:
             return path
-        local = self.standing_in(path)
-        with self._making:
+        local = self.staging_path(path)
+        with self._creating:
             if not local.exists() and path.exists():
                 atomic.copy(path, local)
                 self._published[local] = _version(local)
             local.parent.mkdir(parents=True, exist_ok=True)
             if self._publishes and self._thread is None:
-                self._thread = threading.Thread(target=self._publish_now_and_then, name="publisher", daemon=True)
+                self._thread = threading.Thread(target=self._publish_periodically, name="publisher", daemon=True)
                 self._thread.start()
         return local
 
-    def standing_in(self, path: Path) -> Path:
-        """The name of the stand-in of a file, whether there is one or not."""
+    def staging_path(self, path: Path) -> Path:
+        """Path of the staging file of a file, whether or not it exists."""
         return path if self.folder is None else self.folder / path.absolute().relative_to(self.run_dir)
 
     @contextmanager
-    def whole_folder(self, path: Path) -> Iterator[Path]:
-        """Gives where to write the files of a folder of the run folder, in any order of bytes; at the end they lie in `path`."""
+    def staged_folder(self, path: Path) -> Iterator[Path]:
+        """Yield a folder where files can be written with seeks; at the end they are in `path`, a folder of the run folder."""
         if self.folder is None:
             yield path
             return
-        with tempfile.TemporaryDirectory(prefix=_PREFIX) as place:
-            yield Path(place) / path.name
-            atomic.copy_folder(Path(place) / path.name, path)
+        with tempfile.TemporaryDirectory(prefix=_PREFIX) as scratch:
+            yield Path(scratch) / path.name
+            atomic.copy_folder(Path(scratch) / path.name, path)
 
     def publish(self) -> None:
-        """Copy now what has changed. Raises OSError when some of it could not be copied; it is tried again."""
+        """Copy changed files now. Raises OSError if any could not be copied; the next call tries again."""
         if not self._publishes or self.folder is None:
             return
-        trouble: OSError | None = None
+        failure: OSError | None = None
         with self._copying:
             for local in sorted(self.folder.rglob("*")):
-                # Locks are links, and what is not finished is hidden.
+                # Locks are links, and unfinished files are hidden.
                 if local.name.startswith(".") or local.is_symlink() or not local.is_file():
                     continue
                 version = _version(local)
@@ -121,12 +121,12 @@ class Stage:
                     atomic.copy(local, self.run_dir / local.relative_to(self.folder))
                     self._published[local] = version
                 except OSError as error:
-                    trouble = trouble or error
-        if trouble is not None:
-            raise trouble
+                    failure = failure or error
+        if failure is not None:
+            raise failure
 
     def close(self) -> None:
-        """Copy what is left and remove the stand-ins. Raises OSError when some of it could not be copied; then they stay."""
+        """Copy what is left and remove the staging files. Raises OSError if any could not be copied; then they stay."""
         self._closing.set()
         if self._thread is not None:
             self._thread.join()
@@ -135,7 +135,7 @@ class Stage:
             shutil.rmtree(self.folder, ignore_errors=True)
             _remove_stale()
 
-    def _publish_now_and_then(self) -> None:
+    def _publish_periodically(self) -> None:
         pause = _PAUSE_SECONDS
         while not self._closing.wait(pause):
             started = time.monotonic()
@@ -145,12 +145,12 @@ class Stage:
 
 
 def _version(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def new_stage(run_dir: Path) -> Stage:
-    """A stage for what this process writes to a run folder, which is there. The file system is tried out."""
+    """A stage for what this process writes to an existing run folder. Probes its file system."""
     if probe(run_dir) != "whole files":
         return Stage(run_dir, None)
     _remove_stale()
@@ -159,7 +159,7 @@ def new_stage(run_dir: Path) -> Stage:
 
 @contextmanager
 def staged(run_dir: Path) -> Iterator[Stage]:
-    """A stage for the time of a block. Raises OSError at its end when something could not be copied."""
+    """A stage for the duration of a block. Raises OSError at the end if a file could not be copied."""
     stage = new_stage(run_dir)
     try:
         yield stage
@@ -172,8 +172,8 @@ _stages: dict[Path, Stage] = {}
 _opening = threading.Lock()
 
 
-def of(run_dir: Path) -> Stage:
-    """The stage of this process for a run folder, made when it is first asked for."""
+def stage_of(run_dir: Path) -> Stage:
+    """This process's stage for a run folder, created on first use."""
     run_dir = run_dir.absolute()
     with _opening:
         if run_dir not in _stages:
@@ -182,19 +182,19 @@ def of(run_dir: Path) -> Stage:
 
 
 def latest(run_dir: Path, path: Path) -> Path:
-    """Where to read a file of a run folder that this process may be appending to."""
+    """Path to read a file of a run folder from, which this process may be appending to."""
     stage = _stages.get(run_dir.absolute())
-    local = stage.standing_in(path) if stage is not None else path
+    local = stage.staging_path(path) if stage is not None else path
     return local if local.exists() else path
 
 
 def adopt(run_dir: Path, folder: str) -> None:
-    """Have this process append to stand-ins that another one copies; `folder` is empty where appends work."""
+    """Use staging files in `folder`, which another process copies; empty if appends work."""
     _stages[run_dir.absolute()] = Stage(run_dir, Path(folder) if folder else None, publishes=False)
 
 
 def close(run_dir: Path) -> None:
-    """Copy what is left of a run folder's files. Raises OSError when some of it could not be copied."""
+    """Close this process's stage for a run folder. Raises OSError if a file could not be copied."""
     with _opening:
         stage = _stages.pop(run_dir.absolute(), None)
     if stage is not None:
@@ -209,7 +209,7 @@ def _close_all() -> None:
 
 
 def _remove_stale() -> None:
-    """Remove the stand-ins of processes that were killed."""
+    """Remove the staging files of killed processes."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
         pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):

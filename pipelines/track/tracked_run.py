@@ -208,7 +208,7 @@ class TrackedRun:
                 break
             self._thread.join(0.1)
         try:
-            writeback.of(self._journal.run_dir).publish()
+            writeback.stage_of(self._journal.run_dir).publish()
         except OSError as error:
             self._journal.problem = f"{error.filename or self._journal.run_dir}: cannot be written ({error.strerror})"
         self.warnings += [f"MLflow at {self.tracking_uri}: {line}" for line in self._follower.refusals]

@@ -155,7 +155,7 @@ def test_two_thousand_fuzzed_lines_become_the_rows_that_sklearn_reads_or_are_kep
     refused = {row["line"] for row in kept}
     expected = []
     for number, line in enumerate(lines):
-        read = mutations.as_sklearn_reads_it(line)
+        read = mutations.parsed_by_sklearn(line)
         if number + 1 in refused or read is None:
             continue
         assert not isinstance(read, str), line

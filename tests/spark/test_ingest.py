@@ -130,7 +130,9 @@ def test_a_damaged_packed_file_is_named_and_placed_and_leaves_no_table(spark, fo
     packed = pack((folder / "digits-train.txt").read_bytes())
     (folder / "digits-train.txt").unlink()
     (folder / f"digits-train.txt{ending}").write_bytes(harm(packed))
-    with pytest.raises(DataError, match=rf"digits-train\.txt{ending}:\d+: the packed data breaks off .*copy the file again"):
+    with pytest.raises(
+        DataError, match=rf"digits-train\.txt{ending}:\d+: the compressed data is truncated .*copy the file again"
+    ):
         ingest(spark, folder, tmp_path / "tables")
     assert not (tmp_path / "tables").exists() or not list((tmp_path / "tables").iterdir())
 

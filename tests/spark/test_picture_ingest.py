@@ -104,7 +104,7 @@ def test_a_picture_that_is_none_is_named_and_leaves_no_table_or_is_set_aside(spa
         (str(file), None, file.read_bytes()) for file in sorted(car.glob("?-*.png"))
     ]
     size = kept[-1]["detail"]
-    assert size == "is 30 x 20 where data.image_shape says 32 x 32; data.resize_pictures=true brings all pictures to one size"
+    assert size == "is 30 x 20 where data.image_shape says 32 x 32; data.resize_pictures=true resizes all pictures"
 
 
 def test_pictures_of_any_size_are_brought_to_one_where_that_is_asked_for(spark, folder, tmp_path):

@@ -1,4 +1,4 @@
-"""libsvm lines as they go wrong in real life, and what sklearn makes of a line."""
+"""Realistic damage to libsvm lines, and how sklearn parses a line."""
 
 import io
 
@@ -50,25 +50,25 @@ _LABELS = ("0", "3", "9", "10", "-1", "+3", "3.0", "3e0", "3.5", "nan", "inf", "
 
 
 def line(random):
-    """A good line of up to twelve values."""
+    """A well-formed line of up to twelve values."""
     indices = sorted(random.sample(range(1, 13), random.randint(0, 12)))
     return " ".join([str(random.randint(0, 9)), *(f"{index}:{random.randint(0, 255)}" for index in indices)])
 
 
 def mutated(random):
-    """Bytes without a newline: a good line, or one that was changed in one to three places."""
+    """Bytes without a newline: a well-formed line with up to three mutations."""
     text = line(random)
     for _ in range(random.choice((0, 1, 1, 2, 3))):
-        place = random.randint(0, len(text))
+        position = random.randint(0, len(text))
         tokens = text.split(" ")
         which = random.randrange(len(tokens))
         match random.randrange(8):
             case 0:
-                text = text[:place] + random.choice(_PIECES) + text[place:]
+                text = text[:position] + random.choice(_PIECES) + text[position:]
             case 1:
-                text = text[:place] + text[place + random.randint(1, 3) :]
+                text = text[:position] + text[position + random.randint(1, 3) :]
             case 2:
-                text = text[:place]
+                text = text[:position]
             case 3:
                 text = " ".join([*tokens[:which], random.choice(_TOKENS), *tokens[which:]])
             case 4:
@@ -82,8 +82,8 @@ def mutated(random):
     return text.encode()
 
 
-def as_sklearn_reads_it(raw, width=12):
-    """(values, label), None for a line without content, or the error as text."""
+def parsed_by_sklearn(raw, width=12):
+    """(values, label), None for a line without content, or the error message."""
     try:
         matrix, labels = load_svmlight_file(io.BytesIO(raw + b"\n"), n_features=width, zero_based=False)
     except (ValueError, OverflowError, IndexError) as error:

@@ -158,7 +158,7 @@ def test_an_epoch_repeats_itself_also_from_its_middle_and_the_next_is_another(ta
 
 @STREAMS
 def test_another_rank_meets_other_changes(table, stream):
-    keys = [augment.keys_of_epoch(seed, epoch=2, steps=10).tolist() for seed in (3, 4)]
+    keys = [augment.epoch_keys(seed, epoch=2, steps=10).tolist() for seed in (3, 4)]
     assert keys[0] != keys[1]
     assert len({tuple(key) for key in keys[0]}) == 10
     assert (epoch(training(table, stream, seed=3), 0)[0][0] != epoch(training(table, stream, seed=4), 0)[0][0]).any()

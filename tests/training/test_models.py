@@ -101,7 +101,7 @@ def test_a_network_with_a_loss_of_its_own_is_trained_by_it_and_answers_probabili
 
 
 def test_only_networks_whose_loss_is_their_own_refuse_label_smoothing_and_say_why():
-    assert {name for name in registry.NETWORKS if registry.custom_loss(name) is not None} == set(registry.OWN_LOSSES)
+    assert {name for name in registry.NETWORKS if registry.custom_loss(name) is not None} == set(registry.CUSTOM_LOSSES)
     registry.check("convnet", label_smoothing=0.1)
     with pytest.raises(ConfigError, match=r"training\.label_smoothing=0\.1: must be 0 with model\.name=capsnet, .* margin loss"):
         registry.check("capsnet", label_smoothing=0.1)

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.data.formats.libsvm_line import Rules
-from pipelines.data.ingest.permutation import Permutation, cut
-from pipelines.data.ingest.shuffle_pass import Plan, place_batches
+from pipelines.data.ingest.permutation import Permutation, plan_segments
+from pipelines.data.ingest.shuffle_pass import Plan, shuffle_batches
 from pipelines.data.ingest.write_pass import path_of, write_batches
 from pipelines.data.sources import text_pass
 from pipelines.data.sources.parsed_rows import BlockReport
@@ -61,7 +61,7 @@ def parsed(images, lines_per_batch=17, images_apart=False, **more):
 def plan_of(reports, dtype="uint8"):
     rows = {(report.file, report.block): report.rows for report in reports}
     first_row = {(file, block): rows[file, 0] if block else 0 for file, block in rows}
-    segments = cut(
+    segments = plan_segments(
         train_rows=ROWS[0], test_rows=ROWS[1], validation_fraction=0.1, test_fraction=0, rows_per_row_group=25, bytes_per_row=6
     )
     return Plan(
@@ -98,16 +98,16 @@ def stored(folder, plan, split):
 
 
 @pytest.mark.parametrize("lines_per_batch", [1, 17, 1000])
-@pytest.mark.parametrize("values_per_stretch", [6, 40, 2**20])
-def test_every_row_lands_in_its_place_however_the_text_is_cut(tmp_path, monkeypatch, images, lines_per_batch, values_per_stretch):
-    monkeypatch.setattr("pipelines.data.sources.parsed_rows.VALUES_PER_STRETCH", values_per_stretch)
-    monkeypatch.setattr("pipelines.data.ingest.shuffle_pass.VALUES_PER_STRETCH", values_per_stretch)
+@pytest.mark.parametrize("values_per_row", [6, 40, 2**20])
+def test_every_row_lands_in_its_place_however_the_text_is_cut(tmp_path, monkeypatch, images, lines_per_batch, values_per_row):
+    monkeypatch.setattr("pipelines.data.sources.parsed_rows.VALUES_PER_SPARK_ROW", values_per_row)
+    monkeypatch.setattr("pipelines.data.ingest.shuffle_pass.VALUES_PER_SPARK_ROW", values_per_row)
     monkeypatch.setattr("pipelines.data.ingest.shuffle_pass._BYTES_AT_ONCE", 200)
     stretches, reports = parsed(images, lines_per_batch)
-    assert max(len(content) for batch in stretches for content in batch.column("content").to_pylist()) <= values_per_stretch
+    assert max(len(content) for batch in stretches for content in batch.column("content").to_pylist()) <= values_per_row
     plan = plan_of(reports)
-    placed = list(place_batches(stretches, plan))
-    assert max(len(content) for batch in placed for content in batch.column("images").to_pylist()) <= values_per_stretch
+    placed = list(shuffle_batches(stretches, plan))
+    assert max(len(content) for batch in placed for content in batch.column("images").to_pylist()) <= values_per_row
     files = written(tmp_path, plan, placed)
 
     assert len(files) == sum(segment.num_files for segment in plan.segments)
@@ -122,7 +122,7 @@ def test_whole_numbers_in_a_table_of_floats_are_stored_as_floats(tmp_path, image
     stretches, reports = parsed(images, lines_per_batch=10, fraction_in_line=3)
     assert [report.is_float for report in reports] == [True, False, False]
     plan = plan_of(reports, "float32")
-    written(tmp_path, plan, list(place_batches(stretches, plan)))
+    written(tmp_path, plan, list(shuffle_batches(stretches, plan)))
     found = {
         np.frombuffer(image, "<f4").tobytes() for split in ("train", "validation") for image, _ in stored(tmp_path, plan, split)
     }
@@ -134,7 +134,7 @@ def test_whole_numbers_in_a_table_of_floats_are_stored_as_floats(tmp_path, image
 def test_a_file_is_one_row_group_that_its_report_describes(tmp_path, images):
     stretches, reports = parsed(images)
     plan = plan_of(reports)
-    for row in written(tmp_path, plan, list(place_batches(stretches, plan))):
+    for row in written(tmp_path, plan, list(shuffle_batches(stretches, plan))):
         segment = plan.segments[row["segment"]]
         path = tmp_path / path_of(segment.split, row["file"])
         metadata = pq.ParquetFile(path).metadata
@@ -145,11 +145,11 @@ def test_a_file_is_one_row_group_that_its_report_describes(tmp_path, images):
 
 
 def test_rows_that_are_missing_or_come_twice_are_no_table(tmp_path, monkeypatch, images):
-    # Many rows of Spark's for a file: `pipelines.data.ingest.publish.summarise` finds one that has none at all.
+    # Many rows of Spark's for a file: `pipelines.data.ingest.publish.summarize` finds one that has none at all.
     monkeypatch.setattr("pipelines.data.ingest.shuffle_pass._BYTES_AT_ONCE", 100)
     stretches, reports = parsed(images)
     plan = plan_of(reports)
-    placed = list(place_batches(stretches, plan))
+    placed = list(shuffle_batches(stretches, plan))
     with pytest.raises(ValueError, match=r"split=\w+/part-0000\d\.parquet: \d+ of its \d+ rows are missing or there twice"):
         written(tmp_path / "twice", plan, [*placed, *placed])
     with pytest.raises(ValueError, match="rows are missing or there twice"):
@@ -159,7 +159,7 @@ def test_rows_that_are_missing_or_come_twice_are_no_table(tmp_path, monkeypatch,
 def test_a_task_that_outlives_its_job_makes_no_folder_and_leaves_no_file(tmp_path, images, monkeypatch):
     stretches, reports = parsed(images)
     plan = plan_of(reports)
-    placed = shuffled(list(place_batches(stretches, plan)))
+    placed = shuffled(list(shuffle_batches(stretches, plan)))
     with pytest.raises(FileNotFoundError):
         list(write_batches(placed, plan, str(tmp_path / "gone")))
     assert list(tmp_path.iterdir()) == []

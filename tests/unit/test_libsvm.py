@@ -18,7 +18,7 @@ GREY = Rules(image_shape=(3, 4, 1), value_range=(0.0, 255.0), labels=tuple(range
 
 
 def one_line(line, rules=GREY):
-    """What `parse` says of a line that stands between two good ones."""
+    """Parse a line between two well-formed ones."""
     chunk = parse(b"1 2:3\n" + line + b"\n4 5:6\n", rules)
     assert chunk.num_lines == 3
     return chunk
@@ -44,7 +44,7 @@ def good_lines(draw):
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.one_of(good_lines(), st.sampled_from(["", " ", "# nothing", "\t#"])), min_size=1, max_size=8))
-def test_what_both_can_read_is_read_as_sklearn_reads_it(lines):
+def test_well_formed_lines_parse_as_with_sklearn(lines):
     text = "".join(f"{line}\n" for line in lines).encode()
     chunk = parse(text, RULES)
     assert chunk.bad_lines == ()
@@ -56,8 +56,7 @@ def test_what_both_can_read_is_read_as_sklearn_reads_it(lines):
     assert [RULES.labels[label] for label in chunk.labels] == labels.tolist()
 
 
-# Why a line may be refused that sklearn accepts: where it is laxer (see `pipelines.data.formats.libsvm`), and what it cannot
-# know.
+# Why a line accepted by sklearn may be rejected: sklearn is more lenient (see `pipelines.data.formats.libsvm`) or cannot know.
 STRICTER = {"index_not_a_number", "value_not_a_number", "value_not_finite", "label_not_a_number", "label_not_finite", "query_id"}
 UNKNOWN_TO_SKLEARN = {"value_out_of_range", "label_unknown", "label_not_whole", "index_too_large"}
 
@@ -65,14 +64,14 @@ UNKNOWN_TO_SKLEARN = {"value_out_of_range", "label_unknown", "label_not_whole", 
 # 140 times 20 lines are 2,800.
 @settings(max_examples=140, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.randoms(use_true_random=False))
-def test_fuzzed_lines_are_read_as_sklearn_reads_them_or_refused_in_their_place(random):
+def test_fuzzed_lines_parse_as_with_sklearn_or_are_rejected_with_their_line_number(random):
     lines = [mutations.mutated(random) for _ in range(20)]
     chunk = parse(b"".join(line + b"\n" for line in lines), GREY)
     assert chunk.num_lines == len(lines)
     rows = iter(zip(chunk.images, chunk.labels, strict=True))
     refused = {bad.number: bad for bad in chunk.bad_lines}
     for number, line in enumerate(lines):
-        expected = mutations.as_sklearn_reads_it(line)
+        expected = mutations.parsed_by_sklearn(line)
         if number in refused:
             assert refused[number].raw == line
             if not isinstance(expected, str):
@@ -87,10 +86,10 @@ def test_fuzzed_lines_are_read_as_sklearn_reads_them_or_refused_in_their_place(r
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.text("0123456789: .-#\tex", max_size=14), min_size=1, max_size=6))
-def test_what_is_accepted_of_garbage_is_what_sklearn_reads(lines):
+def test_garbage_that_is_accepted_parses_as_with_sklearn(lines):
     for line in lines:
         chunk = parse(f"{line}\n".encode(), RULES)
-        expected = mutations.as_sklearn_reads_it(line.encode())
+        expected = mutations.parsed_by_sklearn(line.encode())
         if chunk.bad_lines:
             continue
         assert len(chunk.labels) == (expected is not None)
@@ -134,7 +133,7 @@ def test_what_is_accepted_of_garbage_is_what_sklearn_reads(lines):
         (b"\xff\xfe", "is not plain ASCII; save the file as UTF-8 without a byte order mark"),
     ],
 )
-def test_a_malformed_line_is_refused_with_its_reason(line, reason):
+def test_a_malformed_line_is_rejected_with_its_reason(line, reason):
     chunk = one_line(line)
     (bad,) = chunk.bad_lines
     assert (bad.number, bad.raw) == (1, line)
@@ -151,7 +150,7 @@ def test_lines_without_content_count_as_lines_but_not_as_rows(line):
     assert chunk.images[:, [1, 4]].tolist() == [[3, 0], [0, 6]]
 
 
-def test_a_row_of_zeros_is_a_label_alone():
+def test_a_label_alone_is_an_all_zero_row():
     chunk = one_line(b"7")
     assert chunk.labels.tolist() == [1, 7, 4]
     assert not chunk.images[1].any()
@@ -160,14 +159,14 @@ def test_a_row_of_zeros_is_a_label_alone():
 @pytest.mark.parametrize(
     "line", [b"3 1:255 12:9", b"3 1:255 12:9 ", b"3 1:255 12:9\r", b"3 1:255 12:9 \r", b"3 \r1:255 12:9", b"3\t1:255.0  12:+9#c"]
 )
-def test_plain_and_odd_spellings_of_a_row_are_equal(line):
+def test_different_spellings_of_a_row_are_equal(line):
     chunk = one_line(line)
     assert chunk.labels.tolist() == [1, 3, 4]
     assert chunk.images.dtype == np.uint8
     assert chunk.images[1].tolist() == [255, *[0] * 10, 9]
 
 
-def test_one_value_that_no_byte_holds_makes_the_chunk_float():
+def test_one_value_that_is_not_a_byte_makes_the_chunk_float():
     for value in (b"0.5", b"-1", b"256"):
         chunk = parse(b"1 1:7\n2 2:" + value + b"\n", RULES)
         assert chunk.images.dtype == np.float32
@@ -175,19 +174,19 @@ def test_one_value_that_no_byte_holds_makes_the_chunk_float():
 
 
 @pytest.mark.parametrize("line", [b"3 0:255 11:9", b"3  0:255 11:9#c"])
-def test_a_zero_based_file_is_read_where_the_setting_says_so(line):
+def test_a_zero_based_file_is_accepted_with_the_setting(line):
     rules = dataclasses.replace(GREY, first_index=0)
     assert parse(line + b"\n", rules).images.tolist() == [[255, *[0] * 10, 9]]
     (bad,) = parse(b"3 1:1 12:1\n", rules).bad_lines
     assert "index 12 is above 11" in bad.fault.text
 
 
-def test_labels_are_positions_in_the_order_of_the_setting():
+def test_labels_become_positions_in_the_order_of_the_setting():
     rules = Rules(image_shape=(1, 1, 1), value_range=(0.0, 1.0), labels=(30, 10, 20))
     assert parse(b"10 1:1\n20\n30 \n", rules).labels.tolist() == [1, 2, 0]
 
 
-def test_numbers_of_up_to_nine_digits_and_longer_ones_are_read():
+def test_numbers_with_up_to_nine_and_with_more_digits_are_parsed():
     rules = Rules(image_shape=(20_000, 1, 1), value_range=(0.0, 1e12), labels=(0, 1))
     chunk = parse(b"0 1:1 12345:123456789\n1 19999:12345678901\n", rules)
     assert chunk.images[0, 12344] == np.float32(123456789)
@@ -196,7 +195,7 @@ def test_numbers_of_up_to_nine_digits_and_longer_ones_are_read():
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 30))
-def test_written_text_reads_back_to_the_same_rows(seed, rows):
+def test_written_text_parses_to_the_same_rows(seed, rows):
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (rows, WIDTH)).astype(np.uint8) * rng.integers(0, 2, (rows, WIDTH)).astype(np.uint8)
     labels = rng.integers(0, 10, rows)

@@ -11,7 +11,7 @@ from support.synthetic import write_table
 
 from pipelines.config import Config, DataConfig, IngestConfig
 from pipelines.data.ingest import publish, table
-from pipelines.data.ingest.permutation import Permutation, cut
+from pipelines.data.ingest.permutation import Permutation, plan_segments
 from pipelines.data.ingest.write_pass import WrittenFile, path_of
 from pipelines.data.sources.libsvm_files import LibsvmFiles
 from pipelines.data.table.schema import MANIFEST_NAME, SourceFile, TableManifest, read_manifest
@@ -47,7 +47,7 @@ def test_the_order_mixes_the_rows():
 
 def segments_of(train_rows, test_rows, bytes_per_row=784, **changes):
     settings = {"validation_fraction": 0.1, "test_fraction": 0.1, "rows_per_row_group": 0} | changes
-    found = cut(train_rows=train_rows, test_rows=test_rows, bytes_per_row=bytes_per_row, **settings)
+    found = plan_segments(train_rows=train_rows, test_rows=test_rows, bytes_per_row=bytes_per_row, **settings)
     return {segment.split: segment for segment in found}
 
 
@@ -264,7 +264,7 @@ def test_what_the_tasks_wrote_becomes_the_table_in_row_order(tmp_path):
     files = written_files(tmp_path, segments)
     half_written = tmp_path / "split=train/.part-00001.parquet.0a1b2c3d"
     half_written.write_text("of a task that was killed")
-    splits = publish.summarise(tmp_path, segments, files)
+    splits = publish.summarize(tmp_path, segments, files)
     assert [(file.path, file.rows, file.num_bytes, file.sha256) for file in splits["train"].files] == [
         ("split=train/part-00000.parquet", 10, 0, "train0"),
         ("split=train/part-00001.parquet", 10, 1, "train1"),
@@ -280,10 +280,10 @@ def test_a_file_that_was_not_written_is_named(tmp_path):
     files = written_files(tmp_path, segments)
     one_less = [file for file in files if (file.segment, file.file) != (0, 1)]
     with pytest.raises(DataError, match=r"split=train/part-00001\.parquet: was not written; run again"):
-        publish.summarise(tmp_path, segments, one_less)
+        publish.summarize(tmp_path, segments, one_less)
     (tmp_path / "split=train/part-00002.parquet").unlink()
     with pytest.raises(DataError, match=r"split=train/part-00002\.parquet: was not written; run again"):
-        publish.summarise(tmp_path, segments, files)
+        publish.summarize(tmp_path, segments, files)
 
 
 def test_an_unfinished_folder_goes_and_only_old_ones_of_others_with_it(tmp_path):

@@ -2,7 +2,7 @@ import pytest
 
 from pipelines.config import IngestConfig
 from pipelines.data.formats.libsvm_line import Rules
-from pipelines.data.ingest.quarantine import judge
+from pipelines.data.ingest.quarantine import check_bad_rows
 from pipelines.data.sources.libsvm_files import LibsvmFiles
 from pipelines.data.sources.parsed_rows import BlockReport
 from pipelines.errors import DataError
@@ -12,47 +12,47 @@ SOURCE = LibsvmFiles("digits", (("a-train.txt", "train"), ("a-test.txt", "test")
 
 
 def reports(bad, uses_last_index=True):
-    """Two blocks of each file; the bad lines are in the second block of the test file, the first of them its fifth line."""
+    """Two blocks per file; the malformed lines are in the second block of the test file, starting at its fifth line."""
     blocks = [BlockReport(file, block, lines=1000, rows=990) for file in (0, 1) for block in (0, 65_536)]
     blocks[-1] = BlockReport(1, 65_536, 1000, 990, bad, 4, "the label '7' is wrong", uses_last_index=uses_last_index)
     return blocks
 
 
-def test_without_bad_lines_there_is_nothing_to_say():
-    rejected = judge(IngestConfig(), SOURCE, RULES, reports({}))
+def test_without_malformed_lines_nothing_is_reported():
+    rejected = check_bad_rows(IngestConfig(), SOURCE, RULES, reports({}))
     assert (rejected.rows, rejected.per_file, rejected.by_reason, rejected.warnings) == (0, (0, 0), {}, ())
 
 
-def test_the_first_bad_line_is_counted_through_the_blocks_of_its_file():
+def test_the_first_malformed_line_is_numbered_across_the_blocks_of_its_file():
     with pytest.raises(DataError) as caught:
-        judge(IngestConfig(), SOURCE, RULES, reports({"label_unknown": 1}))
+        check_bad_rows(IngestConfig(), SOURCE, RULES, reports({"label_unknown": 1}))
     assert str(caught.value) == (
-        "a-test.txt:1005: the label '7' is wrong; mend the file, or set ingest.on_bad_rows=quarantine to go on without such lines"
+        "a-test.txt:1005: the label '7' is wrong; fix the file, or set ingest.on_bad_rows=quarantine to go on without such lines"
     )
 
 
-def test_the_limit_holds_for_each_file():
-    """20 bad of 2,000 lines of the test file are its limit, whatever the training file holds."""
+def test_the_limit_applies_to_each_file():
+    """The limit is 20 malformed of 2,000 lines of the test file, whatever the training file contains."""
     config = IngestConfig(on_bad_rows="quarantine")
-    within = judge(config, SOURCE, RULES, reports({"label_unknown": 12, "colon_missing": 8}))
+    within = check_bad_rows(config, SOURCE, RULES, reports({"label_unknown": 12, "colon_missing": 8}))
     assert (within.rows, within.per_file, within.by_reason) == (20, (0, 20), {"label_unknown": 12, "colon_missing": 8})
     assert within.warnings == (
         "a-test.txt:1005: the label '7' is wrong; set aside 20 of 2,000 lines (12 label_unknown, 8 colon_missing)",
     )
     with pytest.raises(DataError, match=r"^a-test\.txt:1005: .*; 21 of 2,001 lines .*more than ingest\.max_bad_fraction=0\.01"):
-        judge(config, SOURCE, RULES, reports({"label_unknown": 21}))
+        check_bad_rows(config, SOURCE, RULES, reports({"label_unknown": 21}))
 
 
-def test_few_lines_with_an_index_0_are_set_aside_with_a_word_of_doubt():
+def test_a_few_lines_with_an_index_0_are_set_aside_with_a_caveat():
     config = IngestConfig(on_bad_rows="quarantine")
-    (doubt,) = judge(config, SOURCE, RULES, reports({"index_zero": 3}, uses_last_index=False)).warnings
+    (doubt,) = check_bad_rows(config, SOURCE, RULES, reports({"index_zero": 3}, uses_last_index=False)).warnings
     assert doubt.endswith("if the file counts from 0 throughout, its other rows are off by one value")
-    # Index 12 is used, so the file counts from 1.
-    (certain,) = judge(config, SOURCE, RULES, reports({"index_zero": 3}, uses_last_index=True)).warnings
+    # Index 12 is used, so indices start at 1.
+    (certain,) = check_bad_rows(config, SOURCE, RULES, reports({"index_zero": 3}, uses_last_index=True)).warnings
     assert certain.endswith("(3 index_zero)")
 
 
 @pytest.mark.parametrize("mode", ["fail", "quarantine"])
-def test_a_file_that_counts_from_0_is_called_that_once(mode):
+def test_a_zero_based_file_is_reported_as_such_once(mode):
     with pytest.raises(DataError, match="1,980 of 3,960 lines have an index 0 and none uses 12, so the whole file seems"):
-        judge(IngestConfig(on_bad_rows=mode), SOURCE, RULES, reports({"index_zero": 1980}, uses_last_index=False))
+        check_bad_rows(IngestConfig(on_bad_rows=mode), SOURCE, RULES, reports({"index_zero": 1980}, uses_last_index=False))

@@ -10,7 +10,7 @@ from support.synthetic import write_table
 
 from pipelines.config import StreamConfig
 from pipelines.data.ingest.build import _BYTES_PER_WRITE_TASK, _MOST_BYTES_PER_ROW_GROUP
-from pipelines.data.ingest.permutation import Permutation, cut
+from pipelines.data.ingest.permutation import Permutation, plan_segments
 from pipelines.data.stream.sharding import file_parts, shard, steps_per_epoch
 from pipelines.data.table.schema import TableFile, TableManifest
 
@@ -20,7 +20,7 @@ DOCUMENT = (Path(__file__).parents[2] / "docs/scale.md").read_text()
 
 
 def segments(image):
-    return cut(
+    return plan_segments(
         train_rows=TERABYTE // IMAGES[image],
         test_rows=None,
         validation_fraction=0.1,

@@ -48,7 +48,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def published(tmp_path):
-    """A tiny set as IDX files in the folder `good`, and the pixels and labels in it."""
+    """A tiny set as IDX files in folder `good`, and its pixels and labels."""
     rng = np.random.default_rng(1)
     content = {}
     (tmp_path / "good").mkdir()
@@ -67,9 +67,9 @@ def write_idx(folder, split, images, labels):
 
 
 def tiny_set(content, *mirrors, local_folder=""):
-    halves = tuple(
-        downloads.Half(
-            split=split,
+    splits = tuple(
+        downloads.IdxSplit(
+            name=split,
             idx_name=IDX_NAMES[split],
             rows=len(labels),
             pixels_sha256=hashlib.sha256(images.tobytes()).hexdigest(),
@@ -77,7 +77,7 @@ def tiny_set(content, *mirrors, local_folder=""):
         )
         for split, (images, labels) in content.items()
     )
-    return downloads.ImageSet(name="tiny", halves=halves, local_folder=local_folder, mirrors=mirrors)
+    return downloads.ImageSet(name="tiny", splits=splits, local_folder=local_folder, mirrors=mirrors)
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -86,7 +86,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 class CutShort(Quiet):
-    """Announces more bytes than it sends, as a connection that breaks."""
+    """Announces more bytes than it sends, like a broken connection."""
 
     def do_GET(self):
         content = Path(self.translate_path(self.path)).read_bytes()
@@ -96,8 +96,8 @@ class CutShort(Quiet):
         self.wfile.write(content[: len(content) // 2])
 
 
-class NoHttp(Quiet):
-    """Something else listens there."""
+class NotHttp(Quiet):
+    """A server of another protocol."""
 
     def do_GET(self):
         self.wfile.write(b"220 mail.example\r\n\r\n")
@@ -129,7 +129,7 @@ def assert_holds(folder, content):
 
 
 @pytest.mark.parametrize("form", ["{}", "file:{}", "Two Digits"])
-def test_a_folder_gives_its_train_and_its_test_file(folder, form):
+def test_a_folder_resolves_to_its_train_and_test_file(folder, form):
     location = form.format(folder)
     source = resolve_source(DataConfig(dataset=location), SILENT)
     assert source.files == ((f"{location}/two-train.txt", "train"), (f"{location}/two-test.txt", "test"))
@@ -138,7 +138,7 @@ def test_a_folder_gives_its_train_and_its_test_file(folder, form):
 
 
 @pytest.mark.parametrize("location", ["dbfs:/sets/two", "/dbfs/sets/two", "/Volumes/sets/two"])
-def test_cluster_locations_lie_below_the_local_root(tmp_path, folder, location):
+def test_cluster_locations_are_below_the_local_root(tmp_path, folder, location):
     place = tmp_path / "dbfs" / ("Volumes" if location.startswith("/Volumes") else "") / "sets"
     place.mkdir(parents=True)
     folder.rename(place / "two")
@@ -152,7 +152,7 @@ def test_compressed_files_are_found(folder, ending):
     assert source.files[0][0].endswith(f"two-train.txt{ending}")
 
 
-def test_a_folder_with_no_or_two_training_files_is_refused_by_name(folder):
+def test_a_folder_with_zero_or_two_training_files_is_rejected_with_their_names(folder):
     (folder / "two-train.txt.gz").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"2 files \(two-train\.txt, two-train\.txt\.gz\) with 'train' in the name"):
         resolve_source(DataConfig(dataset=str(folder)), SILENT)
@@ -162,7 +162,7 @@ def test_a_folder_with_no_or_two_training_files_is_refused_by_name(folder):
         resolve_source(DataConfig(dataset=str(folder), wait_seconds=0), SILENT)
 
 
-def test_a_file_stands_alone_or_with_a_test_file(folder):
+def test_a_file_alone_or_with_a_test_file(folder):
     train, test = str(folder / "two-train.txt"), str(folder / "two-test.txt")
     alone = resolve_source(DataConfig(dataset=train), SILENT)
     assert (alone.dataset, alone.files) == ("two-train", ((train, "train"),))
@@ -172,17 +172,17 @@ def test_a_file_stands_alone_or_with_a_test_file(folder):
 
 
 @pytest.mark.parametrize("dataset", ["mnist-5k", "Two Digits"])
-def test_a_test_file_beside_a_data_set_that_has_one_is_refused(folder, dataset):
+def test_a_test_file_is_rejected_if_the_data_set_has_its_own(folder, dataset):
     with pytest.raises(ConfigError, match=r"data\.test_file=two-test\.txt: must be empty"):
         resolve_source(DataConfig(dataset=dataset, test_file="two-test.txt"), SILENT)
 
 
-def test_what_is_not_there_is_named_with_the_names_that_are():
+def test_a_missing_data_set_is_reported_with_the_known_names():
     with pytest.raises(ConfigError, match=r"data\.dataset=mnits: no such file or folder .*mnist, mnist-5k, fashion-mnist"):
         resolve_source(DataConfig(dataset="mnits"), SILENT)
 
 
-def test_a_file_that_appears_late_is_waited_for_and_said_once(tmp_path, folder):
+def test_a_late_file_is_waited_for_and_reported_once(tmp_path, folder):
     late = tmp_path / "dbfs" / "sets"
     lines = ReportedLines()
     timer = threading.Timer(0.7, lambda: shutil.copytree(folder, late))
@@ -192,17 +192,17 @@ def test_a_file_that_appears_late_is_waited_for_and_said_once(tmp_path, folder):
     assert source.files == (("dbfs:/sets/two-train.txt", "train"), ("dbfs:/sets/two-test.txt", "test"))
     assert len(lines) == 1
     assert "dbfs:/sets: no such file or folder" in lines[0]
-    assert "looking again for 20 s (data.wait_seconds)" in lines[0]
+    assert "retrying for 20 s (data.wait_seconds)" in lines[0]
 
 
-def test_what_never_appears_ends_the_wait_in_time(tmp_path):
+def test_waiting_for_a_missing_file_ends_in_time(tmp_path):
     started = time.monotonic()
     with pytest.raises(ConfigError, match="no such file or folder"):
         resolve_source(DataConfig(dataset="dbfs:/nothing", wait_seconds=0.5), SILENT)
     assert 0.5 <= time.monotonic() - started < 5
 
 
-def test_another_kind_of_source_is_a_class_and_an_entry_in_the_list(monkeypatch):
+def test_another_kind_of_source_is_one_class_and_one_list_entry(monkeypatch):
     class Catalog(LibsvmFiles):
         @classmethod
         def recognizes(cls, location):
@@ -218,7 +218,7 @@ def test_another_kind_of_source_is_a_class_and_an_entry_in_the_list(monkeypatch)
     assert source.files == (("catalog:main.digits", "train"),)
 
 
-def test_a_pipe_is_no_data_set(tmp_path):
+def test_a_pipe_is_rejected(tmp_path):
     os.mkfifo(tmp_path / "pipe.txt")
     with pytest.raises(ConfigError, match="neither a file nor a folder"):
         resolve_source(DataConfig(dataset=str(tmp_path / "pipe.txt")), SILENT)
@@ -233,7 +233,7 @@ def test_cluster_locations_cannot_leave_their_root(location, runtime, monkeypatc
         resolve_source(DataConfig(dataset=location), SILENT)
 
 
-def test_what_may_not_be_read_is_named(tmp_path, unprivileged):
+def test_an_unreadable_file_is_named(tmp_path, unprivileged):
     (tmp_path / "closed").mkdir()
     (tmp_path / "closed" / "a.txt").write_text("1 1:1\n")
     (tmp_path / "closed").chmod(0)
@@ -251,15 +251,15 @@ def test_what_may_not_be_read_is_named(tmp_path, unprivileged):
         assert f"{dataset}: cannot be read (Permission denied); check the path and its permissions" in said
 
 
-def test_a_set_is_fetched_and_kept_as_libsvm_text(tmp_path, serve, published):
+def test_a_set_is_downloaded_and_stored_as_libsvm_text(tmp_path, serve, published):
     root, content = published
     lines = ReportedLines()
     downloads.fetch(tiny_set(content, serve(root)), tmp_path / "dbfs" / "tiny", lines)
     assert_holds(tmp_path / "dbfs" / "tiny", content)
-    assert any("checksums right" in line for line in lines)
+    assert any("checksums verified" in line for line in lines)
 
 
-def test_a_mirror_with_other_pixels_is_passed_over(tmp_path, serve, published):
+def test_a_mirror_with_wrong_pixels_is_skipped(tmp_path, serve, published):
     root, content = published
     bad = tmp_path / "bad"
     bad.mkdir()
@@ -269,21 +269,21 @@ def test_a_mirror_with_other_pixels_is_passed_over(tmp_path, serve, published):
     assert_holds(tmp_path / "dbfs" / "tiny", content)
 
 
-def test_a_download_that_breaks_off_leaves_nothing(tmp_path, serve, published):
+def test_an_interrupted_download_leaves_no_files(tmp_path, serve, published):
     root, content = published
-    with pytest.raises(downloads.NotFetched):
+    with pytest.raises(downloads.DownloadError):
         downloads.fetch(tiny_set(content, serve(root, CutShort)), tmp_path / "dbfs" / "tiny", SILENT)
     assert not (tmp_path / "dbfs").exists()
 
 
-def test_bytes_that_do_not_unpack_and_answers_that_are_no_http_are_passed_over(tmp_path, serve, published):
+def test_corrupt_archives_and_non_http_responses_are_skipped(tmp_path, serve, published):
     root, content = published
     broken = tmp_path / "broken"
     broken.mkdir()
     for path in root.iterdir():
         packed = path.read_bytes()
         (broken / path.name).write_bytes(packed[:12] + b"\xff" * 28 + packed[40:])
-    downloads.fetch(tiny_set(content, serve(broken), serve(root, NoHttp), serve(root)), tmp_path / "dbfs" / "tiny", SILENT)
+    downloads.fetch(tiny_set(content, serve(broken), serve(root, NotHttp), serve(root)), tmp_path / "dbfs" / "tiny", SILENT)
     assert_holds(tmp_path / "dbfs" / "tiny", content)
 
 
@@ -291,16 +291,16 @@ def test_every_dead_mirror_is_named(tmp_path, serve, published):
     root, content = published
     empty = tmp_path / "empty"
     empty.mkdir()
-    # Port 9 is closed here as everywhere; the second mirror answers 404.
+    # Nothing listens on port 9; the second mirror responds with 404.
     mirrors = ("http://127.0.0.1:9/", serve(empty))
-    with pytest.raises(downloads.NotFetched, match=r"127\.0\.0\.1:9/.*404"):
+    with pytest.raises(downloads.DownloadError, match=r"127\.0\.0\.1:9/.*404"):
         downloads.fetch(tiny_set(content, *mirrors), tmp_path / "dbfs" / "tiny", SILENT)
-    # A package on this machine needs no mirror.
+    # With a local package no mirror is needed.
     downloads.fetch(tiny_set(content, *mirrors, local_folder=f"{root}/"), tmp_path / "dbfs" / "tiny", SILENT)
     assert_holds(tmp_path / "dbfs" / "tiny", content)
 
 
-def test_offline_mnist_is_the_substitute_and_says_so(tmp_path, monkeypatch):
+def test_offline_mnist_is_replaced_by_the_substitute_with_a_note(tmp_path, monkeypatch):
     monkeypatch.setenv("CONVOY_OFFLINE", "1")
     lines = ReportedLines()
     source = resolve_source(DataConfig(dataset="mnist"), lines)
@@ -320,13 +320,13 @@ def test_offline_mnist_is_the_substitute_and_says_so(tmp_path, monkeypatch):
 
 def test_offline_fashion_mnist_names_the_package(monkeypatch):
     monkeypatch.setenv("CONVOY_OFFLINE", "1")
-    # The package may be installed on the machine that runs the tests.
+    # The package may be installed on the test machine.
     monkeypatch.setattr(downloads, "FASHION_MNIST", dataclasses.replace(downloads.FASHION_MNIST, local_folder=""))
     with pytest.raises(DataError, match="apt-get install dataset-fashion-mnist"):
         resolve_source(DataConfig(dataset="fashion-mnist"), SILENT)
 
 
-def test_mnist_at_its_place_is_taken_without_a_download(tmp_path, monkeypatch):
+def test_existing_mnist_is_used_without_a_download(tmp_path, monkeypatch):
     monkeypatch.setenv("CONVOY_OFFLINE", "1")
     folder = tmp_path / "dbfs" / "databricks-datasets" / "mnist-digits" / "data-001"
     folder.mkdir(parents=True)

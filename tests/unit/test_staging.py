@@ -86,7 +86,7 @@ def test_where_appends_work_a_file_is_its_own_stand_in_and_no_thread_is_started(
         assert stage.folder is None
         assert stage.file(tmp_path / "logs" / "x.log") == tmp_path / "logs" / "x.log"
         assert threading.active_count() == before
-        with stage.whole_folder(tmp_path / "model") as place:
+        with stage.staged_folder(tmp_path / "model") as place:
             assert place == tmp_path / "model"
     assert list(tmp_path.iterdir()) == []
 
@@ -120,7 +120,7 @@ def test_a_reader_gets_each_event_once_while_the_spool_is_copied_over_and_over(r
     for number in range(200):
         writer.write(StepProgress(1, number, 1.0))
         if number % 7 == 0:
-            writeback.of(run_dir).publish()
+            writeback.stage_of(run_dir).publish()
         seen += reader.new_events()
     writer.close()
     writeback.close(run_dir)
@@ -145,7 +145,7 @@ def test_a_process_that_is_told_of_a_stage_leaves_the_copying_to_the_other(run_d
 def test_what_could_not_be_copied_is_an_error_at_the_end_and_its_stand_in_stays(run_dir, temporary):
     (run_dir / "logs" / "x.log").mkdir()
     stage = writeback.new_stage(run_dir)
-    growing = stage.standing_in(run_dir / "logs" / "x.log")
+    growing = stage.staging_path(run_dir / "logs" / "x.log")
     growing.parent.mkdir(parents=True)
     append(growing, "kept\n")
     append(stage.file(run_dir / "logs" / "y.log"), "copied\n")
@@ -203,7 +203,7 @@ def test_checkpoints_and_arrays_are_written_from_start_to_end_and_come_back(run_
 
 def test_a_folder_whose_files_are_written_in_any_order_arrives_whole(run_dir):
     with writeback.staged(run_dir) as stage:
-        with stage.whole_folder(run_dir / "model") as place:
+        with stage.staged_folder(run_dir / "model") as place:
             place.mkdir()
             np.savez(place / "seeks.npz", a=np.ones(3))
             (place / "data").mkdir()

@@ -34,10 +34,21 @@ def write(tmp_path):
         ("a.libsvm", b"B 1:1\n"),
         ("a.txt", b"1 1:\0\n" + TEXT),
     ],
-    # Not the bytes: those of gzip hold the time, and processes that share the tests out must agree on their names.
-    ids=["plain", "no-last-end", "crlf", "latin-1", "gz", "bz2", "bz2-of-two", "bz2-and-zeros", "a-label-B", "a-zero-byte"],
+    # Not the bytes: gzip stores the time, and parallel test processes must agree on the names.
+    ids=[
+        "plain",
+        "no-final-newline",
+        "crlf",
+        "latin-1",
+        "gz",
+        "bz2",
+        "two-bz2",
+        "bz2-and-zeros",
+        "a-label-B",
+        "a-zero-byte",
+    ],
 )
-def test_text_that_spark_can_read_passes(write, name, content):
+def test_text_that_spark_can_read_is_accepted(write, name, content):
     text_file.check(write(name, content))
     text_file.check_whole(write(name, content))
 
@@ -51,41 +62,41 @@ def test_text_that_spark_can_read_passes(write, name, content):
         ("a.txt", TEXT.decode().encode("utf-16-le"), r"a\.txt:1: the text is UTF-16 or binary"),
         ("a.txt", TEXT.decode().encode("utf-8-sig"), r"a\.txt:1: the text is UTF-8 with a byte order mark"),
         ("a.txt.bz2", bz2.compress(TEXT.decode().encode("utf-16")), r"a\.txt\.bz2:1: the text is UTF-16"),
-        ("a.txt", gzip.compress(TEXT), r"packed with gzip, which its name does not say; give it the ending \.gz"),
-        ("a.txt.gz", bz2.compress(TEXT), r"packed with bzip2, .* give it the ending \.bz2"),
-        ("a.txt", b"PK\x03\x04rest", "packed with zip, .* unpack it"),
-        ("a.txt.gz", TEXT, r"not packed as its ending \.gz says"),
+        ("a.txt", gzip.compress(TEXT), r"compressed with gzip, which its name does not say; give it the ending \.gz"),
+        ("a.txt.gz", bz2.compress(TEXT), r"compressed with bzip2, .* give it the ending \.bz2"),
+        ("a.txt", b"PK\x03\x04rest", "compressed with zip, .* decompress it"),
+        ("a.txt.gz", TEXT, r"not compressed as its ending \.gz says"),
     ],
     ids=["empty", "empty-gz", "utf-16", "utf-16-le", "utf-8-sig", "utf-16-bz2", "gz-as-plain", "bz2-as-gz", "zip", "plain-as-gz"],
 )
-def test_other_files_are_refused_before_spark_reads_them(write, name, content, message):
+def test_unsupported_files_are_rejected_before_spark_reads_them(write, name, content, message):
     with pytest.raises(DataError, match=message) as caught:
         text_file.check(write(name, content))
     assert "\n" not in str(caught.value)
 
 
-def test_a_bz2_file_that_ends_too_early_is_refused_wherever_it_was_cut(write):
+def test_a_truncated_bz2_file_is_rejected_at_any_length(write):
     whole = bz2.compress(TEXT)
     for length in range(4, len(whole)):
-        with pytest.raises(DataError, match=r"a\.txt\.bz2:\d+: the packed data breaks off"):
+        with pytest.raises(DataError, match=r"a\.txt\.bz2:\d+: the compressed data is truncated"):
             text_file.check(write("a.txt.bz2", whole[:length]))
 
 
-@pytest.mark.parametrize(("ending", "pack"), [(".gz", gzip.compress), (".bz2", bz2.compress)])
-def test_a_packed_file_that_breaks_off_is_placed_by_the_last_line_that_is_there(write, ending, pack):
+@pytest.mark.parametrize(("ending", "compress"), [(".gz", gzip.compress), (".bz2", bz2.compress)])
+def test_a_truncated_compressed_file_is_reported_with_its_last_line(write, ending, compress):
     text = random.Random(1).randbytes(300_000).hex().encode()
     text = b"\n".join(text[start : start + 100] for start in range(0, len(text), 100))
-    packed = pack(text)
-    with pytest.raises(DataError, match="breaks off") as caught:
+    packed = compress(text)
+    with pytest.raises(DataError, match="truncated") as caught:
         text_file.check_whole(write(f"a.txt{ending}", packed[: len(packed) * 9 // 10]))
     line = int(str(caught.value).split(":")[1])
-    # bzip2 unpacks in blocks of 900 kB of text, of which this is less.
+    # bzip2 decompresses in blocks of 900 kB, and this text is shorter.
     assert 5000 <= line <= 6000 if ending == ".gz" else line == 1
 
 
-def test_a_changed_byte_in_a_gz_file_is_found_by_its_checksum(write):
+def test_a_changed_byte_in_a_gz_file_is_detected_by_its_checksum(write):
     packed = gzip.compress(TEXT, compresslevel=0)
     half = len(packed) // 2
     uri = write("a.txt.gz", packed[:half] + b"\xff" + packed[half + 1 :])
-    with pytest.raises(DataError, match=r"a\.txt\.gz:\d+: the packed data breaks off or is damaged"):
+    with pytest.raises(DataError, match=r"a\.txt\.gz:\d+: the compressed data is truncated or damaged"):
         text_file.check_whole(uri)

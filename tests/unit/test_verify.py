@@ -71,7 +71,7 @@ DAMAGES = {
 
 
 def test_a_table_as_it_was_written_is_whole(table):
-    assert verify.damage(*table) is None
+    assert verify.find_damage(*table) is None
 
 
 @pytest.mark.parametrize("large", [False, True], ids=["hashed", "too large to hash"])
@@ -81,7 +81,7 @@ def test_what_is_damaged_is_named_with_its_file(table, harm, text, large, monkey
         monkeypatch.setattr(verify, "_MOST_BYTES_HASHED", 0)
     folder, manifest = table
     harm(folder / PART)
-    found = verify.damage(folder, manifest)
+    found = verify.find_damage(folder, manifest)
     assert found is not None
     assert text in found
     assert found.startswith("split=train/part-0000")
@@ -91,7 +91,7 @@ def test_what_is_damaged_is_named_with_its_file(table, harm, text, large, monkey
 def test_a_single_changed_bit_is_found(table):
     folder, manifest = table
     flip_a_bit(folder / PART)
-    assert verify.damage(folder, manifest) == f"{PART} is not as it was written: some of its bytes have changed"
+    assert verify.find_damage(folder, manifest) == f"{PART} is not as it was written: some of its bytes have changed"
 
 
 def test_the_driver_reads_a_bounded_number_of_footers_of_a_large_table(tmp_path, monkeypatch):
@@ -103,9 +103,9 @@ def test_the_driver_reads_a_bounded_number_of_footers_of_a_large_table(tmp_path,
     for number in (1, 2, 4, 5, 7, 8):
         path = tmp_path / wrong[number].path
         path.write_bytes(b"\0" * path.stat().st_size)
-    assert verify.damage(tmp_path, manifest) is None
+    assert verify.find_damage(tmp_path, manifest) is None
     split = dataclasses.replace(manifest.splits["train"], files=wrong)
-    found = verify.damage(tmp_path, dataclasses.replace(manifest, splits={"train": split}))
+    found = verify.find_damage(tmp_path, dataclasses.replace(manifest, splits={"train": split}))
     assert found is not None
     assert "part-00000.parquet holds 10 rows in 1 row group where the manifest says 11" in found
 
@@ -113,5 +113,5 @@ def test_the_driver_reads_a_bounded_number_of_footers_of_a_large_table(tmp_path,
 def test_a_copied_table_is_whole_whatever_its_dates(table, tmp_path):
     folder, manifest = table
     shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
-    assert verify.damage(tmp_path / "copy", manifest) is None
+    assert verify.find_damage(tmp_path / "copy", manifest) is None
     assert fingerprint(tmp_path / "copy" / PART) == fingerprint(folder / PART)

@@ -1,4 +1,4 @@
-"""Pictures (PNG, JPEG, ...) to arrays of 8 bits."""
+"""Decoding of image files (PNG, JPEG, ...) to 8-bit arrays."""
 
 import io
 import warnings
@@ -11,34 +11,34 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
-# Pillow goes by the content, whatever the name says, and for some formats, such as PostScript, starts other programs.
+# Pillow detects formats by content, not by name, and for some, such as PostScript, runs external programs.
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 CHANNELS = tuple(_MODES)
-"""Numbers of channels that a picture can be given."""
+"""Numbers of channels to which a picture can be converted."""
 
 
 class NoImage(ValueError):
-    """Why some bytes cannot be used as an image, without the name of the file, which only the caller knows."""
+    """Bytes cannot be used as an image. The message does not name the file, which only the caller knows."""
 
 
-def opened(content: bytes) -> "Image":
-    """A picture as it is to be looked at, 8 bits a value.
+def decode(content: bytes) -> "Image":
+    """Decode a picture to 8 bits per value, rotated upright.
 
     Args:
         content: PNG, JPEG or another format of `ENDINGS`.
 
     Raises:
-        NoImage: it is none, is damaged, or would fill the memory.
+        NoImage: the content is not a picture, is damaged, or would exhaust memory.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
-            # Pillow only warns of a picture that would fill the memory.
+            # Pillow only warns of a picture that would exhaust memory.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
-                # A camera writes down how it was held; a scanner may write 16 bits.
+                # EXIF data holds the camera's orientation; scanners may write 16 bits.
                 return _eight_bits(ImageOps.exif_transpose(picture))
     except UnidentifiedImageError as error:
         raise NoImage("not an image that can be read (its content is of no known format)") from error
@@ -46,31 +46,31 @@ def opened(content: bytes) -> "Image":
         raise NoImage(f"not an image that can be read ({error})") from error
 
 
-def values(picture: "Image", shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
-    """The picture's values [height, width, channels], resized where it has another size.
+def to_array(picture: "Image", shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+    """Values [height, width, channels] of a picture, resized if it has another size.
 
     Raises:
-        NoImage: a picture cannot be given so many channels.
+        NoImage: a picture cannot be converted to this number of channels.
     """
     from PIL import Image
 
     height, width, channels = shape
     if channels not in _MODES:
         raise NoImage(f"the network takes {channels} channels; an image file gives {', '.join(map(str, CHANNELS))}")
-    converted = (picture if channels == 4 else flat(picture)).convert(_MODES[channels])
+    converted = (picture if channels == 4 else flatten_alpha(picture)).convert(_MODES[channels])
     if converted.size != (width, height):
         converted = converted.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(converted, np.uint8).reshape(shape)
 
 
-def in_range(of_eight_bits: npt.NDArray[Any], value_range: tuple[float, float]) -> npt.NDArray[np.float32]:
-    """Values of 0 to 255 brought into `value_range`."""
+def scale_to(values: npt.NDArray[Any], value_range: tuple[float, float]) -> npt.NDArray[np.float32]:
+    """Scale values from 0..255 to `value_range`."""
     low, high = value_range
-    return (low + of_eight_bits * np.float32((high - low) / 255)).astype(np.float32)
+    return (low + values * np.float32((high - low) / 255)).astype(np.float32)
 
 
-def flat(picture: "Image") -> "Image":
-    """Without transparency: what is seen through becomes the opposite of what is drawn."""
+def flatten_alpha(picture: "Image") -> "Image":
+    """Remove transparency: the background becomes white below dark drawings, black below bright ones."""
     from PIL import Image
 
     if "A" not in picture.getbands() and "transparency" not in picture.info:
@@ -81,8 +81,8 @@ def flat(picture: "Image") -> "Image":
     if opacity.min() == 255:
         return layered.convert("RGB")
     drawn = float((values[:, :, :3].mean(axis=2) * opacity).sum() / max(float(opacity.sum()), 1.0))
-    ground = Image.new("RGBA", layered.size, "white" if drawn < 128 else "black")
-    return Image.alpha_composite(ground, layered).convert("RGB")
+    background = Image.new("RGBA", layered.size, "white" if drawn < 128 else "black")
+    return Image.alpha_composite(background, layered).convert("RGB")
 
 
 def _eight_bits(picture: "Image") -> "Image":

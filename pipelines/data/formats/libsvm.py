@@ -1,19 +1,19 @@
 """libsvm text to dense images, and back.
 
-A line is `label index:value index:value ...`. What is a row here is the same row for `sklearn.datasets.load_svmlight_file`
-(`zero_based=False`), with values kept as float32 where they are no bytes. The rules:
+A line is `label index:value index:value ...`. A row accepted here is parsed identically by `sklearn.datasets.load_svmlight_file`
+(`zero_based=False`), except that values that are not bytes are stored as float32. The rules:
 
-- A newline ends a line, nothing else does. Spaces, tabs and carriage returns separate, so CRLF line ends are read.
-- `#` starts a comment. A line without content is skipped. A label alone is an image of zeros.
-- A label is a decimal number equal to one of `data.labels`: 3, +3 and 3.0 are one label; 3.5 and nan are none.
-- An index is made of digits, ascends, and lies between 1 and the number of values of `data.image_shape` (one less of both
-  with `data.zero_based`). Index 0 is refused: it shows a zero-based file, whose other rows would all be off by one value.
-- A value is a decimal number in `data.value_range`: no nan, no infinity. A value that is left out is 0.
-- Everything else makes the line a bad one. sklearn is laxer in four points: it also takes nan and infinities, Python's `1_000`,
-  a sign before an index, and query ids, which it drops.
+- Only a newline ends a line. Spaces, tabs and carriage returns separate tokens, so CRLF files are accepted.
+- `#` starts a comment. A line without content is skipped. A label alone is an all-zero image.
+- A label is a decimal number equal to one of `data.labels`: 3, +3 and 3.0 are the same label; 3.5 and nan are invalid.
+- Indices consist of digits, ascend, and lie between 1 and the number of values in `data.image_shape` (both bounds one lower with
+  `data.zero_based`). Index 0 is rejected: it indicates a zero-based file, whose other rows would all be off by one value.
+- A value is a decimal number in `data.value_range`, neither nan nor infinite. An omitted value is 0.
+- Any other line is malformed. sklearn is more lenient in four points: it also accepts nan and infinities, Python's `1_000`, a
+  sign before an index, and query ids, which it drops.
 
-The format has no width, so `Rules` says it. Two readers share the work: `parse` reads plain lines (digits, single spaces,
-colons) as arrays, and hands every other line to `parse_line`, which either reads it or says what is wrong with it.
+The format does not state the number of values, so `Rules` does. `parse` reads plain lines (digits, single spaces, colons) with
+array operations and passes all other lines to `parse_line`, which either parses a line or says what is wrong with it.
 """
 
 from dataclasses import dataclass
@@ -30,19 +30,19 @@ ENDINGS = (".txt", ".libsvm", ".svm", ".t")
 COMPRESSIONS = ("", ".bz2", ".gz")
 
 _SPACE, _COLON, _NEWLINE, _RETURN, _ZERO = 32, 58, 10, 13, 48
-# More digits could overflow the int32 that the fast reader counts in.
+# More digits could overflow the int32 of the fast parser.
 _MAX_DIGITS = 9
 
 
 def is_libsvm(path: Path) -> bool:
-    """By its name."""
+    """Whether the file name has an ending of libsvm text."""
     return any(path.name.endswith(ending + compression) for ending in ENDINGS for compression in COMPRESSIONS)
 
 
 def parse(text: bytes | memoryview, rules: Rules) -> Chunk:
-    """Read lines of which each ends in a newline.
+    """Parse lines, each of which ends in a newline.
 
-    Malformed lines do not raise: they are in the result, because only the caller knows file and line number.
+    Malformed lines do not raise but are part of the result, because only the caller knows file and line number.
     """
     plain = _read_plain(np.frombuffer(text, np.uint8), rules)
     num_lines = len(plain.starts)
@@ -73,7 +73,7 @@ def parse(text: bytes | memoryview, rules: Rules) -> Chunk:
 
 
 def write(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer[Any]]) -> bytes:
-    """The inverse of `parse`: one line per row of `images` (rows, values), zeros left out, no space at the end."""
+    """Inverse of `parse`: one line per row of `images` (rows, values), with zeros omitted and no trailing space."""
     width = images.shape[1]
     pairs = [b" %d:%d" % (index + 1, value) for index in range(width) for value in range(256)]
     lines = []
@@ -87,28 +87,28 @@ def write(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer[Any]]) -
 
 @dataclass(frozen=True)
 class _Plain:
-    """What the fast reader understood. Lines that are not `good` are left to the slow one."""
+    """Output of the fast parser. Lines that are not `good` are left to `parse_line`."""
 
     starts: npt.NDArray[np.int64]
     ends: npt.NDArray[np.int64]
     good: npt.NDArray[np.bool_]
     labels: npt.NDArray[np.int64]
-    """By line; a position in `Rules.labels` where the line is good."""
+    """By line: class index, if the line is good."""
     line_of_pair: npt.NDArray[np.int64]
     indices: npt.NDArray[np.int32]
-    """As written, by pair of a good line."""
+    """By pair of a good line, as written in the file."""
     values: npt.NDArray[np.int32]
 
 
 def _read_plain(text: npt.NDArray[np.uint8], rules: Rules) -> _Plain:
-    # Bytes below '0' wrap around, so that one comparison finds every byte that is no digit. Tokens lie between those.
+    # Bytes below '0' wrap around, so that one comparison finds all non-digits. These separate the tokens.
     digits = text - np.uint8(_ZERO)
     ends = np.flatnonzero(digits > 9)
     kinds = text[ends]
     starts = np.concatenate(([0], ends[:-1] + 1))
     line_ends = ends[kinds == _NEWLINE]
     line_starts = np.concatenate(([0], line_ends[:-1] + 1))
-    # One space or carriage return at the end of a line: let it end the line, and forget the empty token behind it.
+    # A space or carriage return before a newline ends the line in its place; drop the empty token after it.
     behind = np.flatnonzero(kinds == _NEWLINE)
     before = kinds[behind - 1]
     behind = behind[((before == _SPACE) | (before == _RETURN)) & (ends[behind] == starts[behind])]
@@ -117,7 +117,7 @@ def _read_plain(text: npt.NDArray[np.uint8], rules: Rules) -> _Plain:
         ends, kinds, starts = np.delete(ends, behind), np.delete(kinds, behind), np.delete(starts, behind)
     lengths = ends - starts
     space, colon, newline = kinds == _SPACE, kinds == _COLON, kinds == _NEWLINE
-    # An index stands behind a space and ends in a colon; labels and values do neither.
+    # Exactly the tokens after a space are indices, and exactly these end in a colon.
     well_formed = (lengths > 0) & (lengths <= _MAX_DIGITS) & (space | colon | newline)
     well_formed &= colon == np.concatenate(([False], space[:-1]))
     last_token = np.flatnonzero(newline)
@@ -147,29 +147,30 @@ def _read_plain(text: npt.NDArray[np.uint8], rules: Rules) -> _Plain:
 
 
 def _numbers(digits: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-    """The tokens as numbers; meaningless where a token has no digit or more than `_MAX_DIGITS`."""
+    """Values of the tokens; undefined for tokens with no digits or more than `_MAX_DIGITS`."""
     padded = np.zeros(len(digits) + 4, np.uint8)
     padded[4:] = digits
-    # The four bytes before the end of each token in one unaligned load: the last digit is the highest byte.
+    # Load the four bytes before the end of each token at once (unaligned): the last digit is the highest byte.
     last_four: npt.NDArray[np.uint32] = np.ndarray(len(digits) + 1, "<u4", padded, 0, (1,)).take(ends)
-    not_ours = (4 - np.clip(lengths, 1, 4)).astype(np.uint32) * np.uint32(8)
-    last_four >>= not_ours
-    last_four <<= not_ours
+    unused_bits = (4 - np.clip(lengths, 1, 4)).astype(np.uint32) * np.uint32(8)
+    last_four >>= unused_bits
+    last_four <<= unused_bits
     low_byte = np.uint32(255)
     numbers = last_four >> np.uint32(24)
     numbers += ((last_four >> np.uint32(16)) & low_byte) * np.uint32(10)
     numbers += ((last_four >> np.uint32(8)) & low_byte) * np.uint32(100)
     numbers += (last_four & low_byte) * np.uint32(1000)
-    for place in range(5, min(int(lengths.max(initial=0)), _MAX_DIGITS) + 1):
-        longer = np.flatnonzero(lengths >= place)
-        numbers[longer] += digits[ends[longer] - place].astype(np.uint32) * np.uint32(10 ** (place - 1))
+    for digit in range(5, min(int(lengths.max(initial=0)), _MAX_DIGITS) + 1):
+        longer = np.flatnonzero(lengths >= digit)
+        numbers[longer] += digits[ends[longer] - digit].astype(np.uint32) * np.uint32(10 ** (digit - 1))
     return numbers.astype(np.int32)
 
 
 def _label_positions(
-    found: npt.NDArray[np.int32], labels: tuple[int, ...]
+    numbers: npt.NDArray[np.int32], labels: tuple[int, ...]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Class index of each number, and whether it is a label."""
     order = np.argsort(labels)
     ascending = np.asarray(labels, np.int64)[order]
-    place = np.minimum(np.searchsorted(ascending, found), len(ascending) - 1)
-    return order[place], ascending[place] == found
+    nearest = np.minimum(np.searchsorted(ascending, numbers), len(ascending) - 1)
+    return order[nearest], ascending[nearest] == numbers

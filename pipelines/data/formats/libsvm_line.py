@@ -1,4 +1,4 @@
-"""One line of libsvm text: a row, nothing, or what is wrong with it. The rules stand in `pipelines.data.formats.libsvm`."""
+"""Parser of a single line of libsvm text. `pipelines.data.formats.libsvm` states the rules."""
 
 import math
 import re
@@ -9,21 +9,21 @@ from pipelines.data.formats.chunk import Fault
 
 _NUMBER = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _NOT_FINITE = re.compile(rb"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
-# No shape is so large, and Python refuses to read numbers of thousands of digits.
+# More than any shape needs; Python refuses to parse numbers with thousands of digits.
 _MOST_INDEX_DIGITS = 18
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What a line may hold."""
+    """What a line may contain."""
 
     image_shape: tuple[int, ...]
     value_range: tuple[float, ...]
     """Smallest and largest value."""
     labels: tuple[int, ...]
-    """Label values as the text writes them."""
+    """Label values as written in the text."""
     first_index: int = 1
-    """Index of the first value of an image: 1, or 0 in a zero-based file."""
+    """Index of the first value of an image: 1, or 0 in zero-based files."""
 
     @classmethod
     def from_config(cls, data: DataConfig) -> "Rules":
@@ -45,17 +45,17 @@ class Rules:
 
 @dataclass(frozen=True)
 class Row:
-    """One good line."""
+    """A well-formed line."""
 
     label: int
-    """Position in `Rules.labels`."""
+    """Class index: position in `Rules.labels`."""
     positions: list[int]
-    """Zero-based places in the image."""
+    """Zero-based positions in the image."""
     values: list[float]
 
 
 def parse_line(line: bytes, rules: Rules) -> Row | Fault | None:
-    """Read one line: a row, the reason why it is none, or None for a line without content."""
+    """Parse one line: a row, a fault, or None for a line without content."""
     tokens = line.partition(b"#")[0].split()
     if not tokens:
         return None
@@ -68,11 +68,11 @@ def parse_line(line: bytes, rules: Rules) -> Row | Fault | None:
     for token in tokens[1:]:
         index_text, _, value_text = token.partition(b":")
         if not (index_text.isdigit() and _NUMBER.fullmatch(value_text)):
-            return _why_no_pair(token)
+            return _pair_fault(token)
         digits = index_text.lstrip(b"0") or b"0"
         index, value = int(digits[:_MOST_INDEX_DIGITS]), float(value_text)
         if not previous < index <= rules.last_index:
-            return _why_no_index(digits, index, previous, rules)
+            return _index_fault(digits, index, previous, rules)
         if not low <= value <= high:
             shown = f"value {_show(value_text)} at index {index}"
             return Fault("value_out_of_range", f"{shown} is outside data.value_range=[{low:g}, {high:g}]")
@@ -86,8 +86,8 @@ def _parse_label(token: bytes, rules: Rules) -> int | Fault:
     if _NOT_FINITE.fullmatch(token):
         return Fault("label_not_finite", f"the label {_show(token)} is not a finite number")
     if not _NUMBER.fullmatch(token):
-        if _is_foreign(token):
-            return _wrong_encoding(f"the label {_show(token)}")
+        if _is_not_ascii_text(token):
+            return _encoding_fault(f"the label {_show(token)}")
         text = f"the label {_show(token)} is not a number; a line is 'label index:value index:value ...'"
         return Fault("label_not_a_number", text)
     label = float(token)
@@ -99,10 +99,10 @@ def _parse_label(token: bytes, rules: Rules) -> int | Fault:
     return rules.labels.index(int(label))
 
 
-def _why_no_pair(token: bytes) -> Fault:
+def _pair_fault(token: bytes) -> Fault:
     index_text, colon, value_text = token.partition(b":")
-    if _is_foreign(token):
-        return _wrong_encoding(_show(token))
+    if _is_not_ascii_text(token):
+        return _encoding_fault(_show(token))
     if not colon:
         return Fault("colon_missing", f"{_show(token)} has no colon; an entry is index:value")
     if index_text == b"qid":
@@ -114,24 +114,24 @@ def _why_no_pair(token: bytes) -> Fault:
     return Fault("value_not_a_number", f"{_show(token)}: the value is not a number")
 
 
-def _why_no_index(digits: bytes, index: int, previous: int, rules: Rules) -> Fault:
+def _index_fault(digits: bytes, index: int, previous: int, rules: Rules) -> Fault:
     if index < rules.first_index:
         return Fault("index_zero", "index 0: libsvm indices start at 1; for a zero-based file set data.zero_based=true")
     if index > rules.last_index:
-        counted = f"the number of values of data.image_shape={list(rules.image_shape)}"
+        limit = f"the number of values of data.image_shape={list(rules.image_shape)}"
         if rules.first_index == 0:
-            counted = f"the last of data.image_shape={list(rules.image_shape)} when counted from 0 (data.zero_based)"
-        return Fault("index_too_large", f"index {_show(digits)[1:-1]} is above {rules.last_index}, {counted}")
+            limit = f"the last of data.image_shape={list(rules.image_shape)} when counted from 0 (data.zero_based)"
+        return Fault("index_too_large", f"index {_show(digits)[1:-1]} is above {rules.last_index}, {limit}")
     if index == previous:
         return Fault("index_repeated", f"index {index} appears twice")
     return Fault("index_descending", f"index {index} comes after {previous}; indices must ascend")
 
 
-def _is_foreign(token: bytes) -> bool:
+def _is_not_ascii_text(token: bytes) -> bool:
     return not token.isascii() or b"\0" in token
 
 
-def _wrong_encoding(shown: str) -> Fault:
+def _encoding_fault(shown: str) -> Fault:
     return Fault("wrong_encoding", f"{shown} is not plain ASCII; save the file as UTF-8 without a byte order mark")
 
 

@@ -1,7 +1,7 @@
 """The Spark jobs of ingest: text in, Parquet files out.
 
 Three passes run in Spark's Python workers: `parse_batches` makes stretches of images of the lines, which Spark keeps until all
-are counted; `place_batches` cuts them by file of the table; Spark brings together what belongs to a file, and `write_batches`
+are counted; `shuffle_batches` cuts them by file of the table; Spark brings together what belongs to a file, and `write_batches`
 writes it.
 """
 
@@ -19,12 +19,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pipelines.config import Config
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.ingest import quarantine
-from pipelines.data.ingest.permutation import Permutation, Segment, cut
-from pipelines.data.ingest.quarantine import RejectedLine
-from pipelines.data.ingest.shuffle_pass import PLACED_COLUMNS, Plan, place_batches
-from pipelines.data.ingest.spark_jobs import arrow_batches, cause, job_group
+from pipelines.data.ingest.permutation import Permutation, Segment, plan_segments
+from pipelines.data.ingest.quarantine import Rejections
+from pipelines.data.ingest.shuffle_pass import SHUFFLED_COLUMNS, Plan, shuffle_batches
+from pipelines.data.ingest.spark_jobs import arrow_batches, job_group, root_cause
 from pipelines.data.ingest.write_pass import WRITTEN_COLUMNS, WrittenFile, write_batches
-from pipelines.data.sources.parsed_rows import IS_IMAGES, IS_REPORT, VALUES_PER_STRETCH, BlockReport
+from pipelines.data.sources.parsed_rows import IS_IMAGES, IS_REPORT, VALUES_PER_SPARK_ROW, BlockReport
 from pipelines.data.sources.source import Source
 from pipelines.data.table.schema import BYTES_PER_VALUE, SPLIT_COLUMN, Dtype
 from pipelines.errors import ConfigError, DataError
@@ -37,7 +37,7 @@ _MOST_BYTES_PER_ROW_GROUP = 1024 * _MEGABYTE
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenTable:
     """What lies in the folder."""
 
     segments: tuple[Segment, ...]
@@ -45,47 +45,47 @@ class Written:
     dtype: Dtype
     rows_per_file: tuple[int, ...]
     """Of the source's files, in order."""
-    rejected: RejectedLine
+    rejected: Rejections
 
 
-def write_rows(spark: SparkSession, config: Config, source: Source, folder: Path) -> Written:
+def write_rows(spark: SparkSession, config: Config, source: Source, folder: Path) -> WrittenTable:
     """Read the source and write the table's files (`partfiles.path_of`) into `folder`, and bad lines that are set aside.
 
     Raises:
         DataError: a line is malformed (`FILE:LINE: reason`), a file is damaged, or there are no rows.
         ConfigError: ingest.rows_per_row_group is too large for these images.
     """
-    with parsed_text(spark, config, source) as text:
+    with parsed_source(spark, config, source) as text:
         plan = _plan(config, source, text.reports)
         with _writing(config):
-            with arrow_batches(spark, max(plan.num_values, VALUES_PER_STRETCH)):
+            with arrow_batches(spark, max(plan.num_values, VALUES_PER_SPARK_ROW)):
                 files = _write(spark, text.frame, plan, folder)
             if text.rejected.rows:
                 quarantine.write(text.frame, source, text.reports, text.rejected.rows, folder)
     rows = [sum(report.rows for report in text.reports if report.file == number) for number in range(len(source.files))]
-    return Written(plan.segments, files, plan.dtype, tuple(rows), text.rejected)
+    return WrittenTable(plan.segments, files, plan.dtype, tuple(rows), text.rejected)
 
 
 @dataclass(frozen=True)
-class ParsedText:
+class ParsedSource:
     """Text that has been read and judged once."""
 
     frame: DataFrame
     """`PARSED_COLUMNS`, kept by Spark."""
     reports: list[BlockReport]
     """Of all blocks, in the order of files and blocks."""
-    rejected: RejectedLine
+    rejected: Rejections
 
 
 @contextmanager
-def parsed_text(spark: SparkSession, config: Config, source: Source, *, images_apart: bool = False) -> Iterator[ParsedText]:
+def parsed_source(spark: SparkSession, config: Config, source: Source, *, images_apart: bool = False) -> Iterator[ParsedSource]:
     """Read the source; its rows are kept until the end of the context.
 
     Args:
         spark: reads it.
         config: `data` says what a row may hold, `ingest` what becomes of a line that is none.
         source: from `pipelines.data.sources.resolve.resolve_source`.
-        images_apart: every image is a row of its own, for frames that are cut into batches by the size of an image.
+        images_apart: every image is a row of its own, for frames that are plan_segments into batches by the size of an image.
 
     Raises:
         DataError: a line is malformed (`FILE:LINE: reason`) and `ingest.on_bad_rows` does not allow that, or a file is damaged.
@@ -99,7 +99,7 @@ def parsed_text(spark: SparkSession, config: Config, source: Source, *, images_a
         try:
             with _reading(source):
                 reports = _collect_reports(parsed)
-            yield ParsedText(parsed, reports, quarantine.judge(config.ingest, source, rules, reports))
+            yield ParsedSource(parsed, reports, quarantine.check_bad_rows(config.ingest, source, rules, reports))
         finally:
             parsed.unpersist()
 
@@ -111,7 +111,7 @@ def _reading(source: Source) -> Iterator[None]:
     except (Py4JJavaError, PySparkException) as error:
         source.explain_failure()
         files = " or ".join(uri for uri, _ in source.files)
-        raise DataError(f"{files}: Spark could not read the {source.unit}s: {cause(error)}") from error
+        raise DataError(f"{files}: Spark could not read the {source.unit}s: {root_cause(error)}") from error
 
 
 @contextmanager
@@ -120,7 +120,7 @@ def _writing(config: Config) -> Iterator[None]:
         yield
     except (Py4JJavaError, PySparkException) as error:
         raise DataError(
-            f"ingest.tables_uri={config.ingest.tables_uri}: Spark could not write the table: {cause(error)}"
+            f"ingest.tables_uri={config.ingest.tables_uri}: Spark could not write the table: {root_cause(error)}"
         ) from error
 
 
@@ -150,7 +150,7 @@ def _plan(config: Config, source: Source, reports: list[BlockReport]) -> Plan:
             f"ingest.rows_per_row_group={config.ingest.rows_per_row_group}: a row group may hold at most 1 GB, which is "
             f"{_MOST_BYTES_PER_ROW_GROUP // bytes_per_row} rows of these images; 0 chooses"
         )
-    segments = cut(
+    segments = plan_segments(
         train_rows=rows[False],
         test_rows=rows[True] if test_files else None,
         validation_fraction=config.ingest.validation_fraction,
@@ -178,7 +178,7 @@ def _write(spark: SparkSession, parsed: DataFrame, plan: Plan, folder: Path) -> 
     tasks = max(3 * spark.sparkContext.defaultParallelism, -(-num_bytes // _BYTES_PER_WRITE_TASK))
     written = (
         parsed.where(IS_IMAGES)
-        .mapInArrow(partial(place_batches, plan=plan), PLACED_COLUMNS)
+        .mapInArrow(partial(shuffle_batches, plan=plan), SHUFFLED_COLUMNS)
         .repartition(min(tasks, num_files), "segment", "file")
         .sortWithinPartitions("segment", "file")
         .mapInArrow(partial(write_batches, plan=plan, folder=str(folder)), WRITTEN_COLUMNS)

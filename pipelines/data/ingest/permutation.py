@@ -74,7 +74,7 @@ class Segment:
         return min(self.rows_per_file, self.rows - number * self.rows_per_file)
 
 
-def cut(
+def plan_segments(
     *,
     train_rows: int,
     test_rows: int | None,

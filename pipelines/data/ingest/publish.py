@@ -10,7 +10,7 @@ import numpy as np
 from pipelines.data.ingest.permutation import Segment
 from pipelines.data.ingest.write_pass import WrittenFile, path_of
 from pipelines.data.table.schema import MANIFEST_NAME, Split, SplitSummary, TableFile, TableManifest, read_manifest
-from pipelines.data.table.verify import damage
+from pipelines.data.table.verify import find_damage
 from pipelines.errors import ConfigError, DataError
 from pipelines.system import atomic
 
@@ -40,7 +40,7 @@ def building(parent: Path, name: str, setting: str) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def summarise(path: Path, segments: tuple[Segment, ...], files: Sequence[WrittenFile]) -> dict[Split, SplitSummary]:
+def summarize(path: Path, segments: tuple[Segment, ...], files: Sequence[WrittenFile]) -> dict[Split, SplitSummary]:
     """The splits of a table whose files lie in `path`, where all that is no file of the table goes.
 
     Raises:
@@ -95,6 +95,6 @@ def _finished(target: Path, key: str) -> TableManifest | None:
         manifest = read_manifest(target)
     except DataError:
         return None
-    if manifest is None or manifest.key != key or damage(target, manifest) is not None:
+    if manifest is None or manifest.key != key or find_damage(target, manifest) is not None:
         return None
     return manifest

@@ -15,7 +15,7 @@ from pipelines.config import IngestConfig
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.sources.parsed_rows import IS_BAD_LINE, BlockReport
 from pipelines.data.sources.source import Source
-from pipelines.data.table.schema import REJECTED_FOLDER, counted
+from pipelines.data.table.schema import REJECTED_FOLDER, format_counts
 from pipelines.errors import DataError
 from pipelines.system import paths
 
@@ -24,7 +24,7 @@ _LINES_PER_FILE = 200_000
 
 
 @dataclass(frozen=True)
-class RejectedLine:
+class Rejections:
     """The malformed lines that a table is built without."""
 
     by_reason: dict[str, int]
@@ -38,7 +38,7 @@ class RejectedLine:
         return sum(self.per_file)
 
 
-def judge(config: IngestConfig, source: Source, rules: Rules, reports: Sequence[BlockReport]) -> RejectedLine:
+def check_bad_rows(config: IngestConfig, source: Source, rules: Rules, reports: Sequence[BlockReport]) -> Rejections:
     """Decide whether the rows can be used.
 
     Args:
@@ -61,7 +61,7 @@ def judge(config: IngestConfig, source: Source, rules: Rules, reports: Sequence[
         if not bad:
             continue
         total += bad
-        place = _first_place(source, of_file)
+        place = _first_location(source, of_file)
         lines = bad.total() + sum(report.rows for report in of_file)
         may_be_zero_based = bad["index_zero"] > 0 and not any(report.uses_last_index for report in of_file)
         if bad.total() > config.max_bad_fraction * lines or config.on_bad_rows == "fail":
@@ -70,12 +70,12 @@ def judge(config: IngestConfig, source: Source, rules: Rules, reports: Sequence[
                     f"{place}; {bad['index_zero']:,} of {lines:,} lines have an index 0 and none uses {rules.last_index}, "
                     "so the whole file seems to count from 0"
                 )
-            raise DataError(f"{place}{_verdict(config, bad, lines, source)}")
-        warning = f"{place}; set aside {bad.total():,} of {lines:,} {source.unit}s ({counted(bad)})"
+            raise DataError(f"{place}{_explanation(config, bad, lines, source)}")
+        warning = f"{place}; set aside {bad.total():,} of {lines:,} {source.unit}s ({format_counts(bad)})"
         if may_be_zero_based:
             warning += "; if the file counts from 0 throughout, its other rows are off by one value"
         warnings.append(warning)
-    return RejectedLine(dict(total), tuple(per_file), tuple(warnings))
+    return Rejections(dict(total), tuple(per_file), tuple(warnings))
 
 
 def write(parsed: DataFrame, source: Source, reports: Sequence[BlockReport], num_lines: int, folder: Path) -> None:
@@ -127,15 +127,15 @@ def locate_batches(
         )
 
 
-def _verdict(config: IngestConfig, bad: collections.Counter[str], lines: int, source: Source) -> str:
+def _explanation(config: IngestConfig, bad: collections.Counter[str], lines: int, source: Source) -> str:
     unit, remedy = source.unit, source.remedy
-    count = f"; {bad.total():,} of {lines:,} {unit}s are malformed ({counted(bad)})" if bad.total() > 1 else ""
+    count = f"; {bad.total():,} of {lines:,} {unit}s are malformed ({format_counts(bad)})" if bad.total() > 1 else ""
     if config.on_bad_rows == "fail":
         return f"{count}; {remedy}, or set ingest.on_bad_rows=quarantine to go on without such {unit}s"
     return f"{count}; that is more than ingest.max_bad_fraction={config.max_bad_fraction:g} allows: {remedy}"
 
 
-def _first_place(source: Source, reports: Sequence[BlockReport]) -> str:
+def _first_location(source: Source, reports: Sequence[BlockReport]) -> str:
     first = next(report for report in reports if report.bad)
     before = sum(report.lines for report in reports if report.block < first.block)
     file, line = source.locate(first.file, before + first.first_bad_line)

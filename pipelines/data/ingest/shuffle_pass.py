@@ -10,12 +10,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.data.ingest.permutation import Permutation, Segment
-from pipelines.data.sources.parsed_rows import VALUES_PER_STRETCH
+from pipelines.data.sources.parsed_rows import VALUES_PER_SPARK_ROW
 from pipelines.data.table.schema import BYTES_PER_VALUE, Dtype
 
 # The images of one file of the table, from one stretch of the text: their bytes, their labels (int32) and their places in the
 # file (int64). `segment` is a number in `Plan.segments`, `file` counts the files of that segment.
-PLACED_COLUMNS = "segment int, file int, images binary, labels binary, places binary"
+SHUFFLED_COLUMNS = "segment int, file int, images binary, labels binary, positions binary"
 
 # The more images are sorted into files at once, the more of them a row of Spark's holds.
 _BYTES_AT_ONCE = 32 * 2**20
@@ -42,29 +42,29 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class _Placed:
+class _Shuffled:
     """Images, each with its place."""
 
     segments: npt.NDArray[np.int64]
     files: npt.NDArray[np.int64]
-    places: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int32]
     images: npt.NDArray[np.uint8]
     """(rows, bytes per row)."""
 
 
-def place_batches(batches: Iterable[pa.RecordBatch], plan: Plan) -> Iterator[pa.RecordBatch]:
-    """The images of `pipelines.data.sources.parsed_rows.PARSED_COLUMNS` to `PLACED_COLUMNS`, in the dtype of the table."""
+def shuffle_batches(batches: Iterable[pa.RecordBatch], plan: Plan) -> Iterator[pa.RecordBatch]:
+    """The images of `pipelines.data.sources.parsed_rows.PARSED_COLUMNS` to `SHUFFLED_COLUMNS`, in the dtype of the table."""
     waiting: list[dict[str, Any]] = []
     num_bytes = 0
     for row in rows_of(batches):
         waiting.append(row)
         num_bytes += len(row["labels"]) // 4 * plan.bytes_per_row
         if num_bytes >= _BYTES_AT_ONCE:
-            yield _by_file(_place(waiting, plan), plan)
+            yield _by_file(_shuffle(waiting, plan), plan)
             waiting, num_bytes = [], 0
     if waiting:
-        yield _by_file(_place(waiting, plan), plan)
+        yield _by_file(_shuffle(waiting, plan), plan)
 
 
 def rows_of(batches: Iterable[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
@@ -72,7 +72,7 @@ def rows_of(batches: Iterable[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
     return itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
 
 
-def _place(rows: Sequence[Mapping[str, Any]], plan: Plan) -> _Placed:
+def _shuffle(rows: Sequence[Mapping[str, Any]], plan: Plan) -> _Shuffled:
     labels = [np.frombuffer(row["labels"], "<i4") for row in rows]
     counts = [len(some) for some in labels]
     firsts = [plan.first_row[row["file"], row["block"]] + row["number"] for row in rows]
@@ -83,9 +83,9 @@ def _place(rows: Sequence[Mapping[str, Any]], plan: Plan) -> _Placed:
         mine = np.flatnonzero(from_test_file == is_test)
         if mine.size:
             segments[mine], in_segment[mine] = _locate(permutation(numbers[mine]), plan.segments, is_test)
-    files, places = np.divmod(in_segment, np.asarray([segment.rows_per_file for segment in plan.segments])[segments])
+    files, positions = np.divmod(in_segment, np.asarray([segment.rows_per_file for segment in plan.segments])[segments])
     images = [_as_stored(row["content"], count, plan) for row, count in zip(rows, counts, strict=True)]
-    return _Placed(segments, files, places, np.concatenate(labels), np.concatenate(images))
+    return _Shuffled(segments, files, positions, np.concatenate(labels), np.concatenate(images))
 
 
 def _locate(
@@ -107,17 +107,17 @@ def _as_stored(content: bytes, count: int, plan: Plan) -> npt.NDArray[np.uint8]:
     return values.reshape(count, plan.bytes_per_row)
 
 
-def _by_file(placed: _Placed, plan: Plan) -> pa.RecordBatch:
-    order = np.lexsort((placed.files, placed.segments))
-    cuts = np.flatnonzero(np.diff(placed.segments[order]) | np.diff(placed.files[order])) + 1
-    step = max(1, VALUES_PER_STRETCH // plan.num_values)
+def _by_file(rows: _Shuffled, plan: Plan) -> pa.RecordBatch:
+    order = np.lexsort((rows.files, rows.segments))
+    cuts = np.flatnonzero(np.diff(rows.segments[order]) | np.diff(rows.files[order])) + 1
+    step = max(1, VALUES_PER_SPARK_ROW // plan.num_values)
     parts = [part[start : start + step] for part in np.split(order, cuts) for start in range(0, len(part), step)]
     firsts = [part[0] for part in parts]
     columns = {
-        "segment": pa.array(placed.segments[firsts].astype(np.int32)),
-        "file": pa.array(placed.files[firsts].astype(np.int32)),
-        "images": pa.array([placed.images[part].tobytes() for part in parts], pa.binary()),
-        "labels": pa.array([placed.labels[part].tobytes() for part in parts], pa.binary()),
-        "places": pa.array([placed.places[part].tobytes() for part in parts], pa.binary()),
+        "segment": pa.array(rows.segments[firsts].astype(np.int32)),
+        "file": pa.array(rows.files[firsts].astype(np.int32)),
+        "images": pa.array([rows.images[part].tobytes() for part in parts], pa.binary()),
+        "labels": pa.array([rows.labels[part].tobytes() for part in parts], pa.binary()),
+        "positions": pa.array([rows.positions[part].tobytes() for part in parts], pa.binary()),
     }
     return pa.RecordBatch.from_pydict(columns)

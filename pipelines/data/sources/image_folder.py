@@ -1,7 +1,7 @@
-"""A folder of pictures as a data set: one sub-folder for each class, whose name is the class's.
+"""A folder of pictures as a data set, with one sub-folder per class, named after it.
 
 pets/cat/1.png  pets/dog/7.jpg  ...                             test rows are drawn (ingest.test_fraction)
-pets/train/cat/1.png  ...  pets/test/dog/7.jpg  ...             test rows are those of test/
+pets/train/cat/1.png  ...  pets/test/dog/7.jpg  ...             test rows are those in test/
 """
 
 import hashlib
@@ -31,7 +31,7 @@ class ImageFile(NamedTuple):
     name: str
     """Path below the folder of its split, such as cat/1.png."""
     label: int
-    """Position of its class."""
+    """Class index."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +40,15 @@ class ImageFolder:
 
     dataset: str
     files: tuple[tuple[str, SourceSplit], ...]
-    """The folder with the training classes, and the one with the test classes where there is one."""
+    """The folder with the training classes, and the folder with the test classes if there is one."""
     classes: tuple[str, ...]
     pictures: tuple[tuple[ImageFile, ...], ...]
-    """Of each folder, by class and name."""
+    """Pictures of each folder, ordered by class and name."""
     note: str = ""
 
     unit: ClassVar[str] = "picture"
     row_form: ClassVar[str] = "a picture in the folder of its class"
-    remedy: ClassVar[str] = "mend or remove it"
+    remedy: ClassVar[str] = "fix or remove it"
 
     @classmethod
     def recognizes(cls, location: str) -> bool:
@@ -70,9 +70,9 @@ class ImageFolder:
         """Fingerprint over the names, classes and contents of the pictures in a folder."""
         total, num_bytes, root = hashlib.sha256(), 0, paths.to_python(self.files[file][0])
         for picture in self.pictures[file]:
-            of_picture = fingerprint(root / picture.name)
-            total.update(f"{picture.label} {of_picture.sha256} {picture.name}\n".encode("utf-8", "surrogateescape"))
-            num_bytes += of_picture.num_bytes
+            content = fingerprint(root / picture.name)
+            total.update(f"{picture.label} {content.sha256} {picture.name}\n".encode("utf-8", "surrogateescape"))
+            num_bytes += content.num_bytes
         return Fingerprint(num_bytes, total.hexdigest())
 
     def check(self) -> None:
@@ -90,7 +90,7 @@ class ImageFolder:
 
 
 def _holds_classes(folder: Path) -> bool:
-    """Whether some sub-folder, or a folder in it, holds a file that has the name of a picture."""
+    """Whether some sub-folder, or a folder in it, contains a file with the ending of a picture."""
     return any(
         _is_picture(file)
         for outer in _folders(folder)
@@ -104,16 +104,16 @@ def _listed_folder(data: DataConfig, reporter: Reporter) -> ImageFolder:
     """List the pictures of `data.dataset`.
 
     Args:
-        data: `classes` must be the number of sub-folders; `class_names` gives them another order than that of their names.
-        reporter: is given a line on classes and splits, and one on files that are left out.
+        data: `classes` must be the number of sub-folders; `class_names` can reorder them.
+        reporter: receives a line about classes and splits, and one about ignored files.
 
     Raises:
-        ConfigError: the settings do not fit the folder.
-        DataError: a picture lies outside the folders of classes, or a class has none.
+        ConfigError: the settings do not match the folder.
+        DataError: a picture is not in the folder of a class, or a class has no pictures.
     """
     if data.image_shape[2] not in CHANNELS:
         rule = f"{', '.join(map(str, CHANNELS[:-1]))} or {CHANNELS[-1]} channels for pictures"
-        raise ConfigError(f"data.image_shape={list(data.image_shape)}: must have {rule} (grey, RGB, RGBA)")
+        raise ConfigError(f"data.image_shape={list(data.image_shape)}: must have {rule} (gray, RGB, RGBA)")
     root = paths.to_python(data.dataset)
     base = data.dataset.rstrip("/")
     names = {folder.name for folder in _folders(root)}
@@ -121,23 +121,24 @@ def _listed_folder(data: DataConfig, reporter: Reporter) -> ImageFolder:
     if is_split and names != {_TRAIN, _TEST}:
         other = min(names - {_TRAIN, _TEST})
         raise DataError(
-            f"{base}/{other}: lies beside train/ and test/; move its pictures into theirs "
+            f"{base}/{other}: is next to train/ and test/; move its pictures into these "
             "(validation rows are drawn by ingest.validation_fraction)"
         )
     folders = (f"{base}/{_TRAIN}", f"{base}/{_TEST}") if is_split else (base,)
     class_names = _class_names(data, folders[0])
-    listed, left_out = [], []
+    listed, ignored = [], []
     for folder in folders:
-        found, others = _listed(folder, class_names)
-        if not found:
-            raise DataError(f"{folder}: holds no pictures; their names end in {', '.join(ENDINGS)}")
-        listed.append(found)
-        left_out += others
-    counts = " and ".join(f"{len(found):,} {what}" for found, what in zip(listed, (_TRAIN, _TEST), strict=False))
+        pictures, others = _list_pictures(folder, class_names)
+        if not pictures:
+            raise DataError(f"{folder}: contains no pictures; their names end in {', '.join(ENDINGS)}")
+        listed.append(pictures)
+        ignored += others
+    counts = " and ".join(f"{len(pictures):,} {split}" for pictures, split in zip(listed, (_TRAIN, _TEST), strict=False))
     drawn = "" if is_split else ", from which test rows are drawn (ingest.test_fraction)"
     reporter.say(f"{base}: pictures of {len(class_names)} classes ({', '.join(class_names)}), {counts}{drawn}")
-    if left_out:
-        reporter.say(f"{base}: {len(left_out):,} files are left out, their names are not those of pictures ({left_out[0]})")
+    if ignored:
+        count = "1 file" if len(ignored) == 1 else f"{len(ignored):,} files"
+        reporter.say(f"{base}: {count} ignored, not named like a picture ({ignored[0]})")
     splits: tuple[SourceSplit, ...] = ("train", "test")
     files = tuple(zip(folders, splits, strict=False))
     return ImageFolder(dataset=short_name(root.name), files=files, classes=class_names, pictures=tuple(listed))
@@ -160,12 +161,12 @@ def _class_names(data: DataConfig, folder: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _listed(folder: str, class_names: tuple[str, ...]) -> tuple[tuple[ImageFile, ...], list[str]]:
-    """The pictures of a folder, and files in it that are none."""
+def _list_pictures(folder: str, class_names: tuple[str, ...]) -> tuple[tuple[ImageFile, ...], list[str]]:
+    """The pictures in a folder, and the files in it that are not pictures."""
     root = paths.to_python(folder)
     unknown = [path.name for path in _folders(root) if path.name not in class_names]
     if unknown:
-        raise DataError(f"{folder}/{unknown[0]}: is no class of the training pictures ({', '.join(class_names)})")
+        raise DataError(f"{folder}/{unknown[0]}: is not a class of the training pictures ({', '.join(class_names)})")
     outside = [path.name for path in _files(root)]
     stray = [name for name in outside if _is_picture(Path(name))]
     if stray:
@@ -177,20 +178,20 @@ def _listed(folder: str, class_names: tuple[str, ...]) -> tuple[tuple[ImageFile,
         inner = _folders(root / name)
         if inner:
             raise DataError(
-                f"{folder}/{name}/{inner[0].name}: a folder inside a class; pictures lie directly in the folder of their class, "
-                "and these below the data set's folder or below its train/ and test/"
+                f"{folder}/{name}/{inner[0].name}: a folder inside a class; pictures must be directly in the folder of their "
+                "class, and these in the data set's folder or in its train/ and test/"
             )
         files = [path.name for path in _files(root / name)]
         in_class = [ImageFile(f"{name}/{file}", label) for file in files if _is_picture(Path(file))]
         if not in_class:
-            raise DataError(f"{folder}/{name}: holds no pictures; their names end in {', '.join(ENDINGS)}")
+            raise DataError(f"{folder}/{name}: contains no pictures; their names end in {', '.join(ENDINGS)}")
         listed += in_class
         others += [f"{folder}/{name}/{file}" for file in files if not _is_picture(Path(file))]
     return tuple(listed), others
 
 
 def _folders(path: Path) -> list[Path]:
-    """Visible sub-folders: by number where all of them are called by one, else by name."""
+    """Visible sub-folders, sorted numerically if all names are numbers, otherwise by name."""
     found = [Path(entry.path) for entry in _entries(path) if entry.is_dir()]
     if all(folder.name.isdecimal() for folder in found):
         return sorted(found, key=lambda folder: (int(folder.name), folder.name))

@@ -1,4 +1,4 @@
-"""The pass over a folder of pictures that runs in Spark's Python workers: as `text_pass.parse_batches` for text."""
+"""Decoding of pictures in Spark's Python workers, the counterpart of `text_pass` for text."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 _COLUMNS = "file int, block bigint, paths array<string>, labels array<int>"
-# What a worker holds decoded at once.
+# Limits of what a worker holds decoded at once.
 _VALUES_PER_BLOCK = 2**24
-_MOST_PER_BLOCK = 512
+_PICTURES_PER_BLOCK = 512
 _BYTES = (0.0, 255.0)
 
 
@@ -31,9 +31,9 @@ class PictureRules:
 
     shape: tuple[int, int, int]
     value_range: tuple[float, float]
-    """What black and white become."""
+    """Values of black and white."""
     resize: bool
-    """Pictures of another size are brought to `shape`."""
+    """Whether pictures of another size are resized to `shape`."""
 
 
 def parsed(
@@ -43,19 +43,19 @@ def parsed(
     keep_bad: bool,
     images_apart: bool,
 ) -> "DataFrame":
-    """`PARSED_COLUMNS` of pictures. A block is some consecutive pictures, a "line" of it is a picture.
+    """`PARSED_COLUMNS` of pictures. A block is a range of consecutive pictures, a "line" in it is one picture.
 
     Args:
-        spark: reads them.
-        folders: each folder, and the pictures in it: path below the folder, and label.
-        data: what a picture may be.
-        keep_bad: files that are no such pictures are in the frame.
-        images_apart: one image for each row of the frame.
+        spark: the session.
+        folders: each folder with the pictures in it: path below the folder, and label.
+        data: shape and value range.
+        keep_bad: keep files that are not valid pictures in the frame.
+        images_apart: one image per Spark row.
     """
     height, width, channels = data.image_shape
     low, high = data.value_range
     rules = PictureRules(shape=(height, width, channels), value_range=(low, high), resize=data.resize_pictures)
-    step = max(1, min(_VALUES_PER_BLOCK // (height * width * channels), _MOST_PER_BLOCK))
+    step = max(1, min(_VALUES_PER_BLOCK // (height * width * channels), _PICTURES_PER_BLOCK))
     blocks = []
     for number, (folder, pictures) in enumerate(folders):
         for start in range(0, len(pictures), step):
@@ -69,7 +69,7 @@ def parsed(
 def read_blocks(
     batches: Iterable[pa.RecordBatch], rules: PictureRules, keep_bad: bool, images_apart: bool
 ) -> Iterator[pa.RecordBatch]:
-    """Blocks of paths to images, and one row with a report behind each block."""
+    """Map blocks of paths to images, with a report at the end of each block."""
     for batch in batches:
         for row in batch.to_pylist():
             report = BlockReport(row["file"], row["block"])
@@ -78,7 +78,7 @@ def read_blocks(
 
 
 def read_chunk(files: Sequence[str], labels: Sequence[int], rules: PictureRules) -> Chunk:
-    """Read pictures; those that are none do not raise but are in the result."""
+    """Read pictures. Invalid ones do not raise but are part of the result."""
     images: list[npt.NDArray[np.uint8]] = []
     lines: list[int] = []
     bad: list[BadLine] = []
@@ -98,7 +98,7 @@ def read_chunk(files: Sequence[str], labels: Sequence[int], rules: PictureRules)
     values = stacked.reshape(len(images), -1)
     return Chunk(
         num_lines=len(files),
-        images=values if rules.value_range == _BYTES else image_file.in_range(values, rules.value_range),
+        images=values if rules.value_range == _BYTES else image_file.scale_to(values, rules.value_range),
         labels=np.asarray(labels, np.int32)[lines],
         lines=np.asarray(lines, np.int64),
         bad_lines=tuple(bad),
@@ -110,9 +110,9 @@ class _WrongSize(ValueError):
 
 
 def _values(content: bytes, rules: PictureRules) -> npt.NDArray[np.uint8]:
-    picture = image_file.opened(content)
+    picture = image_file.decode(content)
     height, width, _ = rules.shape
     if picture.size != (width, height) and not rules.resize:
-        found = f"is {picture.size[1]} x {picture.size[0]} where data.image_shape says {height} x {width}"
-        raise _WrongSize(f"{found}; data.resize_pictures=true brings all pictures to one size")
-    return image_file.values(picture, rules.shape)
+        size = f"is {picture.size[1]} x {picture.size[0]} where data.image_shape says {height} x {width}"
+        raise _WrongSize(f"{size}; data.resize_pictures=true resizes all pictures")
+    return image_file.to_array(picture, rules.shape)

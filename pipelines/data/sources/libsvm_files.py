@@ -1,4 +1,4 @@
-"""libsvm text as a data set: one file, a train and a test file, or a folder that holds these two."""
+"""libsvm text as a data set: one file, a train and a test file, or a folder with both."""
 
 import stat
 from dataclasses import dataclass
@@ -29,12 +29,12 @@ class LibsvmFiles:
 
     unit: ClassVar[str] = "line"
     row_form: ClassVar[str] = "a line 'label index:value index:value ...'"
-    remedy: ClassVar[str] = "mend the file"
+    remedy: ClassVar[str] = "fix the file"
 
     @classmethod
     def recognizes(cls, location: str) -> bool:
-        """Any file or folder; kinds that look at its content come first."""
-        # stat, and not is_dir, which takes a folder that may not be entered for one that is not there.
+        """True for any file or folder. More specific kinds come first."""
+        # stat, because is_dir may report a folder without access permission as missing.
         try:
             mode = paths.to_python(location).stat().st_mode
         except (FileNotFoundError, NotADirectoryError):
@@ -80,10 +80,10 @@ class LibsvmFiles:
 
 
 def folder_files(location: str) -> tuple[tuple[str, SourceSplit], ...]:
-    """The train and the test file of a folder.
+    """The train and the test file in a folder.
 
     Raises:
-        ConfigError: there is none of a kind, or more than one.
+        ConfigError: either is missing or ambiguous.
     """
     folder = paths.to_python(location)
     files: list[tuple[str, SourceSplit]] = []

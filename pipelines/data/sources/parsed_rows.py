@@ -1,7 +1,7 @@
-"""What a source gives to ingest: its rows as images, the bad ones among them, and a report behind each block.
+"""The output of a source: images, malformed rows, and a report at the end of each block.
 
-A row of Spark's is a stretch of hundreds of images: with one row for each image, Spark's own work on rows would take more time
-than all that is done with the images.
+A Spark row holds hundreds of consecutive images: with one Spark row per image, Spark's overhead per row would exceed all work on
+the images.
 """
 
 import dataclasses
@@ -14,19 +14,19 @@ import pyarrow as pa
 
 from pipelines.data.formats.chunk import Chunk
 
-# Three kinds of rows. Images that follow each other: their bytes, their labels (int32), their lines among the lines of the block
-# (int64), and the number of the first among the images of the block. A bad line that is kept: its text, no labels, its number
-# among the lines of its block, and its fault as note. The end of a block: nothing but a report.
+# Three kinds of Spark rows. Consecutive images: their bytes, their labels (int32), their line numbers in the block (int64), and
+# in `number` the index of the first among the images of the block. A malformed line: its text, no labels, its line number in the
+# block, and its fault as note. The end of a block: only a report.
 PARSED_COLUMNS = "content binary, labels binary, lines binary, file int, block bigint, number bigint, note string"
 IS_IMAGES, IS_BAD_LINE, IS_REPORT = "note is null", "note is not null and content is not null", "content is null"
 
-# Of one row of Spark's, unless one image has more.
-VALUES_PER_STRETCH = 2**20
+# Maximum, unless a single image has more.
+VALUES_PER_SPARK_ROW = 2**20
 
 
 @dataclass
 class BlockReport:
-    """What the lines of one block (a piece of one file that one task reads) held, once all of them are read."""
+    """Summary of the lines of one block, the part of a file that one task reads."""
 
     file: int
     block: int
@@ -38,15 +38,11 @@ class BlockReport:
     """Zero-based, counted from the start of the block."""
     first_fault: str = ""
     uses_last_index: bool = False
-    """Some image has a value that is not 0 at its last place, so that the file cannot be zero-based."""
+    """Some image has a nonzero last value, so the file cannot be zero-based."""
     is_float: bool = False
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
-
-    @property
-    def bad_lines(self) -> int:
-        return sum(self.bad.values())
 
     @classmethod
     def from_json(cls, text: str) -> "BlockReport":
@@ -65,9 +61,9 @@ class BlockReport:
 
 
 def chunk_batches(chunk: Chunk, report: BlockReport, keep_bad_lines: bool, images_apart: bool) -> Iterator[pa.RecordBatch]:
-    """What was read, as `PARSED_COLUMNS`, and added to the report of its block."""
+    """A chunk as `PARSED_COLUMNS`. Adds it to the report of its block."""
     if len(chunk.labels):
-        yield _images_batch(chunk, report, 1 if images_apart else max(1, VALUES_PER_STRETCH // chunk.images.shape[1]))
+        yield _images_batch(chunk, report, 1 if images_apart else max(1, VALUES_PER_SPARK_ROW // chunk.images.shape[1]))
     if chunk.bad_lines and keep_bad_lines:
         yield _bad_line_batch(chunk, report)
     report.add(chunk)

@@ -1,4 +1,4 @@
-"""From what a user calls the data to the source that holds it."""
+"""From the name or location of a data set to its source."""
 
 import time
 from collections.abc import Callable
@@ -16,48 +16,48 @@ MNIST_FOLDER = "dbfs:/databricks-datasets/mnist-digits/data-001"
 _FASHION_FOLDER = "dbfs:/convoy/fashion-mnist"
 _SUBSTITUTE_FOLDER = "dbfs:/convoy/mnist-5k"
 _SUBSTITUTE_NOTE = (
-    "SUBSTITUTE: 5,000 of the 70,000 digits of MNIST, because the whole set could not be fetched; accuracies are lower"
+    "SUBSTITUTE: 5,000 of the 70,000 digits of MNIST, because the full set could not be downloaded; accuracies are lower"
 )
 
-_LOOK_AGAIN_SECONDS = 0.2
+_RETRY_SECONDS = 0.2
 
-# The first kind that recognizes a location reads it.
+# The first class that recognizes a location is used.
 KINDS: tuple[type[Source], ...] = (ImageFolder, LibsvmFiles)
 
 
 def resolve_source(data: DataConfig, reporter: Reporter) -> Source:
-    """Find the files of `data.dataset`, fetching or converting them where the name asks for it.
+    """Find the files of `data.dataset`, downloading and converting them for data sets known by name.
 
     Args:
         data: `dataset` is a name, a libsvm file, a folder of such files or of pictures, or a URI; see `DataConfig`.
-        reporter: is given lines for people.
+        reporter: receives progress messages.
 
     Raises:
-        ConfigError: the name or path does not lead to a data set.
-        DataError: it does, but the data cannot be had on this machine.
+        ConfigError: there is no such data set.
+        DataError: the data set exists but is not available on this machine.
     """
     if data.dataset in _NAMED:
         refuse_test_file(data)
         return _NAMED[data.dataset](reporter)
-    return _once_there(lambda: _find(data, reporter), data, reporter)
+    return _wait_for(lambda: _find(data, reporter), data, reporter)
 
 
-def _once_there(look: Callable[[], Source], data: DataConfig, reporter: Reporter) -> Source:
-    """Look again for `data.wait_seconds`: on a mounted store a new file is seen on other machines only after a while."""
+def _wait_for(find: Callable[[], Source], data: DataConfig, reporter: Reporter) -> Source:
+    """Retry for `data.wait_seconds`: on a mounted store other machines see a new file only after a while."""
     deadline = time.monotonic() + data.wait_seconds
     waiting = False
     while True:
         try:
-            return look()
+            return find()
         except NotThere as error:
-            # What has no slash is a name, or lies in the working directory, where nothing appears late.
+            # Without a slash it is a name or lies in the working directory, where nothing appears late.
             if "/" not in data.dataset + data.test_file or time.monotonic() >= deadline:
                 raise
             if not waiting:
                 what = str(error).partition(";")[0]
-                reporter.say(f"{what}; looking again for {data.wait_seconds:g} s (data.wait_seconds)")
+                reporter.say(f"{what}; retrying for {data.wait_seconds:g} s (data.wait_seconds)")
             waiting = True
-            time.sleep(_LOOK_AGAIN_SECONDS)
+            time.sleep(_RETRY_SECONDS)
         except OSError as error:
             raise DataError(
                 f"data.dataset={data.dataset}: cannot be read ({error.strerror}); check the path and its permissions"
@@ -82,8 +82,8 @@ def _mnist(reporter: Reporter) -> Source:
     if not folder.is_dir():
         try:
             downloads.fetch(downloads.MNIST, folder, reporter)
-        except downloads.NotFetched as error:
-            reporter.say(f"MNIST is not at {MNIST_FOLDER} ({folder}) and could not be fetched: {error}")
+        except downloads.DownloadError as error:
+            reporter.say(f"MNIST is not at {MNIST_FOLDER} ({folder}) and could not be downloaded: {error}")
             reporter.say(_SUBSTITUTE_NOTE)
             return LibsvmFiles("mnist-5k", _substitute_files(reporter), _SUBSTITUTE_NOTE)
     return LibsvmFiles("mnist", folder_files(MNIST_FOLDER))
@@ -98,9 +98,9 @@ def _fashion_mnist(reporter: Reporter) -> Source:
     if not folder.is_dir():
         try:
             downloads.fetch(downloads.FASHION_MNIST, folder, reporter)
-        except downloads.NotFetched as error:
+        except downloads.DownloadError as error:
             raise DataError(
-                f"fashion-mnist could not be fetched: {error}; on Debian, apt-get install dataset-fashion-mnist"
+                f"fashion-mnist could not be downloaded: {error}; on Debian, apt-get install dataset-fashion-mnist"
             ) from error
     return LibsvmFiles("fashion-mnist", folder_files(_FASHION_FOLDER))
 

@@ -1,4 +1,4 @@
-"""What every kind of source offers to ingest. `pipelines.data.sources.resolve` lists the kinds."""
+"""The interface between sources and ingest. `pipelines.data.sources.resolve` lists the kinds of sources."""
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -15,14 +15,14 @@ SourceSplit = Literal["train", "test"]
 
 
 class Source(Protocol):
-    """A data set and how it becomes rows. It is pickled to Spark's Python workers."""
+    """A data set, and how to parse it. Instances are pickled to Spark's Python workers."""
 
     unit: ClassVar[str]
-    """What one row is read from, in messages: `line` or `picture`."""
+    """What one row is parsed from, for messages: `line` or `picture`."""
     row_form: ClassVar[str]
-    """What a row looks like, to read after "a row is"."""
+    """What a row looks like, phrased to follow "a row is"."""
     remedy: ClassVar[str]
-    """What to do about a malformed row, as an imperative."""
+    """What to do about a malformed row, in the imperative."""
 
     @property
     def dataset(self) -> str:
@@ -30,66 +30,66 @@ class Source(Protocol):
 
     @property
     def files(self) -> tuple[tuple[str, SourceSplit], ...]:
-        """Location of each file or folder, in a form that `paths` understands, and the split of its rows."""
+        """Location of each file or folder, in any form that `paths` accepts, and the split of its rows."""
 
     @property
     def note(self) -> str:
-        """What a user must know about the data. Empty otherwise."""
+        """What the user must know about the data. Often empty."""
 
     @classmethod
     def recognizes(cls, location: str) -> bool:
-        """Whether `data.dataset` names a source of this kind. Raises OSError where the location cannot be read."""
+        """Whether `location` (`data.dataset`) is a source of this kind. Raises OSError if it cannot be read."""
 
     @classmethod
     def find(cls, data: DataConfig, reporter: Reporter) -> "Source":
-        """The source at `data.dataset`, which this kind recognizes.
+        """The source at `data.dataset`, which this class recognizes.
 
         Raises:
             NotThere: a file is missing.
-            ConfigError: the settings do not fit the files.
-            DataError: the files cannot be used.
+            ConfigError: the settings do not match the files.
+            DataError: the files are unusable.
         """
 
     def class_names(self, data: DataConfig) -> tuple[str, ...]:
-        """Names of the classes, by label."""
+        """Names of the classes, by class index."""
 
     def key_settings(self, data: DataConfig) -> dict[str, Any]:
-        """Settings that decide the rows of this kind of source alone. They become part of the table's key."""
+        """Settings that affect the rows of this kind of source only. They become part of the table's key."""
 
     def fingerprint(self, file: int) -> Fingerprint:
-        """Fingerprint of `files[file]`. Raises OSError where it cannot be read."""
+        """Fingerprint of `files[file]`. Raises OSError if it cannot be read."""
 
     def check(self) -> None:
-        """Look at the files before Spark reads them. Raises DataError, naming file and remedy."""
+        """Check the files before Spark reads them. Raises DataError naming file and remedy."""
 
     def explain_failure(self) -> None:
-        """Look for the reason why Spark could not read the files. Raises DataError where there is one."""
+        """Find out why Spark could not read the files. Raises DataError if a file is damaged."""
 
     def locate(self, file: int, number: int) -> tuple[str, int | None]:
-        """Location of the file that holds a row, and the row's line in it, from 1; None where it has no lines.
+        """Location of a row's file, and its line in it, from 1; None if the file has no lines.
 
         Args:
             file: position in `files`.
-            number: of the row's unit among those of the file, from 0.
+            number: index of the line or picture among those of the file, from 0.
         """
 
     def parsed(self, spark: "SparkSession", data: DataConfig, *, keep_bad_rows: bool, images_apart: bool) -> "DataFrame":
         """The rows, as `PARSED_COLUMNS` (`pipelines.data.sources.parsed_rows`).
 
         Args:
-            spark: reads the files.
-            data: what a row may hold.
-            keep_bad_rows: malformed rows are in the frame; otherwise they are only counted.
-            images_apart: one image for each row of the frame instead of hundreds.
+            spark: the session.
+            data: what a row may contain.
+            keep_bad_rows: keep malformed rows in the frame; otherwise they are only counted.
+            images_apart: one image per Spark row instead of hundreds.
         """
 
 
 class NotThere(ConfigError):
-    """A file or folder is missing, and could still appear."""
+    """A file or folder is missing but may still appear."""
 
 
 def refuse_test_file(data: DataConfig) -> None:
-    """Raises ConfigError where `data.test_file` is set, for a source that is not a single file."""
+    """Raises ConfigError if `data.test_file` is set. For sources that are not a single file."""
     if data.test_file:
         raise ConfigError(
             f"data.test_file={data.test_file}: must be empty where data.dataset ({data.dataset}) is not a single file; "
@@ -98,7 +98,7 @@ def refuse_test_file(data: DataConfig) -> None:
 
 
 def short_name(name: str) -> str:
-    """The name of a file or folder as a source's `dataset`."""
+    """Derive a source's `dataset` from the name of a file or folder."""
     for ending in (*COMPRESSIONS[1:], *ENDINGS):
         name = name.removesuffix(ending)
     return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name.lower())[:40] or "data"

@@ -1,4 +1,4 @@
-"""The first pass over the rows of text, in Spark's Python workers: lines to images, from Arrow batch to Arrow batch."""
+"""Parsing of libsvm text in Spark's Python workers: Arrow batches of lines to Arrow batches of images."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TEXT_COLUMNS = ("value", "file", "block")
 
-# A quarter of a megabyte of text and its tokens stay in the processor's cache: measured the fastest from 128 KB to 4 MB.
+# A quarter of a megabyte of text with its tokens fits the processor's cache: the fastest size measured from 128 KB to 4 MB.
 _TEXT_BYTES = 2**18
 _DENSE_BYTES = 32 * 2**20
 
@@ -28,9 +28,9 @@ _DENSE_BYTES = 32 * 2**20
 def parsed(spark: "SparkSession", uris: Sequence[str], rules: Rules, keep_bad_lines: bool, images_apart: bool) -> "DataFrame":
     """`PARSED_COLUMNS` of text files."""
     frames = [
-        # A path may hold characters that Spark takes for a pattern, such as brackets.
+        # Paths may contain glob characters such as brackets.
         spark.read.option("__globPaths__", "false")
-        # By itself Spark ends a line at a carriage return, too; the format does not.
+        # By default Spark also ends lines at carriage returns, unlike the format.
         .option("lineSep", "\n")
         .text(paths.to_spark(uri))
         .selectExpr("value", f"{number} AS file", "_metadata.file_block_start AS block")
@@ -46,18 +46,18 @@ def parsed(spark: "SparkSession", uris: Sequence[str], rules: Rules, keep_bad_li
 def parse_batches(
     batches: Iterable[pa.RecordBatch], rules: Rules, keep_bad_lines: bool, images_apart: bool
 ) -> Iterator[pa.RecordBatch]:
-    """Lines to images, and one row with a report behind each block.
+    """Map lines to images, with a report at the end of each block.
 
     Args:
-        batches: columns value (a line), file (its number), block (where its block starts in the file); the lines of a
-            block follow each other in the order of the text.
-        rules: what a line may hold.
-        keep_bad_lines: yield them, too. Otherwise they are only counted.
-        images_apart: every image is a row of its own.
+        batches: columns value (a line), file (its number), block (its block's offset in the file); the lines of a block are
+            consecutive and in order.
+        rules: what a line may contain.
+        keep_bad_lines: yield malformed lines, too. Otherwise they are only counted.
+        images_apart: one image per Spark row.
 
     Yields:
-        `PARSED_COLUMNS` (`pipelines.data.sources.parsed_rows`); numbers count from 0 in each block. The images of a row have 1 or
-        4 bytes per value (uint8, float32).
+        `PARSED_COLUMNS` (`pipelines.data.sources.parsed_rows`); numbers start at 0 in each block. The images of a Spark row have
+        1 or 4 bytes per value (uint8, float32).
     """
     report: BlockReport | None = None
     for batch in batches:
@@ -75,7 +75,7 @@ def parse_batches(
 
 
 def _runs(files: npt.NDArray[np.int32], blocks: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
-    """(start, stop) of the stretches with one file and block."""
+    """(start, stop) of each run of lines of the same file and block."""
     if not len(files):
         return []
     cuts = np.flatnonzero((files[1:] != files[:-1]) | (blocks[1:] != blocks[:-1])) + 1
@@ -84,8 +84,8 @@ def _runs(files: npt.NDArray[np.int32], blocks: npt.NDArray[np.int64]) -> list[t
 
 
 def _texts(lines: pa.Array, num_values: int) -> Iterator[memoryview]:
-    """The lines as stretches of text, each of its lines closed by a newline."""
-    # As bytes, because the text may not be UTF-8; large, because Spark can be set to send either width of offsets.
+    """The lines joined to pieces of text, in which every line ends in a newline."""
+    # binary, because the text may not be UTF-8; large, because Spark can be configured to send either width of offsets.
     lines = pc.cast(lines, pa.large_binary())
     total = pc.sum(pc.binary_length(lines)).as_py() + len(lines)
     step = max(1, min(_TEXT_BYTES * len(lines) // total, _DENSE_BYTES // num_values))

@@ -4,7 +4,7 @@ A network that never sees the same image twice learns its rows by heart more slo
 one resampling of a whole batch inside TensorFlow, so it needs neither Python nor the interpreter's lock while a network trains.
 
 An image's change is a function of a key and its place in the batch; a key is a function of seed, epoch and step
-(`keys_of_epoch`). So an epoch can be repeated, and gone on with at any step, without what came before it.
+(`epoch_keys`). So an epoch can be repeated, and gone on with at any step, without what came before it.
 """
 
 import math
@@ -62,7 +62,7 @@ def from_settings(training: TrainingConfig) -> Augmentation | None:
     return found if found.changes_anything else None
 
 
-def keys_of_epoch(seed: int, epoch: int, steps: int) -> npt.NDArray[np.int64]:
+def epoch_keys(seed: int, epoch: int, steps: int) -> npt.NDArray[np.int64]:
     """A key for each batch of an epoch, [steps, 2]."""
     return np.random.default_rng((seed, epoch, _KEYS)).integers(2**62, size=(steps, 2))
 

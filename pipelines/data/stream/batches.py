@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from pipelines import progress
 from pipelines.config import StreamConfig
-from pipelines.data.stream.augment import Augmentation, augmented, keys_of_epoch
+from pipelines.data.stream.augment import Augmentation, augmented, epoch_keys
 from pipelines.data.stream.reader import FILES_AT_ONCE, Block, read_blocks
 from pipelines.data.stream.sharding import RowRange, file_parts
 from pipelines.data.table.schema import ImageSpec, Split, Table
@@ -105,7 +105,7 @@ class TrainingData:
 
     def _augmented(self, dataset: tf.data.Dataset, skip_steps: int, augmentation: Augmentation) -> tf.data.Dataset:
         def keys(_: tf.Tensor) -> tf.data.Dataset:
-            of_epoch = tf.numpy_function(lambda: keys_of_epoch(self._seed, self._epoch, self._steps), [], tf.int64)
+            of_epoch = tf.numpy_function(lambda: epoch_keys(self._seed, self._epoch, self._steps), [], tf.int64)
             return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(of_epoch, (self._steps, 2)))
 
         # Keys are counted from the epoch's first step, so they are skipped together with the batches.

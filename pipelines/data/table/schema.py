@@ -119,7 +119,7 @@ class TableManifest:
     def rejected_summary(self) -> str:
         """`12 malformed lines were set aside (9 label_unknown, 3 index_zero)`."""
         lines = f"{self.rejected_rows:,} malformed line{'s were' if self.rejected_rows != 1 else ' was'} set aside"
-        return f"{lines} ({counted(self.rejected_by_reason)})"
+        return f"{lines} ({format_counts(self.rejected_by_reason)})"
 
     def rows(self, split: Split) -> int:
         return self.splits[split].rows if split in self.splits else 0
@@ -207,7 +207,7 @@ def _demand(holds: bool, what: str) -> None:
         raise ValueError(what)
 
 
-def counted(by_reason: Mapping[str, int]) -> str:
+def format_counts(by_reason: Mapping[str, int]) -> str:
     """`9 label_unknown, 3 index_zero`: the most frequent first."""
     ordered = sorted(by_reason.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{count:,} {reason}" for reason, count in ordered)

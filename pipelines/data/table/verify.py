@@ -23,7 +23,7 @@ _THREADS = 8
 _COLUMNS = {IMAGE_COLUMN: pa.binary(), LABEL_COLUMN: pa.int32()}
 
 
-def damage(folder: Path, manifest: TableManifest) -> str | None:
+def find_damage(folder: Path, manifest: TableManifest) -> str | None:
     """What is wrong with the files of the table in `folder`, with the name of the first such file; None when nothing is.
 
     Found are files that are missing, no files but links or folders, cut short, changed, or of another schema.

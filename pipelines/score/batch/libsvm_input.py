@@ -32,7 +32,7 @@ def opened(spark: SparkSession, config: Config, reporter: Reporter, folder: Path
         DataError: a line is malformed, or too many are (`ingest.on_bad_rows`); begins `FILE:LINE: reason`.
     """
     source = find(config, reporter)
-    with build.parsed_text(spark, config, source, images_apart=True) as text:
+    with build.parsed_source(spark, config, source, images_apart=True) as text:
         for warning in text.rejected.warnings:
             reporter.warn(warning)
         if text.rejected.rows:

@@ -104,7 +104,7 @@ def run_scoring(spark: SparkSession, order: ScoringRequest, kind: Kind, reporter
                 paths.to_spark(str(folder))
             )
         except (Py4JJavaError, PySparkException) as error:
-            raise spark_jobs.explained(error, f"{location} could not be scored") from error
+            raise spark_jobs.as_data_error(error, f"{location} could not be scored") from error
         seconds = time.monotonic() - writing
         done: Tally = tally.value
         _judge(config.ingest, done, reporter)

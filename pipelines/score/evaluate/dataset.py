@@ -80,8 +80,8 @@ def existing_table(location: str) -> Table:
     folder = paths.to_python(location)
     manifest = read_manifest(folder)
     if manifest is None:
-        raise ConfigError(f"--table {location}: not a table (it has no manifest); --data takes libsvm files")
-    damage = verify.damage(folder, manifest)
+        raise ConfigError(f"--table {location}: not a table (there is no manifest in it); --data takes libsvm files")
+    damage = verify.find_damage(folder, manifest)
     if damage is not None:
         raise DataError(f"table {location}: {damage}; ingest it again")
     return Table(location, manifest)

@@ -94,7 +94,7 @@ def evaluate(spark: SparkSession, models: Sequence[ModelInfo], table: Table, spl
             )
             collected = read.coalesce(partitions).mapInArrow(work, OUT_COLUMNS).collect()
     except (Py4JJavaError, PySparkException) as error:
-        raise spark_jobs.explained(error, f"table {table.uri}: could not be evaluated") from error
+        raise spark_jobs.as_data_error(error, f"table {table.uri}: could not be evaluated") from error
     tallies = [PartitionCounts(**json.loads(row.tally)) for row in collected if row.tally is not None]
     results = tuple(_result(tallies, place) for place in range(len(models)))
     if results[0].rows != expected:

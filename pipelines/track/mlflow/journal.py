@@ -172,7 +172,7 @@ class Journal:
         path = self._folder / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            growing = writeback.of(self.run_dir).file(path)
+            growing = writeback.stage_of(self.run_dir).file(path)
             with growing.open("ab") as file:
                 # A line that a full disk or a kill has cut off must not swallow the next one.
                 start = b"\n" if _torn(growing) else b""

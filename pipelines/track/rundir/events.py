@@ -155,7 +155,7 @@ class SpoolWriter:
         self._path = folder / f"{source}-{rank}.jsonl"
         with self._on_disk():
             folder.mkdir(parents=True, exist_ok=True)
-            self._path = writeback.of(folder.parent).file(self._path)
+            self._path = writeback.stage_of(folder.parent).file(self._path)
             self._file: TextIO = self._path.open("a", encoding="utf-8")
             # A rank that was killed may have left half a line.
             if self._file.tell():

@@ -98,7 +98,7 @@ def write(run_dir: Path, state: State, arrays: Arrays, keep: int) -> Path:
         unfinished = folder / f".{description.stem}.{os.getpid()}.npz"
         with unfinished.open("wb") as file:
             np.savez(atomic.Sequential(file), **arrays)
-            atomic.bring_to_disk(file)
+            atomic.flush_to_disk(file)
         written = fingerprint(unfinished)
         # Under a name of its own, so that a checkpoint that is written again is whole at any moment.
         data = folder / f"{description.stem}-{written.sha256[:12]}.npz"
@@ -234,5 +234,5 @@ def _write_text(path: Path, text: str) -> None:
     unfinished = path.with_name(f".{path.stem}.{os.getpid()}.json")
     with unfinished.open("wb") as file:
         file.write(text.encode())
-        atomic.bring_to_disk(file)
+        atomic.flush_to_disk(file)
     atomic.replace(unfinished, path)
