@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from pipelines.errors import CheckpointError
 from pipelines.system import atomic
+from pipelines.system.fingerprint import fingerprint
 from pipelines.track.rundir.layout import CHECKPOINT_FOLDER
 
 FORMAT_VERSION = 1
@@ -70,6 +71,7 @@ class Checkpoint:
 
     path: Path
     """Its description."""
+    arrays_path: Path
     state: State
 
 
@@ -99,14 +101,14 @@ def write(run_dir: Path, state: State, arrays: Arrays, keep: int) -> Path:
         with unfinished.open("wb") as file:
             np.savez(atomic.Sequential(file), **arrays)
             atomic.bring_to_disk(file)
-        digest, num_bytes = _digest(unfinished)
+        written = fingerprint(unfinished)
         # Under a name of its own, so that a checkpoint that is written again is whole at any moment.
-        data = folder / f"{description.stem}-{digest[:12]}.npz"
+        data = folder / f"{description.stem}-{written.sha256[:12]}.npz"
         atomic.replace(unfinished, data)
         payload = {
             "format_version": FORMAT_VERSION,
             "state": dataclasses.asdict(state),
-            "data": {"file": data.name, "sha256": digest, "num_bytes": num_bytes},
+            "data": {"file": data.name, "sha256": written.sha256, "num_bytes": written.num_bytes},
         }
         _write_text(description, json.dumps({"sha256": _checksum(payload), "payload": payload}, indent=1))
         _prune(folder, keep)
@@ -154,27 +156,26 @@ def verify(path: Path) -> Checkpoint:
     """
     state, data, sha256 = _describe(path)
     try:
-        digest, _ = _digest(data)
+        found = fingerprint(data)
     except OSError as error:
         raise CheckpointError(f"checkpoint {path}: {data.name} cannot be read ({error.strerror})") from error
-    if digest != sha256:
+    if found.sha256 != sha256:
         raise CheckpointError(f"checkpoint {path}: {data.name} is damaged (its SHA-256 is not the one recorded)")
-    return Checkpoint(path, state)
+    return Checkpoint(path, data, state)
 
 
-def read_arrays(path: Path) -> Arrays:
-    """The arrays of a checkpoint, checked against their checksum.
+def read_arrays(checkpoint: Checkpoint) -> Arrays:
+    """The arrays of a checkpoint that `verify` has checked.
 
     Raises:
-        CheckpointError: as `verify`.
+        CheckpointError: the file cannot be read.
     """
-    verify(path)
-    _, data, _ = _describe(path)
+    data = checkpoint.arrays_path
     try:
         with np.load(data, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {path}: {data.name} cannot be read ({error})") from error
+        raise CheckpointError(f"checkpoint {checkpoint.path}: {data.name} cannot be read ({error})") from error
 
 
 def set_aside_after(run_dir: Path, chosen: Path) -> list[Path]:
@@ -236,15 +237,6 @@ def _write_text(path: Path, text: str) -> None:
         file.write(text.encode())
         atomic.bring_to_disk(file)
     atomic.replace(unfinished, path)
-
-
-def _digest(path: Path) -> tuple[str, int]:
-    digest, num_bytes = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while piece := file.read(2**20):
-            digest.update(piece)
-            num_bytes += len(piece)
-    return digest.hexdigest(), num_bytes
 
 
 def _checksum(payload: Mapping[str, Any]) -> str:
