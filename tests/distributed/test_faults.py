@@ -209,7 +209,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_all_in_the_same_step(spark,
     assert told.restarts == []
     found = store.newest(tmp_path)
     assert found.state.position == "epoch 1"
-    assert all(np.isfinite(array).all() for array in store.read_arrays(found.path).values())
+    assert all(np.isfinite(array).all() for array in store.read_arrays(found).values())
 
 
 def test_weights_that_come_to_differ_are_found_at_the_end_of_the_epoch(spark, fork_server, table, tmp_path):
@@ -251,5 +251,5 @@ def test_another_number_of_workers_goes_on_and_says_what_changes(spark, fork_ser
     assert result.test.accuracy > 0.9
     stored = store.newest(tmp_path)
     assert stored.state.steps_per_epoch == 40
-    assert int(store.read_arrays(stored.path)["optimizer/0000"]) == 120
+    assert int(store.read_arrays(stored)["optimizer/0000"]) == 120
     assert [round(metrics["learning_rate"], 6) for metrics in stored.state.history] == [0.002, 0.001, 0.001]

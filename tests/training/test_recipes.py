@@ -154,7 +154,7 @@ def test_with_an_average_validation_checkpoints_and_the_tested_network_are_of_th
     model, result, epochs = trained(table, tmp_path / "averaged", "training.average_decay=0.95")
     # The training itself is the same.
     assert [metrics["train/loss"] for metrics in epochs] == [metrics["train/loss"] for metrics in plain_epochs]
-    arrays = store.read_arrays(store.newest(tmp_path / "averaged").path)
+    arrays = store.read_arrays(store.newest(tmp_path / "averaged"))
     stored = [arrays[name] for name in sorted(arrays) if name.startswith("weights/")]
     for raw, expected in zip(stored, plain.get_weights(), strict=True):
         np.testing.assert_array_equal(raw, expected)

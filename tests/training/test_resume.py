@@ -137,7 +137,7 @@ def test_resumed_between_epochs_everything_is_as_if_undisturbed_and_only_the_las
 def test_an_epoch_has_the_planned_number_of_steps_whatever_the_steps_per_execution(table, tmp_path):
     for settings in ((), ("training.steps_per_execution=3",)):
         run(tmp_path / str(len(settings)), table, (*settings, "training.epochs=2"))
-        arrays = store.read_arrays(store.newest(tmp_path / str(len(settings))).path)
+        arrays = store.read_arrays(store.newest(tmp_path / str(len(settings))))
         assert int(arrays["optimizer/0000"]) == 2 * STEPS
 
 
@@ -186,7 +186,7 @@ def test_a_loss_that_is_not_finite_stops_in_its_step_and_keeps_the_last_good_che
         run(tmp_path, table, (*settings, "training.base_learning_rate=1e30"), good.path)
     assert "\n" not in str(c.value)
     assert store.newest(tmp_path) == good
-    assert all(np.isfinite(array).all() for array in store.read_arrays(good.path).values())
+    assert all(np.isfinite(array).all() for array in store.read_arrays(good).values())
 
 
 def test_the_step_that_is_named_is_the_one_that_failed(table, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pipelines.errors import CheckpointError, ConfigError
-from pipelines.system.fingerprint import json_sha256
+from pipelines.system.fingerprint import fingerprint, json_sha256
 from pipelines.track.rundir.layout import RunRecord, find, make, read_record, write_record
 from pipelines.train.checkpoint import store
 from pipelines.train.checkpoint.store import State
@@ -50,7 +50,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
     assert found.path == path
     assert found.state == dataclasses.replace(STATE, step=17)
     assert found.state.position == "epoch 1, step 17"
-    stored = store.read_arrays(path)
+    stored = store.read_arrays(found)
     assert stored.keys() == arrays().keys()
     for name, array in arrays(1).items():
         assert stored[name].dtype == array.dtype
@@ -68,7 +68,7 @@ def test_the_newest_is_by_epoch_and_step_and_only_the_last_few_stay(tmp_path):
 def test_a_checkpoint_written_again_replaces_the_first_and_leaves_no_other_file(tmp_path):
     write(tmp_path, 1, seed=1)
     path = write(tmp_path, 1, seed=2)
-    assert store.read_arrays(path)["weights/0"].tobytes() == arrays(2)["weights/0"].tobytes()
+    assert store.read_arrays(store.verify(path))["weights/0"].tobytes() == arrays(2)["weights/0"].tobytes()
     assert len(names(tmp_path)) == 2
 
 
@@ -104,6 +104,14 @@ def test_one_flipped_bit_anywhere_is_found_and_the_checkpoint_before_is_taken(tm
         damaged.write_bytes(whole)
 
 
+def test_reading_a_checkpoint_hashes_its_arrays_once(tmp_path, monkeypatch):
+    path, hashed = write(tmp_path, 1), []
+    monkeypatch.setattr(store, "fingerprint", lambda path: hashed.append(path) or fingerprint(path))
+    checkpoint = store.verify(path)
+    store.read_arrays(checkpoint)
+    assert hashed == [checkpoint.arrays_path]
+
+
 @pytest.mark.parametrize("trouble", ["truncated", "empty", "missing"])
 def test_missing_or_short_arrays_are_found(tmp_path, trouble):
     path = write(tmp_path, 1)
@@ -120,7 +128,7 @@ def test_missing_or_short_arrays_are_found(tmp_path, trouble):
 def test_pickled_objects_are_not_read(tmp_path):
     path = store.write(tmp_path, STATE, {"object": np.array([{"a": 1}], dtype=object)}, 1)
     with pytest.raises(CheckpointError, match="cannot be read"):
-        store.read_arrays(path)
+        store.read_arrays(store.verify(path))
 
 
 def test_a_file_outside_the_folder_is_never_named(tmp_path):

@@ -192,7 +192,7 @@ def test_checkpoints_and_arrays_are_written_from_start_to_end_and_come_back(run_
         path = checkpoints.write(run_dir, dataclasses.replace(STATE, epoch=epoch), arrays(epoch), keep=2)
     checkpoints.write(run_dir, dataclasses.replace(STATE, epoch=3), arrays(3), keep=2)
     assert checkpoints.newest(run_dir).path == path
-    assert all((array == arrays(3)[name]).all() for name, array in checkpoints.read_arrays(path).items())
+    assert all((array == arrays(3)[name]).all() for name, array in checkpoints.read_arrays(checkpoints.verify(path)).items())
     assert len(checkpoints.available(run_dir)) == 2
     assert layout.find(run_dir.parent, "latest", run_dir) == run_dir
     (older,) = checkpoints.set_aside_after(run_dir, checkpoints.available(run_dir)[1])

@@ -6,6 +6,7 @@ out: the machines stand in a ring, and each calls the next one at all of its add
 """
 
 import contextlib
+import dataclasses
 import json
 import secrets
 import selectors
@@ -55,7 +56,7 @@ def discover_hosts(rank: int, host: str, spark_address: str, gather: Gather) -> 
     # In local mode, Spark's address is loopback, and nothing may listen elsewhere.
     with _accepting_calls({} if spark_address == LOOPBACK else own) as endpoints:
         # Two machines may have the same name, or an address in common (docker0), but not all of them.
-        everyone = [_HostReport(*json.loads(text)) for text in gather(json.dumps([host, sorted(own), endpoints]))]
+        everyone = [_HostReport.from_json(text) for text in gather(_HostReport(host, sorted(own), endpoints).to_json())]
         machines = list(dict.fromkeys(place.machine for place in everyone))
         if len(machines) == 1:
             return HostDiscovery((LOOPBACK,) * len(everyone), LOOPBACK, interface_of(LOOPBACK))
@@ -73,12 +74,29 @@ def discover_hosts(rank: int, host: str, spark_address: str, gather: Gather) -> 
 
 
 @dataclass(frozen=True)
+class _Endpoint:
+    """Where a machine listens, and the token that it answers with."""
+
+    address: str
+    port: int
+    token: str
+
+
+@dataclass(frozen=True)
 class _HostReport:
-    """What a rank says of its machine."""
+    """What a rank tells the others about its machine."""
 
     host: str
     addresses: list[str]
-    endpoints: list[tuple[str, int, str]]
+    endpoints: list[_Endpoint]
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "_HostReport":
+        raw = json.loads(text)
+        return cls(raw["host"], raw["addresses"], [_Endpoint(**endpoint) for endpoint in raw["endpoints"]])
 
     @property
     def machine(self) -> tuple[str, ...]:
@@ -86,7 +104,7 @@ class _HostReport:
 
 
 def _unreachable(caller: _HostReport, called: _HostReport) -> str:
-    tried = ", ".join(address for address, *_ in called.endpoints) or "it has none"
+    tried = ", ".join(endpoint.address for endpoint in called.endpoints) or "it has none"
     return (
         f"{caller.host} cannot reach {called.host} at any of its addresses ({tried}): ranks talk to each other on ports that the "
         "system chooses; open the network between the nodes"
@@ -120,20 +138,20 @@ def _addresses(spark_address: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _accepting_calls(addresses: dict[str, str]) -> Iterator[list[tuple[str, int, str]]]:
-    """Answer calls at these addresses while the block runs. Gives address, port and the answer to expect."""
-    answer = secrets.token_hex(8)
+def _accepting_calls(addresses: dict[str, str]) -> Iterator[list[_Endpoint]]:
+    """Answer calls at these addresses while the block runs. Gives their ports and the answer to expect."""
+    token = secrets.token_hex(8)
     with contextlib.ExitStack() as stack:
         waiting = stack.enter_context(selectors.DefaultSelector())
         endpoints = []
         for address in addresses:
             listener = stack.enter_context(socket.create_server((address, 0)))
             waiting.register(listener, selectors.EVENT_READ)
-            endpoints.append((address, listener.getsockname()[1], answer))
+            endpoints.append(_Endpoint(address, listener.getsockname()[1], token))
         end, ended = socket.socketpair()
         stack.enter_context(end)
         waiting.register(stack.enter_context(ended), selectors.EVENT_READ)
-        thread = threading.Thread(target=_serve_token, args=(waiting, ended, answer.encode()), name="doors", daemon=True)
+        thread = threading.Thread(target=_serve_token, args=(waiting, ended, token.encode()), name="doors", daemon=True)
         thread.start()
         try:
             yield endpoints
@@ -142,7 +160,7 @@ def _accepting_calls(addresses: dict[str, str]) -> Iterator[list[tuple[str, int,
             thread.join()
 
 
-def _serve_token(waiting: selectors.BaseSelector, ended: socket.socket, answer: bytes) -> None:
+def _serve_token(waiting: selectors.BaseSelector, ended: socket.socket, token: bytes) -> None:
     while True:
         for key, _ in waiting.select():
             if key.fileobj is ended:
@@ -150,22 +168,22 @@ def _serve_token(waiting: selectors.BaseSelector, ended: socket.socket, answer: 
             with contextlib.suppress(OSError):
                 caller, _ = key.fileobj.accept()  # type: ignore[union-attr]
                 with caller:
-                    caller.sendall(answer)
+                    caller.sendall(token)
 
 
-def _first_reachable(endpoints: Sequence[tuple[str, int, str]]) -> str:
+def _first_reachable(endpoints: Sequence[_Endpoint]) -> str:
     """The first of these addresses at which the other machine answers, and not some other one; empty where none does."""
     pool = ThreadPoolExecutor(max(1, len(endpoints)), thread_name_prefix="call")
     try:
-        calls = [pool.submit(_is_reachable, *door) for door in endpoints]
-        return next((address for (address, *_), call in zip(endpoints, calls, strict=True) if call.result()), "")
+        calls = [pool.submit(_is_reachable, endpoint.address, endpoint.port, endpoint.token) for endpoint in endpoints]
+        return next((endpoint.address for endpoint, call in zip(endpoints, calls, strict=True) if call.result()), "")
     finally:
         pool.shutdown(wait=False)
 
 
-def _is_reachable(address: str, port: int, answer: str) -> bool:
+def _is_reachable(address: str, port: int, token: str) -> bool:
     try:
         with socket.create_connection((address, port), timeout=_CALL_SECONDS) as connection, connection.makefile("rb") as reply:
-            return reply.read(len(answer)) == answer.encode()
+            return reply.read(len(token)) == token.encode()
     except OSError:
         return False

@@ -14,6 +14,7 @@ ends; supervisors then start their ranks themselves.
 """
 
 import array
+import dataclasses
 import gc
 import importlib
 import json
@@ -26,9 +27,10 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, cast
+from typing import Literal, NoReturn, cast
 
 from pipelines.launch.workers import rank
+from pipelines.launch.workers.rank import RankDetails
 from pipelines.system import local_socket
 from pipelines.system.tensorflow_env import import_for_training
 
@@ -43,6 +45,22 @@ _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LARGEST_REQUEST = 2**18
 # A request comes with three file descriptors: the rank's standard input, its log, and the pipe for its outcome.
 _NUM_FDS = 3
+
+
+@dataclass(frozen=True)
+class ForkRequest:
+    """What a supervisor asks for: a rank, and all its environment variables."""
+
+    details: RankDetails
+    environment: dict[str, str]
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "ForkRequest":
+        raw = json.loads(text)
+        return cls(RankDetails(**raw["details"]), raw["environment"])
 
 
 @dataclass
@@ -113,12 +131,12 @@ def _handle_request(selector: selectors.BaseSelector, child: _Child) -> None:
     server = os.getpid()
     child.pid = os.fork()
     if child.pid == 0:
-        _become_rank(selector, server, json.loads(request), fds)
+        _become_rank(selector, server, ForkRequest.from_json(request), fds)
     child.pidfd = os.pidfd_open(child.pid)
     selector.register(child.pidfd, selectors.EVENT_READ, child)
     for fd in fds:
         os.close(fd)
-    _reply(child, {"pid": child.pid})
+    _reply(child, child.pid)
 
 
 def _reap(selector: selectors.BaseSelector, child: _Child) -> None:
@@ -128,7 +146,7 @@ def _reap(selector: selectors.BaseSelector, child: _Child) -> None:
     os.close(child.pidfd)
     if child.connection.fileno() != -1:
         selector.unregister(child.connection)
-        _reply(child, {"code": os.waitstatus_to_exitcode(status)})
+        _reply(child, os.waitstatus_to_exitcode(status))
         child.connection.close()
 
 
@@ -141,15 +159,15 @@ def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
     return data, list(fds)
 
 
-def _reply(child: _Child, message: dict[str, int]) -> None:
+def _reply(child: _Child, number: int) -> None:
     try:
-        child.connection.send(json.dumps(message).encode())
+        child.connection.send(str(number).encode())
     except OSError:
         # The supervisor is gone, which the selector reports next.
         return
 
 
-def _become_rank(selector: selectors.BaseSelector, server: int, request: dict[str, Any], fds: list[int]) -> NoReturn:
+def _become_rank(selector: selectors.BaseSelector, server: int, request: ForkRequest, fds: list[int]) -> NoReturn:
     """In the forked process: be as a fresh one that was started with the request's environment and details."""
     code = 1
     try:
@@ -162,12 +180,12 @@ def _become_rank(selector: selectors.BaseSelector, server: int, request: dict[st
         os.close(standard_input)
         os.close(log)
         os.environ.clear()
-        os.environ.update(request["environment"])
+        os.environ.update(request.environment)
         tempfile.tempdir = None
         sys.path += [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place and place not in sys.path]
         for signum in _IGNORED:
             signal.signal(signum, signal.SIG_DFL)
-        code = rank.main(server, request["details"] | {"outcome_fd": outcome})
+        code = rank.main(server, outcome, request.details)
     except Exception:
         traceback.print_exc()
     finally:

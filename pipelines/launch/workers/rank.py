@@ -1,9 +1,11 @@
-"""The process of one rank: `python -m pipelines.launch.workers.rank PARENT_PID DETAILS`, or forked
-(`pipelines.launch.workers.spawn`).
+"""The process of one rank, started as a module or forked (`pipelines.launch.workers.spawn`).
+
+python -m pipelines.launch.workers.rank PARENT_PID OUTCOME_FD DETAILS
 """
 
 import contextlib
 import ctypes
+import dataclasses
 import faulthandler
 import json
 import os
@@ -11,11 +13,13 @@ import signal
 import sys
 import threading
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from pipelines import progress
+from pipelines.config import LogLevel
 from pipelines.launch.health.heartbeat import HeartbeatWriter
 from pipelines.launch.rendezvous import hostname
 from pipelines.launch.workers.commands import GRACE_SECONDS
@@ -26,6 +30,28 @@ from pipelines.track.rundir import logs
 RESULT, FAILURE = b"R", b"F"
 """What the outcome of a rank begins with."""
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankDetails:
+    """What a supervisor tells its rank, as JSON."""
+
+    rank: int
+    host: str
+    work_dir: str
+    attempt_dir: str
+    staging_dir: str
+    """Local folder in which files of the run folder grow; empty where that takes appends (`pipelines.system.writeback`)."""
+    log_path: str
+    log_level: LogLevel
+    heartbeat_seconds: float
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "RankDetails":
+        return cls(**json.loads(text))
 
 
 def die_with_parent(parent: int) -> None:
@@ -43,7 +69,7 @@ def _set_process_name(name: str) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode())
 
 
-def main(parent: int, details: dict[str, Any]) -> int:
+def main(parent: int, outcome_fd: int, details: RankDetails) -> int:
     """Run the function, send its result or a failure report to the supervisor, and return the exit code.
 
     The order comes by standard input and the outcome goes into a pipe, so that a killed rank leaves no file behind.
@@ -51,12 +77,11 @@ def main(parent: int, details: dict[str, Any]) -> int:
     address = os.environ["HOROVOD_HOSTNAME"]
     named = hostname.resolve_hostname_to(address)
     die_with_parent(parent)
-    _set_process_name(f"convoy-rank-{details['rank']}")
-    logs.configure(sys.stderr, f"rank {details['rank']}", details["log_level"])
+    _set_process_name(f"convoy-rank-{details.rank}")
+    logs.configure(sys.stderr, f"rank {details.rank}", details.log_level)
     order = sys.stdin.buffer.read()
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), sys.stdin.fileno())
-    outcome_fd = int(details["outcome_fd"])
     os.set_inheritable(outcome_fd, False)
     _handle_stop_signals()
     # kill -USR1 has the rank write into its log where each of its threads is.
@@ -65,9 +90,9 @@ def main(parent: int, details: dict[str, Any]) -> int:
 
     from pipelines.launch.health.failures import failure_from_exception, write_failure
 
-    attempt_dir, rank, host = Path(details["attempt_dir"]), int(details["rank"]), str(details["host"])
-    writeback.adopt(Path(details["work_dir"]), details["stage"])
-    heart = HeartbeatWriter(attempt_dir, rank, host, float(details["heartbeat_seconds"]))
+    attempt_dir, rank, host = Path(details.attempt_dir), details.rank, details.host
+    writeback.adopt(Path(details.work_dir), details.staging_dir)
+    heart = HeartbeatWriter(attempt_dir, rank, host, details.heartbeat_seconds)
     try:
         hostname.check(named, address)
         function, arguments = cloudpickle.loads(order)
@@ -83,7 +108,7 @@ def main(parent: int, details: dict[str, Any]) -> int:
         # The log may lie on the very disk that is full.
         with contextlib.suppress(OSError):
             sys.stderr.write(mask(text))
-        failure = failure_from_exception(error, text, rank=rank, host=host, log_path=str(details["log_path"]))
+        failure = failure_from_exception(error, text, rank=rank, host=host, log_path=details.log_path)
         # On disk before this process ends: Spark may end the supervisor because of another rank. A full disk leaves the pipe.
         with contextlib.suppress(OSError):
             write_failure(attempt_dir, failure)
@@ -117,4 +142,4 @@ def exit_immediately(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    exit_immediately(main(int(sys.argv[1]), json.loads(sys.argv[2])))
+    exit_immediately(main(int(sys.argv[1]), int(sys.argv[2]), RankDetails.from_json(sys.argv[3])))

@@ -3,7 +3,6 @@
 import array
 import atexit
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -12,16 +11,18 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 from pipelines.launch import session
-from pipelines.launch.workers.forkserver import Purpose
+from pipelines.launch.workers.forkserver import ForkRequest, Purpose
+from pipelines.launch.workers.rank import RankDetails
 from pipelines.system import local_socket
 from pipelines.system.secrets import without_secrets
 from pipelines.system.tensorflow_env import tensorflow_environment
 
 # The server may still be importing TensorFlow; a fresh process would have to do the same.
 _ANSWER_SECONDS = 120
+_LONGEST_REPLY = 32
 _SERVER_ENVIRONMENT = {
     # OpenBLAS and pyarrow's allocator would start threads, which a fork loses. Ranks compute with those of TensorFlow.
     "OMP_NUM_THREADS": "1",
@@ -122,7 +123,7 @@ def persistent_fork_server() -> str:
 
 
 def start(
-    details: Mapping[str, Any], environment: Mapping[str, str], *, standard_input: int, log: BinaryIO, outcome: int, server: str
+    details: RankDetails, environment: Mapping[str, str], *, standard_input: int, log: BinaryIO, outcome: int, server: str
 ) -> RankProcess:
     """Start `pipelines.launch.workers.rank`.
 
@@ -138,17 +139,16 @@ def start(
         OSError: there is no room for another process.
     """
     if server:
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            return _Forked(
-                server, {"details": dict(details), "environment": dict(environment)}, [standard_input, log.fileno(), outcome]
-            )
+        with contextlib.suppress(OSError, ValueError):
+            return _Forked(server, ForkRequest(details, dict(environment)), [standard_input, log.fileno(), outcome])
     return subprocess.Popen(
         [
             sys.executable,
             "-m",
             "pipelines.launch.workers.rank",
             str(os.getpid()),
-            json.dumps(dict(details) | {"outcome_fd": outcome}),
+            str(outcome),
+            details.to_json(),
         ],
         env=dict(environment),
         stdin=standard_input,
@@ -161,7 +161,7 @@ def start(
 class _Forked:
     """A rank that is a child of the fork server. The server kills it when the connection ends."""
 
-    def __init__(self, server: str, request: dict[str, Any], fds: list[int]) -> None:
+    def __init__(self, server: str, request: ForkRequest, fds: list[int]) -> None:
         self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._connection.settimeout(_ANSWER_SECONDS)
@@ -169,8 +169,8 @@ class _Forked:
             if not local_socket.is_ours(self._connection):
                 raise ConnectionError("the fork server is somebody else's")
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
-            self._connection.sendmsg([json.dumps(request).encode()], [rights])
-            self._pid = int(self._receive()["pid"])
+            self._connection.sendmsg([request.to_json().encode()], [rights])
+            self._pid = self._receive()
             self._pidfd = os.pidfd_open(self._pid)
         except BaseException:
             self._connection.close()
@@ -181,7 +181,7 @@ class _Forked:
         if self._code is None:
             self._connection.settimeout(timeout)
             try:
-                self._code = int(self._receive()["code"])
+                self._code = self._receive()
             except TimeoutError:
                 raise subprocess.TimeoutExpired(f"rank process {self._pid}", timeout or 0.0) from None
             except (OSError, ValueError):
@@ -203,8 +203,9 @@ class _Forked:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
-    def _receive(self) -> dict[str, int]:
-        message: dict[str, int] = json.loads(self._connection.recv(4096) or b"null") or {}
+    def _receive(self) -> int:
+        """The process id at first, and then the exit code."""
+        message = self._connection.recv(_LONGEST_REPLY)
         if not message:
             raise ConnectionError("the fork server is gone")
-        return message
+        return int(message)

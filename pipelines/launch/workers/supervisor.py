@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from pyspark import BarrierTaskContext
 
@@ -37,7 +37,7 @@ from pipelines.launch.rendezvous import server
 from pipelines.launch.rendezvous.server import RankPlacement
 from pipelines.launch.workers import commands, scratch, spawn
 from pipelines.launch.workers.environment import gpu_environment, horovod_environment
-from pipelines.launch.workers.rank import FAILURE, RESULT
+from pipelines.launch.workers.rank import FAILURE, RESULT, RankDetails
 from pipelines.launch.workers.spawn import RankProcess
 from pipelines.system import paths, writeback
 from pipelines.system.secrets import without_secrets
@@ -120,19 +120,19 @@ def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[st
     attempt_dir = Path(assignment.attempt_dir)
     work_dir = Path(assignment.work_dir)
     log_file = log_path(work_dir, rank)
-    details = {
-        "work_dir": str(work_dir),
-        "attempt_dir": str(attempt_dir),
-        "rank": rank,
-        "host": host,
-        "log_path": str(log_file),
-        "heartbeat_seconds": heartbeat.interval_seconds(assignment.launch),
-        "log_level": assignment.launch.log_level,
-    }
     try:
         own = {"TMPDIR": str(scratch.make(work_dir, rank))}
         with writeback.staged(work_dir) as stage, stage.file(log_file).open("ab") as log:
-            details["stage"] = str(stage.folder or "")
+            details = RankDetails(
+                rank=rank,
+                host=host,
+                work_dir=str(work_dir),
+                attempt_dir=str(attempt_dir),
+                staging_dir=str(stage.folder or ""),
+                log_path=str(log_file),
+                log_level=assignment.launch.log_level,
+                heartbeat_seconds=heartbeat.interval_seconds(assignment.launch),
+            )
             code, outcome = _run_process(assignment, details, log, environment | own)
     except OSError as error:
         file = error.filename or log_file
@@ -155,9 +155,7 @@ def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[st
     raise RankFailed(embed(failure))
 
 
-def _run_process(
-    assignment: Assignment, details: dict[str, Any], log: BinaryIO, environment: dict[str, str]
-) -> tuple[int, bytes]:
+def _run_process(assignment: Assignment, details: RankDetails, log: BinaryIO, environment: dict[str, str]) -> tuple[int, bytes]:
     """Gives the exit code, as `subprocess` counts them, and what the rank sent. No credential reaches the rank."""
     reader, writer = os.pipe()
     order_reader, order_writer = os.pipe()

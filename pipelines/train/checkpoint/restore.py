@@ -34,8 +34,9 @@ def restore_training(
     """
     if path is None:
         return TrainingProgress()
-    stored = store.verify(path).state
-    best = state.restore(model, model.optimizer, store.read_arrays(path))
+    checkpoint = store.verify(path)
+    stored = checkpoint.state
+    best = state.restore(model, model.optimizer, store.read_arrays(checkpoint))
     same = (stored.workers, stored.batch_size_per_worker, stored.steps_per_epoch) == (workers, batch_size_per_worker, steps)
     step = stored.step if same else stored.step * steps // stored.steps_per_epoch
     if not same:

@@ -70,6 +70,7 @@ class Checkpoint:
 
     path: Path
     """Its description."""
+    arrays_path: Path
     state: State
 
 
@@ -154,27 +155,26 @@ def verify(path: Path) -> Checkpoint:
     """
     state, data, sha256 = _describe(path)
     try:
-        digest = fingerprint(data).sha256
+        found = fingerprint(data)
     except OSError as error:
         raise CheckpointError(f"checkpoint {path}: {data.name} cannot be read ({error.strerror})") from error
-    if digest != sha256:
+    if found.sha256 != sha256:
         raise CheckpointError(f"checkpoint {path}: {data.name} is damaged (its SHA-256 is not the one recorded)")
-    return Checkpoint(path, state)
+    return Checkpoint(path, data, state)
 
 
-def read_arrays(path: Path) -> Arrays:
-    """The arrays of a checkpoint, checked against their checksum.
+def read_arrays(checkpoint: Checkpoint) -> Arrays:
+    """The arrays of a checkpoint that `verify` has checked.
 
     Raises:
-        CheckpointError: as `verify`.
+        CheckpointError: the file cannot be read.
     """
-    verify(path)
-    _, data, _ = _describe(path)
+    data = checkpoint.arrays_path
     try:
         with np.load(data, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {path}: {data.name} cannot be read ({error})") from error
+        raise CheckpointError(f"checkpoint {checkpoint.path}: {data.name} cannot be read ({error})") from error
 
 
 def set_aside_after(run_dir: Path, chosen: Path) -> list[Path]:
