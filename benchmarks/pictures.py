@@ -129,7 +129,9 @@ def train(home: Path, variables: dict[str, str]) -> str:
         while data := os.read(master, 65536):
             screen.write(data.decode(errors="replace"))
             last = next((line for line in reversed(screen.text) if line), "")
-            if re.search(r"epoch \d+/\d+ .* left ", last):
+            progress = re.search(r"(epoch \d+/)\d+ .* left ", last)
+            # Right after an epoch its last progress still stands below its own line.
+            if progress and not any(line.startswith(progress[1]) for line in screen.text):
                 shown.append(screen.as_html())
     os.close(master)
     if process.wait() != 0 or not shown:
