@@ -23,13 +23,13 @@ COMMAND = re.compile(r"\.ci/\w+$|(\w+=\S+ )?(\./convoy|spark-submit|mlflow|pytho
 TRAIN = "e2e/test_jobs.py::test_the_summary_holds_what_the_contract_names"
 OWN_DATA = "distributed/test_own_data.py::test_a_network_learns_data_of_another_shape_by_configuration_alone"
 SWEEP = "e2e/test_sweep.py::test_a_sweep_that_was_killed_goes_on_and_its_trials_are_runs_below_its_own"
-SWEEP_FILES = "unit/test_sweep_plan.py::test_every_sweep_of_the_repository_is_valid_and_says_how_to_run_it"
+SWEEP_FILES = "unit/test_sweep_plan.py::test_every_sweep_file_of_the_repository_is_valid_and_documents_its_command"
 REPLAY = (
     "e2e/test_tracking_trouble.py::"
     "test_a_training_without_its_server_ends_well_leaves_no_secret_anywhere_and_is_completed_by_replay"
 )
 SUBMIT = "e2e/test_databricks_job.py::test_the_job_of_the_bundle_runs_to_its_end_from_the_wheel"
-LABS = "e2e/test_labs.py::test_a_lab_runs_to_its_end_shows_figures_and_has_no_noise"
+LABS = "e2e/test_labs.py::test_a_lab_runs_to_its_end_with_figures_and_without_warnings"
 HOSTS = "distributed/test_hosts.py::test_a_rank_on_each_of_three_hosts_trains_as_three_on_one_and_feels_a_slow_network"
 SERVER = "e2e/test_using_a_model.py::test_the_server_answers_tensors_and_dataframes_with_the_same_probabilities"
 RUN_BY = {
@@ -89,7 +89,7 @@ RUN_BY = {
     "./convoy doctor --workers 2": ("e2e/test_refused_starts.py::test_the_doctor_looks_at_the_executors_when_asked_for_workers",),
     "./convoy labs": (LABS,),
     "./convoy labs 2 --set data=mnist-5k --set epochs=3": (LABS,),
-    "./convoy submit --dry-run": ("unit/test_submit.py::test_a_dry_run_shows_files_and_job_and_asks_nobody",),
+    "./convoy submit --dry-run": ("unit/test_submit.py::test_a_dry_run_shows_files_and_job_without_contacting_the_workspace",),
     "./convoy submit": (SUBMIT,),
     "./convoy submit --target dev --var node_type=m5.2xlarge --var cores_per_node=8": (SUBMIT,),
     "export DATABRICKS_HOST=https://...": (SUBMIT,),
