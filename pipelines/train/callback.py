@@ -23,6 +23,7 @@ from pipelines.train.collectives.horovod import allreduce_sum, check_equal_state
 from pipelines.train.evaluate import EVALUATION_BATCH_SIZE, Evaluator
 from pipelines.train.optim.ema import allreduce_statistics, averaged_weights
 from pipelines.train.optim.loss_scale import base_optimizer
+from pipelines.train.worker_setup import WorkerSetup
 
 _log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 0.5
@@ -39,13 +40,12 @@ class EpochCallback(keras.callbacks.Callback):
 
     Args:
         training: the recipe.
-        course: where the training begins; kept up to date.
+        setup: steps in an epoch, and examples in a step.
+        training_progress: where the training begins; kept up to date.
         data: is told which epoch begins.
         validation: this rank's validation rows, or None when none were set aside.
         generators: of the network's dropout.
         spool: where this rank reports.
-        steps: steps in an epoch.
-        global_batch_size: examples that all ranks see in a step.
         save: writes a checkpoint of the course as it is, or does nothing; `final` says that no other will follow, so it is on
             disk when the call returns.
     """
@@ -53,13 +53,12 @@ class EpochCallback(keras.callbacks.Callback):
     def __init__(
         self,
         training: TrainingConfig,
+        setup: WorkerSetup,
         training_progress: TrainingProgress,
         data: TrainingData,
         validation: EvaluationData | None,
         generators: RandomGenerators,
         spool: SpoolWriter,
-        steps: int,
-        global_batch_size: int,
         save: Callable[[TrainingProgress, bool], None],
     ) -> None:
         super().__init__()
@@ -70,8 +69,8 @@ class EpochCallback(keras.callbacks.Callback):
         self._validation = validation
         self._generators = generators
         self._spool = spool
-        self._steps = steps
-        self._global_batch_size = global_batch_size
+        self._steps = setup.steps_per_epoch
+        self._global_batch_size = setup.global_batch_size
         self._save = save
         self._evaluator: Evaluator | None = None
         self._first_step = 0

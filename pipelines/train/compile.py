@@ -1,6 +1,5 @@
 """The configured network, made ready to train."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -19,60 +18,42 @@ from pipelines.train.optim.accumulation import use_accumulation, with_gradient_c
 from pipelines.train.optim.distributed import with_allreduce, with_gradient_checks
 from pipelines.train.optim.ema import with_ema
 from pipelines.train.optim.loss_scale import BoundedLossScaleOptimizer
-from pipelines.train.optim.schedule import LearningRate, PlannedLearningRate
+from pipelines.train.optim.schedule import PlannedLearningRate
 from pipelines.train.precision import ResolvedPrecision
+from pipelines.train.worker_setup import WorkerSetup
 
 _OPTIMIZERS: dict[Optimizer, str] = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "lamb": "Lamb"}
 _POLICIES: dict[ResolvedPrecision, str] = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 LossFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
-def compile_model(
-    config: Config,
-    table: Table,
-    resolved: ResolvedPrecision,
-    rate: LearningRate,
-    steps: int,
-    reducer: SharedMemoryReducer | None = None,
-) -> keras.Model:
+def compile_model(config: Config, table: Table, setup: WorkerSetup, reducer: SharedMemoryReducer | None = None) -> keras.Model:
     """The network with optimizer, loss and metrics.
 
     Args:
         config: network and recipe.
         table: what it will see.
-        resolved: what the layers compute in.
-        rate: the learning rate at each step.
-        steps: steps in an epoch.
-        neighbours: the other ranks, where they share memory.
+        setup: precision, learning rate and steps.
+        reducer: the other ranks, where they share memory.
     """
     training = config.training
-    model, own = build_model(config, table, resolved), registry.custom_loss(config.model.name)
+    model, own = build_model(config, table, setup.precision), registry.custom_loss(config.model.name)
     if training.own_operations:
-        accelerate(model, resolved)
+        accelerate(model, setup.precision)
     if own is not None:
         model = with_custom_loss(model, own)
     if training.accumulation_steps > 1:
         use_accumulation(model, training.accumulation_steps)
     model.compile(
-        optimizer=make_optimizer(training, PlannedLearningRate(rate), model, resolved, reducer),
+        optimizer=make_optimizer(training, PlannedLearningRate(setup.learning_rate), model, setup.precision, reducer),
         loss=own.function if own is not None else make_loss(training.label_smoothing, table.manifest.num_classes),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-        steps_per_execution=min(training.steps_per_execution, steps),
+        steps_per_execution=min(training.steps_per_execution, setup.steps_per_epoch),
         # XLA was 4 to 10 times slower on CPUs, and has no kernel for Horovod's reduction.
         jit_compile=False,
     )
     model.optimizer.build(model.trainable_variables)
     return model
-
-
-def use_threads(threads: int) -> int:
-    """Limit TensorFlow to this many threads per operation, 0 for its own choice. Must come before the first operation."""
-    if threads == 0:
-        return os.cpu_count() or 1
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    # Few operations at a time: they would share the same cores.
-    tf.config.threading.set_inter_op_parallelism_threads(1 if threads == 1 else 2)
-    return threads
 
 
 def build_model(config: Config, table: Table, resolved: ResolvedPrecision) -> keras.Model:

@@ -1,4 +1,6 @@
-"""One GPU for each rank. Nothing here has run on a GPU."""
+"""The devices that a rank computes on: one GPU for each rank, or threads. Nothing here has run on a GPU."""
+
+import os
 
 import horovod.tensorflow as hvd
 import tensorflow as tf
@@ -38,3 +40,13 @@ def gpu_index(count: int, local_rank: int, local_size: int) -> int:
             f"{local_size} workers on a node with {count} GPUs; set spark.task.resource.gpu.amount=1, or use fewer workers"
         )
     return local_rank
+
+
+def use_threads(threads: int) -> int:
+    """Limit TensorFlow to this many threads per operation, 0 for its own choice. Must come before the first operation."""
+    if threads == 0:
+        return os.cpu_count() or 1
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    # Few operations at a time: they would share the same cores.
+    tf.config.threading.set_inter_op_parallelism_threads(1 if threads == 1 else 2)
+    return threads

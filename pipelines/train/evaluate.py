@@ -1,14 +1,19 @@
 """Loss and accuracy over every row exactly once, whatever the number of workers."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
+import horovod.tensorflow as hvd
 import keras
 import numpy.typing as npt
 import tensorflow as tf
 
 from pipelines import progress
+from pipelines.data.stream.batches import EvaluationData, Shard, TrainingData
 from pipelines.data.stream.reader import Block
+from pipelines.track.rundir.figure_data import PredictionWriter
+from pipelines.train import figure_inputs
 from pipelines.train.collectives.horovod import allreduce_sum
 from pipelines.train.result import Score
 
@@ -52,3 +57,34 @@ class Evaluator:
         predicted = tf.argmax(probabilities, axis=-1, output_type=tf.int32)
         correct = tf.reduce_sum(tf.cast(predicted == labels, tf.int32))
         return tf.reduce_sum(losses), correct, probabilities
+
+
+def evaluate_test_rows(
+    network: keras.Model, logged: keras.Model, shard: Shard, training_data: TrainingData, run_dir: Path | None
+) -> tuple[Score, float | None]:
+    """How a network does on this rank's and all other ranks' test rows.
+
+    Args:
+        network: in float32.
+        logged: the same, or its mean over several views.
+        shard: this rank's test rows.
+        training_data: for examples.
+        run_dir: receives what the figures are drawn from (`pipelines.track.rundir.figure_data`).
+
+    Returns:
+        the score of `logged`; the accuracy of `network` where that is another.
+    """
+    rank, workers = hvd.rank(), hvd.size()
+    single_view = None
+    predictions = PredictionWriter(shard.rows.start, workers)
+    rows = EvaluationData(shard)
+    score = Evaluator(logged).score(rows.batches(EVALUATION_BATCH_SIZE), predictions.add)
+    if logged is not network:
+        single_view = Evaluator(network).score(rows.batches(EVALUATION_BATCH_SIZE)).accuracy
+    if run_dir is not None:
+        predictions.save(run_dir, rank)
+        # The last rank, because the first one now saves the network.
+        if rank == workers - 1:
+            progress.mark("keeping examples")
+            figure_inputs.save_figure_inputs(run_dir, network, training_data.dataset(), next(rows.batches(EVALUATION_BATCH_SIZE)))
+    return score, single_view

@@ -13,18 +13,16 @@ from pipelines.train.checkpoint.store import State
 from pipelines.train.checkpoint.training_progress import TrainingProgress
 from pipelines.train.checkpoint.writer import CheckpointWriter
 from pipelines.train.optim.loss_scale import base_optimizer
+from pipelines.train.worker_setup import WorkerSetup
 
 
-def restore_training(
-    model: keras.Model, path: Path | None, steps: int, workers: int, batch_size_per_worker: int
-) -> TrainingProgress:
+def restore_training(model: keras.Model, path: Path | None, setup: WorkerSetup) -> TrainingProgress:
     """Give a network the state of a checkpoint.
 
     Args:
         model: compiled, its optimizer built.
         path: of the checkpoint's description; None leaves the network as it is.
-        steps: steps in an epoch, now.
-        workers, batch_size_per_worker: as they are now.
+        setup: workers, batch size and steps, as they are now.
 
     Returns:
         where the training goes on.
@@ -37,7 +35,9 @@ def restore_training(
     checkpoint = store.verify(path)
     stored = checkpoint.state
     best = state.restore(model, model.optimizer, store.read_arrays(checkpoint))
-    same = (stored.workers, stored.batch_size_per_worker, stored.steps_per_epoch) == (workers, batch_size_per_worker, steps)
+    steps = setup.steps_per_epoch
+    before = stored.workers, stored.batch_size_per_worker, stored.steps_per_epoch
+    same = before == (setup.workers, setup.batch_size_per_worker, steps)
     step = stored.step if same else stored.step * steps // stored.steps_per_epoch
     if not same:
         # The schedule counts steps. With other ones, the same share of the training is behind us.
@@ -66,7 +66,7 @@ def report_history(spool: SpoolWriter, training_progress: TrainingProgress) -> N
 
 
 def checkpoint_saver(
-    writer: CheckpointWriter | None, config: Config, table_key: str, model: keras.Model, steps: int, workers: int
+    writer: CheckpointWriter | None, config: Config, table_key: str, model: keras.Model, setup: WorkerSetup
 ) -> Callable[[TrainingProgress, bool], None]:
     """What `EpochCallback` calls to have a checkpoint written. Without a writer, as on all ranks but 0, it does nothing."""
     # Not where the run is recorded: that may hold a password.
@@ -81,9 +81,9 @@ def checkpoint_saver(
         state_now = State(
             epoch=training_progress.epoch,
             step=training_progress.step,
-            steps_per_epoch=steps,
-            workers=workers,
-            batch_size_per_worker=config.training.batch_size_per_worker,
+            steps_per_epoch=setup.steps_per_epoch,
+            workers=setup.workers,
+            batch_size_per_worker=setup.batch_size_per_worker,
             learning_rate=float(model.optimizer.learning_rate),
             network=config.model.name,
             optimizer=config.training.optimizer,

@@ -156,10 +156,10 @@ def verify(path: Path) -> Checkpoint:
     """
     state, data, sha256 = _describe(path)
     try:
-        found = fingerprint(data)
+        digest = fingerprint(data).sha256
     except OSError as error:
         raise CheckpointError(f"checkpoint {path}: {data.name} cannot be read ({error.strerror})") from error
-    if found.sha256 != sha256:
+    if digest != sha256:
         raise CheckpointError(f"checkpoint {path}: {data.name} is damaged (its SHA-256 is not the one recorded)")
     return Checkpoint(path, data, state)
 

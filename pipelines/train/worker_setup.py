@@ -1,0 +1,86 @@
+"""What one worker trains with: its devices, its share of the work, and what it agrees on with all other ranks."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import horovod.tensorflow as hvd
+
+from pipelines.config import Config
+from pipelines.config.training import TrainingConfig
+from pipelines.data.stream.sharding import steps_per_epoch
+from pipelines.data.table.schema import Table
+from pipelines.errors import LaunchError
+from pipelines.train import precision
+from pipelines.train.collectives import shared_memory
+from pipelines.train.collectives.horovod import allgather
+from pipelines.train.devices import use_own_gpu, use_threads
+from pipelines.train.optim.schedule import LearningRate, plan_learning_rate
+from pipelines.train.precision import ResolvedPrecision
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSetup:
+    """Equal on all ranks, except for `rank` and `threads`."""
+
+    rank: int
+    workers: int
+    batch_size_per_worker: int
+    steps_per_epoch: int
+    learning_rate: LearningRate
+    precision: ResolvedPrecision
+    """What the layers compute in."""
+    shared_memory: bool
+    """Gradients are averaged through the memory of the machine (`pipelines.train.collectives.shared_memory`)."""
+    threads: int
+    """TensorFlow threads per operation."""
+
+    @property
+    def global_batch_size(self) -> int:
+        """Examples that all ranks together see in a step."""
+        return self.workers * self.batch_size_per_worker
+
+
+def set_up(config: Config, table: Table, checkpoint: Path | None) -> WorkerSetup:
+    """Take this rank's devices, and agree with all other ranks on the work. Must come before TensorFlow's first operation.
+
+    Raises:
+        DataError: the table has fewer training rows than a global batch.
+        LaunchError: on all ranks, when they were not given the same work.
+    """
+    training, workers = config.training, hvd.size()
+    gpu = use_own_gpu()
+    threads = use_threads(int(os.environ.get("OMP_NUM_THREADS", "0")))
+    steps = steps_per_epoch(table.manifest.rows("train"), workers, training.batch_size_per_worker)
+    setup = WorkerSetup(
+        rank=hvd.rank(),
+        workers=workers,
+        batch_size_per_worker=training.batch_size_per_worker,
+        steps_per_epoch=steps,
+        learning_rate=plan_learning_rate(training, workers, steps),
+        precision=agreed_precision(training, gpu),
+        shared_memory=shared_memory.is_usable(config) and gpu is None,
+        threads=threads,
+    )
+    check_agreement(
+        steps=steps,
+        table=table.manifest.key,
+        precision=setup.precision,
+        checkpoint=str(checkpoint),
+        shared_memory=setup.shared_memory,
+    )
+    return setup
+
+
+def agreed_precision(training: TrainingConfig, gpu: tuple[int, int] | None) -> ResolvedPrecision:
+    """Other than float32 only where all ranks have it, because ranks that compute differently train differently."""
+    everyones: set[ResolvedPrecision] = set(allgather(precision.resolve(training.precision, gpu)))
+    return everyones.pop() if len(everyones) == 1 else "float32"
+
+
+def check_agreement(**values: object) -> None:
+    """Raises LaunchError on all ranks when they were not given the same work: unequal steps would wait for ever."""
+    everyones = allgather(values)
+    for rank, theirs in enumerate(everyones):
+        if theirs != everyones[0]:
+            raise LaunchError(f"rank {rank} was given {theirs}, rank 0 {everyones[0]}; all nodes must see the same table")
