@@ -1,4 +1,4 @@
-"""What one worker does, from its shard to the tested network. Runs in a process of its own, one per rank."""
+"""The training of one worker, from its shard to the evaluated network. Runs in a process of its own, one per rank."""
 
 import time
 from pathlib import Path
@@ -41,28 +41,28 @@ def train(
     checkpoint: Path | None = None,
     tested: bool = True,
 ) -> tuple[keras.Model, TrainingResult]:
-    """Train on this rank's shard together with all other ranks.
+    """Train on this rank's shard, together with all other ranks.
 
-    Every rank must call this at the same time with the same arguments, after `hvd.init()`.
+    All ranks must call this at the same time with the same arguments, after `hvd.init()`.
 
     Args:
-        config: the settings of the run.
-        table: what to train on.
-        spool: where this rank reports.
-        run_dir: receives checkpoints and what the figures are drawn from; None for neither.
-        checkpoint: the description of one to go on from.
-        tested: False leaves the test rows alone, in a trial among which the best is still to be chosen.
+        config: settings of the run.
+        table: the table to train on.
+        spool: the rank's event log.
+        run_dir: receives checkpoints and the data of the figures; None to write neither.
+        checkpoint: description file of the checkpoint to resume from; None to start from scratch.
+        tested: evaluate the test rows; False for a trial, while the best trial is still to be chosen.
 
     Returns:
-        the model to be logged: the trained network in float32, uncompiled, equal on all ranks, over `training.test_views` views;
-        and what came of it.
+        the model to log (the trained network in float32, uncompiled, equal on all ranks, over `training.test_views` views) and
+        the result.
 
     Raises:
         DataError: the table is too small or damaged.
-        LaunchError: ranks were not given the same work.
+        LaunchError: the ranks were given different work.
         TrainingError: the loss is not finite, or weights differ between ranks.
-        CheckpointError: the checkpoint does not fit, or one cannot be written.
-        Stopped: a stop was requested, and a checkpoint is written.
+        CheckpointError: the checkpoint does not match, or a checkpoint cannot be written.
+        Stopped: a stop was requested, and a checkpoint has been written.
     """
     progress.mark("preparing")
     setup = set_up(config, table, checkpoint)
@@ -144,25 +144,25 @@ def _shard(config: Config, table: Table, split: Split, setup: WorkerSetup) -> Sh
 
 
 def fit(model: keras.Model, data: TrainingData, callback: EpochCallback, training: TrainingConfig, setup: WorkerSetup) -> None:
-    """Train from where the callback's course stands to the end.
+    """Train from the callback's current progress to the end.
 
     Raises:
-        ConnectionError: another rank of this machine has ended.
-        TrainingError: on all ranks in the same step, when a gradient or the loss is not finite. The weights are those of the step
+        ConnectionError: another rank on this machine has ended.
+        TrainingError: a gradient or the loss is not finite; raised on all ranks in the same step, with the weights of the step
             before.
     """
     training_progress, steps = callback.training_progress, setup.steps_per_epoch
     try:
         if training_progress.step:
-            # An epoch that was begun before is shorter than the others, which Keras allows only in a call of its own.
+            # The rest of an interrupted epoch has fewer steps than the others, so Keras needs a separate call for it.
             rest, epoch = data.dataset(skip_steps=training_progress.step), training_progress.epoch
             _fit(model, rest, callback, epoch, epoch + 1)
         if training_progress.epoch < training.epochs and not training_progress.stops_early(training.early_stopping_patience):
             _fit(model, data.dataset(), callback, training_progress.epoch, training.epochs)
     except tf.errors.UnknownError as error:
-        if shared_memory.GONE not in str(error):
+        if shared_memory.PEER_EXITED not in str(error):
             raise
-        raise ConnectionError(shared_memory.GONE) from None
+        raise ConnectionError(shared_memory.PEER_EXITED) from None
     except tf.errors.InvalidArgumentError as error:
         if NOT_FINITE not in str(error):
             raise
@@ -182,12 +182,12 @@ def _fit_and_save(
     setup: WorkerSetup,
     writer: CheckpointWriter | None,
 ) -> float:
-    """Train until all checkpoints are on disk. Gives the seconds of the training alone."""
+    """Train, and wait until all checkpoints are on disk. Returns the seconds of the training alone."""
     started = time.monotonic()
     try:
         fit(model, data, callback, training, setup)
     except BaseException:
-        # The process may end before the last checkpoint is on disk.
+        # Otherwise the process may end before the last checkpoint is on disk.
         if writer is not None:
             writer.wait()
         raise
@@ -200,7 +200,7 @@ def _fit_and_save(
 def _trained_network(
     config: Config, table: Table, model: keras.Model, training_progress: TrainingProgress
 ) -> tuple[keras.Model, str]:
-    """The network with the weights that count, in float32, and their digest, which is that of all ranks."""
+    """The network in float32 with the best or averaged weights if configured, else the last; and their SHA-256."""
     if training_progress.best_weights is not None:
         model.set_weights(training_progress.best_weights)
     else:

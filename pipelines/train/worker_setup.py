@@ -1,4 +1,4 @@
-"""What one worker trains with: its devices, its share of the work, and what it agrees on with all other ranks."""
+"""The set-up of one worker: its devices, and what it must agree on with all other ranks."""
 
 import os
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from pipelines.train.precision import ResolvedPrecision
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSetup:
-    """Equal on all ranks, except for `rank` and `threads`."""
+    """The parameters of a worker's training, equal on all ranks except for `rank` and `threads`."""
 
     rank: int
     workers: int
@@ -29,9 +29,9 @@ class WorkerSetup:
     steps_per_epoch: int
     learning_rate: LearningRate
     precision: ResolvedPrecision
-    """What the layers compute in."""
+    """The number format that the layers compute in."""
     shared_memory: bool
-    """Gradients are averaged through the memory of the machine (`pipelines.train.collectives.shared_memory`)."""
+    """Gradients are averaged through shared memory (`pipelines.train.collectives.shared_memory`)."""
     threads: int
     """TensorFlow threads per operation."""
 
@@ -42,11 +42,11 @@ class WorkerSetup:
 
 
 def set_up(config: Config, table: Table, checkpoint: Path | None) -> WorkerSetup:
-    """Take this rank's devices, and agree with all other ranks on the work. Must come before TensorFlow's first operation.
+    """Configure this rank's devices and agree with all other ranks on the work. Call before TensorFlow's first operation.
 
     Raises:
         DataError: the table has fewer training rows than a global batch.
-        LaunchError: on all ranks, when they were not given the same work.
+        LaunchError: the ranks were given different work; raised on all ranks.
     """
     training, workers = config.training, hvd.size()
     gpu = use_own_gpu()
@@ -73,14 +73,14 @@ def set_up(config: Config, table: Table, checkpoint: Path | None) -> WorkerSetup
 
 
 def agreed_precision(training: TrainingConfig, gpu: tuple[int, int] | None) -> ResolvedPrecision:
-    """Other than float32 only where all ranks have it, because ranks that compute differently train differently."""
-    everyones: set[ResolvedPrecision] = set(allgather(precision.resolve(training.precision, gpu)))
-    return everyones.pop() if len(everyones) == 1 else "float32"
+    """The precision that all ranks resolve the setting to; float32 if they differ, because all must compute alike."""
+    resolved: set[ResolvedPrecision] = set(allgather(precision.resolve(training.precision, gpu)))
+    return resolved.pop() if len(resolved) == 1 else "float32"
 
 
 def check_agreement(**values: object) -> None:
-    """Raises LaunchError on all ranks when they were not given the same work: unequal steps would wait for ever."""
-    everyones = allgather(values)
-    for rank, theirs in enumerate(everyones):
-        if theirs != everyones[0]:
-            raise LaunchError(f"rank {rank} was given {theirs}, rank 0 {everyones[0]}; all nodes must see the same table")
+    """Raise LaunchError on all ranks if their values differ: with different numbers of steps, ranks would wait forever."""
+    of_ranks = allgather(values)
+    for rank, others in enumerate(of_ranks):
+        if others != of_ranks[0]:
+            raise LaunchError(f"rank {rank} was given {others}, rank 0 {of_ranks[0]}; all nodes must see the same table")
