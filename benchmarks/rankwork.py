@@ -48,7 +48,7 @@ def steps(batches: dict[str, int], count: int) -> dict[str, Any]:
     from pipelines.data.table.schema import ImageSpec
     from pipelines.models import registry
     from pipelines.train.collectives.horovod import broadcast_state
-    from pipelines.train.compile import use_threads
+    from pipelines.train.devices import use_threads
     from pipelines.train.optim.distributed import with_allreduce
 
     hvd.init()

@@ -1,6 +1,6 @@
-"""What happens around an epoch: summed metrics, validation, the spool, checkpoints, and the decision to stop.
+"""The Keras callback of every rank: metrics over all ranks, validation, events, checkpoints, and early stopping.
 
-Every decision is taken from numbers that were reduced over all ranks, so all ranks take the same one.
+Every decision is based on numbers that were reduced over all ranks, so all ranks decide alike.
 """
 
 import logging
@@ -23,43 +23,42 @@ from pipelines.train.collectives.horovod import allreduce_sum, check_equal_state
 from pipelines.train.evaluate import EVALUATION_BATCH_SIZE, Evaluator
 from pipelines.train.optim.ema import allreduce_statistics, averaged_weights
 from pipelines.train.optim.loss_scale import base_optimizer
+from pipelines.train.worker_setup import WorkerSetup
 
 _log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 0.5
 
 
 def optimizer_steps(model: keras.Model) -> int:
-    """Steps that the optimizer has taken."""
-    # Variables of Keras 3.2 do not turn into numbers by themselves.
+    """Number of steps that the optimizer has taken."""
+    # In Keras 3.2, int() does not accept a Variable.
     return int(keras.ops.convert_to_numpy(base_optimizer(model.optimizer).iterations))
 
 
 class EpochCallback(keras.callbacks.Callback):
-    """Reports each epoch, keeps the best weights, and has checkpoints written.
+    """Reports each epoch, keeps the best weights, and triggers checkpoints.
 
     Args:
-        training: the recipe.
-        course: where the training begins; kept up to date.
-        data: is told which epoch begins.
-        validation: this rank's validation rows, or None when none were set aside.
-        generators: of the network's dropout.
-        spool: where this rank reports.
-        steps: steps in an epoch.
-        global_batch_size: examples that all ranks see in a step.
-        save: writes a checkpoint of the course as it is, or does nothing; `final` says that no other will follow, so it is on
-            disk when the call returns.
+        training: settings of the training.
+        setup: steps per epoch, and examples per step.
+        training_progress: where the training starts; updated in place.
+        data: the training data, which is told the number of each epoch.
+        validation: this rank's validation rows; None for none.
+        generators: the network's random generators, reseeded for each epoch.
+        spool: the rank's event log.
+        save: takes the progress and `final`; writes a checkpoint, or does nothing. With `final`, no other will follow, so the
+            checkpoint is on disk when the call returns.
     """
 
     def __init__(
         self,
         training: TrainingConfig,
+        setup: WorkerSetup,
         training_progress: TrainingProgress,
         data: TrainingData,
         validation: EvaluationData | None,
         generators: RandomGenerators,
         spool: SpoolWriter,
-        steps: int,
-        global_batch_size: int,
         save: Callable[[TrainingProgress, bool], None],
     ) -> None:
         super().__init__()
@@ -70,8 +69,8 @@ class EpochCallback(keras.callbacks.Callback):
         self._validation = validation
         self._generators = generators
         self._spool = spool
-        self._steps = steps
-        self._global_batch_size = global_batch_size
+        self._steps = setup.steps_per_epoch
+        self._global_batch_size = setup.global_batch_size
         self._save = save
         self._evaluator: Evaluator | None = None
         self._first_step = 0
@@ -89,14 +88,14 @@ class EpochCallback(keras.callbacks.Callback):
         set_epoch(epoch + 1)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        # `batch` is of no use with several steps in an execution: Keras 3.2 gives the first of them, later ones the last.
+        # Not `batch`: with several steps per execution, it is the first of them in Keras 3.2 and the last in later versions.
         step = self._first_step + optimizer_steps(self.model) - self._updates_before
         self.training_progress.step = step
         progress.mark(f"epoch {self.training_progress.epoch + 1}, step {step + 1}")
         now = time.monotonic()
         if self._reported == 0.0:
             self._spool.write(FirstStep())
-        # After its last step an epoch is all but over: it ends first, so that no checkpoint lies between the two.
+        # After the last step, stop at the end of the epoch instead, so that no checkpoint lies between the two.
         if step < self._steps:
             self._stop_if_requested()
         if now - self._reported < _PROGRESS_SECONDS:
@@ -163,5 +162,5 @@ class EpochCallback(keras.callbacks.Callback):
 
 
 def _over_ranks(logs: dict[str, float]) -> dict[str, float]:
-    # Every rank has trained on equally many examples, so the mean of means is the mean.
+    # Every rank has trained on the same number of examples, so the mean of means is the mean.
     return {name: total / hvd.size() for name, total in allreduce_sum(logs).items()}

@@ -1,37 +1,42 @@
-"""Loss and accuracy over every row exactly once, whatever the number of workers."""
+"""Evaluation: loss and accuracy over every row exactly once, for any number of workers."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
+import horovod.tensorflow as hvd
 import keras
 import numpy.typing as npt
 import tensorflow as tf
 
 from pipelines import progress
+from pipelines.data.stream.batches import EvaluationData, Shard, TrainingData
 from pipelines.data.stream.reader import Block
+from pipelines.track.rundir.figure_data import PredictionWriter
+from pipelines.train import figure_inputs
 from pipelines.train.collectives.horovod import allreduce_sum
 from pipelines.train.result import Score
 
-# Images, labels and probabilities of a batch.
 BatchObserver = Callable[[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]], None]
+"""Takes images, labels and probabilities of a batch."""
 
-# Rows at once. Gradients are not kept, so this may be larger than a training batch.
+# Rows per batch. No gradients are kept, so it may be larger than a training batch.
 EVALUATION_BATCH_SIZE = 1000
 
 
 class Evaluator:
-    """Scores a network on this rank's batches and sums over ranks. Every rank must call it the same number of times."""
+    """Scores a network on this rank's batches and sums over ranks. Every rank must make the same number of calls."""
 
     def __init__(self, model: keras.Model) -> None:
         self._model = model
         self._sums = tf.function(self._batch_sums, reduce_retracing=True)
 
-    def score(self, batches: Iterable[Block], witness: BatchObserver | None = None) -> Score:
+    def score(self, batches: Iterable[Block], observe: BatchObserver | None = None) -> Score:
         """Cross-entropy (nats, without label smoothing) and accuracy.
 
         Args:
-            batches: this rank's rows; ranks may have different numbers of them.
-            witness: is shown each batch with its probabilities [n, classes] float32.
+            batches: this rank's rows; their number may differ between ranks.
+            observe: called with each batch and its probabilities [n, classes] float32.
         """
         loss, correct, rows = 0.0, 0, 0
         for images, labels in batches:
@@ -40,11 +45,11 @@ class Evaluator:
             loss += float(batch_loss)
             correct += int(batch_correct)
             rows += len(labels)
-            if witness is not None:
-                witness(images, labels, probabilities.numpy())
+            if observe is not None:
+                observe(images, labels, probabilities.numpy())
         total = allreduce_sum({"loss": loss, "correct": correct, "rows": rows})
-        counted = max(total["rows"], 1.0)
-        return Score(loss=total["loss"] / counted, accuracy=total["correct"] / counted, rows=int(total["rows"]))
+        count = max(total["rows"], 1.0)
+        return Score(loss=total["loss"] / count, accuracy=total["correct"] / count, rows=int(total["rows"]))
 
     def _batch_sums(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         probabilities = self._model(images, training=False)
@@ -52,3 +57,34 @@ class Evaluator:
         predicted = tf.argmax(probabilities, axis=-1, output_type=tf.int32)
         correct = tf.reduce_sum(tf.cast(predicted == labels, tf.int32))
         return tf.reduce_sum(losses), correct, probabilities
+
+
+def evaluate_test_rows(
+    network: keras.Model, logged: keras.Model, shard: Shard, training_data: TrainingData, run_dir: Path | None
+) -> tuple[Score, float | None]:
+    """Score the trained network on the test rows of all ranks.
+
+    Args:
+        network: the trained network, in float32.
+        logged: the same network, or its mean over several views.
+        shard: this rank's test rows.
+        training_data: source of the examples for the figures.
+        run_dir: receives the data of the figures (`pipelines.track.rundir.figure_data`); None for none.
+
+    Returns:
+        the score of `logged`; the accuracy of `network` if `logged` is another one, else None.
+    """
+    rank, workers = hvd.rank(), hvd.size()
+    single_view = None
+    predictions = PredictionWriter(shard.rows.start, workers)
+    rows = EvaluationData(shard)
+    score = Evaluator(logged).score(rows.batches(EVALUATION_BATCH_SIZE), predictions.add)
+    if logged is not network:
+        single_view = Evaluator(network).score(rows.batches(EVALUATION_BATCH_SIZE)).accuracy
+    if run_dir is not None:
+        predictions.save(run_dir, rank)
+        # On the last rank, because the first one saves the network next.
+        if rank == workers - 1:
+            progress.mark("keeping examples")
+            figure_inputs.save_figure_inputs(run_dir, network, training_data.dataset(), next(rows.batches(EVALUATION_BATCH_SIZE)))
+    return score, single_view

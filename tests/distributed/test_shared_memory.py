@@ -33,5 +33,5 @@ def test_every_rank_gets_the_same_bits_which_are_the_mean_of_what_all_gave(launc
 
 def test_the_end_of_a_rank_is_told_to_the_others_as_an_effect(launch):
     *others, last = run(ranks.leave_after_two_means, -3, launch=launch)
-    assert (others, last) == ([shared_memory.GONE] * 2, "left")
+    assert (others, last) == ([shared_memory.PEER_EXITED] * 2, "left")
     assert Failure(rank=0, host="a", time=0.0, error=f"ConnectionError: {others[0]}", traceback="", log_path="").is_effect

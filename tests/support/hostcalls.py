@@ -90,7 +90,7 @@ class TimedReductions:
         import tensorflow as tf
 
         from pipelines.launch.train_function import work
-        from pipelines.train.compile import use_threads
+        from pipelines.train.devices import use_threads
 
         hvd.init()
         # As the work itself will, which cannot once TensorFlow has begun.

@@ -205,7 +205,7 @@ def test_resumed_inside_an_epoch_a_whole_recipe_ends_with_the_same_weights(table
     assert [w.tobytes() for w in resumed.get_weights()] == [w.tobytes() for w in whole.get_weights()]
     assert again.test == result.test
     without = tuple(setting for setting in settings if "average" not in setting)
-    with pytest.raises(CheckpointError, match="kind of average it was written with") as caught:
+    with pytest.raises(CheckpointError, match="weight averaging it was written with") as caught:
         trained(table, tmp_path / "broken", *without, start=start)
     assert "\n" not in str(caught.value)
 

@@ -165,7 +165,7 @@ def test_another_network_or_optimizer_is_refused_in_one_line(table, tmp_path):
     run(tmp_path, table, ("training.epochs=1",))
     start = store.newest(tmp_path).path
     for setting, part in (("model.name=convnet", "weights"), ("training.optimizer=sgd", "optimizer")):
-        with pytest.raises(CheckpointError, match=rf"the checkpoint's {part} are not those of convnet") as caught:
+        with pytest.raises(CheckpointError, match=rf"the checkpoint's {part} do not match convnet") as caught:
             run(tmp_path, table, (setting,), start)
         assert "\n" not in str(caught.value)
 

@@ -9,7 +9,7 @@ from keras import layers
 from pipelines.data.table.schema import ImageSpec
 from pipelines.models import registry
 from pipelines.train.kernels.sparse_batch import SparseGradients
-from pipelines.train.kernels.sparse_gradients import SparselyTrained, use_sparse_gradients
+from pipelines.train.kernels.sparse_gradients import SparseGradientConv2D, use_sparse_gradients
 from pipelines.train.kernels.sparse_kernel import Convolution
 
 MNIST = ImageSpec(shape=(28, 28, 1), dtype="uint8", value_range=(0.0, 255.0))
@@ -146,7 +146,7 @@ def test_sums_are_made_in_the_same_order_every_time(threads):
 def test_answers_stay_as_they_are():
     plain, model = network(padding="same"), network(padding="same")
     use_sparse_gradients(model, "float32")
-    assert [type(layer) for layer in model.layers].count(SparselyTrained) == 1
+    assert [type(layer) for layer in model.layers].count(SparseGradientConv2D) == 1
     images = np.random.default_rng(7).normal(size=(BATCH, 13, 11, 2)).astype(np.float32)
     np.testing.assert_allclose(model(images), plain(images), rtol=1e-6)
 
