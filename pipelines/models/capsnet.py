@@ -37,7 +37,7 @@ _ROUNDS = 3
 _LONG, _SHORT = 0.9, 0.1
 _SHORT_WEIGHT = 0.5
 # Below this height or width two unpadded convolutions would leave nothing.
-_SMALLEST_UNPADDED = 2 * _SIZE
+_MIN_UNPADDED = 2 * _SIZE
 # So that a capsule of zeros has a direction, and a gradient.
 _EPSILON = 1e-7
 
@@ -45,7 +45,7 @@ _EPSILON = 1e-7
 def build(image: ImageSpec, num_classes: int) -> keras.Model:
     """See the module's docstring and `registry.build`. For images from 4 x 4; below 18 x 18 the convolutions are padded."""
     require_size(image, 4)
-    padding = "valid" if min(image.shape[:2]) >= _SMALLEST_UNPADDED else "same"
+    padding = "valid" if min(image.shape[:2]) >= _MIN_UNPADDED else "same"
     inputs = raw_input(image)
     features = layers.Conv2D(32, _SIZE, padding=padding, activation="relu", name="convolution")(scaled(image, inputs))
     features = layers.Conv2D(32, _SIZE, strides=2, padding=padding, name="capsules")(features)

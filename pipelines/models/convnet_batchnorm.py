@@ -26,7 +26,7 @@ from pipelines.data.table.schema import ImageSpec
 from pipelines.models.layers import probabilities, raw_input, require_size, scaled
 
 # Below this height or width unpadded convolutions would leave nothing.
-_SMALLEST_UNPADDED = 20
+_MIN_UNPADDED = 20
 
 # The default, 0.99, needs some 500 steps until evaluation sees the statistics of the data; a small table has fewer in all its
 # epochs.
@@ -37,7 +37,7 @@ def build(image: ImageSpec, num_classes: int) -> keras.Model:
     """See the module's docstring and `registry.build`. For images from 8 x 8; below 20 x 20 the convolutions are padded."""
     require_size(image, 8)
     height, width, _ = image.shape
-    padding = "valid" if min(height, width) >= _SMALLEST_UNPADDED else "same"
+    padding = "valid" if min(height, width) >= _MIN_UNPADDED else "same"
     inputs = raw_input(image)
     features = layers.Conv2D(16, (5, 5), padding=padding, activation="relu", name="convolution_1")(scaled(image, inputs))
     features = layers.MaxPooling2D((2, 2), name="pooling_1")(features)

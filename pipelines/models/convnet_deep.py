@@ -26,7 +26,7 @@ from pipelines.data.table.schema import ImageSpec
 from pipelines.models.layers import probabilities, raw_input, require_size, scaled
 
 # Below this height or width unpadded convolutions would leave nothing.
-_SMALLEST_UNPADDED = 28
+_MIN_UNPADDED = 28
 _SMALLEST = 4
 
 # As in `convnet_batchnorm`: evaluation is to see the statistics of the data after a small table's few steps, too.
@@ -36,7 +36,7 @@ _MOMENTUM = 0.9
 def build(image: ImageSpec, num_classes: int) -> keras.Model:
     """See the module's docstring and `registry.build`. For images from 4 x 4; below 28 x 28 the convolutions are padded."""
     require_size(image, _SMALLEST)
-    padding = "valid" if min(image.shape[:2]) >= _SMALLEST_UNPADDED else "same"
+    padding = "valid" if min(image.shape[:2]) >= _MIN_UNPADDED else "same"
 
     def convolved(features: KerasTensor, number: int, channels: int, size: int = 3) -> KerasTensor:
         return layers.Conv2D(channels, size, padding=padding, use_bias=False, name=f"convolution_{number}")(features)

@@ -24,13 +24,13 @@ from pipelines.data.table.schema import ImageSpec
 from pipelines.models.layers import probabilities, raw_input, require_size, scaled
 
 # Below this height or width the second convolution would leave nothing to pool.
-_SMALLEST_UNPADDED = 12
+_MIN_UNPADDED = 12
 
 
 def build(image: ImageSpec, num_classes: int) -> keras.Model:
     """See the module's docstring and `registry.build`. For images from 4 x 4; below 12 x 12 all convolutions are padded."""
     require_size(image, 4)
-    padding = "valid" if min(image.shape[:2]) >= _SMALLEST_UNPADDED else "same"
+    padding = "valid" if min(image.shape[:2]) >= _MIN_UNPADDED else "same"
     inputs = raw_input(image)
     features = layers.Conv2D(6, (5, 5), padding="same", activation="tanh", name="convolution_1")(scaled(image, inputs))
     features = layers.AveragePooling2D((2, 2), name="pooling_1")(features)
