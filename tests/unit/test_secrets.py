@@ -18,7 +18,7 @@ from pipelines.system.secrets import first_line, is_secret_name, mask, masked, w
         ("dapi0123456789abcdef0123456789abcdef", "***"),
     ],
 )
-def test_credentials_are_masked_in_every_form_and_the_rest_stays(text, shown):
+def test_credentials_are_masked_in_every_form_and_other_text_stays(text, shown):
     assert mask(text, {}) == shown
 
 
@@ -32,21 +32,21 @@ def test_credentials_are_masked_in_every_form_and_the_rest_stays(text, shown):
         "keys: a, b; tokens 5; signatures=2",
     ],
 )
-def test_ordinary_text_is_left_as_it_is(text):
+def test_ordinary_text_is_unchanged(text):
     assert mask(text, {"HOME": "/home/ann", "TOKENIZERS_PARALLELISM": "training"}) == text
 
 
-def test_the_value_of_a_secret_variable_is_masked_wherever_it_turns_up():
+def test_the_value_of_a_secret_variable_is_masked_anywhere():
     environment = {"MLFLOW_TRACKING_PASSWORD": "tr0ub4dor", "DB": "mysql://ann:another1@db/x", "EDITOR": "ordinary"}
     assert mask("x tr0ub4dor-y another1 ordinary", environment) == "x ***-y *** ordinary"
 
 
-def test_masking_twice_is_the_same_as_once():
+def test_masking_is_idempotent():
     once = mask("http://a:bcdefgh@h/?token=1 password=hunter2", {})
     assert mask(once, {}) == once
 
 
-def test_texts_inside_plain_data_are_masked():
+def test_strings_in_nested_data_are_masked():
     assert masked({"uri": ["http://a:b@h", 5, None]}) == {"uri": ["http://***@h", 5, None]}
 
 
@@ -54,21 +54,21 @@ def test_texts_inside_plain_data_are_masked():
     "name",
     ["DATABRICKS_TOKEN", "MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "PYSPARK_GATEWAY_SECRET"],
 )
-def test_variables_that_hold_credentials_are_known_by_their_names(name):
+def test_names_of_secret_variables_are_recognized(name):
     assert is_secret_name(name)
 
 
 @pytest.mark.parametrize("name", ["HOME", "AWS_WEB_IDENTITY_TOKEN_FILE", "TOKENIZERS_PARALLELISM", "SSH_AUTH_SOCK", "KEYBOARD"])
-def test_variables_that_hold_none_are_not_taken_for_secrets(name):
+def test_other_names_are_not_taken_for_secrets(name):
     assert not is_secret_name(name)
 
 
-def test_an_environment_without_secrets_keeps_everything_else():
+def test_an_environment_without_secrets_keeps_all_other_variables():
     environment = {"HOME": "/root", "HF_TOKEN": "x", "MLFLOW_TRACKING_URI": "http://ann:s3cret@h", "CONVOY_HOME": "/c"}
     assert without_secrets(environment) == {"HOME": "/root", "CONVOY_HOME": "/c"}
 
 
-def test_the_first_line_of_an_error_is_not_blank_masked_and_of_bounded_length():
+def test_the_first_line_of_an_error_is_nonblank_masked_and_bounded():
     assert first_line(ValueError("\n  no answer from https://me:hunter22@host \n  a trace")) == "no answer from https://***@host"
     assert first_line(KeyError()) == "KeyError"
     assert first_line("") == ""
