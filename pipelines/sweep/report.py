@@ -1,7 +1,6 @@
 """Record the results of a sweep in its run: tables, figure, the best configuration, and the best trial's test accuracy."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from pipelines.sweep import results
 from pipelines.sweep.plan import Sweep
 from pipelines.sweep.search import FinishedTrial, Study
 from pipelines.sweep.space import Choices, Range, short_names
-from pipelines.system import paths, writeback
+from pipelines.system import paths
 from pipelines.system.reporter import NullReporter, Reporter
 from pipelines.system.secrets import mask
 from pipelines.track.figures import parallel_coordinates
@@ -59,13 +58,10 @@ def test_best(spark: SparkSession, sweep: Sweep, study: Study, best: FinishedTri
     found = evaluate(spark, [model_info.read(run_dir / layout.MODEL_FOLDER, str(run_dir))], data, ("test",)).results[0]
     tested = {"test/loss": found.loss, "test/accuracy": found.accuracy}
     study.amend(best.number, metrics=dict(best.outcome.metrics) | tested)
-    run = TrackedRun(config.tracking, "", run_dir)
-    run.tags({"best": "true"})
-    run.metrics(tested, step=best.outcome.epochs)
-    run.model(run_dir / layout.MODEL_FOLDER)
-    run.finish("FINISHED")
-    with suppress(OSError):
-        writeback.close(run_dir)
+    with TrackedRun(config.tracking, "", run_dir) as run:
+        run.tags({"best": "true"})
+        run.metrics(tested, step=best.outcome.epochs)
+        run.model(run_dir / layout.MODEL_FOLDER)
 
 
 def outcome(run: TrackedRun, sweep: Sweep, ended: Sequence[FinishedTrial], best: FinishedTrial | None, folder: Path) -> None:

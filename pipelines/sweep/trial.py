@@ -14,7 +14,6 @@ from pyspark.sql import SparkSession
 from pipelines import errors
 from pipelines.config import Config
 from pipelines.errors import ConvoyError
-from pipelines.launch.run_lifecycle import EndedEarly
 from pipelines.launch.training import Trial, run_training
 from pipelines.sweep import plan, space
 from pipelines.sweep.plan import Sweep
@@ -24,6 +23,7 @@ from pipelines.track.console.console import TrainingConsole
 from pipelines.track.rundir import layout
 from pipelines.track.rundir.events import EpochEnd, Event
 from pipelines.track.rundir.summary import TrainingSummary
+from pipelines.track.tracked_run import EndedEarly
 
 _log = logging.getLogger(__name__)
 

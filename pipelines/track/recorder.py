@@ -9,7 +9,7 @@ from pipelines.track.figures import calibration, catalog, timeline
 from pipelines.track.figures.style import Drawing
 from pipelines.track.figures.timeline import Phase
 from pipelines.track.run_page import resolved
-from pipelines.track.rundir import figure_data
+from pipelines.track.rundir import figure_data, layout
 from pipelines.track.rundir.events import EpochEnd, Event, FinalScore, FirstStep, ModelSaved, NodeSample, TrainingPlan
 from pipelines.track.tracked_run import TrackedRun
 
@@ -88,6 +88,12 @@ class Recorder:
             if len(self._tested) == self._workers:
                 # All is there to be drawn, and rank 0 takes a while to save the network.
                 self._draw()
+
+    def restart(self, reason: str) -> None:
+        """The ranks are about to be started again."""
+        # Numbered over the whole run, in which a resumption is a new start, too.
+        number = layout.attempts(self._run_dir)
+        self._run.tags({"restarts": str(number), f"restart.{number}": reason})
 
     def phase(self, name: str, start: float, stop: float) -> None:
         """Something that the driver did; times are seconds since the Unix epoch."""

@@ -46,6 +46,13 @@ class Told:
         self.lines.append(line)
         self.times.append(time.time())
 
+    def restarting(self, reason):
+        self.warn(reason)
+        self.restarts.append(reason)
+
+    def poll(self):
+        return
+
 
 def train(spark, table, folder, fork_server, faults, *settings, start=None):
     told = Told()
@@ -56,10 +63,8 @@ def train(spark, table, folder, fork_server, faults, *settings, start=None):
             config,
             table,
             folder,
+            told,
             start=start,
-            poll=lambda: None,
-            reporter=told,
-            restarted=told.restarts.append,
             function=functools.partial(ranks.faulty_work, faults),
             fork_server=fork_server,
         )

@@ -4,12 +4,12 @@ import pytest
 import yaml
 
 from pipelines import errors
-from pipelines.launch.run_lifecycle import EndedEarly
 from pipelines.sweep import plan
 from pipelines.sweep.search import Study, TrialOutcome
 from pipelines.sweep.trial import TrialConsole, TrialContext, _Watch
 from pipelines.track.console.console import TrainingConsole
 from pipelines.track.rundir.events import EpochEnd, Event, StepProgress
+from pipelines.track.tracked_run import EndedEarly
 
 
 @pytest.fixture

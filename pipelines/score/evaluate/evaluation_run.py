@@ -3,26 +3,23 @@
 import dataclasses
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import SparkSession
 
-from pipelines import errors
 from pipelines.config import TrackingConfig
 from pipelines.data.table.schema import Split, Table
-from pipelines.errors import ConvoyError
 from pipelines.score import mlflow_client
 from pipelines.score.evaluate.dataset import Choice
 from pipelines.score.evaluate.evaluation import Comparison, evaluate
 from pipelines.score.model_info import ModelInfo
-from pipelines.system import paths, writeback
+from pipelines.system import paths
 from pipelines.system.reporter import Reporter
 from pipelines.track.figures import catalog
 from pipelines.track.mlflow.follower import PARENT_TAG, default_tracking_uri
 from pipelines.track.run_page import DESCRIPTION_TAG
 from pipelines.track.rundir import layout
-from pipelines.track.tracked_run import Status, TrackedRun
+from pipelines.track.tracked_run import TrackedRun
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -48,9 +45,7 @@ def run_evaluation(spark: SparkSession, choice: Choice, info: ModelInfo, reporte
     parent = find_parent(info, default_tracking_uri(config.tracking))
     name = config.tracking.run_name or f"evaluate-{choice.dataset}"
     run_dir = layout.make(paths.to_python(config.launch.runs_uri), name)
-    run = TrackedRun(_beside(config.tracking, parent), name, run_dir)
-    status: Status = "FAILED"
-    try:
+    with TrackedRun(_beside(config.tracking, parent), name, run_dir, reporter=reporter) as run:
         run.tags(_tags(info, choice.splits) | ({PARENT_TAG: parent.info.run_id} if parent is not None else {}))
         table = choice.open(spark, reporter)
         run.dataset(table)
@@ -60,19 +55,6 @@ def run_evaluation(spark: SparkSession, choice: Choice, info: ModelInfo, reporte
         found = evaluate(spark, [info], table, choice.splits)
         seconds = time.monotonic() - evaluating
         _record(run, found, table, choice.splits)
-        status = "FINISHED"
-    except (errors.Interrupted, KeyboardInterrupt):
-        status = "KILLED"
-        raise
-    except ConvoyError as error:
-        run.tags({"error": str(error)[:500]})
-        raise
-    finally:
-        run.finish(status)
-        with suppress(OSError):
-            writeback.close(run_dir)
-    for warning in run.warnings:
-        reporter.warn(warning)
     result = found.results[0]
     return {
         "run_id": run.run_id,

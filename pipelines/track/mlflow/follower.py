@@ -123,8 +123,6 @@ class MlflowSync:
         entry = next(entry for entry in self.journal.entries() if entry.action == "open")
         accepted = self.journal.accepted
         run_id = accepted.run_id if accepted.tracking_uri == mask(self.tracking_uri) else ""
-        if not run_id and entry.values["tracking_uri"] == mask(self.tracking_uri):
-            run_id = entry.values.get("run_id", "")
         if run_id:
             self._experiment_id = client.get_run(run_id).info.experiment_id
         else:
