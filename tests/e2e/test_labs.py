@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from notebooks.runner import __main__ as command
-from notebooks.runner.outputs import Html, Picture, Text
+from notebooks.runner.outputs import Html, ImageOutput, Text
 
 LABS = command.labs()
 # The set-up of the first test runs all labs, six trainings among them.
@@ -44,7 +44,7 @@ def test_a_lab_runs_to_its_end_shows_figures_and_has_no_noise(executions, number
     assert execution.error is None
     assert len(execution.results) == len(execution.notebook.cells)
     outputs = [output for result in execution.results for output in result.outputs]
-    assert len([output for output in outputs if isinstance(output, Picture)]) >= 1
+    assert len([output for output in outputs if isinstance(output, ImageOutput)]) >= 1
     assert [output.text for output in outputs if isinstance(output, Text) and output.stream == "stderr"] == []
     assert "Warning" not in printed(execution)
 
