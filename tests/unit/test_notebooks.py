@@ -32,7 +32,7 @@ def test_there_is_a_lab_for_each_step_of_the_course_and_each_has_its_number():
         "03_second_layer",
         "04_dropout",
         "05_optimizers",
-        "06_distributed_road",
+        "06_distributed_pipeline",
         "07_reading_a_run",
     ]
     assert [lab.title.split(":")[0] for lab in LABS] == [f"Lab {number}" for number in range(1, 8)]
