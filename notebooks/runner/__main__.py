@@ -16,6 +16,7 @@ from pipelines.launch.session import open_session
 from pipelines.system import paths
 
 FOLDER = Path(__file__).parents[1]
+_RENAMED = {"06_distributed_road": "06_distributed_pipeline"}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -58,7 +59,7 @@ def choose(names: Sequence[str], notebooks: Sequence[Notebook]) -> list[Notebook
     """
     chosen = []
     for name in names:
-        stem = Path(name).stem
+        stem = _RENAMED.get(Path(name).stem, Path(name).stem)
         fitting = [notebook for notebook in notebooks if notebook.name == stem] or [
             notebook for notebook in notebooks if notebook.name.startswith(f"{name.zfill(2)}_") or stem in notebook.name
         ]

@@ -275,6 +275,12 @@ def test_a_lab_is_found_by_number_name_or_file(notebooks, name):
     assert [notebook.name for notebook in command.choose([name], notebooks)] == ["02_convnet"]
 
 
+def test_the_former_name_of_a_lab_still_selects_it(notebooks, tmp_path):
+    notebooks.append(source.read(write(tmp_path, "x = 1", name="06_distributed_pipeline")))
+    for name in ("06_distributed_road", "notebooks/06_distributed_road.py"):
+        assert [notebook.name for notebook in command.choose([name], notebooks)] == ["06_distributed_pipeline"]
+
+
 def test_without_a_name_all_labs_are_meant_and_a_wrong_name_gets_a_hint(notebooks):
     assert command.choose([], notebooks) == notebooks
     with pytest.raises(ConfigError, match=r"^02_convnat: no lab is called so; did you mean 02_convnet"):
