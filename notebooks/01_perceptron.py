@@ -2,22 +2,22 @@
 # MAGIC %md
 # MAGIC # Lab 1: a perceptron, and what overfitting looks like
 # MAGIC
-# MAGIC A network is a function with many numbers in it that nobody has chosen. Training chooses them. In this lab we take one
-# MAGIC of the simplest networks there is, show it images of digits, and watch two things happen: it learns, and after a while
-# MAGIC it begins to learn the wrong thing.
+# MAGIC A network is a function with many parameters that nobody sets by hand. Training finds their values. In this lab we
+# MAGIC take one of the simplest networks there is, show it images of digits, and watch two things happen: it learns, and
+# MAGIC after a while it begins to learn the wrong thing.
 # MAGIC
-# MAGIC The data is MNIST: 70,000 handwritten digits of 28 x 28 grey pixels, 60,000 to learn from and 10,000 to be tested on
-# MAGIC (LeCun, Bottou, Bengio and Haffner 1998, *Gradient-based learning applied to document recognition*). Where it cannot
-# MAGIC be fetched, 5,000 of its digits stand in for it; the output below then says so, and every accuracy is lower.
+# MAGIC The data is MNIST: 70,000 handwritten digits of 28 x 28 grey pixels, 60,000 for training and 10,000 for testing
+# MAGIC (LeCun, Bottou, Bengio and Haffner 1998, *Gradient-based learning applied to document recognition*). If it cannot be
+# MAGIC downloaded, 5,000 of its digits stand in for it; the output below then says so, and every accuracy is lower.
 
 # COMMAND ----------
 
 # DBTITLE 1,Settings
 dbutils.widgets.text("data", "mnist", "Data set")
-dbutils.widgets.text("epochs", "", "Epochs (empty: what conf/mlp.yml says)")
+dbutils.widgets.text("epochs", "", "Epochs (empty: as in conf/mlp.yml)")
 dbutils.widgets.text("workers", "1", "Workers")
-dbutils.widgets.text("storage", "", "Folder for tables and runs (empty: the usual one)")
-dbutils.widgets.dropdown("again", "no", ["no", "yes"], "Train again where an equal run exists")
+dbutils.widgets.text("storage", "", "Folder for tables and runs (empty: the default)")
+dbutils.widgets.dropdown("again", "no", ["no", "yes"], "Train again even if an identical run exists")
 
 # COMMAND ----------
 
@@ -40,16 +40,16 @@ table = notebook.open_table(config)
 # MAGIC %md
 # MAGIC ## Three kinds of rows
 # MAGIC
-# MAGIC The rows are split in three, and the split is the most important idea of this lab.
+# MAGIC The rows are split into three sets, and this split is the most important idea of the lab.
 # MAGIC
-# MAGIC * **Training** rows: the network's numbers, its *weights*, are changed until it answers these rightly.
-# MAGIC * **Validation** rows: never used to change a weight. After each pass over the training rows we ask the network about
-# MAGIC   them, to see how it does on digits that it was not trained on. They are a tenth of what was meant for training,
-# MAGIC   drawn at random.
-# MAGIC * **Test** rows: looked at once, at the very end. Whoever chooses between networks by their test accuracy has begun to
-# MAGIC   fit the test rows too, and the number loses its meaning.
+# MAGIC * **Training** rows: the network's parameters, its *weights*, are adjusted until it classifies these correctly.
+# MAGIC * **Validation** rows: never used to adjust a weight. After each pass over the training rows we evaluate the network
+# MAGIC   on them, to see how it does on digits that it was not trained on. They are a random tenth of the rows intended for
+# MAGIC   training.
+# MAGIC * **Test** rows: used once, at the very end. If you choose between networks by their test accuracy, you have begun to
+# MAGIC   fit the test rows as well, and the number loses its meaning.
 # MAGIC
-# MAGIC Here are the first training rows. To the network each is 784 numbers from 0 (black) to 255 (white).
+# MAGIC Here are the first training rows. To the network, each of them is 784 numbers from 0 (black) to 255 (white).
 
 # COMMAND ----------
 
@@ -64,16 +64,16 @@ display(examples.draw(images, labels, manifest.class_names, manifest.image.value
 # MAGIC %md
 # MAGIC ## The network
 # MAGIC
-# MAGIC The network is a *multilayer perceptron* (`pipelines/models/mlp.py`). The 784 pixels are laid in a row. Then come
-# MAGIC three layers, and each does the same thing: every unit multiplies all its inputs by weights of its own, adds them up,
-# MAGIC adds one more weight (the *bias*), and passes on the sum, or zero where the sum is negative. That last part is called
-# MAGIC *relu*. Without something like it, three layers could do no more than one, because a weighted sum of weighted sums is
-# MAGIC a weighted sum.
+# MAGIC The network is a *multilayer perceptron* (`pipelines/models/mlp.py`). The 784 pixels are flattened into a vector. Then
+# MAGIC come three layers, and each does the same thing: every unit multiplies all its inputs by its own weights, adds them
+# MAGIC up, adds one more weight (the *bias*), and outputs the sum, or zero if the sum is negative. That last part is called
+# MAGIC *ReLU*. Without a nonlinearity like it, three layers could do no more than one, because a weighted sum of weighted
+# MAGIC sums is again a weighted sum.
 # MAGIC
-# MAGIC The last layer has one unit per digit and no relu. Its ten sums are turned into ten probabilities that add up to one
-# MAGIC (*softmax*): each sum is put into an exponential, and divided by the total.
+# MAGIC The last layer has one unit per digit and no ReLU. Its ten sums are turned into ten probabilities that add up to one
+# MAGIC (*softmax*): take the exponential of each sum, and divide it by the total.
 # MAGIC
-# MAGIC How many weights is that? An input for each unit, and a bias for each unit:
+# MAGIC How many weights is that? One for every input of every unit, and a bias for each unit:
 
 # COMMAND ----------
 
@@ -86,14 +86,14 @@ print(f"{' + '.join(f'{number:,}' for number in weights)} = {sum(weights):,} wei
 # COMMAND ----------
 
 # MAGIC %md
-# MAGIC Nearly all of them sit in the first layer. Keep that number in mind for the next lab.
+# MAGIC Nearly all of them are in the first layer. Keep that number in mind for the next lab.
 # MAGIC
 # MAGIC ## What it does not know
 # MAGIC
-# MAGIC A perceptron has no idea that its inputs form a picture. If we shuffle the pixels of all images by one fixed rule, a
-# MAGIC person can no longer read them. For the perceptron nothing has changed: it starts from random weights, so it does not
-# MAGIC care which input is which, and it would learn the shuffled digits exactly as well. Everything it could have known for
-# MAGIC free (that neighbouring pixels belong together, that a seven moved by one pixel is still a seven) it must find out
+# MAGIC A perceptron has no idea that its inputs form a picture. If we shuffle the pixels of all images in the same fixed way,
+# MAGIC a person can no longer read them. For the perceptron nothing has changed: it starts from random weights, so it does
+# MAGIC not care which input is which, and it would learn the shuffled digits just as well. Whatever it could have known for
+# MAGIC free (that neighbouring pixels belong together, that a seven shifted by one pixel is still a seven) it has to learn
 # MAGIC from examples.
 
 # COMMAND ----------
@@ -110,14 +110,14 @@ display(examples.draw(pairs, np.tile(labels[:10], 2), manifest.class_names, mani
 # MAGIC %md
 # MAGIC ## Training
 # MAGIC
-# MAGIC Training goes in small steps. Take a *batch* of rows (here 100). Let the network answer. Measure how bad the answers
-# MAGIC are by the *loss*: minus the logarithm of the probability that it gave to the right digit, averaged over the batch. A
-# MAGIC sure right answer costs almost nothing, a coin's toss between two digits costs 0.69, a sure wrong answer costs a lot.
-# MAGIC Then find out, for every weight, in which direction a small change would lower the loss (the *gradient*), and change
-# MAGIC all of them a little that way. One pass over all training rows is an *epoch*.
+# MAGIC Training proceeds in small steps. Take a *batch* of rows (here 100). Let the network predict. Measure how bad its
+# MAGIC predictions are with the *loss*: minus the logarithm of the probability that it gave to the right digit, averaged over
+# MAGIC the batch. A confident right answer costs almost nothing, a coin toss between two digits costs 0.69, and a confident
+# MAGIC wrong answer costs a lot. Then find out, for every weight, in which direction a small change would lower the loss (the
+# MAGIC *gradient* tells), and change all of them a little that way. One pass over all training rows is an *epoch*.
 # MAGIC
-# MAGIC A network that knows nothing does best to give each digit a tenth: loss 2.30, accuracy 10 %. Whatever the curves below
-# MAGIC show beyond that was learned.
+# MAGIC The best that a network can do without knowing anything is to give each digit a probability of one tenth: loss 2.30,
+# MAGIC accuracy 10 %. Whatever the curves below show beyond that was learned.
 
 # COMMAND ----------
 
@@ -131,20 +131,20 @@ run = notebook.train(config, again=dbutils.widgets.get("again") == "yes")
 # MAGIC Look for three things.
 # MAGIC
 # MAGIC 1. **Does it learn?** Both losses fall quickly in the first epochs.
-# MAGIC 2. **Where do the curves part?** The training loss keeps falling. The validation loss falls with it, then flattens,
-# MAGIC    and may rise again. From there on the network still improves on the digits it is shown, and no longer on others. It
-# MAGIC    has begun to remember particular digits instead of what makes a four a four. That is **overfitting**, and the
-# MAGIC    shaded gap is its size.
-# MAGIC 3. **Which epoch was best?** The one with the lowest validation loss, marked by a circle. Everything after it was
+# MAGIC 2. **Where do the curves diverge?** The training loss keeps falling. The validation loss falls with it, then flattens
+# MAGIC    out, and may rise again. From there on the network still improves on the digits it is shown, but no longer on
+# MAGIC    others. It has begun to memorize particular digits instead of learning what makes a four a four. That is
+# MAGIC    **overfitting**, and the shaded gap shows its size.
+# MAGIC 3. **Which epoch was best?** The one with the lowest validation loss, marked with a circle. Everything after it was
 # MAGIC    wasted, or worse.
 # MAGIC
-# MAGIC In the first epochs training may even look *worse* than validation. Its numbers are means over the epoch, begun by a
-# MAGIC network that knew less; the validation numbers are taken at the epoch's end.
+# MAGIC In the first epochs training may even look *worse* than validation. The training numbers are averages over the epoch,
+# MAGIC including its beginning, when the network knew less; the validation numbers are measured at the end of the epoch.
 # MAGIC
-# MAGIC Accuracy shows overfitting later than loss does. A network that has become too sure of itself pays for each mistake
+# MAGIC Accuracy shows overfitting later than the loss does. A network that has become overconfident pays for each mistake
 # MAGIC with a high loss, long before it makes more mistakes.
 # MAGIC
-# MAGIC That networks *can* remember is not a weakness of this one: large ones learn even labels drawn by lot without a single
+# MAGIC The ability to memorize is not peculiar to this network: large networks can fit even random labels without a single
 # MAGIC mistake (Zhang et al. 2017, *Understanding deep learning requires rethinking generalization*, arXiv:1611.03530).
 
 # COMMAND ----------
@@ -165,9 +165,9 @@ print(f"lowest validation loss in epoch {run.summary.best_epoch} of {run.summary
 # MAGIC %md
 # MAGIC ## Where it fails
 # MAGIC
-# MAGIC One number hides what kind of mistakes there are. In the table below each row is a true digit, each column what the
-# MAGIC network said. The diagonal is right, everything else is a mistake: pairs that look alike to us tend to be pairs that
-# MAGIC the network mixes up.
+# MAGIC A single number hides what kinds of mistakes there are. In the table below each row is a true digit, and each column
+# MAGIC is the network's prediction. Entries on the diagonal are right, all others are mistakes: digits that look alike to us
+# MAGIC tend to be digits that the network confuses.
 
 # COMMAND ----------
 
@@ -176,8 +176,8 @@ display(run.figure("confusion_matrix"))
 # COMMAND ----------
 
 # MAGIC %md
-# MAGIC And these are the mistakes that it was surest of. Some could fool a person. Many could not: this is what a network
-# MAGIC without any idea of a picture does.
+# MAGIC And these are its most confident mistakes. Some would fool a person too. Many would not: this is what happens when a
+# MAGIC network has no notion of a picture.
 
 # COMMAND ----------
 
@@ -188,11 +188,11 @@ display(run.figure("worst_mistakes"))
 # MAGIC %md
 # MAGIC ## Try it
 # MAGIC
-# MAGIC * Set `data` to `mnist-5k`: fewer than a tenth of the rows, the same network. What happens to the gap, and why?
+# MAGIC * Set `data` to `mnist-5k`: the same network with less than a tenth of the rows. What happens to the gap, and why?
 # MAGIC * Set `epochs` to 5, then to 100. Which of the three accuracies change?
-# MAGIC * This network takes raw values from 0 to 255, while the ones of the next labs scale them to 0..1 first. What does a
-# MAGIC   step of the same size mean for a weight whose input is 255 times as large? `pipelines/models/layers.py` has the
-# MAGIC   scaling.
+# MAGIC * This network takes raw values from 0 to 255, while those in the next labs first scale them to 0..1. What does a step
+# MAGIC   of the same size mean for a weight whose input is 255 times as large? The scaling is in
+# MAGIC   `pipelines/models/layers.py`.
 
 # COMMAND ----------
 

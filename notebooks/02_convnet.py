@@ -3,16 +3,17 @@
 # MAGIC # Lab 2: a first convolutional network
 # MAGIC
 # MAGIC The perceptron of lab 1 had to find out for itself that its 784 inputs form a picture. In this lab we build that
-# MAGIC knowledge in. The tool is the *convolution*. We make some by hand first, then let a network find its own.
+# MAGIC knowledge into the network. The tool is the *convolution*. First we design a few by hand, then we let a network learn
+# MAGIC its own.
 
 # COMMAND ----------
 
 # DBTITLE 1,Settings
 dbutils.widgets.text("data", "mnist", "Data set")
-dbutils.widgets.text("epochs", "", "Epochs (empty: what conf/convnet.yml says)")
+dbutils.widgets.text("epochs", "", "Epochs (empty: as in conf/convnet.yml)")
 dbutils.widgets.text("workers", "1", "Workers")
-dbutils.widgets.text("storage", "", "Folder for tables and runs (empty: the usual one)")
-dbutils.widgets.dropdown("again", "no", ["no", "yes"], "Train again where an equal run exists")
+dbutils.widgets.text("storage", "", "Folder for tables and runs (empty: the default)")
+dbutils.widgets.dropdown("again", "no", ["no", "yes"], "Train again even if an identical run exists")
 
 # COMMAND ----------
 
@@ -35,17 +36,17 @@ images, labels = notebook.images(table, "test", 4)
 # MAGIC %md
 # MAGIC ## What a convolution is
 # MAGIC
-# MAGIC Take a small square of weights, the *kernel*. Lay it on the upper left corner of the image, multiply each weight by
-# MAGIC the pixel below it, add everything up, and write the sum down. Move the kernel one pixel to the right and do it again;
-# MAGIC row by row over the whole image. The sums form a new image, the *feature map*. It is bright where the image looks like
-# MAGIC the kernel.
+# MAGIC Take a small square of weights, the *kernel*. Place it on the upper left corner of the image, multiply each weight by
+# MAGIC the pixel beneath it, add everything up, and write down the sum. Move the kernel one pixel to the right and repeat,
+# MAGIC row by row, over the whole image. The sums form a new image, the *feature map*. It is bright where the image looks
+# MAGIC like the kernel.
 # MAGIC
 # MAGIC (Mathematicians flip the kernel first and call the unflipped form cross-correlation. Networks learn their kernels, so
-# MAGIC it makes no difference which way round they lie.)
+# MAGIC the orientation makes no difference.)
 # MAGIC
-# MAGIC Below are five kernels made by hand. The first is negative on the left and positive on the right, so it answers where
-# MAGIC dark turns into light from left to right: at left edges of strokes. The second does the same from top to bottom. The
-# MAGIC third and fourth look for slanted edges, and the last is a plain mean, which blurs.
+# MAGIC Below are five hand-made kernels. The first is negative on the left and positive on the right, so it responds where
+# MAGIC dark turns into light from left to right: at the left edges of strokes. The second does the same from top to bottom.
+# MAGIC The third and fourth detect slanted edges, and the last one is a plain average, which blurs.
 
 # COMMAND ----------
 
@@ -62,7 +63,7 @@ by_hand = [
 ]
 kernels = np.array(by_hand, dtype=np.float32).transpose(1, 2, 0)[:, :, None, :]
 
-# All 3 x 3 neighbourhoods of every image, then one weighted sum for each of them and each kernel.
+# All 3 x 3 neighbourhoods of every image, then one weighted sum per neighbourhood and kernel.
 neighbourhoods = np.lib.stride_tricks.sliding_window_view(images[..., 0] / 255, (3, 3), axis=(1, 2))
 sums = np.einsum("nyxij,ijk->nyxk", neighbourhoods, kernels[:, :, 0, :])
 feature_maps = np.maximum(sums, 0)
@@ -74,20 +75,20 @@ print(f"images {images.shape} and kernels {kernels.shape} give feature maps {fea
 # COMMAND ----------
 
 # MAGIC %md
-# MAGIC Three things to notice.
+# MAGIC Notice three things.
 # MAGIC
-# MAGIC * A 3 x 3 kernel has 26 places in each row of 28 pixels, so the feature map is 26 x 26. Without a border of zeros
-# MAGIC   around the image (*padding*) each convolution takes a little off.
+# MAGIC * A 3 x 3 kernel fits into each row of 28 pixels at 26 positions, so the feature map is 26 x 26. Without a border of
+# MAGIC   zeros around the image (*padding*), each convolution trims a little off.
 # MAGIC * The same nine weights were used everywhere. An edge is an edge wherever it is, so there is no need to learn it anew
-# MAGIC   for each place. This is called *weight sharing*.
-# MAGIC * Each sum looks at nine neighbouring pixels and at nothing else. That is the knowledge we built in: near pixels
-# MAGIC   belong together.
+# MAGIC   for each position. This is called *weight sharing*.
+# MAGIC * Each sum sees nine neighbouring pixels and nothing else. That is the knowledge we built in: nearby pixels belong
+# MAGIC   together.
 # MAGIC
 # MAGIC ## Pooling
 # MAGIC
-# MAGIC It rarely matters whether a stroke is at pixel 11 or 12. *Pooling* cuts a feature map into squares of 2 x 2 and keeps
-# MAGIC the largest value of each. What is left is a quarter of the numbers, and a digit that moves by a pixel changes them
-# MAGIC little.
+# MAGIC It rarely matters whether a stroke is at pixel 11 or 12. *Pooling* divides a feature map into squares of 2 x 2 and
+# MAGIC keeps only the largest value of each. A quarter of the numbers remain, and they change little when a digit shifts by a
+# MAGIC pixel.
 
 # COMMAND ----------
 
@@ -102,7 +103,7 @@ print(f"feature maps {feature_maps.shape} become {pooled.shape}")
 # MAGIC ## The network
 # MAGIC
 # MAGIC The course's first ConvNet (`pipelines/models/convnet.py`) has 8 kernels of 4 x 4, pooling, a layer of 128 units, and
-# MAGIC the ten outputs. Let us count its weights.
+# MAGIC ten outputs. Let's count its weights.
 
 # COMMAND ----------
 
@@ -118,11 +119,12 @@ print(f"{sum(parts.values()):>8,}  in all")
 # COMMAND ----------
 
 # MAGIC %md
-# MAGIC The convolution has 136 weights; the perceptron's first layer had 15,700. With them it makes 8 x 25 x 25 = 5,000
-# MAGIC numbers out of each image, and that takes 80,000 multiplications: every weight is used at 625 places. In the dense
-# MAGIC layer each weight is used once. Convolutions are cheap to store and dear to compute, dense layers the other way round.
+# MAGIC The convolution has 136 weights; the perceptron's first layer had 15,700. Those 136 weights turn each image into 8 x
+# MAGIC 25 x 25 = 5,000 numbers, which takes 80,000 multiplications: every weight is used at 625 positions. In the dense layer
+# MAGIC each weight is used once. Convolutions are cheap to store and expensive to compute; with dense layers it is the other
+# MAGIC way round.
 # MAGIC
-# MAGIC Where the kernels come from is the beauty of it: nobody makes them. They begin as random numbers, and the same
+# MAGIC The beauty of it is where the kernels come from: nobody designs them. They start as random numbers, and the same
 # MAGIC gradient that trains the dense layers trains them too.
 
 # COMMAND ----------
@@ -134,11 +136,11 @@ run = notebook.train(config, again=dbutils.widgets.get("again") == "yes")
 # MAGIC %md
 # MAGIC ## What it learned to look for
 # MAGIC
-# MAGIC In the first row are the learned kernels. Red adds light, blue takes it away. Compare them with the ones made by hand:
-# MAGIC kernels with a red and a blue side are edge detectors that training found on its own. Below each kernel is where it
-# MAGIC answers in four test images.
+# MAGIC The first row shows the learned kernels. Red weights are positive, blue ones negative. Compare them with the hand-made
+# MAGIC ones: kernels with a red and a blue side are edge detectors that training found on its own. Below each kernel you see
+# MAGIC where it responds in four test images.
 # MAGIC
-# MAGIC Not every kernel must make sense to us. Nothing in the loss asks for that.
+# MAGIC Not every kernel has to make sense to us. Nothing in the loss asks for that.
 
 # COMMAND ----------
 
@@ -147,12 +149,12 @@ display(run.figure("first_layer"))
 # COMMAND ----------
 
 # MAGIC %md
-# MAGIC ## Did it pay?
+# MAGIC ## Did it pay off?
 # MAGIC
 # MAGIC Compare with the perceptron's curves in lab 1: where they end, and how fast they get there. Then look at the gap
-# MAGIC between training and validation. This network has nine times as many weights as the perceptron, so it has more room to
-# MAGIC remember single digits. It still does better on digits it has not seen, because most of what it can express through
-# MAGIC kernels makes sense for pictures.
+# MAGIC between training and validation. This network has nine times as many weights as the perceptron, so it has more
+# MAGIC capacity to memorize individual digits. It still does better on digits it has not seen, because most of what it can
+# MAGIC express through kernels makes sense for pictures.
 
 # COMMAND ----------
 
@@ -167,11 +169,11 @@ display(run.figure("worst_mistakes"))
 # MAGIC %md
 # MAGIC ## Try it
 # MAGIC
-# MAGIC * Write another kernel by hand: one that answers to dots, or to the ends of strokes. Which digits does it tell apart?
+# MAGIC * Write another kernel by hand: one that responds to dots, or to the ends of strokes. Which digits does it tell apart?
 # MAGIC * Shuffle the pixels as in lab 1, before the hand-made convolution. What do the feature maps look like? A perceptron
 # MAGIC   would not mind. Would this network?
-# MAGIC * The course reports 98.6 % for this network, trained on all of MNIST. One seed is one draw: set `training.seed` by
-# MAGIC   adding it to the settings above, and see how far three seeds lie apart before you call another network better.
+# MAGIC * The course reports 98.6 % for this network, trained on all of MNIST. A single seed is a single sample: add
+# MAGIC   `training.seed` to the settings above, and see how far apart three seeds are before you call another network better.
 
 # COMMAND ----------
 

@@ -2,18 +2,18 @@
 # MAGIC %md
 # MAGIC # Lab 3: a second layer of kernels
 # MAGIC
-# MAGIC A kernel of 4 x 4 sees edges. A digit is made of curves, crossings and loops, and those are made of edges. So: let a
-# MAGIC second layer of kernels look at the feature maps of the first. In this lab we do that, and then ask a question that is
-# MAGIC asked too rarely: is the second network *really* better, or were we lucky?
+# MAGIC A kernel of 4 x 4 sees edges. A digit is made of curves, crossings and loops, and those are made of edges. So let us
+# MAGIC put a second layer of kernels on top of the feature maps of the first. In this lab we do that, and then ask a question
+# MAGIC that is asked too rarely: is the second network *really* better, or were we just lucky?
 
 # COMMAND ----------
 
 # DBTITLE 1,Settings
 dbutils.widgets.text("data", "mnist", "Data set")
-dbutils.widgets.text("epochs", "", "Epochs (empty: what the files in conf/ say)")
+dbutils.widgets.text("epochs", "", "Epochs (empty: as in the files in conf/)")
 dbutils.widgets.text("workers", "1", "Workers")
-dbutils.widgets.text("storage", "", "Folder for tables and runs (empty: the usual one)")
-dbutils.widgets.dropdown("again", "no", ["no", "yes"], "Train again where an equal run exists")
+dbutils.widgets.text("storage", "", "Folder for tables and runs (empty: the default)")
+dbutils.widgets.dropdown("again", "no", ["no", "yes"], "Train again even if an identical run exists")
 
 # COMMAND ----------
 
@@ -34,13 +34,13 @@ two = notebook.configuration("conf/convnet_two.yml", settings, storage=storage)
 # MAGIC %md
 # MAGIC ## Seeing more by looking twice
 # MAGIC
-# MAGIC A value in the second feature map is made of 4 x 4 values of the first, and each of those of 4 x 4 pixels, shifted by
-# MAGIC one. Together they cover 7 x 7 pixels: the *receptive field*. It grows by the kernel's size less one with every layer,
-# MAGIC and doubles its pace after each pooling.
+# MAGIC A value in the second feature map is computed from 4 x 4 values of the first, and each of those from 4 x 4 pixels,
+# MAGIC each time shifted by one. Together they cover 7 x 7 pixels: the *receptive field*. With every layer it grows by the
+# MAGIC kernel size minus one, and after each pooling it grows twice as fast.
 # MAGIC
-# MAGIC There is another difference. The first layer's kernels have one layer of weights, for grey. The second layer's kernels
-# MAGIC are as deep as there are feature maps below them: a second-layer kernel can ask for "a left edge here *and* a top edge
-# MAGIC there".
+# MAGIC There is another difference. The first layer's kernels have a single channel of weights, for grey. The second layer's
+# MAGIC kernels have one channel for each feature map below them: a second-layer kernel can look for "a left edge here *and* a
+# MAGIC top edge there".
 
 # COMMAND ----------
 
@@ -61,11 +61,11 @@ for name, parts in (("one layer", first), ("two layers", second)):
 # COMMAND ----------
 
 # MAGIC %md
-# MAGIC The deeper network has *fewer* weights. The second convolution makes the feature maps smaller before they reach the
-# MAGIC dense layer, where the weights are. Depth is not the same as size.
+# MAGIC The deeper network has *fewer* weights. The second convolution shrinks the feature maps before they reach the dense
+# MAGIC layer, which holds most of the weights. Depth is not the same as size.
 # MAGIC
-# MAGIC Now both are trained, each as `conf/` has it. A run with exactly these settings that is already there, for example
-# MAGIC from lab 2, is taken as it is.
+# MAGIC Now we train both, each as configured in `conf/`. If there already is a run with exactly these settings, for example
+# MAGIC from lab 2, it is reused.
 
 # COMMAND ----------
 
@@ -80,20 +80,20 @@ display(comparison.draw({name: run.history for name, run in runs.items()}).figur
 # COMMAND ----------
 
 # MAGIC %md
-# MAGIC The curves may have different lengths: the course trains the two networks for 8 and for 15 epochs. Compare them at the
+# MAGIC The curves may have different lengths: the course trains the two networks for 8 and 15 epochs. Compare them at the
 # MAGIC same epoch before you compare their ends.
 # MAGIC
 # MAGIC ## Better, or lucky?
 # MAGIC
-# MAGIC An accuracy is a count: so many of so many test rows were right. Like any count of chance events it has an error. If
-# MAGIC the true rate is *p* and there are *n* rows, the standard error is the square root of *p* (1 - *p*) / *n*. For 98.6 %
-# MAGIC of 10,000 rows that is 0.12 points, so two networks half a point apart may well be different, and two that are 0.1
-# MAGIC points apart tell us nothing.
+# MAGIC An accuracy is a count: this many of that many test rows were right. Like any count of random events it has an error.
+# MAGIC If the true rate is *p* and there are *n* rows, the standard error is the square root of *p* (1 - *p*) / *n*. For 98.6
+# MAGIC % of 10,000 rows that is 0.12 points, so two networks half a point apart may well be different, and a difference of
+# MAGIC 0.1 points tells us nothing.
 # MAGIC
-# MAGIC But both networks answered the *same* rows, and most rows are easy for both. Those say nothing about which is better.
-# MAGIC What counts are the rows that only one of them got right. If the two were equally good, each such row would be a
-# MAGIC coin's toss. McNemar's test asks how likely tosses would be at least as one-sided as what we see (McNemar 1947; for
-# MAGIC classifiers, Dietterich 1998).
+# MAGIC But both networks classified the *same* rows, and most rows are easy for both. Those say nothing about which one is
+# MAGIC better. What counts are the rows that only one of them got right. If the two were equally good, each such row would be
+# MAGIC a coin toss. McNemar's test asks how likely it is that fair coin tosses come out at least as one-sided as what we see
+# MAGIC (McNemar 1947; for classifiers, Dietterich 1998).
 
 # COMMAND ----------
 
@@ -109,20 +109,19 @@ pairs = PairedCounts(
 for name, hits in right.items():
     error = np.sqrt(hits.mean() * (1 - hits.mean()) / len(hits))
     print(f"{name:<11} {100 * hits.mean():.2f} % of {len(hits):,} test rows, standard error {100 * error:.2f} points")
-print(f"only the first is right about {pairs.only_first} rows, only the second about {pairs.only_second}")
-print(f"tosses of a fair coin would be at least as one-sided with probability {pairs.p_value:.2g}")
+print(f"only the first gets {pairs.only_first} rows right, only the second {pairs.only_second}")
+print(f"fair coin tosses would be at least as one-sided with probability {pairs.p_value:.2g}")
 
 # COMMAND ----------
 
 # MAGIC %md
-# MAGIC A small probability (below 0.05, by custom) says that chance is a poor explanation for the difference *between these
-# MAGIC two trained networks*. It does not say that one *architecture* is better than the other: train each of them again from
-# MAGIC another seed and both numbers move. To compare architectures, compare several seeds of each.
+# MAGIC A small probability (by convention, below 0.05) says that chance is a poor explanation for the difference *between
+# MAGIC these two trained networks*. It does not say that one *architecture* is better than the other: train each of them
+# MAGIC again with another seed, and both numbers change. To compare architectures, compare several seeds of each.
 # MAGIC
 # MAGIC ## The first layer, again
 # MAGIC
-# MAGIC The first layer of the deeper network no longer has to hand the dense layer something useful by itself. Its kernels
-# MAGIC serve the second layer.
+# MAGIC The first layer of the deeper network no longer feeds the dense layer directly. Its kernels serve the second layer.
 
 # COMMAND ----------
 
@@ -135,8 +134,8 @@ display(runs["two layers"].figure("first_layer"))
 # MAGIC
 # MAGIC * Look at the training and validation curves of the deeper network after its best epoch. Which of the two networks
 # MAGIC   overfits more?
-# MAGIC * Set `epochs` to 8 for both. Is the second still ahead?
-# MAGIC * Write a network with a third convolution: copy `pipelines/models/convnet_two.py`, add a line to
+# MAGIC * Set `epochs` to 8 for both. Is the second network still ahead?
+# MAGIC * Write a network with a third convolution: copy `pipelines/models/convnet_two.py`, and add a line to
 # MAGIC   `pipelines/models/registry.py`. What is its receptive field?
 
 # COMMAND ----------

@@ -2,19 +2,19 @@
 # MAGIC %md
 # MAGIC # Lab 5: optimizers
 # MAGIC
-# MAGIC The gradient says in which direction the loss falls. It does not say how far to go. In this lab one network is trained
-# MAGIC on the same data in the same order, and only the rule for the step changes: plain gradient descent, gradient descent
+# MAGIC The gradient says in which direction the loss falls. It does not say how far to go. In this lab we train one network
+# MAGIC on the same data in the same order, and change only the rule for the step: plain gradient descent, gradient descent
 # MAGIC with momentum, and Adam.
 
 # COMMAND ----------
 
 # DBTITLE 1,Settings
 dbutils.widgets.text("data", "mnist", "Data set")
-dbutils.widgets.text("epochs", "", "Epochs (empty: what the files in conf/ say)")
+dbutils.widgets.text("epochs", "", "Epochs (empty: as in the files in conf/)")
 dbutils.widgets.text("workers", "1", "Workers")
 dbutils.widgets.text("optimizers", "sgd, momentum, adam", "Which ones to compare")
-dbutils.widgets.text("storage", "", "Folder for tables and runs (empty: the usual one)")
-dbutils.widgets.dropdown("again", "no", ["no", "yes"], "Train again where an equal run exists")
+dbutils.widgets.text("storage", "", "Folder for tables and runs (empty: the default)")
+dbutils.widgets.dropdown("again", "no", ["no", "yes"], "Train again even if an identical run exists")
 
 # COMMAND ----------
 
@@ -24,13 +24,13 @@ dbutils.widgets.dropdown("again", "no", ["no", "yes"], "Train again where an equ
 # MAGIC A network has hundreds of thousands of directions. To see what a rule does, two are enough: a long valley that is 100
 # MAGIC times as steep across as it is along.
 # MAGIC
-# MAGIC * **SGD** (stochastic gradient descent): take the gradient of a batch, multiply it by the *learning rate*, go that far
-# MAGIC   downhill. In the valley this is a bad deal. The steep direction limits the rate (any larger, and the steps would
-# MAGIC   jump from wall to wall, higher each time), and with that rate the flat direction takes for ever.
+# MAGIC * **SGD** (stochastic gradient descent): take the gradient of a batch, multiply it by the *learning rate*, and go that
+# MAGIC   far downhill. In the valley this is a bad deal. The steep direction limits the rate (any larger, and the steps would
+# MAGIC   bounce from wall to wall, higher each time), and at that rate the flat direction takes forever.
 # MAGIC * **Momentum**: keep a velocity. Each step adds the new gradient to nine tenths of the old velocity. Across the valley
-# MAGIC   the gradients change their sign and cancel, along the valley they add up.
-# MAGIC * **Adam**: give every weight a rate of its own, by dividing its gradient by the root of the mean square of its recent
-# MAGIC   gradients. A direction that has always been flat gets large steps, a steep one small steps (Kingma and Ba 2015,
+# MAGIC   the gradients alternate in sign and cancel out; along the valley they add up.
+# MAGIC * **Adam**: give every weight its own rate, by dividing its gradient by the root mean square of its recent gradients.
+# MAGIC   A direction that has always been flat gets large steps, a steep one small steps (Kingma and Ba 2015,
 # MAGIC   arXiv:1412.6980).
 
 # COMMAND ----------
@@ -54,7 +54,7 @@ for rule in ("sgd", "momentum", "adam"):
         else:
             velocity = 0.9 * velocity + 0.1 * gradient
             squares = 0.999 * squares + 0.001 * gradient**2
-            # Both averages begin at zero; the divisions make up for that.
+            # Both averages start at zero; the divisions correct for that.
             change = -0.3 * (velocity / (1 - 0.9**step)) / np.sqrt(squares / (1 - 0.999**step))
         place = place + change
         walk.append(place)
@@ -74,14 +74,14 @@ plt.show()
 # COMMAND ----------
 
 # MAGIC %md
-# MAGIC The start is at the height of 40. Which rule is best here depends on the rates that were chosen for it, and that is
-# MAGIC true of networks too: **a comparison of optimizers is a comparison of optimizers with their learning rates.** What
-# MAGIC Adam gives is less a better end than a rule that works at once with the rate that everybody uses, 0.001.
+# MAGIC The start is at a height of 40. Which rule wins here depends on the rates chosen for it, and that is true of networks
+# MAGIC too: **a comparison of optimizers is a comparison of optimizers with their learning rates.** What Adam offers is not
+# MAGIC so much a better result as a rule that works right away with the rate that everybody uses, 0.001.
 # MAGIC
 # MAGIC ## On a network
 # MAGIC
-# MAGIC Now the course's third network, from lab 4. Plain SGD runs with a rate of 0.01, momentum with the same rate and 0.9,
-# MAGIC Adam with 0.001. Seed, order of the rows, batch size and everything else are the same.
+# MAGIC Now the course's third network, from lab 4. Plain SGD runs with a rate of 0.01, momentum with the same rate and a
+# MAGIC momentum of 0.9, and Adam with 0.001. Seed, order of the rows, batch size and everything else are the same.
 
 # COMMAND ----------
 
@@ -118,15 +118,16 @@ display(comparison.draw({name: run.history for name, run in runs.items()}).figur
 # MAGIC %md
 # MAGIC ## Reading the curves
 # MAGIC
-# MAGIC * **The first epochs.** Adam is usually far ahead after one epoch. Plain SGD needs many to get to the same place.
-# MAGIC * **The ends.** Given enough epochs the curves come closer. On some tasks well-tuned SGD with momentum even ends
-# MAGIC   better on test rows than Adam (Wilson et al. 2017, *The marginal value of adaptive gradient methods in machine
-# MAGIC   learning*, arXiv:1705.08292). Stopping all of them after the same few epochs measures speed, not the end.
-# MAGIC * **The price.** Momentum keeps one extra number a weight, Adam two. For 600,810 weights that is 5 MB, for a billion
-# MAGIC   it is 8 GB.
+# MAGIC * **The first epochs.** Adam is usually far ahead after one epoch. Plain SGD needs many epochs to get that far.
+# MAGIC * **The last epochs.** Given enough epochs, the curves get closer. On some tasks well-tuned SGD with momentum even
+# MAGIC   ends up better on test rows than Adam (Wilson et al. 2017, *The marginal value of adaptive gradient methods in
+# MAGIC   machine learning*, arXiv:1705.08292). Stopping all of them after the same few epochs measures speed, not the final
+# MAGIC   result.
+# MAGIC * **The price.** Momentum keeps one extra number per weight, Adam two. For 600,810 weights Adam's are 5 MB, for a
+# MAGIC   billion they are 8 GB.
 # MAGIC
-# MAGIC The course reports 96 to 97 % for plain SGD after 15 epochs of all of MNIST, against 99.1 % with Adam, and takes that
-# MAGIC as a measure of how far optimizers have come. Look at momentum, a rule of 1964, before you agree.
+# MAGIC The course reports 96 to 97 % for plain SGD after 15 epochs on all of MNIST, against 99.1 % with Adam, and takes that
+# MAGIC as a measure of how far optimizers have come. Before you agree, look at momentum, a rule from 1964.
 
 # COMMAND ----------
 
@@ -152,10 +153,11 @@ display(
 # MAGIC %md
 # MAGIC ## Try it
 # MAGIC
-# MAGIC * Give plain SGD a rate of 0.1 (`training.base_learning_rate` in the settings). How much of Adam's lead was the rate?
+# MAGIC * Give plain SGD a rate of 0.1 (`training.base_learning_rate` in the settings). How much of Adam's lead was due to the
+# MAGIC   rate?
 # MAGIC * Give Adam a rate of 0.01. What happens, and why does dropout make it worse?
-# MAGIC * The rate need not stay the same: `training.schedule` takes `cosine`, `step` and `one_cycle`. The default recipe of
-# MAGIC   this project, `conf/train_cnn.yml`, climbs to 0.01 and comes down again, all in three epochs.
+# MAGIC * The rate need not stay constant: `training.schedule` can be `cosine`, `step` or `one_cycle`. This project's default
+# MAGIC   recipe, `conf/train_cnn.yml`, raises it to 0.01 and lowers it again, all within three epochs.
 
 # COMMAND ----------
 

@@ -1,29 +1,29 @@
 # Databricks notebook source
 # MAGIC %md
-# MAGIC # Lab 6: the distributed road
+# MAGIC # Lab 6: the distributed pipeline
 # MAGIC
-# MAGIC The earlier labs called one function, and a trained network came back. In this lab we walk the road that this function
-# MAGIC takes, stop at each station, and look at what lies there:
+# MAGIC The earlier labs called one function, and a trained network came back. In this lab we follow the pipeline behind that
+# MAGIC function, stop at each stage, and look at what it produces:
 # MAGIC
-# MAGIC | station | what happens | done by |
+# MAGIC | stage | what happens | done by |
 # MAGIC |---|---|---|
 # MAGIC | ingest | text becomes a table | Spark |
 # MAGIC | stream | each worker reads its share of the table | Petastorm |
 # MAGIC | train | all workers train one network together | Keras and Horovod |
 # MAGIC | launch | one Spark stage starts the workers, all or none | Spark's barrier stage |
-# MAGIC | track | what happened is written down | MLflow |
+# MAGIC | track | what happened is recorded | MLflow |
 # MAGIC
-# MAGIC Everything here works the same on a laptop, where two workers are two processes, and on a cluster, where they are on
+# MAGIC Everything here works the same on a laptop, where two workers are two processes, and on a cluster, where they run on
 # MAGIC two machines.
 
 # COMMAND ----------
 
 # DBTITLE 1,Settings
 dbutils.widgets.text("data", "mnist", "Data set")
-dbutils.widgets.text("epochs", "", "Epochs (empty: what conf/train_cnn.yml says)")
+dbutils.widgets.text("epochs", "", "Epochs (empty: as in conf/train_cnn.yml)")
 dbutils.widgets.text("workers", "2", "Workers")
-dbutils.widgets.text("storage", "", "Folder for tables and runs (empty: the usual one)")
-dbutils.widgets.dropdown("again", "no", ["no", "yes"], "Train again where an equal run exists")
+dbutils.widgets.text("storage", "", "Folder for tables and runs (empty: the default)")
+dbutils.widgets.dropdown("again", "no", ["no", "yes"], "Train again even if an identical run exists")
 
 # COMMAND ----------
 
@@ -46,9 +46,9 @@ table = notebook.open_table(config)
 # MAGIC %md
 # MAGIC ## From text to a table
 # MAGIC
-# MAGIC The source is libsvm text: a line per image, the label first, then `index:value` for every pixel that is not zero. It
-# MAGIC is easy to read and slow to parse, so Spark parses it once. Many tasks each take a piece of the file, check every
-# MAGIC line, and write Parquet. Here is the start of the first line, as Spark sees the text:
+# MAGIC The source is libsvm text: one line per image, the label first, then `index:value` for every pixel that is not zero.
+# MAGIC It is easy to read but slow to parse, so Spark parses it only once. Many tasks each take a piece of the file, validate
+# MAGIC every line, and write Parquet. Here is the beginning of the first line, as Spark sees the text:
 
 # COMMAND ----------
 
@@ -62,8 +62,8 @@ print(line[:150], "...")
 # COMMAND ----------
 
 # MAGIC %md
-# MAGIC And here is what became of it. `image` holds the pixels as bytes, `label` the class, `split` tells the three kinds of
-# MAGIC rows apart. It is plain Parquet: anything can read it, not just this project.
+# MAGIC And here is the result. `image` holds the pixels as bytes, `label` the class, and `split` says which of the three sets
+# MAGIC a row belongs to. It is plain Parquet: any tool can read it, not just this project.
 
 # COMMAND ----------
 
@@ -76,25 +76,25 @@ display(rows.select("label", "split", F.length("image").alias("bytes in image"))
 # COMMAND ----------
 
 # MAGIC %md
-# MAGIC Two things about the table matter for what follows. Its rows were **shuffled** when it was written, by a recorded
-# MAGIC seed, because the source might have all zeros first. And it is cut into many files of equal size, each one *row
-# MAGIC group*: the smallest piece that Parquet reads at once.
+# MAGIC Two properties of the table matter for what follows. Its rows were **shuffled** when it was written, with a recorded
+# MAGIC seed, because the source might list all zeros first. And it is divided into many files of equal size, each of them one
+# MAGIC *row group*: the smallest unit that Parquet reads.
 
 # COMMAND ----------
 
 split = table.manifest.splits["train"]
 sizes = [file.rows for file in split.files]
 print(f"{split.rows:,} training rows in {len(sizes)} files, the first of {sizes[0]:,} rows, the last of {sizes[-1]:,}")
-print(f"digest {table.manifest.digest}: the same source and settings give the same digest, and the table is not written again")
+print(f"digest {table.manifest.digest}: the same source and settings have the same digest, and the table is reused")
 
 # COMMAND ----------
 
 # MAGIC %md
 # MAGIC ## Ranks and shards
 # MAGIC
-# MAGIC Each worker is a process. They all run the same program, and differ by one number: the **rank**, from 0 to the number
-# MAGIC of workers less one. From its rank a worker computes which rows are its own. These are its **shard**. Nobody hands out
-# MAGIC rows while the training runs; arithmetic that everybody does the same way is enough.
+# MAGIC Each worker is a process. They all run the same program and differ in one number: the **rank**, from 0 to the number
+# MAGIC of workers minus one. From its rank a worker computes which rows are its own: its **shard**. Nobody hands out rows
+# MAGIC while the training runs; arithmetic that everybody does the same way is enough.
 
 # COMMAND ----------
 
@@ -119,25 +119,25 @@ display(
     )
 )
 steps = steps_per_epoch(split.rows, workers, batch_size)
-print(f"{workers} workers x {batch_size} rows = a global batch of {workers * batch_size}, {steps} steps an epoch")
+print(f"{workers} workers x {batch_size} rows = a global batch of {workers * batch_size}, {steps} steps per epoch")
 
 # COMMAND ----------
 
 # MAGIC %md
-# MAGIC The number of **steps** must be the same for all. In each step the workers wait for each other; one that took a step
-# MAGIC more than the others would wait for ever. So it is computed before the first epoch, and the few rows that do not fill
-# MAGIC a global batch are left out, other ones each time.
+# MAGIC The number of **steps** must be the same for all workers. In each step they wait for each other; a worker that took
+# MAGIC one step more than the others would wait forever. So the number is computed before the first epoch, and the few rows
+# MAGIC that do not fill a global batch are left out, different ones each time.
 # MAGIC
 # MAGIC ## Training one network in several places
 # MAGIC
-# MAGIC Every worker has a whole copy of the network. In each step it takes a batch from its own shard and computes the
-# MAGIC gradient. Then all workers compute the mean of their gradients together (an **allreduce**), and all make the same step
-# MAGIC with it. Since they began with the same weights, and always make the same step, they keep the same weights, without
-# MAGIC ever sending them.
+# MAGIC Every worker has a complete copy of the network. In each step it takes a batch from its own shard and computes the
+# MAGIC gradient. Then all workers together compute the mean of their gradients (an **allreduce**), and each takes the same
+# MAGIC step with it. Since they started with the same weights and always take the same steps, their weights stay the same,
+# MAGIC without ever being sent.
 # MAGIC
-# MAGIC Why is that right? Because the loss is a mean over rows, and the mean of the means of equal parts is the mean of the
-# MAGIC whole. Here is the proof in numbers, for a linear model: the gradient of one batch of 64 rows, against the mean of the
-# MAGIC gradients of its two halves.
+# MAGIC Why is that correct? Because the loss is a mean over rows, and the mean of the means of equal parts is the mean of the
+# MAGIC whole. Here is a check in numbers, for a linear model: the gradient of one batch of 64 rows, compared with the mean of
+# MAGIC the gradients of its two halves.
 
 # COMMAND ----------
 
@@ -153,20 +153,20 @@ print("mean of the halves' gradients ", np.mean(halves, axis=0))
 # COMMAND ----------
 
 # MAGIC %md
-# MAGIC So N workers with batches of B do what one worker with batches of N x B would do. A larger batch gives a less noisy
-# MAGIC gradient and fewer steps per epoch, so the **learning rate is multiplied by the number of workers**, after a warm-up
-# MAGIC at the start, when the weights change fastest (Goyal et al. 2017, arXiv:1706.02677). That rule is a rule of thumb: it
-# MAGIC holds up to a point, and each task has its own.
+# MAGIC So N workers with batches of size B do the same as one worker with batches of size N x B. A larger batch gives a less
+# MAGIC noisy gradient and fewer steps per epoch, so the **learning rate is multiplied by the number of workers**, after a
+# MAGIC warm-up at the start, when the weights change fastest (Goyal et al. 2017, arXiv:1706.02677). This is a rule of thumb:
+# MAGIC it holds up to a point, which differs from task to task.
 # MAGIC
-# MAGIC Horovod computes the mean so that no worker is a bottleneck: in a ring, everyone passes pieces to a neighbour, and
-# MAGIC each worker sends about twice the size of the gradient however many workers there are (Sergeev and Del Balso 2018,
-# MAGIC arXiv:1802.05799).
+# MAGIC Horovod computes the mean in a way that makes no worker a bottleneck: in a ring, everyone passes pieces to a
+# MAGIC neighbour, and each worker sends about twice the size of the gradient, however many workers there are (Sergeev and Del
+# MAGIC Balso 2018, arXiv:1802.05799).
 # MAGIC
 # MAGIC ## Go
 # MAGIC
-# MAGIC Spark starts the workers as one *barrier stage*: all tasks at once or none. Each task starts a worker process, they
-# MAGIC exchange addresses, and the training begins. When one of them fails, all end, and the reason that is shown is the one
-# MAGIC of the worker that failed first.
+# MAGIC Spark starts the workers as one *barrier stage*: all tasks at once or none. Each task starts a worker process, the
+# MAGIC processes exchange addresses, and the training begins. If one of them fails, all of them stop, and the error you see
+# MAGIC is that of the worker that failed first.
 
 # COMMAND ----------
 
@@ -177,9 +177,9 @@ run = notebook.train(config, again=dbutils.widgets.get("again") == "yes")
 # MAGIC %md
 # MAGIC ## What each rank reported
 # MAGIC
-# MAGIC Each rank writes what happens to a file of its own, the *spool*. The driver follows the files while the training runs;
-# MAGIC that is where the lines above came from. Loss and accuracy are equal on all ranks, because they are summed over all of
-# MAGIC them before anyone reports. Times are each rank's own.
+# MAGIC Each rank writes its events to a log file of its own. The driver follows these files while the training runs; that is
+# MAGIC where the lines above came from. Loss and accuracy are the same on all ranks, because they are summed over all ranks
+# MAGIC before any of them reports. Times are each rank's own.
 
 # COMMAND ----------
 
@@ -216,15 +216,16 @@ print(", ".join(f"{name} {number:.1f} s" for name, number in vars(seconds).items
 # MAGIC %md
 # MAGIC ## Is it faster with two?
 # MAGIC
-# MAGIC Set `workers` to 1 and look. On a laptop, often not: one worker already uses all cores for its matrix products, and
-# MAGIC two workers share the same cores and have to talk besides. Starting the workers takes seconds, and this training takes
-# MAGIC seconds. More workers pay where they bring cores of their own, and where an epoch takes longer than the talking. That
-# MAGIC is what the cluster is for. The laptop is for finding out that everything works.
+# MAGIC Set `workers` to 1 and see. On a laptop, often not: one worker already uses all cores for its matrix products, and two
+# MAGIC workers share the same cores and have to communicate on top of that. Starting the workers takes seconds, and this
+# MAGIC training takes seconds. More workers pay off when they bring their own cores, and when an epoch takes longer than the
+# MAGIC communication. That is what the cluster is for. The laptop is for making sure that everything works.
 # MAGIC
 # MAGIC ## Try it
 # MAGIC
-# MAGIC * With `workers` at 1 the global batch is half as large, and so is the learning rate. Are the accuracies still alike?
-# MAGIC * Set `training.learning_rate_scaling` to `none` in the settings, with two workers. Which curve changes?
+# MAGIC * With `workers` set to 1 the global batch is half as large, and so is the learning rate. Are the accuracies still
+# MAGIC   similar?
+# MAGIC * With two workers, set `training.learning_rate_scaling` to `none` in the settings. Which curve changes?
 # MAGIC * Stop the training in the middle (*interrupt*, or Ctrl-C). What does the MLflow run say? What is left in the run's
 # MAGIC   folder?
 

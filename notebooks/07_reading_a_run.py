@@ -2,24 +2,24 @@
 # MAGIC %md
 # MAGIC # Lab 7: reading a run
 # MAGIC
-# MAGIC A trained network without a record of how it came about is a number without a unit. Every training of the earlier labs
-# MAGIC left such a record, a **run**, with a tracking server (MLflow). In this lab we open one and answer, without a look at
-# MAGIC the code that trained it: what was done, on which data, how did it go, how good is it, and can I use it?
+# MAGIC A trained network without a record of how it was made is like a number without a unit. Every training in the earlier
+# MAGIC labs left such a record, a **run**, on a tracking server (MLflow). In this lab we open one and answer, without looking
+# MAGIC at the code that trained it: what was done, on which data, how did it go, how good is the result, and can I use it?
 # MAGIC
-# MAGIC On a laptop, `./convoy ui` shows the same run in a browser; on Databricks the *Experiments* page does.
+# MAGIC On a laptop, `./convoy ui` shows the same run in a browser; on Databricks, the *Experiments* page does.
 
 # COMMAND ----------
 
 # DBTITLE 1,Settings
-dbutils.widgets.text("data", "mnist", "Data set (only where there is no run yet)")
-dbutils.widgets.text("epochs", "", "Epochs (only where there is no run yet)")
-dbutils.widgets.text("workers", "1", "Workers (only where there is no run yet)")
-dbutils.widgets.text("storage", "", "Folder for tables and runs (empty: the usual one)")
+dbutils.widgets.text("data", "mnist", "Data set (only if there is no run yet)")
+dbutils.widgets.text("epochs", "", "Epochs (only if there is no run yet)")
+dbutils.widgets.text("workers", "1", "Workers (only if there is no run yet)")
+dbutils.widgets.text("storage", "", "Folder for tables and runs (empty: the default)")
 
 # COMMAND ----------
 
 # MAGIC %md
-# MAGIC The newest finished run is read. Where there is none, the first ConvNet is trained now.
+# MAGIC We read the newest finished run. If there is none, we train the first ConvNet now.
 
 # COMMAND ----------
 
@@ -44,8 +44,8 @@ print(f"run {run.summary.run_id}: {run.title}, in {run.run_dir}")
 # MAGIC %md
 # MAGIC ## All runs side by side
 # MAGIC
-# MAGIC Before one run is opened: which are there? MLflow gives a table, one row a run. *Parameters* are what was asked,
-# MAGIC *metrics* what came out.
+# MAGIC Before we open one run: which runs are there? MLflow returns a table with one row per run. *Parameters* are what went
+# MAGIC in, *metrics* are what came out.
 
 # COMMAND ----------
 
@@ -61,11 +61,11 @@ display(found[[column for column in shown if column in found]].head(10))
 # COMMAND ----------
 
 # MAGIC %md
-# MAGIC ## What was asked
+# MAGIC ## What was configured
 # MAGIC
-# MAGIC The settings that can make one run differ from another are *parameters* of the run, also those that nobody changed: a
-# MAGIC default that changes later must not change the past. All settings are in the artifact `config.yml`, and `./convoy
-# MAGIC train --config config.yml` repeats the run. Below are those that differ from the defaults.
+# MAGIC Every setting that can make one run differ from another is a *parameter* of the run, even if nobody changed it: if a
+# MAGIC default changes later, that must not change the past. All settings are in the artifact `config.yml`, and `./convoy
+# MAGIC train --config config.yml` repeats the run. Below are the settings that differ from the defaults.
 
 # COMMAND ----------
 
@@ -79,9 +79,9 @@ defaults = Config().flat()
 # MAGIC %md
 # MAGIC ## On which data
 # MAGIC
-# MAGIC The run names its table by a *digest*: a fingerprint of the source files and of all settings that decide about the
-# MAGIC rows. Two runs with the same digest saw the same rows. Comparing accuracies of runs with different digests is
-# MAGIC comparing different exams.
+# MAGIC The run identifies its table by a *digest*: a fingerprint of the source files and of all settings that affect the
+# MAGIC rows. Two runs with the same digest saw the same rows. Comparing the accuracies of runs with different digests is like
+# MAGIC comparing the grades of different exams.
 
 # COMMAND ----------
 
@@ -97,9 +97,9 @@ if run.summary.note:
 # MAGIC %md
 # MAGIC ## How it went
 # MAGIC
-# MAGIC A metric has a history: one value an epoch. Lab 1 explains how to read the curves. Ask them in this order: did the
-# MAGIC training loss fall? Did the validation loss? Where do they part? Was the last epoch the best, so that more of them
-# MAGIC might help?
+# MAGIC A metric has a history: one value per epoch. Lab 1 explains how to read the curves. Ask these questions in order: did
+# MAGIC the training loss fall? Did the validation loss? Where do they diverge? Was the last epoch the best one, so that more
+# MAGIC epochs might help?
 
 # COMMAND ----------
 
@@ -110,9 +110,9 @@ display(run.figure("learning_curves"))
 # MAGIC %md
 # MAGIC ## How good it is
 # MAGIC
-# MAGIC One number first, then what is behind it. The accuracy has an error of its own (lab 3 computes it). Then: which
-# MAGIC classes are hard? *Precision* asks: of those that it called a four, how many are fours? *Recall* asks: of the fours,
-# MAGIC how many did it find? A network that calls everything a four has a perfect recall of fours.
+# MAGIC One number first, then what is behind it. The accuracy has a statistical error (lab 3 computes it). Then: which
+# MAGIC classes are hard? *Precision* asks: of the images that it called a four, how many are fours? *Recall* asks: of the
+# MAGIC fours, how many did it find? A network that calls everything a four has perfect recall for fours.
 
 # COMMAND ----------
 
@@ -128,8 +128,8 @@ display(run.figure("confusion_matrix"))
 # COMMAND ----------
 
 # MAGIC %md
-# MAGIC Look at the mistakes themselves before you believe in a remedy. Wrong labels, cut-off images and digits that nobody
-# MAGIC could read ask for other remedies than a larger network.
+# MAGIC Look at the mistakes themselves before you decide on a remedy. Wrong labels, cropped images and digits that nobody
+# MAGIC could read call for something other than a larger network.
 
 # COMMAND ----------
 
@@ -140,9 +140,9 @@ display(run.figure("worst_mistakes"))
 # MAGIC %md
 # MAGIC ## Can I use it?
 # MAGIC
-# MAGIC The run holds the trained network as a *model*: weights, the shapes it takes and gives (its *signature*), and what
-# MAGIC must be installed to load it. It takes raw pixels and needs neither Spark nor Horovod. We load it from the record, ask
-# MAGIC it about test rows, and check that it does what the run claims.
+# MAGIC The run contains the trained network as a *model*: its weights, the shapes of its inputs and outputs (its
+# MAGIC *signature*), and the packages needed to load it. It takes raw pixels and needs neither Spark nor Horovod. We load it
+# MAGIC from the run, let it classify test rows, and check that it does as well as the run claims.
 
 # COMMAND ----------
 
@@ -155,9 +155,9 @@ probabilities = classifier.probabilities(images)
 right = int((probabilities.argmax(axis=1) == labels).sum())
 recorded_right = int((run.predictions.probabilities[:1000].argmax(axis=1) == run.predictions.labels[:1000]).sum())
 print(f"model {classifier.info.uri}")
-print(f"takes images of {classifier.info.image_shape}, tells {', '.join(classifier.info.class_names)} apart")
-print(f"right about {right} of the first {len(labels)} test rows")
-print(f"when it was trained it was right about {recorded_right} of them")
+print(f"takes images of shape {classifier.info.image_shape}, distinguishes {', '.join(classifier.info.class_names)}")
+print(f"gets {right} of the first {len(labels)} test rows right")
+print(f"after training it got {recorded_right} of them right")
 
 # COMMAND ----------
 
@@ -170,7 +170,7 @@ display(
             {
                 "row": row,
                 "true": names[labels[row]],
-                "says": names[probabilities[row].argmax()],
+                "predicted": names[probabilities[row].argmax()],
                 "probability": probabilities[row].max(),
             }
             for row in range(8)
@@ -183,8 +183,8 @@ display(
 # MAGIC %md
 # MAGIC ## What else is there
 # MAGIC
-# MAGIC The artifacts of the run, as the tracking server keeps them. The *tags* say with which versions of everything it was
-# MAGIC trained, and from which commit.
+# MAGIC Finally, the run's artifacts, as stored by the tracking server. The *tags* record the versions of everything it was
+# MAGIC trained with, and the commit.
 
 # COMMAND ----------
 
@@ -198,6 +198,6 @@ for tag in sorted(tag for tag in record.data.tags if tag.startswith("version."))
 # MAGIC %md
 # MAGIC ## Try it
 # MAGIC
-# MAGIC * Write down, from the record alone, everything that somebody would need to get the same accuracy. What is missing?
+# MAGIC * Write down, from the run alone, everything that somebody would need to reproduce the accuracy. What is missing?
 # MAGIC * Take the `config.yml` of a run and repeat it. Are the metrics equal to the last digit? Which of them cannot be?
 # MAGIC * `./convoy predict` takes an image file and answers with a digit. Write one with a pen, photograph it, and see.

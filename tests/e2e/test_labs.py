@@ -1,4 +1,4 @@
-"""All labs, run as `./convoy labs` runs them, on the small data set and for few epochs."""
+"""All labs, run as `./convoy labs` does, on the small data set and for few epochs."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from notebooks.runner import __main__ as command
 from notebooks.runner.outputs import Html, ImageOutput, Text
 
 LABS = command.labs()
-# The set-up of the first test runs all labs, six trainings among them.
+# The first test's fixture runs all labs, with six trainings.
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -20,7 +20,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def executions(spark, home):
-    """By number. One session, one table, and each training once: a lab takes an equal run of an earlier one."""
+    """Executions by number. One session, one table, and each training once: labs reuse identical runs of earlier ones."""
     widgets = {"data": "mnist-5k", "epochs": "2", "optimizers": "sgd, adam", "storage": str(home)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONVOY_HOME", str(home))
@@ -39,7 +39,7 @@ def tables(execution):
 
 
 @pytest.mark.parametrize("number", range(1, 8))
-def test_a_lab_runs_to_its_end_shows_figures_and_has_no_noise(executions, number):
+def test_a_lab_runs_to_its_end_with_figures_and_without_warnings(executions, number):
     execution = executions[number]
     assert execution.error is None
     assert len(execution.results) == len(execution.notebook.cells)
@@ -61,13 +61,13 @@ def test_the_first_lab_reports_on_all_three_kinds_of_rows(executions):
     assert re.search(r"^test +\d+\.\d\d %, loss \d\.\d{4} \(1,000 rows, looked at once\)$", text, re.M)
 
 
-def test_weights_that_the_labs_count_are_those_of_the_networks(executions):
-    """The numbers stand in the networks' docstrings too, which tests/training holds against the networks."""
+def test_the_numbers_of_weights_in_the_labs_are_those_of_the_networks(executions):
+    """The networks' docstrings have the same numbers, which tests/training checks against the networks."""
     assert " 149,010  in all" in printed(executions[2])
     assert re.search(r"^two layers .* = 126,490 weights$", printed(executions[3]), re.M)
 
 
-def test_the_road_shows_two_ranks_whose_shards_are_all_rows(executions):
+def test_the_distributed_pipeline_has_two_ranks_whose_shards_cover_all_rows(executions):
     text = printed(executions[6])
     assert "2 workers x 64 rows = a global batch of 128" in text
     whole, halves = re.findall(r"^(?:gradient of the whole batch|mean of the halves' gradients) +(\[.*\])$", text, re.M)
@@ -77,13 +77,13 @@ def test_the_road_shows_two_ranks_whose_shards_are_all_rows(executions):
     assert "<td>3599</td>" in shards
 
 
-def test_the_model_that_the_last_lab_loads_answers_as_it_did_when_it_was_trained(executions):
-    right, recorded = re.findall(r"right about (\d+) of", printed(executions[7]))
+def test_the_model_loaded_by_the_last_lab_predicts_as_it_did_after_training(executions):
+    right, recorded = re.findall(r"(?:gets|got) (\d+) of", printed(executions[7]))
     assert int(right) > 100
     assert right == recorded
 
 
-def test_each_lab_has_a_page_that_leads_to_its_neighbours(executions, home):
+def test_each_lab_has_a_page_that_links_to_its_neighbours(executions, home):
     for number, execution in executions.items():
         text = (home / f"{execution.notebook.name}.html").read_text()
         assert f'<a href="{LABS[number % 7].name}.html">' in text or number == 7
@@ -91,7 +91,7 @@ def test_each_lab_has_a_page_that_leads_to_its_neighbours(executions, home):
         assert 'src="http' not in text
 
 
-def test_the_list_of_labs_needs_no_spark(capsys):
+def test_listing_the_labs_needs_no_spark(capsys):
     command.main(["--list"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [path.stem for path in sorted(Path(command.FOLDER).glob("*.py"))]
