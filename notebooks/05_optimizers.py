@@ -40,12 +40,12 @@ import numpy as np
 
 steepness = np.array([1.0, 100.0])
 start = np.array([-4.0, 0.8])
-walks = {}
+paths = {}
 for rule in ("sgd", "momentum", "adam"):
-    place, velocity, squares = start.copy(), np.zeros(2), np.zeros(2)
-    walk = [place]
+    position, velocity, squares = start.copy(), np.zeros(2), np.zeros(2)
+    path = [position]
     for step in range(1, 41):
-        gradient = steepness * place
+        gradient = steepness * position
         if rule == "sgd":
             change = -0.018 * gradient
         elif rule == "momentum":
@@ -56,18 +56,18 @@ for rule in ("sgd", "momentum", "adam"):
             squares = 0.999 * squares + 0.001 * gradient**2
             # Both averages start at zero; the divisions correct for that.
             change = -0.3 * (velocity / (1 - 0.9**step)) / np.sqrt(squares / (1 - 0.999**step))
-        place = place + change
-        walk.append(place)
-    walks[rule] = np.array(walk)
+        position = position + change
+        path.append(position)
+    paths[rule] = np.array(path)
 
 across, along = np.meshgrid(np.linspace(-1, 1, 200), np.linspace(-4.6, 4.6, 200))
 height = 0.5 * (steepness[0] * along**2 + steepness[1] * across**2)
 figure, panels = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained", sharey=True)
-for panel, (rule, walk) in zip(panels, walks.items(), strict=True):
+for panel, (rule, path) in zip(panels, paths.items(), strict=True):
     panel.contour(along, across, height, levels=np.geomspace(0.05, 60, 10), colors="#b8b8b8", linewidths=0.7)
-    panel.plot(walk[:, 0], walk[:, 1], marker="o", markersize=3, linewidth=1.2, color="#0072B2")
+    panel.plot(path[:, 0], path[:, 1], marker="o", markersize=3, linewidth=1.2, color="#0072B2")
     panel.plot(0, 0, marker="x", color="#D55E00", markersize=8)
-    end = 0.5 * (steepness * walk[-1] ** 2).sum()
+    end = 0.5 * (steepness * path[-1] ** 2).sum()
     panel.set_title(f"{rule}: height {end:.3f} after 40 steps", fontsize=10)
 plt.show()
 
@@ -95,7 +95,7 @@ settings = {
     "ingest.validation_fraction": 0.1,
 }
 storage = dbutils.widgets.get("storage")
-offered = {
+configs = {
     "sgd": notebook.configuration("conf/convnet_dropout_sgd.yml", settings, storage=storage),
     "momentum": notebook.configuration("conf/convnet_dropout_sgd.yml", settings | {"training.momentum": 0.9}, storage=storage),
     "adam": notebook.configuration("conf/convnet_dropout.yml", settings, storage=storage),
@@ -105,7 +105,7 @@ again = dbutils.widgets.get("again") == "yes"
 
 # COMMAND ----------
 
-runs = {name: notebook.train(offered[name], again=again) for name in chosen}
+runs = {name: notebook.train(configs[name], again=again) for name in chosen}
 
 # COMMAND ----------
 

@@ -183,12 +183,12 @@ run = notebook.train(config, again=dbutils.widgets.get("again") == "yes")
 
 # COMMAND ----------
 
-began = run.events[0].time
+start = run.events[0].time
 display(
     pd.DataFrame(
         [
             {
-                "seconds": round(event.time - began, 1),
+                "seconds": round(event.time - start, 1),
                 "rank": event.rank,
                 "event": f"epoch {event.values.epoch}" if event.kind == "epoch" else event.kind,
                 "train/loss": event.values.metrics["train/loss"] if event.kind == "epoch" else "",

@@ -54,9 +54,9 @@ import mlflow
 from pipelines.track.mlflow.follower import default_tracking_uri
 
 mlflow.set_tracking_uri(default_tracking_uri(run.config.tracking))
-found = mlflow.search_runs(experiment_names=[run.config.tracking.experiment], order_by=["attributes.start_time DESC"])
-shown = ["tags.mlflow.runName", "params.training.epochs", "params.training.optimizer", "metrics.test/accuracy", "status"]
-display(found[[column for column in shown if column in found]].head(10))
+runs = mlflow.search_runs(experiment_names=[run.config.tracking.experiment], order_by=["attributes.start_time DESC"])
+columns = ["tags.mlflow.runName", "params.training.epochs", "params.training.optimizer", "metrics.test/accuracy", "status"]
+display(runs[[column for column in columns if column in runs]].head(10))
 
 # COMMAND ----------
 
