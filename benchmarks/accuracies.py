@@ -1,6 +1,6 @@
-"""Test accuracy of every configuration in conf/, mean and range over seeds, with one and with two workers.
+"""Test accuracy of every configuration in conf/: mean and range over seeds, with one and two workers.
 
-Nothing is chosen here: each file in conf/ says its epochs, and each run's one test accuracy is taken as it is.
+Nothing is selected: each file in conf/ fixes the number of epochs, and the test accuracy of every run counts.
 """
 
 import json
@@ -18,8 +18,7 @@ from pipelines.track.rundir.summary import TrainingSummary
 def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
     """Each configuration with 1 and 2 workers and the seeds 1 to `rounds`.
 
-    Each run is added to `results`/accuracies-unfinished.json when it is done, so that a measurement of an hour can be interrupted
-    and goes on where it was.
+    Each finished run is added to `results`/accuracies-unfinished.json, so that an interrupted measurement resumes where it was.
     """
     kept = results / "accuracies-unfinished.json"
     runs: list[dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else []

@@ -1,6 +1,6 @@
-"""What changing training images costs: rows a second on one core, by kind of change.
+"""The cost of augmenting training images: rows per second on one core, by kind of transformation.
 
-python benchmarks/augmentation.py    as JSON
+python benchmarks/augmentation.py    prints JSON
 """
 
 import json
@@ -23,7 +23,7 @@ CHANGES: dict[str, dict[str, float]] = {
 
 
 def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
-    """Batches of 28 x 28 uint8, in a process with one thread."""
+    """Batches of 28 x 28 uint8 images, in a process with one thread."""
     rows = []
     with tempfile.TemporaryDirectory() as home:
         for _ in range(rounds):
@@ -34,13 +34,13 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
 
 
 def lines(result: dict[str, Any]) -> list[str]:
-    """The result for people."""
+    """The result as text."""
     speeds = {name: [row[name] for row in result["rows_per_second"]] for name in CHANGES}
     return [f"{name:20} {statistics.median(of):9,.0f} rows/s ({min(of):,.0f} to {max(of):,.0f})" for name, of in speeds.items()]
 
 
 def speed(changes: dict[str, float]) -> float:
-    """Rows a second through the change alone."""
+    """Rows per second through the augmentation alone."""
     import numpy as np
     import tensorflow as tf
 

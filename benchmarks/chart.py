@@ -1,11 +1,11 @@
-"""The ratios of a call as a picture."""
+"""A chart of the ratios of one invocation."""
 
 import statistics
 from pathlib import Path
 
 
 def draw(ratios: dict[str, list[float]], file: Path) -> None:
-    """A bar for each median, a line from the least to the largest; 1 is as fast as what it is compared with, more is faster."""
+    """A bar for each median, a line for the range. Ratios above 1 are faster than what Convoy is compared with."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 1 + 0.5 * len(ratios)), layout="constrained")
@@ -17,6 +17,6 @@ def draw(ratios: dict[str, list[float]], file: Path) -> None:
         axes.text(max(values), place, f"  {median:.2f}", va="center")
     axes.set_yticks(range(len(ratios)), list(reversed(ratios)))
     axes.axvline(1, color="grey", linestyle="dotted")
-    axes.set_xlabel("ratio, median and range; more is faster")
+    axes.set_xlabel("ratio, median and range; higher is faster")
     axes.margins(x=0.15)
     figure.savefig(file, dpi=120)

@@ -1,4 +1,4 @@
-"""Convoy's own jobs as the benchmarks start them, submitted, in a home folder of their own; and what they read."""
+"""Submit Convoy's jobs for benchmarks, in their own home folder, and prepare their input."""
 
 import bz2
 import tempfile
@@ -13,14 +13,14 @@ from pipelines.track.rundir.summary import TrainingSummary
 def train(
     home: Path, data: Path | None, config: str, *settings: str, workers: int | None = None
 ) -> tuple[Finished, TrainingSummary]:
-    """`spark-submit jobs/train_cnn.py`: the process, and the summary that the job wrote.
+    """Run `spark-submit jobs/train_cnn.py`. Returns the process and the summary that the job wrote.
 
     Args:
-        home: holds tables, runs and the MLflow store; a new one means that the text is ingested first.
-        data: folder with the libsvm files, or None for what the file says.
-        config: name of a file in conf/, without its ending.
+        home: folder for tables, runs and the MLflow store; with a new one the text is ingested first.
+        data: folder with the libsvm files, or None for the configured data.
+        config: name of a file in conf/, without its extension.
         settings: `section.key=value`.
-        workers: instead of the file's.
+        workers: overrides the file's number.
     """
     with tempfile.TemporaryDirectory() as folder:
         summary = Path(folder) / "summary.json"
@@ -37,7 +37,7 @@ def train(
 
 
 def repeated(data: Path, folder: Path, times: int) -> Path:
-    """A new folder with MNIST's training text so many times over and its test text once, unpacked."""
+    """A new folder with MNIST's training text repeated `times` times and its test text once, uncompressed."""
     folder.mkdir()
     for split, copies in (("train", times), ("test", 1)):
         packed = next(data.glob(f"*{split}*"))

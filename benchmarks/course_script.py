@@ -1,7 +1,7 @@
-"""What Convoy is measured against: the course's third ConvNet as a plain script.
+"""The baseline that Convoy is compared with: the course's third ConvNet as a plain script.
 
-libsvm text read by sklearn, everything in memory, Keras in float32 in one process: batch 128, Adam, 15 epochs by default.
-Needs neither Spark nor Horovod. The last line it prints is JSON.
+libsvm text read by scikit-learn, all data in memory, Keras in float32 in one process: batch 128, Adam, 15 epochs by default.
+Needs neither Spark nor Horovod. Its last line of output is JSON.
 
     python benchmarks/course_script.py FOLDER [--epochs 15] [--seed 1]
 """

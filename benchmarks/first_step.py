@@ -1,5 +1,5 @@
-"""Fixed cost: seconds from the submission of a training to its first step, with the table ready, and the memory of all its
-processes, Spark's included. Network `convnet`, one epoch.
+"""Fixed costs: seconds from the submission of a training to its first step, with the table ready, and the memory of all its
+processes, including Spark's. Network `convnet`, one epoch.
 """
 
 import statistics
@@ -14,7 +14,7 @@ MOST_MB = {"1": 3221, "2": 4295}
 
 
 def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
-    """The first run of a home folder ingests and is not counted; then 1 and 2 workers in turn."""
+    """The first run ingests and is not counted; then 1 and 2 workers alternate."""
     seconds: dict[str, list[float]] = {"1": [], "2": []}
     total: dict[str, list[float]] = {"1": [], "2": []}
     peak: dict[str, list[float]] = {"1": [], "2": []}
@@ -30,11 +30,11 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
 
 
 def lines(result: dict[str, Any]) -> list[str]:
-    """The result for people."""
+    """The result as text."""
     return [
         f"{workers} worker{'s' if workers != '1' else ' '}  first step after {statistics.median(seconds):.1f} s "
         f"({min(seconds):.1f} to {max(seconds):.1f}), whole process "
-        f"{statistics.median(result['whole_process_seconds'][workers]):.1f} s, peak of its processes "
-        f"{statistics.median(result['peak_mb'][workers]):,.0f} MB (at most {MOST_MB[workers]:,} asked)"
+        f"{statistics.median(result['whole_process_seconds'][workers]):.1f} s, peak memory of its processes "
+        f"{statistics.median(result['peak_mb'][workers]):,.0f} MB (goal: at most {MOST_MB[workers]:,})"
         for workers, seconds in result["first_step_seconds"].items()
     ]

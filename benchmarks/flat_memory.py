@@ -1,6 +1,6 @@
-"""Memory of a rank while it streams a table, and one ten times as large: `convnet`, one epoch, two workers, nothing kept.
+"""Memory of a rank while it streams a table, and one ten times as large: `convnet`, one epoch, two workers, no rows cached.
 
-The larger source is MNIST's training file ten times over. Rows of the same content cost what others cost.
+The larger source repeats MNIST's training file ten times. Repeated rows cost as much as distinct ones.
 """
 
 import statistics
@@ -15,7 +15,7 @@ WORKERS = 2
 
 
 def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
-    """In turn, each size in a home folder of its own, so that each run ingests."""
+    """The sizes alternate, each in its own home folder, so that each run ingests."""
     found: list[dict[str, Any]] = []
     for _ in range(rounds):
         for times in TIMES:
@@ -42,13 +42,13 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
 
 
 def lines(result: dict[str, Any]) -> list[str]:
-    """The result for people."""
+    """The result as text."""
     told = []
     for times in TIMES:
         runs = [one for one in result["runs"] if one["times"] == times]
         peak, speed, ingest = (statistics.median(one[key] for one in runs) for key in _SHOWN)
         told.append(
-            f"{runs[0]['rows']:>9,} rows  a rank's peak {peak:.0f} MB, {speed:,.0f} rows/s streamed, ingest {ingest:.0f} s"
+            f"{runs[0]['rows']:>9,} rows  a rank's peak memory {peak:.0f} MB, {speed:,.0f} rows/s streamed, ingest {ingest:.0f} s"
         )
     return [*told, f"ten times the rows, {result['growth']:.2f} times the memory"]
 

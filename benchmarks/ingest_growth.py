@@ -1,6 +1,6 @@
-"""Ingest alone: MNIST's training text once and ten times over, against scikit-learn's parser on one core.
+"""Ingest alone: MNIST's training text once and repeated ten times, compared with scikit-learn's parser on one core.
 
-python benchmarks/ingest_growth.py FILE    the parser alone, as JSON
+python benchmarks/ingest_growth.py FILE    the parser alone; prints JSON
 """
 
 import json
@@ -18,7 +18,7 @@ TIMES = (1, 10)
 
 
 def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
-    """Whole processes; the text is plain, so that unpacking, which neither does itself, is no part of it."""
+    """Whole processes. The text is uncompressed, so that decompression, which neither does itself, is not measured."""
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         sources = {times: repeated(data, Path(folder) / f"{times}x", times) for times in TIMES}
@@ -43,7 +43,7 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
 
 
 def lines(result: dict[str, Any]) -> list[str]:
-    """The result for people."""
+    """The result as text."""
     seconds = {}
     shown = []
     for times in TIMES:
@@ -55,11 +55,11 @@ def lines(result: dict[str, Any]) -> list[str]:
             f"peak memory {statistics.median(row['peak_mb'] for row in rounds):.0f} MB"
         )
     each = (seconds[TIMES[1]] - seconds[TIMES[0]]) / (TIMES[1] - TIMES[0])
-    return [*shown, f"beyond the start, {each:.1f} s for each MNIST more"]
+    return [*shown, f"beyond start-up, {each:.1f} s per additional MNIST"]
 
 
 def ratios(result: dict[str, Any]) -> dict[str, list[float]]:
-    """Of the chart: more is better."""
+    """Ratios for the chart: higher is better."""
     rounds = [row for row in result["rounds"] if row["times"] == TIMES[-1]]
     return {
         "ingest of 10x MNIST, time of scikit-learn's parser to ours": [r["parser_seconds"] / r["ingest_seconds"] for r in rounds]

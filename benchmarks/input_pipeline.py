@@ -1,12 +1,12 @@
-"""The input path alone: rows a second that reach a training step, from memory and streamed, and what streaming keeps in memory;
-and how well the rows are shuffled.
+"""The input pipeline alone: rows per second that reach a training step, from memory and streamed, the memory that streaming
+holds, and the quality of shuffling.
 
-MNIST's table is written once; larger ones are the same files several times over. Each figure is a process of its own with one
-thread for the path, as a worker has it. The step does nothing but take the batch, 16 of them in a call into TensorFlow, as
-`training.steps_per_execution: 16` has it.
+MNIST's table is written once; larger ones repeat the same files. Each figure comes from its own process with one thread for the
+pipeline, as in a worker. The step only takes the batch, 16 of them per call into TensorFlow, as with
+`training.steps_per_execution: 16`.
 
     python benchmarks/input_pipeline.py TABLE_URI TIMES memory|stream    one speed, as JSON
-    python benchmarks/input_pipeline.py TABLE_URI order memory|stream    how two epochs are ordered, as JSON
+    python benchmarks/input_pipeline.py TABLE_URI order memory|stream    the order of two epochs, as JSON
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipelines.data.stream.batches import TrainingData
 
 BATCH_SIZE, STEPS_PER_EXECUTION = 128, 16
-# Rows of a sliding window, in which labels should be as frequent as in all rows.
+# Rows of a sliding window, in which labels should be as frequent as overall.
 WINDOW = 10 * BATCH_SIZE
 EPOCHS = 3
 GOALS = {"memory": 300_000, "stream": 150_000}
@@ -33,7 +33,7 @@ TIMES = (1, 4, 16)
 
 
 def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
-    """From memory with MNIST itself; streamed with 1, 4 and 16 times as many rows."""
+    """From memory with MNIST itself; streamed with 1, 4 and 16 times its rows."""
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as home:
         _, summary = train(Path(home), data, "convnet", "training.epochs=1")
@@ -49,25 +49,25 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
 
 
 def lines(result: dict[str, Any]) -> list[str]:
-    """The result for people."""
+    """The result as text."""
     shown = []
     for way, times in [("memory", 1), *(("stream", times) for times in TIMES)]:
         runs = [run for run in result["runs"] if (run["way"], run["times"]) == (way, times)]
         speeds = [run["rows_per_second"] for run in runs]
         shown.append(
             f"{way:6} {times:2}x MNIST  {statistics.median(speeds):9,.0f} rows/s ({min(speeds):,.0f} to {max(speeds):,.0f}), "
-            f"asked {GOALS[way]:,}; growth of memory while reading {statistics.median(run['growth_mb'] for run in runs):.0f} MB"
+            f"goal {GOALS[way]:,}; memory growth while reading {statistics.median(run['growth_mb'] for run in runs):.0f} MB"
         )
     for way, found in result["orders"].items():
         shown.append(
-            f"{way:6}  two epochs' orders: rank correlation {found['correlation']:+.3f}; labels in {WINDOW:,} successive rows: "
-            f"off by {found['deviations']:.1f} standard deviations at most"
+            f"{way:6}  rank correlation of two epochs' orders {found['correlation']:+.3f}; label frequencies in {WINDOW:,} "
+            f"consecutive rows deviate by at most {found['deviations']:.1f} standard deviations"
         )
     return shown
 
 
 def training_data(table_uri: str, times: int, way: str) -> "tuple[TrainingData, int]":
-    """What a rank would read whose shard is the whole table so many times over, on one thread; and the steps of an epoch."""
+    """The data of a rank whose shard is the whole table repeated `times` times, on one thread; and the steps per epoch."""
     import tensorflow as tf
 
     from pipelines.config import StreamConfig
@@ -89,11 +89,11 @@ def training_data(table_uri: str, times: int, way: str) -> "tuple[TrainingData, 
 
 
 def feed(table_uri: str, times: int, way: str) -> dict[str, float]:
-    """Rows a second over whole epochs after the first, and how far the resident memory rose above what it was before reading."""
+    """Rows per second over whole epochs after the first, and the growth of resident memory since before reading."""
     import psutil
     import tensorflow as tf
 
-    # What TensorFlow itself takes is not counted.
+    # TensorFlow's own memory is not counted.
     process, before, peak = psutil.Process(), psutil.Process().memory_info().rss, 0
     data, steps = training_data(table_uri, times, way)
     dataset, seconds = data.dataset(), []
@@ -120,12 +120,12 @@ def feed(table_uri: str, times: int, way: str) -> dict[str, float]:
 
 
 def order(table_uri: str, way: str) -> dict[str, float]:
-    """How two successive epochs resemble each other, and how far labels are from being spread evenly over the first.
+    """How similar the orders of two consecutive epochs are, and how unevenly labels are spread over the first.
 
     Returns:
-        correlation: of the places of a row in the one and in the other (Spearman's; 0 for independent orders).
-        deviations: of the share of a label in a sliding window from its share in all rows, in standard deviations of a window
-            that was drawn at random; the largest of all windows and labels.
+        correlation: of a row's positions in the two epochs (Spearman's; 0 for independent orders).
+        deviations: largest deviation, over all labels and sliding windows, of a label's frequency in the window from its overall
+            frequency, in standard deviations of a randomly drawn window.
     """
     import numpy as np
 

@@ -1,9 +1,9 @@
-"""Two ranks that do nothing, Spark up: this project's launcher and `horovod.spark.run` with the same function, in turn.
+"""Launch two ranks that do nothing in a running Spark session: this project's launcher alternating with `horovod.spark.run`.
 
-The first call of a process imports TensorFlow and Horovod for all ranks to come, which a training has done while Spark starts; it
-is told apart.
+The first call of a process imports TensorFlow and Horovod for all later ranks, which a training does while Spark starts; it is
+reported separately.
 
-python benchmarks/launching.py ROUNDS    seconds of each, the first call and ROUNDS more, as JSON
+python benchmarks/launching.py ROUNDS    seconds of the first call and ROUNDS more of each, as JSON
 """
 
 import json
@@ -31,18 +31,18 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
 
 
 def lines(result: dict[str, Any]) -> list[str]:
-    """The result for people."""
+    """The result as text."""
     medians = {who: statistics.median(seconds) for who, seconds in result["seconds"].items()}
     shown = [
         f"{who:24} {medians[who]:5.1f} s ({min(seconds):.1f} to {max(seconds):.1f}), first call {result['first'][who]:.1f} s"
         for who, seconds in result["seconds"].items()
     ]
     convoy, peer = medians.values()
-    return [*shown, f"ratio {convoy / peer:.2f}; at most {GOAL_SECONDS:.0f} s asked"]
+    return [*shown, f"ratio {convoy / peer:.2f}; goal: at most {GOAL_SECONDS:.0f} s"]
 
 
 def ratios(result: dict[str, Any]) -> dict[str, list[float]]:
-    """Of the chart: more is better."""
+    """Ratios for the chart: higher is better."""
     convoy, peer = result["seconds"].values()
     return {
         "launch of two ranks, time of horovod.spark.run to ours": [
@@ -52,7 +52,7 @@ def ratios(result: dict[str, Any]) -> dict[str, list[float]]:
 
 
 def nothing() -> int:
-    """What each rank does."""
+    """The function that each rank runs."""
     import horovod.tensorflow as hvd
 
     hvd.init()

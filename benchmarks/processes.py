@@ -1,4 +1,4 @@
-"""Whole processes, measured from the outside."""
+"""Run whole processes and measure them from the outside."""
 
 import os
 import subprocess
@@ -13,21 +13,21 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 SUBMIT = Path(sys.executable).with_name("spark-submit")
 _SAMPLE_SECONDS = 0.5
-# The kernel walks all pages of a process to tell its memory, on a core that what is measured could use.
+# To report a process's memory the kernel walks all its pages, on a core that the measured process could use.
 _LARGEST_SHARE = 0.05
 
 
 @dataclass(frozen=True)
 class Finished:
-    """One run of a command that ended with exit code 0."""
+    """A command that exited with code 0."""
 
     seconds: float
     """Wall time from start to exit."""
     peak_mb: float
-    """Largest sum of proportional set sizes (pages that processes share are counted once) over the process tree, sampled."""
+    """Largest sampled sum of proportional set sizes over the process tree; pages shared by processes count once."""
     output: str
     rank_peak_mb: float = 0.0
-    """Of the rank that took most, alone."""
+    """Largest proportional set size of a single rank."""
 
 
 class CommandFailed(RuntimeError):
@@ -38,7 +38,7 @@ def run(command: list[str], home: Path, variables: dict[str, str] | None = None)
     """Run a command with `home` as Convoy's home folder.
 
     Raises:
-        CommandFailed: its exit code is not 0; the message ends with what it printed last.
+        CommandFailed: its exit code is not 0; the message ends with its last output.
     """
     environment = os.environ | {"CONVOY_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1"} | (variables or {})
     started = time.monotonic()
@@ -59,7 +59,7 @@ def run(command: list[str], home: Path, variables: dict[str, str] | None = None)
 
 
 class _Peak:
-    """Samples the memory of a process tree in a thread."""
+    """Samples the memory of a process tree from a thread."""
 
     def __init__(self, pid: int) -> None:
         self.megabytes = self.rank_megabytes = 0.0

@@ -1,4 +1,4 @@
-"""What `scaling.py` has drivers and ranks do on hosts."""
+"""Functions that `scaling.py` runs on drivers and ranks."""
 
 import statistics
 import time
@@ -16,13 +16,13 @@ def task_slots(spark: Any) -> int:
 
 
 def run(spark: Any, function: Any, workers: int, arguments: tuple[Any, ...], runs: str) -> list[Any]:
-    """`function(*arguments)` on ranks that use one thread each."""
+    """Run `function(*arguments)` on ranks with one thread each."""
     launch = LaunchConfig(runs_uri=runs, threads_per_worker=1, start_timeout_seconds=300)
     return ranks.run(function, workers, arguments, spark=spark, launch=launch)
 
 
 def reductions(sizes: list[int], seconds: float) -> dict[int, float]:
-    """Median seconds of an allreduce for each size in bytes, each measured for so long, and five times at least."""
+    """Median seconds of an allreduce by size in bytes; each is measured for `seconds`, but at least five times."""
     import horovod.tensorflow as hvd
     import tensorflow as tf
 
@@ -40,7 +40,7 @@ def reductions(sizes: list[int], seconds: float) -> dict[int, float]:
 
 
 def steps(batches: dict[str, int], count: int) -> dict[str, Any]:
-    """Median seconds of a training step of a real network, for each of some batch sizes; and the bytes of its gradients."""
+    """Mean seconds of a training step of a real network by batch size, and the size of its gradients in bytes."""
     import horovod.tensorflow as hvd
     import keras
     import numpy as np
@@ -64,7 +64,7 @@ def steps(batches: dict[str, int], count: int) -> dict[str, Any]:
         labels = rng.integers(0, 10, batch)
         for _ in range(3):
             model.train_on_batch(images, labels)
-        # A mean: with a quota, a step waits for the processor or does not.
+        # The mean, because with a CPU quota only some steps wait for the processor.
         started = time.perf_counter()
         for _ in range(count):
             model.train_on_batch(images, labels)
@@ -81,5 +81,5 @@ def _timed(action: Any) -> float:
 
 
 def folder_of(cluster_folder: Path) -> str:
-    """Where the ranks' runs go."""
+    """The ranks' runs folder."""
     return str(cluster_folder / "runs")

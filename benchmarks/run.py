@@ -1,11 +1,11 @@
-"""The measurements that Convoy's claims stand on, for anyone to repeat.
+"""The measurements behind Convoy's claims, for anyone to repeat.
 
-    ./convoy bench                                 all parts but those that take hours or want root
+    ./convoy bench                                 all parts except those that take hours or need root
     ./convoy bench first_step time_to_accuracy     some of them
-    ./convoy bench --rounds 5 --data FOLDER        another number of repetitions, another place of the MNIST files
+    ./convoy bench --rounds 5 --data FOLDER        another number of repetitions, another folder with the MNIST files
 
-Prints ratios and medians, writes them as JSON with a description of the machine to bench-results/, and draws the ratios. On a
-shared machine only figures of the same call should be compared.
+Prints medians and ratios, writes them as JSON with a description of the machine to bench-results/, and plots the ratios. On a
+shared machine only compare figures from the same invocation.
 """
 
 import argparse
@@ -37,7 +37,7 @@ PARTS = (
     "time_to_accuracy",
     "flat_memory",
 )
-# Of each configuration, which takes hours; on hosts in name spaces, which only root may make.
+# The first two cover every configuration, which takes hours; the last needs root to create hosts in network namespaces.
 ON_REQUEST = ("accuracies", "speeds", "scaling")
 RESULTS = ROOT / "bench-results"
 _VERSIONED = ("pyspark", "tensorflow-cpu", "keras", "horovod", "petastorm", "pyarrow", "numpy", "mlflow")
@@ -46,18 +46,21 @@ _VERSIONED = ("pyspark", "tensorflow-cpu", "keras", "horovod", "petastorm", "pya
 def main() -> int:
     parser = argparse.ArgumentParser(prog="./convoy bench", description="Side-by-side measurements.")
     parser.add_argument(
-        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all of these); or of {', '.join(ON_REQUEST)}"
+        "parts",
+        nargs="*",
+        metavar="PART",
+        help=f"one of {', '.join(PARTS)} (default: all of these), or of {', '.join(ON_REQUEST)}",
     )
     parser.add_argument("--rounds", type=int, default=3, help="repetitions or seeds of each part (default 3)")
     parser.add_argument("--data", type=Path, default=paths.to_python(MNIST_FOLDER), help="folder with MNIST's libsvm files")
     options = parser.parse_args()
     unknown = [part for part in options.parts if part not in PARTS + ON_REQUEST]
     if unknown:
-        parser.error(f"there is no part {unknown[0]}; there are {', '.join(PARTS + ON_REQUEST)}")
+        parser.error(f"unknown part {unknown[0]}; must be one of {', '.join(PARTS + ON_REQUEST)}")
     if not options.data.is_dir():
-        parser.error(f"--data {options.data}: no such folder; it must hold the two libsvm files of MNIST")
+        parser.error(f"--data {options.data}: no such folder; it must contain the two libsvm files of MNIST")
     RESULTS.mkdir(exist_ok=True)
-    # So that the command being measured is ended, too.
+    # So that the command being measured is terminated as well.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     machine = describe_machine()
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
@@ -79,7 +82,7 @@ def main() -> int:
 
 
 def describe_machine() -> dict[str, Any]:
-    """What a reader must know to place the figures."""
+    """What a reader must know to interpret the figures."""
     model = next(
         (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?"
     )

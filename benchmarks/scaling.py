@@ -1,7 +1,7 @@
-"""How training scales over hosts: reductions and steps measured on 1 to 4 hosts, a cost model, and what it says of 512.
+"""How training scales over hosts: allreduces and steps measured on 1 to 4 hosts, a cost model, and its prediction for 512.
 
-The hosts are name spaces of this machine (`hosts.py`). For the steps each may use a fraction of a core, so that two cores stand
-for four hosts, and sends at most 500 Mbit/s, so that the network costs something. `--rounds` repeats each measurement.
+The hosts are network namespaces of this machine (`cluster/`). For the steps each may use a fraction of a core, so that two cores
+stand for four hosts, and may send at most 500 Mbit/s, so that the network costs something. `--rounds` repeats each measurement.
 """
 
 import statistics
@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-# As a package, because ranks import its modules by that name.
+# Ranks import its modules through the package `benchmarks`.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import costmodel, rankwork
@@ -25,9 +25,9 @@ HOSTS = (1, 2, 4)
 REDUCING_HOSTS = (2, 3, 4)
 SIZES = [1 << power for power in range(10, 25, 2)]
 MEGABITS = 500
-# A second link, slower and longer. The delay is made in Python, which would hold back a faster one.
+# A second link with less bandwidth and more latency. The delay is simulated in Python, which could not keep up with a faster one.
 SLOW_MEGABITS, DELAY = 100, 0.001
-# Cores of a host. Four of them leave the daemons some of this machine's two.
+# Cores per host. Four hosts leave some of this machine's two cores to the daemons.
 QUOTA = 0.4
 WEAK_BATCH, STRONG_BATCH = 64, 256
 STEPS = 40
@@ -37,12 +37,12 @@ PUBLISHED = {
     "ResNet-50 on CPUs, Gloo, machines (Horovod's pull request 1120)": {2: 0.78, 4: 0.61, 8: 0.47},
     "Inception V3 and ResNet-101, 512 GPUs, 25 Gbit/s (Sergeev and Del Balso 2018, arXiv:1802.05799)": {512: 0.90},
 }
-# 64 images a step on a P100 at 142 a second (TensorFlow's benchmarks of 2017), and 23.8 million weights (Keras's model page).
+# 64 images per step on a P100 at 142 per second (TensorFlow's benchmarks of 2017), and 23.8 million weights (Keras's model page).
 INCEPTION_SECONDS, INCEPTION_BYTES, INCEPTION_BANDWIDTH = 64 / 142, 4 * 23_851_784, 25e9 / 8
 
 
 def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
-    """Reductions without and with more latency, then steps with few cores; the chart goes beside the figures."""
+    """Reductions without and with added latency, then steps with a fraction of a core; the chart is stored beside the figures."""
     if why_not():
         raise HostError(why_not())
     with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +59,7 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
 
 
 def evaluate(reductions: dict[str, list[Reduction]], steps: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """From measurements to models, efficiencies and predictions; plain data."""
+    """Models, efficiencies and predictions from the measurements, as plain data."""
     fitted = {link: costmodel.judged(measured) for link, measured in reductions.items()}
     alone, cost = steps[1]["seconds"], next(iter(fitted.values())).cost
     size = steps[1]["gradient_bytes"]
@@ -90,12 +90,12 @@ def evaluate(reductions: dict[str, list[Reduction]], steps: dict[int, dict[str, 
 
 
 def predictions(cost: Cost, compute_seconds: float, num_bytes: int) -> dict[str, dict[str, float]]:
-    """Efficiency by number of workers, for this measurement and for the published ones."""
+    """Predicted efficiency by number of workers, for this measurement and for the published ones."""
     gloo = next(shares for shares in PUBLISHED.values() if 2 in shares)
     form = costmodel.from_efficiencies({2: gloo[2], 4: gloo[4]})
     faster = Cost(cost.base, cost.alpha, 10 * cost.beta)
     inception = Cost(0.0, 20e-6, INCEPTION_BANDWIDTH)
-    # The backward pass, two thirds of a step, hides reductions in Horovod's own optimizers.
+    # Horovod's own optimizers overlap reductions with the backward pass, which is two thirds of a step.
     hidden = INCEPTION_SECONDS * 2 / 3
     rows = {
         "as measured": lambda n: efficiency(cost, n, compute_seconds, num_bytes),
@@ -110,19 +110,19 @@ def predictions(cost: Cost, compute_seconds: float, num_bytes: int) -> dict[str,
 
 
 def lines(result: dict[str, Any]) -> list[str]:
-    """The result for people."""
+    """The result as text."""
     told = []
     for link, model in result["models"].items():
         cost, errors = model["cost"], (model["median_error"], model["largest_error"], model["unseen_error"])
         half, most, unseen = (f"{100 * error:.0f} %" for error in errors)
         told.append(
             f"{link}: base {1000 * cost['base']:.1f} ms, alpha {1000 * cost['alpha']:.2f} ms, "
-            f"beta {8e-6 * cost['beta']:.0f} Mbit/s; off by {half} (median), {most} at most, "
-            f"{unseen} for a number of hosts it has not seen"
+            f"beta {8e-6 * cost['beta']:.0f} Mbit/s; error {half} (median), {most} (maximum), "
+            f"{unseen} for an unseen number of hosts"
         )
     for row in result["scaling"]:
         told.append(
-            f"{row['hosts']} hosts  weak {1000 * row['weak_step_seconds']:6.0f} ms a step, {100 * row['weak_efficiency']:3.0f} % "
+            f"{row['hosts']} hosts  weak {1000 * row['weak_step_seconds']:6.0f} ms/step, {100 * row['weak_efficiency']:3.0f} % "
             f"(model {100 * row['weak_efficiency_by_model']:3.0f} %)   strong {1000 * row['strong_step_seconds']:6.0f} ms, "
             f"{100 * row['strong_efficiency']:3.0f} % (model {100 * row['strong_efficiency_by_model']:3.0f} %)"
         )
@@ -163,7 +163,7 @@ def _steps(cluster: Cluster, driver: Driver, hosts: int, rounds: int) -> dict[st
 
 
 def _draw(result: dict[str, Any], path: Path) -> None:
-    """Reductions with their model, and efficiencies with theirs; the numbers are in the JSON file beside it."""
+    """Plot reductions and efficiencies with the models; the numbers are in the JSON file beside the chart."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(14, 4.2), layout="constrained")
@@ -175,7 +175,7 @@ def _draw(result: dict[str, Any], path: Path) -> None:
             sizes = [size for size, _ in points]
             left.plot(sizes, [seconds for _, seconds in points], style, color=f"C{colour}", label=f"{hosts} hosts, {link}")
             left.plot(sizes, [cost.seconds(hosts, size) for size in sizes], "-", color=f"C{colour}", linewidth=1)
-    left.set(xscale="log", yscale="log", xlabel="bytes", ylabel="seconds", title="An allreduce; lines: the model")
+    left.set(xscale="log", yscale="log", xlabel="bytes", ylabel="seconds", title="Allreduce; lines: the model")
     left.legend(fontsize=7)
     hosts = [row["hosts"] for row in result["scaling"]]
     for colour, kind in enumerate(("weak", "strong")):
@@ -187,6 +187,6 @@ def _draw(result: dict[str, Any], path: Path) -> None:
         right.plot(
             list(map(int, shares)), [100 * share for share in shares.values()], "x", color="black", label=name.split("(")[0]
         )
-    right.set(xscale="log", xlabel="workers, one on each host", ylabel="% of N times one", ylim=(0, 105), title="Efficiency")
+    right.set(xscale="log", xlabel="workers, one per host", ylabel="% of N times one worker", ylim=(0, 105), title="Efficiency")
     right.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(path, dpi=110)

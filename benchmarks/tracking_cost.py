@@ -1,6 +1,6 @@
-"""What tracking costs: one training with an MLflow store, and one whose tracking server does not answer, in turn.
+"""The cost of tracking: trainings with an MLflow store alternating with ones whose tracking server does not answer.
 
-Trainings differ by more than tracking costs, so what the tracking of the first computes while it trains is told, too.
+Trainings vary by more than tracking costs, so the processor time of tracking during training is reported as well.
 """
 
 import os
@@ -12,13 +12,13 @@ from typing import Any
 from convoy_runs import train
 
 GOAL = 0.01
-# Nothing listens on it, so that actions stay in the journal of the run's folder.
+# Nothing listens there, so actions stay in the journal of the run's folder.
 NOBODY = "http://127.0.0.1:9"
 SETTINGS = ("training.epochs=10", "training.batch_size_per_worker=128")
 
 
 def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
-    """Seconds of the training, first step to last; of the whole process; and of a core, which tracking took in training."""
+    """Seconds of the training (first step to last) and of the whole process, and core-seconds of tracking during training."""
     seconds: dict[str, list[float]] = {"on": [], "off": []}
     whole: dict[str, list[float]] = {"on": [], "off": []}
     computed: list[float] = []
@@ -26,7 +26,7 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as home:
         train(Path(home), data, "convnet", "training.epochs=1")
         for number in range(rounds):
-            # Each is first as often as the other, because machines slow down and speed up.
+            # Each goes first equally often, because a machine's speed drifts.
             for way in sorted(ways, reverse=number % 2 == 0):
                 finished, summary = train(Path(home), data, "convnet", *SETTINGS, *ways[way])
                 seconds[way].append(summary.seconds.train)
@@ -42,7 +42,7 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
 
 
 def lines(result: dict[str, Any]) -> list[str]:
-    """The result for people."""
+    """The result as text."""
     on, off = (statistics.median(result["train_seconds"][way]) for way in ("on", "off"))
     shown = [
         f"tracking {way:3}  training {statistics.median(seconds):.1f} s ({min(seconds):.1f} to {max(seconds):.1f}), "
@@ -52,8 +52,8 @@ def lines(result: dict[str, Any]) -> list[str]:
     computed, seconds = statistics.median(result["processor_seconds"]), result["train_seconds"]["on"]
     return [
         *shown,
-        f"training took {on / off - 1:+.1%} with tracking",
-        f"while it trained, tracking computed {computed:.2f} s of the {result['cores']} cores "
+        f"training time with tracking: {on / off - 1:+.1%}",
+        f"tracking used {computed:.2f} core-seconds during training on {result['cores']} cores "
         f"({min(result['processor_seconds']):.2f} to {max(result['processor_seconds']):.2f}): "
-        f"{computed / result['cores'] / statistics.median(seconds):.1%} of what they can do; less than {GOAL:.0%} asked",
+        f"{computed / result['cores'] / statistics.median(seconds):.1%} of their capacity; goal: less than {GOAL:.0%}",
     ]

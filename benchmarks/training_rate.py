@@ -1,6 +1,6 @@
-"""Rows a second of whole epochs: plain Keras in memory in float32, and this project with 1 and 2 workers, in turn.
+"""Rows per second over whole epochs: plain Keras in memory in float32, alternating with this project with 1 and 2 workers.
 
-The workers also with a batch four times as large, for which they talk a quarter as often.
+The workers also train with a batch four times as large, with which they communicate a quarter as often.
 
 python benchmarks/training_rate.py FOLDER NETWORK BATCH EPOCHS    plain Keras alone, as JSON
 """
@@ -18,14 +18,14 @@ from processes import ROOT, run
 
 NETWORKS = ("convnet", "convnet_dropout")
 BATCH_SIZE, LARGE_BATCH_SIZE = 128, 512
-# The first traces the step; the rate is that of the others.
+# The first epoch traces the step and is not counted.
 EPOCHS = 3
 # `fit` waits between epochs for a thread that tunes its input, up to half an epoch (README.md).
 KERAS = {"keras": "Keras float32", "keras_steps": "Keras float32 without its waits"}
 
 
 def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
-    """Every round measures each network once in each way; all read the same 60,000 rows."""
+    """Every round measures each network once per method; all read the same 60,000 rows."""
     rows: list[dict[str, Any]] = []
     settings = (f"training.epochs={EPOCHS}", "ingest.validation_fraction=0")
     with tempfile.TemporaryDirectory() as home:
@@ -45,7 +45,7 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
 
 
 def lines(result: dict[str, Any]) -> list[str]:
-    """The result for people."""
+    """The result as text."""
     shown = []
     for network in NETWORKS:
         rounds = [row for row in result["rounds"] if row["network"] == network]
@@ -65,7 +65,7 @@ def lines(result: dict[str, Any]) -> list[str]:
 
 
 def ratios(result: dict[str, Any]) -> dict[str, list[float]]:
-    """Of the chart: more is better."""
+    """Ratios for the chart: higher is better."""
     found: dict[str, list[float]] = {}
     for network in NETWORKS:
         rounds = [row for row in result["rounds"] if row["network"] == network]
@@ -85,7 +85,7 @@ def _efficiencies(rounds: list[dict[str, Any]], batch: int) -> list[float]:
 
 
 def plain_keras(folder: Path, network: str, batch_size: int, epochs: int) -> dict[str, int]:
-    """Rows a second of all epochs but the first, of the same network trained by `fit` from arrays: in all, and within epochs."""
+    """Rows per second of the same network trained by `fit` from arrays, without the first epoch: overall, and within epochs."""
     import keras
     from sklearn.datasets import load_svmlight_file
 

@@ -1,10 +1,10 @@
-"""A cluster on one machine, for tests and measurements: hosts in name spaces, wired by a bridge, with Spark's daemons.
+"""A simulated cluster on one machine, for tests and measurements: hosts in namespaces, connected by a bridge, with Spark daemons.
 
-A host (`hostnetwork.py`) has its own network interfaces, name, /etc/hosts, processes and Spark work folder. Disk and cores are
-the machine's, so every folder is a shared one.
+A host (`network.py`) has its own network interfaces, name, /etc/hosts, processes and Spark work folder. Disk and cores are the
+machine's, so every folder is shared.
 
     with Cluster(tmp, hosts=3) as cluster, cluster.driver() as driver:
-        driver.call(function, 1, 2)         runs function(spark, 1, 2) on the host that has the driver
+        driver.call(function, 1, 2)         runs function(spark, 1, 2) on the driver's host
 """
 
 import contextlib
@@ -33,7 +33,7 @@ _START_SECONDS = 60
 
 
 class CallError(HostError):
-    """A function raised on the driver. The message is that of its exception, `kind` its type's name."""
+    """A function raised on the driver. The message is the exception's, `kind` the name of its type."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -42,7 +42,7 @@ class CallError(HostError):
 
 @dataclass
 class Driver:
-    """A process on the head with a session of Spark, which waits for functions."""
+    """A process on the head node with a Spark session, which runs functions on request."""
 
     process: "subprocess.Popen[bytes]"
     _connection: Connection
@@ -51,8 +51,8 @@ class Driver:
         """`function(spark, *arguments)` on the driver.
 
         Raises:
-            CallError: it raised.
-            HostError: it took too long, or the driver is gone.
+            CallError: the function raised.
+            HostError: it took too long, or the driver has exited.
         """
         self._connection.send_bytes(cloudpickle.dumps((function, arguments)))
         if not self._connection.poll(seconds):
@@ -60,7 +60,7 @@ class Driver:
         try:
             fine, answer = cloudpickle.loads(self._connection.recv_bytes())
         except (EOFError, ConnectionError) as error:
-            raise HostError("the driver is gone") from error
+            raise HostError("the driver has exited") from error
         if not fine:
             raise CallError(*answer)
         return answer
@@ -68,17 +68,17 @@ class Driver:
 
 @dataclass
 class Cluster:
-    """A head, which has Spark's master and the drivers, and workers. Use it in a `with` statement.
+    """A head node with Spark's master and the drivers, and worker nodes. Use it in a `with` statement.
 
     Args:
         folder: for logs, Spark's work folders and each host's files.
-        hosts: how many workers.
-        cores: task slots of each.
-        own_names: what a worker's own name means to itself, in turn: `right`; `loopback`, as Debian has it; `decoy`, a network
-            that nobody else is on. Spark believes it.
+        hosts: number of workers.
+        cores: task slots per worker.
+        own_names: how a worker resolves its own name, one kind per worker in rotation: `right`; `loopback`, as on Debian;
+            `decoy`, to a network without other hosts. Spark trusts it.
         quota: cores of the machine that a worker may use; 0 for all.
         python_path: folders whose modules the workers import.
-        lost_after: seconds after which Spark's master gives up a worker that does not call.
+        lost_after: seconds without a heartbeat after which Spark's master considers a worker lost.
     """
 
     folder: Path
@@ -108,17 +108,17 @@ class Cluster:
         return f"spark://{self.head.address}:7077"
 
     def environment(self) -> dict[str, str]:
-        """For processes on hosts."""
+        """Environment of processes on hosts."""
         path = os.pathsep.join(map(str, (ROOT, *self.python_path)))
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SPARK_", "PYSPARK_", "CONVOY_"))}
         return kept | {
             "PYTHONPATH": path,
             "PYSPARK_PYTHON": sys.executable,
-            # An empty one: that of the project's environment keeps Spark on loopback and quiet.
+            # An empty folder: the one of the project's environment binds Spark to loopback and silences it.
             "SPARK_CONF_DIR": str(self.folder / "conf"),
             "SPARK_DAEMON_MEMORY": "128m",
             "SPARK_DAEMON_JAVA_OPTS": _DAEMON_JAVA,
-            # Workers call four times in this time.
+            # Workers send four heartbeats in this time.
             "SPARK_MASTER_OPTS": f"-Dspark.worker.timeout={self.lost_after}",
             "SPARK_WORKER_OPTS": f"-Dspark.worker.timeout={self.lost_after}",
             "SPARK_LOCAL_DIRS": str(self.folder / "spark-local"),
@@ -126,7 +126,7 @@ class Cluster:
         }
 
     def submit_arguments(self) -> list[str]:
-        """Of `spark-submit`, for a driver on the head."""
+        """Arguments of `spark-submit` for a driver on the head node."""
         java = f"{_DAEMON_JAVA} -Xshare:auto"
         conf = {
             "spark.driver.host": self.head.address,
@@ -134,7 +134,7 @@ class Cluster:
             "spark.driver.extraJavaOptions": java,
             "spark.executor.extraJavaOptions": java,
             "spark.executor.memory": self.executor_memory,
-            # Spark tries to copy blocks from a decoy, in vain, and otherwise again after 5, 10 and 15 seconds.
+            # Fetching blocks from a decoy address is futile, but Spark would retry after 5, 10 and 15 seconds.
             "spark.shuffle.io.maxRetries": "0",
             "spark.ui.enabled": "false",
         }
@@ -142,7 +142,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def driver(self) -> Iterator[Driver]:
-        """A session of Spark on the head."""
+        """A Spark session on the head node."""
         here, there = socket.socketpair()
         variables = {"PYSPARK_SUBMIT_ARGS": shlex.join([*self.submit_arguments(), "pyspark-shell"])}
         with here, there, (self.folder / "driver.log").open("ab") as log:
@@ -195,7 +195,7 @@ class Cluster:
         log, deadline = self._log(host, name), time.monotonic() + _START_SECONDS
         while not any(word in log.read_text(errors="replace") for word in words.split("|")):
             if time.monotonic() > deadline:
-                raise HostError(f"{name} on {host.name} does not start:\n{log.read_text(errors='replace')[-3000:]}")
+                raise HostError(f"{name} on {host.name} did not start:\n{log.read_text(errors='replace')[-3000:]}")
             time.sleep(0.05)
 
     def _log(self, host: Host, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""The driver of `hosts.Cluster`: opens a session of Spark and runs the functions that come through a socket.
+"""The driver of `cluster.Cluster`: opens a Spark session and runs the functions it receives through a socket.
 
 python -m benchmarks.cluster.driver FILE_DESCRIPTOR
 """

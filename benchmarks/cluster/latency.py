@@ -1,10 +1,10 @@
-"""Makes the cables of a bridge longer: every frame that comes in at one of its ports goes on some time later.
+"""Add latency to a bridge: every frame that enters at one of its ports is forwarded after a delay.
 
-python -m benchmarks.cluster.latency SECONDS PORT...     in the name space of the bridge `br0`, until its input ends
+python -m benchmarks.cluster.latency SECONDS PORT...     in the namespace of the bridge `br0`, until its standard input ends
 
-Linux has a queueing discipline for that (netem), but not every kernel was built with it. Here a port is taken off the bridge, and
-a pair of interfaces put in its place; this process carries the frames between port and pair. It needs whole frames, so hosts must
-not leave checksums to the network card (`benchmarks.cluster.offload`).
+Linux has a queueing discipline for this (netem), but not every kernel was built with it. Here a port is removed from the bridge
+and replaced with a veth pair; this process forwards the frames between port and pair. It needs complete frames, so hosts must not
+offload checksums to the network card (`benchmarks.cluster.offload`).
 """
 
 import collections
@@ -33,7 +33,7 @@ def main(seconds: float, ports: list[str]) -> None:
             ip("link", "set", inner, "master", "br0", "up")
             ip("link", "set", outer, "up")
             at_port, at_bridge = stack.enter_context(_frames_of(port)), stack.enter_context(_frames_of(outer))
-            # A frame is late once on its way: when it leaves its host.
+            # A frame is delayed once on its way: when it leaves its host.
             carried[at_port] = (at_bridge, seconds)
             carried[at_bridge] = (at_port, 0.0)
         print("up", flush=True)
@@ -43,7 +43,7 @@ def main(seconds: float, ports: list[str]) -> None:
 def _carry(carried: "dict[socket.socket, tuple[socket.socket, float]]") -> None:
     waiting: collections.deque[tuple[float, bytes, socket.socket]] = collections.deque()
     while True:
-        # All delays being the same, frames are due in the order of their coming.
+        # All delays are equal, so frames are due in the order of arrival.
         timeout = max(0.0, waiting[0][0] - time.monotonic()) if waiting else None
         ready, _, _ = select.select([sys.stdin, *carried], [], [], timeout)
         if sys.stdin in ready:
@@ -63,7 +63,7 @@ def _carry(carried: "dict[socket.socket, tuple[socket.socket, float]]") -> None:
 
 
 def _send(target: socket.socket, frame: bytes) -> None:
-    # A full queue or a cable that is pulled loses frames, as real ones do.
+    # A full queue or an unplugged cable drops frames, as in a real network.
     with contextlib.suppress(OSError):
         target.send(frame)
 

@@ -1,7 +1,7 @@
-"""Hosts on one machine: name spaces with their own interfaces, names, /etc/hosts and processes, wired by a bridge.
+"""Simulated hosts on one machine: namespaces with their own interfaces, names, /etc/hosts and processes, connected by a bridge.
 
-Nothing is made outside the name spaces, and nothing listens there. Each is held by a process that ends with this one, however
-this one ends, and the kernel then removes all processes and interfaces in it.
+Nothing is created or listens outside the namespaces. Each is held by a process that dies with this one, however this one ends,
+and the kernel then removes all processes and interfaces in it.
 """
 
 import contextlib
@@ -16,26 +16,26 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 _UNSHARE = ("unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-# As the first process of a host it must collect those that lose their parents. Its input ends when this process does.
+# As a host's init process it must reap orphans. Its standard input ends when this process does.
 _HOLD = "import signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); print('up', flush=True); sys.stdin.read()"
 _NETWORK = "10.77.0"
-# Every host has this one, as with docker0, and another one for itself. Nobody else is on either.
+# An address that every host has, as with docker0, beside a decoy of its own. Neither network has other hosts.
 _COMMON_DECOY = "172.17.0.1"
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
 class HostError(RuntimeError):
-    """A host or a process on it is not what it should be."""
+    """A host could not be set up, or a process on it failed."""
 
 
 def why_not() -> str:
-    """Why hosts cannot be made here; empty where they can."""
+    """Why hosts cannot be created here; empty if they can."""
     try:
         command = [*_UNSHARE, "ip", "link", "add", "name", "probe0", "type", "veth", "peer", "name", "probe1"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except OSError as error:
         return f"{error.filename}: {error.strerror}"
-    return "" if done.returncode == 0 else f"name spaces are not permitted: {done.stderr.strip()}"
+    return "" if done.returncode == 0 else f"namespaces are not permitted: {done.stderr.strip()}"
 
 
 @dataclass
@@ -43,30 +43,30 @@ class Host:
     """One machine of the cluster."""
 
     name: str
-    """Its host name, to begin with."""
+    """Its initial host name."""
     interface: str
-    """That leads to the others."""
+    """The interface that connects it to the others."""
     address: str
-    """By which the others reach it."""
+    """The address at which the others reach it."""
     own_name_is: str
-    """The address to which its name leads on this host alone."""
+    """The address to which this host alone resolves its name."""
     pid: int
-    """Of the process that holds the name spaces."""
+    """The process that holds the namespaces."""
     cgroup: Path | None = None
 
     def command(self, *words: str) -> list[str]:
-        """What to run on the machine so that the words run on the host."""
+        """The command that runs `words` on the host."""
         into = ["nsenter", "--target", str(self.pid), "--net", "--uts", "--mount", "--pid"]
         limited = ["sh", "-c", f'echo $$ > {self.cgroup}/cgroup.procs && exec "$@"', "sh"] if self.cgroup else []
         return [*limited, *into, *words]
 
     def run(self, *words: str) -> str:
-        """Run a command to its end and give its output."""
+        """Run a command to completion and return its output."""
         return _run(self.command(*words))
 
     def crash(self) -> None:
-        """End all its processes at once, as a reset would."""
-        # Within its name space, -1 means all but the one that holds it, which cannot be killed from there.
+        """Kill all its processes at once, as a reset would."""
+        # Inside the namespace, -1 means all processes except its init, which cannot be killed from there.
         self.run("sh", "-c", "kill -9 -1")
 
 
@@ -83,7 +83,7 @@ class Network:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Network":
-        # Last of all, when nothing runs in them any more.
+        # Runs last, when the groups are empty.
         self._stack.callback(_remove_cgroups)
         try:
             self._hub_pid = self._hold()
@@ -98,14 +98,13 @@ class Network:
         self._stack.close()
 
     def add(self, name: str, interface: str, number: int, kind: str, quota: float = 0) -> Host:
-        """A new host.
+        """Add a host.
 
         Args:
-            name: its own.
-            interface: that of its cable.
-            number: the last one of its address.
-            kind: what its own name means to itself: `right`; `loopback`, as Debian has it; `decoy`, a network that nobody else
-                is on.
+            name: its host name.
+            interface: name of the interface that connects it to the bridge.
+            number: last number of its address.
+            kind: how it resolves its own name: `right`; `loopback`, as on Debian; `decoy`, to a network without other hosts.
             quota: cores of the machine that it may use; 0 for all.
         """
         address, decoy = f"{_NETWORK}.{number}", f"192.168.{number}.1"
@@ -113,7 +112,7 @@ class Network:
         host = Host(name, interface, address, own_name_is, self._hold())
         host.run("hostname", name)
         host.run("ip", "link", "set", "lo", "up")
-        # Decoys come first in every listing.
+        # The decoys' names sort before the real interface.
         for order, (device, wrong) in enumerate((("adecoy", decoy), ("docker0", _COMMON_DECOY))):
             host.run("ip", "link", "add", "name", device, "type", "veth", "peer", "name", f"nowhere{order}")
             host.run("ip", "address", "add", f"{wrong}/24", "dev", device)
@@ -129,7 +128,7 @@ class Network:
         return host
 
     def name_all(self) -> None:
-        """Tell the hosts of each other; each has its own idea of the names."""
+        """Write each host's /etc/hosts, with its own view of the names."""
         for host in self.hosts:
             lines = [f"{one.own_name_is if one is host else one.address} {one.name}" for one in self.hosts]
             table = self._folder / f"hosts-{host.name}"
@@ -137,11 +136,11 @@ class Network:
             host.run("mount", "--bind", str(table), "/etc/hosts")
 
     def cut(self, host: Host) -> None:
-        """Take a host off the network, as if its cable were pulled."""
+        """Disconnect a host, as if its network cable were unplugged."""
         self._hub("ip", "link", "set", _port(host), "down")
 
     def limit(self, megabits: float) -> None:
-        """Let each host send so much a second, with a token bucket; 0 for as much as it can."""
+        """Limit how many megabits per second each host sends, with a token bucket; 0 for no limit."""
         for host in self.hosts:
             if megabits:
                 shape = ["rate", f"{megabits}mbit", "burst", "128kb", "latency", "100ms"]
@@ -153,7 +152,7 @@ class Network:
 
     @contextlib.contextmanager
     def delay(self, seconds: float) -> Iterator[None]:
-        """While the block runs, every frame that a host sends arrives so much later."""
+        """Delay every frame that a host sends while the block runs."""
         names = [_port(host) for host in self.hosts]
         log = self._stack.enter_context((self._folder / "delay.log").open("ab"))
         command = [sys.executable, "-m", "benchmarks.cluster.latency", str(seconds), *names]
@@ -178,7 +177,7 @@ class Network:
             host.run("env", "-C", str(ROOT), sys.executable, "-m", "benchmarks.cluster.offload", host.interface, str(on))
 
     def _hold(self) -> int:
-        """Make the name spaces of a host. Gives the process, as this one sees it, that is the first in them."""
+        """Create a host's namespaces. Returns the PID of their init process, as seen from this process."""
         process = subprocess.Popen(
             [*_UNSHARE, sys.executable, "-I", "-S", "-c", _HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -192,7 +191,7 @@ class Network:
 
 
 def _cgroup(host: Host, quota: float) -> Path:
-    """A control group that holds back the processor: version 2, or 1 where that is mounted."""
+    """A control group that limits processor time: version 2, or 1 where that is mounted."""
     period = 20_000
     first = _CGROUPS / "cpu"
     group = (first if first.is_dir() else _CGROUPS) / f"convoy-{os.getpid()}-{host.name}"
@@ -206,7 +205,7 @@ def _cgroup(host: Host, quota: float) -> Path:
 
 
 def _port(host: Host) -> str:
-    """The bridge's end of a host's cable."""
+    """The bridge's end of a host's veth pair."""
     return f"to-{host.name}"
 
 
@@ -224,7 +223,7 @@ def _wait_for_line(process: "subprocess.Popen[bytes]", what: str, log: Path | No
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
-    """Kill a process, collect it, and close its pipes."""
+    """Kill a process, reap it, and close its pipes."""
     process.send_signal(signal.SIGKILL)
     process.wait(10)
     for stream in (process.stdin, process.stdout):
@@ -233,12 +232,12 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _remove_cgroups() -> None:
-    """Those of this process, and of others that are gone; the kernel removes no control group by itself."""
+    """Remove the groups of this process and of others that have exited; the kernel does not do so by itself."""
     for group in (*_CGROUPS.glob("convoy-*-*"), *_CGROUPS.glob("cpu/convoy-*-*")):
         owner = group.name.split("-")[1]
         if owner != str(os.getpid()) and Path(f"/proc/{owner}").exists():
             continue
-        # Processes in it were killed a moment ago.
+        # Its processes were killed only a moment ago.
         for _ in range(100):
             try:
                 group.rmdir()

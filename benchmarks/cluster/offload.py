@@ -1,4 +1,4 @@
-"""Whether an interface leaves checksums, and with them the cutting of large packets, to its network card.
+"""Switch an interface's checksum offload, and with it the segmentation of large packets, on or off.
 
 python -m benchmarks.cluster.offload INTERFACE 0|1
 """
