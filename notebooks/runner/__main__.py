@@ -23,8 +23,8 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="./convoy labs", description=__doc__, allow_abbrev=False)
     parser.add_argument("names", metavar="NAME", nargs="*", help="a lab's number, name or file (default: all labs)")
     parser.add_argument("--set", metavar="WIDGET=VALUE", action="append", default=[], help="a widget's value, such as epochs=2")
-    parser.add_argument("--out", metavar="FOLDER", default="labs", help="where the pages go (default: labs)")
-    parser.add_argument("--list", action="store_true", help="show the labs and their widgets, run nothing")
+    parser.add_argument("--out", metavar="FOLDER", default="labs", help="the folder for the pages (default: labs)")
+    parser.add_argument("--list", action="store_true", help="list the labs and their widgets without running them")
     options = parser.parse_args(arguments)
     notebooks = choose(options.names, labs())
     widgets = given_widgets(options.set, notebooks)
@@ -36,26 +36,26 @@ def main(arguments: Sequence[str]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--out {options.out}: cannot be created ({error.strerror}); name a folder that can") from error
+        raise ConfigError(f"--out {options.out}: cannot be created ({error.strerror}); name another folder") from error
     executions = run(notebooks, widgets, folder)
     failed = [execution.error for execution in executions if execution.error]
     if len(executions) > 1:
         (folder / "index.html").write_text(page.render_index(executions), encoding="utf-8")
-        print(f"all of them: {paths.display(folder / 'index.html')}")
+        print(f"index: {paths.display(folder / 'index.html')}")
     if failed:
         raise NotebookError("; ".join(map(str, failed)))
 
 
 def labs(folder: Path = FOLDER) -> list[Notebook]:
-    """The notebooks of a folder, in the order of their names."""
+    """The notebooks of a folder, sorted by name."""
     return [source.read(path) for path in sorted(folder.glob("*.py"))]
 
 
 def choose(names: Sequence[str], notebooks: Sequence[Notebook]) -> list[Notebook]:
-    """The notebooks that are meant: by name, by number, by a part of the name, or by path; all where none is named.
+    """The notebooks selected by name, number, part of the name, or path; all if none is named.
 
     Raises:
-        ConfigError: there is no such notebook, or more than one.
+        ConfigError: a name matches no notebook, or more than one.
     """
     chosen = []
     for name in names:
@@ -69,15 +69,15 @@ def choose(names: Sequence[str], notebooks: Sequence[Notebook]) -> list[Notebook
         known = [notebook.name for notebook in fitting or notebooks]
         near = difflib.get_close_matches(stem, known, n=1)
         hint = f"did you mean {near[0]}?" if near and not fitting else f"there are {', '.join(known)}"
-        raise ConfigError(f"{name}: {'more than one lab is' if fitting else 'no lab is'} called so; {hint}")
+        raise ConfigError(f"{name}: {'matches more than one lab' if fitting else 'matches no lab'}; {hint}")
     return list(dict.fromkeys(chosen)) or list(notebooks)
 
 
 def given_widgets(settings: Sequence[str], notebooks: Sequence[Notebook]) -> dict[str, str]:
-    """`name=value` texts as a mapping. Each name must be a widget of one of the notebooks.
+    """Parse `name=value` texts.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: a name is not a widget of any of the notebooks.
     """
     known = list(dict.fromkeys(name for notebook in notebooks for name in notebook.widgets()))
     given = {}
@@ -85,16 +85,16 @@ def given_widgets(settings: Sequence[str], notebooks: Sequence[Notebook]) -> dic
         name, equals, value = text.partition("=")
         if not equals or name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if equals and near else f"it takes WIDGET=VALUE with one of {', '.join(known)}"
+            hint = f"did you mean {near[0]}?" if equals and near else f"must be WIDGET=VALUE with one of {', '.join(known)}"
             raise ConfigError(f"--set {text}: no such widget; {hint}")
         given[name] = value
     return given
 
 
 def run(notebooks: Sequence[Notebook], widgets: Mapping[str, str], folder: Path) -> list[Execution]:
-    """Run notebooks one after the other with one Spark session, and write a page for each into `folder`.
+    """Run notebooks in sequence in one Spark session, and write a page for each to `folder`.
 
-    A notebook that fails does not keep the others from running.
+    The others still run if one of them fails.
     """
     executions = []
     with open_session("convoy-labs") as spark:
@@ -109,7 +109,7 @@ def run(notebooks: Sequence[Notebook], widgets: Mapping[str, str], folder: Path)
 
 
 class _Progress:
-    """Says on a terminal which cell runs; elsewhere nothing."""
+    """Shows on a terminal which cell is running; prints nothing elsewhere."""
 
     def __init__(self, notebook: Notebook) -> None:
         self._notebook = notebook

@@ -1,4 +1,4 @@
-"""Runs the cells of a notebook in order and keeps what each of them shows."""
+"""Run the cells of a notebook in order and collect their outputs."""
 
 import ast
 import contextlib
@@ -32,11 +32,11 @@ class CellResult:
 
 @dataclass
 class Execution:
-    """What came of a notebook."""
+    """The result of running a notebook."""
 
     notebook: Notebook
     results: list[CellResult] = field(default_factory=list)
-    """One a cell, those after an error or `dbutils.notebook.exit` left out."""
+    """One per cell, up to an error or `dbutils.notebook.exit`."""
     widgets: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     error: NotebookError | None = None
@@ -45,15 +45,15 @@ class Execution:
 def execute(
     notebook: Notebook, spark: Any, widgets: Mapping[str, str] | None = None, report: Callable[[Cell], None] = lambda cell: None
 ) -> Execution:
-    """Run a notebook in this process, in a namespace of its own.
+    """Run a notebook in this process, in its own namespace.
 
-    An error ends it and is in the result: NOTEBOOK:CELL:LINE and the reason. An interruption is passed on.
+    An error ends it and is stored in the result as NOTEBOOK:CELL:LINE and the reason. An interrupt propagates.
 
     Args:
         notebook: from `source.read`.
-        spark: the session that its cells find as `spark`.
-        widgets: values in place of the widgets' defaults.
-        report: is told each code cell before it runs.
+        spark: the global `spark` of its cells.
+        widgets: values that override the widgets' defaults.
+        report: called with each code cell before it runs.
     """
     os.environ.setdefault("MPLBACKEND", "Agg")
     started = time.monotonic()
@@ -95,7 +95,7 @@ class _Runner:
         streams = outputs.Stream("stdout", self._emit), outputs.Stream("stderr", self._emit)
         try:
             with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]), warnings.catch_warnings():
-                # plt.show() does nothing here; the figure is shown at the end of its cell.
+                # plt.show() has no effect here; the figure is added at the end of its cell.
                 warnings.filterwarnings("ignore", "FigureCanvasAgg is non-interactive")
                 if cell.kind == "sql":
                     self._emit(outputs.displayed(self._spark.sql(cell.text)))
@@ -124,7 +124,7 @@ class _Runner:
         return compile(tree, str(self._notebook.path), "exec" if isinstance(tree, ast.Module) else "eval")
 
     def _located(self, cell: Cell, error: Exception) -> NotebookError:
-        """The error with the line of the cell that led to it. Its traceback becomes an output of the cell."""
+        """The error with the line of the cell that caused it. Its traceback becomes an output of the cell."""
         frames = traceback.extract_tb(error.__traceback__)
         own = [i for i, frame in enumerate(frames) if frame.filename == str(self._notebook.path)]
         shown = traceback.TracebackException.from_exception(error)

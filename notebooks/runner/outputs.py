@@ -1,4 +1,4 @@
-"""What a cell shows, and how a value is shown."""
+"""The outputs of a cell, and the conversion of values to outputs."""
 
 import io
 import pprint
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-# Of a table. Databricks shows more, page by page; a printed page is read.
+# Maximum rows of a table. Databricks shows more, with paging, which a printed page does not have.
 _ROWS = 20
 _DPI = 110
 
@@ -27,20 +27,20 @@ class Html:
 class ImageOutput:
     png: bytes
     description: str
-    """For people who do not see it."""
+    """Alternative text."""
 
 
 @dataclass(frozen=True)
 class CellError:
     traceback: str
-    """From the cell's own line on."""
+    """Begins at the cell's own line."""
 
 
 Output = Text | Html | ImageOutput | CellError
 
 
 def displayed(value: object) -> Output:
-    """As `display` shows it: tables without their index, Spark's tables by their first rows."""
+    """The output of `display(value)`: data frames without their index, Spark's by their first rows."""
     if _is(value, "pyspark.sql", "DataFrame"):
         return _table(value.limit(_ROWS + 1).toPandas(), index=False)  # type: ignore[attr-defined]
     if _is(value, "pandas", "DataFrame"):
@@ -49,7 +49,7 @@ def displayed(value: object) -> Output:
 
 
 def result(value: object) -> Output:
-    """As the value of a cell's last line is shown."""
+    """The output of a cell's last expression."""
     if _is(value, "matplotlib.figure", "Figure"):
         return picture(value)
     if _is(value, "pandas", "DataFrame"):
@@ -62,17 +62,17 @@ def result(value: object) -> Output:
 
 
 def picture(figure: Any) -> ImageOutput:
-    """A matplotlib figure. Its title is the description."""
+    """The output of a matplotlib figure. Its titles become the description."""
     png = io.BytesIO()
     figure.savefig(png, dpi=_DPI, format="png")
-    # The title of a whole figure is among its texts.
+    # A figure's suptitle is among its texts.
     texts = [text.get_text() for text in figure.texts] + [axes.get_title() for axes in figure.axes]
     words = [" ".join(text.split()) for text in texts]
     return ImageOutput(png.getvalue(), " ".join(filter(None, words)) or "figure")
 
 
 def open_figures() -> list[ImageOutput]:
-    """The figures of `matplotlib.pyplot` that a cell left open; they are closed."""
+    """Outputs of the `matplotlib.pyplot` figures that a cell left open. Closes them."""
     pyplot = sys.modules.get("matplotlib.pyplot")
     if pyplot is None:
         return []
@@ -82,7 +82,7 @@ def open_figures() -> list[ImageOutput]:
 
 
 class Stream(io.TextIOBase):
-    """In place of stdout or stderr. Not a terminal, so that programs write plain lines."""
+    """Replaces stdout or stderr. It is not a terminal, so programs write plain lines."""
 
     encoding = "utf-8"
 
@@ -105,6 +105,6 @@ def _table(frame: Any, *, index: bool) -> Html:
 
 
 def _is(value: object, module: str, name: str) -> bool:
-    """Whether it is of a class, without importing the class's library."""
+    """`isinstance` without importing the class's library."""
     loaded = sys.modules.get(module)
     return loaded is not None and isinstance(value, getattr(loaded, name))

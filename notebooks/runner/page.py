@@ -1,4 +1,4 @@
-"""A notebook with its outputs as one HTML file that needs nothing else, to read and to print."""
+"""Render a notebook with its outputs as a self-contained HTML file, for reading and printing."""
 
 import base64
 import html
@@ -29,8 +29,8 @@ def render(execution: Execution, siblings: Sequence[Notebook] = ()) -> str:
     """The page of one notebook.
 
     Args:
-        execution: with an error, the page ends at the cell that failed.
-        siblings: the notebooks whose pages lie beside this one, in order, itself included.
+        execution: the notebook's results. After an error, the page ends at the failed cell.
+        siblings: all notebooks with a page in the same folder, in order, including this one.
     """
     notebook = execution.notebook
     parts = [_navigation(notebook, siblings) if len(siblings) > 1 else ""]
@@ -44,7 +44,7 @@ def render(execution: Execution, siblings: Sequence[Notebook] = ()) -> str:
 
 
 def render_index(executions: Sequence[Execution]) -> str:
-    """A page that leads to the others."""
+    """A page with links to the others."""
     rows = "\n".join(
         f'<li><a href="{file_name(execution.notebook)}">{html.escape(execution.notebook.title)}</a> {_error(execution)}</li>'
         for execution in executions
@@ -108,5 +108,5 @@ def _output(output: Output) -> str:
 
 
 def _overwritten(text: str) -> str:
-    """Text as a terminal would show it: what stands before a carriage return is gone. Progress bars write so."""
+    """Text as a terminal would show it: a carriage return, as used by progress bars, overwrites what precedes it."""
     return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.rstrip("\n").split("\n"))

@@ -1,6 +1,7 @@
-"""What a cell finds on Databricks without importing it, as far as it makes sense on a laptop.
+"""The globals of a cell on Databricks that make sense on a laptop.
 
-`dbutils.widgets`, `dbutils.notebook.exit`, `display`, `displayHTML`, `spark`, `sc`. What is missing says so when it is used.
+`dbutils.widgets`, `dbutils.notebook.exit`, `display`, `displayHTML`, `spark`, `sc`. Using any other part of `dbutils` raises an
+error that says so.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +13,11 @@ from notebooks.runner.outputs import Output
 
 
 class Exit(BaseException):
-    """`dbutils.notebook.exit`: the notebook ends here, and well. Not an Exception, so that no cell swallows it by accident."""
+    """`dbutils.notebook.exit`: a normal end of the notebook. Not an Exception, so that no cell catches it by accident."""
 
 
 class Widgets:
-    """Named inputs. Values are texts, as on Databricks; `given` wins over a widget's default."""
+    """Named inputs. Values are strings, as on Databricks; `given` overrides the widgets' defaults."""
 
     def __init__(self, given: Mapping[str, str]) -> None:
         self._given = dict(given)
@@ -38,12 +39,12 @@ class Widgets:
         value = self._given.get(name, defaultValue)
         for part in value.split(","):
             if part not in choices:
-                raise ValueError(f"widget {name}={value}: must be some of {', '.join(choices)}, with commas between")
+                raise ValueError(f"widget {name}={value}: must be a comma-separated list of {', '.join(choices)}")
         self._values[name] = value
 
     def get(self, name: str) -> str:
         if name not in self._values:
-            raise KeyError(f"there is no widget '{name}'; there are {', '.join(self._values) or 'none'}")
+            raise KeyError(f"no widget '{name}'; must be one of {', '.join(self._values) or '(none)'}")
         return self._values[name]
 
     def getAll(self) -> dict[str, str]:
@@ -67,16 +68,16 @@ class DbUtils:
     notebook: _NotebookUtils = field(default_factory=_NotebookUtils)
 
     def __getattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"dbutils.{name} is only there on Databricks; here are dbutils.widgets and dbutils.notebook.exit")
+        raise AttributeError(f"dbutils.{name} exists only on Databricks; use dbutils.widgets or dbutils.notebook.exit here")
 
 
 def names(widgets: Widgets, spark: Any, emit: Callable[[Output], None]) -> dict[str, Any]:
-    """What cells find without importing it.
+    """The predefined globals of the cells.
 
     Args:
-        widgets: behind `dbutils.widgets`.
+        widgets: `dbutils.widgets`.
         spark: a SparkSession.
-        emit: is given what `display` and `displayHTML` show.
+        emit: receives the outputs of `display` and `displayHTML`.
     """
 
     def display(*values: object, **_options: object) -> None:

@@ -1,9 +1,9 @@
-"""Databricks' source format: a Python file whose comments cut it into cells.
+"""Databricks' source format: a Python file divided into cells by comments.
 
-    # Databricks notebook source      the first line; without it the file is no notebook
+    # Databricks notebook source      the first line, which marks the file as a notebook
     # DBTITLE 1,Title                 a cell's title
-    # MAGIC %md                       a cell in another language, every line behind `# MAGIC`
-    # COMMAND ----------              the border between two cells
+    # MAGIC %md                       a cell in another language; every line begins with `# MAGIC`
+    # COMMAND ----------              separates two cells
 
 Source: https://docs.databricks.com/en/notebooks/notebook-export-import.html.
 """
@@ -43,7 +43,7 @@ class Cell:
     kind: Kind
     text: str
     first_line: int
-    """Line of the file, from 1, that `text` begins at."""
+    """Line of the file, from 1, at which `text` begins."""
     title: str = ""
 
 
@@ -58,13 +58,13 @@ class Notebook:
 
     @property
     def title(self) -> str:
-        """The first heading, or the name where there is none."""
+        """The first heading, or the name if there is none."""
         texts = (cell.text for cell in self.cells if cell.kind == "markdown")
         headings = (_HEADING.match(line) for text in texts for line in text.splitlines())
         return next((heading.group(1) for heading in headings if heading), self.name)
 
     def widgets(self) -> tuple[str, ...]:
-        """Names of the widgets that its cells make, in order."""
+        """Names of the widgets that its cells create, in order."""
         found: list[str] = []
         for cell in self.cells:
             for node in ast.walk(parsed(self, cell)) if cell.kind == "python" else ():
@@ -78,7 +78,7 @@ class Notebook:
 
 
 def read(path: Path) -> Notebook:
-    """Raises NotebookError when the file is not a notebook, or has a cell that cannot be run here."""
+    """Read a notebook. Raises NotebookError if the file is not one, or has a cell that cannot be run here."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -100,7 +100,7 @@ def read(path: Path) -> Notebook:
 
 
 def parsed(notebook: Notebook, cell: Cell) -> ast.Module:
-    """A Python cell's statements, their line numbers those of the file. Raises NotebookError where it is not Python."""
+    """A Python cell's syntax tree with the line numbers of the file. Raises NotebookError if it is not Python."""
     try:
         tree = ast.parse(cell.text, str(notebook.path))
     except SyntaxError as error:
@@ -109,7 +109,7 @@ def parsed(notebook: Notebook, cell: Cell) -> ast.Module:
 
 
 def place(name: str, cell: int, line: int) -> str:
-    """Where something is: notebook, number of the cell, line within the cell."""
+    """A location: notebook, number of the cell, line within the cell."""
     return f"{name}:{cell}:{line}"
 
 
@@ -129,12 +129,12 @@ def _cell(path: Path, number: int, lines: list[str], first_line: int) -> Cell | 
         return Cell(number, "python", "\n".join(lines), first_line, title)
     if not all(is_magic):
         odd = is_magic.index(not is_magic[0])
-        raise NotebookError(f"{place(path.stem, number, odd + 1)}: '{_MAGIC}' lines and Python in one cell; cut it in two")
+        raise NotebookError(f"{place(path.stem, number, odd + 1)}: '{_MAGIC}' lines and Python in one cell; split it in two")
     plain = [line[len(_MAGIC) + 1 :] for line in lines]
     command, _, rest = plain[0].partition(" ")
     kind = _KINDS.get(command.removeprefix("%")) if command.startswith("%") else None
     if kind is None:
-        remedy = _REFUSED.get(command.removeprefix("%"), f"there are {', '.join('%' + name for name in _KINDS)}")
+        remedy = _REFUSED.get(command.removeprefix("%"), f"use one of {', '.join('%' + name for name in _KINDS)}")
         raise NotebookError(f"{place(path.stem, number, 1)}: {command} cannot be run here; {remedy}")
-    # The empty line in place of the command keeps the numbers of the lines below it.
+    # The rest of the command's line, mostly empty, preserves the line numbers below it.
     return Cell(number, kind, "\n".join([rest, *plain[1:]]), first_line, title)

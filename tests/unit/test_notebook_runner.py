@@ -1,4 +1,4 @@
-"""The runner of notebooks, on small notebooks of its own. The labs themselves: tests/e2e/test_labs.py."""
+"""The notebook runner, tested on small notebooks. For the labs themselves see tests/e2e/test_labs.py."""
 
 import html.parser
 import re
@@ -32,7 +32,7 @@ def shown(execution, cell):
 
 
 class FakeSpark:
-    """Answers SQL with what it was asked."""
+    """Returns the text of each SQL query as its result."""
 
     sparkContext = "the context"
 
@@ -43,7 +43,7 @@ class FakeSpark:
 # The format
 
 
-def test_a_file_is_cut_into_cells_with_kinds_titles_and_the_lines_they_stand_on(tmp_path):
+def test_a_file_is_split_into_cells_with_kinds_titles_and_line_numbers(tmp_path):
     path = write(
         tmp_path,
         "# MAGIC %md\n# MAGIC # Hello\n# MAGIC\n# MAGIC world",
@@ -60,7 +60,7 @@ def test_a_file_is_cut_into_cells_with_kinds_titles_and_the_lines_they_stand_on(
     assert notebook.title == "Hello"
 
 
-def test_empty_cells_do_not_count(tmp_path):
+def test_empty_cells_are_ignored(tmp_path):
     assert [cell.text for cell in source.read(write(tmp_path, "a = 1", "", "b = 2")).cells] == ["a = 1", "b = 2"]
 
 
@@ -69,12 +69,12 @@ def test_empty_cells_do_not_count(tmp_path):
     [
         (["x = 1", "# MAGIC %run ./other"], r"^05_note:2:1: %run cannot be run here; import what the other notebook defines"),
         (["# MAGIC %pip install torch"], r"^05_note:1:1: %pip cannot be run here; packages come from \./convoy setup"),
-        (["# MAGIC %scala\n# MAGIC val x = 1"], r"^05_note:1:1: %scala cannot be run here; there are %md, .*%sql$"),
-        (["x = 1\n# MAGIC %pip install y"], r"^05_note:1:2: '# MAGIC' lines and Python in one cell; cut it in two$"),
+        (["# MAGIC %scala\n# MAGIC val x = 1"], r"^05_note:1:1: %scala cannot be run here; use one of %md, .*%sql$"),
+        (["x = 1\n# MAGIC %pip install y"], r"^05_note:1:2: '# MAGIC' lines and Python in one cell; split it in two$"),
         (["x = 1", "y = 2\nz = ("], r"^05_note:2:2: SyntaxError: "),
     ],
 )
-def test_what_cannot_be_run_is_refused_before_anything_runs_and_says_where(tmp_path, cells, message):
+def test_an_unsupported_cell_is_refused_with_its_location_before_anything_runs(tmp_path, cells, message):
     with pytest.raises(NotebookError, match=message):
         source.read(write(tmp_path, *cells))
 
@@ -88,7 +88,7 @@ def test_a_plain_python_file_is_not_a_notebook(tmp_path):
 # Running
 
 
-def test_cells_share_names_and_each_shows_its_prints_and_its_last_value(tmp_path):
+def test_cells_share_a_namespace_and_each_outputs_its_prints_and_its_last_value(tmp_path):
     execution = run(
         tmp_path, "x = 20\nprint('one')\nprint('two')\nx + 1", "x = x + 2", "x", "x;", "# MAGIC %md\n# MAGIC text", "None"
     )
@@ -98,7 +98,7 @@ def test_cells_share_names_and_each_shows_its_prints_and_its_last_value(tmp_path
     assert [shown(execution, cell) for cell in (2, 4, 5, 6)] == [[], [], [], []]
 
 
-def test_displayed_values_stand_between_the_prints_around_them(tmp_path):
+def test_displayed_values_keep_their_position_among_the_prints(tmp_path):
     (cell,) = run(
         tmp_path, "print('a')\ndisplayHTML('<b>h</b>')\nimport sys\nsys.stderr.write('e')\ndisplay([1])\nprint('b')"
     ).results
@@ -111,7 +111,7 @@ def test_displayed_values_stand_between_the_prints_around_them(tmp_path):
     ]
 
 
-def test_figures_of_pyplot_and_figures_that_are_displayed_become_pictures_once(tmp_path):
+def test_pyplot_figures_and_displayed_figures_are_each_output_once(tmp_path):
     execution = run(
         tmp_path,
         "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.title('rising')\nplt.show()",
@@ -125,7 +125,7 @@ def test_figures_of_pyplot_and_figures_that_are_displayed_become_pictures_once(t
     assert not [output for output in shown(execution, 1) if isinstance(output, Text) and output.stream != "result"]
 
 
-def test_tables_are_shown_by_their_first_rows_and_escaped(tmp_path):
+def test_tables_are_truncated_and_escaped(tmp_path):
     execution = run(
         tmp_path, "import pandas as pd\nframe = pd.DataFrame({'name': ['<i>'] * 30})\ndisplay(frame)", "frame.head(2)"
     )
@@ -136,7 +136,7 @@ def test_tables_are_shown_by_their_first_rows_and_escaped(tmp_path):
     assert "<th>1</th>" not in displayed.html
 
 
-def test_what_databricks_gives_to_a_cell_is_there(tmp_path):
+def test_the_globals_of_a_databricks_cell_are_defined(tmp_path):
     execution = run(
         tmp_path, "sc, __name__", "# MAGIC %sql\n# MAGIC select 1", "# MAGIC %python\n# MAGIC 1 + 1", spark=FakeSpark()
     )
@@ -147,7 +147,7 @@ def test_what_databricks_gives_to_a_cell_is_there(tmp_path):
     ]
 
 
-def test_widgets_are_texts_with_defaults_that_a_given_value_replaces(tmp_path):
+def test_widgets_are_strings_whose_defaults_can_be_overridden(tmp_path):
     cells = (
         "dbutils.widgets.text('epochs', '3', 'Epochs')\ndbutils.widgets.dropdown('mode', 'a', ['a', 'b'])",
         "dbutils.widgets.multiselect('some', 'x', ['x', 'y'])\ndbutils.widgets.getAll()",
@@ -164,12 +164,12 @@ def test_widgets_are_texts_with_defaults_that_a_given_value_replaces(tmp_path):
     ("cell", "reason"),
     [
         ("dbutils.widgets.dropdown('mode', 'c', ['a', 'b'])", "ValueError: widget mode=c: must be one of a, b"),
-        ("dbutils.widgets.get('mode')", "there is no widget 'mode'; there are none"),
-        ("dbutils.fs.ls('/')", r"AttributeError: dbutils\.fs is only there on Databricks"),
+        ("dbutils.widgets.get('mode')", r"no widget 'mode'; must be one of \(none\)"),
+        ("dbutils.fs.ls('/')", r"AttributeError: dbutils\.fs exists only on Databricks"),
         ("spark.table('x')", "AttributeError: "),
     ],
 )
-def test_what_databricks_would_refuse_or_only_databricks_has_says_so(tmp_path, cell, reason):
+def test_invalid_calls_and_databricks_only_features_raise_an_explanation(tmp_path, cell, reason):
     assert re.search(f"^05_note:1:1: .*{reason}", str(run(tmp_path, cell).error))
 
 
@@ -184,25 +184,25 @@ def test_an_error_names_notebook_cell_and_line_and_ends_the_notebook(tmp_path):
     assert len(execution.results) == 2
 
 
-def test_an_error_deep_in_a_library_is_located_at_the_line_that_called_it(tmp_path):
+def test_an_error_inside_a_library_is_located_at_the_line_that_called_it(tmp_path):
     error = run(tmp_path, "import json\n\njson.loads(\n    '{'\n)").error
     assert str(error).startswith("05_note:1:3: JSONDecodeError: ")
 
 
-def test_an_error_for_people_is_shown_without_a_traceback(tmp_path):
+def test_an_expected_error_is_shown_without_a_traceback(tmp_path):
     execution = run(tmp_path, "from pipelines.config import loader\nloader.load(None, ['training.epochs=0'])")
     assert str(execution.error) == "05_note:1:2: training.epochs=0: must be at least 1"
     assert shown(execution, 1) == [CellError("training.epochs=0: must be at least 1")]
 
 
-def test_exit_ends_the_notebook_well(tmp_path):
+def test_exit_ends_the_notebook_without_an_error(tmp_path):
     execution = run(tmp_path, "try:\n    dbutils.notebook.exit('enough')\nexcept Exception:\n    pass", "print('never')")
     assert execution.error is None
     assert shown(execution, 1) == [Text("the notebook ends here: enough", "result")]
     assert len(execution.results) == 1
 
 
-def test_an_interruption_is_passed_on(tmp_path):
+def test_an_interrupt_propagates(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, "raise KeyboardInterrupt")
 
@@ -211,7 +211,7 @@ def test_an_interruption_is_passed_on(tmp_path):
 
 
 class Elements(html.parser.HTMLParser):
-    """Tags with their attributes, and whether every one that was opened is closed in turn."""
+    """Collects tags with their attributes, and asserts that they are properly nested."""
 
     VOID = frozenset({"meta", "img", "br", "hr", "link", "input"})
 
@@ -230,7 +230,7 @@ class Elements(html.parser.HTMLParser):
         assert self._open.pop() == tag
 
 
-def test_the_page_holds_everything_in_itself_and_escapes_what_was_printed(tmp_path):
+def test_the_page_is_self_contained_and_escapes_printed_text(tmp_path):
     execution = run(
         tmp_path,
         "# MAGIC %md\n# MAGIC # A title\n# MAGIC\n# MAGIC | a | b |\n# MAGIC |---|---|\n# MAGIC | 1 | 2 |",
@@ -271,7 +271,7 @@ def notebooks(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["2", "02", "convnet", "02_convnet", "notebooks/02_convnet.py"])
-def test_a_lab_is_found_by_number_name_or_file(notebooks, name):
+def test_a_lab_is_selected_by_number_name_or_file(notebooks, name):
     assert [notebook.name for notebook in command.choose([name], notebooks)] == ["02_convnet"]
 
 
@@ -281,17 +281,17 @@ def test_the_former_name_of_a_lab_still_selects_it(notebooks, tmp_path):
         assert [notebook.name for notebook in command.choose([name], notebooks)] == ["06_distributed_pipeline"]
 
 
-def test_without_a_name_all_labs_are_meant_and_a_wrong_name_gets_a_hint(notebooks):
+def test_all_labs_are_selected_by_default_and_a_wrong_name_gets_a_hint(notebooks):
     assert command.choose([], notebooks) == notebooks
-    with pytest.raises(ConfigError, match=r"^02_convnat: no lab is called so; did you mean 02_convnet"):
+    with pytest.raises(ConfigError, match=r"^02_convnat: matches no lab; did you mean 02_convnet"):
         command.choose(["02_convnat"], notebooks)
-    with pytest.raises(ConfigError, match=r"^0: more than one lab is called so; there are 01_perceptron, 02_convnet$"):
+    with pytest.raises(ConfigError, match=r"^0: matches more than one lab; there are 01_perceptron, 02_convnet$"):
         command.choose(["0"], notebooks)
 
 
-def test_a_widget_that_no_chosen_lab_has_is_refused(notebooks):
+def test_a_widget_that_no_selected_lab_has_is_refused(notebooks):
     assert command.given_widgets(["epochs=1", "optimizers=a=b"], notebooks) == {"epochs": "1", "optimizers": "a=b"}
     with pytest.raises(ConfigError, match=r"^--set epoch=1: no such widget; did you mean epochs"):
         command.given_widgets(["epoch=1"], notebooks)
-    with pytest.raises(ConfigError, match=r"^--set optimizers=adam: no such widget; it takes WIDGET=VALUE with one of epochs"):
+    with pytest.raises(ConfigError, match=r"^--set optimizers=adam: no such widget; must be WIDGET=VALUE with one of epochs"):
         command.given_widgets(["optimizers=adam"], notebooks[:1])

@@ -1,4 +1,4 @@
-"""What holds for every lab without running it. Running them: tests/e2e/test_labs.py."""
+"""Static checks of every lab. For running them see tests/e2e/test_labs.py."""
 
 import ast
 import re
@@ -25,7 +25,7 @@ def text_of(lab):
     return "\n".join(cell.text for cell in lab.cells if cell.kind == "markdown")
 
 
-def test_there_is_a_lab_for_each_step_of_the_course_and_each_has_its_number():
+def test_there_is_a_numbered_lab_for_each_step_of_the_course():
     assert [lab.name for lab in LABS] == [
         "01_perceptron",
         "02_convnet",
@@ -45,7 +45,7 @@ def test_a_lab_defines_nothing(lab):
 
 
 @each_lab
-def test_a_lab_imports_the_library_and_what_every_student_knows(lab):
+def test_a_lab_imports_only_the_library_and_what_every_student_knows(lab):
     modules = {alias.name for node in statements(lab) if isinstance(node, ast.Import) for alias in node.names}
     modules |= {node.module for node in statements(lab) if isinstance(node, ast.ImportFrom)}
     assert "pipelines.launch" in modules
@@ -64,7 +64,7 @@ def test_a_lab_begins_with_a_text_and_then_its_widgets(lab):
 
 
 @each_lab
-def test_a_lab_explains_more_than_it_computes_and_leaves_something_to_try(lab):
+def test_a_lab_explains_more_than_it_computes_and_has_exercises(lab):
     words = len(re.findall(r"\w+", text_of(lab)))
     code = sum(len(cell.text.splitlines()) for cell in lab.cells if cell.kind == "python")
     assert words > 500
@@ -74,11 +74,11 @@ def test_a_lab_explains_more_than_it_computes_and_leaves_something_to_try(lab):
 
 
 @each_lab
-def test_files_that_a_text_names_exist(lab):
+def test_files_named_in_the_text_exist(lab):
     named = re.findall(r"`((?:pipelines|conf|notebooks|jobs)/[\w./-]+)`", text_of(lab))
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-def test_nothing_in_the_library_knows_the_notebooks():
+def test_nothing_in_the_library_imports_the_notebooks():
     importing = re.compile(r"^\s*(from|import) notebooks", re.M)
     assert [path for path in (ROOT / "pipelines").rglob("*.py") if importing.search(path.read_text())] == []
