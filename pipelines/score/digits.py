@@ -109,7 +109,8 @@ def _ink(grey: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     contrast = float(values.max()) - ground
     if contrast < _LEAST_CONTRAST:
         raise NoImage("holds no digit: everything has the shade of the border")
-    return np.maximum(values - np.float32(ground), 0)
+    ink: npt.NDArray[np.float32] = np.maximum(values - np.float32(ground), 0)
+    return ink
 
 
 def _in_form(ink: npt.NDArray[np.float32]) -> bool:

@@ -97,7 +97,7 @@ def write(run_dir: Path, state: State, arrays: Arrays, keep: int) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = folder / f".{description.stem}.{os.getpid()}.npz"
         with unfinished.open("wb") as file:
-            np.savez(atomic.Sequential(file), **arrays)
+            np.savez(atomic.Sequential(file), **arrays)  # type: ignore[arg-type, unused-ignore]
             atomic.bring_to_disk(file)
         digest, num_bytes = _digest(unfinished)
         # Under a name of its own, so that a checkpoint that is written again is whole at any moment.
