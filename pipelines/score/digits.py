@@ -110,7 +110,8 @@ def _ink(grey: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     contrast = float(values.max()) - background
     if contrast < _MIN_CONTRAST:
         raise NoImage("no digit: the whole image has the shade of its border")
-    return np.maximum(values - np.float32(background), 0)
+    ink: npt.NDArray[np.float32] = np.maximum(values - np.float32(background), 0)
+    return ink
 
 
 def _is_mnist_format(ink: npt.NDArray[np.float32]) -> bool:

@@ -94,9 +94,9 @@ def _locate(
     """Segment of each position in the permuted order, and the position within it."""
     candidates = [number for number, segment in enumerate(segments) if segment.from_test_file == from_test_file]
     candidates.sort(key=lambda number: segments[number].start)
-    starts = np.asarray([segments[number].start for number in candidates])
+    starts = np.asarray([segments[number].start for number in candidates], dtype=np.int64)
     which = np.searchsorted(starts, order, side="right") - 1
-    return np.asarray(candidates)[which], order - starts[which]
+    return np.asarray(candidates, dtype=np.int64)[which], order - starts[which]
 
 
 def _as_stored(content: bytes, count: int, plan: Plan) -> npt.NDArray[np.uint8]:

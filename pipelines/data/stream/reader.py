@@ -57,7 +57,7 @@ def read_blocks(table: Table, split: Split, rows: RowRange, *, order_seed: int |
     """
     parts = list(file_parts(table.manifest.splits[split].files, rows))
     if order_seed is not None:
-        np.random.default_rng(order_seed).shuffle(parts)  # type: ignore[arg-type]
+        np.random.default_rng(order_seed).shuffle(parts)  # type: ignore[arg-type, unused-ignore]
     for first in range(0, len(parts), FILES_AT_ONCE):
         # Petastorm sorts files by path; sort the parts likewise to match blocks to them.
         group = sorted(parts[first : first + FILES_AT_ONCE], key=lambda part: part.path)

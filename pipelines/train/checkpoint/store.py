@@ -98,7 +98,7 @@ def write(run_dir: Path, state: State, arrays: Arrays, keep: int) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = folder / f".{description.stem}.{os.getpid()}.npz"
         with unfinished.open("wb") as file:
-            np.savez(atomic.Sequential(file), **arrays)
+            np.savez(atomic.Sequential(file), **arrays)  # type: ignore[arg-type, unused-ignore]
             atomic.flush_to_disk(file)
         written = fingerprint(unfinished)
         # Named by content, so that a checkpoint that is written again is complete at all times.
