@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
 from datetime import datetime, timezone
 
 from pyspark.sql import SparkSession
@@ -11,7 +10,7 @@ import pipelines
 from pipelines.config import Config
 from pipelines.data.ingest import publish
 from pipelines.data.ingest.build import WrittenTable, write_rows
-from pipelines.data.sources.source import Source
+from pipelines.data.sources.source import Report, Source
 from pipelines.data.table import schema, verify
 from pipelines.data.table.schema import ImageSpec, SourceFile, Split, SplitSummary, Table, TableManifest
 from pipelines.errors import DataError
@@ -28,7 +27,7 @@ def find(config: Config, source: Source) -> Table | None:
     return _find(config, source, _fingerprints(source), lambda _: None)
 
 
-def open_or_build(spark: SparkSession, config: Config, source: Source, report: Callable[[str], None]) -> tuple[Table, bool]:
+def open_or_build(spark: SparkSession, config: Config, source: Source, report: Report) -> tuple[Table, bool]:
     """The table of this source and these settings, and whether it was just written.
 
     A damaged table is rewritten, and the reason is reported. The folder is renamed when all rows are written, and then gets its
@@ -147,7 +146,7 @@ def _uri(config: Config, source: Source, key: str) -> str:
     return f"{config.ingest.tables_uri.rstrip('/')}/{source.dataset}-{key[:12]}"
 
 
-def _find(config: Config, source: Source, fingerprints: list[Fingerprint], report: Callable[[str], None]) -> Table | None:
+def _find(config: Config, source: Source, fingerprints: list[Fingerprint], report: Report) -> Table | None:
     for without_bad_rows in (False, True) if config.ingest.on_bad_rows == "quarantine" else (False,):
         key = _key(config, source, fingerprints, without_bad_rows=without_bad_rows)
         uri = _uri(config, source, key)
