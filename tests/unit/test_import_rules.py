@@ -35,9 +35,11 @@ MAY_IMPORT = {
     "train.collectives": "errors progress system config",
     "train.kernels": "train.precision",
     "train.optim": "config train.collectives",
-    "train.checkpoint": "errors system config track.rundir train.optim",
+    "train.devices": "",
+    "train.worker_setup": "errors config data.table data.stream train.precision train.devices train.collectives train.optim",
+    "train.checkpoint": "errors system config track.rundir train.optim train.worker_setup",
     "train": "errors progress config data.table data.stream track.rundir models "
-    "train.precision train.collectives train.kernels train.optim train.checkpoint",
+    "train.precision train.devices train.worker_setup train.collectives train.kernels train.optim train.checkpoint",
     # The driver.
     "launch.session": "errors system",
     "launch.slots": "errors",
@@ -72,7 +74,7 @@ OWNERS = {
     "optuna": "sweep.search",
     "petastorm": "data.stream",
     "psutil": "system track launch",
-    "py4j": "data.ingest launch.slots score",
+    "py4j": "data.ingest launch.session launch.slots score",
     "pyarrow": "data.table data.sources data.ingest data.stream.petastorm_compat score",
     # Only launch.session opens a session; score and sweep receive it.
     "pyspark": "data.ingest launch score sweep",
