@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from pyspark.sql import SparkSession
 
 from pipelines.config import Config, TrackingConfig, loader
 from pipelines.data.ingest import table
 from pipelines.data.sources.resolve import resolve_source
-from pipelines.data.sources.source import Source
+from pipelines.data.sources.source import Source, short_name
 from pipelines.data.stream.sharding import steps_per_epoch
 from pipelines.data.table.schema import REJECTED_FOLDER, SPLITS, Table
 from pipelines.launch import restarts, resume, session
@@ -90,7 +90,8 @@ def run_training(
     """
     registry.check(config.model.name, config.training.label_smoothing)
     clock = Clock(submitted or provenance.submitted_at())
-    run_name = config.tracking.run_name or f"{config.model.name}-{config.launch.workers}w"
+    key = run_page.random_key()
+    run_name = config.tracking.run_name or run_page.name(config, _expected_dataset(config), key)
     if trial is not None:
         run_name, run_dir = trial.name, trial.run_dir
     elif resumption is not None:
@@ -104,7 +105,7 @@ def run_training(
     ) as run:
         training = _Training(config, console, run, run_dir, clock, resumption, trial)
         training.record_settings()
-        summary = training.run(fork_server)
+        summary = training.run(fork_server, key)
     clock.mark("end")
     summary = dataclasses.replace(
         summary,
@@ -137,8 +138,9 @@ class _Training:
         if self.trial is not None:
             self.tracked.tags(self.trial.tags)
 
-    def run(self, fork_server: str | None) -> TrainingSummary:
+    def run(self, fork_server: str | None, name_key: str) -> TrainingSummary:
         source = resolve_source(self.config.data, self.console)
+        self._correct_name(source.dataset, name_key)
         with self._cluster(fork_server) as (spark, server):
             self.clock.mark("spark")
             data = self._open_table(spark, source)
@@ -147,6 +149,12 @@ class _Training:
             results = self._train(spark, server, data, recorder)
             self._record_result(results[0], data, recorder)
         return self._summary(source.note, data, results)
+
+    def _correct_name(self, dataset: str, key: str) -> None:
+        """Rename the run if its name says another data set: a part of MNIST takes its place where it cannot be downloaded."""
+        named_here = self.resumption is None and self.trial is None and not self.config.tracking.run_name
+        if named_here and dataset != _expected_dataset(self.config):
+            self.tracked.tags({run_page.NAME_TAG: run_page.name(self.config, dataset, key)})
 
     @contextmanager
     def _cluster(self, fork_server: str | None) -> Iterator[tuple[SparkSession, str]]:
@@ -175,7 +183,8 @@ class _Training:
         if manifest.rejected_rows:
             self.console.warn(f"{manifest.rejected_summary}, kept in {data.uri}/{REJECTED_FOLDER}")
             self.tracked.tags({"data_rejected": manifest.rejected_summary})
-        self.tracked.metrics({"data/rejected_rows": manifest.rejected_rows}, step=0)
+        # As a metric it would be a chart, before those of loss and accuracy.
+        self.tracked.parameters({"resolved.rejected_rows": str(manifest.rejected_rows)})
         # Raises where there are fewer rows than one step needs.
         steps_per_epoch(manifest.rows("train"), self.config.launch.workers, self.config.training.batch_size_per_worker)
         if self.resumption is not None:
@@ -247,6 +256,11 @@ class _Training:
                 train=round(result.train_seconds, 2),
             ),
         )
+
+
+def _expected_dataset(config: Config) -> str:
+    """What the source of the data will be called in all but rare cases, known before it is looked for."""
+    return short_name(PurePath(config.data.dataset).name)
 
 
 def without_tracking(config: Config) -> Config:

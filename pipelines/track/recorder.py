@@ -15,7 +15,11 @@ from pipelines.track.tracked_run import TrackedRun
 
 # What differs when the same epoch is trained again.
 _TIMED = ("epoch_seconds", "rows_per_second")
-_EPOCH_SECONDS = "ranks/epoch_seconds_{rank}"
+# MLflow orders the charts of a run by the names of their groups, so this one comes after train, test and validation.
+_EPOCH_SECONDS = "workers/epoch_seconds_{rank}"
+_ROWS_PER_SECOND = "workers/rows_per_second_{rank}"
+# Earlier versions had another group, in which a run that goes on may have begun.
+_FORMER_EPOCH_SECONDS = "ranks/epoch_seconds_{rank}"
 
 
 class Recorder:
@@ -60,7 +64,8 @@ class Recorder:
                 self._workers = plan.workers
             case EpochEnd() as end:
                 if event.rank not in self._recorded:
-                    self._recorded[event.rank] = self._run.recorded_steps(_EPOCH_SECONDS.format(rank=event.rank))
+                    names = [name.format(rank=event.rank) for name in (_EPOCH_SECONDS, _FORMER_EPOCH_SECONDS)]
+                    self._recorded[event.rank] = self._run.recorded_steps(*names)
                 if end.epoch in self._recorded[event.rank]:
                     self._is_news(event.rank, end)
                 else:
@@ -135,7 +140,7 @@ class Recorder:
             return
         values = {
             _EPOCH_SECONDS.format(rank=rank): end.metrics["epoch_seconds"],
-            f"ranks/rows_per_second_{rank}": end.metrics["rows_per_second"] / self._workers,
+            _ROWS_PER_SECOND.format(rank=rank): end.metrics["rows_per_second"] / self._workers,
         }
         if rank == 0:
             values |= end.metrics

@@ -165,12 +165,12 @@ class TrackedRun:
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         self._record("metrics", {"step": step, "values": {key: float(value) for key, value in values.items()}})
 
-    def recorded_steps(self, metric: str) -> set[int]:
-        """At which steps this run has a metric, also from earlier jobs."""
+    def recorded_steps(self, *metrics: str) -> set[int]:
+        """The steps at which this run has one of these metrics, including those of earlier jobs."""
         return {
             entry.values["step"]
             for entry in self._journal.entries()
-            if entry.action == "metrics" and metric in entry.values["values"]
+            if entry.action == "metrics" and not entry.values["values"].keys().isdisjoint(metrics)
         }
 
     def dataset(self, table: Table) -> None:
