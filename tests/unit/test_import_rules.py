@@ -35,11 +35,11 @@ MAY_IMPORT = {
     "train.collectives": "errors progress system config",
     "train.kernels": "train.precision",
     "train.optim": "config train.collectives",
-    "train.devices": "",
+    "train.devices": "errors",
     "train.worker_setup": "errors config data.table data.stream train.precision train.devices train.collectives train.optim",
     "train.checkpoint": "errors system config track.rundir train.optim train.worker_setup",
     "train": "errors progress config data.table data.stream track.rundir models "
-    "train.precision train.devices train.worker_setup train.collectives train.kernels train.optim train.checkpoint",
+    "train.precision train.worker_setup train.collectives train.kernels train.optim train.checkpoint",
     # The driver.
     "launch.session": "errors system",
     "launch.slots": "errors",
