@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> None:
     info = model_lookup.find(options.model, default_tracking_uri(tracking), tracking.experiment)
     print(f"model {info.uri}", file=sys.stderr)
     count = 0
-    for found in predict(classifier.Classifier(info), options.files, info.wants_digits(options.form)):
+    for found in predict(classifier.Classifier(info), options.files, info.converts_to_digits(options.form)):
         count += 1
         if options.json:
             answer = {"file": found.origin, "label": found.label, "probability": found.probability}

@@ -13,7 +13,7 @@ from pipelines.config import TrackingConfig
 from pipelines.data.table.schema import Split, Table
 from pipelines.errors import ConvoyError
 from pipelines.score import mlflow_client
-from pipelines.score.evaluate.dataset import Choice
+from pipelines.score.evaluate.dataset import Selection
 from pipelines.score.evaluate.evaluation import Comparison, evaluate
 from pipelines.score.model_info import ModelInfo
 from pipelines.system import paths, writeback
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 
-def run_evaluation(spark: SparkSession, choice: Choice, info: ModelInfo, reporter: Reporter) -> dict[str, Any]:
+def run_evaluation(spark: SparkSession, choice: Selection, info: ModelInfo, reporter: Reporter) -> dict[str, Any]:
     """Evaluate a model and record the run.
 
     Args:
