@@ -18,7 +18,7 @@ from pipelines.launch.preflight import check
 from pipelines.launch.run_lifecycle import recorded
 from pipelines.launch.workers import spawn
 from pipelines.launch.workers.commands import GRACE_SECONDS
-from pipelines.sweep import plan, report, results
+from pipelines.sweep import plan, report, results, sweep_file
 from pipelines.sweep.plan import Sweep
 from pipelines.sweep.search import FinishedTrial, Study, TrialOutcome, library
 from pipelines.sweep.trial import TrialContext, run_trial
@@ -42,7 +42,7 @@ def begin(sweep: Sweep) -> Path:
     library()
     folder = layout.make(paths.to_python(sweep.base.launch.runs_uri), sweep.config.name)
     try:
-        plan.keep(sweep, folder)
+        sweep_file.save(sweep, folder)
     except OSError as error:
         raise LaunchError(f"{folder}: cannot be written ({error.strerror}); set launch.runs_uri to a writable folder") from error
     return folder
@@ -64,7 +64,7 @@ def find(wanted: str, overrides: Sequence[str] = ()) -> tuple[Sweep, Path]:
             raise ConfigError(f"--resume {wanted}: a resumed sweep keeps its settings; leave {text} out")
     folder = layout.find_sweep(paths.to_python(Config().launch.runs_uri), wanted, paths.to_python(wanted))
     orphans.refuse_if_running(folder)
-    return plan.load(folder / layout.SWEEP_FILE, overrides), folder
+    return sweep_file.load(folder / layout.SWEEP_FILE, overrides), folder
 
 
 def run_sweep(sweep: Sweep, folder: Path, console: TrainingConsole) -> dict[str, Any]:
