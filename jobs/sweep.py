@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
         folder = run_sweep.begin(sweep)
     console = TrainingConsole(epochs=1, verbosity=cli.verbosity_of(options))
     summary = run_sweep.run_sweep(sweep, folder, console)
-    for line in results.closing(sweep, summary):
+    for line in results.closing_lines(sweep, summary):
         console.say(line)
     if options.summary is not None:
         summary_file.write(summary, options.summary)

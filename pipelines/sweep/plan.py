@@ -47,10 +47,10 @@ class SweepConfig:
     """Maximum number of parallel trials. 0: as many as task slots allow."""
 
     def __post_init__(self) -> None:
-        drawn = self.search != "grid"
-        rule(self.trials >= 1 or not drawn, "trials", self.trials, f"at least 1 with search {self.search}")
-        rule(self.trials == 0 or drawn, "trials", self.trials, "left out with search grid: its points are its trials")
-        rule(not drawn or self.purpose == "choose", "purpose", self.purpose, "choose unless search is grid")
+        sampled = self.search != "grid"
+        rule(self.trials >= 1 or not sampled, "trials", self.trials, f"at least 1 with search {self.search}")
+        rule(self.trials == 0 or sampled, "trials", self.trials, "left out with search grid: its points are its trials")
+        rule(not sampled or self.purpose == "choose", "purpose", self.purpose, "choose unless search is grid")
         rule(
             self.pruning == "none" or self.purpose == "choose",
             "pruning",
@@ -94,7 +94,7 @@ class Sweep:
     def samples(self) -> list[dict[str, space.AxisValue]]:
         """Points to validate: all of a grid; otherwise each choice and range end, with the first values of the other axes."""
         first = {axis.name: axis.samples[0] for axis in self.axes}
-        return self.points or [first | {axis.name: place} for axis in self.axes for place in axis.samples] or [first]
+        return self.points or [first | {axis.name: value} for axis in self.axes for value in axis.samples] or [first]
 
     @property
     def trials(self) -> int:
@@ -107,7 +107,7 @@ class Sweep:
     def configuration(self, assignment: Assignment) -> Config:
         """The configuration of a trial. Raises ConfigError if its settings cannot be combined."""
         base = self.bases[str(assignment[CONFIGURATION])] if CONFIGURATION in assignment else self.base
-        config = loader.changed(base, space.settings_of(self.axes, assignment), space.shown(assignment) or self.config.name)
+        config = loader.changed(base, space.settings_of(self.axes, assignment), space.to_text(assignment) or self.config.name)
         registry.check(config.model.name, config.training.label_smoothing)
         if self.config.purpose == "choose":
             fraction = config.ingest.validation_fraction
@@ -117,7 +117,7 @@ class Sweep:
 
 def without_seed(assignment: Assignment) -> dict[str, space.AxisValue]:
     """The assignment without the seed: equal for trials that differ only in their seed."""
-    return {name: place for name, place in assignment.items() if name != SEED}
+    return {name: value for name, value in assignment.items() if name != SEED}
 
 
 def for_trial(config: Config, threads: int) -> Config:

@@ -33,7 +33,7 @@ from pipelines.system.secrets import mask
 from pipelines.track.rundir import layout
 
 _CONFIGS_FOLDER = "configs"
-_MOST_POINTS = 1_000
+_MAX_POINTS = 1_000
 
 
 def load(file: Path, overrides: Iterable[str] = ()) -> Sweep:
@@ -53,10 +53,10 @@ def load(file: Path, overrides: Iterable[str] = ()) -> Sweep:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
             raise ConfigError(f"{file}: unknown key {key}; " + (f"did you mean {near[0]}?" if near else f"keys are {known}"))
-    plain = {key: _converted(file, key, content[key], hints[key]) for key in hints if key in content}
-    plain.setdefault("name", file.stem)
+    settings = {key: _convert(file, key, content[key], hints[key]) for key in hints if key in content}
+    settings.setdefault("name", file.stem)
     try:
-        config = SweepConfig(**plain)
+        config = SweepConfig(**settings)
         axes = read_axes(content, numbers=config.search != "grid")
         overrides = tuple(overrides)
         _check_keys(axes, _settings(content), overrides)
@@ -78,15 +78,15 @@ def save(sweep: Sweep, folder: Path) -> None:
         (configs / f"{name}.yml").write_text(mask(loader.dump(base)), encoding="utf-8")
     content: dict[str, Any] = dict(yaml.safe_load(sweep.text) or {})
     content = {key: value for key, value in content.items() if key not in ("config", "configs", "set")}
-    places = [str((configs / f"{name}.yml").absolute()) for name in sweep.bases]
+    files = [str((configs / f"{name}.yml").absolute()) for name in sweep.bases]
     content |= {"name": sweep.config.name}
-    content |= {"configs": places} if any(axis.name == CONFIGURATION for axis in sweep.axes) else {"config": places[0]}
+    content |= {"configs": files} if any(axis.name == CONFIGURATION for axis in sweep.axes) else {"config": files[0]}
     (folder / layout.SWEEP_FILE).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
-def _converted(file: Path, key: str, value: Any, wanted: Any) -> Any:
+def _convert(file: Path, key: str, value: Any, value_type: Any) -> Any:
     try:
-        return loader.convert(value, wanted)
+        return loader.convert(value, value_type)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{file}: {key}={value}: must be {error}") from error
 
@@ -94,10 +94,10 @@ def _converted(file: Path, key: str, value: Any, wanted: Any) -> Any:
 def _files(content: Mapping[str, Any]) -> list[Path]:
     if "config" in content and "configs" in content:
         raise ConfigError("config and configs: only one of them may be present; configs makes the file an axis")
-    named = content.get("configs", [content.get("config", "conf/train_cnn.yml")])
-    if not isinstance(named, list) or not named or not all(isinstance(name, str) for name in named):
-        raise ConfigError(f"configs={named}: must be a list of configuration files, for example [conf/mlp.yml, conf/convnet.yml]")
-    files = [loader.find(name) for name in named]
+    names = content.get("configs", [content.get("config", "conf/train_cnn.yml")])
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"configs={names}: must be a list of configuration files, for example [conf/mlp.yml, conf/convnet.yml]")
+    files = [loader.find(name) for name in names]
     stems = [file.stem for file in files]
     rule(len(set(stems)) == len(stems), "configs", stems, "files whose names differ")
     return files
@@ -116,23 +116,23 @@ def _base(path: Path, content: Mapping[str, Any], overrides: tuple[str, ...]) ->
 
 def _check_keys(axes: Iterable[Axis], settings: Mapping[str, Any], overrides: tuple[str, ...]) -> None:
     """Raises ConfigError if a setting is set in two places."""
-    taken = dict.fromkeys(settings, "set")
+    set_by = dict.fromkeys(settings, "set")
     flags = dict.fromkeys((text.partition("=")[0].strip() for text in overrides), "--set")
     for axis in axes:
         for key in axis.keys:
-            place = (taken | flags).get(key)
-            if place is not None:
-                raise ConfigError(f"{key}: is varied by {axis.name}, so it must not also be in {place}")
+            other = (set_by | flags).get(key)
+            if other is not None:
+                raise ConfigError(f"{key}: is varied by {axis.name}, so it must not also be in {other}")
             if key.startswith(FIXED):
                 raise ConfigError(f"{key}: must be the same for all trials; put it under set")
-        taken |= dict.fromkeys(axis.keys, axis.name)
+        set_by |= dict.fromkeys(axis.keys, axis.name)
 
 
 def _check_points(sweep: Sweep, file: Path) -> None:
-    rule(len(sweep.points) <= _MOST_POINTS, f"{file}: the grid", len(sweep.points), f"at most {_MOST_POINTS:,} points")
+    rule(len(sweep.points) <= _MAX_POINTS, f"{file}: the grid", len(sweep.points), f"at most {_MAX_POINTS:,} points")
     for point in sweep.samples:
         try:
             sweep.configuration(point)
         except ConfigError as error:
-            where = f" (with {space.shown(point)})" if point else ""
-            raise ConfigError(f"{file}: {error}{where}") from error
+            context = f" (with {space.to_text(point)})" if point else ""
+            raise ConfigError(f"{file}: {error}{context}") from error
