@@ -141,7 +141,7 @@ def _run_trials(
     )
     ended = len(study.ended())
     done = f" ({ended} done)" if ended else ""
-    resources = f"{_count(workers, 'worker')} each, {_count(context.threads, 'thread')} a worker"
+    resources = f"{_count(workers, 'worker')} each, {_count(context.threads, 'thread')} per worker"
     order = f"{parallel} side by side" if parallel > 1 else "one after another"
     console.say(f"sweep {sweep.config.name}: {_count(study.left, 'trial')}{done}, {order}, {resources}")
 
