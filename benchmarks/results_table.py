@@ -81,12 +81,12 @@ def lines(runs: list[dict[str, Any]], speeds: dict[str, dict[str, list[float]]],
     ]
     for config in configs:
         by_workers = {w: [run for run in runs if (run["config"], run["workers"]) == (config, w)] for w in (1, 2)}
-        measured = [of for of in by_workers.values() if of]
+        measured = [group for group in by_workers.values() if group]
         if not measured:
             continue
-        rates = " / ".join(f"{statistics.median(of):,.0f}" for of in speeds.get(config, {}).values())
+        speed = " / ".join(f"{statistics.median(rates):,.0f}" for rates in speeds.get(config, {}).values())
         table.append(
-            f"| `conf/{config}.yml` | {parameters(config):,} | {measured[0][0]['epochs']} | {rates} | "
+            f"| `conf/{config}.yml` | {parameters(config):,} | {measured[0][0]['epochs']} | {speed} | "
             f"{accuracy(by_workers[1])} | {accuracy(by_workers[2])} | {PUBLISHED.get(config, '')} |"
         )
     return table
@@ -103,10 +103,10 @@ def accuracy(runs: list[dict[str, Any]]) -> str:
 def parameters(config: str) -> int:
     """Number of parameters of the configured network for images of 28 x 28 and ten classes, from its docstring (tested)."""
     name = loader.load(ROOT / f"conf/{config}.yml").model.name
-    page = ast.get_docstring(ast.parse((ROOT / f"pipelines/models/{name}.py").read_text())) or ""
-    found = re.search(r"^([\d,]+) parameters for 28 x 28 x 1 and ten classes", page, re.MULTILINE)
-    assert found is not None, name
-    return int(found[1].replace(",", ""))
+    docstring = ast.get_docstring(ast.parse((ROOT / f"pipelines/models/{name}.py").read_text())) or ""
+    match = re.search(r"^([\d,]+) parameters for 28 x 28 x 1 and ten classes", docstring, re.MULTILINE)
+    assert match is not None, name
+    return int(match[1].replace(",", ""))
 
 
 def recorded() -> tuple[list[dict[str, Any]], dict[str, dict[str, list[float]]]]:
@@ -120,9 +120,9 @@ def recorded() -> tuple[list[dict[str, Any]], dict[str, dict[str, list[float]]]]
 def add(result: dict[str, Any]) -> None:
     """Add a part's result to the record. A run replaces an older one with the same configuration, workers and seed."""
     runs, speeds = recorded()
-    of = {(run["config"], run["workers"], run["seed"]): run for run in [*runs, *result.get("runs", [])]}
-    order = sorted(of, key=lambda key: (CONFIGS.index(key[0]), *key[1:]))
-    listed = ",\n".join("  " + json.dumps(of[key]) for key in order)
+    by_key = {(run["config"], run["workers"], run["seed"]): run for run in [*runs, *result.get("runs", [])]}
+    order = sorted(by_key, key=lambda key: (CONFIGS.index(key[0]), *key[1:]))
+    listed = ",\n".join("  " + json.dumps(by_key[key]) for key in order)
     speeds |= result.get("rows_per_second", {})
     RECORD.write_text(f'{{"speeds": {json.dumps(speeds)},\n "runs": [\n{listed}\n]}}\n')
 
