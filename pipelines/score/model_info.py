@@ -1,4 +1,4 @@
-"""What a logged model takes and gives, read from its folder without loading it.
+"""The inputs, outputs and metadata of a logged model, read from its folder without loading it.
 
 Works with any MLflow model that maps a tensor of images to one probability per class. The metadata that Convoy adds to its own
 models (class names, label values, value range) is used where present. Needs MLflow 2.13 or later, but no Spark.

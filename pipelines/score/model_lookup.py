@@ -8,6 +8,7 @@ from pipelines.score import model_info
 from pipelines.score.mlflow_client import connect, quiet
 from pipelines.score.model_info import ModelInfo
 from pipelines.system import paths, temporary
+from pipelines.system.secrets import first_line, mask
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -39,9 +40,8 @@ def find(uri: str, tracking_uri: str, experiment: str = "") -> ModelInfo:
             uri, version = _resolve_alias(client, uri)
             folder = _download(uri)
         except Exception as error:
-            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ConfigError(
-                f"--model {requested or uri}: not found at {tracking_uri} ({first_line}); use {_URI_FORMS}"
+                f"--model {requested or uri}: not found at {mask(tracking_uri)} ({first_line(error)}); use {_URI_FORMS}"
             ) from error
     if not (folder / "MLmodel").is_file():
         raise ConfigError(f"--model {requested}: no MLmodel file in {folder}; use {_URI_FORMS}")

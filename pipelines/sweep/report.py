@@ -113,7 +113,7 @@ def _keep(run: TrackedRun, folder: Path, name: str, content: str) -> None:
 def _figure(sweep: Sweep, ended: Sequence[FinishedTrial]) -> Drawing:
     names = short_names([axis.name for axis in sweep.axes])
     every = results.rows(sweep, ended)
-    for row, trial in zip(every, results.in_order(sweep, ended), strict=True):
+    for row, trial in zip(every, results.ranked(sweep, ended), strict=True):
         # A pruned trial is not comparable: it was trained for fewer epochs.
         row[sweep.metric] = trial.outcome.value if trial.outcome.state == "finished" else None
     return parallel_coordinates.draw(
@@ -121,7 +121,7 @@ def _figure(sweep: Sweep, ended: Sequence[FinishedTrial]) -> Drawing:
         list(names.values()),
         sweep.metric,
         minimised=sweep.minimised,
-        texts={names[axis.name]: [choice.label for choice in axis.choices] for axis in sweep.axes if isinstance(axis, Choices)},
+        texts={names[axis.name]: [option.label for option in axis.options] for axis in sweep.axes if isinstance(axis, Choices)},
         log=[names[axis.name] for axis in sweep.axes if isinstance(axis, Range) and axis.log],
         title=sweep.config.name,
     )

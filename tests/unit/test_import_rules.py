@@ -81,7 +81,7 @@ OWNERS = {
     "rich": "data.sources.downloads",
     "scipy": "score.evaluate.mcnemar",
     "tensorflow": "data.stream models train",
-    "yaml": "config cli sweep.plan",
+    "yaml": "config cli sweep.sweep_file",
 }
 
 

@@ -16,7 +16,7 @@ from support.disk_faults import fill, small_disk
 from support.object_store import object_store
 from test_checkpoint import STATE, arrays
 
-from pipelines.sweep import plan
+from pipelines.sweep import sweep_file
 from pipelines.sweep.search import Study, TrialOutcome
 from pipelines.system import atomic, writeback
 from pipelines.track.mlflow.journal import Journal
@@ -215,7 +215,7 @@ def test_a_folder_written_with_seeks_is_copied_completely(run_dir):
 def test_a_sweep_keeps_its_record_there_and_resumes_from_it(run_dir, tmp_path):
     (tmp_path / "base.yml").write_text("training: {epochs: 9}\n")
     (tmp_path / "sweep.yml").write_text(f"config: {tmp_path / 'base.yml'}\nspace: {{training.seed: [1, 2, 3]}}\n")
-    sweep = plan.load(tmp_path / "sweep.yml")
+    sweep = sweep_file.load(tmp_path / "sweep.yml")
     study = Study(sweep, run_dir)
     study.tell(study.ask().number, TrialOutcome(state="finished", value=0.5))
     writeback.close(run_dir)

@@ -53,7 +53,7 @@ def image_rows(
     """Turn parsed images into rows to score. Runs in Spark's Python workers.
 
     Args:
-        batches: `pipelines.data.ingest.parse_pass.PARSED_COLUMNS`, one image per row.
+        batches: `pipelines.data.sources.parsed_rows.PARSED_COLUMNS`, one image per row.
         uris: URIs of the source's files, by file number.
         first_lines: (file, block) -> zero-based number of the block's first line in its file.
         labels: label values by class index.
