@@ -4,7 +4,6 @@ import pytest
 import yaml
 
 from pipelines import errors
-from pipelines.launch.run_lifecycle import EndedEarly
 from pipelines.sweep import plan, sweep_file
 from pipelines.sweep.search import Study, TrialOutcome
 from pipelines.sweep.trial import TrialConsole, TrialContext, _Watch
