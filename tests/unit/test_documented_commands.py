@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import cli
-from pipelines.sweep import plan, run_sweep
+from pipelines.sweep import run_sweep, sweep_file
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks/README.md"]
@@ -90,6 +90,7 @@ RUN_BY = {
     "./convoy labs": (LABS,),
     "./convoy labs 2 --set data=mnist-5k --set epochs=3": (LABS,),
     "./convoy submit --dry-run": ("unit/test_submit.py::test_a_dry_run_shows_files_and_job_without_contacting_the_workspace",),
+    "./convoy submit --runtime 17.3": ("unit/test_bundle.py::test_each_runtime_has_its_image_and_the_uploaded_init_script",),
     "./convoy submit": (SUBMIT,),
     "./convoy submit --target dev --var node_type=m5.2xlarge --var cores_per_node=8": (SUBMIT,),
     "export DATABRICKS_HOST=https://...": (SUBMIT,),
@@ -107,8 +108,7 @@ NOT_RUN = {
     "./convoy setup": "downloads and compiles for minutes; every command begins with it, ./convoy test too",
     ". .venv/bin/activate": "prepares a shell; tests run inside the environment",
     "python benchmarks/pictures.py": "writes pictures into docs/, to be looked at",
-    "CONVOY_RUNTIME=dbr-15.4-ml ./convoy train": "compiles a Horovod of its own; .ci/runtime runs the main job there",
-    ".ci/runtime": "compiles a Horovod of its own, and runs these tests in it",
+    "CONVOY_RUNTIME=dbr-17.3-ml ./convoy train": "compiles a Horovod of its own; .ci/runtime runs the main job there",
     "databricks bundle deploy": "needs a workspace and the Databricks CLI; tests/unit/test_bundle.py checks the bundle",
     "databricks bundle run convoy": "needs a workspace and the Databricks CLI; tests/unit/test_bundle.py checks the bundle",
     "databricks workspace import": "needs a workspace and the Databricks CLI",
@@ -228,7 +228,7 @@ def test_the_sweep_on_the_page_of_sweeps_is_valid(tmp_path, monkeypatch):
     monkeypatch.setenv("CONVOY_HOME", str(ROOT))
     (block,) = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs/sweeps.md").read_text(), re.MULTILINE | re.DOTALL)
     (tmp_path / "sweep.yml").write_text(block)
-    assert plan.load(tmp_path / "sweep.yml").trials == 20
+    assert sweep_file.load(tmp_path / "sweep.yml").trials == 20
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
