@@ -130,7 +130,7 @@ def test_each_runtime_has_its_image_and_the_uploaded_init_script(runtime):
     (cluster,), _ = clusters_and_tasks(deployment)
     assert cluster["spark_version"] == RUNTIMES[runtime]
     assert cluster["init_scripts"][0]["workspace"]["destination"] in {upload.target for upload in deployment.uploads}
-    checked(deployment.job)
+    validated(deployment.job)
     Job.from_dict(deployment.job)
 
 
