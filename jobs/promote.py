@@ -44,12 +44,12 @@ def main(arguments: Sequence[str]) -> None:
     started = time.monotonic()
     with open_session("convoy-promote") as spark:
         table = selection.open(spark, request.reporter)
-        found = evaluate(spark, infos, table, selection.splits)
+        comparison = evaluate(spark, infos, table, selection.splits)
     digest = table.manifest.digest
-    if found.pairs is None:
-        decision = model_registry.first_champion(found.results[0].accuracy, found.results[0].rows, digest)
+    if comparison.pairs is None:
+        decision = model_registry.first_champion(comparison.results[0].accuracy, comparison.results[0].rows, digest)
     else:
-        decision = model_registry.decide(found.pairs, options.significance, digest)
+        decision = model_registry.decide(comparison.pairs, options.significance, digest)
     model_registry.record(client, options.name, challenger, champion, decision)
     request.reporter.say(
         f"{options.name} version {challenger} is {'now champion' if decision.promoted else 'not promoted'}: {decision.reason}"
