@@ -56,8 +56,8 @@ def runs(home, spark):
 
 
 @pytest.fixture(scope="module")
-def ui(home, runs):
-    """The page's address, from the command that users type."""
+def runs_page(home, runs):
+    """The address of the list of runs, from the command that users type."""
     process = subprocess.Popen(
         [str(ROOT / "convoy"), "ui"],
         stdout=subprocess.PIPE,
@@ -68,7 +68,7 @@ def ui(home, runs):
     try:
         for line in process.stdout:
             if "(Ctrl-C ends it)" in line:
-                yield re.search(r"http://127\.0\.0\.1:\d+", line).group()
+                yield re.search(r"http://127\.0\.0\.1:\d+\S*", line).group()
                 break
         else:
             pytest.fail("./convoy ui ended without an address")
@@ -80,6 +80,11 @@ def ui(home, runs):
     # The server lived in a session of its own; nothing of it is left.
     left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert f"{home}/mlflow.db" not in left
+
+
+@pytest.fixture(scope="module")
+def ui(runs_page):
+    return runs_page.partition("/#")[0]
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +119,27 @@ def test_the_overview_tells_the_road_its_result_and_how_to_use_the_model(browser
     browser.screenshot(SHOTS / "overview.png")
 
 
+def test_the_ui_leads_to_the_list_of_trainings_with_accuracy_workers_and_seconds_as_columns(browser, runs_page, runs):
+    browser.open("about:blank")
+    browser.open(runs_page)
+    shown = browser.wait_for("Duration", "test/accuracy", "epoch_seconds", "launch.workers", "2 matching runs")
+    for run, workers in zip(runs, (2, 1), strict=True):
+        assert re.search(rf"digits-convnet-{workers}w-[2-9a-z]{{4}}", shown)
+        assert f"\n{run.test.accuracy:.3g}"[:5] in shown
+    browser.screenshot(SHOTS / "runs.png")
+
+
+def test_charts_begin_with_accuracy_and_loss(browser, page):
+    browser.open("about:blank")
+    browser.open(f"{page}/model-metrics")
+    shown = browser.wait_for("test", "train", "validation", "workers", "learning_rate")
+    groups = [line for line in shown.splitlines() if re.fullmatch(r"(test|train|validation|workers|data|Model metrics)", line)]
+    assert groups[:4] == ["test", "train", "validation", "workers"], groups
+
+
 def test_metrics_are_charts_an_epoch_with_those_of_each_rank(browser, page):
     browser.open(f"{page}/model-metrics")
-    browser.wait_for("ranks", "epoch_seconds_0", "epoch_seconds_1", "rows_per_second_1", "train", "validation")
+    browser.wait_for("workers", "epoch_seconds_0", "epoch_seconds_1", "rows_per_second_1", "train", "validation")
     browser.screenshot(SHOTS / "model-metrics.png")
 
 

@@ -78,7 +78,7 @@ OWNERS = {
     "pyarrow": "data.table data.sources data.ingest data.stream.petastorm_compat score",
     # Only launch.session opens a session; score and sweep receive it.
     "pyspark": "data.ingest launch score sweep",
-    "rich": "data.sources.downloads",
+    "rich": "data.sources.downloads track.console.terminal",
     "scipy": "score.evaluate.mcnemar",
     "tensorflow": "data.stream models train",
     "yaml": "config cli sweep.sweep_file",
