@@ -1,6 +1,8 @@
 """What a cluster gets when it installs Convoy: `pipelines`, and no replacement for a package of its runtime."""
 
 import re
+import subprocess
+import sys
 import zipfile
 from email.parser import Parser
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from tools.databricks.wheel import build
+from tools.setup.clone import PYTHONS
 
 ROOT = Path(__file__).parents[2]
 FACTS = sorted((ROOT / "conf/constraints").glob("dbr-*.txt"))
@@ -28,7 +31,8 @@ def test_the_wheel_is_for_any_platform_and_holds_every_module_of_pipelines_and_n
     assert wheel.name.endswith("-py3-none-any.whl")
     names = zipfile.ZipFile(wheel).namelist()
     inside = {name for name in names if ".dist-info/" not in name}
-    assert inside == {str(path.relative_to(ROOT)) for path in (ROOT / "pipelines").rglob("*.py")}
+    assert inside == {str(path.relative_to(ROOT)) for path in (ROOT / "pipelines").rglob("*.py")} | {"pipelines/py.typed"}
+    assert any(name.endswith("LICENSE") for name in names)
 
 
 def test_the_wheel_requires_nothing_that_the_runtime_lacks(wheel):
@@ -40,6 +44,20 @@ def test_the_wheel_requires_nothing_that_the_runtime_lacks(wheel):
     for file in FACTS:
         (version,) = [specifier.version for specifier in facts(file)["pyyaml"].specifier]
         assert all(requirement.specifier.contains(version) for requirement in hard)
+
+
+def test_it_says_its_licence_and_the_pythons_that_the_environments_are_made_for(wheel):
+    archive = zipfile.ZipFile(wheel)
+    (metadata,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+    message = Parser().parsestr(archive.read(metadata).decode())
+    assert (message.get("License-Expression") or message["License"]) == "Apache-2.0"
+    assert message["Requires-Python"] == f">={PYTHONS[-1]}"
+
+
+def test_the_package_is_imported_in_a_blink():
+    code = "import time; t = time.perf_counter(); import pipelines; print(time.perf_counter() - t)"
+    runs = [subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True).stdout for _ in range(3)]
+    assert min(map(float, runs)) < 0.3
 
 
 @pytest.mark.parametrize("file", FACTS, ids=lambda file: file.stem)
