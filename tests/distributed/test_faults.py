@@ -134,7 +134,7 @@ def test_a_lost_spark_task_is_told_though_nobody_reported_it(thrice_lost):
 
 def test_a_stopped_rank_is_named_after_the_warning_time_and_ended_after_the_limit(thrice_lost):
     _, told, _ = thrice_lost
-    stopped = "its process is stopped, as by SIGSTOP); it is ended after 35 s"
+    stopped = "its process is stopped, as by SIGSTOP); it will be ended after 35 s"
     (place,) = (number for number, line in enumerate(told.lines) if line.endswith(stopped))
     assert told.lines[place].startswith("rank 1 on ")
     assert "has made no progress for" in told.lines[place]

@@ -39,7 +39,7 @@ def test_a_process_answers_to_an_address_and_the_machine_keeps_its_name(user):
 def test_a_name_that_leads_elsewhere_and_cannot_be_changed_is_refused_in_one_line_where_there_are_other_machines(monkeypatch):
     monkeypatch.setattr(socket, "gethostname", lambda: "beta")
     monkeypatch.setattr(hostname, "_gloo_address", lambda: "127.0.1.1")
-    with pytest.raises(LaunchError, match=r"^on beta its own name leads to 127\.0\.1\.1, .* write `10\.0\.0\.2 beta` into its"):
+    with pytest.raises(LaunchError, match=r"^beta resolves its own name to 127\.0\.1\.1, .* write `10\.0\.0\.2 beta` into its"):
         hostname.check(False, "10.0.0.2")
     hostname.check(False, "127.0.0.1")
     hostname.check(True, "10.0.0.2")

@@ -70,7 +70,7 @@ def test_a_rank_without_signs_of_life_is_named_once_then_ended_and_the_waiting_o
     warnings, stalled = stage.live(100, ranks=(0,))
     assert len(warnings) == 1
     assert warnings[0].startswith(f"rank 1 on {socket.gethostname()} has made no progress for 1")
-    assert "(epoch 1, step 2; its process gives no sign of life); it is ended after 60 s" in warnings[0]
+    assert "(epoch 1, step 2; its process sends no heartbeats); it will be ended after 60 s" in warnings[0]
     (failure,) = stalled
     assert (failure.rank, failure.lost) == (1, True)
     assert "made no progress for launch.stall_shutdown_seconds=60 (epoch 1, step 2" in failure.error
