@@ -42,7 +42,7 @@ class EpochCallback(keras.callbacks.Callback):
         training: settings of the training.
         setup: steps per epoch, and examples per step.
         training_progress: where the training starts; updated in place.
-        data: the training data, which is told the number of each epoch.
+        data: the training data; set to each epoch when it begins.
         validation: this rank's validation rows; None for none.
         generators: the network's random generators, reseeded for each epoch.
         spool: the rank's event log.

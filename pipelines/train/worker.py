@@ -54,8 +54,7 @@ def train(
         tested: evaluate the test rows; False for a trial, while the best trial is still to be chosen.
 
     Returns:
-        the model to log (the trained network in float32, uncompiled, equal on all ranks, over `training.test_views` views) and
-        the result.
+        the trained network to log, in float32, uncompiled, over `training.test_views` views; and the result. Equal on all ranks.
 
     Raises:
         DataError: the table is too small or damaged.

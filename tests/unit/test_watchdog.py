@@ -85,7 +85,7 @@ def test_a_rank_whose_reader_does_not_deliver_is_at_fault_rather_than_those_wait
 
 
 def test_a_rank_busy_by_itself_is_at_fault_rather_than_those_waiting_for_it(simulation):
-    simulation.mark(0, "adding up with the other ranks", waiting=True)
+    simulation.mark(0, "summing over ranks", waiting=True)
     simulation.mark(1, "evaluating, row 7")
     _, (failure,) = simulation.run(100)
     assert failure.rank == 1
@@ -93,7 +93,7 @@ def test_a_rank_busy_by_itself_is_at_fault_rather_than_those_waiting_for_it(simu
 
 
 def test_a_long_wait_for_a_rank_that_makes_progress_is_no_stall(simulation):
-    simulation.mark(0, "adding up with the other ranks", waiting=True)
+    simulation.mark(0, "summing over ranks", waiting=True)
     assert simulation.run(200, marking=(1,)) == ([], [])
 
 

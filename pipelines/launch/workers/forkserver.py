@@ -1,4 +1,4 @@
-"""Fork server: forks rank processes from one that has already imported TensorFlow, so that it is imported once and early.
+"""Fork server: forks rank processes from a process that has imported TensorFlow, so that the import is done once and early.
 
     python -m pipelines.launch.workers.forkserver PARENT_PID LISTENING_FD PURPOSE
 

@@ -159,7 +159,7 @@ def verify(path: Path) -> Checkpoint:
     except OSError as error:
         raise CheckpointError(f"checkpoint {path}: {data.name} cannot be read ({error.strerror})") from error
     if digest != sha256:
-        raise CheckpointError(f"checkpoint {path}: {data.name} is damaged (its SHA-256 is not the one recorded)")
+        raise CheckpointError(f"checkpoint {path}: {data.name} is damaged (its SHA-256 differs from the recorded one)")
     return Checkpoint(path, data, state)
 
 
@@ -200,7 +200,7 @@ def _describe(path: Path) -> tuple[State, Path, str]:
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"checkpoint {path}: damaged (not a description of a checkpoint)") from error
     if json_sha256(payload) != recorded:
-        raise CheckpointError(f"checkpoint {path}: damaged (its SHA-256 is not the one recorded)")
+        raise CheckpointError(f"checkpoint {path}: damaged (its SHA-256 differs from the recorded one)")
     if payload["format_version"] != FORMAT_VERSION:
         raise CheckpointError(
             f"checkpoint {path}: has format version {payload['format_version']}, this program reads {FORMAT_VERSION}"

@@ -34,7 +34,7 @@ def broadcast_state(model: keras.Model, optimizer: keras.optimizers.Optimizer) -
     if hvd.size() == 1:
         return
     for variable in _state(model, optimizer):
-        with progress.waiting("giving all ranks the same weights"):
+        with progress.waiting("broadcasting weights and optimizer state"):
             variable.assign(hvd.broadcast(tf.convert_to_tensor(variable.value), root_rank=0))
 
 
@@ -63,7 +63,7 @@ def allgather(value: Any) -> list[Any]:
     """The values of all ranks, in rank order."""
     if hvd.size() == 1:
         return [value]
-    with progress.waiting("comparing with the other ranks"):
+    with progress.waiting("gathering from all ranks"):
         values: list[Any] = hvd.allgather_object(value)
     return values
 
@@ -73,7 +73,7 @@ def allreduce_sum(counts: Mapping[str, float]) -> dict[str, float]:
     names = sorted(counts)
     values = tf.constant([counts[name] for name in names], dtype=tf.float64)
     if hvd.size() > 1:
-        with progress.waiting("adding up with the other ranks"):
+        with progress.waiting("summing over ranks"):
             values = hvd.allreduce(values, op=hvd.Sum)
     return dict(zip(names, values.numpy().tolist(), strict=True))
 

@@ -52,7 +52,7 @@ class SharedMemoryReducer:
 
     def __init__(self) -> None:
         self._rank, self._size = hvd.rank(), hvd.size()
-        with progress.waiting("meeting the ranks of this machine"), _peer_errors():
+        with progress.waiting("connecting to the other ranks on this machine"), _peer_errors():
             self._peers = _connect_peers(self._rank, self._size)
         self._buffers: npt.NDArray[np.float32] | None = None
         self._next = 0
