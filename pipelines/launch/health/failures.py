@@ -128,21 +128,16 @@ def failure_from_exit_code(code: int, *, rank: int, host: str, log_path: str, la
         error = f"killed by {name}{likely}"
     else:
         error = f"the process ended with exit code {code}"
-    return Failure(
-        rank=rank,
-        host=host,
-        time=time.time(),
-        error=error,
-        traceback="",
-        log_path=log_path,
-        lost=True,
-        last_activity=last_activity,
-    )
+    return _lost(error, rank, host, log_path, last_activity)
 
 
 def failure_from_lost_task(*, rank: int, host: str, log_path: str, last_activity: str) -> Failure:
     """The report of a rank that left none, because its supervisor is lost, too."""
     error = "its Spark task was lost; the Python worker or the executor was killed, or the node is gone"
+    return _lost(error, rank, host, log_path, last_activity)
+
+
+def _lost(error: str, rank: int, host: str, log_path: str, last_activity: str) -> Failure:
     return Failure(
         rank=rank,
         host=host,
