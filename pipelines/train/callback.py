@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable
 
-import horovod.tensorflow as hvd
 import keras
 
 from pipelines import progress
@@ -65,12 +64,11 @@ class EpochCallback(keras.callbacks.Callback):
         self.training_progress = training_progress
         self.rows_per_second = 0.0
         self._training = training
+        self._setup = setup
         self._data = data
         self._validation = validation
         self._generators = generators
         self._spool = spool
-        self._steps = setup.steps_per_epoch
-        self._global_batch_size = setup.global_batch_size
         self._save = save
         self._evaluator: Evaluator | None = None
         self._first_step = 0
@@ -96,12 +94,12 @@ class EpochCallback(keras.callbacks.Callback):
         if self._reported == 0.0:
             self._spool.write(FirstStep())
         # After the last step, stop at the end of the epoch instead, so that no checkpoint lies between the two.
-        if step < self._steps:
+        if step < self._setup.steps_per_epoch:
             self._stop_if_requested()
         if now - self._reported < _PROGRESS_SECONDS:
             return
         self._reported = now
-        rows = (step - self._first_step) * self._global_batch_size
+        rows = (step - self._first_step) * self._setup.global_batch_size
         rows_per_second = rows / max(now - self._epoch_started, 1e-9)
         logs = logs or {}
         self._spool.write(
@@ -111,8 +109,9 @@ class EpochCallback(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         seconds = time.monotonic() - self._epoch_started
         progress.mark(f"end of epoch {epoch + 1}")
-        means = _over_ranks(logs or {})
-        metrics = {f"train/{name}": value for name, value in means.items()}
+        # Every rank has trained on the same number of examples, so the mean of means is the mean.
+        totals = allreduce_sum(logs or {})
+        metrics = {f"train/{name}": total / self._setup.workers for name, total in totals.items()}
         allreduce_statistics(self.model)
         self.training_progress.weights_sha256 = check_equal_state(self.model, self.model.optimizer, f"after epoch {epoch + 1}")
         validation_started = time.monotonic()
@@ -121,7 +120,7 @@ class EpochCallback(keras.callbacks.Callback):
             with averaged_weights(self.model):
                 score = self._evaluator.score(self._validation.batches(EVALUATION_BATCH_SIZE))
             metrics |= {"validation/loss": score.loss, "validation/accuracy": score.accuracy}
-        self.rows_per_second = (self._steps - self._first_step) * self._global_batch_size / seconds
+        self.rows_per_second = (self._setup.steps_per_epoch - self._first_step) * self._setup.global_batch_size / seconds
         metrics |= {
             "epoch_seconds": seconds,
             "rows_per_second": self.rows_per_second,
@@ -153,14 +152,9 @@ class EpochCallback(keras.callbacks.Callback):
         self.model.stop_training = training_progress.stops_early(patience)
 
     def _stop_if_requested(self) -> None:
-        if not progress.stop_requested() or hvd.rank() != 0:
+        if not progress.stop_requested() or self._setup.rank != 0:
             return
         self.training_progress.dropout_calls = self._generators.calls() if self.training_progress.step else ()
         self._save(self.training_progress, True)
         self._spool.write(TrainingStopped(self.training_progress.epoch, self.training_progress.step))
         raise progress.Stopped
-
-
-def _over_ranks(logs: dict[str, float]) -> dict[str, float]:
-    # Every rank has trained on the same number of examples, so the mean of means is the mean.
-    return {name: total / hvd.size() for name, total in allreduce_sum(logs).items()}

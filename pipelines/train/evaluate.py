@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import horovod.tensorflow as hvd
 import keras
 import numpy.typing as npt
 import tensorflow as tf
@@ -16,6 +15,7 @@ from pipelines.track.rundir.figure_data import PredictionWriter
 from pipelines.train import figure_inputs
 from pipelines.train.collectives.horovod import allreduce_sum
 from pipelines.train.result import Score
+from pipelines.train.worker_setup import WorkerSetup
 
 BatchObserver = Callable[[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]], None]
 """Takes images, labels and probabilities of a batch."""
@@ -60,7 +60,7 @@ class Evaluator:
 
 
 def evaluate_test_rows(
-    network: keras.Model, logged: keras.Model, shard: Shard, training_data: TrainingData, run_dir: Path | None
+    network: keras.Model, logged: keras.Model, shard: Shard, setup: WorkerSetup, training_data: TrainingData, run_dir: Path | None
 ) -> tuple[Score, float | None]:
     """Score the trained network on the test rows of all ranks.
 
@@ -68,23 +68,23 @@ def evaluate_test_rows(
         network: the trained network, in float32.
         logged: the same network, or its mean over several views.
         shard: this rank's test rows.
+        setup: this rank, and the number of workers.
         training_data: source of the examples for the figures.
         run_dir: receives the data of the figures (`pipelines.track.rundir.figure_data`); None for none.
 
     Returns:
         the score of `logged`; the accuracy of `network` if `logged` is another one, else None.
     """
-    rank, workers = hvd.rank(), hvd.size()
     single_view = None
-    predictions = PredictionWriter(shard.rows.start, workers)
+    predictions = PredictionWriter(shard.rows.start, setup.workers)
     rows = EvaluationData(shard)
     score = Evaluator(logged).score(rows.batches(EVALUATION_BATCH_SIZE), predictions.add)
     if logged is not network:
         single_view = Evaluator(network).score(rows.batches(EVALUATION_BATCH_SIZE)).accuracy
     if run_dir is not None:
-        predictions.save(run_dir, rank)
+        predictions.save(run_dir, setup.rank)
         # On the last rank, because the first one saves the network next.
-        if rank == workers - 1:
+        if setup.rank == setup.workers - 1:
             progress.mark("keeping examples")
             figure_inputs.save_figure_inputs(run_dir, network, training_data.dataset(), next(rows.batches(EVALUATION_BATCH_SIZE)))
     return score, single_view

@@ -90,7 +90,7 @@ def train(
     logged = average_over_views(network, table.manifest.image, config.training.test_views)
     score, single_view = None, None
     if tested:
-        score, single_view = evaluate_test_rows(network, logged, _shard(config, table, "test", setup), data, run_dir)
+        score, single_view = evaluate_test_rows(network, logged, _shard(config, table, "test", setup), setup, data, run_dir)
         spool.write(FinalScore(score.loss, score.accuracy, score.rows))
     result = TrainingResult(
         epochs=training_progress.epoch,
