@@ -164,7 +164,7 @@ def _run_process(assignment: Assignment, details: RankDetails, log: BinaryIO, en
             # The rank also needs the paths that `--py-files` and a cluster's libraries have added to this worker's path.
             path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
             variables = without_secrets(os.environ) | path | dict(assignment.path_variables) | environment
-            # CUDA does not work in a forked process.
+            # A fork must not use CUDA that its parent process has initialized.
             server = "" if "CUDA_VISIBLE_DEVICES" in environment else assignment.fork_server
             process = spawn.start(details, variables, standard_input=payload_reader, log=log, outcome=writer, server=server)
         finally:
