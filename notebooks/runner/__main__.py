@@ -1,6 +1,5 @@
 """Run the labs and render them to HTML, outputs included. Started by `./convoy labs`."""
 
-import argparse
 import difflib
 import sys
 import time
@@ -20,7 +19,7 @@ _RENAMED = {"06_distributed_road": "06_distributed_pipeline"}
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="./convoy labs", description=__doc__, allow_abbrev=False)
+    parser = cli.Parser(prog="./convoy labs", description=__doc__, allow_abbrev=False)
     parser.add_argument("names", metavar="NAME", nargs="*", help="a lab's number, name or file (default: all labs)")
     parser.add_argument("--set", metavar="WIDGET=VALUE", action="append", default=[], help="a widget's value, such as epochs=2")
     parser.add_argument("--out", metavar="FOLDER", default="labs", help="the folder for the pages (default: labs)")

@@ -10,7 +10,8 @@ from pipelines.config import LogLevel, TrackingConfig
 from pipelines.errors import ConvoyError, LaunchError
 from pipelines.launch import orphans
 from pipelines.launch.workers import scratch
-from pipelines.system import paths, writeback
+from pipelines.system import atomic, paths, writeback
+from pipelines.system.secrets import mask
 from pipelines.track.console.console import TrainingConsole
 from pipelines.track.rundir import layout, logs
 from pipelines.track.tracked_run import Status, TrackedRun
@@ -77,11 +78,12 @@ def recorded(
         status = "FINISHED"
         raise
     except ConvoyError as error:
-        run.tags({"error": str(error)[:_ERROR_LENGTH]})
+        # A credential that is cut off would not be known as one.
+        run.tags({"error": mask(str(error))[:_ERROR_LENGTH]})
         raise
     except OSError as error:
         unwritable = _unwritable(error, run_dir)
-        run.tags({"error": str(unwritable)[:_ERROR_LENGTH]})
+        run.tags({"error": mask(str(unwritable))[:_ERROR_LENGTH]})
         raise unwritable from error
     finally:
         console.close()
@@ -108,7 +110,7 @@ def log_to(run_dir: Path, level: LogLevel) -> logging.Handler:
     # A full disk would otherwise fill the screen.
     logging.raiseExceptions = False
     file = writeback.stage_of(run_dir).file(run_dir / layout.LOG_FOLDER / "driver.log")
-    return logs.configure(file.open("a", encoding="utf-8"), "driver", level)
+    return logs.configure(open(file, "a", encoding="utf-8", opener=atomic.owner_only), "driver", level)
 
 
 def _keep_log(run: TrackedRun, run_dir: Path) -> None:

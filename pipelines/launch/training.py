@@ -24,8 +24,7 @@ from pipelines.launch.run_lifecycle import recorded
 from pipelines.launch.train_function import work
 from pipelines.launch.workers import spawn
 from pipelines.models import registry
-from pipelines.system import paths
-from pipelines.system.secrets import mask
+from pipelines.system import atomic, paths
 from pipelines.track import provenance, run_page
 from pipelines.track.console.console import TrainingConsole
 from pipelines.track.recorder import Recorder
@@ -103,9 +102,11 @@ def run_training(
     with recorded(
         config.tracking, run_name, run_dir, console, log_level=config.launch.log_level, parent=parent, patience_seconds=patience
     ) as run:
-        (run_dir / layout.CONFIG_FILE).write_text(mask(loader.dump(config)), encoding="utf-8")
+        atomic.write(run_dir / layout.CONFIG_FILE, loader.dump_masked(config), private=True)
+        for key in loader.without_credentials(config):
+            console.warn(f"{key} is kept without its credentials; give it again (--set {key}) to resume or repeat this run")
         if resumption is None:
-            run.settings(run_page.parameters(config), loader.dump(config))
+            run.settings(run_page.parameters(config), loader.dump_masked(config))
         run.tags(provenance.tags(run_dir, "jobs/train_cnn.py" if trial is None else "jobs/sweep.py"))
         if trial is not None:
             run.tags(trial.tags)
@@ -118,7 +119,7 @@ def run_training(
         tracking_uri=run.tracking_uri,
         seconds=dataclasses.replace(summary.seconds, total=clock.between("submitted", "end")),
     )
-    summary_file.write(summary.as_dict(), run_dir / layout.SUMMARY_FILE)
+    summary_file.write(summary.as_dict(), run_dir / layout.SUMMARY_FILE, private=True)
     return summary
 
 

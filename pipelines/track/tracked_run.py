@@ -18,7 +18,7 @@ from pipelines.config import TrackingConfig
 from pipelines.data.table.schema import MANIFEST_NAME, Split, Table
 from pipelines.errors import ConvoyError
 from pipelines.system import paths, writeback
-from pipelines.system.secrets import mask
+from pipelines.system.secrets import mask, mask_value
 from pipelines.track.figures.style import Drawing
 from pipelines.track.mlflow.follower import MlflowSync, default_tracking_uri
 from pipelines.track.mlflow.journal import Journal, new_key
@@ -93,7 +93,7 @@ class TrackedRun:
     @property
     def tracking_uri(self) -> str:
         """Without credentials: it is shown and kept."""
-        return mask(self._tracking_uri)
+        return mask_value(self._tracking_uri)
 
     @property
     def run_id(self) -> str:

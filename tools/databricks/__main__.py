@@ -3,7 +3,6 @@
 ./convoy submit --target dev --param data=fashion-mnist
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -19,9 +18,7 @@ _PLACEHOLDER_USER = "you@example.com"
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="./convoy submit", description="Run the job of databricks.yml in a workspace.", allow_abbrev=False
-    )
+    parser = cli.Parser(prog="./convoy submit", description="Run the job of databricks.yml in a workspace.", allow_abbrev=False)
     parser.add_argument("--target", metavar="NAME", default="", help="a target of databricks.yml (default: its default)")
     parser.add_argument("--job", metavar="NAME", default="", help="a job of conf/databricks (default: the only one)")
     parser.add_argument("--var", metavar="NAME=VALUE", action="append", default=[], help="a variable of databricks.yml")

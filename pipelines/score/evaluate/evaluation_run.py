@@ -18,6 +18,7 @@ from pipelines.score.evaluate.evaluation import Comparison, evaluate
 from pipelines.score.model_info import ModelInfo
 from pipelines.system import paths, writeback
 from pipelines.system.reporter import Reporter
+from pipelines.system.secrets import mask
 from pipelines.track.figures import catalog
 from pipelines.track.mlflow.follower import PARENT_TAG, default_tracking_uri
 from pipelines.track.run_page import DESCRIPTION_TAG
@@ -65,7 +66,7 @@ def run_evaluation(spark: SparkSession, choice: Choice, info: ModelInfo, reporte
         status = "KILLED"
         raise
     except ConvoyError as error:
-        run.tags({"error": str(error)[:500]})
+        run.tags({"error": mask(str(error))[:500]})
         raise
     finally:
         run.finish(status)
