@@ -13,6 +13,7 @@ from pipelines import cli
 from pipelines.errors import ConfigError
 from pipelines.launch.session import open_session
 from pipelines.system import paths
+from pipelines.system.secrets import mask
 
 FOLDER = Path(__file__).parents[1]
 _RENAMED = {"06_distributed_road": "06_distributed_pipeline"}
@@ -102,7 +103,7 @@ def run(notebooks: Sequence[Notebook], widgets: Mapping[str, str], folder: Path)
             target = folder / page.file_name(notebook)
             target.write_text(page.render(execution, notebooks), encoding="utf-8")
             outcome = str(execution.error) if execution.error else f"{execution.seconds:.0f} s"
-            print(f"{notebook.name}: {outcome}: {paths.display(target)}", flush=True)
+            print(mask(f"{notebook.name}: {outcome}: {paths.display(target)}"), flush=True)
             executions.append(execution)
     return executions
 

@@ -37,7 +37,7 @@ _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+")
 
 # In text, the name of what follows after a colon or an equals sign.
 _NAME = (
-    r"(?:pass(?:words?|wd|phrase|code)|pwd|secret|token|jwt|credentials?|authorization|signature"
+    r"(?:pass(?:words?|wd|phrase|code)|pwd|secret|token|jwt|credential|authorization|signature"
     r"|(?:api|access|account|secret|private|signing|encryption|storage|master|subscription|session|auth|client)[_ -]?key"
     r"|(?<![a-z])(?:sig|creds?)|(?<=[\"'])auth(?=\\*[\"'])|(?<!\w)_auth)(?:[_-]?(?:id|key|value|b64|base64|hex|\d+))?"
 )
@@ -46,13 +46,15 @@ _VALUE = (
     r'(?:(?P<escaped>\\+")(?P<a>(?:(?!\\+").)+)|"(?P<b>(?:\\.|[^"\\\n])+)|\'(?P<c>(?:\\.|\'\'|[^\'\\\n])+)'
     r"|(?P<d>(?!(?:(?:bearer|basic) )?\*\*\*)(?:[^\s&;,\"'<>)\]}]|[\"'](?=\w))+))"
 )
-_ASSIGNMENT = re.compile(rf"(?i)(?P<name>{_NAME})(?P<sep>\\*[\"']?\s*(?:=>|[=:])\s*){_SCHEMES}{_VALUE}")
+_ASSIGNMENT = re.compile(rf"(?i)(?P<name>{_NAME})(?P<sep>\\*[\"']?\s*(?:=>|:|=(?!=))\s*){_SCHEMES}{_VALUE}")
 # Variables of an environment, as `env` and `docker inspect` print them.
 _VARIABLE = re.compile(rf"(?<!\w)(?P<name>[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*)(?P<sep>\\*[\"']?\s*[=:]\s*){_VALUE}")
 _FLAG = re.compile(rf"(?i)(?<!\S)(?P<name>--?(?:[a-z0-9]+-)*{_NAME})(?P<sep>\s+)(?!-){_VALUE}")
+# What stands there in Python.
+_NO_VALUES = {MASK, "str", "bytes", "int", "float", "bool", "object", "Any", "None", "True", "False", "..."}
 _COOKIE = re.compile(r"(?i)\b((?:set-)?cookie:[ \t]*)(?![ \t*])[^\r\n]+")
 # Server=h;Uid=a;Pwd=b and Endpoint=sb://...;SharedAccessKey=...
-_CONNECTION_STRING = re.compile(r"(?<!\w)\w[\w ]{0,40}=[^;\n\"]*(?:;\s*\w[\w ]{0,40}=[^;\n\"]*)+")
+_CONNECTION_STRING = re.compile(r"(?<![\w/])\w[\w ]{0,40}=[^;\n\"]*(?:;\s*\w[\w ]{0,40}=[^;\n\"]*)+")
 _CONNECTION_SETTING = re.compile(r"(?:(?<=;)|^)(\s*\w[\w ]*=)([^;]+)")
 _QUERY = re.compile(rf"(?i)(?P<name>(?<=[?&;])[\w.-]*{_NAME})(?P<sep>=){_VALUE}")
 
@@ -160,6 +162,9 @@ def _user_info(scheme: str, rest: str) -> int:
     if not ends or rest[0] == "[" or after[:1] not in ("@", ":"):
         return 0
     web = _WEB.match(scheme) is not None
+    if after[0] == "@" and not web:
+        # abfss://container@account, ssh://git@host: a name alone. On the web it is a token.
+        return 0
     host = next((end for end in ends if _HOST_AND_REST.match(rest, end + 1)), 0)
     port = _HOST_WITH_PORT.match(rest)
     if port and port.end() <= ends[0] and ("." in port[0] or port[0].startswith("localhost:") or (web and not host)):
@@ -172,7 +177,7 @@ def _user_info(scheme: str, rest: str) -> int:
 
 def _masked_assignment(match: re.Match[str]) -> str:
     value = _value(match)
-    if value == MASK or (match["name"].upper() == "PWD" and value.startswith("/")):
+    if value in _NO_VALUES or (match["name"].upper() == "PWD" and value.startswith("/")):
         return match[0]
     left = ""
     if match["d"] and _in_path(match):
