@@ -3,7 +3,6 @@
 ./convoy doctor [--workers N]
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -13,7 +12,7 @@ from pipelines.launch.preflight import check, probe, requirements
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="./convoy doctor", description="Whether training could work here.")
+    parser = cli.Parser(prog="./convoy doctor", description="Whether training could work here.")
     parser.add_argument("--workers", metavar="N", type=int, help="also start Spark, and look at the executors of so many workers")
     options = parser.parse_args(arguments)
     if options.workers is not None and options.workers < 1:

@@ -3,7 +3,6 @@
 python jobs/replay.py RUN_DIR
 """
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from pipelines.track.mlflow.replay import replay, with_trials
 
 def main(arguments: Sequence[str]) -> None:
     about = "Hand to MLflow what it lacks of a run."
-    parser = argparse.ArgumentParser(prog="./convoy replay", description=about, allow_abbrev=False)
+    parser = cli.Parser(prog="./convoy replay", description=about, allow_abbrev=False)
     parser.add_argument(
         "run_dir", metavar="RUN_DIR", help="the folder of the run, such as runs/20260131-120000-mnist-convnet-2w-k3f9"
     )

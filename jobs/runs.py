@@ -3,7 +3,6 @@
 python jobs/runs.py --count 20
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -17,7 +16,7 @@ from pipelines.track.mlflow.follower import default_tracking_uri
 
 def main(arguments: Sequence[str]) -> None:
     defaults = TrackingConfig()
-    parser = argparse.ArgumentParser(description="List recent runs, the newest first.", allow_abbrev=False)
+    parser = cli.Parser(description="List recent runs, the newest first.", allow_abbrev=False)
     parser.add_argument("--count", metavar="N", type=int, default=10, help="how many (default: 10)")
     parser.add_argument("--experiment", metavar="NAME", default=defaults.experiment, help=f"default: {defaults.experiment}")
     options = parser.parse_args(arguments)

@@ -4,7 +4,6 @@ spark-submit jobs/sweep.py conf/sweeps/course.yml
 spark-submit jobs/sweep.py --resume latest
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -17,7 +16,7 @@ from pipelines.track.rundir import summary as summary_file
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="./convoy sweep", description="Train many configurations.", allow_abbrev=False)
+    parser = cli.Parser(prog="./convoy sweep", description="Train many configurations.", allow_abbrev=False)
     parser.add_argument("file", nargs="?", metavar="FILE", help="YAML that says what is tried, such as conf/sweeps/course.yml")
     parser.add_argument("--resume", metavar="SWEEP", default="", help="go on with a sweep: its run's id, its folder, or 'latest'")
     cli.add_flags(parser)

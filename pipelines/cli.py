@@ -51,6 +51,13 @@ class Request:
             summary_file.write(summary, self.summary)
 
 
+class Parser(argparse.ArgumentParser):
+    """Shows no credential of a command line that it refuses."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(mask(message))
+
+
 def parse(
     arguments: Sequence[str],
     description: str,
@@ -72,7 +79,7 @@ def parse(
     Raises:
         ConfigError: a value is wrong. A flag that does not exist, or `--help`, exits as argparse does.
     """
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser = Parser(description=description, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE", help=f"YAML settings (default: {default_config or 'none'})")
     add_flags(parser, reads_data=reads_data, starts_workers=default_config is not None)
     if own_flags is not None:
@@ -178,6 +185,9 @@ def _run_as_guest(main: Callable[[Sequence[str]], None], arguments: Sequence[str
     except SystemExit as exit_of_argparse:
         if exit_of_argparse.code not in (0, None):
             raise ConfigError(f"the job does not take these parameters: {mask(' '.join(arguments))}") from None
+    except Exception:
+        # A defect. Databricks would show and keep its traceback as it is.
+        raise RuntimeError(mask(traceback.format_exc().rstrip())) from None
 
 
 def _say(text: str) -> None:

@@ -11,6 +11,7 @@ import time
 import urllib.request
 from typing import Any, Sequence
 
+from pipelines.system.secrets import mask
 from tools.setup.clone import Clone, SetupError, say
 
 
@@ -19,14 +20,16 @@ def serve(clone: Clone, arguments: Sequence[str], variables: dict[str, str]) -> 
     store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{clone.root}/mlflow.db"
     port = free_port(5000)
     address = f"http://127.0.0.1:{port}"
-    command = ["mlflow", "server", "--backend-store-uri", store, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    # The address may hold a password, and every user of the machine can read a command line.
+    variables = {**variables, "MLFLOW_BACKEND_STORE_URI": store}
     log = clone.root / f"runs/ui-{port}.log"
     log.parent.mkdir(exist_ok=True)
     say(f"MLflow starts on {address}; its log is {log}")
     # SIGINT too: a shell that starts this in the background has it ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    with open(log, "w") as output:
+    with open(log, "w", opener=_owner_only) as output:
         # A session of its own: a Ctrl-C reaches this process alone, which then ends the server in order.
         server = subprocess.Popen(
             [str(clone.venv / "bin" / command[0]), *command[1:], *arguments],
@@ -49,7 +52,7 @@ def serve(clone: Clone, arguments: Sequence[str], variables: dict[str, str]) -> 
             return
         finally:
             end_session(server)
-    tail = "\n".join("    " + line for line in log.read_text(errors="replace").splitlines()[-12:])
+    tail = "\n".join("    " + line for line in mask(log.read_text(errors="replace")).splitlines()[-12:])
     raise SetupError(f"MLflow ended with exit code {server.returncode}. The end of {log}:\n{tail}")
 
 
@@ -76,6 +79,10 @@ def free_port(wanted: int) -> int:
             listener.bind(("127.0.0.1", port))
             return int(listener.getsockname()[1])
     raise SetupError("no free port on 127.0.0.1")
+
+
+def _owner_only(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _answers(url: str) -> bool:

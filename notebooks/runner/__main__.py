@@ -1,6 +1,5 @@
 """Run the labs and render them to HTML, outputs included. Started by `./convoy labs`."""
 
-import argparse
 import difflib
 import sys
 import time
@@ -14,13 +13,14 @@ from pipelines import cli
 from pipelines.errors import ConfigError
 from pipelines.launch.session import open_session
 from pipelines.system import paths
+from pipelines.system.secrets import mask
 
 FOLDER = Path(__file__).parents[1]
 _RENAMED = {"06_distributed_road": "06_distributed_pipeline"}
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="./convoy labs", description=__doc__, allow_abbrev=False)
+    parser = cli.Parser(prog="./convoy labs", description=__doc__, allow_abbrev=False)
     parser.add_argument("names", metavar="NAME", nargs="*", help="a lab's number, name or file (default: all labs)")
     parser.add_argument("--set", metavar="WIDGET=VALUE", action="append", default=[], help="a widget's value, such as epochs=2")
     parser.add_argument("--out", metavar="FOLDER", default="labs", help="the folder for the pages (default: labs)")
@@ -103,7 +103,7 @@ def run(notebooks: Sequence[Notebook], widgets: Mapping[str, str], folder: Path)
             target = folder / page.file_name(notebook)
             target.write_text(page.render(execution, notebooks), encoding="utf-8")
             outcome = str(execution.error) if execution.error else f"{execution.seconds:.0f} s"
-            print(f"{notebook.name}: {outcome}: {paths.display(target)}", flush=True)
+            print(mask(f"{notebook.name}: {outcome}: {paths.display(target)}"), flush=True)
             executions.append(execution)
     return executions
 

@@ -14,6 +14,7 @@ from pygments.lexers import PythonLexer, SqlLexer
 from notebooks.runner.execute import CellResult, Execution
 from notebooks.runner.outputs import CellError, Html, ImageOutput, Output, Text
 from notebooks.runner.source import Cell, Notebook
+from pipelines.system.secrets import mask
 
 _STYLE = Path(__file__).with_name("page.css")
 _MARKDOWN = MarkdownIt("commonmark").enable("table")
@@ -26,7 +27,7 @@ def file_name(notebook: Notebook) -> str:
 
 
 def render(execution: Execution, siblings: Sequence[Notebook] = ()) -> str:
-    """The page of one notebook.
+    """The page of one notebook, without credentials in its texts.
 
     Args:
         execution: the notebook's results. After an error, the page ends at the failed cell.
@@ -35,7 +36,7 @@ def render(execution: Execution, siblings: Sequence[Notebook] = ()) -> str:
     notebook = execution.notebook
     parts = [_navigation(notebook, siblings) if len(siblings) > 1 else ""]
     parts += [_cell(result) for result in execution.results]
-    widgets = ", ".join(f"{name}={value or '(empty)'}" for name, value in execution.widgets.items())
+    widgets = mask(", ".join(f"{name}={value or '(empty)'}" for name, value in execution.widgets.items()))
     parts.append(
         f"<footer>{_error(execution)}notebooks/{html.escape(notebook.path.name)}, run in {execution.seconds:.0f} s on "
         f"{time.strftime('%Y-%m-%d')}{html.escape(' with ' + widgets if widgets else '')}</footer>"
@@ -74,14 +75,14 @@ def _navigation(notebook: Notebook, siblings: Sequence[Notebook]) -> str:
 
 
 def _error(execution: Execution) -> str:
-    return f'<span class="failed">{html.escape(str(execution.error))}</span> ' if execution.error else ""
+    return f'<span class="failed">{html.escape(mask(str(execution.error)))}</span> ' if execution.error else ""
 
 
 def _cell(result: CellResult) -> str:
     cell = result.cell
     title = f'<div class="title">{html.escape(cell.title)}</div>' if cell.title else ""
     if cell.kind == "markdown":
-        return f'<section id="cell-{cell.number}">{title}{_MARKDOWN.render(cell.text)}</section>'
+        return f'<section id="cell-{cell.number}">{title}{_MARKDOWN.render(mask(cell.text))}</section>'
     outputs = "".join(_output(output) for output in result.outputs)
     code = f'<div class="code"><pre>{_code(cell)}</pre></div>'
     return f'<section class="cell" id="cell-{cell.number}">{title}{code}{outputs}</section>'
@@ -89,22 +90,22 @@ def _cell(result: CellResult) -> str:
 
 def _code(cell: Cell) -> str:
     lexer = SqlLexer() if cell.kind == "sql" else PythonLexer()
-    code: str = highlight(cell.text.strip("\n"), lexer, _CODE)
+    code: str = highlight(mask(cell.text.strip("\n")), lexer, _CODE)
     return code
 
 
 def _output(output: Output) -> str:
     match output:
         case Text(text, stream):
-            return f'<div class="output"><pre class="{stream}">{html.escape(_as_on_terminal(text))}</pre></div>'
+            return f'<div class="output"><pre class="{stream}">{html.escape(mask(_as_on_terminal(text)))}</pre></div>'
         case Html(markup):
-            return f'<div class="output">{markup}</div>'
+            return f'<div class="output">{mask(markup)}</div>'
         case ImageOutput(png, description):
             source = base64.b64encode(png).decode()
-            alternative = html.escape(description, quote=True)
+            alternative = html.escape(mask(description), quote=True)
             return f'<div class="output"><img src="data:image/png;base64,{source}" alt="{alternative}"></div>'
         case CellError(traceback):
-            return f'<div class="output failure"><pre>{html.escape(traceback)}</pre></div>'
+            return f'<div class="output failure"><pre>{html.escape(mask(traceback))}</pre></div>'
 
 
 def _as_on_terminal(text: str) -> str:

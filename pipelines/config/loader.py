@@ -6,6 +6,7 @@ wrong types and broken rules are one `ConfigError` line.
 
 import dataclasses
 import difflib
+import os
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,7 @@ from pipelines.config import Config
 from pipelines.config.renamed import current_name
 from pipelines.errors import ConfigError
 from pipelines.system import paths
+from pipelines.system.secrets import MASK, mask_value, masked
 
 _SECTIONS: dict[str, type] = typing.get_type_hints(Config)
 # The clone, unless this package is installed elsewhere.
@@ -58,6 +60,7 @@ def load(file: Path | None, overrides: Iterable[str] = (), settings: Mapping[str
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {text}: '{raw}' is not a YAML value; put quotes around it") from error
         _assign(values, key.strip(), parsed, "--set")
+    _complete_address(values.get("tracking", {}))
     sections = {name: section(**values.get(name, {})) for name, section in _SECTIONS.items()}
     return Config(**sections)
 
@@ -95,11 +98,20 @@ def type_of(key: str, origin: str) -> Any:
 
 def dump(config: Config) -> str:
     """The configuration as YAML, from which `load` restores an equal `Config`."""
-    plain = {
-        section: {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
-        for section, settings in dataclasses.asdict(config).items()
-    }
-    return yaml.safe_dump(plain, sort_keys=False)
+    return yaml.safe_dump(_plain(config), sort_keys=False)
+
+
+def dump_masked(config: Config) -> str:
+    """The configuration as YAML for a file. Credentials in it are masked; all other values are as they are.
+
+    `load` takes a masked `tracking.uri` from MLFLOW_TRACKING_URI if that is the same address, and refuses other masked values.
+    """
+    return yaml.safe_dump(masked(_plain(config), mask_value), sort_keys=False)
+
+
+def without_credentials(config: Config) -> list[str]:
+    """The settings in which `dump_masked` masks something."""
+    return [key for key, value in config.flat().items() if isinstance(value, str) and mask_value(value) != value]
 
 
 def read_yaml(file: Path) -> Mapping[Any, Any]:
@@ -124,6 +136,19 @@ def read_yaml(file: Path) -> Mapping[Any, Any]:
     if content is not None and not isinstance(content, Mapping):
         raise ConfigError(f"{file}: must contain sections such as 'training:' with settings below them")
     return content or {}
+
+
+def _plain(config: Config) -> dict[str, dict[str, Any]]:
+    return {
+        section: {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+        for section, settings in dataclasses.asdict(config).items()
+    }
+
+
+def _complete_address(tracking: dict[str, Any]) -> None:
+    """Leave out an address that was kept without its credentials, if the environment has the whole address."""
+    if MASK in tracking.get("uri", "") and tracking["uri"] == mask_value(os.environ.get("MLFLOW_TRACKING_URI", "")):
+        tracking["uri"] = ""
 
 
 def _read_file(file: Path) -> list[tuple[str, Any]]:

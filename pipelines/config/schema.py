@@ -109,7 +109,12 @@ class TrackingConfig:
 
     def __post_init__(self) -> None:
         rule(bool(self.experiment), "tracking.experiment", self.experiment, "a non-empty name")
-        rule(MASK not in self.uri, "tracking.uri", self.uri, "complete: its credentials were masked here; fill them in again")
+        rule(
+            MASK not in self.uri,
+            "tracking.uri",
+            self.uri,
+            "complete: its credentials were masked; set MLFLOW_TRACKING_URI to the whole address, or --set tracking.uri",
+        )
         rule(self.finish_timeout_seconds >= 0, "tracking.finish_timeout_seconds", self.finish_timeout_seconds, "0 or more")
 
 
@@ -127,6 +132,9 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
+        for key, value in self.flat().items():
+            complete = MASK not in str(value) or key == "tracking.run_name"
+            rule(complete, key, value, f"complete: credentials in it were masked; give it again with --set {key}")
         rule(
             self.training.early_stopping_patience == 0 or self.ingest.validation_fraction > 0,
             "training.early_stopping_patience",

@@ -9,7 +9,7 @@ from pipelines.config import LogLevel, TrackingConfig
 from pipelines.errors import LaunchError
 from pipelines.launch import orphans
 from pipelines.launch.workers import scratch
-from pipelines.system import paths, writeback
+from pipelines.system import atomic, paths, writeback
 from pipelines.track.console.console import TrainingConsole
 from pipelines.track.rundir import layout, logs
 from pipelines.track.tracked_run import Status, TrackedRun, status_of
@@ -91,7 +91,7 @@ def log_to(run_dir: Path, level: LogLevel) -> logging.Handler:
     # A full disk would otherwise fill the screen.
     logging.raiseExceptions = False
     file = writeback.stage_of(run_dir).file(run_dir / layout.LOG_FOLDER / "driver.log")
-    return logs.configure(file.open("a", encoding="utf-8"), "driver", level)
+    return logs.configure(open(file, "a", encoding="utf-8", opener=atomic.owner_only), "driver", level)
 
 
 def _keep_log(run: TrackedRun, run_dir: Path) -> None:

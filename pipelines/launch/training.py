@@ -26,8 +26,7 @@ from pipelines.launch.run_lifecycle import recorded
 from pipelines.launch.train_function import work
 from pipelines.launch.workers import spawn
 from pipelines.models import registry
-from pipelines.system import paths
-from pipelines.system.secrets import mask
+from pipelines.system import atomic, paths
 from pipelines.track import provenance, run_page
 from pipelines.track.console.console import TrainingConsole
 from pipelines.track.recorder import Recorder
@@ -114,7 +113,7 @@ def run_training(
         tracking_uri=run.tracking_uri,
         seconds=dataclasses.replace(summary.seconds, total=clock.between("submitted", "end")),
     )
-    summary_file.write(summary.as_dict(), run_dir / layout.SUMMARY_FILE)
+    summary_file.write(summary.as_dict(), run_dir / layout.SUMMARY_FILE, private=True)
     return summary
 
 
@@ -131,9 +130,11 @@ class _Training:
     trial: Trial | None
 
     def record_settings(self) -> None:
-        (self.run_dir / layout.CONFIG_FILE).write_text(mask(loader.dump(self.config)), encoding="utf-8")
+        atomic.write(self.run_dir / layout.CONFIG_FILE, loader.dump_masked(self.config), private=True)
+        for key in loader.without_credentials(self.config):
+            self.console.warn(f"{key} is kept without its credentials; give it again (--set {key}) to resume or repeat this run")
         if self.resumption is None:
-            self.tracked.settings(run_page.parameters(self.config), loader.dump(self.config))
+            self.tracked.settings(run_page.parameters(self.config), loader.dump_masked(self.config))
         self.tracked.tags(provenance.tags(self.run_dir, "jobs/train_cnn.py" if self.trial is None else "jobs/sweep.py"))
         if self.trial is not None:
             self.tracked.tags(self.trial.tags)

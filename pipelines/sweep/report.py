@@ -16,9 +16,8 @@ from pipelines.sweep import results
 from pipelines.sweep.plan import Sweep
 from pipelines.sweep.search import FinishedTrial, Study
 from pipelines.sweep.space import Choices, Range, short_names
-from pipelines.system import paths
+from pipelines.system import atomic, paths
 from pipelines.system.reporter import NullReporter, Reporter
-from pipelines.system.secrets import mask
 from pipelines.track.figures import parallel_coordinates
 from pipelines.track.figures.style import Drawing
 from pipelines.track.mlflow.journal import EXPERIMENT_ID, RUN_ID, Journal
@@ -71,7 +70,7 @@ def outcome(run: TrackedRun, sweep: Sweep, ended: Sequence[FinishedTrial], best:
     run.metrics({f"trials/{state}": number for state, number in counts(ended).items()}, step=0)
     if best is not None:
         assert best.outcome.value is not None
-        config = mask(loader.dump(sweep.configuration(best.assignment)))
+        config = loader.dump_masked(sweep.configuration(best.assignment))
         command = f"./convoy train --config {paths.display(folder / BEST_FILE)}"
         _keep(run, folder, BEST_FILE, results.header(sweep, best, command) + config)
         run.metrics({f"best/{name}": value for name, value in best.outcome.metrics.items()}, step=best.outcome.epochs)
@@ -107,7 +106,7 @@ def complete(folder: Path, ended: Sequence[FinishedTrial], reporter: Reporter) -
 
 
 def _keep(run: TrackedRun, folder: Path, name: str, content: str) -> None:
-    (folder / name).write_text(content, encoding="utf-8")
+    atomic.write(folder / name, content, private=True)
     run.text(content, name)
 
 

@@ -29,7 +29,8 @@ from pipelines.sweep import space
 from pipelines.sweep.axes import read_axes
 from pipelines.sweep.plan import FIXED, Sweep, SweepConfig
 from pipelines.sweep.space import CONFIGURATION, Axis, Choices
-from pipelines.system.secrets import mask
+from pipelines.system import atomic
+from pipelines.system.secrets import mask_value, masked
 from pipelines.track.rundir import layout
 
 _CONFIGS_FOLDER = "configs"
@@ -75,13 +76,13 @@ def save(sweep: Sweep, folder: Path) -> None:
     configs = folder / _CONFIGS_FOLDER
     configs.mkdir(parents=True, exist_ok=True)
     for name, base in sweep.bases.items():
-        (configs / f"{name}.yml").write_text(mask(loader.dump(base)), encoding="utf-8")
+        atomic.write(configs / f"{name}.yml", loader.dump_masked(base), private=True)
     content: dict[str, Any] = dict(yaml.safe_load(sweep.text) or {})
     content = {key: value for key, value in content.items() if key not in ("config", "configs", "set")}
     files = [str((configs / f"{name}.yml").absolute()) for name in sweep.bases]
     content |= {"name": sweep.config.name}
     content |= {"configs": files} if any(axis.name == CONFIGURATION for axis in sweep.axes) else {"config": files[0]}
-    (folder / layout.SWEEP_FILE).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    atomic.write(folder / layout.SWEEP_FILE, yaml.safe_dump(masked(content, mask_value), sort_keys=False), private=True)
 
 
 def _convert(file: Path, key: str, value: Any, value_type: Any) -> Any:

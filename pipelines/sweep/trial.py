@@ -18,7 +18,7 @@ from pipelines.launch.training import Trial, run_training
 from pipelines.sweep import plan, space
 from pipelines.sweep.plan import Sweep
 from pipelines.sweep.search import Proposal, State, Study, TrialOutcome
-from pipelines.system.secrets import first_line
+from pipelines.system.secrets import first_line, mask
 from pipelines.track.console.console import TrainingConsole
 from pipelines.track.rundir import layout
 from pipelines.track.rundir.events import EpochEnd, Event
@@ -117,7 +117,7 @@ def run_trial(context: TrialContext, proposal: Proposal) -> TrialOutcome:
         metrics = watch.history[-1]
         state, note, value = "pruned", str(end), metrics.get(context.sweep.metric)
     except ConvoyError as error:
-        note = str(error)
+        note = mask(str(error))
     except Exception as error:
         _log.exception("trial %d", proposal.number)
         note = first_line(f"{type(error).__name__}: {error}")

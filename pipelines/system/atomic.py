@@ -33,10 +33,16 @@ class Sequential(io.RawIOBase):
         return self._file.write(data)
 
 
-def write(path: Path, content: str | bytes) -> None:
-    """Write a file in an existing folder. Raises OSError."""
+def owner_only(path: str, flags: int) -> int:
+    """The `opener` of a file that its owner alone may read, where the file system has permissions. Raises OSError."""
+    return os.open(path, flags, 0o600)
+
+
+def write(path: Path, content: str | bytes, *, private: bool = False) -> None:
+    """Write a file in an existing folder; `private`: for its owner alone. Raises OSError."""
     unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+    with open(unfinished, "wb", opener=owner_only if private else None) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
     replace(unfinished, path)
 
 
@@ -53,10 +59,11 @@ def replace(unfinished: Path, path: Path) -> None:
 
 
 def copy(source: Path, path: Path) -> None:
-    """Copy the content of a file, which may be growing. Creates folders. Raises OSError."""
+    """Copy the content of a file, which may be growing. One for its owner alone stays so. Creates folders. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
-    with source.open("rb") as content, unfinished.open("wb") as file:
+    private = source.stat().st_mode & 0o077 == 0
+    with source.open("rb") as content, open(unfinished, "wb", opener=owner_only if private else None) as file:
         shutil.copyfileobj(content, file, _PIECE_BYTES)
     replace(unfinished, path)
 

@@ -2,6 +2,8 @@
 
 from typing import Protocol
 
+from pipelines.system.secrets import mask
+
 
 class Reporter(Protocol):
     """Receives progress and warnings, one line at a time."""
@@ -14,17 +16,17 @@ class Reporter(Protocol):
 
 
 class PrintReporter:
-    """Prints to standard output; `quiet` leaves out progress."""
+    """Prints to standard output, credentials masked; `quiet` leaves out progress."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
 
     def say(self, line: str) -> None:
         if not self._quiet:
-            print(line, flush=True)
+            print(mask(line), flush=True)
 
     def warn(self, line: str) -> None:
-        print(f"warning: {line}", flush=True)
+        print(mask(f"warning: {line}"), flush=True)
 
 
 class NullReporter:

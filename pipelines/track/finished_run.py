@@ -87,7 +87,8 @@ def read(run_dir: Path) -> FinishedRun | None:
     """The run of a folder, or None when it is not the folder of a finished run."""
     try:
         found = summary.read(run_dir / layout.SUMMARY_FILE)
-        return FinishedRun(run_dir, loader.load(run_dir / layout.CONFIG_FILE), found)
+        # The address of the tracking server may be masked, and nothing here needs it.
+        return FinishedRun(run_dir, loader.load(run_dir / layout.CONFIG_FILE, ["tracking.uri="]), found)
     except (OSError, ValueError, ConfigError):
         # Settings come and go with versions; a run of another one cannot be read.
         return None

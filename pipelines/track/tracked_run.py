@@ -20,7 +20,7 @@ from pipelines.data.table.schema import MANIFEST_NAME, Split, Table
 from pipelines.errors import ConvoyError, Interrupted
 from pipelines.system import paths, writeback
 from pipelines.system.reporter import NullReporter, Reporter
-from pipelines.system.secrets import mask
+from pipelines.system.secrets import mask, mask_value
 from pipelines.track.figures.style import Drawing
 from pipelines.track.mlflow.follower import MlflowSync, default_tracking_uri
 from pipelines.track.mlflow.journal import Journal, new_key
@@ -115,7 +115,8 @@ class TrackedRun:
         if isinstance(error, EndedEarly):
             self.tags({"pruned": str(error)})
         elif isinstance(error, ConvoyError):
-            self.tags({"error": str(error)[:_ERROR_LENGTH]})
+            # A credential that is cut off would not be recognized as one.
+            self.tags({"error": mask(str(error))[:_ERROR_LENGTH]})
         self.finish(status_of(error))
         for warning in self.warnings:
             self._reporter.warn(warning)
@@ -129,7 +130,7 @@ class TrackedRun:
     @property
     def tracking_uri(self) -> str:
         """Without credentials: it is shown and kept."""
-        return mask(self._tracking_uri)
+        return mask_value(self._tracking_uri)
 
     @property
     def run_id(self) -> str:

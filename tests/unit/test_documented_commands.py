@@ -30,7 +30,7 @@ REPLAY = (
 )
 SUBMIT = "e2e/test_databricks_job.py::test_the_job_of_the_bundle_runs_to_its_end_from_the_wheel"
 LABS = "e2e/test_labs.py::test_a_lab_runs_to_its_end_with_figures_and_without_warnings"
-HOSTS = "distributed/test_hosts.py::test_a_rank_on_each_of_three_hosts_trains_as_three_on_one_and_feels_a_slow_network"
+HOSTS = "distributed/test_hosts.py::test_one_rank_on_each_of_three_hosts_trains_like_three_on_one_and_depends_on_the_network"
 SERVER = "e2e/test_using_a_model.py::test_the_server_answers_tensors_and_dataframes_with_the_same_probabilities"
 RUN_BY = {
     "./convoy help": ("unit/test_front_door.py::test_help_names_every_command",),

@@ -3,7 +3,6 @@
 ./convoy submit --target dev --param data=fashion-mnist
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -13,15 +12,14 @@ from pathlib import Path
 from pipelines import cli, errors
 from pipelines.errors import ConfigError, LaunchError
 from pipelines.system import paths
+from pipelines.system.secrets import mask
 from tools.databricks import bundle, follow, wheel, workspace
 
 _PLACEHOLDER_USER = "you@example.com"
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="./convoy submit", description="Run the job of databricks.yml in a workspace.", allow_abbrev=False
-    )
+    parser = cli.Parser(prog="./convoy submit", description="Run the job of databricks.yml in a workspace.", allow_abbrev=False)
     parser.add_argument("--target", metavar="NAME", default="", help="a target of databricks.yml (default: its default)")
     parser.add_argument("--job", metavar="NAME", default="", help="a job of conf/databricks (default: the only one)")
     parser.add_argument("--runtime", metavar="NAME", default="", help="an ML runtime, such as 17.3 (default: in databricks.yml)")
@@ -34,25 +32,27 @@ def main(arguments: Sequence[str]) -> None:
     if options.runtime:
         variables = bundle.runtime_variables(paths.home(), options.runtime) | variables
     if options.dry_run:
-        deployment = bundle.load(paths.home(), _PLACEHOLDER_USER, options.target, variables, options.job)
+        deployment = bundle.load(paths.home(), _PLACEHOLDER_USER, options.target, variables, options.job, parameters)
         workspace.check(deployment, parameters)
+        _warn_of_credentials(deployment)
         for upload in deployment.uploads:
-            print(f"upload {upload.source.relative_to(paths.home())} to {upload.target}")
-        print(f"upload Convoy's wheel to {deployment.wheel}")
-        print(json.dumps(deployment.job, indent=2))
+            _say(f"upload {upload.source.relative_to(paths.home())} to {upload.target}")
+        _say(f"upload Convoy's wheel to {deployment.wheel}")
+        _say(json.dumps(deployment.job, indent=2))
         if parameters:
-            print(f"run with {json.dumps(parameters)}")
+            _say(f"run with {json.dumps(parameters)}")
         return
     # Errors in the files are reported before the workspace is contacted.
-    workspace.check(bundle.load(paths.home(), _PLACEHOLDER_USER, options.target, variables, options.job), parameters)
+    workspace.check(bundle.load(paths.home(), _PLACEHOLDER_USER, options.target, variables, options.job, parameters), parameters)
     client, user = workspace.connect()
-    deployment = bundle.load(paths.home(), user, options.target, variables, options.job)
+    deployment = bundle.load(paths.home(), user, options.target, variables, options.job, parameters)
+    _warn_of_credentials(deployment)
     with tempfile.TemporaryDirectory() as folder:
         built = wheel.build(paths.home(), Path(folder))
-        print(f"target {deployment.target} of {client.config.host} as {user}", flush=True)
-        run_id = workspace.submit(client, deployment, built, parameters, lambda line: print(line, flush=True))
+        _say(f"target {deployment.target} of {client.config.host} as {user}")
+        run_id = workspace.submit(client, deployment, built, parameters, _say)
     try:
-        outcome = follow.follow(client, run_id, lambda line: print(line, flush=True), options.poll_seconds)
+        outcome = follow.follow(client, run_id, _say, options.poll_seconds)
     except (errors.Interrupted, KeyboardInterrupt):
         follow.cancel(client, run_id)
         print(f"run {run_id} is being cancelled", flush=True)
@@ -64,6 +64,18 @@ def main(arguments: Sequence[str]) -> None:
         failure.details = outcome.details
         raise failure
     print(f"run {run_id} succeeded")
+
+
+def _say(line: str) -> None:
+    print(mask(line), flush=True)
+
+
+def _warn_of_credentials(deployment: bundle.Deployment) -> None:
+    for upload in deployment.uploads:
+        if upload.lacks_credentials:
+            name = upload.source.relative_to(paths.home())
+            remedy = "give the cluster MLFLOW_TRACKING_URI, from a secret scope in spark_env_vars, or the job refuses it"
+            _say(f"warning: {name} is uploaded without the credentials in it; {remedy}")
 
 
 def _pairs(flag: str, arguments: Sequence[str]) -> dict[str, str]:

@@ -14,11 +14,13 @@ import yaml
 
 from pipelines import __version__
 from pipelines.errors import ConfigError
+from pipelines.system.secrets import MASK, is_secret_name, mask, mask_value
 
 BUNDLE_FILE = "databricks.yml"
 WHEEL_NAME = f"convoy-{__version__}-py3-none-any.whl"
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.-]*)\}")
+_JOB_PARAMETER = re.compile(r"\{\{job\.parameters\.([\w-]+)\}\}")
 _MAX_DEPTH = 10
 
 
@@ -28,6 +30,23 @@ class Upload:
 
     source: Path
     target: str
+
+    @property
+    def content(self) -> bytes:
+        """The file as it is uploaded: a configuration without credentials, and without its comments if they hold any."""
+        content = self.source.read_bytes()
+        if self.source.suffix != ".yml":
+            return content
+        settings = _yaml(self.source)
+        shown = _without_secrets(settings)
+        if shown == settings and mask(content.decode()) == content.decode():
+            return content
+        return yaml.safe_dump(shown, sort_keys=False).encode()
+
+    @property
+    def lacks_credentials(self) -> bool:
+        """Whether a setting of the file is uploaded without the credentials in it."""
+        return self.source.suffix == ".yml" and _without_secrets(_yaml(self.source)) != _yaml(self.source)
 
 
 @dataclass(frozen=True)
@@ -47,7 +66,14 @@ class Deployment:
         return {parameter["name"]: str(parameter["default"]) for parameter in self.job.get("parameters", ())}
 
 
-def load(home: Path, user: str, target: str = "", variables: Mapping[str, str] | None = None, job: str = "") -> Deployment:
+def load(
+    home: Path,
+    user: str,
+    target: str = "",
+    variables: Mapping[str, str] | None = None,
+    job: str = "",
+    parameters: Mapping[str, str] | None = None,
+) -> Deployment:
     """Read the bundle and resolve one of its jobs to settings for the Jobs API.
 
     Args:
@@ -56,6 +82,7 @@ def load(home: Path, user: str, target: str = "", variables: Mapping[str, str] |
         target: a target's name; empty for the bundle's default.
         variables: values that override the variables' defaults.
         job: a job's name; empty for the only one.
+        parameters: values that override the defaults of the job's parameters: the configurations they name are uploaded.
 
     Raises:
         ConfigError: names the file, what is wrong in it, and the remedy.
@@ -90,7 +117,7 @@ def load(home: Path, user: str, target: str = "", variables: Mapping[str, str] |
     files, artifacts = (_resolve("${workspace." + part + "}", values) for part in ("file_path", "artifact_path"))
     wheel = f"{artifacts}/{WHEEL_NAME}"
     _use_workspace_paths(settings, home, origins[key].parent, files, wheel)
-    sources = [*sorted((home / "jobs").glob("*.py")), *sorted((home / "conf").glob("*.yml"))]
+    sources = [*sorted((home / "jobs").glob("*.py")), *_configurations(settings, parameters or {}, home, files)]
     sources += sorted((home / "conf/databricks").glob("*.sh"))
     uploads = tuple(Upload(source, f"{files}/{source.relative_to(home).as_posix()}") for source in sources)
     return Deployment(target=name, job=settings, uploads=uploads, wheel=wheel)
@@ -190,6 +217,33 @@ def _lookup(reference: str, values: Mapping[str, Any]) -> Any:
             raise ConfigError(f"${{{reference}}}: no such value; see {BUNDLE_FILE}, or {remedy}")
         value = value[part]
     return value
+
+
+def _configurations(settings: Mapping[str, Any], parameters: Mapping[str, str], home: Path, files: str) -> list[Path]:
+    """The files of the repository that the parameters of the tasks name."""
+    values = {parameter["name"]: str(parameter["default"]) for parameter in settings.get("parameters", ())} | dict(parameters)
+    named = {
+        _JOB_PARAMETER.sub(lambda match: values.get(match[1], match[0]), text)
+        for task in settings["tasks"]
+        for text in task.get("spark_python_task", {}).get("parameters", ())
+    }
+    sources = []
+    for location in sorted(name.removeprefix(f"{files}/") for name in named if name.startswith(f"{files}/")):
+        source = home / location
+        if not source.is_file() or home.resolve() not in source.resolve().parents:
+            raise ConfigError(f"{location}: the job reads it, but there is no such file in {home}; name one such as conf/mlp.yml")
+        sources.append(source)
+    return sources
+
+
+def _without_secrets(node: Any, key: str = "") -> Any:
+    if isinstance(node, dict):
+        return {name: _without_secrets(value, str(name)) for name, value in node.items()}
+    if isinstance(node, list):
+        return [_without_secrets(value, key) for value in node]
+    if isinstance(node, str):
+        return MASK if is_secret_name(key) else mask_value(node)
+    return node
 
 
 def _use_workspace_paths(settings: dict[str, Any], home: Path, folder: Path, files: str, wheel: str) -> None:

@@ -67,17 +67,17 @@ def api_errors(host: str | None, action: str) -> Iterator[None]:
 
 
 def upload(client: WorkspaceClient, deployment: Deployment, wheel: Path) -> int:
-    """Upload the job's files and the wheel, overwriting older ones. Returns the number of files.
+    """Upload the job's files, without credentials, and the wheel, overwriting older ones. Returns the number of files.
 
     Raises:
         LaunchError: the workspace refuses.
     """
-    files = {upload.target: upload.source for upload in deployment.uploads} | {deployment.wheel: wheel}
+    files = {upload.target: upload.content for upload in deployment.uploads} | {deployment.wheel: wheel.read_bytes()}
     with api_errors(client.config.host, "uploading files"):
         for folder in sorted({str(PurePosixPath(target).parent) for target in files}):
             client.workspace.mkdirs(folder)
-        for target, source in files.items():
-            client.workspace.upload(target, source.read_bytes(), format=ImportFormat.AUTO, overwrite=True)
+        for target, content in files.items():
+            client.workspace.upload(target, content, format=ImportFormat.AUTO, overwrite=True)
     return len(files)
 
 

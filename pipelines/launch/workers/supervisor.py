@@ -39,7 +39,7 @@ from pipelines.launch.workers import commands, scratch, spawn
 from pipelines.launch.workers.environment import gpu_environment, horovod_environment
 from pipelines.launch.workers.rank import FAILURE, RESULT, RankDetails
 from pipelines.launch.workers.spawn import RankProcess
-from pipelines.system import paths, writeback
+from pipelines.system import atomic, paths, writeback
 from pipelines.system.secrets import without_secrets
 from pipelines.track.rundir.layout import LOG_FOLDER, SPOOL_FOLDER
 
@@ -122,7 +122,9 @@ def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[st
     log_file = log_path(work_dir, rank)
     try:
         scratch_variables = {"TMPDIR": str(scratch.make(work_dir, rank))}
-        with writeback.staged(work_dir) as stage, stage.file(log_file).open("ab") as log:
+        # The driver must be able to read it, who may be another user.
+        opener = atomic.owner_only if work_dir.stat().st_uid == os.geteuid() else None
+        with writeback.staged(work_dir) as stage, open(stage.file(log_file), "ab", opener=opener) as log:
             details = RankDetails(
                 rank=rank,
                 host=host,

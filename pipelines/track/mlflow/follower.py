@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConvoyError
 from pipelines.system import paths
-from pipelines.system.secrets import first_line, mask
+from pipelines.system.secrets import first_line, mask_value
 from pipelines.track.mlflow import server_compat
 from pipelines.track.mlflow.batching import BATCHED, points, requests, single_values
 from pipelines.track.mlflow.journal import EXPERIMENT_ID, RUN_ID, Entry, Journal
@@ -122,7 +122,9 @@ class MlflowSync:
         client = mlflow.MlflowClient(self.tracking_uri)
         entry = next(entry for entry in self.journal.entries() if entry.action == "open")
         accepted = self.journal.accepted
-        run_id = accepted.run_id if accepted.tracking_uri == mask(self.tracking_uri) else ""
+        run_id = accepted.run_id if accepted.tracking_uri == mask_value(self.tracking_uri) else ""
+        if not run_id and entry.values["tracking_uri"] == mask_value(self.tracking_uri):
+            run_id = entry.values.get("run_id", "")
         if run_id:
             self._experiment_id = client.get_run(run_id).info.experiment_id
         else:
@@ -149,9 +151,12 @@ class MlflowSync:
         """What has MLflow show the run below its parent. Raises ConvoyError while the server does not have that."""
         if "parent" not in entry.values:
             return {}
-        parent = Path(os.path.normpath(self.journal.run_dir / entry.values["parent"]))
+        run_dir = self.journal.run_dir.absolute()
+        parent = Path(os.path.normpath(run_dir / entry.values["parent"]))
+        if parent not in run_dir.parents:
+            raise ConvoyError(f"{run_dir}: its record names {parent} as its parent, but does not lie below it")
         record = layout.read_record(parent)
-        if record is None or record.tracking_uri != mask(self.tracking_uri):
+        if record is None or record.tracking_uri != mask_value(self.tracking_uri):
             raise ConvoyError(f"the run of {paths.display(parent)} must be there first")
         return {PARENT_TAG: record.run_id}
 
@@ -165,7 +170,7 @@ class MlflowSync:
         elif entry.action == "inputs":
             server_compat.log_inputs(client, run_id, values["datasets"])
         elif entry.action == "artifact":
-            client.log_artifact(run_id, str(self.journal.run_dir / values["path"]), values["folder"] or None)
+            client.log_artifact(run_id, str(layout.inside(self.journal.run_dir, values["path"])), values["folder"] or None)
         elif entry.action == "model":
             return self._log_model(client, run_id, entry)
         elif entry.action == "status" and values["status"] == "RUNNING":
@@ -219,7 +224,8 @@ class MlflowSync:
             if uri:
                 return uri
         self._doubtful.add(entry.n)
-        return adopt(self.journal.run_dir / entry.values["path"], run_id, self._experiment_id, self.tracking_uri)
+        folder = layout.inside(self.journal.run_dir, entry.values["path"])
+        return adopt(folder, run_id, self._experiment_id, self.tracking_uri)
 
     def _trouble(self, what: str, error: Exception) -> None:
         _log.warning("%s", what, exc_info=error)

@@ -5,13 +5,15 @@
     RUN_DIR/tracking/files/           texts and figures that entries refer to
 
 The journal is the truth and MLflow follows it (`pipelines.track.mlflow.follower`). So a server that is down, slow or full costs
-no data: `./convoy replay RUN_DIR` later hands over what is missing. Nothing secret is in it.
+no data: `./convoy replay RUN_DIR` later hands over what is missing. Nothing secret is in it: texts are masked, and values that
+MLflow is told, such as names, paths and addresses, only as far as they hold credentials (`pipelines.system.secrets.mask_value`).
 """
 
 import contextlib
 import fcntl
 import json
 import os
+import re
 import threading
 import time
 import uuid
@@ -22,12 +24,16 @@ from typing import Any, Literal
 
 from pipelines.errors import ConvoyError
 from pipelines.system import atomic, writeback
-from pipelines.system.secrets import mask, masked
+from pipelines.system.secrets import mask, mask_value, masked
 from pipelines.track.rundir import layout
 
 FOLDER = "tracking"
 # In a tag these stand for what only the tracking server knows.
 RUN_ID, EXPERIMENT_ID = "$RUN_ID", "$EXPERIMENT_ID"
+_DATA_FILES = (".yml", ".json", ".csv")
+_TAGS_FOR_PROGRAMS = re.compile(
+    r"(?:mlflow\.(?!note\.content$)|convoy|version\.).*|run_dir|model_uri|model_version|kind|sweep|trial|splits"
+)
 Action = Literal["open", "params", "tags", "metrics", "inputs", "artifact", "model", "status"]
 
 
@@ -90,7 +96,7 @@ class Journal:
         return [entry for entry in self.entries() if entry.n not in settled]
 
     def append(self, action: Action, values: Mapping[str, Any], at: float | None = None) -> Entry:
-        """Put an action on disk, texts masked.
+        """Put an action on disk, without credentials.
 
         A disk that takes no more is remembered in `problem`: training is not the place to fail for want of a record.
 
@@ -101,22 +107,26 @@ class Journal:
         """
         with self._lock:
             number = self._entries[-1].n + 1 if self._entries else 1
-            entry = Entry(number, action, int((time.time() if at is None else at) * 1000), masked(dict(values)))
+            entry = Entry(number, action, int((time.time() if at is None else at) * 1000), _masked(action, values))
             self._entries.append(entry)
             self._write("journal.jsonl", asdict(entry))
         return entry
 
     def file(self, name: str, content: str | bytes) -> str:
-        """Keep a file that an entry refers to. Texts are masked. Gives its path below the run folder."""
+        """Keep a file that an entry refers to. Texts are masked; in YAML, JSON and CSV only what must be a credential.
+
+        Gives its path below the run folder.
+        """
         path = self._folder / "files" / name
-        data = mask(content).encode() if isinstance(content, str) else content
+        if isinstance(content, str):
+            content = mask_value(content) if path.suffix in _DATA_FILES else mask(content)
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write(path, data)
+        atomic.write(path, content, private=True)
         return str(path.relative_to(self.run_dir))
 
     def opened(self, tracking_uri: str, run_id: str) -> None:
         """The run now exists on a server. What another server, or another run, has taken does not count."""
-        known = (mask(tracking_uri), run_id)
+        known = (mask_value(tracking_uri), run_id)
         if known == (self.accepted.tracking_uri, self.accepted.run_id):
             return
         self.accepted = Accepted(*known)
@@ -137,7 +147,7 @@ class Journal:
 
     def refuse(self, number: int, why: str) -> None:
         self.accepted.refused[number] = why
-        self._mark({"refused": number, "why": why})
+        self._mark({"refused": number, "why": mask(why)})
 
     def retry_refused(self) -> None:
         """Make pending again what was refused: another server, or another version, may think better of it."""
@@ -166,19 +176,28 @@ class Journal:
 
     def _mark(self, mark: Mapping[str, Any]) -> None:
         with self._lock:
-            self._write("accepted.jsonl", masked(dict(mark)))
+            self._write("accepted.jsonl", mark)
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         path = self._folder / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             growing = writeback.stage_of(self.run_dir).file(path)
-            with growing.open("ab") as file:
+            with open(growing, "ab", opener=atomic.owner_only) as file:
                 # A line that a full disk or a kill has cut off must not swallow the next one.
                 start = b"\n" if _torn(growing) else b""
                 file.write(start + json.dumps(content).encode() + b"\n")
         except OSError as error:
             self.problem = f"{path}: cannot be written ({error.strerror})"
+
+
+def _masked(action: Action, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters and most tags are texts for people; what else an entry holds, MLflow is to do something with."""
+    if action == "params":
+        return masked(dict(values))
+    if action == "tags":
+        return {key: masked(value, mask_value if _TAGS_FOR_PROGRAMS.fullmatch(key) else mask) for key, value in values.items()}
+    return masked(dict(values), mask_value)
 
 
 def new_key() -> str:

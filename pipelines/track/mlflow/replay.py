@@ -11,10 +11,10 @@ from pathlib import Path
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConfigError, ConvoyError
 from pipelines.system import writeback
-from pipelines.system.secrets import MASK, mask
+from pipelines.system.secrets import MASK, mask_value
 from pipelines.track.mlflow.follower import MlflowSync, default_tracking_uri
 from pipelines.track.mlflow.journal import Journal
-from pipelines.track.rundir.layout import TRIALS_FOLDER
+from pipelines.track.rundir import layout
 
 _ATTEMPTS = 3
 _PAUSE_SECONDS = 2.0
@@ -43,7 +43,8 @@ def replay(run_dir: Path, tracking_uri: str = "") -> Replay:
 
     Raises:
         ConfigError: the server's address was kept without its credentials and is not in MLFLOW_TRACKING_URI either.
-        ConvoyError: there is no journal, the job is still running, or the server does not take everything.
+        ConvoyError: there is no journal, it names files outside the run folder, the job is still running, or the server does not
+            take everything.
     """
     try:
         return _replay(run_dir, tracking_uri)
@@ -60,9 +61,13 @@ def _replay(run_dir: Path, tracking_uri: str) -> Replay:
         # Read again: another replay may have ended since.
         journal = Journal.of(run_dir)
         uri = tracking_uri or _recorded_uri(journal, run_dir)
-        if mask(uri) != journal.accepted.tracking_uri:
+        if mask_value(uri) != journal.accepted.tracking_uri:
             journal.accepted.entries.clear()
         journal.retry_refused()
+        for entry in journal.pending():
+            # A run folder is data, too: what it names is uploaded.
+            if entry.action in ("artifact", "model"):
+                layout.inside(run_dir, str(entry.values["path"]))
         waiting = len(journal.pending())
         follower = MlflowSync(journal, uri)
         for attempt in range(_ATTEMPTS):
@@ -73,16 +78,16 @@ def _replay(run_dir: Path, tracking_uri: str) -> Replay:
         left = len(journal.pending())
         if left:
             raise ConvoyError(
-                f"{run_dir}: {left} of {waiting} entries could not be handed to MLflow at {mask(uri)} ({follower.trouble}); "
-                "run the same command again when the server is well"
+                f"{run_dir}: {left} of {waiting} entries could not be handed to MLflow at {mask_value(uri)} "
+                f"({follower.trouble}); run the same command again when the server is well"
             )
     accepted = journal.accepted
-    return Replay(mask(uri), accepted.run_id, accepted.model_uri, waiting - len(accepted.refused), tuple(follower.refusals))
+    return Replay(mask_value(uri), accepted.run_id, accepted.model_uri, waiting - len(accepted.refused), tuple(follower.refusals))
 
 
 def with_trials(run_dir: Path) -> list[Path]:
     """The folder of a run, and behind it those of its trials where it is a sweep."""
-    return [run_dir, *sorted(journal.parents[1] for journal in run_dir.glob(f"{TRIALS_FOLDER}/*/tracking/journal.jsonl"))]
+    return [run_dir, *sorted(journal.parents[1] for journal in run_dir.glob(f"{layout.TRIALS_FOLDER}/*/tracking/journal.jsonl"))]
 
 
 def _recorded_uri(journal: Journal, run_dir: Path) -> str:
@@ -92,6 +97,6 @@ def _recorded_uri(journal: Journal, run_dir: Path) -> str:
         return recorded
     # Where the address came from the environment it is still there.
     uri = default_tracking_uri(TrackingConfig())
-    if mask(uri) != recorded:
+    if mask_value(uri) != recorded:
         raise ConfigError(f"{run_dir}: recorded for {recorded}, kept without credentials; give it whole with --to")
     return uri

@@ -16,7 +16,6 @@ from typing import Any, ClassVar, Literal, TextIO
 
 from pipelines.errors import LaunchError
 from pipelines.system import writeback
-from pipelines.system.secrets import masked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +162,7 @@ class SpoolWriter:
 
     def write(self, values: Values) -> None:
         known = {name: value for name, value in dataclasses.asdict(values).items() if value is not None}
-        event = {"rank": self._rank, "kind": values.kind, "time": time.time(), "values": masked(known)}
+        event = {"rank": self._rank, "kind": values.kind, "time": time.time(), "values": known}
         with self._on_disk():
             self._file.write(json.dumps(event) + "\n")
             self._file.flush()

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.errors import ConfigError, LaunchError
+from pipelines.errors import ConfigError, ConvoyError, LaunchError
 from pipelines.system import atomic
 
 SPOOL_FOLDER = "spool"
@@ -72,9 +72,29 @@ def new_attempt(run_dir: Path) -> Path:
     return folder
 
 
+def inside(run_dir: Path, name: str) -> Path:
+    """Path of a file or folder of the run folder.
+
+    Args:
+        run_dir: the run folder.
+        name: relative path, as a record of the run holds it.
+
+    Raises:
+        ConvoyError: it leads out of the run folder, or a link in it does.
+    """
+    root, path = run_dir.resolve(), run_dir / name
+    for each in (path, *(found for found in path.rglob("*") if found.is_symlink())):
+        if not each.resolve().is_relative_to(root):
+            shown = name if each == path else str(each.relative_to(run_dir))
+            raise ConvoyError(
+                f"{run_dir}: its record names {shown}, which leads out of the run folder; copy what it needs into it"
+            )
+    return path
+
+
 def write_record(run_dir: Path, record: RunRecord) -> None:
     content = json.dumps({"run_id": record.run_id, "tracking_uri": record.tracking_uri})
-    atomic.write(run_dir / _RECORD_FILE, content + "\n")
+    atomic.write(run_dir / _RECORD_FILE, content + "\n", private=True)
 
 
 def read_record(run_dir: Path) -> RunRecord | None:

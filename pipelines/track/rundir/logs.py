@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TextIO
 
 from pipelines.config import LogLevel
-from pipelines.system.secrets import mask
+from pipelines.system import atomic
+from pipelines.system.secrets import mask, masker
 
 _FORMAT = "%(asctime)s.%(msecs)03dZ %(who)s %(levelname)s %(name)s: %(message)s"
 _STAMPED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z ")
@@ -98,12 +99,14 @@ class _Formatter(logging.Formatter):
 def merge(folder: Path, target: Path) -> None:
     """Write the lines of all `*.log` files below `folder` to `target`, by time.
 
-    Lines without a time, such as those of a traceback, stay behind the line they follow and name their file.
+    Lines without a time, such as those of a traceback, stay behind the line they follow and name their file. What the code of a
+    rank printed is masked by now.
     """
     files = [path for path in sorted(folder.rglob("*.log")) if path != target]
-    with target.open("w", encoding="utf-8") as merged:
+    mask_line = masker()
+    with open(target, "w", encoding="utf-8", opener=atomic.owner_only) as merged:
         for _, _, line in heapq.merge(*(_stamped_lines(path, number) for number, path in enumerate(files))):
-            merged.write(line + "\n")
+            merged.write(mask_line(line) + "\n")
 
 
 class LogTail:

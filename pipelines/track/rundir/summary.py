@@ -9,7 +9,13 @@ from typing import Any
 
 from pipelines.errors import ConvoyError
 from pipelines.system import atomic
-from pipelines.system.secrets import mask
+from pipelines.system.secrets import mask, mask_value
+
+# What a reader of a summary goes on with: ids, addresses and paths stay as they are, but for credentials in them.
+_ACTED_ON = {
+    *("id", "uri", "dir", "table", "digest", "dataset", "input", "output", "config", "settings"),
+    *("name", "names", "labels", "version", "before", "alias", "sweep", "metric"),
+}
 
 
 @dataclass(frozen=True)
@@ -101,13 +107,28 @@ def read(path: Path) -> TrainingSummary:
     return TrainingSummary.from_dict(json.loads(path.read_text(encoding="utf-8")))
 
 
-def write(summary: Mapping[str, Any], path: Path) -> None:
+def write(summary: Mapping[str, Any], path: Path, *, private: bool = False) -> None:
     """Write the result of a job as JSON, whole or not at all, without credentials.
+
+    Args:
+        summary: plain data.
+        path: a file in an existing folder.
+        private: only its owner may read it.
 
     Raises:
         ConvoyError: it cannot be written.
     """
     try:
-        atomic.write(path, mask(json.dumps(summary, indent=2)) + "\n")
+        atomic.write(path, json.dumps(_masked("", summary), indent=2) + "\n", private=private)
     except OSError as error:
         raise ConvoyError(f"{path}: the summary cannot be written ({error.strerror}); the work itself is done") from error
+
+
+def _masked(key: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _masked(name, item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(key, item) for item in value]
+    if not isinstance(value, str):
+        return value
+    return mask_value(value) if key.rpartition("_")[2] in _ACTED_ON else mask(value)
