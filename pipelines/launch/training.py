@@ -217,7 +217,7 @@ class _Training:
     def _record_result(self, result: TrainingResult, data: Table, recorder: Recorder) -> None:
         if result.test is None:
             return
-        tested = {"test/loss": result.test.loss, "test/accuracy": result.test.accuracy}
+        tested = result.test.named("test")
         if result.single_view_accuracy is not None:
             tested["test/single_view_accuracy"] = result.single_view_accuracy
         self.tracked.metrics(tested, step=result.epochs)
@@ -247,7 +247,7 @@ class _Training:
             epochs=result.epochs,
             best_epoch=result.best_epoch,
             precision=result.precision,
-            test=ModelScore(**dataclasses.asdict(result.test)) if result.test is not None else None,
+            test=ModelScore(result.test.loss, result.test.accuracy, result.test.rows) if result.test is not None else None,
             rows_per_second=round(result.rows_per_second),
             tracking_processor_seconds=round(self.tracked.processor_seconds(first_step, first_step + result.train_seconds), 3),
             seconds=StageSeconds(

@@ -119,7 +119,7 @@ class EpochCallback(keras.callbacks.Callback):
             self._evaluator = self._evaluator or Evaluator(self.model)
             with averaged_weights(self.model):
                 score = self._evaluator.score(self._validation.batches(EVALUATION_BATCH_SIZE))
-            metrics |= {"validation/loss": score.loss, "validation/accuracy": score.accuracy}
+            metrics |= score.named("validation")
         self.rows_per_second = (self._setup.steps_per_epoch - self._first_step) * self._setup.global_batch_size / seconds
         metrics |= {
             "epoch_seconds": seconds,

@@ -14,6 +14,7 @@ from pipelines.models import registry
 from pipelines.train.collectives.shared_memory import SharedMemoryReducer
 from pipelines.train.custom_loss import with_custom_loss
 from pipelines.train.kernels import accelerate, accelerate_optimizer
+from pipelines.train.metrics import keras_metrics
 from pipelines.train.optim.accumulation import use_accumulation, with_gradient_capture
 from pipelines.train.optim.distributed import with_allreduce, with_gradient_checks
 from pipelines.train.optim.ema import with_ema
@@ -47,7 +48,7 @@ def compile_model(config: Config, table: Table, setup: WorkerSetup, reducer: Sha
     model.compile(
         optimizer=make_optimizer(training, PlannedLearningRate(setup.learning_rate), model, setup.precision, reducer),
         loss=custom_loss.function if custom_loss is not None else make_loss(training.label_smoothing, table.manifest.num_classes),
-        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        metrics=keras_metrics(),
         steps_per_execution=min(training.steps_per_execution, setup.steps_per_epoch),
         # XLA was 4 to 10 times slower on CPUs, and has no kernel for Horovod's allreduce.
         jit_compile=False,

@@ -1,4 +1,4 @@
-"""Evaluation: loss and accuracy over every row exactly once, for any number of workers."""
+"""Evaluation: loss and metrics over every row exactly once, for any number of workers."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,6 +14,7 @@ from pipelines.data.stream.reader import Block
 from pipelines.track.rundir.figure_data import PredictionWriter
 from pipelines.train import figure_inputs
 from pipelines.train.collectives.horovod import allreduce_sum
+from pipelines.train.metrics import METRICS
 from pipelines.train.result import Score
 from pipelines.train.worker_setup import WorkerSetup
 
@@ -22,6 +23,8 @@ BatchObserver = Callable[[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]],
 
 # Rows per batch. No gradients are kept, so it may be larger than a training batch.
 EVALUATION_BATCH_SIZE = 1000
+# Names of sums that no metric can have.
+_LOSS, _ROWS = "/loss", "/rows"
 
 
 class Evaluator:
@@ -32,31 +35,31 @@ class Evaluator:
         self._sums = tf.function(self._batch_sums, reduce_retracing=True)
 
     def score(self, batches: Iterable[Block], observe: BatchObserver | None = None) -> Score:
-        """Cross-entropy (nats, without label smoothing) and accuracy.
+        """Loss and metrics of this rank's rows and those of all other ranks.
 
         Args:
             batches: this rank's rows; their number may differ between ranks.
             observe: called with each batch and its probabilities [n, classes] float32.
         """
-        loss, correct, rows = 0.0, 0, 0
+        sums, rows = dict.fromkeys((_LOSS, *METRICS), 0.0), 0
         for images, labels in batches:
             progress.mark(f"evaluating, row {rows}")
-            batch_loss, batch_correct, probabilities = self._sums(images, labels)
-            loss += float(batch_loss)
-            correct += int(batch_correct)
+            batch_sums, probabilities = self._sums(images, labels)
+            for name, value in batch_sums.items():
+                sums[name] += float(value)
             rows += len(labels)
             if observe is not None:
                 observe(images, labels, probabilities.numpy())
-        total = allreduce_sum({"loss": loss, "correct": correct, "rows": rows})
-        count = max(total["rows"], 1.0)
-        return Score(loss=total["loss"] / count, accuracy=total["correct"] / count, rows=int(total["rows"]))
+        total = allreduce_sum(sums | {_ROWS: rows})
+        count = max(total[_ROWS], 1.0)
+        means = {name: total[name] / count for name in METRICS}
+        return Score(loss=total[_LOSS] / count, metrics=means, rows=int(total[_ROWS]))
 
-    def _batch_sums(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _batch_sums(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         probabilities = self._model(images, training=False)
         losses = keras.losses.sparse_categorical_crossentropy(labels, probabilities)
-        predicted = tf.argmax(probabilities, axis=-1, output_type=tf.int32)
-        correct = tf.reduce_sum(tf.cast(predicted == labels, tf.int32))
-        return tf.reduce_sum(losses), correct, probabilities
+        sums = {name: tf.reduce_sum(metric(labels, probabilities)) for name, metric in METRICS.items()}
+        return {_LOSS: tf.reduce_sum(losses)} | sums, probabilities
 
 
 def evaluate_test_rows(

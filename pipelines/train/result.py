@@ -1,5 +1,6 @@
 """Results of a training. Plain data: the driver reads them without TensorFlow."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipelines.train.precision import ResolvedPrecision
@@ -7,11 +8,21 @@ from pipelines.train.precision import ResolvedPrecision
 
 @dataclass(frozen=True)
 class Score:
-    """Mean loss (nats) and accuracy over `rows` rows."""
+    """Means over `rows` rows."""
 
     loss: float
-    accuracy: float
+    """Cross-entropy in nats, without label smoothing."""
+    metrics: Mapping[str, float]
+    """By the names of `pipelines.train.metrics.METRICS`."""
     rows: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.metrics["accuracy"]
+
+    def named(self, split: str) -> dict[str, float]:
+        """Loss and metrics as a run records them, `SPLIT/NAME`."""
+        return {f"{split}/loss": self.loss} | {f"{split}/{name}": value for name, value in self.metrics.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ import json
 import sys
 import zipfile
 
+import keras
 import mlflow
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from pipelines.track.mlflow import logged_model as tracked_model
 from pipelines.track.rundir import figure_data
 from pipelines.track.rundir.events import SpoolWriter
 from pipelines.train.compile import make_loss
+from pipelines.train.metrics import METRICS
 from pipelines.train.worker import train
 
 pytestmark = pytest.mark.usefixtures("horovod")
@@ -40,6 +42,17 @@ def test_training_learns_evaluates_every_test_row_and_returns_a_float32_network(
     assert epochs[-1]["validation/loss"] < epochs[0]["validation/loss"]
     images, labels = images_and_labels(103, seed=2)
     assert np.mean(model.predict(images.astype(np.float32), verbose=0).argmax(1) == labels) == pytest.approx(result.test.accuracy)
+
+
+def test_a_metric_that_is_added_is_measured_in_training_validation_and_test(table, tmp_path, monkeypatch):
+    # What the network gives to the right class.
+    monkeypatch.setitem(METRICS, "confidence", lambda labels, given: keras.ops.sum(given * keras.ops.one_hot(labels, 4), axis=-1))
+    model, result, events = trained(table, tmp_path, "training.precision=float32")
+    epochs = [event["values"]["metrics"] for event in events if event["kind"] == "epoch"]
+    assert 0 < epochs[0]["train/confidence"] < epochs[-1]["validation/confidence"] <= 1
+    images, labels = images_and_labels(103, seed=2)
+    expected = model.predict(images.astype(np.float32), verbose=0)[np.arange(103), labels].mean()
+    assert result.test.named("test")["test/confidence"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_network_with_a_custom_loss_is_trained_with_it_and_scored_like_any_other(table, tmp_path):
