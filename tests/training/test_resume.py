@@ -161,7 +161,7 @@ def test_without_checkpoints_none_is_written_and_every_second_epoch_means_just_t
     assert [path.name[:12] for path in store.available(tmp_path / "second")] == ["epoch-000003", "epoch-000002"]
 
 
-def test_another_network_or_optimizer_is_refused_in_one_line(table, tmp_path):
+def test_another_network_or_optimizer_is_rejected_in_one_line(table, tmp_path):
     run(tmp_path, table, ("training.epochs=1",))
     start = store.newest(tmp_path).path
     for setting, part in (("model.name=convnet", "weights"), ("training.optimizer=sgd", "optimizer")):
