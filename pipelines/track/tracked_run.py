@@ -1,7 +1,7 @@
-"""The run of a job, owned by the driver.
+"""The MLflow run of a job, on the driver.
 
-Every method puts its action into the journal of the run folder and returns at once. A background thread hands the journal to
-MLflow, so importing MLflow, setting up its store and a slow or dead server cost training nothing, and lose nothing.
+Every method appends its action to the journal in the run folder and returns at once. A background thread sends the journal to
+MLflow, so importing MLflow, migrating its store and a slow or dead server neither delay training nor lose data.
 """
 
 import json
@@ -28,34 +28,34 @@ from pipelines.track.mlflow.replay import replay
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 _CONTEXTS: dict[Split, str] = {"train": "training", "validation": "validation", "test": "testing"}
-# An interrupted job has to end within 10 seconds, of which cancelling its tasks can take a few.
+# An interrupted job must end within 10 seconds, and cancelling its tasks can take a few of them.
 _KILLED_SECONDS = 4.0
-# A finished job waits no longer for a server that has never answered.
+# Wait at the end for a server that has never answered.
 _SILENT_SECONDS = 5.0
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
-# Training computes on all cores, so it pays for what the thread computes. What comes while it rests is sent together.
-_LARGEST_SHARE = 0.01
+# Training uses all cores, so the thread's CPU time slows it down. Entries that arrive during a rest are sent together.
+_MAX_CPU_SHARE = 0.01
 _LONGEST_REST_SECONDS = 10.0
 _ERROR_LENGTH = 500
 _log = logging.getLogger(__name__)
 
 
 class EndedEarly(Exception):
-    """A training was ended because it promised too little, which is no failure. The message says when."""
+    """A training was pruned, which is no failure. The message says when."""
 
 
 def status_of(error: BaseException | None) -> Status:
-    """The status of a run whose work ended with this exception, or with none."""
+    """Status of a run whose work ended with `error`, or normally if that is None."""
     if error is None or isinstance(error, EndedEarly):
         return "FINISHED"
     return "KILLED" if isinstance(error, Interrupted | KeyboardInterrupt) else "FAILED"
 
 
 class TrackedRun:
-    """One run, as a context manager that ends it as its block ends (`status_of`).
+    """A run. As a context manager it ends with the status of its block (`status_of`).
 
-    Methods return at once; the end waits for the background thread, within limits.
+    Methods return at once; only the end waits for the background thread, for a limited time.
     """
 
     def __init__(
@@ -68,16 +68,16 @@ class TrackedRun:
         parent: Path | None = None,
         patience_seconds: float = 0.0,
     ) -> None:
-        """Begin the run of a run folder, or go on with it where the folder has a journal.
+        """Start the run of a run folder, or continue it if the folder has a journal.
 
         Args:
-            tracking: where to.
-            run_name: for people.
-            run_dir: receives the journal; figures and models lie in it.
-            reporter: receives warnings at the end of the block, such as what the tracking server lacks.
-            parent: the folder of the run that MLflow is to show this one below, for a new run.
-            patience_seconds: how long MLflow may be left out, unless `hand_over` or `finish` is called before. Its import takes
-                a core for some seconds.
+            tracking: server and experiment.
+            run_name: name of a new run.
+            run_dir: receives the journal; contains the figures and models.
+            reporter: receives warnings when the block ends, such as what the tracking server lacks.
+            parent: run folder of the parent run, for a new run.
+            patience_seconds: delay before MLflow is imported, unless `hand_over` or `finish` is called earlier. The import uses a
+                core for several seconds.
         """
         self.warnings: list[str] = []
         self._reporter = reporter if reporter is not None else NullReporter()
@@ -90,22 +90,22 @@ class TrackedRun:
             if parent is not None:
                 opening["parent"] = os.path.relpath(parent, run_dir)
             self._journal.append("open", opening)
-        self._follower = MlflowSync(self._journal, self._tracking_uri)
+        self._sync = MlflowSync(self._journal, self._tracking_uri)
         if not continued:
-            # Nothing has been sent yet, so nothing can have been done.
-            self._follower.forget_doubts()
+            # Nothing has been sent yet.
+            self._sync.forget_doubts()
         if continued:
             self._journal.append("status", {"status": "RUNNING"})
-        self._left_behind: list[Path] = []
-        self._news = threading.Event()
+        self._orphans: list[Path] = []
+        self._wake = threading.Event()
         self._closing = threading.Event()
         self._handing_over = threading.Event()
         self._patience_seconds = patience_seconds
-        # Each time that MLflow was handed something: since when, until when (seconds since the Unix epoch), seconds of a core.
-        self._computed: list[tuple[float, float, float]] = []
+        # For each batch sent to MLflow: start and end in seconds since the Unix epoch, and CPU seconds.
+        self._cpu_times: list[tuple[float, float, float]] = []
         self._drawings: list[Future[None]] = []
         self._drawer = ThreadPoolExecutor(1, thread_name_prefix="figures")
-        self._thread = threading.Thread(target=self._follow, name="tracking", daemon=True)
+        self._thread = threading.Thread(target=self._send, name="tracking", daemon=True)
         self._thread.start()
 
     def __enter__(self) -> "TrackedRun":
@@ -129,35 +129,34 @@ class TrackedRun:
 
     @property
     def tracking_uri(self) -> str:
-        """Without credentials: it is shown and kept."""
+        """Without credentials, because it is printed and stored."""
         return mask_value(self._tracking_uri)
 
     @property
     def run_id(self) -> str:
-        """Empty until the server has taken the run."""
+        """Empty until the server has created the run."""
         return self._journal.accepted.run_id
 
     @property
     def model_uri(self) -> str:
-        """Empty until the server has taken the model."""
+        """Empty until the server has the model."""
         return self._journal.accepted.model_uri
 
     def processor_seconds(self, since: float, until: float) -> float:
-        """What handing this run to MLflow took of one core between two times, in seconds since the Unix epoch."""
-        shares = [
-            computed * max(0.0, min(stop, until) - max(start, since)) / (stop - start)
-            for start, stop, computed in list(self._computed)
+        """CPU seconds spent on sending this run between two times in seconds since the Unix epoch."""
+        return sum(
+            cpu_seconds * max(0.0, min(stop, until) - max(start, since)) / (stop - start)
+            for start, stop, cpu_seconds in list(self._cpu_times)
             if stop > start
-        ]
-        return sum(shares)
+        )
 
     def settings(self, parameters: Mapping[str, str], config_yaml: str) -> None:
-        """Parameters for searching, and the file that repeats the run."""
+        """Log the parameters, for searching, and the file that reproduces the run."""
         self.parameters(parameters)
         self._keep("config.yml", config_yaml)
 
     def parameters(self, parameters: Mapping[str, str]) -> None:
-        """Each may be set once."""
+        """Log parameters. Each may be set only once."""
         self._record("params", parameters)
 
     def tags(self, tags: Mapping[str, str]) -> None:
@@ -175,7 +174,7 @@ class TrackedRun:
         }
 
     def dataset(self, table: Table) -> None:
-        """The table as input of the run, one entry a split, and its manifest as an artifact."""
+        """Log the table as the input of the run, one entry per split, and its manifest as an artifact."""
         manifest = table.manifest
         datasets = [
             {
@@ -191,7 +190,7 @@ class TrackedRun:
         self._keep(f"table/{MANIFEST_NAME.lstrip('_')}", manifest.to_json())
 
     def figure(self, draw: Callable[[], Drawing], name: str) -> None:
-        """Drawn on a background thread and kept as figures/NAME.png with its numbers in figures/NAME.csv."""
+        """Draw a figure in the background and log it as figures/NAME.png, with its data as figures/NAME.csv."""
 
         def keep() -> None:
             try:
@@ -205,100 +204,100 @@ class TrackedRun:
         self._drawings.append(self._drawer.submit(keep))
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        """Log a file as it is when the server gets to it; `folder` is its place among the run's artifacts."""
+        """Log a file, as it is when it is sent, to `folder` among the run's artifacts."""
         try:
-            inside = path.absolute().relative_to(self._journal.run_dir.absolute())
+            relative = path.absolute().relative_to(self._journal.run_dir.absolute())
         except ValueError:
-            # From outside the run folder: copied, so that a replay finds it.
+            # Outside the run folder. A replay needs the copy.
             self._keep(f"{folder}/{path.name}" if folder else path.name, path.read_bytes())
         else:
-            self._record("artifact", {"path": str(inside), "folder": folder})
+            self._record("artifact", {"path": str(relative), "folder": folder})
 
     def text(self, content: str, artifact: str) -> None:
-        """Keep a text as an artifact of the run."""
+        """Log a text as an artifact."""
         self._keep(artifact, content)
 
     def model(self, folder: Path) -> None:
-        """Log a saved model folder, which lies in the run folder; sets `model_uri`."""
+        """Log a saved model, a folder within the run folder. Sets `model_uri`."""
         self._record("model", {"path": str(folder.absolute().relative_to(self._journal.run_dir.absolute()))})
 
     def also_end(self, run_dirs: Sequence[Path]) -> None:
-        """Hand over the journals of other runs, whose drivers are gone, when this run leaves time for it."""
-        self._left_behind.extend(run_dirs)
-        self._news.set()
+        """Also send the journals of these runs, whose drivers are gone, when this run's is up to date."""
+        self._orphans.extend(run_dirs)
+        self._wake.set()
 
     def hand_over(self) -> None:
-        """Give MLflow the run from now on."""
+        """Start sending now."""
         self._handing_over.set()
 
     def finish(self, status: Status) -> None:
-        """End the run. Waits for the server at most `tracking.finish_timeout_seconds`; what is left then is a warning."""
+        """End the run. Waits at most `tracking.finish_timeout_seconds` for the server and adds what it lacks to `warnings`."""
         self._drawer.shutdown(wait=True)
         self._record("status", {"status": status})
         self._closing.set()
         self._handing_over.set()
-        self._news.set()
+        self._wake.set()
         limit = min(self._finish_timeout, _KILLED_SECONDS) if status == "KILLED" else self._finish_timeout
         started = time.monotonic()
         while self._thread.is_alive() and time.monotonic() - started < limit:
-            if self._follower.silent_seconds > _SILENT_SECONDS:
+            if self._sync.silent_seconds > _SILENT_SECONDS:
                 break
             self._thread.join(0.1)
         try:
             writeback.stage_of(self._journal.run_dir).publish()
         except OSError as error:
             self._journal.problem = f"{error.filename or self._journal.run_dir}: cannot be written ({error.strerror})"
-        self.warnings += [f"MLflow at {self.tracking_uri}: {line}" for line in self._follower.refusals]
-        left = len(self._journal.pending())
+        self.warnings += [f"MLflow at {self.tracking_uri}: {line}" for line in self._sync.refusals]
+        missing = len(self._journal.pending())
         if self._journal.problem:
             self.warnings.append(f"{self._journal.problem}; what MLflow lacks of this run cannot be replayed")
-        elif left:
-            why = self._follower.trouble or f"no answer within {time.monotonic() - started:.0f} s"
-            lacks = f"MLflow at {self.tracking_uri} lacks {left} entries of this run ({why})"
+        elif missing:
+            why = self._sync.trouble or f"no answer within {time.monotonic() - started:.0f} s"
+            lacks = f"MLflow at {self.tracking_uri} lacks {missing} entries of this run ({why})"
             self.warnings.append(f"{lacks}; to complete it: ./convoy replay {paths.display(self._journal.run_dir)}")
-        for run_dir in list(self._left_behind):
-            self.warnings.append(f"MLflow has not been told of the end of another run; ./convoy replay {paths.display(run_dir)}")
+        for run_dir in list(self._orphans):
+            self.warnings.append(f"MLflow lacks the end of another run; to complete it: ./convoy replay {paths.display(run_dir)}")
 
     def _record(self, action: Any, values: Mapping[str, Any]) -> None:
         self._journal.append(action, values)
-        self._news.set()
+        self._wake.set()
 
     def _keep(self, artifact: str, content: str | bytes) -> None:
         try:
             path = self._journal.file(artifact, content)
         except OSError as error:
-            self.warnings.append(f"{artifact} could not be kept in {self._journal.run_dir} ({error.strerror})")
+            self.warnings.append(f"{artifact} could not be written to {self._journal.run_dir} ({error.strerror})")
             return
         self._record("artifact", {"path": path, "folder": str(Path(artifact).parent) if "/" in artifact else ""})
 
-    def _follow(self) -> None:
+    def _send(self) -> None:
         self._handing_over.wait(self._patience_seconds)
-        with self._journal.exclusive() as mine:
-            if not mine:
-                self._follower.trouble = "another process is recording this run"
+        with self._journal.exclusive() as acquired:
+            if not acquired:
+                self._sync.trouble = "another process is recording this run"
                 return
             pause = _FIRST_PAUSE_SECONDS
             while True:
-                self._news.clear()
+                self._wake.clear()
                 closing = self._closing.is_set()
-                began, computed = time.time(), time.thread_time()
-                done = self._follower.catch_up()
-                computed = time.thread_time() - computed
-                self._computed.append((began, time.time(), computed))
-                if done and self._left_behind:
-                    self._end_one_left_behind()
+                started, cpu_started = time.time(), time.thread_time()
+                done = self._sync.catch_up()
+                cpu_seconds = time.thread_time() - cpu_started
+                self._cpu_times.append((started, time.time(), cpu_seconds))
+                if done and self._orphans:
+                    self._replay_orphan()
                 elif closing:
                     return
                 elif done:
                     pause = _FIRST_PAUSE_SECONDS
-                    self._closing.wait(min(computed / _LARGEST_SHARE, _LONGEST_REST_SECONDS))
-                    self._news.wait()
+                    self._closing.wait(min(cpu_seconds / _MAX_CPU_SHARE, _LONGEST_REST_SECONDS))
+                    self._wake.wait()
                 else:
                     self._closing.wait(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
-    def _end_one_left_behind(self) -> None:
-        run_dir = self._left_behind[0]
+    def _replay_orphan(self) -> None:
+        run_dir = self._orphans[0]
         try:
             replay(run_dir)
         except ConvoyError as error:
@@ -306,4 +305,4 @@ class TrackedRun:
         except Exception as error:
             _log.warning("%s could not be replayed", run_dir, exc_info=error)
             self.warnings.append(f"{run_dir}: its end could not be recorded ({type(error).__name__})")
-        self._left_behind.remove(run_dir)
+        self._orphans.remove(run_dir)

@@ -115,7 +115,7 @@ def test_the_overview_tells_the_road_its_result_and_how_to_use_the_model(browser
     assert "540 train, 60 validation, 100 test rows of 12 x 12 x 1" in shown
     assert "digits-t" in shown
     browser.run("[...document.querySelectorAll('button, a')].find(e => e.innerText === 'Show more')?.click()")
-    browser.wait_for("Which classes are taken for which?", f'load_model("runs:/{runs[0].run_id}/model")')
+    browser.wait_for("Which classes are confused with which?", f'load_model("runs:/{runs[0].run_id}/model")')
     browser.screenshot(SHOTS / "overview.png")
 
 

@@ -70,7 +70,7 @@ def summary(home):
         assert sweep.end(200) == 0, "\n".join(sweep.lines)
     text = "\n".join(sweep.lines)
     assert "its driver (process " in text
-    assert "go on with ./convoy sweep --resume " in text
+    assert "resume with ./convoy sweep --resume " in text
     assert "2 trials (1 done), 2 side by side" in text
     return json.loads((home / "summary.json").read_text())
 

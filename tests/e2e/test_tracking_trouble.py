@@ -189,7 +189,7 @@ def test_a_full_disk_under_the_store_is_a_warning_and_replay_completes_the_run_w
         record(run)
         run.finish("FINISHED")
         assert "./convoy replay run" in run.warnings[0]
-        with pytest.raises(ConvoyError, match="could not be handed to MLflow"):
+        with pytest.raises(ConvoyError, match="could not be sent to MLflow"):
             replay(home / "run")
         ballast.unlink()
         done = replay(home / "run")
@@ -253,7 +253,7 @@ def test_a_training_without_its_server_ends_well_leaves_no_secret_anywhere_and_i
 
     refused = replayed(digits, run_dir)
     assert refused.returncode == 2
-    assert "give it whole with --to" in refused.stderr
+    assert "pass the full address with --to" in refused.stderr
 
     first = replayed(digits, run_dir, "--to", server.uri)
     assert first.returncode == 0, first.stderr
@@ -265,7 +265,7 @@ def test_a_training_without_its_server_ends_well_leaves_no_secret_anywhere_and_i
     models = client.search_logged_models([run.info.experiment_id], filter_string=f"source_run_id = '{run_id}'")
     assert [(str(model.status), model.name) for model in models] == [("READY", "model")]
     second = replayed(digits, run_dir, "--to", server.uri)
-    assert "0 entries handed over now" in second.stdout
+    assert "0 entries sent now" in second.stdout
     assert len(client.search_logged_models([run.info.experiment_id], filter_string=f"source_run_id = '{run_id}'")) == 1
 
 

@@ -80,8 +80,8 @@ def test_a_class_without_rows_and_never_predicted_does_not_divide_by_zero():
     labels, probabilities = np.array([0, 1]), np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0]])
     row = table(per_class.draw(labels, probabilities, ("a", "b", "c")))[2]
     assert row == {"class": "c", "precision": "0", "recall": "0", "f1": "0", "support": "0"}
-    assert "none: all 2 rows are right" in words(confusion_matrix.draw(labels, probabilities, ("a", "b", "c")))
-    assert "there is no mistake" in words(worst_mistakes.draw(labels, probabilities, images(2), ("a", "b", "c"), RANGE))
+    assert "none: all 2 rows are correct" in words(confusion_matrix.draw(labels, probabilities, ("a", "b", "c")))
+    assert "nothing: no mistakes" in words(worst_mistakes.draw(labels, probabilities, images(2), ("a", "b", "c"), RANGE))
 
 
 def test_the_worst_mistakes_are_the_surest_ones_and_keep_their_row_numbers():
@@ -95,7 +95,7 @@ def test_the_worst_mistakes_are_the_surest_ones_and_keep_their_row_numbers():
     assert confidence[worst].min() >= np.sort(confidence[wrong])[-25]
     drawing = worst_mistakes.draw(labels, probabilities, images(300), NAMES, RANGE, row_numbers=np.arange(300) + 7000)
     assert [int(row["row"]) for row in table(drawing)] == (worst + 7000).tolist()
-    assert f"the 25 surest of {wrong.sum()} mistakes" in words(drawing)
+    assert f"the 25 most confident of {wrong.sum()} mistakes" in words(drawing)
     assert len(drawing.figure.axes[0].images) == 25
 
 
@@ -164,7 +164,7 @@ def test_the_timeline_adds_up_phases_of_one_kind():
         Phase("rank 1", "epoch 1", 4, 10),
     ]
     drawing = timeline.draw(phases)
-    assert "15.0 s in all;  epochs 11.0 s, set-up 4.0 s" in words(drawing)
+    assert "15.0 s in total;  epochs 11.0 s, set-up 4.0 s" in words(drawing)
     assert [label.get_text() for label in drawing.figure.axes[0].get_yticklabels()] == ["driver", "rank 0", "rank 1"]
     assert table(drawing)[2] == {"lane": "rank 0", "phase": "epoch 2", "start": "10", "seconds": "5"}
 
@@ -203,7 +203,7 @@ def test_the_comparison_shows_each_run_and_names_its_best_epoch():
     assert [text.get_text() for text in drawing.figure.axes[0].get_legend().get_texts()] == [
         "with",
         "without",
-        "on training rows",
+        "training rows",
     ]
     assert [(row["run"], row["epoch"], row["validation/loss"]) for row in table(drawing)] == [
         ("with", "1", "1.1"),

@@ -105,10 +105,10 @@ def test_a_run_below_another_waits_for_that_one_on_the_same_server(tmp_path):
     trial.mkdir(parents=True)
     entry = Journal(trial).append("open", {"parent": "../.."})
     follower = MlflowSync(Journal(trial), "sqlite:///a.db")
-    with pytest.raises(ConvoyError, match=r"sweep must be there first"):
+    with pytest.raises(ConvoyError, match=r"sweep must be created first"):
         follower._parent_tags(entry)
     layout.write_record(sweep, layout.RunRecord("run1", "sqlite:///other.db"))
-    with pytest.raises(ConvoyError, match=r"sweep must be there first"):
+    with pytest.raises(ConvoyError, match=r"sweep must be created first"):
         follower._parent_tags(entry)
     layout.write_record(sweep, layout.RunRecord("run2", "sqlite:///a.db"))
     assert follower._parent_tags(entry) == {"mlflow.parentRunId": "run2"}

@@ -77,7 +77,7 @@ def test_of_a_huge_log_the_end_is_kept_and_the_gap_is_said(tmp_path, monkeypatch
     logs.merge(tmp_path, tmp_path / "run.log")
     first, *_, last = (tmp_path / "run.log").read_text().splitlines()
     assert "bytes of" in first
-    assert "are left out here" in first
+    assert "are omitted" in first
     assert last.endswith("a: 99")
 
 

@@ -139,7 +139,7 @@ def test_the_description_tells_the_road_and_how_to_use_the_model(table):
     assert "load_model(" in text
     assert "[n, 12, 12, 1], values 0 to 255" in text
     several = run_page.description(config("training.test_views=5"), table.manifest, result)
-    assert "of the test rows, by its mean over 5 views of each, as the logged model answers (loss" in several
+    assert ", averaged over 5 views of each image as by the logged model (loss" in several
     early = run_page.description(config("launch.workers=1"), table.manifest)
     assert "with 1 worker." in early
 

@@ -72,7 +72,7 @@ def test_a_figure_that_cannot_be_drawn_is_one_line(tmp_path, table):
     run = finished_run.read(write_run(tmp_path / "run", table))
     with pytest.raises(ConfigError, match="curves: no such figure; there are learning_curves, "):
         run.figure("curves")
-    with pytest.raises(ConfigError, match="nothing to show of first_layer"):
+    with pytest.raises(ConfigError, match="no data for first_layer"):
         run.figure("first_layer")
 
 

@@ -76,7 +76,7 @@ def test_a_corrupt_checkpoint_is_skipped_loudly_for_the_one_before(run_dir):
 def test_a_run_without_a_checkpoint_starts_again_and_says_so(run_dir):
     found, lines = prepare("--resume", "abc123")
     assert found.checkpoint is None
-    assert lines == [f"resume: runs/{run_dir.name} has no checkpoint that can be used; it starts again at epoch 1"]
+    assert lines == [f"resume: runs/{run_dir.name} has no usable checkpoint; it starts again at epoch 1"]
 
 
 @pytest.mark.parametrize(("setting", "holds"), [("model.name=mlp", "convnet"), ("training.optimizer=sgd", "adam")])
