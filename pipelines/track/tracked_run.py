@@ -7,10 +7,8 @@ MLflow, so importing MLflow, migrating its store and a slow or dead server neith
 import json
 import logging
 import os
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -22,21 +20,14 @@ from pipelines.system import paths, writeback
 from pipelines.system.reporter import NullReporter, Reporter
 from pipelines.system.secrets import mask, mask_value
 from pipelines.track.figures.style import Drawing
-from pipelines.track.mlflow.follower import MlflowSync, default_tracking_uri
+from pipelines.track.mlflow.follower import default_tracking_uri
 from pipelines.track.mlflow.journal import Journal, new_key
-from pipelines.track.mlflow.replay import replay
+from pipelines.track.mlflow.sender import JournalSender
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 _CONTEXTS: dict[Split, str] = {"train": "training", "validation": "validation", "test": "testing"}
 # An interrupted job must end within 10 seconds, and cancelling its tasks can take a few of them.
 _KILLED_SECONDS = 4.0
-# Wait at the end for a server that has never answered.
-_SILENT_SECONDS = 5.0
-_FIRST_PAUSE_SECONDS = 1.0
-_LONGEST_PAUSE_SECONDS = 30.0
-# Training uses all cores, so the thread's CPU time slows it down. Entries that arrive during a rest are sent together.
-_MAX_CPU_SHARE = 0.01
-_LONGEST_REST_SECONDS = 10.0
 _ERROR_LENGTH = 500
 _log = logging.getLogger(__name__)
 
@@ -90,23 +81,10 @@ class TrackedRun:
             if parent is not None:
                 opening["parent"] = os.path.relpath(parent, run_dir)
             self._journal.append("open", opening)
-        self._sync = MlflowSync(self._journal, self._tracking_uri)
-        if not continued:
-            # Nothing has been sent yet.
-            self._sync.forget_doubts()
-        if continued:
+        else:
             self._journal.append("status", {"status": "RUNNING"})
-        self._orphans: list[Path] = []
-        self._wake = threading.Event()
-        self._closing = threading.Event()
-        self._handing_over = threading.Event()
-        self._patience_seconds = patience_seconds
-        # For each batch sent to MLflow: start and end in seconds since the Unix epoch, and CPU seconds.
-        self._cpu_times: list[tuple[float, float, float]] = []
-        self._drawings: list[Future[None]] = []
+        self._sender = JournalSender(self._journal, self._tracking_uri, patience_seconds, new=not continued)
         self._drawer = ThreadPoolExecutor(1, thread_name_prefix="figures")
-        self._thread = threading.Thread(target=self._send, name="tracking", daemon=True)
-        self._thread.start()
 
     def __enter__(self) -> "TrackedRun":
         return self
@@ -144,11 +122,7 @@ class TrackedRun:
 
     def processor_seconds(self, since: float, until: float) -> float:
         """CPU seconds spent on sending this run between two times in seconds since the Unix epoch."""
-        return sum(
-            cpu_seconds * max(0.0, min(stop, until) - max(start, since)) / (stop - start)
-            for start, stop, cpu_seconds in list(self._cpu_times)
-            if stop > start
-        )
+        return self._sender.processor_seconds(since, until)
 
     def settings(self, parameters: Mapping[str, str], config_yaml: str) -> None:
         """Log the parameters, for searching, and the file that reproduces the run."""
@@ -201,7 +175,7 @@ class TrackedRun:
                 _log.warning("figure %s could not be drawn", name, exc_info=error)
                 self.warnings.append(mask(f"figure {name} could not be drawn ({type(error).__name__}: {error})"))
 
-        self._drawings.append(self._drawer.submit(keep))
+        self._drawer.submit(keep)
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Log a file, as it is when it is sent, to `folder` among the run's artifacts."""
@@ -223,44 +197,37 @@ class TrackedRun:
 
     def also_end(self, run_dirs: Sequence[Path]) -> None:
         """Also send the journals of these runs, whose drivers are gone, when this run's is up to date."""
-        self._orphans.extend(run_dirs)
-        self._wake.set()
+        self._sender.also_send(run_dirs)
 
     def hand_over(self) -> None:
         """Start sending now."""
-        self._handing_over.set()
+        self._sender.hand_over()
 
     def finish(self, status: Status) -> None:
         """End the run. Waits at most `tracking.finish_timeout_seconds` for the server and adds what it lacks to `warnings`."""
         self._drawer.shutdown(wait=True)
         self._record("status", {"status": status})
-        self._closing.set()
-        self._handing_over.set()
-        self._wake.set()
         limit = min(self._finish_timeout, _KILLED_SECONDS) if status == "KILLED" else self._finish_timeout
-        started = time.monotonic()
-        while self._thread.is_alive() and time.monotonic() - started < limit:
-            if self._sync.silent_seconds > _SILENT_SECONDS:
-                break
-            self._thread.join(0.1)
+        waited = self._sender.finish(limit)
         try:
             writeback.stage_of(self._journal.run_dir).publish()
         except OSError as error:
             self._journal.problem = f"{error.filename or self._journal.run_dir}: cannot be written ({error.strerror})"
-        self.warnings += [f"MLflow at {self.tracking_uri}: {line}" for line in self._sync.refusals]
+        self.warnings += self._sender.warnings
+        self.warnings += [f"MLflow at {self.tracking_uri}: {line}" for line in self._sender.refusals]
         missing = len(self._journal.pending())
         if self._journal.problem:
             self.warnings.append(f"{self._journal.problem}; what MLflow lacks of this run cannot be replayed")
         elif missing:
-            why = self._sync.trouble or f"no answer within {time.monotonic() - started:.0f} s"
-            lacks = f"MLflow at {self.tracking_uri} lacks {missing} entries of this run ({why})"
+            reason = self._sender.trouble or f"no answer within {waited:.0f} s"
+            lacks = f"MLflow at {self.tracking_uri} lacks {missing} entries of this run ({reason})"
             self.warnings.append(f"{lacks}; to complete it: ./convoy replay {paths.display(self._journal.run_dir)}")
-        for run_dir in list(self._orphans):
+        for run_dir in list(self._sender.orphans):
             self.warnings.append(f"MLflow lacks the end of another run; to complete it: ./convoy replay {paths.display(run_dir)}")
 
     def _record(self, action: Any, values: Mapping[str, Any]) -> None:
         self._journal.append(action, values)
-        self._wake.set()
+        self._sender.wake()
 
     def _keep(self, artifact: str, content: str | bytes) -> None:
         try:
@@ -269,40 +236,3 @@ class TrackedRun:
             self.warnings.append(f"{artifact} could not be written to {self._journal.run_dir} ({error.strerror})")
             return
         self._record("artifact", {"path": path, "folder": str(Path(artifact).parent) if "/" in artifact else ""})
-
-    def _send(self) -> None:
-        self._handing_over.wait(self._patience_seconds)
-        with self._journal.exclusive() as acquired:
-            if not acquired:
-                self._sync.trouble = "another process is recording this run"
-                return
-            pause = _FIRST_PAUSE_SECONDS
-            while True:
-                self._wake.clear()
-                closing = self._closing.is_set()
-                started, cpu_started = time.time(), time.thread_time()
-                done = self._sync.catch_up()
-                cpu_seconds = time.thread_time() - cpu_started
-                self._cpu_times.append((started, time.time(), cpu_seconds))
-                if done and self._orphans:
-                    self._replay_orphan()
-                elif closing:
-                    return
-                elif done:
-                    pause = _FIRST_PAUSE_SECONDS
-                    self._closing.wait(min(cpu_seconds / _MAX_CPU_SHARE, _LONGEST_REST_SECONDS))
-                    self._wake.wait()
-                else:
-                    self._closing.wait(pause)
-                    pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-
-    def _replay_orphan(self) -> None:
-        run_dir = self._orphans[0]
-        try:
-            replay(run_dir)
-        except ConvoyError as error:
-            self.warnings.append(str(error))
-        except Exception as error:
-            _log.warning("%s could not be replayed", run_dir, exc_info=error)
-            self.warnings.append(f"{run_dir}: its end could not be recorded ({type(error).__name__})")
-        self._orphans.remove(run_dir)
