@@ -87,7 +87,7 @@ def test_the_job_of_the_bundle_runs_to_its_end_from_the_wheel(submitted, workspa
     assert pipelines.is_dir()
 
 
-def test_states_run_page_and_mlflow_run_are_told(submitted, workspace, server):
+def test_states_run_page_and_mlflow_run_are_reported(submitted, workspace, server):
     assert f"run 1000: {workspace.host}/jobs/runs/1000" in submitted.stdout
     from mlflow import MlflowClient
 
@@ -101,14 +101,14 @@ def test_states_run_page_and_mlflow_run_are_told(submitted, workspace, server):
     assert client.get_model_version_by_alias("digits", "champion").run_id == run.info.run_id
 
 
-def test_the_token_reaches_the_driver_and_nothing_that_is_written(submitted, home, server):
+def test_the_token_reaches_the_driver_but_no_file(submitted, home, server):
     assert submitted.returncode == 0
     written = [path for path in home.rglob("*") if path.is_file() and "cluster" not in path.relative_to(home).parts]
     assert len(written) > 20
     assert [path for path in written if TOKEN.encode() in path.read_bytes()] == []
 
 
-def test_a_body_for_runs_submit_runs_as_it_stands_and_a_failed_task_names_its_cause(workspace, home, monkeypatch, tmp_path):
+def test_a_body_for_runs_submit_runs_unchanged_and_a_failed_task_names_its_cause(workspace, home, monkeypatch, tmp_path):
     monkeypatch.setenv("DATABRICKS_HOST", workspace.host)
     monkeypatch.setenv("DATABRICKS_TOKEN", TOKEN)
     client, user = connect()

@@ -106,7 +106,7 @@ def follow(browser, text):
     browser.open(address)
 
 
-def test_the_overview_tells_the_road_its_result_and_how_to_use_the_model(browser, page, runs):
+def test_the_overview_summarizes_the_run_and_shows_how_to_use_the_model(browser, page, runs):
     browser.open(page)
     accuracy = f"{100 * runs[0].test.accuracy:.2f} %"
     shown = browser.wait_for("convnet was trained on digits", "Logged models", "resolved.global_batch_size")
@@ -119,7 +119,7 @@ def test_the_overview_tells_the_road_its_result_and_how_to_use_the_model(browser
     browser.screenshot(SHOTS / "overview.png")
 
 
-def test_the_ui_leads_to_the_list_of_trainings_with_accuracy_workers_and_seconds_as_columns(browser, runs_page, runs):
+def test_the_ui_opens_the_list_of_trainings_with_accuracy_workers_and_seconds_as_columns(browser, runs_page, runs):
     browser.open("about:blank")
     browser.open(runs_page)
     shown = browser.wait_for("Duration", "test/accuracy", "epoch_seconds", "launch.workers", "2 matching runs")
@@ -137,20 +137,20 @@ def test_charts_begin_with_accuracy_and_loss(browser, page):
     assert groups[:4] == ["test", "train", "validation", "workers"], groups
 
 
-def test_metrics_are_charts_an_epoch_with_those_of_each_rank(browser, page):
+def test_metrics_are_charts_by_epoch_including_those_of_each_rank(browser, page):
     browser.open(f"{page}/model-metrics")
     browser.wait_for("workers", "epoch_seconds_0", "epoch_seconds_1", "rows_per_second_1", "train", "validation")
     browser.screenshot(SHOTS / "model-metrics.png")
 
 
-def test_system_metrics_of_the_node_stand_on_their_own_page(browser, page):
+def test_system_metrics_of_the_node_have_their_own_page(browser, page):
     browser.open(f"{page}/system-metrics")
     browser.wait_for("system/node-0", "cpu_utilization")
     browser.screenshot(SHOTS / "system-metrics.png")
 
 
 @pytest.mark.parametrize("name", ["confusion_matrix", "first_layer", "timeline"])
-def test_the_description_leads_to_each_figure(browser, page, name):
+def test_the_description_links_to_each_figure(browser, page, name):
     browser.open("about:blank")
     browser.open(page)
     browser.wait_for("convnet was trained on")
@@ -163,7 +163,7 @@ def test_the_description_leads_to_each_figure(browser, page, name):
     browser.screenshot(SHOTS / f"{name}.png")
 
 
-def test_the_data_set_leads_to_its_manifest(browser, page):
+def test_the_data_set_links_to_its_manifest(browser, page):
     browser.open("about:blank")
     browser.open(page)
     browser.wait_for("convnet was trained on")
@@ -172,7 +172,7 @@ def test_the_data_set_leads_to_its_manifest(browser, page):
     browser.screenshot(SHOTS / "manifest.png")
 
 
-def test_two_runs_side_by_side_have_the_same_names_and_show_what_differs(browser, ui, runs):
+def test_two_compared_runs_have_the_same_names_and_show_the_differences(browser, ui, runs):
     client = mlflow.MlflowClient(runs[0].tracking_uri)
     first, second = (client.get_run(run.run_id).data for run in runs)
     assert set(first.params) == set(second.params)
@@ -189,7 +189,7 @@ def test_two_runs_side_by_side_have_the_same_names_and_show_what_differs(browser
     browser.screenshot(SHOTS / "compare.png")
 
 
-def test_the_run_keeps_one_log_of_all_its_processes_and_numbers_beside_figures(runs):
+def test_the_run_has_one_log_of_all_processes_and_the_data_of_its_figures(runs):
     mlflow.set_tracking_uri(runs[0].tracking_uri)
     client = mlflow.MlflowClient()
     log = Path(client.download_artifacts(runs[0].run_id, "run.log")).read_text()

@@ -82,7 +82,7 @@ def runs_below(home, summary):
     return client, run, found
 
 
-def test_a_sweep_that_was_killed_goes_on_and_its_trials_are_runs_below_its_own(home, summary):
+def test_a_killed_sweep_continues_and_its_trials_are_child_runs(home, summary):
     assert summary["counts"] == {"finished": 2, "pruned": 1, "failed": 0}
     client, run, trials = runs_below(home, summary)
     assert run.info.status == "FINISHED"
@@ -100,7 +100,7 @@ def test_a_sweep_that_was_killed_goes_on_and_its_trials_are_runs_below_its_own(h
     assert figures == {"figures/parallel_coordinates.png", "figures/parallel_coordinates.csv"}
 
 
-def test_validation_chose_and_test_rows_were_shown_to_the_best_trial_alone(home, summary):
+def test_trials_are_compared_on_validation_rows_and_only_the_best_one_is_tested(home, summary):
     _, run, trials = runs_below(home, summary)
     finished = [row for row in summary["trials"] if row["state"] == "finished"]
     best = min(finished, key=lambda row: row["validation/loss"])
@@ -111,7 +111,7 @@ def test_validation_chose_and_test_rows_were_shown_to_the_best_trial_alone(home,
     assert summary["best"]["model_uri"]
 
 
-def test_the_best_configuration_is_that_of_the_best_trial_and_ready_for_training(home, summary):
+def test_the_best_configuration_is_that_of_the_best_trial_and_can_be_trained(home, summary):
     best = loader.load(Path(summary["best"]["config"]))
     assert best.training.base_learning_rate == 0.01
     assert best.data.dataset == str(home / "digits")

@@ -68,7 +68,7 @@ def assert_complete(uri, run_id, status="FINISHED"):
     return found
 
 
-def test_an_unreachable_server_costs_the_end_at_most_five_seconds_and_replay_makes_one_complete_run(home, server):
+def test_an_unreachable_server_delays_the_end_by_at_most_five_seconds_and_replay_completes_the_run(home, server):
     run = tracked(home / "run", f"http://127.0.0.1:{free_port()}")
     record(run)
     time.sleep(1)
@@ -86,7 +86,7 @@ def test_an_unreachable_server_costs_the_end_at_most_five_seconds_and_replay_mak
     assert contents(server.uri, done.run_id) == first
 
 
-def test_a_server_that_dies_in_the_middle_is_caught_up_with_after_it_has_come_back(home, server):
+def test_a_server_that_dies_meanwhile_is_brought_up_to_date_when_it_returns(home, server):
     run = tracked(home / "run", server.uri)
     run.settings({"training.epochs": "3"}, "training:\n  epochs: 3\n")
     run.metrics({"train/loss": 1.0, "train/accuracy": float("nan")}, 1)
@@ -109,7 +109,7 @@ def test_a_server_that_dies_in_the_middle_is_caught_up_with_after_it_has_come_ba
 
 
 @pytest.mark.parametrize("by", ["call", "end"])
-def test_a_run_that_leaves_mlflow_out_at_first_is_handed_over_when_told_or_at_its_end(home, server, by):
+def test_a_run_with_patience_is_sent_on_request_or_at_its_end(home, server, by):
     run = TrackedRun(TrackingConfig(uri=server.uri, experiment="trouble"), "a run", home / "run", patience_seconds=200)
     record(run)
     # Without patience, half a second is enough.
@@ -151,7 +151,7 @@ os._exit(0)
 """
 
 
-def test_a_slow_server_is_waited_for_within_the_limit_and_what_it_did_take_is_not_sent_twice(home, server):
+def test_a_slow_server_is_waited_for_within_the_limit_and_nothing_is_sent_twice(home, server):
     with slow(server.port, 10) as uri:
         command = [sys.executable, "-c", RECORDING, str(ROOT / "tests" / "e2e"), str(home / "run"), uri]
         variables = environment(home, PYTHONPATH=str(ROOT / "tests"))
@@ -167,7 +167,7 @@ def test_a_slow_server_is_waited_for_within_the_limit_and_what_it_did_take_is_no
     assert_complete(server.uri, done.run_id)
 
 
-def test_a_value_that_the_server_refuses_is_a_warning_and_costs_no_other_value(home, server):
+def test_a_value_that_the_server_rejects_is_a_warning_and_affects_no_other_value(home, server):
     run = tracked(home / "run", server.uri)
     record(run)
     run.metrics({"not allowed?": 1.0, "allowed": 2.0}, 1)
@@ -182,7 +182,7 @@ def test_a_value_that_the_server_refuses_is_a_warning_and_costs_no_other_value(h
     assert contents(server.uri, run.run_id) == found
 
 
-def test_a_full_disk_under_the_store_is_a_warning_and_replay_completes_the_run_when_there_is_space(home):
+def test_a_full_disk_of_the_store_is_a_warning_and_replay_completes_the_run_later(home):
     with small_disk(home / "small", 8) as disk:
         ballast = fill(disk)
         run = tracked(home / "run", f"sqlite:///{disk}/mlflow.db")
@@ -196,7 +196,7 @@ def test_a_full_disk_under_the_store_is_a_warning_and_replay_completes_the_run_w
         assert_complete(f"sqlite:///{disk}/mlflow.db", done.run_id)
 
 
-def test_a_full_disk_under_the_run_folder_stops_no_tracking(home, server):
+def test_a_full_disk_of_the_run_folder_does_not_stop_tracking(home, server):
     with small_disk(home / "small", 1) as disk:
         run = tracked(disk / "run", server.uri)
         fill(disk)
@@ -236,7 +236,7 @@ SECRETS = {
 }
 
 
-def test_a_training_without_its_server_ends_well_leaves_no_secret_anywhere_and_is_completed_by_replay(digits, server):
+def test_a_training_without_its_server_succeeds_leaks_no_secret_and_is_completed_by_replay(digits, server):
     port = free_port()
     planted = {**SECRETS, "MLFLOW_TRACKING_URI": f"http://ann:planted-uri-password@127.0.0.1:{port}"}
     done = submit(digits, "training.epochs=2", **planted)
@@ -269,7 +269,7 @@ def test_a_training_without_its_server_ends_well_leaves_no_secret_anywhere_and_i
     assert len(client.search_logged_models([run.info.experiment_id], filter_string=f"source_run_id = '{run_id}'")) == 1
 
 
-def test_a_training_whose_server_dies_in_the_middle_goes_on_and_ends_well(digits, server):
+def test_a_training_whose_server_dies_meanwhile_succeeds(digits, server):
     with Training(digits, "training.epochs=40", MLFLOW_TRACKING_URI=server.uri) as training:
         training.wait_for("epoch 2/")
         server.kill()

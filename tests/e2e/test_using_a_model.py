@@ -111,7 +111,7 @@ def test_training_registered_the_model_as_challenger(client, trained):
     assert str(client.get_model_version_by_alias("digits", "challenger").version) == "1"
 
 
-def test_an_evaluation_finds_the_figures_of_the_training_and_lies_below_its_run(home, client, trained):
+def test_an_evaluation_reproduces_the_results_of_the_training_as_a_child_of_its_run(home, client, trained):
     _, summary = job(home, "evaluate.py", "--model", "models:/digits@challenger", "--data", "mnist-5k")
     assert summary["table"] == trained["table"]
     assert summary["test"]["rows"] == trained["test"]["rows"] == 1000
@@ -136,7 +136,7 @@ def test_a_challenger_becomes_the_first_champion(home, client, trained):
     assert client.get_model_version("digits", "1").tags["promotion.table_digest"] == summary["table_digest"]
 
 
-def test_predict_labels_pictures_and_lines_by_the_newest_model(home, trained, test_digits, in_process):
+def test_predict_labels_pictures_and_lines_with_the_newest_model(home, trained, test_digits, in_process):
     images, labels = test_digits
     expected = in_process(images[:5])
     (home / "lines.txt").write_bytes(b"# five digits\n\n" + libsvm.write(images[:5].reshape(5, -1), labels[:5]))
@@ -209,7 +209,7 @@ def posted(server, content):
         return np.array(json.load(answer)["predictions"])
 
 
-def test_the_server_answers_tensors_and_dataframes_with_the_same_probabilities(server, test_digits, in_process):
+def test_the_server_returns_the_same_probabilities_for_tensors_and_dataframes(server, test_digits, in_process):
     images, labels = test_digits[0][::10], test_digits[1][::10]
     expected = in_process(images)
     assert (expected.argmax(1) == labels).mean() > 0.8
@@ -223,12 +223,12 @@ def test_the_server_answers_tensors_and_dataframes_with_the_same_probabilities(s
         np.testing.assert_allclose(posted(server, content), expected, atol=1e-5)
 
 
-def test_the_server_refuses_images_of_another_size(server):
+def test_the_server_rejects_images_of_another_size(server):
     with pytest.raises(urllib.error.HTTPError, match="400"):
         posted(server, {"inputs": np.zeros((1, 14, 14, 1)).tolist()})
 
 
-def test_the_models_own_environment_names_nothing_that_only_training_needs(client, trained):
+def test_the_models_environment_lists_nothing_that_only_training_needs(client, trained):
     folder = Path(mlflow.artifacts.download_artifacts(trained["model_uri"]))
     for name in ("requirements.txt", "conda.yaml", "python_env.yaml", "MLmodel"):
         text = (folder / name).read_text().lower()

@@ -17,7 +17,7 @@ def written(tmp_path, rank, first_row, rows, workers=2, classes=3, seed=0):
     return images, labels, probabilities
 
 
-def test_predictions_of_all_ranks_come_together_in_the_order_of_the_rows(tmp_path):
+def test_predictions_of_all_ranks_are_concatenated_in_row_order(tmp_path):
     later = written(tmp_path, 1, 100, 90, seed=1)
     earlier = written(tmp_path, 0, 0, 100, seed=2)
     found = figure_data.load_predictions(tmp_path)
@@ -30,7 +30,7 @@ def test_predictions_of_all_ranks_come_together_in_the_order_of_the_rows(tmp_pat
     assert set(np.argsort(-confidence)[:25]) <= set(found.worst.tolist())
 
 
-def test_what_a_rank_left_that_is_no_more_does_not_count(tmp_path):
+def test_files_of_ranks_that_no_longer_exist_are_ignored(tmp_path):
     for rank in range(3):
         written(tmp_path, rank, 30 * rank, 30, workers=3)
     for rank in range(2):
@@ -38,7 +38,7 @@ def test_what_a_rank_left_that_is_no_more_does_not_count(tmp_path):
     assert figure_data.load_predictions(tmp_path).rows.tolist() == list(range(90))
 
 
-def test_without_a_mistake_there_are_no_images_and_without_predictions_nothing(tmp_path):
+def test_no_mistakes_means_no_images_and_no_predictions_means_no_file(tmp_path):
     assert not figure_data.has(tmp_path, figure_data.EXAMPLES)
     PredictionWriter(0, 1).save(tmp_path, 0)
     assert not figure_data.has_predictions(tmp_path)
@@ -51,7 +51,7 @@ def test_without_a_mistake_there_are_no_images_and_without_predictions_nothing(t
     assert (len(found.rows), len(found.worst), len(found.worst_images)) == (2, 0, 0)
 
 
-def test_a_huge_test_split_is_kept_as_far_as_the_limit_goes(tmp_path, monkeypatch):
+def test_a_huge_test_split_is_truncated_at_the_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(figure_data, "_MOST_PROBABILITIES", 300)
     written(tmp_path, 0, 0, 100)
     assert figure_data.load_predictions(tmp_path).rows.tolist() == list(range(50))

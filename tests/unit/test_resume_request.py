@@ -40,7 +40,7 @@ def prepare(*arguments):
 
 
 @pytest.mark.parametrize("wanted", ["abc123", "latest", "the folder", "the checkpoint", "its arrays"])
-def test_a_run_goes_on_with_its_own_settings_and_what_set_changes(run_dir, wanted):
+def test_a_run_continues_with_its_own_settings_as_changed_by_set(run_dir, wanted):
     path = write(run_dir, 3)
     arrays = next(path.parent.glob("*.npz"))
     name = {"the folder": str(run_dir), "the checkpoint": str(path), "its arrays": str(arrays)}.get(wanted, wanted)
@@ -60,7 +60,7 @@ def test_an_older_checkpoint_can_be_chosen_and_the_newer_ones_are_set_aside(run_
     assert (run_dir / "checkpoints" / "set-aside" / "epoch-000004-step-00000000.json").exists()
 
 
-def test_a_corrupt_checkpoint_is_skipped_loudly_for_the_one_before(run_dir):
+def test_a_corrupt_checkpoint_is_skipped_with_a_warning(run_dir):
     before = write(run_dir, 3)
     damaged = write(run_dir, 4)
     data = next(damaged.parent.glob("epoch-000004*.npz"))
@@ -73,14 +73,14 @@ def test_a_corrupt_checkpoint_is_skipped_loudly_for_the_one_before(run_dir):
     assert lines[-1].endswith("goes on after epoch 3")
 
 
-def test_a_run_without_a_checkpoint_starts_again_and_says_so(run_dir):
+def test_a_run_without_a_checkpoint_starts_again_and_reports_it(run_dir):
     found, lines = prepare("--resume", "abc123")
     assert found.checkpoint is None
     assert lines == [f"resume: runs/{run_dir.name} has no usable checkpoint; it starts again at epoch 1"]
 
 
 @pytest.mark.parametrize(("setting", "holds"), [("model.name=mlp", "convnet"), ("training.optimizer=sgd", "adam")])
-def test_another_network_or_optimizer_is_refused_in_one_line(run_dir, setting, holds):
+def test_another_network_or_optimizer_is_rejected_in_one_line(run_dir, setting, holds):
     write(run_dir, 3)
     with pytest.raises(
         CheckpointError, match=rf"^{setting}: the checkpoint epoch-000003-\S+ holds {holds}; start a new run"
@@ -89,7 +89,7 @@ def test_another_network_or_optimizer_is_refused_in_one_line(run_dir, setting, h
     assert "\n" not in str(caught.value)
 
 
-def test_another_table_is_refused_in_one_line(run_dir, tmp_path):
+def test_another_table_is_rejected_in_one_line(run_dir, tmp_path):
     write(run_dir, 3)
     other = dataclasses.replace(write_table(tmp_path / "table", {"train": 4}).manifest, key="1" * 64)
     found, lines = prepare("--resume", "latest")
@@ -100,14 +100,14 @@ def test_another_table_is_refused_in_one_line(run_dir, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_configuration_beside_resume_is_refused(run_dir, home):
+def test_a_configuration_together_with_resume_is_rejected(run_dir, home):
     write(run_dir, 3)
     (home / "other.yml").write_text("")
     with pytest.raises(ConfigError, match="change single ones with --set"):
         prepare("--resume", "latest", "--config", "other.yml")
 
 
-def test_what_changes_is_said_and_nothing_when_nothing_does():
+def test_only_changes_are_reported():
     config = Config()
     flat = {key: list(value) if isinstance(value, tuple) else value for key, value in config.flat().items()}
     state = dataclasses.replace(STATE, settings=flat, workers=1, batch_size_per_worker=128, steps_per_epoch=5)
@@ -120,7 +120,7 @@ def test_what_changes_is_said_and_nothing_when_nothing_does():
     )
 
 
-def test_a_run_recorded_under_the_old_name_of_a_setting_goes_on(run_dir):
+def test_a_run_recorded_with_the_old_name_of_a_setting_continues(run_dir):
     file = run_dir / "config.yml"
     file.write_text(file.read_text().replace("custom_kernels: true", "own_operations: false"))
     found, _ = prepare("--resume", "abc123")
@@ -133,7 +133,7 @@ def test_a_run_recorded_under_the_old_name_of_a_setting_goes_on(run_dir):
     assert resume.changes(state, found.config, rows=700)[0] == "resume: changed: training.custom_kernels False -> True"
 
 
-def test_a_run_that_is_still_trained_is_left_alone(run_dir):
+def test_a_run_that_is_still_training_cannot_be_resumed(run_dir):
     write(run_dir, 3)
     orphans.claim(run_dir)
     with pytest.raises(LaunchError, match=rf"runs/{run_dir.name}: process \d+ is still training it"):

@@ -7,14 +7,14 @@ from pipelines.track.rundir import layout
 
 
 @pytest.mark.parametrize("name", ["../../elsewhere", "/tmp/elsewhere", "a/b", "..", "a\0b", "plain-1.0"])
-def test_a_run_of_any_name_lies_in_the_runs_folder(tmp_path, name):
+def test_a_run_of_any_name_is_created_in_the_runs_folder(tmp_path, name):
     folder = layout.make(tmp_path / "runs", name)
     assert folder.parent == tmp_path / "runs"
     assert folder.is_dir()
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
-def test_a_sweep_is_found_by_the_word_latest_by_its_run_and_by_its_folder(tmp_path):
+def test_a_sweep_is_found_by_latest_by_its_run_and_by_its_folder(tmp_path):
     for number, name in enumerate(("old", "new")):
         folder = tmp_path / name
         folder.mkdir()

@@ -9,7 +9,7 @@ from pipelines.track.mlflow.follower import MlflowSync
 from pipelines.track.tracked_run import TrackedRun
 
 
-def test_what_comes_while_tracking_rests_is_sent_together_and_the_end_waits_for_no_rest(tmp_path, monkeypatch):
+def test_entries_during_a_rest_are_sent_together_and_the_end_does_not_wait_for_it(tmp_path, monkeypatch):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     sendings, catch_up = [], MlflowSync.catch_up
     monkeypatch.setattr(MlflowSync, "catch_up", lambda follower: sendings.append(time.monotonic()) or catch_up(follower))
