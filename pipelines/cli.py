@@ -186,7 +186,7 @@ def _run_as_guest(main: Callable[[Sequence[str]], None], arguments: Sequence[str
         if exit_of_argparse.code not in (0, None):
             raise ConfigError(f"the job does not accept these parameters: {mask(' '.join(arguments))}") from None
     except Exception:
-        # A defect. Databricks would show and keep its traceback as it is.
+        # A bug. Databricks would show and store its traceback unmasked.
         raise RuntimeError(mask(traceback.format_exc().rstrip())) from None
 
 

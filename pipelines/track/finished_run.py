@@ -86,9 +86,9 @@ class FinishedRun:
 def read(run_dir: Path) -> FinishedRun | None:
     """The run of a folder, or None if that is not the folder of a finished run."""
     try:
-        found = summary.read(run_dir / layout.SUMMARY_FILE)
         # The address of the tracking server may be masked, and nothing here needs it.
-        return FinishedRun(run_dir, loader.load(run_dir / layout.CONFIG_FILE, ["tracking.uri="]), found)
+        config = loader.load(run_dir / layout.CONFIG_FILE, ["tracking.uri="])
+        return FinishedRun(run_dir, config, summary.read(run_dir / layout.SUMMARY_FILE))
     except (OSError, ValueError, ConfigError):
         # A run of another version may have settings that this one does not know.
         return None

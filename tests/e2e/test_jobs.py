@@ -1,4 +1,4 @@
-"""Whole jobs, submitted as a user submits them."""
+"""Whole jobs, submitted as by a user."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def environment(home):
 
 
 def submit(home, job, *arguments, settings=(), timeout=150, prefix=()):
-    """What the job prints arrives on stdout: spark-submit joins the two streams of its Python process."""
+    """Output is on stdout only: spark-submit merges the two streams of its Python process."""
     return subprocess.run(
         [*prefix, *command(job, *arguments, settings=settings)],
         env=environment(home),
@@ -243,7 +243,7 @@ def test_an_interrupted_training_leaves_no_process_and_a_killed_run(trained, hom
     finally:
         process.kill()
     assert process.returncode == 130
-    # spark-submit ends with its JVM; the driver needs a moment more to end the run.
+    # spark-submit ends with its JVM; the driver needs a moment longer to end the run.
     deadline = time.monotonic() + 15
     while processes_of_ranks() or newest_status(trained[1]) == "RUNNING":
         assert time.monotonic() < deadline

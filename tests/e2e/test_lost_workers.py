@@ -1,7 +1,7 @@
-"""A whole job that loses workers, and the job that goes on with its run.
+"""A whole job that loses workers, and the job that resumes its run.
 
-The run folder lies on a mounted object store, as Databricks' volumes are, where this kernel can mount one: what takes no appends
-takes more to go on from. Ranks that are lost on plain folders are in tests/distributed.
+The run folder is on a mounted object store like Databricks' volumes, if this kernel can mount one: without appends resuming is
+harder. Lost ranks with ordinary folders are in tests/distributed.
 """
 
 import json
@@ -43,14 +43,14 @@ def runs(home):
 
 @pytest.fixture(scope="module")
 def variables(home):
-    """The environment of the jobs, with a folder of its own for temporary files."""
+    """Environment of the jobs, with a separate folder for temporary files."""
     scratch = home / "scratch"
     scratch.mkdir()
     return environment(home) | {"TMPDIR": str(scratch), "SPARK_LOCAL_DIRS": str(scratch)}
 
 
 def kill_rank_one(run_dirs, attempt, epoch):
-    """SIGKILL, from outside, when rank 1 of this start has come to this epoch."""
+    """Kill rank 1 of this start with SIGKILL when it reaches this epoch."""
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         for run_dir in run_dirs.glob("*"):
@@ -65,12 +65,12 @@ def kill_rank_one(run_dirs, attempt, epoch):
 
 @dataclass
 class Lost:
-    """A job that failed."""
+    """A failed job."""
 
     code: int
     lines: list[str]
     seconds: float
-    """From the last loss to its end."""
+    """Seconds from the last loss to the end."""
     run_dir: Path
 
 
@@ -101,7 +101,7 @@ def resume(home, runs, variables, *arguments):
 
 @pytest.fixture(scope="module")
 def resumed(lost, home, runs, variables):
-    """The job that goes on with that run, to its end."""
+    """The job that resumes that run, finished."""
     return resume(home, runs, variables, layout.read_record(lost.run_dir).run_id, "--summary", str(home / "resumed.json"))
 
 
@@ -133,9 +133,9 @@ def test_the_failed_run_records_the_restart_and_keeps_checkpoints(lost, home):
 @on_a_store
 def test_on_an_object_store_it_reports_that_files_are_copied(lost):
     assert writeback.probe(lost.run_dir) == "whole files"
-    (told,) = [line for line in lost.lines if "takes no appends" in line]
-    assert told.startswith("warning: run folder: ")
-    assert "copied there about once a second" in told
+    (warning,) = [line for line in lost.lines if "takes no appends" in line]
+    assert warning.startswith("warning: run folder: ")
+    assert "copied there about once a second" in warning
 
 
 def test_resume_finishes_the_same_run_with_each_epoch_recorded_once(resumed, lost, home):

@@ -1,4 +1,4 @@
-"""What could not work is refused before data is read."""
+"""What cannot work is rejected before data is read."""
 
 import subprocess
 import sys

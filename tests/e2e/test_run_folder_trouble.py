@@ -1,4 +1,4 @@
-"""A run folder that is full, read-only or forbidden: one line, exit code 1, nothing half that a later run would trust."""
+"""A run folder that is full, read-only or forbidden: one line, exit code 1, and no partial files that a later run would use."""
 
 import subprocess
 

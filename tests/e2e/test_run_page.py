@@ -1,4 +1,4 @@
-"""The page of a run, looked at in a real browser. Screenshots are kept in test-output/run-page."""
+"""The page of a run in a real browser. Screenshots are in test-output/run-page."""
 
 import json
 import os
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(280)
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A home folder, for this module alone."""
+    """A home folder for this module."""
     folder = tmp_path_factory.mktemp("home")
     (folder / "digits").mkdir()
     write_libsvm(folder / "digits" / "digits-train.txt", 600, seed=1)
@@ -42,7 +42,7 @@ def runs(home, spark):
     """Two runs that differ in the number of workers: the summaries."""
     settings = [
         f"data.dataset={home / 'digits'}",
-        # Whole paths: the Spark session of the tests began with another home folder.
+        # Absolute paths: the Spark session of the tests was started with another home folder.
         f"ingest.tables_uri={home / 'tables'}",
         f"launch.runs_uri={home / 'runs'}",
         "data.image_shape=[12, 12, 1]",
@@ -57,7 +57,7 @@ def runs(home, spark):
 
 @pytest.fixture(scope="module")
 def runs_page(home, runs):
-    """The address of the list of runs, from the command that users type."""
+    """The address of the list of runs, from the user's command."""
     process = subprocess.Popen(
         [str(ROOT / "convoy"), "ui"],
         stdout=subprocess.PIPE,
@@ -77,7 +77,7 @@ def runs_page(home, runs):
         last = process.communicate(timeout=40)[0]
     assert process.returncode == 0
     assert last.strip() == "convoy: ended"
-    # The server lived in a session of its own; nothing of it is left.
+    # No process of the server's session is left.
     left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert f"{home}/mlflow.db" not in left
 
@@ -100,7 +100,7 @@ def page(ui, runs):
 
 
 def follow(browser, text):
-    """Open the page that a link of the description leads to. A click would open it in another tab."""
+    """Open the target of a link in the description. A click would open it in another tab."""
     address = browser.run(f"return [...document.querySelectorAll('a')].find(e => e.innerText.startsWith('{text}')).href")
     browser.open("about:blank")
     browser.open(address)

@@ -1,4 +1,4 @@
-"""A training that is interrupted, or whose driver is killed, leaves nothing behind, and the next one says what it found."""
+"""An interrupted training, or one whose driver is killed, leaves nothing behind, and the next one reports it."""
 
 import json
 import signal
@@ -29,7 +29,7 @@ def wait_until_nothing_is_left(training, seconds):
 
 
 def wait_until_mlflow_has_the_run(home):
-    """It is told once the ranks have begun."""
+    """MLflow is imported once the ranks have started."""
     deadline = time.monotonic() + 60
     while not (newest_run(home) / "run.json").exists():
         assert time.monotonic() < deadline

@@ -1,4 +1,4 @@
-"""A sweep whose driver is killed midway, and which goes on."""
+"""A sweep whose driver is killed midway, and which is resumed."""
 
 import json
 import time
@@ -22,7 +22,7 @@ SETTINGS = {
     "training.schedule": "constant",
     "launch.threads_per_worker": 1,
 }
-# One ends soon, the second is at work for longer, and the last learns nothing, which shows when it is compared with the first.
+# The first is short, the second longer, and the last learns nothing, so that it is pruned when compared with the first.
 POINTS = {
     "short": {"training.base_learning_rate": 0.01, "training.epochs": 2},
     "long": {"training.base_learning_rate": 0.01, "training.epochs": 80},
@@ -56,7 +56,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def summary(home):
-    """Of a sweep of which the driver was killed when its first trial had ended and two were at work."""
+    """Summary of a sweep whose driver was killed when the first trial had ended and two were running."""
     with Sweep(home, "rates.yml", "--data", str(home / "digits")) as sweep:
         sweep.wait_for("trial ")
         deadline = time.monotonic() + 30
@@ -78,8 +78,8 @@ def summary(home):
 def runs_below(home, summary):
     client = mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db")
     run = client.get_run(summary["run_id"])
-    found = client.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{summary['run_id']}'")
-    return client, run, found
+    children = client.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{summary['run_id']}'")
+    return client, run, children
 
 
 def test_a_killed_sweep_continues_and_its_trials_are_child_runs(home, summary):
@@ -87,7 +87,7 @@ def test_a_killed_sweep_continues_and_its_trials_are_child_runs(home, summary):
     client, run, trials = runs_below(home, summary)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["trials/pruned"] == 1
-    # What was at work when the driver died is there, too, as what it was.
+    # Trials that were running when the driver died are there, too, as KILLED.
     assert {trial.info.status for trial in trials} == {"FINISHED", "KILLED"}
     finished = [trial for trial in trials if trial.info.status == "FINISHED"]
     assert sorted(trial.info.run_id for trial in finished) == sorted(row["run"] for row in summary["trials"])

@@ -1,4 +1,4 @@
-"""A tracking server that is down, slow, full, or will not have a value: training goes on, and the run is completed later."""
+"""A tracking server that is down, slow or full, or rejects a value: training continues, and the run is completed later."""
 
 import json
 import re
@@ -39,7 +39,7 @@ def tracked(run_dir, uri, **settings):
 
 
 def record(run):
-    """What a training records, in small."""
+    """Record like a small training."""
     run.settings({"training.epochs": "3"}, "training:\n  epochs: 3\n")
     run.tags({"note": "one"})
     for epoch in (1, 2, 3):
@@ -48,7 +48,7 @@ def record(run):
 
 
 def contents(uri, run_id):
-    """Everything that must not come twice, and the status."""
+    """The status, and everything that must not be logged twice."""
     client = mlflow.MlflowClient(uri)
     run = client.get_run(run_id)
     history = {key: [(m.step, m.timestamp) for m in client.get_metric_history(run_id, key)] for key in run.data.metrics}
@@ -74,7 +74,7 @@ def test_an_unreachable_server_delays_the_end_by_at_most_five_seconds_and_replay
     time.sleep(1)
     started = time.monotonic()
     run.finish("FINISHED")
-    # MLflow's import may still be under way.
+    # The import of MLflow may still be running.
     assert time.monotonic() - started < 15
     assert run.run_id == ""
     (warning,) = run.warnings
@@ -125,7 +125,7 @@ def test_a_run_with_patience_is_sent_on_request_or_at_its_end(home, server, by):
     run.finish("FINISHED")
     assert run.warnings == []
     assert_complete(server.uri, run.run_id)
-    # A call to a server takes milliseconds of a core, and never more than passes.
+    # A request takes milliseconds of CPU time, and never more than its duration.
     in_all = run.processor_seconds(begun, time.time())
     assert 0.01 < in_all < time.time() - begun
     assert run.processor_seconds(begun, ends) + run.processor_seconds(ends, time.time()) == pytest.approx(in_all)
@@ -161,7 +161,7 @@ def test_a_slow_server_is_waited_for_within_the_limit_and_nothing_is_sent_twice(
     assert float(recording) < 5
     assert float(finishing) < 15
     assert "./convoy replay" in warning
-    # The same store by its direct address, and without knowing what was taken: an answer may be lost.
+    # The same store without the proxy, and without the record of what was accepted, as if responses were lost.
     (home / "run" / "tracking" / "accepted.jsonl").unlink(missing_ok=True)
     done = replay(home / "run", server.uri)
     assert_complete(server.uri, done.run_id)

@@ -1,4 +1,4 @@
-"""From a trained and registered model to figures, a champion, labels, a server and a scored table: as a user does it."""
+"""A user's way from a trained and registered model to figures, a champion, labels, a server and a scored table."""
 
 import contextlib
 import io
@@ -26,7 +26,7 @@ from pipelines.system.reporter import NullReporter
 
 ROOT = Path(__file__).parents[2]
 SUBMIT = Path(sys.executable).parent / "spark-submit"
-# What only training needs. A user of the model has none of it.
+# Only training needs them; users of the model have none of them.
 TRAINING_ONLY = ("horovod", "petastorm", "pyspark", "pipelines")
 pytestmark = pytest.mark.timeout(280)
 
@@ -52,7 +52,7 @@ def environment(home):
 
 
 def job(home, name, *arguments, spark=True):
-    """Run a job that must succeed and leave no temporary files; its lines and its summary."""
+    """Run a job that must succeed and leave no temporary files. Returns its lines and its summary."""
     program = [str(SUBMIT), "--master", "local[2]"] if spark else [sys.executable]
     summary, temporary = home / f"{name}.json", home / "tmp"
     temporary.mkdir(exist_ok=True)
@@ -96,7 +96,7 @@ def test_digits(home):
 
 @pytest.fixture(scope="module")
 def in_process(client, trained):
-    """The logged model, loaded here."""
+    """The logged model, loaded in this process."""
     loaded = mlflow.pyfunc.load_model(trained["model_uri"])
 
     def predict(images):
@@ -146,8 +146,8 @@ def test_predict_labels_pictures_and_lines_with_the_newest_model(home, trained, 
     answers = [json.loads(line) for line in lines if line.startswith("{")]
     assert [answer["file"] for answer in answers] == ["digit.jpg", *(f"lines.txt:{number}" for number in range(3, 8))]
     assert answers[0]["label"] == str(expected[3].argmax())
-    found = [[answer["probabilities"][str(label)] for label in range(10)] for answer in answers[1:]]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    predicted = [[answer["probabilities"][str(label)] for label in range(10)] for answer in answers[1:]]
+    np.testing.assert_allclose(predicted, expected, atol=1e-5)
 
 
 def test_a_whole_table_is_scored_by_the_champion(home, client, trained):
@@ -162,7 +162,7 @@ def test_a_whole_table_is_scored_by_the_champion(home, client, trained):
 
 @pytest.fixture(scope="module")
 def server(home, trained, tmp_path_factory):
-    """The address of a server of the model, in a process where what only training needs cannot be imported."""
+    """Address of a server of the model, in a process that cannot import the libraries that only training needs."""
     blocked = tmp_path_factory.mktemp("blocked")
     for name in TRAINING_ONLY:
         (blocked / f"{name}.py").write_text(f"raise ImportError('{name} is not for users of the model')\n")

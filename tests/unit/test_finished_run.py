@@ -18,7 +18,7 @@ from pipelines.track.rundir.summary import ModelScore, SplitRows, StageSeconds, 
 
 
 def write_run(folder, table, settings=(), epochs=(1, 2), finished=True):
-    """What a training leaves in its folder."""
+    """Write the files of a training to a run folder."""
     folder.mkdir(parents=True)
     (folder / layout.CONFIG_FILE).write_text(loader.dump(loader.load(None, settings)))
     spool = SpoolWriter(folder / layout.SPOOL_FOLDER, 0)

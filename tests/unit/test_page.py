@@ -1,4 +1,4 @@
-"""What the run's page will say, from events and arrays as ranks leave them."""
+"""The content of a run's page, from events and arrays as written by ranks."""
 
 import csv
 import json
@@ -162,7 +162,7 @@ def test_events_become_metrics_of_all_ranks_and_figures_with_their_data(table, t
     run.finish("FINISHED")
     assert run.warnings == []
 
-    # This network left no kernels.
+    # There are no kernels of a first layer.
     assert set(names) == {
         *("learning_curves", "confusion_matrix", "per_class", "worst_mistakes", "calibration", "examples", "timeline")
     }

@@ -8,14 +8,14 @@ from pipelines.launch import slots
 
 @pytest.fixture
 def spark(monkeypatch):
-    """A session whose slots are those of a list, one look after the other, the last for ever."""
-    found = SimpleNamespace(left=[0], master="spark://head:7077", startTime=0)
+    """A session whose number of slots is taken from a list, one by one; the last one stays."""
+    session = SimpleNamespace(left=[0], master="spark://head:7077", startTime=0)
     conf = SimpleNamespace(get=lambda key, default=None: default)
-    found.sparkContext = SimpleNamespace(master=found.master, startTime=0, getConf=lambda: conf)
-    monkeypatch.setattr(slots, "available", lambda _: found.left.pop(0) if len(found.left) > 1 else found.left[0])
+    session.sparkContext = SimpleNamespace(master=session.master, startTime=0, getConf=lambda: conf)
+    monkeypatch.setattr(slots, "available", lambda _: session.left.pop(0) if len(session.left) > 1 else session.left[0])
     monkeypatch.setattr(slots.time, "sleep", lambda _: None)
     monkeypatch.setattr(slots, "_REVIVE_SECONDS", 0.05)
-    return found
+    return session
 
 
 def test_lost_slots_that_return_are_used_again(spark):

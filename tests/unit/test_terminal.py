@@ -1,4 +1,4 @@
-"""The progress line on a real terminal: a pseudo-terminal with a size."""
+"""The progress bar on a pseudo-terminal of a given size."""
 
 import contextlib
 import fcntl
@@ -30,7 +30,7 @@ PLAN = TrainingPlan(
     step=0,
 )
 METRICS = {"train/loss": 0.5, "train/accuracy": 0.9, "epoch_seconds": 9.5, "rows_per_second": 5400.0}
-# Reads sizes from its standard input: one progress report for each line.
+# Reports progress once for each line of its standard input.
 FOLLOWER = f"""
 import sys
 from pipelines.track.console.console import TrainingConsole
@@ -51,7 +51,7 @@ def set_size(terminal, columns):
 
 
 def rest_of(master):
-    """All that was written before the terminal's other side was closed."""
+    """Read everything written before the other side was closed."""
     shown = b""
     with contextlib.suppress(OSError):
         while True:
@@ -60,7 +60,7 @@ def rest_of(master):
 
 
 def follow(sizes, verbosity="normal", term="xterm"):
-    """What a console writes to a terminal that has another size before each progress report."""
+    """Output of a console on a terminal that is resized before each progress report."""
     master, slave = pty.openpty()
     set_size(slave, sizes[0])
     process = subprocess.Popen(
@@ -72,7 +72,7 @@ def follow(sizes, verbosity="normal", term="xterm"):
             set_size(slave, columns)
             process.stdin.write(b"go\n")
             process.stdin.flush()
-            # A report of a quiet console cannot be waited for.
+            # A quiet console shows no progress to wait for.
             if verbosity != "quiet" and term != "dumb":
                 while shown.count(b"rows/s") + shown.count("…".encode()) < number + 1:
                     shown += os.read(master, 65536)
@@ -87,7 +87,7 @@ def follow(sizes, verbosity="normal", term="xterm"):
 
 
 def frames_of(shown):
-    """The bar as it was drawn each time, without colours."""
+    """The bar as drawn each time, without colors."""
     plain = re.sub(r"\x1b\[[\d;]*m|\x1b\[\?25[hl]", "", shown)
     drawn = re.split(r"\r\x1b\[2K|\r\n", plain)
     return [frame for frame in drawn if "epoch 1/3" in frame and "train loss" not in frame]

@@ -6,7 +6,7 @@
 
 MLflow is synchronized with the journal (`pipelines.track.mlflow.follower`). So no data is lost if the server is down, slow or
 full: `./convoy replay RUN_DIR` sends what is missing. The journal contains no credentials: texts are masked, and values that
-MLflow acts on, such as names, paths and addresses, only as far as they hold credentials (`pipelines.system.secrets.mask_value`).
+MLflow interprets, such as names, paths and addresses, only where they hold credentials (`pipelines.system.secrets.mask_value`).
 """
 
 import contextlib

@@ -65,7 +65,7 @@ def _replay(run_dir: Path, tracking_uri: str) -> Replay:
             journal.accepted.entries.clear()
         journal.retry_refused()
         for entry in journal.pending():
-            # A run folder is data, too: what it names is uploaded.
+            # A run folder is input, too: the files that it names are uploaded.
             if entry.action in ("artifact", "model"):
                 layout.inside(run_dir, str(entry.values["path"]))
         pending = len(journal.pending())

@@ -100,7 +100,7 @@ def merge(folder: Path, target: Path) -> None:
     """Write the lines of all `*.log` files below `folder` to `target`, sorted by time.
 
     Lines without a time, such as those of a traceback, stay after the line they follow and are prefixed with their file's name.
-    What the code of a rank printed is masked here.
+    Lines are masked again, since a rank's file also has what its code printed.
     """
     files = [path for path in sorted(folder.rglob("*.log")) if path != target]
     mask_line = masker()
