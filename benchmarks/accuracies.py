@@ -20,8 +20,8 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
 
     Each finished run is added to `results`/accuracies-unfinished.json, so that an interrupted measurement resumes where it was.
     """
-    kept = results / "accuracies-unfinished.json"
-    runs: list[dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else []
+    unfinished = results / "accuracies-unfinished.json"
+    runs: list[dict[str, Any]] = json.loads(unfinished.read_text()) if unfinished.exists() else []
     done = {(run["config"], run["workers"], run["seed"]) for run in runs}
     with tempfile.TemporaryDirectory() as home:
         for workers in (1, 2):
@@ -34,8 +34,8 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
                     )
                     runs.append(_row(config, workers, seed, summary))
                     print(f"  {runs[-1]}", flush=True)
-                    kept.write_text(json.dumps(runs, indent=1) + "\n")
-    kept.unlink(missing_ok=True)
+                    unfinished.write_text(json.dumps(runs, indent=1) + "\n")
+    unfinished.unlink(missing_ok=True)
     return {"runs": runs}
 
 

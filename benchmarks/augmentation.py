@@ -36,7 +36,10 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
 def lines(result: dict[str, Any]) -> list[str]:
     """The result as text."""
     speeds = {name: [row[name] for row in result["rows_per_second"]] for name in CHANGES}
-    return [f"{name:20} {statistics.median(of):9,.0f} rows/s ({min(of):,.0f} to {max(of):,.0f})" for name, of in speeds.items()]
+    return [
+        f"{name:20} {statistics.median(rates):9,.0f} rows/s ({min(rates):,.0f} to {max(rates):,.0f})"
+        for name, rates in speeds.items()
+    ]
 
 
 def speed(changes: dict[str, float]) -> float:

@@ -39,7 +39,7 @@ class Cost:
 
     def errors(self, measured: Iterable[Reduction]) -> list[float]:
         """Signed relative errors: positive where the model overestimates."""
-        return [self.seconds(one.hosts, one.num_bytes) / one.seconds - 1 for one in measured]
+        return [self.seconds(reduction.hosts, reduction.num_bytes) / reduction.seconds - 1 for reduction in measured]
 
 
 def fit(measured: Sequence[Reduction]) -> Cost:
@@ -48,24 +48,24 @@ def fit(measured: Sequence[Reduction]) -> Cost:
     Args:
         measured: at least two sizes and two numbers of hosts, none of them 1.
     """
-    rows = np.array([[1.0, 2 * (one.hosts - 1), 2 * (one.hosts - 1) / one.hosts * one.num_bytes] for one in measured])
-    seconds = np.array([one.seconds for one in measured])
+    rows = np.array([[1.0, 2 * (r.hosts - 1), 2 * (r.hosts - 1) / r.hosts * r.num_bytes] for r in measured])
+    seconds = np.array([reduction.seconds for reduction in measured])
     weighted = rows / seconds[:, None]
     # Columns differ by orders of magnitude.
     scale = np.linalg.norm(weighted, axis=0)
-    best, least = np.zeros(3), np.inf
+    best, least_error = np.zeros(3), np.inf
     # With three parameters that must not be negative, the optimum has some subset at zero.
     for subset in ([0, 1, 2], [1, 2], [0, 2], [2]):
-        found = np.zeros(3)
-        found[subset] = np.linalg.lstsq(weighted[:, subset] / scale[subset], np.ones(len(seconds)), rcond=None)[0]
-        wrong = float(np.sum((weighted / scale @ found - 1) ** 2))
-        if found.min() >= 0 and wrong < least:
-            best, least = found / scale, wrong
+        scaled = np.zeros(3)
+        scaled[subset] = np.linalg.lstsq(weighted[:, subset] / scale[subset], np.ones(len(seconds)), rcond=None)[0]
+        error = float(np.sum((weighted / scale @ scaled - 1) ** 2))
+        if scaled.min() >= 0 and error < least_error:
+            best, least_error = scaled / scale, error
     return Cost(float(best[0]), float(best[1]), float(1 / best[2]) if best[2] else float("inf"))
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedCost:
     """A fitted model with its errors."""
 
     cost: Cost
@@ -78,16 +78,18 @@ class Fitted:
         return asdict(self)
 
 
-def judged(measured: Sequence[Reduction]) -> Fitted:
+def fit_with_errors(measured: Sequence[Reduction]) -> FittedCost:
     """Fit a model and evaluate it. The error on unseen hosts is NaN with fewer than three numbers of hosts."""
     cost = fit(measured)
     errors = [abs(error) for error in cost.errors(measured)]
-    hosts = sorted({one.hosts for one in measured})
+    hosts = sorted({reduction.hosts for reduction in measured})
     unseen = float("nan")
     if len(hosts) > 2:
-        known = fit([one for one in measured if one.hosts < hosts[-1]])
-        unseen = statistics.median(abs(error) for error in known.errors(one for one in measured if one.hosts == hosts[-1]))
-    return Fitted(cost, statistics.median(errors), max(errors), unseen)
+        known = fit([reduction for reduction in measured if reduction.hosts < hosts[-1]])
+        unseen = statistics.median(
+            abs(error) for error in known.errors(reduction for reduction in measured if reduction.hosts == hosts[-1])
+        )
+    return FittedCost(cost, statistics.median(errors), max(errors), unseen)
 
 
 def efficiency(cost: Cost, workers: int, compute_seconds: float, num_bytes: int, hidden: float = 0.0) -> float:

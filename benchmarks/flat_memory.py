@@ -16,7 +16,7 @@ WORKERS = 2
 
 def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
     """The sizes alternate, each in its own home folder, so that each run ingests."""
-    found: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = []
     for _ in range(rounds):
         for times in TIMES:
             with tempfile.TemporaryDirectory() as folder:
@@ -26,7 +26,7 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
                 finished, summary = train(
                     home, source, "convnet", "training.epochs=1", "stream.memory_limit_mb=0", workers=WORKERS
                 )
-                found.append(
+                runs.append(
                     {
                         "times": times,
                         "rows": summary.rows.train,
@@ -36,21 +36,21 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
                         "source_mb": round(sum(path.stat().st_size for path in source.iterdir()) / 1e6),
                     }
                 )
-            print(f"  {found[-1]}", flush=True)
-    small, large = (statistics.median(one["rank_peak_mb"] for one in found if one["times"] == times) for times in TIMES)
-    return {"runs": found, "growth": large / small}
+            print(f"  {runs[-1]}", flush=True)
+    small, large = (statistics.median(one["rank_peak_mb"] for one in runs if one["times"] == times) for times in TIMES)
+    return {"runs": runs, "growth": large / small}
 
 
 def lines(result: dict[str, Any]) -> list[str]:
     """The result as text."""
-    told = []
+    text = []
     for times in TIMES:
         runs = [one for one in result["runs"] if one["times"] == times]
-        peak, speed, ingest = (statistics.median(one[key] for one in runs) for key in _SHOWN)
-        told.append(
+        peak, speed, ingest = (statistics.median(one[key] for one in runs) for key in _REPORTED)
+        text.append(
             f"{runs[0]['rows']:>9,} rows  a rank's peak memory {peak:.0f} MB, {speed:,.0f} rows/s streamed, ingest {ingest:.0f} s"
         )
-    return [*told, f"ten times the rows, {result['growth']:.2f} times the memory"]
+    return [*text, f"ten times the rows, {result['growth']:.2f} times the memory"]
 
 
-_SHOWN = ("rank_peak_mb", "rows_per_second", "ingest_seconds")
+_REPORTED = ("rank_peak_mb", "rows_per_second", "ingest_seconds")

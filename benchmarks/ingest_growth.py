@@ -45,17 +45,17 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
 def lines(result: dict[str, Any]) -> list[str]:
     """The result as text."""
     seconds = {}
-    shown = []
+    text = []
     for times in TIMES:
         rounds = [row for row in result["rounds"] if row["times"] == times]
         parser, seconds[times] = (statistics.median(row[f"{who}_seconds"] for row in rounds) for who in ("parser", "ingest"))
-        shown.append(
+        text.append(
             f"{times:2}x MNIST  ingest {seconds[times]:6.1f} s, scikit-learn's parser on one core {parser:6.1f} s, "
             f"ratio for two cores {2 * seconds[times] / parser:.2f}; table {rounds[0]['table_mb']} MB, "
             f"peak memory {statistics.median(row['peak_mb'] for row in rounds):.0f} MB"
         )
     each = (seconds[TIMES[1]] - seconds[TIMES[0]]) / (TIMES[1] - TIMES[0])
-    return [*shown, f"beyond start-up, {each:.1f} s per additional MNIST"]
+    return [*text, f"beyond start-up, {each:.1f} s per additional MNIST"]
 
 
 def ratios(result: dict[str, Any]) -> dict[str, list[float]]:

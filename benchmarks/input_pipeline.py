@@ -50,20 +50,20 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
 
 def lines(result: dict[str, Any]) -> list[str]:
     """The result as text."""
-    shown = []
+    text = []
     for way, times in [("memory", 1), *(("stream", times) for times in TIMES)]:
         runs = [run for run in result["runs"] if (run["way"], run["times"]) == (way, times)]
         speeds = [run["rows_per_second"] for run in runs]
-        shown.append(
+        text.append(
             f"{way:6} {times:2}x MNIST  {statistics.median(speeds):9,.0f} rows/s ({min(speeds):,.0f} to {max(speeds):,.0f}), "
             f"goal {GOALS[way]:,}; memory growth while reading {statistics.median(run['growth_mb'] for run in runs):.0f} MB"
         )
-    for way, found in result["orders"].items():
-        shown.append(
-            f"{way:6}  rank correlation of two epochs' orders {found['correlation']:+.3f}; label frequencies in {WINDOW:,} "
-            f"consecutive rows deviate by at most {found['deviations']:.1f} standard deviations"
+    for way, order in result["orders"].items():
+        text.append(
+            f"{way:6}  rank correlation of two epochs' orders {order['correlation']:+.3f}; label frequencies in {WINDOW:,} "
+            f"consecutive rows deviate by at most {order['deviations']:.1f} standard deviations"
         )
-    return shown
+    return text
 
 
 def training_data(table_uri: str, times: int, way: str) -> "tuple[TrainingData, int]":
@@ -140,16 +140,16 @@ def order(table_uri: str, way: str) -> dict[str, float]:
                 for image, label in zip(images, labels, strict=True)
             ]
         )
-    places = {image: place for place, (image, _) in enumerate(epochs[0])}
-    both = np.array([(places[image], place) for place, (image, _) in enumerate(epochs[1]) if image in places])
+    positions = {image: position for position, (image, _) in enumerate(epochs[0])}
+    pairs = np.array([(positions[image], position) for position, (image, _) in enumerate(epochs[1]) if image in positions])
     labels = np.array([label for _, label in epochs[0]])
     largest = 0.0
     for label in np.unique(labels):
-        is_it = labels == label
-        share, so_far = is_it.mean(), np.concatenate([[0], np.cumsum(is_it)])
-        shares = (so_far[WINDOW:] - so_far[:-WINDOW]) / WINDOW
+        matches = labels == label
+        share, cumulative = matches.mean(), np.concatenate([[0], np.cumsum(matches)])
+        shares = (cumulative[WINDOW:] - cumulative[:-WINDOW]) / WINDOW
         largest = max(largest, float(np.abs(shares - share).max() / np.sqrt(share * (1 - share) / WINDOW)))
-    return {"correlation": round(float(np.corrcoef(both.T)[0, 1]), 4), "deviations": round(largest, 2)}
+    return {"correlation": round(float(np.corrcoef(pairs.T)[0, 1]), 4), "deviations": round(largest, 2)}
 
 
 if __name__ == "__main__":

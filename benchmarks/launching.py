@@ -33,12 +33,12 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
 def lines(result: dict[str, Any]) -> list[str]:
     """The result as text."""
     medians = {who: statistics.median(seconds) for who, seconds in result["seconds"].items()}
-    shown = [
+    text = [
         f"{who:24} {medians[who]:5.1f} s ({min(seconds):.1f} to {max(seconds):.1f}), first call {result['first'][who]:.1f} s"
         for who, seconds in result["seconds"].items()
     ]
     convoy, peer = medians.values()
-    return [*shown, f"ratio {convoy / peer:.2f}; goal: at most {GOAL_SECONDS:.0f} s"]
+    return [*text, f"ratio {convoy / peer:.2f}; goal: at most {GOAL_SECONDS:.0f} s"]
 
 
 def ratios(result: dict[str, Any]) -> dict[str, list[float]]:

@@ -27,16 +27,16 @@ def reductions(sizes: list[int], seconds: float) -> dict[int, float]:
     import tensorflow as tf
 
     hvd.init()
-    found = {}
+    medians = {}
     for size in sizes:
         tensor, name = tf.ones(size // 4), f"of-{size}"
         times = [_timed(lambda: hvd.allreduce(tensor, name=name).numpy()) for _ in range(3)]  # noqa: B023
         # All ranks must agree on the number.
         slowest = float(hvd.allreduce(tf.constant(max(times)), op=hvd.Max, name=f"slowest-{size}"))
         count = max(5, min(200, int(seconds / slowest)))
-        found[size] = statistics.median(_timed(lambda: hvd.allreduce(tensor, name=name).numpy()) for _ in range(count))  # noqa: B023
+        medians[size] = statistics.median(_timed(lambda: hvd.allreduce(tensor, name=name).numpy()) for _ in range(count))  # noqa: B023
     hvd.shutdown()
-    return found
+    return medians
 
 
 def steps(batches: dict[str, int], count: int) -> dict[str, Any]:
@@ -48,13 +48,13 @@ def steps(batches: dict[str, int], count: int) -> dict[str, Any]:
     from pipelines.data.table.schema import ImageSpec
     from pipelines.models import registry
     from pipelines.train.collectives.horovod import broadcast_state
-    from pipelines.train.compile import use_threads
+    from pipelines.train.devices import use_threads
     from pipelines.train.optim.distributed import with_allreduce
 
     hvd.init()
     use_threads(1)
     rng = np.random.default_rng(hvd.rank())
-    found: dict[str, Any] = {"seconds": {}}
+    result: dict[str, Any] = {"seconds": {}}
     for name, batch in batches.items():
         model = registry.build(NETWORK, ImageSpec(shape=(28, 28, 1), dtype="uint8", value_range=(0.0, 255.0)), 10)
         optimizer = with_allreduce(keras.optimizers.Adam)(1e-3)
@@ -68,10 +68,10 @@ def steps(batches: dict[str, int], count: int) -> dict[str, Any]:
         started = time.perf_counter()
         for _ in range(count):
             model.train_on_batch(images, labels)
-        found["seconds"][name] = (time.perf_counter() - started) / count
-        found["gradient_bytes"] = 4 * sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+        result["seconds"][name] = (time.perf_counter() - started) / count
+        result["gradient_bytes"] = 4 * sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
     hvd.shutdown()
-    return found
+    return result
 
 
 def _timed(action: Any) -> float:

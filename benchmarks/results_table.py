@@ -23,7 +23,7 @@ from pipelines.config import DataConfig, loader
 
 RECORD = ROOT / "benchmarks/recorded.json"
 BEGIN, END = "<!-- results: written by benchmarks/results_table.py -->", "<!-- end of results -->"
-# Test accuracy that the course, or the paper of a network or data set, reports, where it does.
+# Test accuracy reported by the course, or by the paper of a network or data set.
 PUBLISHED = {
     "mlp": "95.5 %",
     "convnet": "98.6 %",
@@ -63,7 +63,7 @@ PAGES = {
 
 
 def data(config: str, mnist: Path) -> Path | None:
-    """Where a configuration's data are, or None where it names data of its own."""
+    """The folder with a configuration's data, or None if it names its own."""
     return mnist if loader.load(ROOT / f"conf/{config}.yml").data.dataset == DataConfig().dataset else None
 
 
@@ -72,7 +72,7 @@ def lines(runs: list[dict[str, Any]], speeds: dict[str, dict[str, list[float]]],
 
     Args:
         runs: each with `config`, `workers`, `seed`, `epochs` and `accuracy` (0 to 1).
-        speeds: rows a second by configuration and number of workers, each as often as measured.
+        speeds: measured rows per second by configuration and number of workers.
         configs: the configurations to show, in order.
     """
     table = [
@@ -81,19 +81,19 @@ def lines(runs: list[dict[str, Any]], speeds: dict[str, dict[str, list[float]]],
     ]
     for config in configs:
         by_workers = {w: [run for run in runs if (run["config"], run["workers"]) == (config, w)] for w in (1, 2)}
-        measured = [of for of in by_workers.values() if of]
+        measured = [group for group in by_workers.values() if group]
         if not measured:
             continue
-        rates = " / ".join(f"{statistics.median(of):,.0f}" for of in speeds.get(config, {}).values())
+        speed = " / ".join(f"{statistics.median(rates):,.0f}" for rates in speeds.get(config, {}).values())
         table.append(
-            f"| `conf/{config}.yml` | {parameters(config):,} | {measured[0][0]['epochs']} | {rates} | "
+            f"| `conf/{config}.yml` | {parameters(config):,} | {measured[0][0]['epochs']} | {speed} | "
             f"{accuracy(by_workers[1])} | {accuracy(by_workers[2])} | {PUBLISHED.get(config, '')} |"
         )
     return table
 
 
 def accuracy(runs: list[dict[str, Any]]) -> str:
-    """Mean, range and number of the seeds; empty for no runs."""
+    """Mean, range and number of seeds; empty without runs."""
     if not runs:
         return ""
     percent = [100 * run["accuracy"] for run in runs]
@@ -101,16 +101,16 @@ def accuracy(runs: list[dict[str, Any]]) -> str:
 
 
 def parameters(config: str) -> int:
-    """Of the configured network for images of 28 x 28 and ten classes, as its page says; a test holds the page to it."""
+    """Number of parameters of the configured network for images of 28 x 28 and ten classes, from its docstring (tested)."""
     name = loader.load(ROOT / f"conf/{config}.yml").model.name
-    page = ast.get_docstring(ast.parse((ROOT / f"pipelines/models/{name}.py").read_text())) or ""
-    found = re.search(r"^([\d,]+) parameters for 28 x 28 x 1 and ten classes", page, re.MULTILINE)
-    assert found is not None, name
-    return int(found[1].replace(",", ""))
+    docstring = ast.get_docstring(ast.parse((ROOT / f"pipelines/models/{name}.py").read_text())) or ""
+    match = re.search(r"^([\d,]+) parameters for 28 x 28 x 1 and ten classes", docstring, re.MULTILINE)
+    assert match is not None, name
+    return int(match[1].replace(",", ""))
 
 
 def recorded() -> tuple[list[dict[str, Any]], dict[str, dict[str, list[float]]]]:
-    """Runs and speeds, as `lines` takes them."""
+    """The record's runs and speeds, as arguments of `lines`."""
     if not RECORD.exists():
         return [], {}
     content = json.loads(RECORD.read_text())
@@ -118,11 +118,11 @@ def recorded() -> tuple[list[dict[str, Any]], dict[str, dict[str, list[float]]]]
 
 
 def add(result: dict[str, Any]) -> None:
-    """To the record, what a part found. A run takes the place of an older one with the same configuration, workers and seed."""
+    """Add a part's result to the record. A run replaces an older one with the same configuration, workers and seed."""
     runs, speeds = recorded()
-    of = {(run["config"], run["workers"], run["seed"]): run for run in [*runs, *result.get("runs", [])]}
-    order = sorted(of, key=lambda key: (CONFIGS.index(key[0]), *key[1:]))
-    listed = ",\n".join("  " + json.dumps(of[key]) for key in order)
+    by_key = {(run["config"], run["workers"], run["seed"]): run for run in [*runs, *result.get("runs", [])]}
+    order = sorted(by_key, key=lambda key: (CONFIGS.index(key[0]), *key[1:]))
+    listed = ",\n".join("  " + json.dumps(by_key[key]) for key in order)
     speeds |= result.get("rows_per_second", {})
     RECORD.write_text(f'{{"speeds": {json.dumps(speeds)},\n "runs": [\n{listed}\n]}}\n')
 

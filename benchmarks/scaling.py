@@ -47,25 +47,25 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
         raise HostError(why_not())
     with tempfile.TemporaryDirectory() as folder:
         with _hosts(Path(folder) / "reductions", 0) as (cluster, driver):
-            found = {f"{MEGABITS} Mbit/s": _reductions(cluster, driver, rounds)}
+            reductions = {f"{MEGABITS} Mbit/s": _reductions(cluster, driver, rounds)}
             cluster.network.limit(SLOW_MEGABITS)
             with cluster.network.delay(DELAY):
-                found[f"{SLOW_MEGABITS} Mbit/s, {1000 * DELAY:.0f} ms"] = _reductions(cluster, driver, rounds)
+                reductions[f"{SLOW_MEGABITS} Mbit/s, {1000 * DELAY:.0f} ms"] = _reductions(cluster, driver, rounds)
         with _hosts(Path(folder) / "steps", QUOTA) as (cluster, driver):
             steps = {hosts: _steps(cluster, driver, hosts, rounds) for hosts in HOSTS}
-    result = evaluate(found, steps)
+    result = evaluate(reductions, steps)
     _draw(result, results / "scaling.png")
     return result
 
 
 def evaluate(reductions: dict[str, list[Reduction]], steps: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """Models, efficiencies and predictions from the measurements, as plain data."""
-    fitted = {link: costmodel.judged(measured) for link, measured in reductions.items()}
+    fitted = {link: costmodel.fit_with_errors(measured) for link, measured in reductions.items()}
     alone, cost = steps[1]["seconds"], next(iter(fitted.values())).cost
     size = steps[1]["gradient_bytes"]
     scaling = []
-    for hosts, found in steps.items():
-        weak, strong = found["seconds"]["weak"], found["seconds"]["strong"]
+    for hosts, measured in steps.items():
+        weak, strong = measured["seconds"]["weak"], measured["seconds"]["strong"]
         scaling.append(
             {
                 "hosts": hosts,
@@ -92,7 +92,7 @@ def evaluate(reductions: dict[str, list[Reduction]], steps: dict[int, dict[str, 
 def predictions(cost: Cost, compute_seconds: float, num_bytes: int) -> dict[str, dict[str, float]]:
     """Predicted efficiency by number of workers, for this measurement and for the published ones."""
     gloo = next(shares for shares in PUBLISHED.values() if 2 in shares)
-    form = costmodel.from_efficiencies({2: gloo[2], 4: gloo[4]})
+    published = costmodel.from_efficiencies({2: gloo[2], 4: gloo[4]})
     faster = Cost(cost.base, cost.alpha, 10 * cost.beta)
     inception = Cost(0.0, 20e-6, INCEPTION_BANDWIDTH)
     # Horovod's own optimizers overlap reductions with the backward pass, which is two thirds of a step.
@@ -100,7 +100,7 @@ def predictions(cost: Cost, compute_seconds: float, num_bytes: int) -> dict[str,
     rows = {
         "as measured": lambda n: efficiency(cost, n, compute_seconds, num_bytes),
         "with ten times the bandwidth": lambda n: efficiency(faster, n, compute_seconds, num_bytes),
-        "ResNet-50, Gloo, fitted to its 2 and 4": lambda n: efficiency(form, n, 1.0, 1),
+        "ResNet-50, Gloo, fitted to its 2 and 4": lambda n: efficiency(published, n, 1.0, 1),
         "Inception V3, 25 Gbit/s, nothing hidden": lambda n: efficiency(inception, n, INCEPTION_SECONDS, INCEPTION_BYTES),
         "Inception V3, 25 Gbit/s, all hidden that can be": lambda n: efficiency(
             inception, n, INCEPTION_SECONDS, INCEPTION_BYTES, hidden
@@ -111,27 +111,27 @@ def predictions(cost: Cost, compute_seconds: float, num_bytes: int) -> dict[str,
 
 def lines(result: dict[str, Any]) -> list[str]:
     """The result as text."""
-    told = []
+    text = []
     for link, model in result["models"].items():
         cost, errors = model["cost"], (model["median_error"], model["largest_error"], model["unseen_error"])
         half, most, unseen = (f"{100 * error:.0f} %" for error in errors)
-        told.append(
+        text.append(
             f"{link}: base {1000 * cost['base']:.1f} ms, alpha {1000 * cost['alpha']:.2f} ms, "
             f"beta {8e-6 * cost['beta']:.0f} Mbit/s; error {half} (median), {most} (maximum), "
             f"{unseen} for an unseen number of hosts"
         )
     for row in result["scaling"]:
-        told.append(
+        text.append(
             f"{row['hosts']} hosts  weak {1000 * row['weak_step_seconds']:6.0f} ms/step, {100 * row['weak_efficiency']:3.0f} % "
             f"(model {100 * row['weak_efficiency_by_model']:3.0f} %)   strong {1000 * row['strong_step_seconds']:6.0f} ms, "
             f"{100 * row['strong_efficiency']:3.0f} % (model {100 * row['strong_efficiency_by_model']:3.0f} %)"
         )
     width = max(map(len, [*result["predictions"], *result["published"]]))
-    told.append(f"{'workers':{width}}  " + " ".join(f"{workers:>5}" for workers in WORKERS))
+    text.append(f"{'workers':{width}}  " + " ".join(f"{workers:>5}" for workers in WORKERS))
     for name, shares in {**result["predictions"], **result["published"]}.items():
         cells = (f"{100 * shares[str(workers)]:5.0f}" if str(workers) in shares else "    -" for workers in WORKERS)
-        told.append(f"{name:{width}}  " + " ".join(cells))
-    return told
+        text.append(f"{name:{width}}  " + " ".join(cells))
+    return text
 
 
 @contextmanager
@@ -142,24 +142,24 @@ def _hosts(folder: Path, quota: float) -> Iterator[tuple[Cluster, Driver]]:
 
 
 def _reductions(cluster: Cluster, driver: Driver, rounds: int) -> list[Reduction]:
-    found = []
+    reductions = []
     for hosts in REDUCING_HOSTS:
         arguments = (SIZES, 0.5 * rounds)
         by_rank = driver.call(
             rankwork.run, rankwork.reductions, hosts, arguments, rankwork.folder_of(cluster.folder), seconds=600
         )
-        found += [Reduction(hosts, size, max(rank[size] for rank in by_rank)) for size in SIZES]
+        reductions += [Reduction(hosts, size, max(rank[size] for rank in by_rank)) for size in SIZES]
         print(f"  reductions on {hosts} hosts done", flush=True)
-    return found
+    return reductions
 
 
 def _steps(cluster: Cluster, driver: Driver, hosts: int, rounds: int) -> dict[str, Any]:
     arguments = ({"weak": WEAK_BATCH, "strong": STRONG_BATCH // hosts}, STEPS)
     runs = rankwork.folder_of(cluster.folder)
-    found = [driver.call(rankwork.run, rankwork.steps, hosts, arguments, runs, seconds=600)[0] for _ in range(rounds)]
+    results = [driver.call(rankwork.run, rankwork.steps, hosts, arguments, runs, seconds=600)[0] for _ in range(rounds)]
     print(f"  steps on {hosts} hosts done", flush=True)
-    seconds = {name: statistics.median(one["seconds"][name] for one in found) for name in ("weak", "strong")}
-    return {"seconds": seconds, "gradient_bytes": found[0]["gradient_bytes"]}
+    seconds = {name: statistics.median(result["seconds"][name] for result in results) for name in ("weak", "strong")}
+    return {"seconds": seconds, "gradient_bytes": results[0]["gradient_bytes"]}
 
 
 def _draw(result: dict[str, Any], path: Path) -> None:

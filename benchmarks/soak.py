@@ -8,7 +8,6 @@ wheel.
 """
 
 import argparse
-import itertools
 import os
 import random
 import re
@@ -107,33 +106,31 @@ def train(spark: object, config: Config, data: Table, run_dir: Path, kills: list
     steps = steps_per_epoch(data.manifest.rows("train"), WORKERS, config.training.batch_size_per_worker)
     ended = threading.Event()
     killer = threading.Thread(target=kill_all, args=(run_dir, kills, steps, ended), daemon=True)
-    starts_again = itertools.count()
     started = time.monotonic()
     killer.start()
-    results = restarts.train(
-        spark,
-        config,
-        data,
-        run_dir,
-        start=None,
-        poll=lambda: None,
-        reporter=RestartReporter(started),
-        restarted=lambda line: next(starts_again),
-    )
+    observer = RestartObserver(started)
+    results = restarts.train(spark, config, data, run_dir, observer)
     ended.set()
     killer.join()
-    return results[0], time.monotonic() - started, next(starts_again)
+    return results[0], time.monotonic() - started, observer.restarts
 
 
-class RestartReporter(NullReporter):
-    """Prints restarts. Warnings of a stall come early here, and mean nothing."""
+class RestartObserver:
+    """Counts restarts and prints them. Warnings of a stall come early here, and mean nothing."""
 
     def __init__(self, started: float) -> None:
+        self.restarts = 0
         self._started = started
 
+    def poll(self) -> None:
+        return
+
     def warn(self, line: str) -> None:
-        if line.startswith("restart"):
-            print(f"  {time.monotonic() - self._started:6.1f} s  {line}", flush=True)
+        return
+
+    def restarting(self, reason: str) -> None:
+        self.restarts += 1
+        print(f"  {time.monotonic() - self._started:6.1f} s  {reason}", flush=True)
 
 
 def kill_all(run_dir: Path, kills: list[Kill], steps: int, ended: threading.Event) -> None:

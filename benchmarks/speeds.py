@@ -30,14 +30,17 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
                 for trial in described["trials"]:
                     (folder,) = Path(home, described["run_dir"], "trials").glob(f"*-trial-{trial['trial']}")
                     speeds[trial["configuration"]][str(workers)].append(_last_rate(folder))
-                print(f"  {workers} workers: { {name: of[str(workers)][-1] for name, of in speeds.items()} }", flush=True)
+                print(
+                    f"  {workers} workers: { {name: by_workers[str(workers)][-1] for name, by_workers in speeds.items()} }",
+                    flush=True,
+                )
     return {"rows_per_second": speeds}
 
 
 def lines(result: dict[str, Any]) -> list[str]:
     """The result as text."""
     return [
-        f"{name:22}" + ", ".join(f"{statistics.median(of):9,.0f} with {workers}" for workers, of in by_workers.items())
+        f"{name:22}" + ", ".join(f"{statistics.median(rates):9,.0f} with {workers}" for workers, rates in by_workers.items())
         for name, by_workers in result["rows_per_second"].items()
     ]
 

@@ -44,14 +44,14 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
 def lines(result: dict[str, Any]) -> list[str]:
     """The result as text."""
     on, off = (statistics.median(result["train_seconds"][way]) for way in ("on", "off"))
-    shown = [
+    text = [
         f"tracking {way:3}  training {statistics.median(seconds):.1f} s ({min(seconds):.1f} to {max(seconds):.1f}), "
         f"whole process {statistics.median(result['whole_process_seconds'][way]):.1f} s"
         for way, seconds in result["train_seconds"].items()
     ]
     computed, seconds = statistics.median(result["processor_seconds"]), result["train_seconds"]["on"]
     return [
-        *shown,
+        *text,
         f"training time with tracking: {on / off - 1:+.1%}",
         f"tracking used {computed:.2f} core-seconds during training on {result['cores']} cores "
         f"({min(result['processor_seconds']):.2f} to {max(result['processor_seconds']):.2f}): "

@@ -46,34 +46,34 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
 
 def lines(result: dict[str, Any]) -> list[str]:
     """The result as text."""
-    shown = []
+    text = []
     for network in NETWORKS:
         rounds = [row for row in result["rounds"] if row["network"] == network]
         speed = {way: statistics.median(row[way] for row in rounds) for way in rounds[0] if way != "network"}
         for way, name in KERAS.items():
             to_keras = statistics.median(_to_keras(rounds, way))
-            shown.append(
+            text.append(
                 f"{network:16} batch {BATCH_SIZE}  {name} {speed[way]:7,.0f} rows/s, 1 worker {to_keras:.2f} times as fast"
             )
         for batch in (BATCH_SIZE, LARGE_BATCH_SIZE):
             one, two = (speed[f"convoy_{workers}_{batch}"] for workers in (1, 2))
             efficiency = statistics.median(_efficiencies(rounds, batch))
-            shown.append(
+            text.append(
                 f"{network:16} batch {batch}  1 worker {one:7,.0f} rows/s, 2 workers {two:7,.0f} ({efficiency:.0%} of 1 worker)"
             )
-    return shown
+    return text
 
 
 def ratios(result: dict[str, Any]) -> dict[str, list[float]]:
     """Ratios for the chart: higher is better."""
-    found: dict[str, list[float]] = {}
+    ratios_by_name: dict[str, list[float]] = {}
     for network in NETWORKS:
         rounds = [row for row in result["rounds"] if row["network"] == network]
         for way, name in KERAS.items():
-            found[f"{network}, rows/s of 1 worker to {name}"] = _to_keras(rounds, way)
+            ratios_by_name[f"{network}, rows/s of 1 worker to {name}"] = _to_keras(rounds, way)
         for batch in (BATCH_SIZE, LARGE_BATCH_SIZE):
-            found[f"{network}, batch {batch}, rows/s of 2 workers to 1 worker"] = _efficiencies(rounds, batch)
-    return found
+            ratios_by_name[f"{network}, batch {batch}, rows/s of 2 workers to 1 worker"] = _efficiencies(rounds, batch)
+    return ratios_by_name
 
 
 def _to_keras(rounds: list[dict[str, Any]], way: str) -> list[float]:
@@ -99,12 +99,12 @@ def plain_keras(folder: Path, network: str, batch_size: int, epochs: int) -> dic
     begins: list[float] = []
     last_steps: list[float] = []
     ends: list[float] = []
-    seen = keras.callbacks.LambdaCallback(
+    recorder = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: (begins.append(time.monotonic()), last_steps.append(0.0)),
         on_train_batch_end=lambda batch, logs: last_steps.__setitem__(-1, time.monotonic()),
         on_epoch_end=lambda epoch, logs: ends.append(time.monotonic()),
     )
-    model.fit(images, y, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[seen])
+    model.fit(images, y, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[recorder])
     rows = len(images) * (epochs - 1)
     within = sum(last - begin for begin, last in zip(begins[1:], last_steps[1:], strict=True))
     return {"keras": round(rows / (ends[-1] - ends[0])), "keras_steps": round(rows / within)}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pipelines import cli
 from pipelines.launch.session import open_session
 from pipelines.score import flags, model_lookup, model_registry
-from pipelines.score.evaluate.dataset import choose
+from pipelines.score.evaluate.dataset import select_rows
 from pipelines.score.evaluate.evaluation_run import run_evaluation
 from pipelines.track.mlflow.follower import default_tracking_uri
 
@@ -28,14 +28,14 @@ def main(arguments: Sequence[str]) -> None:
     if options.register:
         model_registry.check_name(options.register)
     info = model_lookup.find(options.model, default_tracking_uri(tracking), tracking.experiment)
-    choice = choose(request.config, info, options.table, options.split, reporter)
+    selection = select_rows(request.config, info, options.table, options.split, reporter)
     with open_session("convoy-evaluate") as spark:
-        summary = run_evaluation(spark, choice, info, reporter)
+        summary = run_evaluation(spark, selection, info, reporter)
     test = summary["test"]
     reporter.say(f"accuracy {100 * test['accuracy']:.2f} %  (loss {test['loss']:.4f}, {test['rows']:,} rows)")
     reporter.say(f"run {summary['run_id']}" + (f" below {summary['parent_run_id']}" if summary["parent_run_id"] else ""))
     if options.register:
-        summary["registered"] = model_registry.registered(info.uri, options.register, default_tracking_uri(tracking), reporter)
+        summary["registered"] = model_registry.try_register(info.uri, options.register, default_tracking_uri(tracking), reporter)
     request.write_summary(summary)
 
 

@@ -27,13 +27,13 @@ def main(arguments: Sequence[str]) -> None:
     info = model_lookup.find(options.model, default_tracking_uri(tracking), tracking.experiment)
     print(f"model {info.uri}", file=sys.stderr)
     count = 0
-    for found in predict(classifier.Classifier(info), options.files, info.wants_digits(options.form)):
+    for prediction in predict(classifier.Classifier(info), options.files, info.converts_to_digits(options.form)):
         count += 1
         if options.json:
-            answer = {"file": found.origin, "label": found.label, "probability": found.probability}
-            print(json.dumps(answer | {"probabilities": found.probabilities}))
+            answer = {"file": prediction.origin, "label": prediction.label, "probability": prediction.probability}
+            print(json.dumps(answer | {"probabilities": prediction.probabilities}))
         else:
-            print(f"{found.origin}  {found.label}  {found.probability:.4f}")
+            print(f"{prediction.origin}  {prediction.label}  {prediction.probability:.4f}")
     request.write_summary({"model_uri": info.uri, "predictions": count})
 
 

@@ -12,7 +12,7 @@ from pipelines import cli
 from pipelines.errors import ConfigError
 from pipelines.launch.session import open_session
 from pipelines.score import flags, mlflow_client, model_lookup, model_registry
-from pipelines.score.evaluate.dataset import choose
+from pipelines.score.evaluate.dataset import select_rows
 from pipelines.score.evaluate.evaluation import evaluate
 from pipelines.track.mlflow.follower import default_tracking_uri
 
@@ -40,16 +40,16 @@ def main(arguments: Sequence[str]) -> None:
     if challenger is None or challenger == champion:
         raise ConfigError(f"{options.name}: has no challenger; train with --register {options.name} first")
     infos = [model_lookup.find(f"models:/{options.name}/{version}", tracking_uri) for version in versions if version is not None]
-    choice = choose(request.config, infos[0], options.table, options.split, request.reporter)
+    selection = select_rows(request.config, infos[0], options.table, options.split, request.reporter)
     started = time.monotonic()
     with open_session("convoy-promote") as spark:
-        table = choice.open(spark, request.reporter)
-        found = evaluate(spark, infos, table, choice.splits)
+        table = selection.open(spark, request.reporter)
+        comparison = evaluate(spark, infos, table, selection.splits)
     digest = table.manifest.digest
-    if found.pairs is None:
-        decision = model_registry.first_champion(found.results[0].accuracy, found.results[0].rows, digest)
+    if comparison.pairs is None:
+        decision = model_registry.first_champion(comparison.results[0].accuracy, comparison.results[0].rows, digest)
     else:
-        decision = model_registry.decide(found.pairs, options.significance, digest)
+        decision = model_registry.decide(comparison.pairs, options.significance, digest)
     model_registry.record(client, options.name, challenger, champion, decision)
     request.reporter.say(
         f"{options.name} version {challenger} is {'now champion' if decision.promoted else 'not promoted'}: {decision.reason}"

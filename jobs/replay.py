@@ -16,7 +16,9 @@ from pipelines.track.mlflow.replay import replay, with_trials
 def main(arguments: Sequence[str]) -> None:
     about = "Hand to MLflow what it lacks of a run."
     parser = cli.Parser(prog="./convoy replay", description=about, allow_abbrev=False)
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="the folder of the run, such as runs/20260131-120000-convnet-2w")
+    parser.add_argument(
+        "run_dir", metavar="RUN_DIR", help="the folder of the run, such as runs/20260131-120000-mnist-convnet-2w-k3f9"
+    )
     parser.add_argument("--to", metavar="URI", default="", help="another tracking server than the run was recorded for")
     options = parser.parse_args(arguments)
     # What it warns of is printed below.

@@ -29,17 +29,17 @@ def main(arguments: Sequence[str]) -> None:
     if options.data is None and not options.config:
         raise ConfigError("--data: must name what to score: libsvm text, Parquet, a folder of pictures, or a data set")
     info = model_lookup.find(options.model, default_tracking_uri(tracking), tracking.experiment)
-    order = ScoringRequest(
+    scoring = ScoringRequest(
         config=request.config,
         info=info,
         output=options.output,
         image_column=options.image_column,
-        digits=info.wants_digits(options.form),
+        digits=info.converts_to_digits(options.form),
         overwrite=options.overwrite,
     )
-    kind = check(order)
+    kind = check(scoring)
     with open_session("convoy-score") as spark:
-        summary = run_scoring(spark, order, kind, request.reporter)
+        summary = run_scoring(spark, scoring, kind, request.reporter)
     rejected = f", {summary['rejected_rows']:,} bad rows set aside" if summary["rejected_rows"] else ""
     request.reporter.say(
         f"{summary['rows']:,} rows scored by {info.uri} to {options.output} at {summary['rows_per_second']:,} rows/s{rejected}"

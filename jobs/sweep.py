@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pipelines import cli
 from pipelines.config import loader
 from pipelines.errors import ConfigError
-from pipelines.sweep import plan, results, run_sweep
+from pipelines.sweep import results, run_sweep, sweep_file
 from pipelines.track.console.console import TrainingConsole
 from pipelines.track.rundir import summary as summary_file
 
@@ -28,11 +28,11 @@ def main(arguments: Sequence[str]) -> None:
     if options.resume:
         sweep, folder = run_sweep.find(options.resume, overrides)
     else:
-        sweep = plan.load(loader.find(options.file), overrides)
+        sweep = sweep_file.load(loader.find(options.file), overrides)
         folder = run_sweep.begin(sweep)
     console = TrainingConsole(epochs=1, verbosity=cli.verbosity_of(options))
     summary = run_sweep.run_sweep(sweep, folder, console)
-    for line in results.closing(sweep, summary):
+    for line in results.closing_lines(sweep, summary):
         console.say(line)
     if options.summary is not None:
         summary_file.write(summary, options.summary)

@@ -47,7 +47,7 @@ def _train(request: cli.Request, fork_server: str) -> None:
     console.result(summary)
     if name:
         tracking_uri = default_tracking_uri(config.tracking)
-        registered = model_registry.registered(summary.model_uri, name, tracking_uri, request.reporter)
+        registered = model_registry.try_register(summary.model_uri, name, tracking_uri, request.reporter)
         summary = dataclasses.replace(summary, registered=registered)
     request.write_summary(summary.as_dict())
 

@@ -5,3 +5,7 @@ Read the folders in this order: `config`, `system`, `data` (sources, ingest, tab
 """
 
 __version__ = "0.1.0"
+
+from pipelines import moved
+
+moved.install()

@@ -44,7 +44,7 @@ def serve(clone: Clone, arguments: Sequence[str], variables: dict[str, str]) -> 
             while server.poll() is None and not _answers(f"{address}/health"):
                 time.sleep(0.3)
             if server.poll() is None:
-                say(f"MLflow at {address} (Ctrl-C ends it)")
+                say(f"MLflow at {_runs_page(clone, address, variables)} (Ctrl-C ends it)")
             server.wait()
         except KeyboardInterrupt:
             print()
@@ -54,6 +54,13 @@ def serve(clone: Clone, arguments: Sequence[str], variables: dict[str, str]) -> 
             end_session(server)
     tail = "\n".join("    " + line for line in mask(log.read_text(errors="replace")).splitlines()[-12:])
     raise SetupError(f"MLflow ended with exit code {server.returncode}. The end of {log}:\n{tail}")
+
+
+def _runs_page(clone: Clone, address: str, variables: dict[str, str]) -> str:
+    """The address of the list of training runs, or of the server where that is not to be had."""
+    command = [str(clone.venv / "bin/python"), str(clone.root / "jobs/runs_page.py"), address]
+    done = subprocess.run(command, env=variables, cwd=str(clone.root), capture_output=True, text=True, check=False)
+    return done.stdout.strip() or address
 
 
 def end_session(process: subprocess.Popen[Any]) -> None:

@@ -58,10 +58,10 @@ class Driver:
         if not self._connection.poll(seconds):
             raise HostError(f"{function} has not returned within {seconds} s")
         try:
-            fine, answer = cloudpickle.loads(self._connection.recv_bytes())
+            succeeded, answer = cloudpickle.loads(self._connection.recv_bytes())
         except (EOFError, ConnectionError) as error:
             raise HostError("the driver has exited") from error
-        if not fine:
+        if not succeeded:
             raise CallError(*answer)
         return answer
 
@@ -110,8 +110,8 @@ class Cluster:
     def environment(self) -> dict[str, str]:
         """Environment of processes on hosts."""
         path = os.pathsep.join(map(str, (ROOT, *self.python_path)))
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SPARK_", "PYSPARK_", "CONVOY_"))}
-        return kept | {
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SPARK_", "PYSPARK_", "CONVOY_"))}
+        return inherited | {
             "PYTHONPATH": path,
             "PYSPARK_PYTHON": sys.executable,
             # An empty folder: the one of the project's environment binds Spark to loopback and silences it.
@@ -143,20 +143,20 @@ class Cluster:
     @contextlib.contextmanager
     def driver(self) -> Iterator[Driver]:
         """A Spark session on the head node."""
-        here, there = socket.socketpair()
+        parent, child = socket.socketpair()
         variables = {"PYSPARK_SUBMIT_ARGS": shlex.join([*self.submit_arguments(), "pyspark-shell"])}
-        with here, there, (self.folder / "driver.log").open("ab") as log:
+        with parent, child, (self.folder / "driver.log").open("ab") as log:
             process = subprocess.Popen(
-                self.head.command(sys.executable, "-m", "benchmarks.cluster.driver", str(there.fileno())),
+                self.head.command(sys.executable, "-m", "benchmarks.cluster.driver", str(child.fileno())),
                 env=self.environment() | variables,
                 cwd=ROOT,
-                pass_fds=[there.fileno()],
+                pass_fds=[child.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
-            there.close()
-            driver = Driver(process, Connection(here.detach()))
+            child.close()
+            driver = Driver(process, Connection(parent.detach()))
             try:
                 driver.call(lambda spark: spark.version, seconds=_START_SECONDS)
                 yield driver

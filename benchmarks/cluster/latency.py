@@ -32,7 +32,7 @@ def main(seconds: float, ports: list[str]) -> None:
             stack.callback(ip, "link", "set", port, "master", "br0")
             ip("link", "set", inner, "master", "br0", "up")
             ip("link", "set", outer, "up")
-            at_port, at_bridge = stack.enter_context(_frames_of(port)), stack.enter_context(_frames_of(outer))
+            at_port, at_bridge = stack.enter_context(_packet_socket(port)), stack.enter_context(_packet_socket(outer))
             # A frame is delayed once on its way: when it leaves its host.
             carried[at_port] = (at_bridge, seconds)
             carried[at_bridge] = (at_port, 0.0)
@@ -68,13 +68,13 @@ def _send(target: socket.socket, frame: bytes) -> None:
         target.send(frame)
 
 
-def _frames_of(interface: str) -> socket.socket:
-    found = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ALL_PROTOCOLS))
-    found.bind((interface, 0))
-    found.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
-    found.setblocking(False)
-    return found
+def _packet_socket(interface: str) -> socket.socket:
+    packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ALL_PROTOCOLS))
+    packets.bind((interface, 0))
+    packets.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+    packets.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+    packets.setblocking(False)
+    return packets
 
 
 def ip(*words: str) -> None:

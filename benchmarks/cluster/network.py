@@ -218,8 +218,8 @@ def _run(command: Sequence[str]) -> str:
 
 def _wait_for_line(process: "subprocess.Popen[bytes]", what: str, log: Path | None = None) -> None:
     if not process.stdout.readline():
-        told = log.read_text(errors="replace")[-1000:] if log else ""
-        raise HostError(f"{what} could not be started: exit code {process.wait(10)} {told}")
+        output = log.read_text(errors="replace")[-1000:] if log else ""
+        raise HostError(f"{what} could not be started: exit code {process.wait(10)} {output}")
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:

@@ -26,8 +26,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", metavar="FOLDER", default="labs", help="the folder for the pages (default: labs)")
     parser.add_argument("--list", action="store_true", help="list the labs and their widgets without running them")
     options = parser.parse_args(arguments)
-    notebooks = choose(options.names, labs())
-    widgets = given_widgets(options.set, notebooks)
+    notebooks = select(options.names, labs())
+    widgets = parse_widgets(options.set, notebooks)
     if options.list:
         for notebook in notebooks:
             print(f"{notebook.name:<24} {notebook.title}  [{', '.join(notebook.widgets())}]")
@@ -51,44 +51,44 @@ def labs(folder: Path = FOLDER) -> list[Notebook]:
     return [source.read(path) for path in sorted(folder.glob("*.py"))]
 
 
-def choose(names: Sequence[str], notebooks: Sequence[Notebook]) -> list[Notebook]:
+def select(names: Sequence[str], notebooks: Sequence[Notebook]) -> list[Notebook]:
     """The notebooks selected by name, number, part of the name, or path; all if none is named.
 
     Raises:
         ConfigError: a name matches no notebook, or more than one.
     """
-    chosen = []
+    selected = []
     for name in names:
         stem = _RENAMED.get(Path(name).stem, Path(name).stem)
-        fitting = [notebook for notebook in notebooks if notebook.name == stem] or [
+        matches = [notebook for notebook in notebooks if notebook.name == stem] or [
             notebook for notebook in notebooks if notebook.name.startswith(f"{name.zfill(2)}_") or stem in notebook.name
         ]
-        if len(fitting) == 1:
-            chosen += fitting
+        if len(matches) == 1:
+            selected += matches
             continue
-        known = [notebook.name for notebook in fitting or notebooks]
+        known = [notebook.name for notebook in matches or notebooks]
         near = difflib.get_close_matches(stem, known, n=1)
-        hint = f"did you mean {near[0]}?" if near and not fitting else f"there are {', '.join(known)}"
-        raise ConfigError(f"{name}: {'matches more than one lab' if fitting else 'matches no lab'}; {hint}")
-    return list(dict.fromkeys(chosen)) or list(notebooks)
+        hint = f"did you mean {near[0]}?" if near and not matches else f"there are {', '.join(known)}"
+        raise ConfigError(f"{name}: {'matches more than one lab' if matches else 'matches no lab'}; {hint}")
+    return list(dict.fromkeys(selected)) or list(notebooks)
 
 
-def given_widgets(settings: Sequence[str], notebooks: Sequence[Notebook]) -> dict[str, str]:
+def parse_widgets(settings: Sequence[str], notebooks: Sequence[Notebook]) -> dict[str, str]:
     """Parse `name=value` texts.
 
     Raises:
         ConfigError: a name is not a widget of any of the notebooks.
     """
     known = list(dict.fromkeys(name for notebook in notebooks for name in notebook.widgets()))
-    given = {}
+    values = {}
     for text in settings:
         name, equals, value = text.partition("=")
         if not equals or name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if equals and near else f"must be WIDGET=VALUE with one of {', '.join(known)}"
             raise ConfigError(f"--set {text}: no such widget; {hint}")
-        given[name] = value
-    return given
+        values[name] = value
+    return values
 
 
 def run(notebooks: Sequence[Notebook], widgets: Mapping[str, str], folder: Path) -> list[Execution]:

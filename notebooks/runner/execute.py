@@ -83,7 +83,7 @@ class _Runner:
         self.widgets = widgets
         self._notebook = notebook
         self._spark = spark
-        self._namespace: dict[str, Any] = {"__name__": "__main__", **runtime.names(widgets, spark, self._emit)}
+        self._namespace: dict[str, Any] = {"__name__": "__main__", **runtime.cell_globals(widgets, spark, self._emit)}
         self._result = CellResult(Cell(0, "python", "", 0))
 
     def _emit(self, output: Output) -> None:
@@ -100,36 +100,36 @@ class _Runner:
                 if cell.kind == "sql":
                     self._emit(outputs.displayed(self._spark.sql(cell.text)))
                 else:
-                    self._python(cell)
-                for picture in outputs.open_figures():
-                    self._emit(picture)
+                    self._run_python(cell)
+                for figure in outputs.open_figures():
+                    self._emit(figure)
         except Exception as error:
-            raise self._located(cell, error) from error
+            raise self._with_location(cell, error) from error
         finally:
             result.seconds = time.monotonic() - started
 
-    def _python(self, cell: Cell) -> None:
-        tree = source.parsed(self._notebook, cell)
+    def _run_python(self, cell: Cell) -> None:
+        tree = source.parse(self._notebook, cell)
         last = tree.body[-1] if tree.body else None
         statements = tree.body
         if isinstance(last, ast.Expr) and not cell.text.rstrip().endswith(";"):
             statements = tree.body[:-1]
-        exec(self._compiled(ast.Module(statements, [])), self._namespace)
+        exec(self._compile(ast.Module(statements, [])), self._namespace)
         if statements is not tree.body and isinstance(last, ast.Expr):
-            value = eval(self._compiled(ast.Expression(last.value)), self._namespace)
+            value = eval(self._compile(ast.Expression(last.value)), self._namespace)
             if value is not None:
                 self._emit(outputs.result(value))
 
-    def _compiled(self, tree: ast.Module | ast.Expression) -> Any:
+    def _compile(self, tree: ast.Module | ast.Expression) -> Any:
         return compile(tree, str(self._notebook.path), "exec" if isinstance(tree, ast.Module) else "eval")
 
-    def _located(self, cell: Cell, error: Exception) -> NotebookError:
+    def _with_location(self, cell: Cell, error: Exception) -> NotebookError:
         """The error with the line of the cell that caused it. Its traceback becomes an output of the cell."""
         frames = traceback.extract_tb(error.__traceback__)
         own = [i for i, frame in enumerate(frames) if frame.filename == str(self._notebook.path)]
-        shown = traceback.TracebackException.from_exception(error)
-        shown.stack = traceback.StackSummary.from_list(frames[own[0] :] if own else [])
-        self._emit(CellError(str(error) if isinstance(error, ConvoyError) else "".join(shown.format(chain=False))))
+        trimmed = traceback.TracebackException.from_exception(error)
+        trimmed.stack = traceback.StackSummary.from_list(frames[own[0] :] if own else [])
+        self._emit(CellError(str(error) if isinstance(error, ConvoyError) else "".join(trimmed.format(chain=False))))
         line = (frames[own[-1]].lineno or 1) - cell.first_line + 1 if own else 1
         reason = str(error) if isinstance(error, ConvoyError) else f"{type(error).__name__}: {error}".split("\n", 1)[0]
-        return NotebookError(f"{source.place(self._notebook.name, cell.number, line)}: {reason}")
+        return NotebookError(f"{source.location(self._notebook.name, cell.number, line)}: {reason}")

@@ -51,7 +51,7 @@ def displayed(value: object) -> Output:
 def result(value: object) -> Output:
     """The output of a cell's last expression."""
     if _is(value, "matplotlib.figure", "Figure"):
-        return picture(value)
+        return figure_output(value)
     if _is(value, "pandas", "DataFrame"):
         return _table(value, index=True)
     html = getattr(value, "_repr_html_", lambda: None)() if not isinstance(value, type) else None
@@ -61,14 +61,14 @@ def result(value: object) -> Output:
     return Text(text, "result")
 
 
-def picture(figure: Any) -> ImageOutput:
+def figure_output(figure: Any) -> ImageOutput:
     """The output of a matplotlib figure. Its titles become the description."""
     png = io.BytesIO()
     figure.savefig(png, dpi=_DPI, format="png")
     # A figure's suptitle is among its texts.
     texts = [text.get_text() for text in figure.texts] + [axes.get_title() for axes in figure.axes]
-    words = [" ".join(text.split()) for text in texts]
-    return ImageOutput(png.getvalue(), " ".join(filter(None, words)) or "figure")
+    lines = [" ".join(text.split()) for text in texts]
+    return ImageOutput(png.getvalue(), " ".join(filter(None, lines)) or "figure")
 
 
 def open_figures() -> list[ImageOutput]:
@@ -76,9 +76,9 @@ def open_figures() -> list[ImageOutput]:
     pyplot = sys.modules.get("matplotlib.pyplot")
     if pyplot is None:
         return []
-    pictures = [picture(pyplot.figure(number)) for number in pyplot.get_fignums()]
+    images = [figure_output(pyplot.figure(number)) for number in pyplot.get_fignums()]
     pyplot.close("all")
-    return pictures
+    return images
 
 
 class Stream(io.TextIOBase):

@@ -63,13 +63,13 @@ def _document(title: str, body: str) -> str:
 
 
 def _navigation(notebook: Notebook, siblings: Sequence[Notebook]) -> str:
-    place = next(i for i, other in enumerate(siblings) if other.name == notebook.name)
-    before = siblings[place - 1] if place > 0 else None
-    after = siblings[place + 1] if place + 1 < len(siblings) else None
+    index = next(i for i, other in enumerate(siblings) if other.name == notebook.name)
+    previous = siblings[index - 1] if index > 0 else None
+    following = siblings[index + 1] if index + 1 < len(siblings) else None
     links = (
-        f'<a href="{file_name(before)}">← {html.escape(before.title)}</a>' if before else "<span></span>",
+        f'<a href="{file_name(previous)}">← {html.escape(previous.title)}</a>' if previous else "<span></span>",
         f'<a href="{_INDEX}">all labs</a>',
-        f'<a href="{file_name(after)}">{html.escape(after.title)} →</a>' if after else "<span></span>",
+        f'<a href="{file_name(following)}">{html.escape(following.title)} →</a>' if following else "<span></span>",
     )
     return f"<nav>{''.join(links)}</nav>"
 
@@ -83,9 +83,9 @@ def _cell(result: CellResult) -> str:
     title = f'<div class="title">{html.escape(cell.title)}</div>' if cell.title else ""
     if cell.kind == "markdown":
         return f'<section id="cell-{cell.number}">{title}{_MARKDOWN.render(mask(cell.text))}</section>'
-    shown = "".join(_output(output) for output in result.outputs)
+    outputs = "".join(_output(output) for output in result.outputs)
     code = f'<div class="code"><pre>{_code(cell)}</pre></div>'
-    return f'<section class="cell" id="cell-{cell.number}">{title}{code}{shown}</section>'
+    return f'<section class="cell" id="cell-{cell.number}">{title}{code}{outputs}</section>'
 
 
 def _code(cell: Cell) -> str:
@@ -97,7 +97,7 @@ def _code(cell: Cell) -> str:
 def _output(output: Output) -> str:
     match output:
         case Text(text, stream):
-            return f'<div class="output"><pre class="{stream}">{html.escape(mask(_overwritten(text)))}</pre></div>'
+            return f'<div class="output"><pre class="{stream}">{html.escape(mask(_as_on_terminal(text)))}</pre></div>'
         case Html(markup):
             return f'<div class="output">{mask(markup)}</div>'
         case ImageOutput(png, description):
@@ -108,6 +108,6 @@ def _output(output: Output) -> str:
             return f'<div class="output failure"><pre>{html.escape(mask(traceback))}</pre></div>'
 
 
-def _overwritten(text: str) -> str:
+def _as_on_terminal(text: str) -> str:
     """Text as a terminal would show it: a carriage return, as used by progress bars, overwrites what precedes it."""
     return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.rstrip("\n").split("\n"))

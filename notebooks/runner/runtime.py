@@ -17,17 +17,17 @@ class Exit(BaseException):
 
 
 class Widgets:
-    """Named inputs. Values are strings, as on Databricks; `given` overrides the widgets' defaults."""
+    """Named inputs. Values are strings, as on Databricks; `overrides` replace the widgets' defaults."""
 
-    def __init__(self, given: Mapping[str, str]) -> None:
-        self._given = dict(given)
+    def __init__(self, overrides: Mapping[str, str]) -> None:
+        self._overrides = dict(overrides)
         self._values: dict[str, str] = {}
 
     def text(self, name: str, defaultValue: str, label: str = "") -> None:
-        self._values[name] = self._given.get(name, defaultValue)
+        self._values[name] = self._overrides.get(name, defaultValue)
 
     def dropdown(self, name: str, defaultValue: str, choices: Sequence[str], label: str = "") -> None:
-        value = self._given.get(name, defaultValue)
+        value = self._overrides.get(name, defaultValue)
         if value not in choices:
             raise ValueError(f"widget {name}={value}: must be one of {', '.join(choices)}")
         self._values[name] = value
@@ -36,7 +36,7 @@ class Widgets:
         self.text(name, defaultValue)
 
     def multiselect(self, name: str, defaultValue: str, choices: Sequence[str], label: str = "") -> None:
-        value = self._given.get(name, defaultValue)
+        value = self._overrides.get(name, defaultValue)
         for part in value.split(","):
             if part not in choices:
                 raise ValueError(f"widget {name}={value}: must be a comma-separated list of {', '.join(choices)}")
@@ -71,7 +71,7 @@ class DbUtils:
         raise AttributeError(f"dbutils.{name} exists only on Databricks; use dbutils.widgets or dbutils.notebook.exit here")
 
 
-def names(widgets: Widgets, spark: Any, emit: Callable[[Output], None]) -> dict[str, Any]:
+def cell_globals(widgets: Widgets, spark: Any, emit: Callable[[Output], None]) -> dict[str, Any]:
     """The predefined globals of the cells.
 
     Args:

@@ -17,12 +17,12 @@ from typing import Literal
 from pipelines.errors import ConvoyError
 
 FIRST_LINE = "# Databricks notebook source"
-_BORDER = "# COMMAND ----------"
+_SEPARATOR = "# COMMAND ----------"
 _MAGIC = "# MAGIC"
 _TITLE = re.compile(r"# DBTITLE \d+,(.*)")
 _HEADING = re.compile(r"#+\s+(.+)")
 _KINDS: dict[str, "Kind"] = {"md": "markdown", "md-sandbox": "markdown", "python": "python", "sql": "sql"}
-_REFUSED = {
+_UNSUPPORTED = {
     "run": "import what the other notebook defines from a package",
     "pip": "packages come from ./convoy setup, and on a cluster from its libraries",
 }
@@ -65,16 +65,16 @@ class Notebook:
 
     def widgets(self) -> tuple[str, ...]:
         """Names of the widgets that its cells create, in order."""
-        found: list[str] = []
+        names: list[str] = []
         for cell in self.cells:
-            for node in ast.walk(parsed(self, cell)) if cell.kind == "python" else ():
+            for node in ast.walk(parse(self, cell)) if cell.kind == "python" else ():
                 match node:
                     case ast.Call(
                         func=ast.Attribute(value=ast.Attribute(attr="widgets"), attr=method),
                         args=[ast.Constant(value=str(name)), *_],
                     ) if method in _WIDGETS:
-                        found.append(name)
-        return tuple(dict.fromkeys(found))
+                        names.append(name)
+        return tuple(dict.fromkeys(names))
 
 
 def read(path: Path) -> Notebook:
@@ -87,28 +87,28 @@ def read(path: Path) -> Notebook:
         raise NotebookError(f"{path}: not a notebook: its first line must be '{FIRST_LINE}'")
     cells: list[Cell] = []
     start = 1
-    for place in [*(i for i, line in enumerate(lines) if line.rstrip() == _BORDER), len(lines)]:
-        cell = _cell(path, len(cells) + 1, lines[start:place], start + 1)
+    for end in [*(i for i, line in enumerate(lines) if line.rstrip() == _SEPARATOR), len(lines)]:
+        cell = _cell(path, len(cells) + 1, lines[start:end], start + 1)
         if cell is not None:
             cells.append(cell)
-        start = place + 1
+        start = end + 1
     notebook = Notebook(path, tuple(cells))
     for cell in notebook.cells:
         if cell.kind == "python":
-            parsed(notebook, cell)
+            parse(notebook, cell)
     return notebook
 
 
-def parsed(notebook: Notebook, cell: Cell) -> ast.Module:
+def parse(notebook: Notebook, cell: Cell) -> ast.Module:
     """A Python cell's syntax tree with the line numbers of the file. Raises NotebookError if it is not Python."""
     try:
         tree = ast.parse(cell.text, str(notebook.path))
     except SyntaxError as error:
-        raise NotebookError(f"{place(notebook.name, cell.number, error.lineno or 1)}: SyntaxError: {error.msg}") from error
+        raise NotebookError(f"{location(notebook.name, cell.number, error.lineno or 1)}: SyntaxError: {error.msg}") from error
     return ast.increment_lineno(tree, cell.first_line - 1)
 
 
-def place(name: str, cell: int, line: int) -> str:
+def location(name: str, cell: int, line: int) -> str:
     """A location: notebook, number of the cell, line within the cell."""
     return f"{name}:{cell}:{line}"
 
@@ -129,12 +129,12 @@ def _cell(path: Path, number: int, lines: list[str], first_line: int) -> Cell | 
         return Cell(number, "python", "\n".join(lines), first_line, title)
     if not all(is_magic):
         odd = is_magic.index(not is_magic[0])
-        raise NotebookError(f"{place(path.stem, number, odd + 1)}: '{_MAGIC}' lines and Python in one cell; split it in two")
+        raise NotebookError(f"{location(path.stem, number, odd + 1)}: '{_MAGIC}' lines and Python in one cell; split it in two")
     plain = [line[len(_MAGIC) + 1 :] for line in lines]
     command, _, rest = plain[0].partition(" ")
     kind = _KINDS.get(command.removeprefix("%")) if command.startswith("%") else None
     if kind is None:
-        remedy = _REFUSED.get(command.removeprefix("%"), f"use one of {', '.join('%' + name for name in _KINDS)}")
-        raise NotebookError(f"{place(path.stem, number, 1)}: {command} cannot be run here; {remedy}")
+        remedy = _UNSUPPORTED.get(command.removeprefix("%"), f"use one of {', '.join('%' + name for name in _KINDS)}")
+        raise NotebookError(f"{location(path.stem, number, 1)}: {command} cannot be run here; {remedy}")
     # The rest of the command's line, mostly empty, preserves the line numbers below it.
     return Cell(number, kind, "\n".join([rest, *plain[1:]]), first_line, title)

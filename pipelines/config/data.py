@@ -7,8 +7,8 @@ from pipelines.config.rules import rule
 
 OnBadRows = Literal["fail", "quarantine"]
 
-_LARGEST_FLOAT32 = 3.4028234e38
-_LARGEST_LABEL = 2**53
+_MAX_FLOAT32 = 3.4028234e38
+_MAX_LABEL = 2**53
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class DataConfig:
             "a range that includes 0, because libsvm omits zeros",
         )
         rule(
-            max(map(abs, self.value_range)) <= _LARGEST_FLOAT32,
+            max(map(abs, self.value_range)) <= _MAX_FLOAT32,
             "data.value_range",
             self.value_range,
             "a range within -3.4e38 to 3.4e38, because values are stored as float32",
@@ -69,7 +69,7 @@ class DataConfig:
             f"{self.classes} different numbers (data.classes), or empty for 0 to {self.classes - 1}",
         )
         rule(
-            all(abs(label) <= _LARGEST_LABEL for label in self.labels),
+            all(abs(label) <= _MAX_LABEL for label in self.labels),
             "data.labels",
             self.labels,
             "numbers from -2^53 to 2^53, which a label read as floating point represents exactly",

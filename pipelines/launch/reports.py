@@ -1,4 +1,4 @@
-"""Passes what the workers report in the run folder on to the console, the recorder and a sweep."""
+"""Follows what the ranks report in the run folder."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -15,41 +15,61 @@ _LAST_REPORT = ModelSaved.kind
 _LATE_SECONDS = 10
 
 
-def follow(
-    run_dir: Path,
-    console: TrainingConsole,
-    recorder: Recorder,
-    clock: Clock,
-    watch: Callable[[Sequence[Event]], None] | None,
-) -> Callable[[], None]:
-    """A function that passes on what the workers have reported since it was last called."""
-    spool, lines = SpoolReader(run_dir / layout.SPOOL_FOLDER), logs.LogTail(run_dir / layout.LOG_FOLDER)
-    for event in spool.new_events():
-        # A run that goes on has told this before.
-        recorder.remember(event)
+class ReportObserver:
+    """Passes on what the ranks report: to the console, the recorder, the clock and a sweep.
 
-    def pass_on() -> None:
-        events = list(spool.new_events())
+    Args:
+        run_dir: the run's folder.
+        console: shows rank 0's events, and the ranks' log lines where it is verbose.
+        recorder: records the events of all ranks and nodes.
+        clock: marks when rank 0's first event of each kind happened.
+        watch: called at each poll with rank 0's new events; what it raises ends the training.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        console: TrainingConsole,
+        recorder: Recorder,
+        clock: Clock,
+        watch: Callable[[Sequence[Event]], None] | None,
+    ) -> None:
+        self._console, self._recorder, self._clock, self._watch = console, recorder, clock, watch
+        self._spool = SpoolReader(run_dir / layout.SPOOL_FOLDER)
+        self._log = logs.LogTail(run_dir / layout.LOG_FOLDER)
+        for event in self._spool.new_events():
+            # Events of the run before it was resumed.
+            recorder.remember(event)
+
+    def poll(self) -> None:
+        """Pass on what is new."""
+        events = list(self._spool.new_events())
         for event in events:
-            recorder.event(event)
-            if event.rank == 0 and not isinstance(event.values, NodeSample):
-                clock.mark(event.kind, event.time)
-                console.show(event)
-        if console.verbosity == "verbose":
-            for line in lines.new_lines("rank-*.log"):
-                console.echo(line)
-        if watch is not None:
-            watch([event for event in events if event.rank == 0 and not isinstance(event.values, NodeSample)])
+            self._recorder.event(event)
+        of_rank_0 = [event for event in events if event.rank == 0 and not isinstance(event.values, NodeSample)]
+        for event in of_rank_0:
+            self._clock.mark(event.kind, event.time)
+            self._console.show(event)
+        if self._console.verbosity == "verbose":
+            for line in self._log.new_lines("rank-*.log"):
+                self._console.echo(line)
+        if self._watch is not None:
+            self._watch(of_rank_0)
 
-    return pass_on
+    def warn(self, line: str) -> None:
+        self._console.warn(line)
 
+    def restarting(self, reason: str) -> None:
+        self._console.warn(reason)
+        self._recorder.restart(reason)
 
-def await_last_report(pass_on: Callable[[], None], clock: Clock, console: TrainingConsole) -> None:
-    """Wait until the last report of rank 0 is seen: some shared file systems show a file late."""
-    deadline = time.monotonic() + _LATE_SECONDS
-    while _LAST_REPORT not in clock.marks:
-        if time.monotonic() > deadline:
-            console.warn(f"the run folder shows no last report of rank 0 after {_LATE_SECONDS} s; metrics may be missing")
-            return
-        time.sleep(0.1)
-        pass_on()
+    def await_last_report(self) -> None:
+        """Wait until the last event of rank 0 is seen: some shared file systems show a file late."""
+        deadline = time.monotonic() + _LATE_SECONDS
+        while _LAST_REPORT not in self._clock.marks:
+            if time.monotonic() > deadline:
+                line = f"the run folder shows no last report of rank 0 after {_LATE_SECONDS} s; metrics may be missing"
+                self._console.warn(line)
+                return
+            time.sleep(0.1)
+            self.poll()

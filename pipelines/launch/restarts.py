@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pyspark.sql import SparkSession
 
@@ -15,7 +15,6 @@ from pipelines.launch.health.watchdog import Watchdog
 from pipelines.launch.train_function import work
 from pipelines.launch.workers import barrier
 from pipelines.launch.workers.barrier import RankError, WorkerGroup
-from pipelines.system.reporter import Reporter
 from pipelines.track.rundir import layout
 from pipelines.train.checkpoint import store
 from pipelines.train.checkpoint.store import Checkpoint
@@ -24,16 +23,27 @@ from pipelines.train.result import TrainingResult
 _POLL_SECONDS = 0.1
 
 
+class TrainingObserver(Protocol):
+    """Follows a training on the driver."""
+
+    def poll(self) -> None:
+        """Called several times a second while the workers run, and once when they have ended."""
+
+    def warn(self, line: str) -> None:
+        """Receives warnings, one line each."""
+
+    def restarting(self, reason: str) -> None:
+        """Called before each restart with a line that says what happened and where training goes on."""
+
+
 def train(
     spark: SparkSession,
     config: Config,
     table: Table,
     run_dir: Path,
+    observer: TrainingObserver,
     *,
-    start: Checkpoint | None,
-    poll: Callable[[], None],
-    reporter: Reporter,
-    restarted: Callable[[str], None],
+    start: Checkpoint | None = None,
     function: Callable[..., TrainingResult] = work,
     fork_server: str = "",
 ) -> list[TrainingResult]:
@@ -48,10 +58,8 @@ def train(
         config: the settings of the run.
         table: what to train on.
         run_dir: the run's folder.
+        observer: follows it.
         start: where to go on from; None for the beginning.
-        poll: called some times a second while the workers are at it, and once more after each start.
-        reporter: receives warnings, and what is done about each.
-        restarted: is given the reason of each new start, before it.
         function: what each worker runs.
         fork_server: the address of one (`pipelines.launch.workers.spawn`), which starts the workers sooner.
 
@@ -67,7 +75,7 @@ def train(
     while True:
         arguments: tuple[Any, ...] = (config, table, str(run_dir), str(start.path) if start is not None else None)
         launch = barrier.start(spark, function, arguments, launch=config.launch, work_dir=run_dir, fork_server=fork_server)
-        _watch(launch, Watchdog(config.launch, launch.attempt_dir, run_dir / layout.LOG_FOLDER), poll, reporter)
+        _watch(launch, Watchdog(config.launch, launch.attempt_dir, run_dir / layout.LOG_FOLDER), observer)
         try:
             return launch.results()
         except RankError as error:
@@ -76,20 +84,19 @@ def train(
             if restarts == allowed:
                 raise LaunchError(f"{error}; launch.max_restarts={allowed} are used up") from error
             restarts += 1
-            start = store.newest(run_dir, reporter.warn)
+            start = store.newest(run_dir, observer.warn)
             place = (
                 f"goes on from the checkpoint of {start.state.position}" if start else "begins again: there is no checkpoint yet"
             )
             line = f"restart {restarts} of {allowed}: {error}; training {place}"
-            reporter.warn(line)
-            restarted(line)
+            observer.restarting(line)
             lost = error
         config = _on_what_is_left(spark, config, wanted, lost)
         if config.launch.workers < wanted:
-            reporter.warn(f"{config.launch.workers} of {wanted} workers go on: there are no task slots for more")
+            observer.warn(f"{config.launch.workers} of {wanted} workers go on: there are no task slots for more")
         if start is not None:
             for line in resume.changes(start.state, config, table.manifest.rows("train")):
-                reporter.warn(line)
+                observer.warn(line)
 
 
 def _on_what_is_left(spark: SparkSession, config: Config, wanted: int, lost: RankError) -> Config:
@@ -106,18 +113,18 @@ def _on_what_is_left(spark: SparkSession, config: Config, wanted: int, lost: Ran
     return dataclasses.replace(config, launch=dataclasses.replace(launch, workers=workers))
 
 
-def _watch(launch: WorkerGroup, watchdog: Watchdog, poll: Callable[[], None], reporter: Reporter) -> None:
+def _watch(launch: WorkerGroup, watchdog: Watchdog, observer: TrainingObserver) -> None:
     """Follow the workers to their end, or bring it about when they are stalled."""
     try:
         while not launch.wait(_POLL_SECONDS):
-            poll()
+            observer.poll()
             report = watchdog.poll()
             for warning in report.warnings:
-                reporter.warn(warning)
+                observer.warn(warning)
             if report.stalled:
                 launch.abort(report.stalled)
                 break
     except BaseException:
         launch.cancel()
         raise
-    poll()
+    observer.poll()

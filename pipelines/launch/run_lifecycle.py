@@ -2,28 +2,21 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from pipelines import errors
 from pipelines.config import LogLevel, TrackingConfig
-from pipelines.errors import ConvoyError, LaunchError
+from pipelines.errors import LaunchError
 from pipelines.launch import orphans
 from pipelines.launch.workers import scratch
 from pipelines.system import atomic, paths, writeback
-from pipelines.system.secrets import mask
 from pipelines.track.console.console import TrainingConsole
 from pipelines.track.rundir import layout, logs
-from pipelines.track.tracked_run import Status, TrackedRun
+from pipelines.track.tracked_run import Status, TrackedRun, status_of
 from pipelines.train.checkpoint import store
 
-_ERROR_LENGTH = 500
 # The tracking thread may still be asking a dead server. Python shows, unmasked, what is logged where there is no handler at all.
 _SILENT = logging.NullHandler()
-
-
-class EndedEarly(Exception):
-    """A training was ended because it promised too little, which is no failure. The message says when."""
 
 
 @contextmanager
@@ -32,7 +25,6 @@ def recorded(
     run_name: str,
     run_dir: Path,
     console: TrainingConsole,
-    run_id: str = "",
     log_level: LogLevel = "INFO",
     parent: Path | None = None,
     patience_seconds: float = 0.0,
@@ -47,7 +39,6 @@ def recorded(
         run_name: for people.
         run_dir: the run's folder.
         console: is closed at the end.
-        run_id: an MLflow run to go on with.
         log_level: the least important log lines to keep.
         parent: the folder of the run that this one is to be shown below. The lines that the driver logs are kept there.
         patience_seconds: how long MLflow may be left out at first (`TrackedRun.hand_over`).
@@ -55,49 +46,39 @@ def recorded(
     Raises:
         LaunchError: the disk does not take what has to be written.
     """
-    status: Status = "FAILED"
-    log: logging.Handler | None = None
-    try:
-        if parent is None:
-            log = log_to(run_dir, log_level)
+    with _disk_errors_named(run_dir):
+        log = log_to(run_dir, log_level) if parent is None else None
         console.say(f"run folder {paths.display(run_dir)}, logs in {paths.display(run_dir / layout.LOG_FOLDER)}")
         left_behind = orphans.mark_killed(run_dir.parent, console)
         orphans.claim(run_dir)
-    except OSError as error:
-        raise _unwritable(error, run_dir) from error
-    run = TrackedRun(tracking, run_name, run_dir, run_id, parent, patience_seconds)
-    run.also_end([folder for folder in left_behind if folder != run_dir])
     try:
-        yield run
-        status = "FINISHED"
-    except (errors.Interrupted, KeyboardInterrupt):
-        status = "KILLED"
-        raise
-    except EndedEarly as end:
-        run.tags({"pruned": str(end)})
-        status = "FINISHED"
-        raise
-    except ConvoyError as error:
-        # A credential that is cut off would not be known as one.
-        run.tags({"error": mask(str(error))[:_ERROR_LENGTH]})
-        raise
-    except OSError as error:
-        unwritable = _unwritable(error, run_dir)
-        run.tags({"error": mask(str(unwritable))[:_ERROR_LENGTH]})
-        raise unwritable from error
+        with TrackedRun(tracking, run_name, run_dir, reporter=console, parent=parent, patience_seconds=patience_seconds) as run:
+            run.also_end([folder for folder in left_behind if folder != run_dir])
+            try:
+                with closing(console), _disk_errors_named(run_dir):
+                    yield run
+            except BaseException as error:
+                _say_how_to_resume(status_of(error), run_dir, console)
+                raise
+            finally:
+                _keep_log(run, run_dir)
     finally:
-        console.close()
-        _say_how_to_resume(status, run_dir, console)
-        _keep_log(run, run_dir)
-        run.finish(status)
         with suppress(OSError):
             orphans.release(run_dir)
-        for warning in run.warnings:
-            console.warn(warning)
         if log is not None:
             logging.getLogger().addHandler(_SILENT)
             logging.getLogger().removeHandler(log)
-        _leave_whole(run_dir, console)
+        scratch.remove(run_dir)
+
+
+@contextmanager
+def _disk_errors_named(run_dir: Path) -> Iterator[None]:
+    """Turns an OSError of the block into a LaunchError."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "free space or permissions there, or set launch.runs_uri to another folder"
+        raise LaunchError(f"{error.filename or run_dir}: {error.strerror or error}; {remedy}") from error
 
 
 def _say_how_to_resume(status: Status, run_dir: Path, console: TrainingConsole) -> None:
@@ -123,19 +104,3 @@ def _keep_log(run: TrackedRun, run_dir: Path) -> None:
         run.warnings.append(f"{run_dir / layout.MERGED_LOG} could not be written ({error.strerror}); {folder} has the logs")
     else:
         run.artifact(run_dir / layout.MERGED_LOG)
-
-
-def _leave_whole(run_dir: Path, console: TrainingConsole) -> None:
-    """Bring to the run folder what this process still has of it elsewhere."""
-    try:
-        writeback.close(run_dir)
-    except OSError as error:
-        lack = "the end of its log and journal is missing there"
-        console.warn(f"{error.filename or run_dir}: cannot be written ({error.strerror}); {lack}")
-    scratch.remove(run_dir)
-
-
-def _unwritable(error: OSError, run_dir: Path) -> LaunchError:
-    place = error.filename or run_dir
-    remedy = "free space or permissions there, or set launch.runs_uri to another folder"
-    return LaunchError(f"{place}: {error.strerror or error}; {remedy}")

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from py4j.java_gateway import is_instance_of
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
@@ -96,15 +97,21 @@ def _leave_interrupts_to_the_driver(session: SparkSession) -> None:
 def _end_barrier_timers(session: SparkSession) -> None:
     """Let the JVM end. Spark times barrier stages with threads that keep a local-mode JVM alive for ever.
 
-    One is that of the tasks; the other, of the coordinator, Spark 3.5.0 leaves running, too.
+    One is that of the tasks; the other, of the coordinator, Spark 3.5.0 leaves running, too. They are timers up to Spark 3.5 and
+    executors from 4.0 on (SPARK-46895).
     """
     try:
         context = session.sparkContext
         companion = context._jvm.java.lang.Class.forName("org.apache.spark.BarrierTaskContext$")
         module = companion.getField("MODULE$").get(None)
-        getattr(module, "org$apache$spark$BarrierTaskContext$$timer")().cancel()
+        timers = [getattr(module, "org$apache$spark$BarrierTaskContext$$timer")()]
         coordinator = context._jsc.sc().taskScheduler().barrierCoordinator()
         if coordinator is not None:
-            getattr(coordinator, "org$apache$spark$BarrierCoordinator$$timer")().cancel()
+            timers.append(getattr(coordinator, "org$apache$spark$BarrierCoordinator$$timer")())
+        for timer in timers:
+            if is_instance_of(context._gateway, timer, "java.util.Timer"):
+                timer.cancel()
+            else:
+                timer.shutdownNow()
     except Exception:
         _log.warning("the timers of Spark's barrier stages could not be ended; spark-submit may not return", exc_info=True)

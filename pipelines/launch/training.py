@@ -7,18 +7,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from pyspark.sql import SparkSession
 
 from pipelines.config import Config, TrackingConfig, loader
 from pipelines.data.ingest import table
 from pipelines.data.sources.resolve import resolve_source
+from pipelines.data.sources.source import Source, short_name
 from pipelines.data.stream.sharding import steps_per_epoch
 from pipelines.data.table.schema import REJECTED_FOLDER, SPLITS, Table
-from pipelines.launch import reports, restarts, resume, session
+from pipelines.launch import restarts, resume, session
 from pipelines.launch.clock import Clock
 from pipelines.launch.preflight import check
+from pipelines.launch.reports import ReportObserver
 from pipelines.launch.resume import Resumption
 from pipelines.launch.run_lifecycle import recorded
 from pipelines.launch.train_function import work
@@ -33,7 +35,7 @@ from pipelines.track.rundir import summary as summary_file
 from pipelines.track.rundir.events import Event
 from pipelines.track.rundir.summary import ModelScore, SplitRows, StageSeconds, TrainingSummary
 from pipelines.track.tracked_run import TrackedRun
-from pipelines.train.result import Score, TrainingResult
+from pipelines.train.result import TrainingResult
 
 # MLflow's import would share the cores with that of TensorFlow and the start of Spark. It waits for Spark's, or so long.
 _MLFLOW_SECONDS = 20
@@ -80,9 +82,6 @@ def run_training(
         trial: where it is one of several in a Spark session that is there.
         fork_server: the address of one that has begun to import already; None to start one.
 
-    Returns:
-        the summary.
-
     Raises:
         ConfigError: before anything is started.
         EndedEarly: by a trial's `watch`.
@@ -90,7 +89,8 @@ def run_training(
     """
     registry.check(config.model.name, config.training.label_smoothing)
     clock = Clock(submitted or provenance.submitted_at())
-    run_name = config.tracking.run_name or f"{config.model.name}-{config.launch.workers}w"
+    key = run_page.random_key()
+    run_name = config.tracking.run_name or run_page.name(config, _expected_dataset(config), key)
     if trial is not None:
         run_name, run_dir = trial.name, trial.run_dir
     elif resumption is not None:
@@ -102,15 +102,9 @@ def run_training(
     with recorded(
         config.tracking, run_name, run_dir, console, log_level=config.launch.log_level, parent=parent, patience_seconds=patience
     ) as run:
-        atomic.write(run_dir / layout.CONFIG_FILE, loader.dump_masked(config), private=True)
-        for key in loader.without_credentials(config):
-            console.warn(f"{key} is kept without its credentials; give it again (--set {key}) to resume or repeat this run")
-        if resumption is None:
-            run.settings(run_page.parameters(config), loader.dump_masked(config))
-        run.tags(provenance.tags(run_dir, "jobs/train_cnn.py" if trial is None else "jobs/sweep.py"))
-        if trial is not None:
-            run.tags(trial.tags)
-        summary = _train_and_record(config, console, run, run_dir, clock, resumption, trial, fork_server)
+        training = _Training(config, console, run, run_dir, clock, resumption, trial)
+        training.record_settings()
+        summary = training.run(fork_server, key)
     clock.mark("end")
     summary = dataclasses.replace(
         summary,
@@ -123,127 +117,151 @@ def run_training(
     return summary
 
 
-def _train_and_record(
-    config: Config,
-    console: TrainingConsole,
-    run: TrackedRun,
-    run_dir: Path,
-    clock: Clock,
-    resumption: Resumption | None,
-    trial: Trial | None,
-    fork_server: str | None,
-) -> TrainingSummary:
-    source = resolve_source(config.data, console)
-    with _cluster(config, console, run_dir, trial, fork_server) as (spark, server):
-        clock.mark("spark")
+@dataclass(frozen=True)
+class _Training:
+    """A training whose run is open."""
+
+    config: Config
+    console: TrainingConsole
+    tracked: TrackedRun
+    run_dir: Path
+    clock: Clock
+    resumption: Resumption | None
+    trial: Trial | None
+
+    def record_settings(self) -> None:
+        atomic.write(self.run_dir / layout.CONFIG_FILE, loader.dump_masked(self.config), private=True)
+        for key in loader.without_credentials(self.config):
+            self.console.warn(f"{key} is kept without its credentials; give it again (--set {key}) to resume or repeat this run")
+        if self.resumption is None:
+            self.tracked.settings(run_page.parameters(self.config), loader.dump_masked(self.config))
+        self.tracked.tags(provenance.tags(self.run_dir, "jobs/train_cnn.py" if self.trial is None else "jobs/sweep.py"))
+        if self.trial is not None:
+            self.tracked.tags(self.trial.tags)
+
+    def run(self, fork_server: str | None, name_key: str) -> TrainingSummary:
+        source = resolve_source(self.config.data, self.console)
+        self._correct_name(source.dataset, name_key)
+        with self._cluster(fork_server) as (spark, server):
+            self.clock.mark("spark")
+            data = self._open_table(spark, source)
+            title = run_page.title(self.config, data.manifest.dataset)
+            recorder = Recorder(self.tracked, self.run_dir, data.manifest, title, self.clock.submitted)
+            results = self._train(spark, server, data, recorder)
+            self._record_result(results[0], data, recorder)
+        return self._summary(source.note, data, results)
+
+    def _correct_name(self, dataset: str, key: str) -> None:
+        """Rename the run if its name says another data set: a part of MNIST takes its place where it cannot be downloaded."""
+        named_here = self.resumption is None and self.trial is None and not self.config.tracking.run_name
+        if named_here and dataset != _expected_dataset(self.config):
+            self.tracked.tags({run_page.NAME_TAG: run_page.name(self.config, dataset, key)})
+
+    @contextmanager
+    def _cluster(self, fork_server: str | None) -> Iterator[tuple[SparkSession, str]]:
+        """A session that can run the workers, and the address of a fork server where Spark's tasks run on this machine."""
+        if self.trial is not None:
+            yield self.trial.spark, self.trial.fork_server
+            return
+        server = spawn.fork_server_if_local("training") if fork_server is None else nullcontext(fork_server)
+        with server as address, session.open_session("convoy-train") as spark:
+            for line in check.check_cluster(spark, self.config.launch.workers, str(self.run_dir)):
+                self.console.warn(line)
+            yield spark, address
+
+    def _open_table(self, spark: SparkSession, source: Source) -> Table:
         with _tables:
-            data, built = table.open_or_build(spark, config, source, console)
-        clock.mark("table")
-        _announce(config, data, built, console, run)
-        steps_per_epoch(data.manifest.rows("train"), config.launch.workers, config.training.batch_size_per_worker)
-        if resumption is not None:
-            resume.check_table(resumption, data.manifest, console)
-        title = run_page.title(config, data.manifest.dataset)
-        recorder = Recorder(run, run_dir, data.manifest, title, clock.submitted)
+            data, built = table.open_or_build(spark, self.config, source, self.console)
+        self.clock.mark("table")
+        manifest = data.manifest
+        rows = ", ".join(f"{manifest.rows(split):,} {split}" for split in SPLITS)
+        self.console.say(f"table {data.uri} ({'built' if built else 'reused'}): {rows}")
+        self.tracked.dataset(data)
+        self.tracked.tags(
+            {run_page.DESCRIPTION_TAG: run_page.description(self.config, manifest)}
+            | ({"data_note": manifest.note} if manifest.note else {})
+        )
+        if manifest.rejected_rows:
+            self.console.warn(f"{manifest.rejected_summary}, kept in {data.uri}/{REJECTED_FOLDER}")
+            self.tracked.tags({"data_rejected": manifest.rejected_summary})
+        # As a metric it would be a chart, before those of loss and accuracy.
+        self.tracked.parameters({"resolved.rejected_rows": str(manifest.rejected_rows)})
+        # Raises where there are fewer rows than one step needs.
+        steps_per_epoch(manifest.rows("train"), self.config.launch.workers, self.config.training.batch_size_per_worker)
+        if self.resumption is not None:
+            resume.check_table(self.resumption, manifest, self.console)
+        return data
+
+    def _train(self, spark: SparkSession, fork_server: str, data: Table, recorder: Recorder) -> list[TrainingResult]:
+        clock, trial = self.clock, self.trial
         for name, start, stop in (("set-up", "submitted", "spark"), ("ingest", "spark", "table")):
             recorder.phase(name, clock.at(start), clock.at(stop))
-        pass_on = reports.follow(run_dir, console, recorder, clock, trial.watch if trial is not None else None)
+        observer = ReportObserver(self.run_dir, self.console, recorder, clock, trial.watch if trial is not None else None)
         # Spark is up, and the ranks wait for TensorFlow, whose import keeps one core busy.
-        run.hand_over()
+        self.tracked.hand_over()
         results = restarts.train(
             spark,
-            without_tracking(config),
+            without_tracking(self.config),
             data,
-            run_dir,
-            start=resumption.checkpoint if resumption is not None else None,
-            poll=pass_on,
-            reporter=console,
-            restarted=partial(_tag_restart, run, run_dir),
+            self.run_dir,
+            observer,
+            start=self.resumption.checkpoint if self.resumption is not None else None,
             function=work if trial is None or trial.tested else partial(work, tested=False),
-            fork_server=server,
+            fork_server=fork_server,
         )
-        reports.await_last_report(pass_on, clock, console)
+        observer.await_last_report()
         clock.mark("trained")
         recorder.phase("launch", clock.at("table"), clock.at("plan"))
-        result = results[0]
-        if result.test is not None:
-            _record_test(run, run_dir, result.test, result)
-            outcome = run_page.RunOutcome(
-                accuracy=result.test.accuracy,
-                loss=result.test.loss,
-                epochs=result.epochs,
-                precision=result.precision,
-                rows_per_second=result.rows_per_second,
-                seconds=time.time() - clock.submitted,
-                figures=recorder.figures(),
-            )
-            run.tags({run_page.DESCRIPTION_TAG: run_page.description(config, data.manifest, outcome)})
-    return TrainingSummary(
-        dataset=data.manifest.dataset,
-        note=source.note,
-        table=data.uri,
-        run_dir=str(run_dir),
-        rows=SplitRows(**{split: data.manifest.rows(split) for split in SPLITS}),
-        workers=len(results),
-        epochs=result.epochs,
-        best_epoch=result.best_epoch,
-        precision=result.precision,
-        test=ModelScore(**dataclasses.asdict(result.test)) if result.test is not None else None,
-        rows_per_second=round(result.rows_per_second),
-        tracking_processor_seconds=round(
-            run.processor_seconds(clock.at("first_step"), clock.at("first_step") + result.train_seconds), 3
-        ),
-        seconds=StageSeconds(
-            ingest=clock.between("spark", "table"),
-            launch=clock.between("table", "plan"),
-            first_step=clock.between("submitted", "first_step"),
-            train=round(result.train_seconds, 2),
-        ),
-    )
+        return results
+
+    def _record_result(self, result: TrainingResult, data: Table, recorder: Recorder) -> None:
+        if result.test is None:
+            return
+        tested = result.test.named("test")
+        if result.single_view_accuracy is not None:
+            tested["test/single_view_accuracy"] = result.single_view_accuracy
+        self.tracked.metrics(tested, step=result.epochs)
+        self.tracked.model(self.run_dir / layout.MODEL_FOLDER)
+        outcome = run_page.RunOutcome(
+            accuracy=result.test.accuracy,
+            loss=result.test.loss,
+            epochs=result.epochs,
+            precision=result.precision,
+            rows_per_second=result.rows_per_second,
+            seconds=time.time() - self.clock.submitted,
+            figures=recorder.figures(),
+        )
+        self.tracked.tags({run_page.DESCRIPTION_TAG: run_page.description(self.config, data.manifest, outcome)})
+
+    def _summary(self, note: str, data: Table, results: Sequence[TrainingResult]) -> TrainingSummary:
+        """All but what is known when the run has ended."""
+        clock, result = self.clock, results[0]
+        first_step = clock.at("first_step")
+        return TrainingSummary(
+            dataset=data.manifest.dataset,
+            note=note,
+            table=data.uri,
+            run_dir=str(self.run_dir),
+            rows=SplitRows(**{split: data.manifest.rows(split) for split in SPLITS}),
+            workers=len(results),
+            epochs=result.epochs,
+            best_epoch=result.best_epoch,
+            precision=result.precision,
+            test=ModelScore(result.test.loss, result.test.accuracy, result.test.rows) if result.test is not None else None,
+            rows_per_second=round(result.rows_per_second),
+            tracking_processor_seconds=round(self.tracked.processor_seconds(first_step, first_step + result.train_seconds), 3),
+            seconds=StageSeconds(
+                ingest=clock.between("spark", "table"),
+                launch=clock.between("table", "plan"),
+                first_step=clock.between("submitted", "first_step"),
+                train=round(result.train_seconds, 2),
+            ),
+        )
 
 
-@contextmanager
-def _cluster(
-    config: Config, console: TrainingConsole, run_dir: Path, trial: Trial | None, fork_server: str | None
-) -> Iterator[tuple[SparkSession, str]]:
-    """A session that can run the workers, and the address of a fork server where Spark's tasks run on this machine."""
-    if trial is not None:
-        yield trial.spark, trial.fork_server
-        return
-    server = spawn.fork_server_if_local("training") if fork_server is None else nullcontext(fork_server)
-    with server as address, session.open_session("convoy-train") as spark:
-        for line in check.check_cluster(spark, config.launch.workers, str(run_dir)):
-            console.warn(line)
-        yield spark, address
-
-
-def _record_test(run: TrackedRun, run_dir: Path, test: Score, result: TrainingResult) -> None:
-    tested = {"test/loss": test.loss, "test/accuracy": test.accuracy}
-    if result.single_view_accuracy is not None:
-        tested["test/single_view_accuracy"] = result.single_view_accuracy
-    run.metrics(tested, step=result.epochs)
-    run.model(run_dir / layout.MODEL_FOLDER)
-
-
-def _announce(config: Config, data: Table, built: bool, console: TrainingConsole, run: TrackedRun) -> None:
-    manifest = data.manifest
-    rows = ", ".join(f"{manifest.rows(split):,} {split}" for split in SPLITS)
-    console.say(f"table {data.uri} ({'built' if built else 'reused'}): {rows}")
-    run.dataset(data)
-    run.tags(
-        {run_page.DESCRIPTION_TAG: run_page.description(config, manifest)}
-        | ({"data_note": manifest.note} if manifest.note else {})
-    )
-    if manifest.rejected_rows:
-        console.warn(f"{manifest.rejected_summary}, kept in {data.uri}/{REJECTED_FOLDER}")
-        run.tags({"data_rejected": manifest.rejected_summary})
-    run.metrics({"data/rejected_rows": manifest.rejected_rows}, step=0)
-
-
-def _tag_restart(run: TrackedRun, run_dir: Path, line: str) -> None:
-    # Numbered over the whole run, in which a resumption is a new start, too.
-    number = layout.attempts(run_dir)
-    run.tags({"restarts": str(number), f"restart.{number}": line})
+def _expected_dataset(config: Config) -> str:
+    """What the source of the data will be called in all but rare cases, known before it is looked for."""
+    return short_name(PurePath(config.data.dataset).name)
 
 
 def without_tracking(config: Config) -> Config:

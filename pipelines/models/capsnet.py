@@ -1,27 +1,27 @@
-"""A small CapsNet: groups of values, the capsules, that agree on what they see by dynamic routing.
+"""A small CapsNet: capsules, which are groups of values, with dynamic routing by agreement.
 
     image          [batch, 28, 28, 1]
     convolution    [batch, 20, 20, 32]     32 kernels 9x9, no padding, relu
     capsules       [batch, 6, 6, 32]       32 kernels 9x9, stride 2, no padding: 144 capsules of 8 values, squashed
-    votes          [batch, 10, 144, 16]    what each capsule predicts for each class, by a matrix 8 x 16 of their own
-    lengths        [batch, 10]             of the classes' capsules after 3 rounds of routing, each from 0 to below 1
+    votes          [batch, 10, 144, 16]    prediction of each capsule for each class, by an 8 x 16 matrix for each pair
+    lengths        [batch, 10]             lengths of the class capsules after 3 routing iterations, each in [0, 1)
     probabilities  [batch, 10]             the lengths, divided by their sum
 
 269,920 parameters for 28 x 28 x 1 and ten classes.
 
-Sabour, Frosst and Hinton 2017, "Dynamic routing between capsules", arXiv:1710.09829. Theirs has 256 kernels and 1,152 capsules,
-and a decoder that draws the image again from the capsules as a regularizer; the decoder is left out.
+Sabour, Frosst and Hinton 2017, "Dynamic routing between capsules", arXiv:1710.09829. Their network has 256 kernels, 1,152
+capsules, and a decoder that reconstructs the image from the capsules as a regularizer. The decoder is omitted here.
 
-Squashing keeps a capsule's direction and brings its length below 1. A round of routing weighs each capsule's votes by a softmax
-over classes, adds them up to the classes' capsules, and raises the logits of votes that agree with the sum. No gradient flows
-through the votes in the rounds before the last, which only find the weights.
+Squashing keeps a capsule's direction and scales its length below 1. A routing iteration weights each capsule's votes by a softmax
+over classes, sums them to the class capsules, and increases the logits of votes that agree with the sum. Iterations before the
+last only determine the weights; no gradient flows through their votes.
 
-The loss is the paper's margin loss on `lengths`: the right class shall be longer than 0.9, the others shorter than 0.1. A length
-says how sure the network is that something of the class is there, so lengths need not add up to 1. What the network answers must,
-for scoring, calibration and figures: `probabilities` has the same order and the same largest class.
+The loss is the paper's margin loss on `lengths`: the correct class should be longer than 0.9, the others shorter than 0.1. A
+length is the confidence that an object of the class is present, so lengths need not sum to 1. The network's output must, for
+scoring, calibration and figures: `probabilities` ranks the classes as `lengths` does.
 
-Only layers and operations of Keras's own, so that a saved network loads anywhere. Routing computes in float32: it squares and
-adds up hundreds of small numbers.
+Uses only built-in layers and operations of Keras, so that a saved network loads anywhere. Routing computes in float32, because it
+sums the squares of hundreds of small numbers.
 """
 
 import keras
@@ -37,15 +37,15 @@ _ROUNDS = 3
 _LONG, _SHORT = 0.9, 0.1
 _SHORT_WEIGHT = 0.5
 # Below this height or width two unpadded convolutions would leave nothing.
-_SMALLEST_UNPADDED = 2 * _SIZE
-# So that a capsule of zeros has a direction, and a gradient.
+_MIN_UNPADDED = 2 * _SIZE
+# Gives a zero capsule a defined direction and gradient.
 _EPSILON = 1e-7
 
 
 def build(image: ImageSpec, num_classes: int) -> keras.Model:
     """See the module's docstring and `registry.build`. For images from 4 x 4; below 18 x 18 the convolutions are padded."""
     require_size(image, 4)
-    padding = "valid" if min(image.shape[:2]) >= _SMALLEST_UNPADDED else "same"
+    padding = "valid" if min(image.shape[:2]) >= _MIN_UNPADDED else "same"
     inputs = raw_input(image)
     features = layers.Conv2D(32, _SIZE, padding=padding, activation="relu", name="convolution")(scaled(image, inputs))
     features = layers.Conv2D(32, _SIZE, strides=2, padding=padding, name="capsules")(features)
@@ -54,16 +54,16 @@ def build(image: ImageSpec, num_classes: int) -> keras.Model:
     votes = layers.EinsumDense(
         "bip,ipjq->bjiq",
         output_shape=(num_classes, capsules.shape[1], _CLASS),
-        # By the rule that Keras has for dense layers a matrix of four dimensions would start far too small.
+        # Keras' default for dense layers would make a four-dimensional kernel start far too small.
         kernel_initializer=keras.initializers.RandomNormal(stddev=0.1),
         name="votes",
     )(capsules)
-    return keras.Model(inputs, _answer(_routed(ops.cast(votes, "float32"))), name="capsnet")
+    return keras.Model(inputs, _output(_routed(ops.cast(votes, "float32"))), name="capsnet")
 
 
 def margin_loss(labels: KerasTensor, lengths: KerasTensor) -> KerasTensor:
-    """Mean over the batch of equation 4 of the paper, for labels [batch] or [batch, 1] int and lengths [batch, classes]."""
-    # Keras 3.2 hands labels over in the network's own type.
+    """Equation 4 of the paper, averaged over the batch, for labels [batch] or [batch, 1] int and lengths [batch, classes]."""
+    # Keras 3.2 passes labels in the network's dtype.
     is_class = ops.one_hot(ops.cast(ops.reshape(labels, (-1,)), "int32"), lengths.shape[-1], dtype=lengths.dtype)
     too_short = is_class * ops.square(ops.relu(_LONG - lengths))
     too_long = (1 - is_class) * ops.square(ops.relu(lengths - _SHORT))
@@ -74,26 +74,26 @@ LOSS = CustomLoss(layer="lengths", function=margin_loss)
 
 
 def _routed(votes: KerasTensor) -> KerasTensor:
-    """The classes' capsules [batch, classes, values] of votes [batch, classes, capsules, values]."""
+    """Class capsules [batch, classes, values] from votes [batch, classes, capsules, values]."""
     fixed = _without_gradient(votes)
     agreement = ops.zeros_like(ops.sum(fixed, axis=-1))
     for _ in range(_ROUNDS - 1):
-        routed = _squashed(_weighed(fixed, agreement))
+        routed = _squashed(_weighted_sum(fixed, agreement))
         agreement = agreement + ops.squeeze(ops.matmul(fixed, ops.expand_dims(routed, -1)), -1)
-    return _squashed(_weighed(votes, agreement))
+    return _squashed(_weighted_sum(votes, agreement))
 
 
 def _without_gradient(votes: KerasTensor) -> KerasTensor:
     try:
         return ops.stop_gradient(votes)
     except ValueError:
-        # Keras 3.2, which Databricks Runtime 15.4 has, can only do it with values. The answer is the same; the gradient then goes
-        # through all rounds instead of the last.
+        # Keras 3.2, in Databricks Runtime 15.4, does not support this for symbolic tensors. The output is the same, but the
+        # gradient then flows through all iterations instead of only the last.
         return votes
 
 
-def _weighed(votes: KerasTensor, agreement: KerasTensor) -> KerasTensor:
-    # As products of matrices, which need no room for votes times weights: the votes are what fills the memory.
+def _weighted_sum(votes: KerasTensor, agreement: KerasTensor) -> KerasTensor:
+    # As matrix products, which do not materialize votes times weights: the votes dominate memory use.
     weights = ops.softmax(agreement, axis=1)
     return ops.squeeze(ops.matmul(ops.expand_dims(weights, 2), votes), 2)
 
@@ -103,7 +103,7 @@ def _squashed(capsules: KerasTensor) -> KerasTensor:
     return capsules * (ops.sqrt(squared) / (1 + squared))
 
 
-def _answer(capsules: KerasTensor) -> KerasTensor:
+def _output(capsules: KerasTensor) -> KerasTensor:
     lengths = ops.sqrt(ops.sum(ops.square(capsules), axis=-1) + _EPSILON)
     lengths = layers.Activation("linear", dtype="float32", name="lengths")(lengths)
     return layers.Activation("linear", dtype="float32", name="probabilities")(lengths / ops.sum(lengths, axis=-1, keepdims=True))

@@ -1,4 +1,4 @@
-"""The default ConvNet: three small convolutions with batch normalization, made to be accurate after few epochs on a CPU.
+"""The default ConvNet: three small convolutions with batch normalization, designed for accuracy after few epochs on a CPU.
 
     image            [batch, 28, 28, 1]
     convolution_1    [batch, 24, 24, 16]    16 kernels 5x5, no padding, relu
@@ -11,12 +11,12 @@
     features         [batch, 576]
     probabilities    [batch, 10]            softmax
 
-52,778 parameters for 28 x 28 x 1 and ten classes, of which 256 are moving statistics that no gradient trains.
+52,778 parameters for 28 x 28 x 1 and ten classes, of which 256 are non-trainable moving statistics.
 
 Why this shape: batch normalization (Ioffe and Szegedy 2015, arXiv:1502.03167) allows the high learning rate of a one-cycle
 schedule (Smith and Topin 2017, arXiv:1708.07120). Keras computes it in float32 as several passes over its input, so it comes
-after pooling, where the input is a quarter as large, and not at all at full resolution. Digits have an empty border: no padding
-saves about 30 % of the time per example. Channel counts are multiples of 16, which is what oneDNN blocks by.
+after pooling, where the input is a quarter as large, and never at full resolution. Digits have an empty border: omitting padding
+saves about 30 % of the time per example. Channel counts are multiples of 16, the block size of oneDNN.
 """
 
 import keras
@@ -26,10 +26,10 @@ from pipelines.data.table.schema import ImageSpec
 from pipelines.models.layers import probabilities, raw_input, require_size, scaled
 
 # Below this height or width unpadded convolutions would leave nothing.
-_SMALLEST_UNPADDED = 20
+_MIN_UNPADDED = 20
 
-# The default, 0.99, needs some 500 steps until evaluation sees the statistics of the data; a small table has fewer in all its
-# epochs.
+# The default, 0.99, needs some 500 steps before the moving statistics approximate those of the data; training on a small table
+# may have fewer.
 _MOMENTUM = 0.9
 
 
@@ -37,7 +37,7 @@ def build(image: ImageSpec, num_classes: int) -> keras.Model:
     """See the module's docstring and `registry.build`. For images from 8 x 8; below 20 x 20 the convolutions are padded."""
     require_size(image, 8)
     height, width, _ = image.shape
-    padding = "valid" if min(height, width) >= _SMALLEST_UNPADDED else "same"
+    padding = "valid" if min(height, width) >= _MIN_UNPADDED else "same"
     inputs = raw_input(image)
     features = layers.Conv2D(16, (5, 5), padding=padding, activation="relu", name="convolution_1")(scaled(image, inputs))
     features = layers.MaxPooling2D((2, 2), name="pooling_1")(features)

@@ -1,10 +1,10 @@
-"""The most accurate ConvNet here: five convolutions, each but the first with batch normalization, for many epochs on a CPU.
+"""The most accurate ConvNet here: five convolutions, all but the first with batch normalization, for many epochs on a CPU.
 
     image            [batch, 28, 28, 1]
     convolution_1    [batch, 24, 24, 32]    32 kernels 5x5, no padding, no bias
     pooling_1        [batch, 12, 12, 32]    2x2 maximum; relu
     convolution_2    [batch, 10, 10, 32]    32 kernels 3x3, no padding, no bias; batch normalization, relu
-    convolution_3    [batch, 8, 8, 64]      64 kernels 3x3, likewise
+    convolution_3    [batch, 8, 8, 64]      64 kernels 3x3, no padding, no bias; batch normalization, relu
     convolution_4    [batch, 6, 6, 64]      64 kernels 3x3, no padding, no bias
     pooling_4        [batch, 3, 3, 64]      2x2 maximum; batch normalization, relu
     convolution_5    [batch, 1, 1, 128]     128 kernels 3x3, no padding, no bias; batch normalization, relu
@@ -14,9 +14,9 @@
 
 141,482 parameters for 28 x 28 x 1 and ten classes.
 
-It is cheap for the reasons that `convnet_batchnorm` is: no normalization at full resolution, pooling before what is done to each
-pixel, no padding around an empty border, channels in multiples of 16. Unpadded kernels shrink 28 pixels to one place
-that sees the whole image, so the last layer has no more than 128 features to learn by heart.
+It is cheap for the same reasons as `convnet_batchnorm`: no normalization at full resolution, pooling before pixel-wise
+operations, no padding of an empty border, channel counts in multiples of 16. Unpadded kernels reduce 28 pixels to one position
+that sees the whole image, so the last layer has only 128 features with which to overfit.
 """
 
 import keras
@@ -26,17 +26,17 @@ from pipelines.data.table.schema import ImageSpec
 from pipelines.models.layers import probabilities, raw_input, require_size, scaled
 
 # Below this height or width unpadded convolutions would leave nothing.
-_SMALLEST_UNPADDED = 28
-_SMALLEST = 4
+_MIN_UNPADDED = 28
+_MIN_SIZE = 4
 
-# As in `convnet_batchnorm`: evaluation is to see the statistics of the data after a small table's few steps, too.
+# As in `convnet_batchnorm`: the moving statistics must converge within the few steps of a small table.
 _MOMENTUM = 0.9
 
 
 def build(image: ImageSpec, num_classes: int) -> keras.Model:
     """See the module's docstring and `registry.build`. For images from 4 x 4; below 28 x 28 the convolutions are padded."""
-    require_size(image, _SMALLEST)
-    padding = "valid" if min(image.shape[:2]) >= _SMALLEST_UNPADDED else "same"
+    require_size(image, _MIN_SIZE)
+    padding = "valid" if min(image.shape[:2]) >= _MIN_UNPADDED else "same"
 
     def convolved(features: KerasTensor, number: int, channels: int, size: int = 3) -> KerasTensor:
         return layers.Conv2D(channels, size, padding=padding, use_bias=False, name=f"convolution_{number}")(features)

@@ -26,8 +26,8 @@ def build(image: ImageSpec, num_classes: int) -> keras.Model:
     features = layers.Conv2D(32, (3, 3), activation="relu", name="convolution_1")(scaled(image, inputs))
     features = layers.Conv2D(32, (3, 3), activation="relu", name="convolution_2")(features)
     features = layers.MaxPooling2D((2, 2), name="pooling")(features)
-    # The course was written for an argument that named the share to keep and turned it round when the argument became the share
-    # to drop: rate = 1 - 0.25 drops three quarters. Others who show this network drop one quarter here.
+    # The course was written for an argument that was the fraction to keep, and inverted it when the argument became the fraction
+    # to drop: rate = 1 - 0.25 drops three quarters. Other descriptions of this network drop one quarter here.
     features = layers.Dropout(rate=1 - 0.25, name="dropout_1")(features)
     features = layers.Flatten()(features)
     features = layers.Dense(128, activation="relu", name="hidden")(features)

@@ -1,4 +1,4 @@
-"""Dilated (atrous) convolutions: a wide view from few weights, at full resolution.
+"""Dilated (atrous) convolutions: a large receptive field from few weights, without downsampling.
 
     image          [batch, 28, 28, 1]
     convolution    [batch, 28, 28, 16]    16 kernels 5x5, padded, relu
@@ -6,15 +6,15 @@
     dilated_1      [batch, 14, 14, 32]    32 kernels 3x3, every pixel, padded, relu
     dilated_2      [batch, 14, 14, 32]    32 kernels 3x3, every 2nd pixel, padded, relu
     dilated_4      [batch, 14, 14, 32]    32 kernels 3x3, every 4th pixel, padded, relu
-    mean           [batch, 7, 7, 32]      2x2 mean
+    mean           [batch, 7, 7, 32]      2x2 average
     features       [batch, 1568]
     dropout        [batch, 1568]          rate 0.5
     probabilities  [batch, 10]            softmax
 
 39,242 parameters for 28 x 28 x 1 and ten classes.
 
-With rates 1, 2 and 4 a value of `dilated_4` sees 3, 7 and then 15 x 15 values of `pooling`, as behind one dense kernel of 15 x 15
-with 225 weights where these three have 27: layers add to the view in line, rates double it.
+With rates 1, 2 and 4 the receptive field on `pooling` grows to 3 x 3, 7 x 7 and 15 x 15 values, like that of one dense 15 x 15
+kernel, which has 225 weights instead of 27. It grows linearly with the number of layers, but doubles with the rates.
 
 Yu and Koltun 2015, "Multi-scale context aggregation by dilated convolutions", arXiv:1511.07122.
 """

@@ -1,4 +1,4 @@
-"""A small Inception network (GoogLeNet): modules that look at several resolutions at once.
+"""A small Inception network (GoogLeNet): modules that process several scales in parallel.
 
     image          [batch, 28, 28, 1]
     convolution    [batch, 28, 28, 16]     16 kernels 5x5, padded, relu
@@ -6,17 +6,17 @@
     module_1       [batch, 14, 14, 80]     16 + 32 + 16 + 16 channels
     pooling_2      [batch, 7, 7, 80]       2x2 maximum
     module_2       [batch, 7, 7, 160]      32 + 64 + 32 + 32 channels
-    mean           [batch, 160]            over all places
+    mean           [batch, 160]            over all positions
     dropout        [batch, 160]            rate 0.4
     probabilities  [batch, 10]             softmax
 
 44,058 parameters for 28 x 28 x 1 and ten classes.
 
-A module joins the channels of four branches, each padded and with relu: 1x1; 1x1, then 3x3; 1x1, then 5x5; 3x3 maximum, then 1x1.
-The 1x1 convolutions in front leave 16 channels, so that the large kernels cost little.
+A module concatenates four branches, each padded and with relu: 1x1; 1x1, then 3x3; 1x1, then 5x5; 3x3 maximum, then 1x1. The 1x1
+convolutions before larger kernels reduce the input to 16 channels, so that these are cheap.
 
-Szegedy et al. 2014, "Going deeper with convolutions", arXiv:1409.4842. Theirs has nine modules of 256 to 1,024 channels, and
-two more classifiers on the way for training. The mean over places instead of hidden layers is theirs, too.
+Szegedy et al. 2014, "Going deeper with convolutions", arXiv:1409.4842. Their network has nine modules of 256 to 1,024
+channels and two auxiliary classifiers for training. Like this one, it uses global average pooling instead of hidden layers.
 """
 
 import keras
@@ -43,13 +43,13 @@ def build(image: ImageSpec, num_classes: int) -> keras.Model:
 
 
 def _module(features: KerasTensor, channels: tuple[int, int, int, int], name: str) -> KerasTensor:
-    """`channels`: of the branches 1x1, 3x3, 5x5 and maximum."""
+    """`channels`: channels of the branches 1x1, 3x3, 5x5 and maximum."""
     point = _convolution(features, channels[0], 1, f"{name}_1x1")
     small = _convolution(_convolution(features, _REDUCED, 1, f"{name}_3x3_reduced"), channels[1], 3, f"{name}_3x3")
     large = _convolution(_convolution(features, _REDUCED, 1, f"{name}_5x5_reduced"), channels[2], 5, f"{name}_5x5")
-    strongest = layers.MaxPooling2D((3, 3), strides=1, padding="same", name=f"{name}_maximum")(features)
-    strongest = _convolution(strongest, channels[3], 1, f"{name}_maximum_1x1")
-    return layers.Concatenate(name=name)([point, small, large, strongest])
+    pooled = layers.MaxPooling2D((3, 3), strides=1, padding="same", name=f"{name}_maximum")(features)
+    pooled = _convolution(pooled, channels[3], 1, f"{name}_maximum_1x1")
+    return layers.Concatenate(name=name)([point, small, large, pooled])
 
 
 def _convolution(features: KerasTensor, channels: int, size: int, name: str) -> KerasTensor:

@@ -1,4 +1,4 @@
-"""The ends that all networks share: raw values in, probabilities out. And how a network says that its loss is its own."""
+"""Input and output layers shared by all networks, and how a network declares a custom loss."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,36 +11,36 @@ from pipelines.data.table.schema import ImageSpec
 
 @dataclass(frozen=True)
 class CustomLoss:
-    """What a network is trained by, where that is not cross-entropy. A network's module names it `LOSS`."""
+    """The loss of a network that is not trained with cross-entropy; `LOSS` in the network's module."""
 
     layer: str
-    """Name of the layer whose output [batch, classes] the loss is of."""
+    """Name of the layer whose output [batch, classes] the loss is computed on."""
     function: Callable[[KerasTensor, KerasTensor], KerasTensor]
-    """Of labels [batch] int and that output; a mean over the batch."""
+    """Function of labels [batch] int and that output; returns the mean over the batch."""
 
 
 def require_size(image: ImageSpec, smallest: int) -> None:
-    """Raises ValueError, which `registry.build` explains, for an image lower or narrower than `smallest` pixels."""
+    """Raises ValueError, which `registry.build` explains, for an image with a side shorter than `smallest` pixels."""
     if min(image.shape[:2]) < smallest:
         raise ValueError(f"it needs images of at least {smallest} x {smallest}")
 
 
 def raw_input(image: ImageSpec) -> KerasTensor:
-    """Source values as the table stores them, [batch, height, width, channels]."""
+    """Input of source values as stored in the table, [batch, height, width, channels]."""
     return keras.Input(shape=image.shape, dtype="float32", name="image")
 
 
 def scaled(image: ImageSpec, values: KerasTensor) -> KerasTensor:
     """Values scaled from `image.value_range` to 0..1.
 
-    The scaling is part of the network, so training, evaluation and serving cannot differ in it.
+    Scaling is part of the network, so that it is the same in training, evaluation and serving.
     """
     low, high = image.value_range
     return layers.Rescaling(1 / (high - low), offset=-low / (high - low), name="scale")(values)
 
 
 def probabilities(features: KerasTensor, num_classes: int, *, kernel_initializer: str = "glorot_uniform") -> KerasTensor:
-    """Class probabilities [batch, num_classes]. Always float32: a softmax in bfloat16 has three digits."""
+    """Class probabilities [batch, num_classes]. Always float32: bfloat16 has a precision of only three digits."""
     return layers.Dense(
         num_classes, activation="softmax", kernel_initializer=kernel_initializer, dtype="float32", name="probabilities"
     )(features)

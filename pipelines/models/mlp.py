@@ -6,8 +6,8 @@
     hidden_2       [batch, 15]    relu
     probabilities  [batch, 10]    softmax
 
-16,175 parameters for 28 x 28 x 1 and ten classes. Weights start from a normal distribution with standard deviation 0.05, what
-Keras calls `normal`. The course feeds this network raw values 0 to 255, unlike its ConvNets, and so does this one.
+16,175 parameters for 28 x 28 x 1 and ten classes. Weights are initialized from a normal distribution with standard deviation
+0.05, as Keras' `normal`. As in the course, this network takes raw values from 0 to 255, unlike the ConvNets.
 """
 
 import keras
@@ -28,6 +28,6 @@ def perceptron(image: ImageSpec, num_classes: int, widths: tuple[int, ...], name
     """A perceptron with hidden layers of these widths."""
     inputs = raw_input(image)
     features = layers.Flatten()(inputs)
-    for place, width in enumerate(widths, start=1):
-        features = layers.Dense(width, activation="relu", kernel_initializer=_INITIALIZER, name=f"hidden_{place}")(features)
+    for number, width in enumerate(widths, start=1):
+        features = layers.Dense(width, activation="relu", kernel_initializer=_INITIALIZER, name=f"hidden_{number}")(features)
     return keras.Model(inputs, probabilities(features, num_classes, kernel_initializer=_INITIALIZER), name=name)

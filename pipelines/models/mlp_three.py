@@ -7,7 +7,7 @@
     hidden_3       [batch, 15]    relu
     probabilities  [batch, 10]    softmax
 
-16,415 parameters for 28 x 28 x 1 and ten classes. The course asks for the layer and leaves its width open. Otherwise as `mlp`.
+16,415 parameters for 28 x 28 x 1 and ten classes. The course asks for the layer but not its width. Otherwise as `mlp`.
 """
 
 import keras

@@ -1,4 +1,4 @@
-"""The networks by name. A new network is one file in this folder and one line here.
+"""All networks by name. A new network is one file in this folder and one line here.
 
 Keras is imported only when a network is built, because the driver checks names without it.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pipelines.models.layers import CustomLoss
 
-# Each module has `build(image: ImageSpec, num_classes: int) -> keras.Model`, and `LOSS: OwnLoss` where that is not cross-entropy.
+# Each module has `build(image: ImageSpec, num_classes: int) -> keras.Model`, and `LOSS: CustomLoss` if it is not cross-entropy.
 NETWORKS: dict[str, str] = {
     "mlp": "pipelines.models.mlp",
     "mlp_three": "pipelines.models.mlp_three",
@@ -32,12 +32,12 @@ NETWORKS: dict[str, str] = {
     "dilated": "pipelines.models.dilated",
     "capsnet": "pipelines.models.capsnet",
 }
-# What the loss of a network with `LOSS` is, for people.
-CUSTOM_LOSSES: dict[str, str] = {"capsnet": "the margin loss, whose targets 0.9 and 0.1 are soft already"}
+# For messages: the loss of each network with `LOSS`.
+CUSTOM_LOSSES: dict[str, str] = {"capsnet": "the margin loss, whose targets 0.9 and 0.1 are already soft"}
 
 
 def check(name: str, label_smoothing: float = 0.0) -> None:
-    """Raises ConfigError when there is no network of this name, or its loss cannot be smoothed."""
+    """Raises ConfigError if there is no network of this name, or its loss does not support label smoothing."""
     if name not in NETWORKS:
         near = difflib.get_close_matches(name, NETWORKS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(NETWORKS)}"
@@ -45,15 +45,15 @@ def check(name: str, label_smoothing: float = 0.0) -> None:
     if label_smoothing and name in CUSTOM_LOSSES:
         raise ConfigError(
             f"training.label_smoothing={label_smoothing:g}: must be 0 with model.name={name}, "
-            f"which is trained by {CUSTOM_LOSSES[name]}"
+            f"which is trained with {CUSTOM_LOSSES[name]}"
         )
 
 
 def build(name: str, image: ImageSpec, num_classes: int) -> "keras.Model":
-    """An uncompiled network.
+    """Build a network, uncompiled.
 
     Input `image`: [batch, height, width, channels], source values in `image.value_range`. Output: [batch, num_classes] float32
-    probabilities. Layers compute in the dtype policy that is set when this is called.
+    probabilities. Layers use the dtype policy in effect during the call.
 
     Raises:
         ConfigError: there is no network of this name, or the image is too small for it.
@@ -69,6 +69,6 @@ def build(name: str, image: ImageSpec, num_classes: int) -> "keras.Model":
 
 
 def custom_loss(name: str) -> "CustomLoss | None":
-    """The loss that a network brings along, None where it is trained by cross-entropy."""
+    """The custom loss of a network, or None if it is trained with cross-entropy."""
     loss: CustomLoss | None = getattr(importlib.import_module(NETWORKS[name]), "LOSS", None)
     return loss

@@ -1,21 +1,21 @@
-"""A ResNet of 14 layers: blocks that learn what to add to their input.
+"""A ResNet with 14 layers: blocks that learn a residual to add to their input.
 
     image          [batch, 28, 28, 1]
     convolution    [batch, 28, 28, 16]    16 kernels 3x3, padded, relu
     pooling        [batch, 14, 14, 16]    2x2 maximum
     stage_1        [batch, 14, 14, 16]    2 blocks
-    stage_2        [batch, 7, 7, 32]      2 blocks, the first one with stride 2
-    stage_3        [batch, 4, 4, 64]      2 blocks, the first one with stride 2
-    mean           [batch, 64]            over all places
+    stage_2        [batch, 7, 7, 32]      2 blocks, the first with stride 2
+    stage_3        [batch, 4, 4, 64]      2 blocks, the first with stride 2
+    mean           [batch, 64]            over all positions
     probabilities  [batch, 10]            softmax
 
-176,042 parameters for 28 x 28 x 1 and ten classes, of which 1,088 are moving statistics that no gradient trains.
+176,042 parameters for 28 x 28 x 1 and ten classes, of which 1,088 are non-trainable moving statistics.
 
-A block is 3x3 convolution, batch normalization, relu, 3x3 convolution, batch normalization; then its input is added, and relu
-follows. Where stride or channels change, the input goes through a 1x1 convolution first.
+A block is 3x3 convolution, batch normalization, relu, 3x3 convolution, batch normalization, addition of its input, relu. Where
+the stride or the number of channels changes, the input first passes through a 1x1 convolution.
 
 He, Zhang, Ren and Sun 2015, "Deep residual learning for image recognition", arXiv:1512.03385, section 4.2 with n = 2. The pooling
-is not theirs there: at full resolution, normalization alone would take longer than everything else (see `convnet_batchnorm`).
+is an addition: at full resolution, normalization alone would take longer than everything else (see `convnet_batchnorm`).
 """
 
 import keras
@@ -56,7 +56,7 @@ def _block(features: KerasTensor, channels: int, stride: int, name: str) -> Kera
 
 
 def _normalized(features: KerasTensor, channels: int, size: int, stride: int, name: str) -> KerasTensor:
-    """A convolution without bias, because the normalization behind it has one."""
+    """A convolution without bias, because the subsequent normalization has one."""
     convolution = layers.Conv2D(
         channels, size, strides=stride, padding="same", use_bias=False, kernel_initializer="he_normal", name=name
     )

@@ -1,4 +1,4 @@
-"""A small VGG: nothing but 3x3 convolutions, in blocks that halve the image and double the channels.
+"""A small VGG: 3x3 convolutions only, in blocks that halve the resolution and double the channels.
 
     image          [batch, 28, 28, 1]
     block_1        [batch, 14, 14, 16]    2 times 16 kernels 3x3, padded, relu; 2x2 maximum
@@ -11,8 +11,9 @@
 146,938 parameters for 28 x 28 x 1 and ten classes.
 
 Simonyan and Zisserman 2014, "Very deep convolutional networks for large-scale image recognition", arXiv:1409.1556: two 3x3
-convolutions see as far as one of 5x5, with 28 % fewer weights and one more nonlinearity. Theirs have 64 to 512 channels, five
-blocks and two hidden layers of 4,096. Weights start as He et al. 2015 (arXiv:1502.01852) derive for relu.
+convolutions have the receptive field of one 5x5 convolution, with 28 % fewer weights and one more nonlinearity. Their networks
+have 64 to 512 channels, five blocks and two hidden layers of 4,096. Weights are initialized as in He et al. 2015
+(arXiv:1502.01852).
 """
 
 import keras
@@ -31,14 +32,14 @@ def build(image: ImageSpec, num_classes: int) -> keras.Model:
     inputs = raw_input(image)
     features = scaled(image, inputs)
     for block, channels in enumerate(_CHANNELS, start=1):
-        for place in (1, 2):
+        for number in (1, 2):
             features = layers.Conv2D(
                 channels,
                 (3, 3),
                 padding="same",
                 activation="relu",
                 kernel_initializer=_INITIALIZER,
-                name=f"block_{block}_convolution_{place}",
+                name=f"block_{block}_convolution_{number}",
             )(features)
         features = layers.MaxPooling2D((2, 2), name=f"block_{block}")(features)
     features = layers.Flatten()(features)

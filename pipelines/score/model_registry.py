@@ -56,7 +56,7 @@ def register(model_uri: str, name: str, tracking_uri: str) -> str:
     return version
 
 
-def registered(model_uri: str, name: str, tracking_uri: str, reporter: Reporter) -> dict[str, str]:
+def try_register(model_uri: str, name: str, tracking_uri: str, reporter: Reporter) -> dict[str, str]:
     """Like `register`, for the end of a job, whose results must not be lost: a failure is only a warning."""
     try:
         version = register(model_uri, name, tracking_uri)

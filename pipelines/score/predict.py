@@ -13,11 +13,11 @@ from pipelines.data.formats import libsvm
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.errors import DataError
 from pipelines.score.classifier import Classifier
-from pipelines.score.digits import read_file
+from pipelines.score.digits import read_image
 from pipelines.score.model_info import ModelInfo
 from pipelines.system import paths
 
-_LINES_AT_ONCE = 1000
+_CHUNK_LINES = 1000
 
 
 @dataclass(frozen=True)
@@ -52,31 +52,31 @@ def predict(classifier: Classifier, files: Sequence[str], digits: bool) -> Itera
     for file in files:
         path = Path(file) if Path(file).exists() else paths.to_python(file)
         if libsvm.is_libsvm(path):
-            for numbers, found in _libsvm_images(path, file, info):
-                yield from _named(classifier, [f"{file}:{number}" for number in numbers], found)
+            for numbers, images in _libsvm_images(path, file, info):
+                yield from _predictions(classifier, [f"{file}:{number}" for number in numbers], images)
         else:
-            image = read_file(path, info.image_shape, info.value_range, digits=digits)
-            yield from _named(classifier, [file], image[None])
+            image = read_image(path, info.image_shape, info.value_range, digits=digits)
+            yield from _predictions(classifier, [file], image[None])
 
 
-def _named(classifier: Classifier, origins: Sequence[str], found: npt.NDArray[Any]) -> Iterator[Prediction]:
+def _predictions(classifier: Classifier, origins: Sequence[str], images: npt.NDArray[Any]) -> Iterator[Prediction]:
     names = classifier.info.class_names
-    for origin, row in zip(origins, classifier.probabilities(found), strict=True):
+    for origin, row in zip(origins, classifier.probabilities(images), strict=True):
         yield Prediction(origin, names[int(row.argmax())], dict(zip(names, row.tolist(), strict=True)))
 
 
-def _libsvm_images(path: Path, shown: str, info: ModelInfo) -> Iterator[tuple[list[int], npt.NDArray[Any]]]:
+def _libsvm_images(path: Path, display_name: str, info: ModelInfo) -> Iterator[tuple[list[int], npt.NDArray[Any]]]:
     """Line numbers (from 1) and images [n, height, width, channels], one chunk of lines at a time."""
     rules = Rules(image_shape=info.image_shape, value_range=info.value_range, labels=info.labels)
-    for numbers, lines in _stretches(path, shown):
+    for numbers, lines in _line_chunks(path, display_name):
         chunk = libsvm.parse(b"\n".join(lines) + b"\n", rules)
         if chunk.bad_lines:
             first = chunk.bad_lines[0]
-            raise DataError(f"{shown}:{numbers[first.number]}: {first.fault.text}")
+            raise DataError(f"{display_name}:{numbers[first.number]}: {first.fault.text}")
         yield numbers, chunk.images.reshape(-1, *info.image_shape)
 
 
-def _stretches(path: Path, shown: str) -> Iterator[tuple[list[int], list[bytes]]]:
+def _line_chunks(path: Path, display_name: str) -> Iterator[tuple[list[int], list[bytes]]]:
     """Numbers and contents of the non-empty lines, one chunk at a time."""
     opener: Any = {".gz": gzip.open, ".bz2": bz2.open}.get(path.suffix, open)
     numbers: list[int] = []
@@ -87,11 +87,11 @@ def _stretches(path: Path, shown: str) -> Iterator[tuple[list[int], list[bytes]]
                 if line.partition(b"#")[0].strip():
                     numbers.append(number)
                     lines.append(line.rstrip(b"\r\n"))
-                if len(lines) == _LINES_AT_ONCE:
+                if len(lines) == _CHUNK_LINES:
                     yield numbers, lines
                     numbers, lines = [], []
     except (OSError, EOFError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{shown}: cannot be read ({reason}); check the path and that the file is complete") from error
+        raise DataError(f"{display_name}: cannot be read ({reason}); check the path and that the file is complete") from error
     if lines:
         yield numbers, lines

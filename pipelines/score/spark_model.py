@@ -24,7 +24,7 @@ _loaded: dict[str, Classifier] = {}
 
 
 @dataclass(frozen=True)
-class Shipment:
+class PackedModel:
     """Reference to a packed model, small enough to send with every task."""
 
     archive: str
@@ -33,21 +33,21 @@ class Shipment:
 
 
 @contextmanager
-def shipped(spark: SparkSession, models: Sequence[ModelInfo]) -> Iterator[tuple[Shipment, ...]]:
+def packed_models(spark: SparkSession, models: Sequence[ModelInfo]) -> Iterator[tuple[PackedModel, ...]]:
     """Distribute models through Spark. They are available to jobs that end within the block."""
     with tempfile.TemporaryDirectory(prefix="convoy-ship-") as folder:
-        shipments = []
+        packed = []
         for info in models:
             archive = Path(folder) / f"convoy-model-{uuid.uuid4().hex}.zip"
             _pack(info.path, archive)
             spark.sparkContext.addFile(str(archive))
-            shipments.append(Shipment(archive.name, info))
-        yield tuple(shipments)
+            packed.append(PackedModel(archive.name, info))
+        yield tuple(packed)
 
 
-def load(shipment: Shipment) -> Classifier:
+def load(model: PackedModel) -> Classifier:
     """The model, loaded by the first task of this Spark worker process and cached for the following ones."""
-    if shipment.archive not in _loaded:
+    if model.archive not in _loaded:
         context = TaskContext.get()
         threads = str(context.cpus() if context is not None else 1)
         # TensorFlow reads these on import. More threads than the task's cores would slow down the other tasks.
@@ -56,15 +56,15 @@ def load(shipment: Shipment) -> Classifier:
         os.environ.update(tensorflow_environment(os.environ))
         # Spark deletes this folder when the application ends.
         folder = Path(tempfile.mkdtemp(prefix="convoy-model-", dir=SparkFiles.getRootDirectory()))
-        with zipfile.ZipFile(SparkFiles.get(shipment.archive)) as archive:
+        with zipfile.ZipFile(SparkFiles.get(model.archive)) as archive:
             archive.extractall(folder)
-        _loaded[shipment.archive] = Classifier(dataclasses.replace(shipment.info, path=folder))
-    return _loaded[shipment.archive]
+        _loaded[model.archive] = Classifier(dataclasses.replace(model.info, path=folder))
+    return _loaded[model.archive]
 
 
 def _pack(folder: Path, archive: Path) -> None:
     # Uncompressed, since weights hardly shrink.
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
-                packed.write(path, path.relative_to(folder))
+                file.write(path, path.relative_to(folder))

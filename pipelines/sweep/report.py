@@ -1,7 +1,6 @@
 """Record the results of a sweep in its run: tables, figure, the best configuration, and the best trial's test accuracy."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from pipelines.sweep import results
 from pipelines.sweep.plan import Sweep
 from pipelines.sweep.search import FinishedTrial, Study
 from pipelines.sweep.space import Choices, Range, short_names
-from pipelines.system import atomic, paths, writeback
+from pipelines.system import atomic, paths
 from pipelines.system.reporter import NullReporter, Reporter
 from pipelines.track.figures import parallel_coordinates
 from pipelines.track.figures.style import Drawing
@@ -28,7 +27,7 @@ from pipelines.track.rundir import layout
 from pipelines.track.tracked_run import TrackedRun
 
 BEST_FILE = "best.yml"
-_SHOWN_ROWS = 20
+_MAX_ROWS = 20
 _FIGURE = "parallel_coordinates"
 
 
@@ -38,9 +37,9 @@ def counts(ended: Sequence[FinishedTrial]) -> dict[str, int]:
 
 def tables(run: TrackedRun, sweep: Sweep, ended: Sequence[FinishedTrial], folder: Path) -> None:
     """Write tables of the trials so far to the sweep's folder and its run."""
-    every = results.rows(sweep, ended)
-    _keep(run, folder, "results.csv", results.as_csv(every))
-    _keep(run, folder, "results.md", results.as_markdown(every, sweep.metric) + "\n")
+    rows = results.rows(sweep, ended)
+    _keep(run, folder, "results.csv", results.as_csv(rows))
+    _keep(run, folder, "results.md", results.as_markdown(rows, sweep.metric) + "\n")
     if sweep.config.purpose == "compare" or len(results.comparison(sweep, ended)) < len(ended):
         by_configuration = results.comparison(sweep, ended)
         _keep(run, folder, "comparison.csv", results.as_csv(by_configuration))
@@ -55,16 +54,14 @@ def test_best(spark: SparkSession, sweep: Sweep, study: Study, best: FinishedTri
     """
     config, run_dir = sweep.configuration(best.assignment), Path(best.outcome.run_dir)
     data, _ = table.open_or_build(spark, config, resolve_source(config.data, NullReporter()), reporter)
-    found = evaluate(spark, [model_info.read(run_dir / layout.MODEL_FOLDER, str(run_dir))], data, ("test",)).results[0]
-    tested = {"test/loss": found.loss, "test/accuracy": found.accuracy}
-    study.amend(best.number, metrics=dict(best.outcome.metrics) | tested)
-    run = TrackedRun(config.tracking, "", run_dir)
-    run.tags({"best": "true"})
-    run.metrics(tested, step=best.outcome.epochs)
-    run.model(run_dir / layout.MODEL_FOLDER)
-    run.finish("FINISHED")
-    with suppress(OSError):
-        writeback.close(run_dir)
+    model = model_info.read(run_dir / layout.MODEL_FOLDER, str(run_dir))
+    result = evaluate(spark, [model], data, ("test",)).results[0]
+    metrics = {"test/loss": result.loss, "test/accuracy": result.accuracy}
+    study.amend(best.number, metrics=dict(best.outcome.metrics) | metrics)
+    with TrackedRun(config.tracking, "", run_dir) as run:
+        run.tags({"best": "true"})
+        run.metrics(metrics, step=best.outcome.epochs)
+        run.model(run_dir / layout.MODEL_FOLDER)
 
 
 def outcome(run: TrackedRun, sweep: Sweep, ended: Sequence[FinishedTrial], best: FinishedTrial | None, folder: Path) -> None:
@@ -97,14 +94,14 @@ def described(sweep: Sweep, best: FinishedTrial, folder: Path) -> dict[str, Any]
 
 def complete(folder: Path, ended: Sequence[FinishedTrial], reporter: Reporter) -> None:
     """Send pending entries of the trials' runs to MLflow, which may have received the sweep's run too late for them."""
-    lacking = [Path(trial.outcome.run_dir) for trial in ended if Path(trial.outcome.run_dir, "tracking").is_dir()]
-    lacking = [run_dir for run_dir in lacking if Journal(run_dir).pending()]
+    pending = [Path(trial.outcome.run_dir) for trial in ended if Path(trial.outcome.run_dir, "tracking").is_dir()]
+    pending = [run_dir for run_dir in pending if Journal(run_dir).pending()]
     try:
-        for run_dir in lacking:
+        for run_dir in pending:
             replay(run_dir)
     except ConvoyError as error:
         reporter.warn(
-            f"MLflow lacks entries of {len(lacking)} trials ({error}); to complete them: ./convoy replay {paths.display(folder)}"
+            f"MLflow lacks entries of {len(pending)} trials ({error}); to complete them: ./convoy replay {paths.display(folder)}"
         )
 
 
@@ -115,16 +112,16 @@ def _keep(run: TrackedRun, folder: Path, name: str, content: str) -> None:
 
 def _figure(sweep: Sweep, ended: Sequence[FinishedTrial]) -> Drawing:
     names = short_names([axis.name for axis in sweep.axes])
-    every = results.rows(sweep, ended)
-    for row, trial in zip(every, results.in_order(sweep, ended), strict=True):
+    rows = results.rows(sweep, ended)
+    for row, trial in zip(rows, results.ranked(sweep, ended), strict=True):
         # A pruned trial is not comparable: it was trained for fewer epochs.
         row[sweep.metric] = trial.outcome.value if trial.outcome.state == "finished" else None
     return parallel_coordinates.draw(
-        every,
+        rows,
         list(names.values()),
         sweep.metric,
         minimised=sweep.minimised,
-        texts={names[axis.name]: [choice.label for choice in axis.choices] for axis in sweep.axes if isinstance(axis, Choices)},
+        texts={names[axis.name]: [option.label for option in axis.options] for axis in sweep.axes if isinstance(axis, Choices)},
         log=[names[axis.name] for axis in sweep.axes if isinstance(axis, Range) and axis.log],
         title=sweep.config.name,
     )
@@ -141,14 +138,14 @@ def _description(sweep: Sweep, ended: Sequence[FinishedTrial], best: FinishedTri
             f"Trial {best.number} is the best by {sweep.metric}. Its configuration: [{BEST_FILE}]({_artifact(BEST_FILE)}). "
             "Only this trial was evaluated on the test rows, after it had been chosen."
         )
-        shown = results.rows(sweep, ended)
+        rows = results.rows(sweep, ended)
     elif sweep.config.purpose == "choose":
         parts.append("There is no best configuration: each has a trial that was pruned or failed.")
-        shown = results.rows(sweep, ended)
+        rows = results.rows(sweep, ended)
     else:
         parts.append("No trial was selected, so each test accuracy is unbiased.")
-        shown = results.comparison(sweep, ended)
-    parts.append(results.as_markdown(shown[:_SHOWN_ROWS], sweep.metric))
+        rows = results.comparison(sweep, ended)
+    parts.append(results.as_markdown(rows[:_MAX_ROWS], sweep.metric))
     parts.append(f"{parallel_coordinates.QUESTION} [{_FIGURE}]({_artifact(f'figures/{_FIGURE}.png')})")
     return "\n\n".join(parts)
 

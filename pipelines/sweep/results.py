@@ -12,13 +12,13 @@ from pipelines.sweep.search import FinishedTrial, TrialOutcome
 from pipelines.sweep.space import AxisValue
 
 
-def in_order(sweep: Sweep, ended: Sequence[FinishedTrial]) -> list[FinishedTrial]:
+def ranked(sweep: Sweep, ended: Sequence[FinishedTrial]) -> list[FinishedTrial]:
     """Finished trials, best first; then pruned trials, which were trained for fewer epochs; then failed ones."""
-    rank = {"finished": 0, "pruned": 1, "failed": 2}
+    order = {"finished": 0, "pruned": 1, "failed": 2}
 
     def key(trial: FinishedTrial) -> tuple[int, float, int]:
         value = trial.outcome.value
-        return rank[trial.outcome.state], 0.0 if value is None else value if sweep.minimised else -value, trial.number
+        return order[trial.outcome.state], 0.0 if value is None else value if sweep.minimised else -value, trial.number
 
     return sorted(ended, key=key)
 
@@ -45,9 +45,9 @@ def trial_line(sweep: Sweep, trial: FinishedTrial, ended: int) -> str:
     """
     outcome = trial.outcome
     head = f"trial {trial.number} ({ended} of {sweep.trials})"
-    parts = [head, space.shown(trial.assignment)]
+    parts = [head, space.to_text(trial.assignment)]
     if outcome.value is not None:
-        parts.append(f"{sweep.metric} {_value(sweep.metric, outcome.value)}")
+        parts.append(f"{sweep.metric} {_format_value(sweep.metric, outcome.value)}")
     parts.append(f"{outcome.seconds:.1f} s")
     if outcome.state != "finished":
         parts.append(_state(outcome) + (f": {outcome.note}" if outcome.state == "failed" else ""))
@@ -62,30 +62,30 @@ def rows(sweep: Sweep, ended: Sequence[FinishedTrial]) -> list[dict[str, Any]]:
     failed = any(trial.outcome.state == "failed" for trial in ended)
     return [
         {"trial": trial.number}
-        | {names[axis]: place for axis, place in trial.assignment.items()}
+        | {names[axis]: value for axis, value in trial.assignment.items()}
         | {sweep.metric: trial.outcome.value}
         | {name: trial.outcome.metrics.get(name) for name in extra}
         | {"epochs": trial.outcome.epochs, "seconds": trial.outcome.seconds}
         | {"state": _state(trial.outcome), "run": trial.outcome.run_id}
         | ({"reason": trial.outcome.note if trial.outcome.state == "failed" else ""} if failed else {})
-        for trial in in_order(sweep, ended)
+        for trial in ranked(sweep, ended)
     ]
 
 
 def comparison(sweep: Sweep, ended: Sequence[FinishedTrial]) -> list[dict[str, Any]]:
     """One row per configuration with mean and range over its seeds, in the order of the sweep file."""
     names = space.short_names([axis.name for axis in sweep.axes])
-    found = []
+    rows = []
     for group in _groups(ended):
         finished = [trial for trial in group if trial.outcome.state == "finished"]
         values = _values(finished)
-        row: dict[str, Any] = {names[axis]: place for axis, place in without_seed(group[0].assignment).items()}
+        row: dict[str, Any] = {names[axis]: value for axis, value in without_seed(group[0].assignment).items()}
         mean = statistics.mean(values) if values else None
         row |= {f"{sweep.metric}, mean": mean, "lowest": min(values, default=None), "highest": max(values, default=None)}
         row |= {"trials": len(finished), "failed": len(group) - len(finished)}
         row["seconds, median"] = statistics.median(trial.outcome.seconds for trial in finished) if finished else None
-        found.append(row)
-    return found
+        rows.append(row)
+    return rows
 
 
 def as_csv(table: Sequence[Mapping[str, Any]]) -> str:
@@ -113,11 +113,11 @@ def as_text(table: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
     return ["  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
 
-def header(sweep: Sweep, config: FinishedTrial, command: str) -> str:
+def header(sweep: Sweep, trial: FinishedTrial, command: str) -> str:
     """Comment lines for the file with the best configuration."""
-    value = config.outcome.value
-    found = f"{sweep.metric} {_value(sweep.metric, value)}" if value is not None else ""
-    return f"# Trial {config.number} of sweep {sweep.config.name}, {space.shown(config.assignment)}: {found}.\n#   {command}\n"
+    value = trial.outcome.value
+    result = f"{sweep.metric} {_format_value(sweep.metric, value)}" if value is not None else ""
+    return f"# Trial {trial.number} of sweep {sweep.config.name}, {space.to_text(trial.assignment)}: {result}.\n#   {command}\n"
 
 
 def _groups(ended: Sequence[FinishedTrial]) -> list[list[FinishedTrial]]:
@@ -136,7 +136,7 @@ def _state(outcome: TrialOutcome) -> str:
     return f"pruned {outcome.note}" if outcome.state == "pruned" else outcome.state
 
 
-def _value(metric: str, value: float) -> str:
+def _format_value(metric: str, value: float) -> str:
     return f"{100 * value:.2f} %" if metric.endswith("accuracy") else f"{value:.4f}"
 
 
@@ -146,23 +146,23 @@ def _cell(metric: str, name: str, value: Any) -> str:
     if not isinstance(value, float):
         return str(value)
     if name in ("lowest", "highest") or name.startswith(metric) or "/" in name:
-        return _value(name.partition(",")[0] if "/" in name else metric, value)
+        return _format_value(name.partition(",")[0] if "/" in name else metric, value)
     return f"{value:.1f}" if name.startswith("seconds") else f"{value:.4g}"
 
 
-def closing(sweep: Sweep, summary: Mapping[str, Any]) -> list[str]:
+def closing_lines(sweep: Sweep, summary: Mapping[str, Any]) -> list[str]:
     """The lines printed at the end: the tables, and where to find the results."""
-    compared = summary["comparison"]
+    comparison = summary["comparison"]
     lines = ["", *as_text(summary["trials"], sweep.metric)]
-    if sweep.config.purpose == "compare" or len(compared) < len(summary["trials"]):
-        lines += ["", *as_text(compared, sweep.metric)]
+    if sweep.config.purpose == "compare" or len(comparison) < len(summary["trials"]):
+        lines += ["", *as_text(comparison, sweep.metric)]
     lines.append("")
     best = summary["best"]
     if best is not None:
-        tested = best["metrics"].get("test/accuracy")
+        accuracy = best["metrics"].get("test/accuracy")
         lines.append(
-            f"{'best':15}trial {best['trial']}, {sweep.metric} {_value(sweep.metric, best['value'])}"
-            + (f", test accuracy {100 * tested:.2f} %" if tested is not None else "")
+            f"{'best':15}trial {best['trial']}, {sweep.metric} {_format_value(sweep.metric, best['value'])}"
+            + (f", test accuracy {100 * accuracy:.2f} %" if accuracy is not None else "")
         )
         lines.append(f"{'configuration':15}{best['config']}  (./convoy train --config trains it)")
     lines.append(f"{'tables':15}{summary['run_dir']}/results.csv, results.md")

@@ -18,7 +18,7 @@ from pipelines.launch.preflight import check
 from pipelines.launch.run_lifecycle import recorded
 from pipelines.launch.workers import spawn
 from pipelines.launch.workers.commands import GRACE_SECONDS
-from pipelines.sweep import plan, report, results
+from pipelines.sweep import plan, report, results, sweep_file
 from pipelines.sweep.plan import Sweep
 from pipelines.sweep.search import FinishedTrial, Study, TrialOutcome, library
 from pipelines.sweep.trial import TrialContext, run_trial
@@ -42,17 +42,17 @@ def begin(sweep: Sweep) -> Path:
     library()
     folder = layout.make(paths.to_python(sweep.base.launch.runs_uri), sweep.config.name)
     try:
-        plan.keep(sweep, folder)
+        sweep_file.save(sweep, folder)
     except OSError as error:
         raise LaunchError(f"{folder}: cannot be written ({error.strerror}); set launch.runs_uri to a writable folder") from error
     return folder
 
 
-def find(wanted: str, overrides: Sequence[str] = ()) -> tuple[Sweep, Path]:
+def find(identifier: str, overrides: Sequence[str] = ()) -> tuple[Sweep, Path]:
     """The sweep to resume, and its folder.
 
     Args:
-        wanted: the ID of its run, its folder, or `latest`.
+        identifier: the ID of its run, its folder, or `latest`.
         overrides: `section.key=value` texts about where it is recorded, since credentials are not saved.
 
     Raises:
@@ -61,10 +61,10 @@ def find(wanted: str, overrides: Sequence[str] = ()) -> tuple[Sweep, Path]:
     """
     for text in overrides:
         if not text.startswith(plan.FIXED):
-            raise ConfigError(f"--resume {wanted}: a resumed sweep keeps its settings; leave {text} out")
-    folder = layout.find_sweep(paths.to_python(Config().launch.runs_uri), wanted, paths.to_python(wanted))
+            raise ConfigError(f"--resume {identifier}: a resumed sweep keeps its settings; leave {text} out")
+    folder = layout.find_sweep(paths.to_python(Config().launch.runs_uri), identifier, paths.to_python(identifier))
     orphans.refuse_if_running(folder)
-    return plan.load(folder / layout.SWEEP_FILE, overrides), folder
+    return sweep_file.load(folder / layout.SWEEP_FILE, overrides), folder
 
 
 def run_sweep(sweep: Sweep, folder: Path, console: TrainingConsole) -> dict[str, Any]:
@@ -119,15 +119,15 @@ def _prepare_tables(spark: SparkSession, sweep: Sweep, console: TrainingConsole)
     configs = [sweep.configuration(point) for point in sweep.samples]
     for config in {(config.data, config.ingest): config for config in configs}.values():
         source = resolve_source(config.data, console)
-        found, built = table.open_or_build(spark, config, source, console)
-        console.say(f"table {found.uri} ({'built' if built else 'reused'})")
+        data, built = table.open_or_build(spark, config, source, console)
+        console.say(f"table {data.uri} ({'built' if built else 'reused'})")
 
 
 def _run_trials(
     sweep: Sweep, study: Study, folder: Path, spark: SparkSession, fork_server: str, console: TrainingConsole
 ) -> None:
     workers, available = _most_workers(sweep), slots.available(spark)
-    places = max(1, min(available // workers, study.left, sweep.config.side_by_side or available))
+    parallel = max(1, min(available // workers, study.left, sweep.config.side_by_side or available))
     cores = min(slots.cores(spark), slots.own_cores()) if session.is_local() else slots.cores(spark)
     context = TrialContext(
         sweep=sweep,
@@ -135,30 +135,30 @@ def _run_trials(
         folder=folder,
         spark=spark,
         fork_server=fork_server,
-        threads=max(1, cores // (places * workers)),
+        threads=max(1, cores // (parallel * workers)),
         halt=threading.Event(),
         console=console,
     )
     ended = len(study.ended())
     done = f" ({ended} done)" if ended else ""
-    each = f"{_count(workers, 'worker')} each, {_count(context.threads, 'thread')} a worker"
-    order = f"{places} side by side" if places > 1 else "one after another"
-    console.say(f"sweep {sweep.config.name}: {_count(study.left, 'trial')}{done}, {order}, {each}")
+    resources = f"{_count(workers, 'worker')} each, {_count(context.threads, 'thread')} per worker"
+    order = f"{parallel} side by side" if parallel > 1 else "one after another"
+    console.say(f"sweep {sweep.config.name}: {_count(study.left, 'trial')}{done}, {order}, {resources}")
 
-    def told(trial: FinishedTrial) -> None:
+    def report_end(trial: FinishedTrial) -> None:
         console.say(results.trial_line(sweep, trial, len(study.ended())))
 
-    _side_by_side(context, places, told)
+    _run_parallel(context, parallel, report_end)
 
 
-def _side_by_side(context: TrialContext, places: int, told: Callable[[FinishedTrial], None]) -> None:
-    """Keep `places` trials running until none is left."""
+def _run_parallel(context: TrialContext, parallel: int, report_end: Callable[[FinishedTrial], None]) -> None:
+    """Keep `parallel` trials running until none is left."""
     study = context.study
     running: dict[Future[TrialOutcome], Any] = {}
-    pool = ThreadPoolExecutor(places, thread_name_prefix="trial")
+    pool = ThreadPoolExecutor(parallel, thread_name_prefix="trial")
     try:
         while True:
-            while len(running) < places and (proposal := study.ask()) is not None:
+            while len(running) < parallel and (proposal := study.ask()) is not None:
                 running[pool.submit(run_trial, context, proposal)] = proposal
             if not running:
                 return
@@ -166,7 +166,7 @@ def _side_by_side(context: TrialContext, places: int, told: Callable[[FinishedTr
             for future in done:
                 proposal, outcome = running.pop(future), future.result()
                 study.tell(proposal.number, outcome)
-                told(FinishedTrial(proposal.number, proposal.assignment, outcome))
+                report_end(FinishedTrial(proposal.number, proposal.assignment, outcome))
     finally:
         context.halt.set()
         wait(running, timeout=_HALT_SECONDS)

@@ -27,11 +27,11 @@ State = Literal["finished", "pruned", "failed"]
 
 _JOURNAL = "trials.jsonl"
 _OUTCOME = "outcome"
-# Marks a trial that retries an interrupted one.
-_AGAIN = "again"
+# Marks a trial that retries an interrupted one. The text is part of the record.
+_RETRY = "again"
 _HALVING_FACTOR = 3
 # Maximum number of random trials at the start of a Bayesian search.
-_MOST_RANDOM_FIRST = 10
+_MAX_STARTUP_TRIALS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +86,8 @@ class Study:
         self._distributions = {axis.name: _distribution(self._optuna, axis) for axis in sweep.axes}
         try:
             journal = writeback.stage_of(folder).file(folder / _JOURNAL)
-            begun = journal.exists()
-            _mend(journal)
+            resumed = journal.exists()
+            _repair(journal)
             backend = self._optuna.storages.journal.JournalFileBackend(str(journal))
             self._study = self._optuna.create_study(
                 study_name=sweep.config.name,
@@ -98,8 +98,8 @@ class Study:
             )
         except (OSError, ValueError, KeyError) as error:
             raise LaunchError(f"{folder / _JOURNAL}: cannot be used ({error}); start a new sweep, or free the disk") from error
-        if begun:
-            self._take_up()
+        if resumed:
+            self._requeue_interrupted()
         else:
             for point in sweep.points:
                 self._study.enqueue_trial(point)
@@ -110,13 +110,13 @@ class Study:
         with self._lock:
             trials = self._study.get_trials(deepcopy=False)
             waiting = any(trial.state == states.WAITING for trial in trials)
-            drawn = [trial for trial in trials if _AGAIN not in trial.user_attrs and not self._is_void(trial)]
-            if not waiting and len(drawn) >= self._sweep.trials:
+            sampled = [trial for trial in trials if _RETRY not in trial.user_attrs and not self._is_incomplete(trial)]
+            if not waiting and len(sampled) >= self._sweep.trials:
                 return None
-            self._study.sampler = _sampler(self._optuna, self._sweep, len(drawn))
+            self._study.sampler = _sampler(self._optuna, self._sweep, len(sampled))
             live = self._study.ask(self._distributions)
             self._live[live.number] = live
-            return Proposal(live.number + 1, _in_order(self._sweep, live.params))
+            return Proposal(live.number + 1, _in_axis_order(self._sweep, live.params))
 
     def report(self, number: int, epoch: int, value: float) -> bool:
         """Report the metric of an epoch, counted from 1. Returns whether to prune the trial."""
@@ -147,7 +147,7 @@ class Study:
             return [
                 FinishedTrial(
                     trial.number + 1,
-                    _in_order(self._sweep, trial.params),
+                    _in_axis_order(self._sweep, trial.params),
                     TrialOutcome(**trial.user_attrs[_OUTCOME] | amended.get(str(trial.number + 1), {})),
                 )
                 for trial in self._study.get_trials(deepcopy=False)
@@ -159,20 +159,20 @@ class Study:
         """Trials that have not ended."""
         return self._sweep.trials - len(self.ended())
 
-    def _take_up(self) -> None:
+    def _requeue_interrupted(self) -> None:
         """Queue the trials that were running when the sweep was interrupted."""
         states = self._optuna.trial.TrialState
         for trial in self._study.get_trials(deepcopy=False, states=(states.RUNNING,)):
             self._study.tell(trial.number, state=states.FAIL)
-            if not self._is_void(trial):
-                self._study.enqueue_trial(_assigned(trial), user_attrs={_AGAIN: trial.number + 1})
+            if not self._is_incomplete(trial):
+                self._study.enqueue_trial(_axis_values(trial), user_attrs={_RETRY: trial.number + 1})
 
-    def _is_void(self, trial: Any) -> bool:
+    def _is_incomplete(self, trial: Any) -> bool:
         """Whether the driver was killed while it sampled this trial, which is then sampled anew."""
         interrupted = (
             trial.state.name in ("RUNNING", "FAIL") and _OUTCOME not in trial.user_attrs and trial.number not in self._live
         )
-        return interrupted and _assigned(trial).keys() != self._distributions.keys()
+        return interrupted and _axis_values(trial).keys() != self._distributions.keys()
 
 
 def library() -> Any:
@@ -190,18 +190,18 @@ def library() -> Any:
 def _distribution(optuna: Any, axis: Axis) -> Any:
     if isinstance(axis, Choices):
         return optuna.distributions.CategoricalDistribution(axis.samples)
-    if axis.whole:
+    if axis.integer:
         return optuna.distributions.IntDistribution(int(axis.low), int(axis.high), log=axis.log)
     return optuna.distributions.FloatDistribution(axis.low, axis.high, log=axis.log)
 
 
-def _sampler(optuna: Any, sweep: Sweep, drawn: int) -> Any:
+def _sampler(optuna: Any, sweep: Sweep, num_sampled: int) -> Any:
     """A new sampler for each trial, so that an interrupted sweep samples the same trials as an uninterrupted one."""
     # Generators with consecutive seeds start out correlated.
-    seed = int(np.random.SeedSequence((sweep.config.seed, drawn)).generate_state(1)[0])
+    seed = int(np.random.SeedSequence((sweep.config.seed, num_sampled)).generate_state(1)[0])
     if sweep.config.search == "bayesian":
-        random_first = min(_MOST_RANDOM_FIRST, max(1, sweep.trials // 3))
-        return optuna.samplers.TPESampler(n_startup_trials=random_first, seed=seed)
+        startup_trials = min(_MAX_STARTUP_TRIALS, max(1, sweep.trials // 3))
+        return optuna.samplers.TPESampler(n_startup_trials=startup_trials, seed=seed)
     return optuna.samplers.RandomSampler(seed=seed)
 
 
@@ -214,24 +214,24 @@ def _pruner(optuna: Any, sweep: Sweep) -> Any:
     return optuna.pruners.NopPruner()
 
 
-def _assigned(trial: Any) -> dict[str, AxisValue]:
+def _axis_values(trial: Any) -> dict[str, AxisValue]:
     """A trial's values on its axes: those sampled so far, and those it was queued with."""
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
-def _in_order(sweep: Sweep, params: Mapping[str, AxisValue]) -> dict[str, AxisValue]:
+def _in_axis_order(sweep: Sweep, params: Mapping[str, AxisValue]) -> dict[str, AxisValue]:
     return {axis.name: params[axis.name] for axis in sweep.axes}
 
 
-def _mend(journal: Path) -> None:
+def _repair(journal: Path) -> None:
     """Remove the incomplete last line and the lock left by a driver that was killed while writing."""
     if not journal.exists():
         return
     content = journal.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
+    complete = content.rfind(b"\n") + 1
+    if complete < len(content):
         with journal.open("r+b") as file:
-            file.truncate(whole)
-    for line in content[:whole].splitlines():
+            file.truncate(complete)
+    for line in content[:complete].splitlines():
         json.loads(line)
     journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)

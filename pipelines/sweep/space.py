@@ -28,20 +28,20 @@ class Choices:
     """An axis of choices: values of one setting, or points that move several settings together."""
 
     name: str
-    choices: tuple[Option, ...]
+    options: tuple[Option, ...]
 
-    def settings(self, place: AxisValue) -> Mapping[str, Any]:
-        return next(choice.settings for choice in self.choices if choice.label == place)
+    def settings(self, value: AxisValue) -> Mapping[str, Any]:
+        return next(option.settings for option in self.options if option.label == value)
 
     @property
     def keys(self) -> set[str]:
         """The settings that the axis varies."""
-        return {key for choice in self.choices for key in choice.settings}
+        return {key for option in self.options for key in option.settings}
 
     @property
     def samples(self) -> tuple[AxisValue, ...]:
         """The values to validate."""
-        return tuple(choice.label for choice in self.choices)
+        return tuple(option.label for option in self.options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +54,10 @@ class Range:
     high: float
     log: bool = False
     """Whether values are sampled uniformly on a logarithmic scale."""
-    whole: bool = False
+    integer: bool = False
 
-    def settings(self, place: AxisValue) -> Mapping[str, Any]:
-        return {self.name: place}
+    def settings(self, value: AxisValue) -> Mapping[str, Any]:
+        return {self.name: value}
 
     @property
     def keys(self) -> set[str]:
@@ -65,7 +65,7 @@ class Range:
 
     @property
     def samples(self) -> tuple[AxisValue, ...]:
-        return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
+        return (int(self.low), int(self.high)) if self.integer else (self.low, self.high)
 
 
 Axis = Choices | Range
@@ -76,16 +76,16 @@ Assignment = Mapping[str, AxisValue]
 def grid(axes: Sequence[Choices]) -> Iterator[dict[str, AxisValue]]:
     """All combinations. The first axis varies slowest."""
     names = [axis.name for axis in axes]
-    for places in itertools.product(*(axis.samples for axis in axes)):
-        yield dict(zip(names, places, strict=True))
+    for values in itertools.product(*(axis.samples for axis in axes)):
+        yield dict(zip(names, values, strict=True))
 
 
 def settings_of(axes: Sequence[Axis], assignment: Assignment) -> dict[str, Any]:
     """The settings of an assignment, `section.key` to value."""
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for axis in axes:
-        found |= axis.settings(assignment[axis.name])
-    return found
+        settings |= axis.settings(assignment[axis.name])
+    return settings
 
 
 def label_of(value: Any) -> str:
@@ -99,14 +99,14 @@ def label_of(value: Any) -> str:
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
     """Display names: without the section if they remain unique."""
-    ends = [name.rpartition(".")[2] for name in names]
-    return {name: end if ends.count(end) == 1 else name for name, end in zip(names, ends, strict=True)}
+    keys = [name.rpartition(".")[2] for name in names]
+    return {name: key if keys.count(key) == 1 else name for name, key in zip(names, keys, strict=True)}
 
 
-def shown(assignment: Assignment) -> str:
+def to_text(assignment: Assignment) -> str:
     """An assignment as one line of text."""
     names = short_names(list(assignment))
     return ", ".join(
-        f"{names[name]} {place:.4g}" if isinstance(place, float) else f"{names[name]} {place}"
-        for name, place in assignment.items()
+        f"{names[name]} {value:.4g}" if isinstance(value, float) else f"{names[name]} {value}"
+        for name, value in assignment.items()
     )

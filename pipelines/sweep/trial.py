@@ -14,7 +14,6 @@ from pyspark.sql import SparkSession
 from pipelines import errors
 from pipelines.config import Config
 from pipelines.errors import ConvoyError
-from pipelines.launch.run_lifecycle import EndedEarly
 from pipelines.launch.training import Trial, run_training
 from pipelines.sweep import plan, space
 from pipelines.sweep.plan import Sweep
@@ -24,6 +23,7 @@ from pipelines.track.console.console import TrainingConsole
 from pipelines.track.rundir import layout
 from pipelines.track.rundir.events import EpochEnd, Event
 from pipelines.track.rundir.summary import TrainingSummary
+from pipelines.track.tracked_run import EndedEarly
 
 _log = logging.getLogger(__name__)
 
@@ -72,12 +72,12 @@ class _Watch:
 
     def __init__(self, context: TrialContext, number: int, config: Config) -> None:
         self.history: list[dict[str, float]] = []
-        self._ground = context
+        self._context = context
         self._number = number
         self._epochs = config.training.epochs
 
     def __call__(self, events: Sequence[Event]) -> None:
-        if self._ground.halt.is_set():
+        if self._context.halt.is_set():
             raise errors.Interrupted(signal.SIGTERM)
         for event in events:
             if isinstance(event.values, EpochEnd):
@@ -88,10 +88,10 @@ class _Watch:
             # A training restarted after the loss of a worker repeats the epochs since its last checkpoint.
             return
         self.history.append(metrics)
-        sweep = self._ground.sweep
+        sweep = self._context.sweep
         if sweep.config.pruning == "none" or epoch == self._epochs:
             return
-        if self._ground.study.report(self._number, epoch, metrics[sweep.metric]):
+        if self._context.study.report(self._number, epoch, metrics[sweep.metric]):
             raise EndedEarly(f"after epoch {epoch} of {self._epochs}")
 
 
@@ -148,13 +148,13 @@ def _train(
 ) -> TrainingSummary:
     sweep = context.sweep
     tags = {"sweep": sweep.config.name, "trial": str(proposal.number)}
-    tags |= {f"trial.{name}": space.label_of(place) for name, place in proposal.assignment.items()}
+    tags |= {f"trial.{name}": space.label_of(value) for name, value in proposal.assignment.items()}
     trial = Trial(
         spark=context.spark,
         fork_server=context.fork_server,
         run_dir=run_dir,
         parent=context.folder,
-        name=f"trial {proposal.number}: {space.shown(proposal.assignment)}".rstrip(": "),
+        name=f"trial {proposal.number}: {space.to_text(proposal.assignment)}".rstrip(": "),
         tags=tags,
         tested=sweep.config.purpose == "compare",
         watch=watch,

@@ -16,7 +16,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def is_submitted() -> bool:
-    """Whether this process was started by `spark-submit`, which passes its driver the gateway port in this variable."""
+    """Whether this process was started by `spark-submit`, which sets PYSPARK_GATEWAY_PORT for its driver."""
     return sys.platform == "linux" and "PYSPARK_GATEWAY_PORT" in os.environ and _parent_name() == "java"
 
 

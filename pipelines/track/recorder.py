@@ -9,13 +9,17 @@ from pipelines.track.figures import calibration, catalog, timeline
 from pipelines.track.figures.style import Drawing
 from pipelines.track.figures.timeline import Phase
 from pipelines.track.run_page import resolved
-from pipelines.track.rundir import figure_data
+from pipelines.track.rundir import figure_data, layout
 from pipelines.track.rundir.events import EpochEnd, Event, FinalScore, FirstStep, ModelSaved, NodeSample, TrainingPlan
 from pipelines.track.tracked_run import TrackedRun
 
 # What differs when the same epoch is trained again.
 _TIMED = ("epoch_seconds", "rows_per_second")
-_EPOCH_SECONDS = "ranks/epoch_seconds_{rank}"
+# MLflow orders the charts of a run by the names of their groups, so this one comes after train, test and validation.
+_EPOCH_SECONDS = "workers/epoch_seconds_{rank}"
+_ROWS_PER_SECOND = "workers/rows_per_second_{rank}"
+# Earlier versions had another group, in which a run that goes on may have begun.
+_FORMER_EPOCH_SECONDS = "ranks/epoch_seconds_{rank}"
 
 
 class Recorder:
@@ -60,7 +64,8 @@ class Recorder:
                 self._workers = plan.workers
             case EpochEnd() as end:
                 if event.rank not in self._recorded:
-                    self._recorded[event.rank] = self._run.recorded_steps(_EPOCH_SECONDS.format(rank=event.rank))
+                    names = [name.format(rank=event.rank) for name in (_EPOCH_SECONDS, _FORMER_EPOCH_SECONDS)]
+                    self._recorded[event.rank] = self._run.recorded_steps(*names)
                 if end.epoch in self._recorded[event.rank]:
                     self._is_news(event.rank, end)
                 else:
@@ -88,6 +93,12 @@ class Recorder:
             if len(self._tested) == self._workers:
                 # All is there to be drawn, and rank 0 takes a while to save the network.
                 self._draw()
+
+    def restart(self, reason: str) -> None:
+        """The ranks are about to be started again."""
+        # Numbered over the whole run, in which a resumption is a new start, too.
+        number = layout.attempts(self._run_dir)
+        self._run.tags({"restarts": str(number), f"restart.{number}": reason})
 
     def phase(self, name: str, start: float, stop: float) -> None:
         """Something that the driver did; times are seconds since the Unix epoch."""
@@ -129,7 +140,7 @@ class Recorder:
             return
         values = {
             _EPOCH_SECONDS.format(rank=rank): end.metrics["epoch_seconds"],
-            f"ranks/rows_per_second_{rank}": end.metrics["rows_per_second"] / self._workers,
+            _ROWS_PER_SECOND.format(rank=rank): end.metrics["rows_per_second"] / self._workers,
         }
         if rank == 0:
             values |= end.metrics

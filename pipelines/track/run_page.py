@@ -1,5 +1,6 @@
 """What people read on the page of a run: its description and its parameters."""
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from pipelines.track.mlflow.journal import EXPERIMENT_ID, RUN_ID
 from pipelines.track.rundir.events import TrainingPlan
 
 DESCRIPTION_TAG = "mlflow.note.content"
+NAME_TAG = "mlflow.runName"
 
 # Where things are kept and how long is waited changes neither result nor speed. All of it stands in the artifact config.yml.
 _ADMINISTRATIVE_SECTIONS = ("tracking.", "checkpoint.")
@@ -28,6 +30,16 @@ class RunOutcome:
     seconds: float
     figures: Sequence[str]
     """Their names."""
+
+
+def name(config: Config, dataset: str, key: str) -> str:
+    """The name of a training run, such as `mnist-convnet-2w-k3f9`; `key` (`random_key`) tells it from others like it."""
+    return f"{dataset}-{config.model.name}-{config.launch.workers}w-{key}"
+
+
+def random_key() -> str:
+    """Four random characters, of which none is easily taken for another."""
+    return "".join(secrets.choice("23456789abcdefghjkmnpqrstuvwxyz") for _ in range(4))
 
 
 def title(config: Config, dataset: str) -> str:

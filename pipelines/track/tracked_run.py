@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal
 
 from pipelines.config import TrackingConfig
 from pipelines.data.table.schema import MANIFEST_NAME, Split, Table
-from pipelines.errors import ConvoyError
+from pipelines.errors import ConvoyError, Interrupted
 from pipelines.system import paths, writeback
+from pipelines.system.reporter import NullReporter, Reporter
 from pipelines.system.secrets import mask, mask_value
 from pipelines.track.figures.style import Drawing
 from pipelines.track.mlflow.follower import MlflowSync, default_tracking_uri
@@ -35,18 +37,34 @@ _LONGEST_PAUSE_SECONDS = 30.0
 # Training computes on all cores, so it pays for what the thread computes. What comes while it rests is sent together.
 _LARGEST_SHARE = 0.01
 _LONGEST_REST_SECONDS = 10.0
+_ERROR_LENGTH = 500
 _log = logging.getLogger(__name__)
 
 
+class EndedEarly(Exception):
+    """A training was ended because it promised too little, which is no failure. The message says when."""
+
+
+def status_of(error: BaseException | None) -> Status:
+    """The status of a run whose work ended with this exception, or with none."""
+    if error is None or isinstance(error, EndedEarly):
+        return "FINISHED"
+    return "KILLED" if isinstance(error, Interrupted | KeyboardInterrupt) else "FAILED"
+
+
 class TrackedRun:
-    """One run. Methods return at once; `finish` waits for the background thread, within limits."""
+    """One run, as a context manager that ends it as its block ends (`status_of`).
+
+    Methods return at once; the end waits for the background thread, within limits.
+    """
 
     def __init__(
         self,
         tracking: TrackingConfig,
         run_name: str,
         run_dir: Path,
-        run_id: str = "",
+        *,
+        reporter: Reporter | None = None,
         parent: Path | None = None,
         patience_seconds: float = 0.0,
     ) -> None:
@@ -56,13 +74,13 @@ class TrackedRun:
             tracking: where to.
             run_name: for people.
             run_dir: receives the journal; figures and models lie in it.
-            run_id: an MLflow run to continue. Needed only where `run_dir` is not the folder it began in.
+            reporter: receives warnings at the end of the block, such as what the tracking server lacks.
             parent: the folder of the run that MLflow is to show this one below, for a new run.
             patience_seconds: how long MLflow may be left out, unless `hand_over` or `finish` is called before. Its import takes
                 a core for some seconds.
         """
         self.warnings: list[str] = []
-        self._given_run_id = run_id
+        self._reporter = reporter if reporter is not None else NullReporter()
         self._finish_timeout = tracking.finish_timeout_seconds
         self._tracking_uri = default_tracking_uri(tracking)
         self._journal = Journal(run_dir)
@@ -71,12 +89,12 @@ class TrackedRun:
             opening = {"experiment": tracking.experiment, "name": run_name, "key": new_key(), "tracking_uri": self._tracking_uri}
             if parent is not None:
                 opening["parent"] = os.path.relpath(parent, run_dir)
-            self._journal.append("open", opening | ({"run_id": run_id} if run_id else {}))
+            self._journal.append("open", opening)
         self._follower = MlflowSync(self._journal, self._tracking_uri)
         if not continued:
             # Nothing has been sent yet, so nothing can have been done.
             self._follower.forget_doubts()
-        if continued or run_id:
+        if continued:
             self._journal.append("status", {"status": "RUNNING"})
         self._left_behind: list[Path] = []
         self._news = threading.Event()
@@ -90,6 +108,25 @@ class TrackedRun:
         self._thread = threading.Thread(target=self._follow, name="tracking", daemon=True)
         self._thread.start()
 
+    def __enter__(self) -> "TrackedRun":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, EndedEarly):
+            self.tags({"pruned": str(error)})
+        elif isinstance(error, ConvoyError):
+            # A credential that is cut off would not be recognized as one.
+            self.tags({"error": mask(str(error))[:_ERROR_LENGTH]})
+        self.finish(status_of(error))
+        for warning in self.warnings:
+            self._reporter.warn(warning)
+        run_dir = self._journal.run_dir
+        try:
+            writeback.close(run_dir)
+        except OSError as lost:
+            lack = "the end of its log and journal is missing there"
+            self._reporter.warn(f"{lost.filename or run_dir}: cannot be written ({lost.strerror}); {lack}")
+
     @property
     def tracking_uri(self) -> str:
         """Without credentials: it is shown and kept."""
@@ -98,7 +135,7 @@ class TrackedRun:
     @property
     def run_id(self) -> str:
         """Empty until the server has taken the run."""
-        return self._journal.accepted.run_id or self._given_run_id
+        return self._journal.accepted.run_id
 
     @property
     def model_uri(self) -> str:
@@ -129,12 +166,12 @@ class TrackedRun:
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         self._record("metrics", {"step": step, "values": {key: float(value) for key, value in values.items()}})
 
-    def recorded_steps(self, metric: str) -> set[int]:
-        """At which steps this run has a metric, also from earlier jobs."""
+    def recorded_steps(self, *metrics: str) -> set[int]:
+        """The steps at which this run has one of these metrics, including those of earlier jobs."""
         return {
             entry.values["step"]
             for entry in self._journal.entries()
-            if entry.action == "metrics" and metric in entry.values["values"]
+            if entry.action == "metrics" and not entry.values["values"].keys().isdisjoint(metrics)
         }
 
     def dataset(self, table: Table) -> None:

@@ -1,6 +1,6 @@
-"""What happens around an epoch: summed metrics, validation, the spool, checkpoints, and the decision to stop.
+"""The Keras callback of every rank: metrics over all ranks, validation, events, checkpoints, and early stopping.
 
-Every decision is taken from numbers that were reduced over all ranks, so all ranks take the same one.
+Every decision is based on numbers that were reduced over all ranks, so all ranks decide alike.
 """
 
 import logging
@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable
 
-import horovod.tensorflow as hvd
 import keras
 
 from pipelines import progress
@@ -23,55 +22,53 @@ from pipelines.train.collectives.horovod import allreduce_sum, check_equal_state
 from pipelines.train.evaluate import EVALUATION_BATCH_SIZE, Evaluator
 from pipelines.train.optim.ema import allreduce_statistics, averaged_weights
 from pipelines.train.optim.loss_scale import base_optimizer
+from pipelines.train.worker_setup import WorkerSetup
 
 _log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 0.5
 
 
 def optimizer_steps(model: keras.Model) -> int:
-    """Steps that the optimizer has taken."""
-    # Variables of Keras 3.2 do not turn into numbers by themselves.
+    """Number of steps that the optimizer has taken."""
+    # In Keras 3.2, int() does not accept a Variable.
     return int(keras.ops.convert_to_numpy(base_optimizer(model.optimizer).iterations))
 
 
 class EpochCallback(keras.callbacks.Callback):
-    """Reports each epoch, keeps the best weights, and has checkpoints written.
+    """Reports each epoch, keeps the best weights, and triggers checkpoints.
 
     Args:
-        training: the recipe.
-        course: where the training begins; kept up to date.
-        data: is told which epoch begins.
-        validation: this rank's validation rows, or None when none were set aside.
-        generators: of the network's dropout.
-        spool: where this rank reports.
-        steps: steps in an epoch.
-        global_batch_size: examples that all ranks see in a step.
-        save: writes a checkpoint of the course as it is, or does nothing; `final` says that no other will follow, so it is on
-            disk when the call returns.
+        training: settings of the training.
+        setup: steps per epoch, and examples per step.
+        training_progress: where the training starts; updated in place.
+        data: the training data; set to each epoch when it begins.
+        validation: this rank's validation rows; None for none.
+        generators: the network's random generators, reseeded for each epoch.
+        spool: the rank's event log.
+        save: takes the progress and `final`; writes a checkpoint, or does nothing. With `final`, no other will follow, so the
+            checkpoint is on disk when the call returns.
     """
 
     def __init__(
         self,
         training: TrainingConfig,
+        setup: WorkerSetup,
         training_progress: TrainingProgress,
         data: TrainingData,
         validation: EvaluationData | None,
         generators: RandomGenerators,
         spool: SpoolWriter,
-        steps: int,
-        global_batch_size: int,
         save: Callable[[TrainingProgress, bool], None],
     ) -> None:
         super().__init__()
         self.training_progress = training_progress
         self.rows_per_second = 0.0
         self._training = training
+        self._setup = setup
         self._data = data
         self._validation = validation
         self._generators = generators
         self._spool = spool
-        self._steps = steps
-        self._global_batch_size = global_batch_size
         self._save = save
         self._evaluator: Evaluator | None = None
         self._first_step = 0
@@ -89,20 +86,20 @@ class EpochCallback(keras.callbacks.Callback):
         set_epoch(epoch + 1)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        # `batch` is of no use with several steps in an execution: Keras 3.2 gives the first of them, later ones the last.
+        # Not `batch`: with several steps per execution, it is the first of them in Keras 3.2 and the last in later versions.
         step = self._first_step + optimizer_steps(self.model) - self._updates_before
         self.training_progress.step = step
         progress.mark(f"epoch {self.training_progress.epoch + 1}, step {step + 1}")
         now = time.monotonic()
         if self._reported == 0.0:
             self._spool.write(FirstStep())
-        # After its last step an epoch is all but over: it ends first, so that no checkpoint lies between the two.
-        if step < self._steps:
+        # After the last step, stop at the end of the epoch instead, so that no checkpoint lies between the two.
+        if step < self._setup.steps_per_epoch:
             self._stop_if_requested()
         if now - self._reported < _PROGRESS_SECONDS:
             return
         self._reported = now
-        rows = (step - self._first_step) * self._global_batch_size
+        rows = (step - self._first_step) * self._setup.global_batch_size
         rows_per_second = rows / max(now - self._epoch_started, 1e-9)
         logs = logs or {}
         self._spool.write(
@@ -112,8 +109,9 @@ class EpochCallback(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         seconds = time.monotonic() - self._epoch_started
         progress.mark(f"end of epoch {epoch + 1}")
-        means = _over_ranks(logs or {})
-        metrics = {f"train/{name}": value for name, value in means.items()}
+        # Every rank has trained on the same number of examples, so the mean of means is the mean.
+        totals = allreduce_sum(logs or {})
+        metrics = {f"train/{name}": total / self._setup.workers for name, total in totals.items()}
         allreduce_statistics(self.model)
         self.training_progress.weights_sha256 = check_equal_state(self.model, self.model.optimizer, f"after epoch {epoch + 1}")
         validation_started = time.monotonic()
@@ -121,8 +119,8 @@ class EpochCallback(keras.callbacks.Callback):
             self._evaluator = self._evaluator or Evaluator(self.model)
             with averaged_weights(self.model):
                 score = self._evaluator.score(self._validation.batches(EVALUATION_BATCH_SIZE))
-            metrics |= {"validation/loss": score.loss, "validation/accuracy": score.accuracy}
-        self.rows_per_second = (self._steps - self._first_step) * self._global_batch_size / seconds
+            metrics |= score.named("validation")
+        self.rows_per_second = (self._setup.steps_per_epoch - self._first_step) * self._setup.global_batch_size / seconds
         metrics |= {
             "epoch_seconds": seconds,
             "rows_per_second": self.rows_per_second,
@@ -154,14 +152,9 @@ class EpochCallback(keras.callbacks.Callback):
         self.model.stop_training = training_progress.stops_early(patience)
 
     def _stop_if_requested(self) -> None:
-        if not progress.stop_requested() or hvd.rank() != 0:
+        if not progress.stop_requested() or self._setup.rank != 0:
             return
         self.training_progress.dropout_calls = self._generators.calls() if self.training_progress.step else ()
         self._save(self.training_progress, True)
         self._spool.write(TrainingStopped(self.training_progress.epoch, self.training_progress.step))
         raise progress.Stopped
-
-
-def _over_ranks(logs: dict[str, float]) -> dict[str, float]:
-    # Every rank has trained on equally many examples, so the mean of means is the mean.
-    return {name: total / hvd.size() for name, total in allreduce_sum(logs).items()}

@@ -1,6 +1,5 @@
-"""The configured network, made ready to train."""
+"""Builds and compiles the configured network."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -15,68 +14,51 @@ from pipelines.models import registry
 from pipelines.train.collectives.shared_memory import SharedMemoryReducer
 from pipelines.train.custom_loss import with_custom_loss
 from pipelines.train.kernels import accelerate, accelerate_optimizer
+from pipelines.train.metrics import keras_metrics
 from pipelines.train.optim.accumulation import use_accumulation, with_gradient_capture
 from pipelines.train.optim.distributed import with_allreduce, with_gradient_checks
 from pipelines.train.optim.ema import with_ema
 from pipelines.train.optim.loss_scale import BoundedLossScaleOptimizer
-from pipelines.train.optim.schedule import LearningRate, PlannedLearningRate
+from pipelines.train.optim.schedule import PlannedLearningRate
 from pipelines.train.precision import ResolvedPrecision
+from pipelines.train.worker_setup import WorkerSetup
 
 _OPTIMIZERS: dict[Optimizer, str] = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "lamb": "Lamb"}
 _POLICIES: dict[ResolvedPrecision, str] = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 LossFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
-def compile_model(
-    config: Config,
-    table: Table,
-    resolved: ResolvedPrecision,
-    rate: LearningRate,
-    steps: int,
-    reducer: SharedMemoryReducer | None = None,
-) -> keras.Model:
-    """The network with optimizer, loss and metrics.
+def compile_model(config: Config, table: Table, setup: WorkerSetup, reducer: SharedMemoryReducer | None = None) -> keras.Model:
+    """The network, compiled with optimizer, loss and metrics.
 
     Args:
-        config: network and recipe.
-        table: what it will see.
-        resolved: what the layers compute in.
-        rate: the learning rate at each step.
-        steps: steps in an epoch.
-        neighbours: the other ranks, where they share memory.
+        config: settings of network and training.
+        table: the data set, for the shape of images and the number of classes.
+        setup: precision, learning rate and steps per epoch.
+        reducer: averages gradients through shared memory; None to use Horovod.
     """
     training = config.training
-    model, own = build_model(config, table, resolved), registry.custom_loss(config.model.name)
+    model, custom_loss = build_model(config, table, setup.precision), registry.custom_loss(config.model.name)
     if training.custom_kernels:
-        accelerate(model, resolved)
-    if own is not None:
-        model = with_custom_loss(model, own)
+        accelerate(model, setup.precision)
+    if custom_loss is not None:
+        model = with_custom_loss(model, custom_loss)
     if training.accumulation_steps > 1:
         use_accumulation(model, training.accumulation_steps)
     model.compile(
-        optimizer=make_optimizer(training, PlannedLearningRate(rate), model, resolved, reducer),
-        loss=own.function if own is not None else make_loss(training.label_smoothing, table.manifest.num_classes),
-        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-        steps_per_execution=min(training.steps_per_execution, steps),
-        # XLA was 4 to 10 times slower on CPUs, and has no kernel for Horovod's reduction.
+        optimizer=make_optimizer(training, PlannedLearningRate(setup.learning_rate), model, setup.precision, reducer),
+        loss=custom_loss.function if custom_loss is not None else make_loss(training.label_smoothing, table.manifest.num_classes),
+        metrics=keras_metrics(),
+        steps_per_execution=min(training.steps_per_execution, setup.steps_per_epoch),
+        # XLA was 4 to 10 times slower on CPUs, and has no kernel for Horovod's allreduce.
         jit_compile=False,
     )
     model.optimizer.build(model.trainable_variables)
     return model
 
 
-def use_threads(threads: int) -> int:
-    """Limit TensorFlow to this many threads per operation, 0 for its own choice. Must come before the first operation."""
-    if threads == 0:
-        return os.cpu_count() or 1
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    # Few operations at a time: they would share the same cores.
-    tf.config.threading.set_inter_op_parallelism_threads(1 if threads == 1 else 2)
-    return threads
-
-
 def build_model(config: Config, table: Table, resolved: ResolvedPrecision) -> keras.Model:
-    """The configured network, its layers computing in `resolved` and its weights in float32."""
+    """The configured network; its layers compute in `resolved`, its weights are float32."""
     keras.config.set_dtype_policy(_POLICIES[resolved])
     try:
         return registry.build(config.model.name, table.manifest.image, table.manifest.num_classes)
@@ -91,13 +73,13 @@ def make_optimizer(
     resolved: ResolvedPrecision = "float32",
     reducer: SharedMemoryReducer | None = None,
 ) -> keras.optimizers.Optimizer:
-    """The configured optimizer, averaging gradients over ranks, and the network's weights over steps where that is asked for.
+    """The configured optimizer, which also averages gradients over ranks and, if configured, keeps an average of the weights.
 
-    What is put around it, from the outside: gradients of parts of a batch are added up, ranks average them, the loss's scale is
-    taken out of them, and they are checked and clipped.
+    Wrapped around the update, from the outside in: gradient capture (for accumulation), allreduce, loss scaling, the check for
+    values that are not finite, clipping.
 
     Raises:
-        ConfigError: this Keras does not have it.
+        ConfigError: this version of Keras does not have the optimizer.
     """
     name = training.optimizer
     settings: dict[str, Any] = {"name": name}
@@ -122,12 +104,12 @@ def make_optimizer(
 
 
 def make_loss(label_smoothing: float, num_classes: int) -> keras.losses.Loss | LossFunction:
-    """Cross-entropy between labels [batch] int and probabilities [batch, num_classes], a mean over the batch in nats."""
+    """Cross-entropy of labels [batch] int and probabilities [batch, num_classes]: mean over the batch, in nats."""
     if label_smoothing == 0:
         return keras.losses.SparseCategoricalCrossentropy()
 
     def smoothed(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
-        # Keras 3.2 hands labels over in the network's own type.
+        # Keras 3.2 casts labels to the network's dtype.
         targets = keras.ops.one_hot(keras.ops.cast(keras.ops.reshape(labels, (-1,)), "int32"), num_classes)
         return keras.losses.categorical_crossentropy(targets, probabilities, label_smoothing=label_smoothing)
 

@@ -1,6 +1,7 @@
-"""Loss and accuracy over every row exactly once, whatever the number of workers."""
+"""Evaluation: loss and metrics over every row exactly once, for any number of workers."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -8,47 +9,85 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from pipelines import progress
+from pipelines.data.stream.batches import EvaluationData, Shard, TrainingData
 from pipelines.data.stream.reader import Block
+from pipelines.track.rundir.figure_data import PredictionWriter
+from pipelines.train import figure_inputs
 from pipelines.train.collectives.horovod import allreduce_sum
+from pipelines.train.metrics import METRICS
 from pipelines.train.result import Score
+from pipelines.train.worker_setup import WorkerSetup
 
-# Images, labels and probabilities of a batch.
 BatchObserver = Callable[[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]], None]
+"""Takes images, labels and probabilities of a batch."""
 
-# Rows at once. Gradients are not kept, so this may be larger than a training batch.
+# Rows per batch. No gradients are kept, so it may be larger than a training batch.
 EVALUATION_BATCH_SIZE = 1000
+# Names of sums that no metric can have.
+_LOSS, _ROWS = "/loss", "/rows"
 
 
 class Evaluator:
-    """Scores a network on this rank's batches and sums over ranks. Every rank must call it the same number of times."""
+    """Scores a network on this rank's batches and sums over ranks. Every rank must make the same number of calls."""
 
     def __init__(self, model: keras.Model) -> None:
         self._model = model
         self._sums = tf.function(self._batch_sums, reduce_retracing=True)
 
-    def score(self, batches: Iterable[Block], witness: BatchObserver | None = None) -> Score:
-        """Cross-entropy (nats, without label smoothing) and accuracy.
+    def score(self, batches: Iterable[Block], observe: BatchObserver | None = None) -> Score:
+        """Loss and metrics of this rank's rows and those of all other ranks.
 
         Args:
-            batches: this rank's rows; ranks may have different numbers of them.
-            witness: is shown each batch with its probabilities [n, classes] float32.
+            batches: this rank's rows; their number may differ between ranks.
+            observe: called with each batch and its probabilities [n, classes] float32.
         """
-        loss, correct, rows = 0.0, 0, 0
+        sums, rows = dict.fromkeys((_LOSS, *METRICS), 0.0), 0
         for images, labels in batches:
             progress.mark(f"evaluating, row {rows}")
-            batch_loss, batch_correct, probabilities = self._sums(images, labels)
-            loss += float(batch_loss)
-            correct += int(batch_correct)
+            batch_sums, probabilities = self._sums(images, labels)
+            for name, value in batch_sums.items():
+                sums[name] += float(value)
             rows += len(labels)
-            if witness is not None:
-                witness(images, labels, probabilities.numpy())
-        total = allreduce_sum({"loss": loss, "correct": correct, "rows": rows})
-        counted = max(total["rows"], 1.0)
-        return Score(loss=total["loss"] / counted, accuracy=total["correct"] / counted, rows=int(total["rows"]))
+            if observe is not None:
+                observe(images, labels, probabilities.numpy())
+        total = allreduce_sum(sums | {_ROWS: rows})
+        count = max(total[_ROWS], 1.0)
+        means = {name: total[name] / count for name in METRICS}
+        return Score(loss=total[_LOSS] / count, metrics=means, rows=int(total[_ROWS]))
 
-    def _batch_sums(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _batch_sums(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         probabilities = self._model(images, training=False)
         losses = keras.losses.sparse_categorical_crossentropy(labels, probabilities)
-        predicted = tf.argmax(probabilities, axis=-1, output_type=tf.int32)
-        correct = tf.reduce_sum(tf.cast(predicted == labels, tf.int32))
-        return tf.reduce_sum(losses), correct, probabilities
+        sums = {name: tf.reduce_sum(metric(labels, probabilities)) for name, metric in METRICS.items()}
+        return {_LOSS: tf.reduce_sum(losses)} | sums, probabilities
+
+
+def evaluate_test_rows(
+    network: keras.Model, logged: keras.Model, shard: Shard, setup: WorkerSetup, training_data: TrainingData, run_dir: Path | None
+) -> tuple[Score, float | None]:
+    """Score the trained network on the test rows of all ranks.
+
+    Args:
+        network: the trained network, in float32.
+        logged: the same network, or its mean over several views.
+        shard: this rank's test rows.
+        setup: this rank, and the number of workers.
+        training_data: source of the examples for the figures.
+        run_dir: receives the data of the figures (`pipelines.track.rundir.figure_data`); None for none.
+
+    Returns:
+        the score of `logged`; the accuracy of `network` if `logged` is another one, else None.
+    """
+    single_view = None
+    predictions = PredictionWriter(shard.rows.start, setup.workers)
+    rows = EvaluationData(shard)
+    score = Evaluator(logged).score(rows.batches(EVALUATION_BATCH_SIZE), predictions.add)
+    if logged is not network:
+        single_view = Evaluator(network).score(rows.batches(EVALUATION_BATCH_SIZE)).accuracy
+    if run_dir is not None:
+        predictions.save(run_dir, setup.rank)
+        # On the last rank, because the first one saves the network next.
+        if setup.rank == setup.workers - 1:
+            progress.mark("keeping examples")
+            figure_inputs.save_figure_inputs(run_dir, network, training_data.dataset(), next(rows.batches(EVALUATION_BATCH_SIZE)))
+    return score, single_view

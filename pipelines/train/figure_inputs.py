@@ -1,4 +1,4 @@
-"""What a trained network shows of itself: its first kernels at work, and the examples it was given."""
+"""Data for the figures of a trained network: its first kernels with their feature maps, and training examples."""
 
 import logging
 from pathlib import Path
@@ -12,45 +12,45 @@ from pipelines.track.rundir import figure_data
 
 _log = logging.getLogger(__name__)
 
-# Images whose feature maps are shown, each of another class where there are so many.
+# Images whose feature maps are shown, of distinct classes.
 _IMAGES = 4
 
 
 def save_figure_inputs(run_dir: Path, model: keras.Model, training: tf.data.Dataset, test: Block) -> None:
-    """Write what the figures of first layer and examples are drawn from (`pipelines.track.rundir.figure_data`).
+    """Write the data of the figures of first layer and examples (`pipelines.track.rundir.figure_data`).
 
-    A network or pipeline that cannot be shown costs a figure, not the run.
+    A failure costs the figure, not the run.
 
     Args:
-        run_dir: where to.
+        run_dir: the run folder.
         model: takes source values [n, height, width, channels].
-        training: the batches as the network was given them.
+        training: training batches, augmented.
         test: some test rows, images and labels.
     """
     try:
         images, labels = next(iter(training.take(1)))
         figure_data.save(run_dir, figure_data.EXAMPLES, images=images.numpy(), labels=labels.numpy())
-        _leave_first_layer(run_dir, model, test)
+        _save_first_layer(run_dir, model, test)
     except Exception:
-        _log.warning("there will be no figure of the first layer or of examples", exc_info=True)
+        _log.warning("there will be no figure of the first layer or of the examples", exc_info=True)
 
 
 def first_convolution(model: keras.Model) -> keras.layers.Layer | None:
-    """The first layer that convolves in two dimensions, or None where the network has none."""
+    """The network's first two-dimensional convolution; None if it has none."""
     return next((layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)), None)
 
 
-def _leave_first_layer(run_dir: Path, model: keras.Model, test: Block) -> None:
+def _save_first_layer(run_dir: Path, model: keras.Model, test: Block) -> None:
     layer = first_convolution(model)
     if layer is None:
         return
     _, first_of_each_class = np.unique(test[1], return_index=True)
     images = test[0][first_of_each_class[:_IMAGES]]
-    answers = keras.Model(model.inputs[0], layer.output)(images.astype(np.float32), training=False)
+    feature_maps = keras.Model(model.inputs[0], layer.output)(images.astype(np.float32), training=False)
     figure_data.save(
         run_dir,
         figure_data.FIRST_LAYER,
         kernels=keras.ops.convert_to_numpy(layer.kernel),
         images=images,
-        feature_maps=keras.ops.convert_to_numpy(answers),
+        feature_maps=keras.ops.convert_to_numpy(feature_maps),
     )

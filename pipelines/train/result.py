@@ -1,5 +1,6 @@
-"""What comes out of a training. Plain data: the driver reads it without TensorFlow."""
+"""Results of a training. Plain data: the driver reads them without TensorFlow."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipelines.train.precision import ResolvedPrecision
@@ -10,23 +11,33 @@ class Score:
     """Means over `rows` rows."""
 
     loss: float
-    accuracy: float
+    """Cross-entropy in nats, without label smoothing."""
+    metrics: Mapping[str, float]
+    """By the names of `pipelines.train.metrics.METRICS`."""
     rows: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.metrics["accuracy"]
+
+    def named(self, split: str) -> dict[str, float]:
+        """Loss and metrics as a run records them, `SPLIT/NAME`."""
+        return {f"{split}/loss": self.loss} | {f"{split}/{name}": value for name, value in self.metrics.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """Equal on all ranks."""
+    """The result of a training, equal on all ranks."""
 
     epochs: int
     best_epoch: int
     precision: ResolvedPrecision
     test: Score | None
-    """What the logged model does, over all its views; None where the test rows were left alone."""
+    """Score of the logged model, over all of its views; None if test rows were not evaluated."""
     single_view_accuracy: float | None
-    """On the test rows, by the image alone; None where the logged model has no other view."""
+    """Test accuracy from the image alone; None if the logged model has no other view."""
     rows_per_second: float
-    """Of the last epoch, all workers together."""
+    """Training rows per second in the last epoch, all workers together."""
     train_seconds: float
-    """Epochs with their validation, without set-up and test."""
+    """Time of the epochs including validation, without set-up and test."""
     weights_sha256: str

@@ -11,6 +11,6 @@ def table(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def fork_server():
-    """As the trainings of a sweep on one machine have it."""
+    """A fork server as in a sweep on one machine."""
     with spawn.fork_server("anything") as address:
         yield address

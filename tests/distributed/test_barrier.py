@@ -14,50 +14,50 @@ TWO = LaunchConfig(workers=2)
 pytestmark = pytest.mark.timeout(120)
 
 
-def test_averaged_gradients_of_two_workers_equal_those_of_one_on_the_joint_batch(spark, tmp_path):
+def test_averaged_gradients_of_two_workers_equal_one_workers_on_the_joint_batch(spark, tmp_path):
     rng = np.random.default_rng(1)
     features, targets, weights = rng.normal(size=(64, 5)), rng.normal(size=64), rng.normal(size=5)
-    found = barrier.start(spark, ranks.joint_gradients, (features, targets, weights), launch=TWO, work_dir=tmp_path).results()
+    results = barrier.start(spark, ranks.joint_gradients, (features, targets, weights), launch=TWO, work_dir=tmp_path).results()
     expected = 2 * features.T @ (features @ weights - targets) / 64
-    for gradient in found:
+    for gradient in results:
         np.testing.assert_allclose(gradient, expected, rtol=1e-10)
 
 
-def test_a_forked_rank_is_as_one_started_afresh(spark, tmp_path, fork_server):
+def test_a_forked_rank_equals_one_started_as_a_new_process(spark, tmp_path, fork_server):
     one = LaunchConfig(workers=1)
-    places = {"afresh": "", "forked": fork_server, "server gone": "convoy-nobody"}
+    servers = {"new process": "", "forked": fork_server, "no server": "convoy-nobody"}
     found = {
         started: barrier.start(spark, ranks.description, (), launch=one, work_dir=tmp_path, fork_server=server).results()[0]
-        for started, server in places.items()
+        for started, server in servers.items()
     }
-    assert {started: rank.pop("tensorflow was there") for started, rank in found.items()} == {
-        "afresh": False,
+    assert {started: rank.pop("tensorflow imported") for started, rank in found.items()} == {
+        "new process": False,
         "forked": True,
-        "server gone": False,
+        "no server": False,
     }
-    # Horovod, once imported, holds C++'s source of random numbers: an instruction of Intel's processors, this file on AMD's.
+    # Horovod keeps C++'s random device open, which is an instruction on Intel's CPUs and this file on AMD's.
     found["forked"]["open files"] = [file for file in found["forked"]["open files"] if file != "/dev/urandom"]
-    assert found["forked"] == found["afresh"] == found["server gone"]
+    assert found["forked"] == found["new process"] == found["no server"]
     assert found["forked"]["threads"] == 1
-    assert "forked or not, this line is in the log" in (tmp_path / "logs" / "rank-0.log").read_text()
+    assert "this line is in the log of any rank" in (tmp_path / "logs" / "rank-0.log").read_text()
 
 
 @pytest.mark.parametrize(
-    ("purpose", "there"),
+    ("purpose", "expected"),
     [("training", ["tensorflow"]), ("anything", ["matplotlib", "mlflow.tensorflow", "sklearn", "tensorflow"])],
 )
-def test_a_single_training_waits_for_no_import_that_its_steps_do_without(spark, tmp_path, purpose, there):
+def test_a_single_training_does_not_wait_for_imports_that_its_steps_do_not_need(spark, tmp_path, purpose, expected):
     names = ("matplotlib", "mlflow.tensorflow", "sklearn", "tensorflow")
     with spawn.fork_server(purpose) as server:
         launch = barrier.start(
             spark, ranks.imported, (names,), launch=LaunchConfig(workers=1), work_dir=tmp_path, fork_server=server
         )
-        assert launch.results() == [there]
+        assert launch.results() == [expected]
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere TensorFlow chooses its kernels")
-@pytest.mark.parametrize("started", ["forked", "afresh"])
-def test_ranks_compute_with_onednn_whatever_the_processor(spark, tmp_path, fork_server, started):
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="TensorFlow has oneDNN kernels on x86-64")
+@pytest.mark.parametrize("started", ["forked", "new process"])
+def test_ranks_compute_with_onednn_on_any_processor(spark, tmp_path, fork_server, started):
     server = fork_server if started == "forked" else ""
     launch = barrier.start(
         spark, ranks.computes_with_onednn, (), launch=LaunchConfig(workers=1), work_dir=tmp_path, fork_server=server
@@ -66,12 +66,12 @@ def test_ranks_compute_with_onednn_whatever_the_processor(spark, tmp_path, fork_
 
 
 @pytest.fixture
-def asleep(spark, tmp_path):
-    """Starts two ranks that sleep, which end with the test whatever comes of it: they would take the slots of all later ones."""
+def start_sleeping(spark, tmp_path):
+    """Starts two sleeping ranks, and ends them with the test in any case: they would take the slots of later tests."""
     launches = []
 
     def start(server):
-        launches.append(barrier.start(spark, ranks.sleep_for_ever, (), launch=TWO, work_dir=tmp_path, fork_server=server))
+        launches.append(barrier.start(spark, ranks.sleep_forever, (), launch=TWO, work_dir=tmp_path, fork_server=server))
         while len(processes_of_ranks()) < 2:
             time.sleep(0.1)
         return launches[-1]
@@ -81,8 +81,8 @@ def asleep(spark, tmp_path):
         launch.cancel()
 
 
-def test_a_forked_rank_dies_with_its_task(asleep, fork_server):
-    launch = asleep(fork_server)
+def test_a_forked_rank_dies_with_its_task(start_sleeping, fork_server):
+    launch = start_sleeping(fork_server)
     tasks = [worker for daemon in python_daemons() for worker in daemon.children()]
     assert len(tasks) >= 2
     for task in tasks:
@@ -92,19 +92,19 @@ def test_a_forked_rank_dies_with_its_task(asleep, fork_server):
     wait_until_no_rank_is_left()
 
 
-def test_a_rank_dies_with_its_fork_server_and_is_reported(asleep, tmp_path):
+def test_a_rank_dies_with_its_fork_server_and_is_reported(start_sleeping, tmp_path):
     with spawn.fork_server("training") as server:
-        launch = asleep(server)
+        launch = start_sleeping(server)
     with pytest.raises(barrier.RankError, match="killed by SIGKILL"):
         launch.results()
     wait_until_no_rank_is_left()
 
 
 def test_on_one_machine_everything_listens_on_loopback(spark, tmp_path):
-    found = barrier.start(spark, ranks.network_environment, (), launch=TWO, work_dir=tmp_path).results()
-    assert [environment["HOROVOD_RANK"] for environment in found] == ["0", "1"]
-    assert {environment["HOROVOD_GLOO_IFACE"] for environment in found} == {"lo"}
-    assert {environment["HOROVOD_GLOO_RENDEZVOUS_ADDR"] for environment in found} == {"127.0.0.1"}
+    environments = barrier.start(spark, ranks.network_environment, (), launch=TWO, work_dir=tmp_path).results()
+    assert [environment["HOROVOD_RANK"] for environment in environments] == ["0", "1"]
+    assert {environment["HOROVOD_GLOO_IFACE"] for environment in environments} == {"lo"}
+    assert {environment["HOROVOD_GLOO_RENDEZVOUS_ADDR"] for environment in environments} == {"127.0.0.1"}
 
 
 @pytest.mark.parametrize(
@@ -114,12 +114,12 @@ def test_on_one_machine_everything_listens_on_loopback(spark, tmp_path):
         ("kill", r"^rank 1 on \S+ failed: killed by SIGKILL"),
     ],
 )
-@pytest.mark.parametrize("started", ["forked", "afresh"])
-def test_a_rank_that_fails_ends_the_job_within_ten_seconds_and_is_the_headline(
+@pytest.mark.parametrize("started", ["forked", "new process"])
+def test_a_failing_rank_ends_the_job_within_ten_seconds_and_is_the_headline(
     spark, tmp_path, fork_server, action, headline, started
 ):
     server = fork_server if started == "forked" else ""
-    launch = barrier.start(spark, ranks.reduce_for_ever, (action,), launch=TWO, work_dir=tmp_path, fork_server=server)
+    launch = barrier.start(spark, ranks.reduce_forever, (action,), launch=TWO, work_dir=tmp_path, fork_server=server)
     with pytest.raises(barrier.RankError, match=headline) as caught:
         launch.results()
     assert time.time() - caught.value.failures[0].time < 10
@@ -132,8 +132,8 @@ def test_a_rank_that_fails_ends_the_job_within_ten_seconds_and_is_the_headline(
     wait_until_no_rank_is_left()
 
 
-def test_a_cancelled_launch_leaves_no_process(asleep, fork_server):
-    launch = asleep(fork_server)
+def test_a_cancelled_launch_leaves_no_process(start_sleeping, fork_server):
+    launch = start_sleeping(fork_server)
     started = time.monotonic()
     launch.cancel()
     assert launch.done
@@ -141,14 +141,14 @@ def test_a_cancelled_launch_leaves_no_process(asleep, fork_server):
     assert time.monotonic() - started < 10
 
 
-def test_more_workers_than_slots_are_refused_at_once(spark, tmp_path):
+def test_more_workers_than_slots_are_rejected_immediately(spark, tmp_path):
     started = time.monotonic()
     with pytest.raises(LaunchError, match=r"launch\.workers=3: only 2 task slots are available \(local\[2\]\)"):
-        barrier.start(spark, ranks.sleep_for_ever, (), launch=LaunchConfig(workers=3), work_dir=tmp_path)
+        barrier.start(spark, ranks.sleep_forever, (), launch=LaunchConfig(workers=3), work_dir=tmp_path)
     assert time.monotonic() - started < 1
 
 
-def test_weights_that_differ_between_ranks_are_found(spark, tmp_path):
+def test_weights_that_differ_between_ranks_are_detected(spark, tmp_path):
     launch = barrier.start(spark, ranks.unequal_state, (), launch=TWO, work_dir=tmp_path)
     with pytest.raises(barrier.RankError, match=r"before training: weights or optimizer state of ranks \[1\] differ from rank 0"):
         launch.results()

@@ -1,4 +1,4 @@
-"""Faults in real ranks under real Spark, and what becomes of the training."""
+"""Faults in real ranks under real Spark, and how the training recovers."""
 
 import functools
 import json
@@ -26,7 +26,7 @@ SETTINGS = [
     "checkpoint.keep=9",
     "launch.workers=2",
     "launch.threads_per_worker=1",
-    # Above what a first step takes on a busy machine: 5 to 18 s were seen, with both ranks compiling.
+    # More than a first step takes on a busy machine: 5 to 18 s were measured, with both ranks compiling.
     "launch.stall_warning_seconds=20",
     "launch.stall_shutdown_seconds=35",
 ]
@@ -35,8 +35,8 @@ pytestmark = pytest.mark.timeout(240)
 
 
 @dataclass
-class Told:
-    """What the driver was given to say, and when."""
+class Messages:
+    """Messages of the driver, and their times."""
 
     lines: list[str] = field(default_factory=list)
     restarts: list[str] = field(default_factory=list)
@@ -46,9 +46,16 @@ class Told:
         self.lines.append(line)
         self.times.append(time.time())
 
+    def restarting(self, reason):
+        self.warn(reason)
+        self.restarts.append(reason)
+
+    def poll(self):
+        return
+
 
 def train(spark, table, folder, fork_server, faults, *settings, start=None):
-    told = Told()
+    messages = Messages()
     config = loader.load(None, [*SETTINGS, *settings])
     try:
         results = restarts.train(
@@ -56,20 +63,18 @@ def train(spark, table, folder, fork_server, faults, *settings, start=None):
             config,
             table,
             folder,
+            messages,
             start=start,
-            poll=lambda: None,
-            reporter=told,
-            restarted=told.restarts.append,
             function=functools.partial(ranks.faulty_work, faults),
             fork_server=fork_server,
         )
     except LaunchError as error:
-        return error, told
-    return results, told
+        return error, messages
+    return results, messages
 
 
 def losses(folder):
-    """The last report of each epoch."""
+    """Training and validation loss in the last report of each epoch."""
     events = []
     for line in (folder / "spool" / "rank-0.jsonl").read_text().splitlines():
         try:
@@ -83,7 +88,7 @@ def losses(folder):
     }
 
 
-def nothing_is_left():
+def no_rank_is_left():
     deadline = time.monotonic() + 10
     while processes_of_ranks():
         assert time.monotonic() < deadline, processes_of_ranks()
@@ -100,43 +105,43 @@ def undisturbed(spark, fork_server, table, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def thrice_lost(spark, table, tmp_path_factory):
-    """One training that loses a rank, a Spark task, and a rank that stands still."""
+    """One training that loses a rank, a Spark task, and a rank that hangs."""
     folder = tmp_path_factory.mktemp("thrice-lost")
     faults = {1: ("kill", 1, 2, 7), 2: ("kill the task", 0, 3, 5), 3: ("stop", 1, 3, 9)}
-    # Only a rank that was started afresh is the child of its task.
-    results, told = train(spark, table, folder, "", faults, "launch.max_restarts=3")
-    return results, told, folder
+    # Without a fork server, because only then is a rank a child of its task.
+    results, messages = train(spark, table, folder, "", faults, "launch.max_restarts=3")
+    return results, messages, folder
 
 
-def test_a_killed_rank_is_told_with_signal_place_and_checkpoint(thrice_lost):
-    _, told, _ = thrice_lost
-    line = told.restarts[0]
+def test_a_killed_rank_is_reported_with_signal_activity_and_checkpoint(thrice_lost):
+    _, messages, _ = thrice_lost
+    line = messages.restarts[0]
     assert line.startswith("restart 1 of 3: rank 1 on ")
     assert " failed: killed by SIGKILL; out of memory is the usual reason (" in line
     assert re.search(r"\(.+; its log: \S+rank-1\.log\); training goes on from the checkpoint of epoch 1$", line)
     assert "\n" not in line
 
 
-def test_a_lost_spark_task_is_told_though_nobody_reported_it(thrice_lost):
-    _, told, _ = thrice_lost
-    line = told.restarts[1]
+def test_a_lost_spark_task_is_reported_although_it_left_no_failure_report(thrice_lost):
+    _, messages, _ = thrice_lost
+    line = messages.restarts[1]
     assert line.startswith("restart 2 of 3: rank 0 on ")
     assert " failed: its Spark task was lost; the Python worker or the executor was killed" in line
-    # What it was doing is as old as its last sign of life.
+    # Its activity is from its last heartbeat.
     assert re.search(r"\(.+; its log: \S+rank-0\.log\)", line)
     assert line.endswith("; training goes on from the checkpoint of epoch 2")
 
 
 def test_a_stopped_rank_is_named_after_the_warning_time_and_ended_after_the_limit(thrice_lost):
-    _, told, _ = thrice_lost
-    stopped = "its process is stopped, as by SIGSTOP); it is ended after 35 s"
-    (place,) = (number for number, line in enumerate(told.lines) if line.endswith(stopped))
-    assert told.lines[place].startswith("rank 1 on ")
-    assert "has made no progress for" in told.lines[place]
-    line = told.restarts[2]
+    _, messages, _ = thrice_lost
+    stopped = "its process is stopped, as by SIGSTOP); it will be ended after 35 s"
+    (index,) = (number for number, line in enumerate(messages.lines) if line.endswith(stopped))
+    assert messages.lines[index].startswith("rank 1 on ")
+    assert "has made no progress for" in messages.lines[index]
+    line = messages.restarts[2]
     assert line.startswith("restart 3 of 3: rank 1 on ")
     assert " failed: made no progress for launch.stall_shutdown_seconds=35 (epoch 3, step " in line
-    assert told.times[place + 1] - told.times[place] < 25
+    assert messages.times[index + 1] - messages.times[index] < 25
 
 
 def test_after_three_losses_weights_and_metrics_are_those_of_an_undisturbed_training(thrice_lost, undisturbed):
@@ -146,34 +151,34 @@ def test_after_three_losses_weights_and_metrics_are_those_of_an_undisturbed_trai
     assert losses(folder) == losses(undisturbed_folder)
     assert (folder / "model" / "MLmodel").exists()
     assert len(list((folder / "attempts").iterdir())) == 4
-    assert nothing_is_left()
+    assert no_rank_is_left()
 
 
-def test_an_error_that_a_rank_raises_is_not_tried_again(spark, fork_server, table, tmp_path):
-    error, told = train(spark, table, tmp_path, fork_server, {1: ("raise", 1, 2, 3)})
+def test_a_training_is_not_restarted_after_an_error_that_a_rank_raises(spark, fork_server, table, tmp_path):
+    error, messages = train(spark, table, tmp_path, fork_server, {1: ("raise", 1, 2, 3)})
     assert isinstance(error, RankError)
     assert str(error).startswith("rank 1 on ")
     assert " failed: ValueError: deliberate failure (its log: " in str(error)
     assert time.time() - error.failures[0].time < 20
-    assert told.restarts == []
+    assert messages.restarts == []
     assert store.newest(tmp_path).state.position == "epoch 1"
-    assert nothing_is_left()
+    assert no_rank_is_left()
 
 
-def test_when_the_restarts_are_used_up_the_last_loss_is_the_headline(spark, fork_server, table, tmp_path):
+def test_when_restarts_are_used_up_the_last_failure_is_the_headline(spark, fork_server, table, tmp_path):
     faults = {1: ("kill", 0, 1, 2), 2: ("terminate", 0, 1, 3)}
-    error, told = train(spark, table, tmp_path, fork_server, faults, "launch.max_restarts=1")
-    assert told.restarts[0].startswith("restart 1 of 1: rank 0 on ")
-    assert told.restarts[0].endswith("; training begins again: there is no checkpoint yet")
+    error, messages = train(spark, table, tmp_path, fork_server, faults, "launch.max_restarts=1")
+    assert messages.restarts[0].startswith("restart 1 of 1: rank 0 on ")
+    assert messages.restarts[0].endswith("; training begins again: there is no checkpoint yet")
     assert str(error).startswith("rank 0 on ")
     assert " failed: killed by SIGTERM (" in str(error)
     assert str(error).endswith("launch.max_restarts=1 are used up")
-    # Told to stop, it has kept what it had.
+    # The terminated rank has written a checkpoint.
     assert store.newest(tmp_path).state.position in ("epoch 0, step 3", "epoch 0, step 4")
-    assert nothing_is_left()
+    assert no_rank_is_left()
 
 
-def test_a_rank_that_does_not_come_to_the_meeting_is_named_and_the_start_ends_in_time(spark, fork_server, table, tmp_path):
+def test_a_rank_that_does_not_join_is_named_and_the_start_times_out(spark, fork_server, table, tmp_path):
     error, _ = train(
         spark, table, tmp_path, fork_server, {1: ("stop", 1, 0, 0)}, "launch.start_timeout_seconds=12", "launch.max_restarts=0"
     )
@@ -181,45 +186,45 @@ def test_a_rank_that_does_not_come_to_the_meeting_is_named_and_the_start_ends_in
     assert " failed: has not found the others within launch.start_timeout_seconds=12 (starting; its process is stopped" in str(
         error
     )
-    assert nothing_is_left()
+    assert no_rank_is_left()
 
 
 @pytest.mark.parametrize(
-    ("action", "setting", "place"),
+    ("action", "setting", "activity"),
     [
         ("hang in the reader", "stream.memory_limit_mb=0", "reading validation rows of "),
         ("hang in evaluation", "checkpoint.every_epochs=2", "end of epoch 2"),
     ],
 )
-def test_a_rank_that_hangs_is_named_with_what_it_does_and_ended(spark, fork_server, table, tmp_path, action, setting, place):
-    error, told = train(spark, table, tmp_path, fork_server, {1: (action, 1, 2, STEPS)}, setting, "launch.max_restarts=0")
-    assert any(line.startswith("rank 1 on ") and f"({place}" in line for line in told.lines)
-    assert f"rank 1 on {error.failures[0].host} failed: made no progress for launch.stall_shutdown_seconds=35 ({place}" in str(
+def test_a_rank_that_hangs_is_named_with_its_activity_and_ended(spark, fork_server, table, tmp_path, action, setting, activity):
+    error, messages = train(spark, table, tmp_path, fork_server, {1: (action, 1, 2, STEPS)}, setting, "launch.max_restarts=0")
+    assert any(line.startswith("rank 1 on ") and f"({activity}" in line for line in messages.lines)
+    assert f"rank 1 on {error.failures[0].host} failed: made no progress for launch.stall_shutdown_seconds=35 ({activity}" in str(
         error
     )
-    # Where each of its threads was.
+    # The stacks of its threads.
     assert "Thread 0x" in (tmp_path / "logs" / "rank-1.log").read_text()
-    assert nothing_is_left()
+    assert no_rank_is_left()
 
 
 def test_a_loss_that_is_not_finite_on_one_rank_stops_all_in_the_same_step(spark, fork_server, table, tmp_path):
-    error, told = train(spark, table, tmp_path, fork_server, {1: ("lose numbers", 1, 2, 4)})
+    error, messages = train(spark, table, tmp_path, fork_server, {1: ("set weights to NaN", 1, 2, 4)})
     assert str(error).startswith("the loss is not finite in epoch 2, step 5 of 20, at learning rate 0.002; lower training.base_")
     assert {failure.error for failure in error.failures} == {str(error)}
-    assert told.restarts == []
+    assert messages.restarts == []
     found = store.newest(tmp_path)
     assert found.state.position == "epoch 1"
     assert all(np.isfinite(array).all() for array in store.read_arrays(found).values())
 
 
-def test_weights_that_come_to_differ_are_found_at_the_end_of_the_epoch(spark, fork_server, table, tmp_path):
-    error, told = train(spark, table, tmp_path, fork_server, {1: ("change weights", 1, 2, 4)})
+def test_diverging_weights_are_detected_at_the_end_of_the_epoch(spark, fork_server, table, tmp_path):
+    error, messages = train(spark, table, tmp_path, fork_server, {1: ("change weights", 1, 2, 4)})
     assert str(error).startswith("after epoch 2: weights or optimizer state of ranks [1] differ from rank 0")
-    assert told.restarts == []
+    assert messages.restarts == []
     assert store.newest(tmp_path).state.position == "epoch 1"
 
 
-def test_cancelled_ranks_keep_a_checkpoint_from_which_the_training_ends_as_if_undisturbed(
+def test_cancelled_ranks_write_a_checkpoint_from_which_the_training_ends_as_if_undisturbed(
     spark, fork_server, table, tmp_path, undisturbed
 ):
     config = loader.load(None, SETTINGS)
@@ -233,14 +238,14 @@ def test_cancelled_ranks_keep_a_checkpoint_from_which_the_training_ends_as_if_un
     launch.cancel()
     assert launch.done
     assert time.monotonic() - started < 10
-    assert nothing_is_left()
+    assert no_rank_is_left()
     found = store.newest(tmp_path)
     assert (found.state.epoch, found.state.step) > (1, 0)
     results, _ = train(spark, table, tmp_path, fork_server, {}, start=found)
     assert results[0].weights_sha256 == undisturbed[0][0].weights_sha256
 
 
-def test_another_number_of_workers_goes_on_and_says_what_changes(spark, fork_server, table, tmp_path, undisturbed):
+def test_another_number_of_workers_resumes_and_reports_what_changes(spark, fork_server, table, tmp_path, undisturbed):
     first = store.verify(store.available(undisturbed[1])[-1])
     assert first.state.position == "epoch 1"
     changed = resume.changes(first.state, loader.load(None, [*SETTINGS, "launch.workers=1"]), rows=640)

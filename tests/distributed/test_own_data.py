@@ -1,4 +1,4 @@
-"""Data of another shape, from file to test accuracy: nothing but settings says that they are not MNIST."""
+"""Data of another shape, from file to test accuracy, with no change but settings."""
 
 import pytest
 from PIL import Image
@@ -12,26 +12,26 @@ from pipelines.launch.workers import barrier
 
 pytestmark = pytest.mark.timeout(180)
 
-COLOURED = ("data.image_shape=[32,32,3]", "data.classes=4")
+COLORED = ("data.image_shape=[32,32,3]", "data.classes=4")
 
 
 def write_digits(folder):
-    """The 1,797 real digits of 8 x 8 pixels and 16 grey values that scikit-learn carries (UCI, Alpaydin and Kaynak 1998)."""
+    """The 1,797 real digits of 8 x 8 pixels and 16 gray levels that scikit-learn includes (UCI, Alpaydin and Kaynak 1998)."""
     digits = load_digits()
     dump_svmlight_file(digits.data, digits.target, str(folder / "digits.libsvm"), zero_based=False)
     return folder / "digits.libsvm"
 
 
-def write_coloured_libsvm(folder):
+def write_color_libsvm(folder):
     write_libsvm(folder / "flags.libsvm", 300, (32, 32, 3))
     return folder / "flags.libsvm"
 
 
-def write_coloured_pictures(folder):
+def write_color_images(folder):
     for number, (image, label) in enumerate(zip(*images_and_labels(300, (32, 32, 3)), strict=True)):
-        picture = folder / "flags" / f"country-{label}" / f"{number}.png"
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(picture)
+        path = folder / "flags" / f"country-{label}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
     return folder / "flags"
 
 
@@ -39,10 +39,10 @@ def write_coloured_pictures(folder):
     ("write", "settings", "rows"),
     [
         (write_digits, ("data.image_shape=[8,8,1]", "data.value_range=[0,16]", "data.classes=10"), 1797),
-        (write_coloured_libsvm, COLOURED, 300),
-        (write_coloured_pictures, COLOURED, 300),
+        (write_color_libsvm, COLORED, 300),
+        (write_color_images, COLORED, 300),
     ],
-    ids=["grey 8x8 libsvm", "coloured libsvm", "coloured pictures"],
+    ids=["gray 8x8 libsvm", "color libsvm", "color images"],
 )
 def test_a_network_learns_data_of_another_shape_by_configuration_alone(spark, fork_server, tmp_path, write, settings, rows):
     data = write(tmp_path)

@@ -25,11 +25,11 @@ def launch(tmp_path):
 
 
 @pytest.mark.parametrize("np", [2, -2], ids=["on Spark", "on the driver"])
-def test_the_ranks_reduce_together_and_each_returns_its_value_in_rank_order(spark, launch, np):
+def test_ranks_reduce_together_and_values_are_returned_in_rank_order(spark, launch, np):
     secret = "held"
 
     def allreduce_sum(base, *, factor):
-        # As a notebook defines it: pickled by value, with what it closes over.
+        # As if defined in a notebook: pickled by value, with its closure.
         import horovod.tensorflow as hvd
         import tensorflow as tf
 
@@ -37,11 +37,11 @@ def test_the_ranks_reduce_together_and_each_returns_its_value_in_rank_order(spar
         total = hvd.allreduce(tf.constant(float(base + hvd.rank())), op=hvd.Sum)
         return hvd.rank(), hvd.size(), hvd.local_rank(), factor * float(total), secret
 
-    found = run(allreduce_sum, np, (10,), {"factor": 2}, spark=spark, launch=launch)
-    assert found == [(0, 2, 0, 42.0, "held"), (1, 2, 1, 42.0, "held")]
+    results = run(allreduce_sum, np, (10,), {"factor": 2}, spark=spark, launch=launch)
+    assert results == [(0, 2, 0, 42.0, "held"), (1, 2, 1, 42.0, "held")]
 
 
-def test_a_rank_that_raises_on_the_driver_ends_all_and_is_named_with_its_traceback(launch):
+def test_a_rank_that_raises_on_the_driver_ends_all_ranks_and_is_named_with_its_traceback(launch):
     with pytest.raises(RankError, match=r"^rank 1 on \S+ failed: ValueError: deliberate failure \(its log: ") as caught:
         run(ranks.fail_on_rank_1, -2, launch=launch)
     assert "in fail_on_rank_1" in caught.value.details
@@ -55,8 +55,8 @@ def test_a_function_on_the_driver_needs_no_spark_and_gets_no_credential(launch, 
     assert variables["HOROVOD_SIZE"] == "1"
 
 
-def test_a_token_that_an_executors_environment_has_reaches_no_rank(spark, launch, monkeypatch):
-    # As `spark_env_vars` of a cluster, or spark.executorEnv, put it there.
+def test_a_token_in_an_executors_environment_reaches_no_rank(spark, launch, monkeypatch):
+    # As set by a cluster's `spark_env_vars` or by spark.executorEnv.
     monkeypatch.setitem(spark.sparkContext.environment, "DATABRICKS_TOKEN", "dapi-planted-token")
     has_token = spark.sparkContext.parallelize([0], 1).map(lambda _: os.environ.get("DATABRICKS_TOKEN")).collect()
     assert has_token == ["dapi-planted-token"]
@@ -64,21 +64,21 @@ def test_a_token_that_an_executors_environment_has_reaches_no_rank(spark, launch
     assert "dapi-planted-token" not in str(variables)
 
 
-def test_more_ranks_than_slots_and_none_at_all_are_refused(spark, launch):
+def test_more_ranks_than_slots_and_zero_ranks_are_rejected(spark, launch):
     with pytest.raises(LaunchError, match=r"only 2 task slots are available"):
         run(ranks.fail_on_rank_1, 3, spark=spark, launch=launch)
     with pytest.raises(ConfigError, match=r"^np=0: must be positive"):
         run(ranks.fail_on_rank_1, 0, launch=launch)
 
 
-def test_ranks_of_one_process_are_forked_from_one_that_ends_with_it(tmp_path):
+def test_ranks_of_one_process_are_forked_from_one_server_that_ends_with_it(tmp_path):
     code = (
         "import os, sys\n"
         "from pipelines.config import LaunchConfig\n"
         "from pipelines.launch.ranks import run\n"
         "for _ in range(2):\n"
-        "    place = LaunchConfig(runs_uri=sys.argv[1])\n"
-        "    print(os.getpid(), *run(lambda: (os.getppid(), 'tensorflow' in sys.modules), -1, launch=place)[0])"
+        "    launch = LaunchConfig(runs_uri=sys.argv[1])\n"
+        "    print(os.getpid(), *run(lambda: (os.getppid(), 'tensorflow' in sys.modules), -1, launch=launch)[0])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=100, check=True

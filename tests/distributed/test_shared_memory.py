@@ -1,4 +1,4 @@
-"""Gradients through the memory of one machine."""
+"""Allreduce of gradients through shared memory."""
 
 import sys
 
@@ -13,7 +13,7 @@ from pipelines.train.collectives import shared_memory
 
 pytestmark = [
     pytest.mark.timeout(120),
-    pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Horovod averages all gradients"),
+    pytest.mark.skipif(sys.platform != "linux", reason="only used on Linux"),
 ]
 
 
@@ -22,16 +22,15 @@ def launch(tmp_path):
     return LaunchConfig(runs_uri=str(tmp_path))
 
 
-def test_every_rank_gets_the_same_bits_which_are_the_mean_of_what_all_gave(launch):
-    found = run(ranks.shared_memory_means, -3, (10_001, 50), launch=launch)
-    for given, got in zip(
-        zip(*(given for given, _ in found), strict=True), zip(*(got for _, got in found), strict=True), strict=True
-    ):
-        np.testing.assert_allclose(got[0], np.mean(given, axis=0, dtype=np.float64), rtol=1e-5, atol=1e-6)
-        assert {values.tobytes() for values in got} == {got[0].tobytes()}
+def test_all_ranks_get_the_same_bits_which_are_the_mean_of_all_inputs(launch):
+    results = run(ranks.shared_memory_means, -3, (10_001, 50), launch=launch)
+    calls = (zip(*values, strict=True) for values in zip(*results, strict=True))
+    for inputs, means in zip(*calls, strict=True):
+        np.testing.assert_allclose(means[0], np.mean(inputs, axis=0, dtype=np.float64), rtol=1e-5, atol=1e-6)
+        assert {mean.tobytes() for mean in means} == {means[0].tobytes()}
 
 
-def test_the_end_of_a_rank_is_told_to_the_others_as_an_effect(launch):
+def test_the_exit_of_a_rank_reaches_the_others_as_an_effect(launch):
     *others, last = run(ranks.leave_after_two_means, -3, launch=launch)
-    assert (others, last) == ([shared_memory.GONE] * 2, "left")
+    assert (others, last) == ([shared_memory.PEER_EXITED] * 2, "left")
     assert Failure(rank=0, host="a", time=0.0, error=f"ConnectionError: {others[0]}", traceback="", log_path="").is_effect

@@ -20,7 +20,7 @@ def train(spark, table, folder, fork_server, workers, *settings):
             "training.precision=float32",
             "training.batch_size_per_worker=16",
             f"launch.workers={workers}",
-            # With more, the order of a sum within an operation is not the same each time.
+            # With more threads, the order of summation within an operation varies.
             "launch.threads_per_worker=1",
             *settings,
         ],
@@ -53,14 +53,14 @@ def test_two_workers_end_with_equal_weights_and_test_every_row(two_workers):
     assert first.test.accuracy > 0.9
 
 
-def test_two_workers_leave_the_predictions_of_every_test_row_once(two_workers, two_workers_folder):
+def test_two_workers_write_the_prediction_of_every_test_row_once(two_workers, two_workers_folder):
     (first, _), _ = two_workers
-    found = figure_data.load_predictions(two_workers_folder)
-    assert found.rows.tolist() == list(range(103))
-    assert (found.probabilities.argmax(1) == found.labels).mean() == pytest.approx(first.test.accuracy)
-    wrong = found.probabilities.argmax(1) != found.labels
-    assert set(found.worst) <= set(wrong.nonzero()[0])
-    assert len(found.worst) == len(found.worst_images) == min(25 * 2, wrong.sum())
+    predictions = figure_data.load_predictions(two_workers_folder)
+    assert predictions.rows.tolist() == list(range(103))
+    assert (predictions.probabilities.argmax(1) == predictions.labels).mean() == pytest.approx(first.test.accuracy)
+    wrong = predictions.probabilities.argmax(1) != predictions.labels
+    assert set(predictions.worst) <= set(wrong.nonzero()[0])
+    assert len(predictions.worst) == len(predictions.worst_images) == min(25 * 2, wrong.sum())
     assert figure_data.load(two_workers_folder, figure_data.FIRST_LAYER)["kernels"].shape == (4, 4, 1, 8)
 
 
@@ -86,16 +86,14 @@ def test_the_learning_rate_of_two_workers_is_twice_that_of_one(two_workers):
     assert plan["learning_rate"] == pytest.approx(0.002)
 
 
-def test_gradients_through_shared_memory_and_through_horovod_train_bit_for_bit_alike(
-    spark, fork_server, table, two_workers, tmp_path
-):
+def test_shared_memory_and_horovod_give_the_same_weights_bit_for_bit(spark, fork_server, table, two_workers, tmp_path):
     (first, _), _ = two_workers
     (by_horovod, _), _ = train(spark, table, tmp_path, fork_server, 2, "launch.shared_memory=false")
     assert by_horovod.weights_sha256 == first.weights_sha256
     assert by_horovod.test == first.test
 
 
-def test_one_worker_goes_the_same_way(spark, fork_server, table, tmp_path):
+def test_one_worker_trains_likewise(spark, fork_server, table, tmp_path):
     (result,), events = train(spark, table, tmp_path, fork_server, 1)
     assert result.test.rows == 103
     assert result.test.accuracy > 0.9
@@ -111,7 +109,7 @@ def test_batch_normalization_statistics_and_averages_are_equal_on_all_ranks_and_
     assert (tmp_path / "model" / "MLmodel").exists()
 
 
-def test_compressed_gradients_train_nearly_alike(spark, fork_server, table, two_workers, tmp_path):
+def test_compressed_gradients_give_nearly_the_same_loss(spark, fork_server, table, two_workers, tmp_path):
     (first, second), events = train(spark, table, tmp_path, fork_server, 2, "training.epochs=1", "training.compression=float16")
     assert first.weights_sha256 == second.weights_sha256
     losses = [
@@ -122,7 +120,7 @@ def test_compressed_gradients_train_nearly_alike(spark, fork_server, table, two_
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
 
 
-def test_ranks_that_compute_in_float16_and_in_parts_stay_equal(spark, fork_server, table, tmp_path):
+def test_ranks_stay_equal_with_float16_and_gradient_accumulation(spark, fork_server, table, tmp_path):
     recipe = ("training.precision=float16", "training.accumulation_steps=4", "training.clip_norm=1", "training.average_decay=0.9")
     (first, second), _ = train(spark, table, tmp_path, fork_server, 2, "training.epochs=2", *recipe)
     assert first.weights_sha256 == second.weights_sha256

@@ -147,7 +147,7 @@ def test_a_line_that_was_set_aside_is_said_and_stands_on_the_run(trained, home):
     )
     run = client(summary).get_run(summary["run_id"])
     assert run.data.tags["data_rejected"] == said
-    assert run.data.metrics["data/rejected_rows"] == 1
+    assert run.data.params["resolved.rejected_rows"] == "1"
 
 
 def test_the_model_loads_and_predicts_where_the_training_libraries_cannot_be_imported(trained, tmp_path):

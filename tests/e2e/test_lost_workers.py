@@ -89,7 +89,7 @@ def lost(home, runs, variables):
         output, _ = process.communicate(timeout=60)
     finally:
         process.kill()
-    (run_dir,) = runs.glob("*-convnet-2w")
+    (run_dir,) = runs.glob("*-convnet-2w-*")
     return Lost(process.returncode, output.splitlines(), time.monotonic() - killed, run_dir)
 
 

@@ -16,6 +16,16 @@ def home(tmp_path_factory):
     return folder
 
 
+def test_the_doctor_finds_that_training_can_work_here(home):
+    doctor = [sys.executable, str(ROOT / "jobs/doctor.py")]
+    done = subprocess.run(doctor, env=environment(home), cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    *rows, last = done.stdout.splitlines()
+    assert last == "training can work here"
+    passed = {row.split()[1] for row in rows if row.startswith("ok ")}
+    assert passed >= {"Python", "Java", "TensorFlow", "Horovod", "Petastorm", "MLflow"}
+
+
 def test_the_doctor_looks_at_the_executors_when_asked_for_workers(home):
     doctor = [sys.executable, str(ROOT / "jobs/doctor.py"), "--workers", "2"]
     variables = environment(home, PYSPARK_SUBMIT_ARGS="--master local[2] pyspark-shell")

@@ -32,7 +32,7 @@ def test_a_disk_that_fills_during_training_ends_it_with_one_line_that_names_the_
         noise = [line for line in training.lines if line.startswith(("Traceback", "--- Logging error"))]
         assert not noise, "\n".join(training.lines)
         ballast.unlink()
-        (run_dir,) = (disk / "runs").glob("*-convnet-2w")
+        (run_dir,) = (disk / "runs").glob("*-convnet-2w-*")
         assert not (run_dir / "model").exists()
 
 

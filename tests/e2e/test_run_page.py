@@ -56,8 +56,8 @@ def runs(home, spark):
 
 
 @pytest.fixture(scope="module")
-def ui(home, runs):
-    """The page's address, from the command that users type."""
+def runs_page(home, runs):
+    """The address of the list of runs, from the command that users type."""
     process = subprocess.Popen(
         [str(ROOT / "convoy"), "ui"],
         stdout=subprocess.PIPE,
@@ -68,7 +68,7 @@ def ui(home, runs):
     try:
         for line in process.stdout:
             if "(Ctrl-C ends it)" in line:
-                yield re.search(r"http://127\.0\.0\.1:\d+", line).group()
+                yield re.search(r"http://127\.0\.0\.1:\d+\S*", line).group()
                 break
         else:
             pytest.fail("./convoy ui ended without an address")
@@ -80,6 +80,11 @@ def ui(home, runs):
     # The server lived in a session of its own; nothing of it is left.
     left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert f"{home}/mlflow.db" not in left
+
+
+@pytest.fixture(scope="module")
+def ui(runs_page):
+    return runs_page.partition("/#")[0]
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +119,27 @@ def test_the_overview_tells_the_road_its_result_and_how_to_use_the_model(browser
     browser.screenshot(SHOTS / "overview.png")
 
 
+def test_the_ui_leads_to_the_list_of_trainings_with_accuracy_workers_and_seconds_as_columns(browser, runs_page, runs):
+    browser.open("about:blank")
+    browser.open(runs_page)
+    shown = browser.wait_for("Duration", "test/accuracy", "epoch_seconds", "launch.workers", "2 matching runs")
+    for run, workers in zip(runs, (2, 1), strict=True):
+        assert re.search(rf"digits-convnet-{workers}w-[2-9a-z]{{4}}", shown)
+        assert f"\n{run.test.accuracy:.3g}"[:5] in shown
+    browser.screenshot(SHOTS / "runs.png")
+
+
+def test_charts_begin_with_accuracy_and_loss(browser, page):
+    browser.open("about:blank")
+    browser.open(f"{page}/model-metrics")
+    shown = browser.wait_for("test", "train", "validation", "workers", "learning_rate")
+    groups = [line for line in shown.splitlines() if re.fullmatch(r"(test|train|validation|workers|data|Model metrics)", line)]
+    assert groups[:4] == ["test", "train", "validation", "workers"], groups
+
+
 def test_metrics_are_charts_an_epoch_with_those_of_each_rank(browser, page):
     browser.open(f"{page}/model-metrics")
-    browser.wait_for("ranks", "epoch_seconds_0", "epoch_seconds_1", "rows_per_second_1", "train", "validation")
+    browser.wait_for("workers", "epoch_seconds_0", "epoch_seconds_1", "rows_per_second_1", "train", "validation")
     browser.screenshot(SHOTS / "model-metrics.png")
 
 
@@ -156,7 +179,7 @@ def test_two_runs_side_by_side_have_the_same_names_and_show_what_differs(browser
     different = {name for name in first.params if first.params[name] != second.params[name]}
     derived = {"resolved.global_batch_size", "resolved.steps_per_epoch", "resolved.peak_learning_rate"}
     assert {"launch.workers"} <= different <= {"launch.workers", "resolved.threads_per_worker"} | derived
-    assert set(first.metrics) - set(second.metrics) == {"ranks/epoch_seconds_1", "ranks/rows_per_second_1"}
+    assert set(first.metrics) - set(second.metrics) == {"workers/epoch_seconds_1", "workers/rows_per_second_1"}
     assert not set(second.metrics) - set(first.metrics)
     experiment = client.get_run(runs[0].run_id).info.experiment_id
     ids = json.dumps([run.run_id for run in runs]).replace('"', "%22").replace(" ", "")
@@ -190,7 +213,9 @@ def test_recent_runs_are_listed_in_the_terminal(home, runs):
     )
     header, newest, older = done.stdout.splitlines()[-3:]
     assert header.split() == ["started", "name", "accuracy", "minutes", "workers", "rows/s", "status", "run", "id"]
-    assert newest.split()[2:4] == ["convnet-1w", f"{100 * runs[1].test.accuracy:.2f}"]
+    name, accuracy = newest.split()[2:4]
+    assert re.fullmatch(r"digits-convnet-1w-[2-9a-z]{4}", name)
+    assert accuracy == f"{100 * runs[1].test.accuracy:.2f}"
     assert older.split()[-2:] == ["finished", runs[0].run_id]
 
 

@@ -37,7 +37,7 @@ def wait_until_mlflow_has_the_run(home):
 
 
 def newest_run(home):
-    return max((home / "runs").glob("*-convnet-2w"), key=lambda folder: folder.stat().st_mtime)
+    return max((home / "runs").glob("*-convnet-2w-*"), key=lambda folder: folder.stat().st_mtime)
 
 
 def status(home, run_dir):

@@ -65,7 +65,7 @@ def summary(home):
             time.sleep(0.01)
         sweep.driver.kill()
         sweep.end()
-    assert any("3 trials, 2 side by side, 1 worker each, 1 thread a worker" in line for line in sweep.lines)
+    assert any("3 trials, 2 side by side, 1 worker each, 1 thread per worker" in line for line in sweep.lines)
     with Sweep(home, "--resume", "latest", "--summary", str(home / "summary.json")) as sweep:
         assert sweep.end(200) == 0, "\n".join(sweep.lines)
     text = "\n".join(sweep.lines)

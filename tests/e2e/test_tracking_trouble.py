@@ -244,7 +244,7 @@ def test_a_training_without_its_server_ends_well_leaves_no_secret_anywhere_and_i
     (warning,) = [line for line in done.stdout.splitlines() if line.startswith("warning: MLflow")]
     assert "Traceback" not in done.stdout
     assert warning.startswith(f"warning: MLflow at http://***@127.0.0.1:{port} lacks")
-    (run_dir,) = (digits / "runs").glob("*-convnet-2w")
+    (run_dir,) = (digits / "runs").glob("*-convnet-2w-*")
     written = [path for path in digits.rglob("*") if path.is_file()]
     texts = {path: path.read_bytes() for path in written} | {"output": (done.stdout + done.stderr).encode()}
     for place, content in texts.items():

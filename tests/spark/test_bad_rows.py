@@ -1,4 +1,4 @@
-"""What becomes of lines that are no rows, through the whole of ingest."""
+"""Malformed lines in a complete ingest."""
 
 import random
 from pathlib import Path
@@ -39,25 +39,25 @@ def lines_of(file):
 
 
 @pytest.fixture
-def spoiled(tmp_path):
-    """600 good lines and one bad line of every kind among them, and where each of those stands."""
-    file = tmp_path / "spoiled.txt"
+def mixed(tmp_path):
+    """600 well-formed lines, with one malformed line of every kind among them, and their line numbers."""
+    file = tmp_path / "mixed.txt"
     write_libsvm(file, 600)
     lines = lines_of(file)
     for number, text in enumerate(BAD):
         lines.insert(37 * number + 11, text.encode())
-    # Neither rows nor bad.
+    # Neither rows nor malformed.
     lines[300:300] = [b"", b"# a comment", b" \t"]
     file.write_bytes(b"\n".join(lines) + b"\n")
     return file, {number + 1: (line, BAD[line.decode()]) for number, line in enumerate(lines) if line.decode() in BAD}
 
 
-def test_bad_lines_are_set_aside_with_text_reason_and_place_and_counted(spark, spoiled, tmp_path):
-    file, expected = spoiled
-    said = ReportedLines()
+def test_malformed_lines_are_stored_with_text_reason_and_location_and_counted(spark, mixed, tmp_path):
+    file, expected = mixed
+    reported = ReportedLines()
     spark.conf.set("spark.sql.files.maxPartitionBytes", "60000")
     try:
-        built, _ = ingest(spark, file, tmp_path / "tables", QUARANTINE, "ingest.max_bad_fraction=0.03", reporter=said)
+        built, _ = ingest(spark, file, tmp_path / "tables", QUARANTINE, "ingest.max_bad_fraction=0.03", reporter=reported)
     finally:
         spark.conf.unset("spark.sql.files.maxPartitionBytes")
     manifest = built.manifest
@@ -70,11 +70,11 @@ def test_bad_lines_are_set_aside_with_text_reason_and_place_and_counted(spark, s
     assert {row["file"] for row in kept} == {str(file)}
     assert all(row["detail"] for row in kept)
     assert [path.name for path in (Path(built.uri) / REJECTED_FOLDER).iterdir()] == ["part-00000.parquet"]
-    warnings = [line for line in said if line.startswith("warning: ")]
+    warnings = [line for line in reported if line.startswith("warning: ")]
     assert len(warnings) == 1
     assert f"{file}:12: the label 'x' is not a number" in warnings[0]
     assert "set aside 15 of 615 lines (1 colon_missing, " in warnings[0]
-    # Images light the last place here, so the one index 0 is no sign of a file that counts from 0.
+    # These images use the last index, so the single index 0 does not indicate a zero-based file.
     assert "off by one" not in warnings[0]
     assert spark.read.parquet(str(Path(built.uri) / REJECTED_FOLDER)).count() == len(BAD)
     assert spark.read.parquet(built.uri).count() == 600
@@ -83,24 +83,24 @@ def test_bad_lines_are_set_aside_with_text_reason_and_place_and_counted(spark, s
     assert again == built
 
 
-def test_without_quarantine_the_first_bad_line_ends_the_job_though_such_a_table_is_there(spark, spoiled, tmp_path):
-    file, _ = spoiled
+def test_without_quarantine_the_first_malformed_line_fails_the_job_even_if_a_table_without_it_exists(spark, mixed, tmp_path):
+    file, _ = mixed
     ingest(spark, file, tmp_path / "tables", QUARANTINE, "ingest.max_bad_fraction=0.03")
     with pytest.raises(DataError) as caught:
         ingest(spark, file, tmp_path / "tables")
     assert str(caught.value).startswith(f"{file}:12: the label 'x' is not a number")
     assert "15 of 615 lines are malformed (1 colon_missing, " in str(caught.value)
-    assert str(caught.value).endswith("set ingest.on_bad_rows=quarantine to go on without such lines")
+    assert str(caught.value).endswith("set ingest.on_bad_rows=quarantine to continue without such lines")
 
 
-def test_more_bad_lines_than_allowed_stop_the_job_and_leave_nothing(spark, spoiled, tmp_path):
-    file, _ = spoiled
+def test_more_malformed_lines_than_allowed_fail_the_job_and_leave_nothing_behind(spark, mixed, tmp_path):
+    file, _ = mixed
     with pytest.raises(DataError, match=r":12: .* 15 of 615 lines are malformed .* ingest\.max_bad_fraction=0\.01 allows"):
         ingest(spark, file, tmp_path / "tables", QUARANTINE)
     assert not list((tmp_path / "tables").iterdir())
 
 
-def test_a_clean_file_gives_the_same_table_in_both_modes(spark, tmp_path):
+def test_a_clean_file_yields_the_same_table_in_both_modes(spark, tmp_path):
     write_libsvm(tmp_path / "clean.txt", 200)
     careful, _ = ingest(spark, tmp_path / "clean.txt", tmp_path / "tables", QUARANTINE)
     assert not (Path(careful.uri) / REJECTED_FOLDER).exists()
@@ -110,7 +110,7 @@ def test_a_clean_file_gives_the_same_table_in_both_modes(spark, tmp_path):
 
 
 @pytest.mark.parametrize("settings", [(), (QUARANTINE,)], ids=["fail", "quarantine"])
-def test_a_file_that_counts_from_0_is_recognised_said_once_and_read_with_the_setting(spark, tmp_path, settings):
+def test_a_zero_based_file_is_detected_reported_once_and_parsed_with_the_setting(spark, tmp_path, settings):
     file, zero_based = tmp_path / "one.txt", tmp_path / "zero.txt"
     write_libsvm(file, 300)
     with zero_based.open("w") as out:
@@ -118,19 +118,19 @@ def test_a_file_that_counts_from_0_is_recognised_said_once_and_read_with_the_set
             label, *pairs = line.split()
             shifted = (pair.split(":") for pair in pairs)
             out.write(" ".join([label, *(f"{int(index) - 1}:{value}" for index, value in shifted)]) + "\n")
-    said = ReportedLines()
+    reported = ReportedLines()
     with pytest.raises(DataError) as caught:
-        ingest(spark, zero_based, tmp_path / "tables", *settings, reporter=said)
+        ingest(spark, zero_based, tmp_path / "tables", *settings, reporter=reported)
     assert str(caught.value).startswith(f"{zero_based}:1: index 0: libsvm indices start at 1")
     assert "set data.zero_based=true" in str(caught.value)
-    assert "lines have an index 0 and none uses 144, so the whole file seems to count from 0" in str(caught.value)
-    assert sum("index 0" in line for line in said) == 0
+    assert "lines have an index 0 and none uses 144, so the file seems to be zero-based" in str(caught.value)
+    assert sum("index 0" in line for line in reported) == 0
     built, _ = ingest(spark, zero_based, tmp_path / "tables", *settings, "data.zero_based=true")
     expected, _ = ingest(spark, file, tmp_path / "tables")
     assert [rows_of(built, split) for split in ("train", "test")] == [rows_of(expected, split) for split in ("train", "test")]
 
 
-def test_two_thousand_fuzzed_lines_become_the_rows_that_sklearn_reads_or_are_kept_in_their_place(spark, tmp_path):
+def test_two_thousand_fuzzed_lines_parse_as_with_sklearn_or_are_stored_with_their_line_number(spark, tmp_path):
     seed = 20_240_611
     rng = random.Random(seed)
     lines = [mutations.mutated(rng) for _ in range(2000)]
@@ -166,7 +166,7 @@ def test_two_thousand_fuzzed_lines_become_the_rows_that_sklearn_reads_or_are_kep
     assert len(rows) > 700
 
 
-def test_windows_line_ends_and_tabs_give_the_same_rows(spark, tmp_path):
+def test_windows_line_endings_and_tabs_yield_the_same_rows(spark, tmp_path):
     write_libsvm(tmp_path / "unix.txt", 200)
     text = (tmp_path / "unix.txt").read_text()
     (tmp_path / "windows.txt").write_bytes(text.replace(" ", "\t").replace("\n", "\r\n").encode())

@@ -1,4 +1,4 @@
-"""Tables that came to harm between two runs."""
+"""Tables damaged between two runs."""
 
 import json
 import os
@@ -31,32 +31,32 @@ def link_away(table):
     table.symlink_to(table.parents[1] / "elsewhere")
 
 
-HARMS = {
+DAMAGES = {
     "missing part": (lambda table: (table / "split=train/part-00001.parquet").unlink(), "part-00001.parquet is missing"),
-    "part cut short": (lambda table: os.truncate(table / "split=train/part-00000.parquet", 99), "is cut short or damaged"),
+    "truncated part": (lambda table: os.truncate(table / "split=train/part-00000.parquet", 99), "is truncated or damaged"),
     "changed bit": (flip_a_bit, "split=test/part-00000.parquet is "),
     "no manifest": (lambda table: (table / MANIFEST_NAME).unlink(), "has no manifest"),
-    "half a manifest": (lambda table: os.truncate(table / MANIFEST_NAME, 300), "not a table manifest"),
-    "forged manifest": (forge_a_path, "'../../x' is no path of a file of split train"),
-    "a link to no table": (link_away, "has no manifest"),
+    "truncated manifest": (lambda table: os.truncate(table / MANIFEST_NAME, 300), "not a table manifest"),
+    "forged manifest": (forge_a_path, "'../../x' is not the path of a file of split train"),
+    "a link to something else": (link_away, "has no manifest"),
 }
 
 
-def test_a_damaged_table_is_found_named_and_written_again_with_the_same_rows(spark, tmp_path):
-    """One table for all harms: each rebuilding is the start of the next."""
+def test_a_damaged_table_is_detected_and_rewritten_with_the_same_rows(spark, tmp_path):
+    """One table for all kinds of damage: each rebuilt table is the next one to be damaged."""
     write_libsvm(tmp_path / "digits.txt", 700)
     tables = tmp_path / "tables"
     first, _ = ingest(spark, tmp_path / "digits.txt", tables, "ingest.rows_per_row_group=200")
     expected = rows_of(first, "train")
-    for name, (harm, text) in HARMS.items():
-        harm(Path(first.uri))
-        said = ReportedLines()
-        built, new = ingest(spark, tmp_path / "digits.txt", tables, "ingest.rows_per_row_group=200", reporter=said)
+    for name, (damage, text) in DAMAGES.items():
+        damage(Path(first.uri))
+        lines = ReportedLines()
+        built, new = ingest(spark, tmp_path / "digits.txt", tables, "ingest.rows_per_row_group=200", reporter=lines)
         assert new, name
-        assert said[0].startswith("warning: "), said
-        assert first.uri in said[0]
-        assert text in said[0]
-        assert said[0].endswith("; the table is written again")
+        assert lines[0].startswith("warning: "), lines
+        assert first.uri in lines[0]
+        assert text in lines[0]
+        assert lines[0].endswith("; the table is rewritten")
         assert rows_of(built, "train") == expected
         assert [path.name for path in tables.iterdir()] == [Path(first.uri).name]
     assert (tmp_path / "elsewhere" / "split=train").is_dir()

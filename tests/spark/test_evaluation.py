@@ -40,7 +40,7 @@ def test_every_row_counts_once_however_spark_partitions_the_table(spark, table, 
     labels, probabilities = expected([2])
     found = {}
     for rows_per_task in (1, 10**9):
-        monkeypatch.setattr(evaluation, "_LEAST_ROWS_PER_TASK", rows_per_task)
+        monkeypatch.setattr(evaluation, "_MIN_ROWS_PER_TASK", rows_per_task)
         found[rows_per_task] = evaluate(spark, models[:1], table, ["test"])
     for comparison in found.values():
         (result,) = comparison.results
@@ -116,20 +116,20 @@ def test_all_of_a_single_file_is_evaluated_but_only_the_test_file_of_a_folder(mo
         write_libsvm(tmp_path / name, 20)
     for data, splits in ((tmp_path, ("test",)), (tmp_path / "digits-train.txt", ("train", "validation", "test"))):
         config = loader.load(None, [f"data.dataset={data}"])
-        choice = dataset.choose(config, models[0], "", "auto", NullReporter())
-        assert choice.splits == splits
+        selection = dataset.select_rows(config, models[0], "", "auto", NullReporter())
+        assert selection.splits == splits
         # The model's description of its data overrides the settings.
-        assert choice.config.data.image_shape == (12, 12, 1)
-        assert choice.config.data.names == ("zero", "one", "two", "three")
-    assert dataset.choose(config, models[0], "", "train", NullReporter()).splits == ("train",)
+        assert selection.config.data.image_shape == (12, 12, 1)
+        assert selection.config.data.names == ("zero", "one", "two", "three")
+    assert dataset.select_rows(config, models[0], "", "train", NullReporter()).splits == ("train",)
 
 
 def test_a_damaged_table_is_refused_before_spark_starts(models, tmp_path):
     write_table(tmp_path / "t", {"test": 20})
-    assert dataset.choose(Config(), models[0], str(tmp_path / "t"), "auto", NullReporter()).splits == ("test",)
+    assert dataset.select_rows(Config(), models[0], str(tmp_path / "t"), "auto", NullReporter()).splits == ("test",)
     file = tmp_path / "t" / "split=test" / "part-00000.parquet"
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(DataError, match=r"split=test/part-00000\.parquet .*; ingest it again"):
-        dataset.choose(Config(), models[0], str(tmp_path / "t"), "auto", NullReporter())
+        dataset.select_rows(Config(), models[0], str(tmp_path / "t"), "auto", NullReporter())
     with pytest.raises(ConfigError, match="not a table"):
-        dataset.choose(Config(), models[0], str(tmp_path), "auto", NullReporter())
+        dataset.select_rows(Config(), models[0], str(tmp_path), "auto", NullReporter())

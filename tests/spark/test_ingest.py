@@ -21,7 +21,7 @@ def folder(tmp_path):
     return data
 
 
-def test_the_table_holds_the_rows_of_the_text_and_says_so(spark, folder, tmp_path):
+def test_the_table_contains_the_rows_of_the_text_and_describes_them(spark, folder, tmp_path):
     built, new = ingest(spark, folder, tmp_path / "tables")
     assert new
     images, labels = images_and_labels(600, seed=1)
@@ -33,13 +33,13 @@ def test_the_table_holds_the_rows_of_the_text_and_says_so(spark, folder, tmp_pat
     assert built.manifest.image.dtype == "uint8"
 
 
-def test_row_groups_are_equal_but_for_the_last(spark, folder, tmp_path):
+def test_row_groups_have_equal_size_except_the_last(spark, folder, tmp_path):
     built, _ = ingest(spark, folder, tmp_path / "tables", "ingest.rows_per_row_group=70")
     sizes = [file.rows for file in built.manifest.splits["train"].files]
     assert sizes == [70] * 7 + [50]
 
 
-def test_the_order_is_the_seeds_alone_whatever_the_splitting(spark, folder, tmp_path):
+def test_the_order_depends_only_on_the_seed_not_on_partitioning(spark, folder, tmp_path):
     first, _ = ingest(spark, folder, tmp_path / "a")
     spark.conf.set("spark.sql.files.maxPartitionBytes", "20000")
     try:
@@ -52,7 +52,7 @@ def test_the_order_is_the_seeds_alone_whatever_the_splitting(spark, folder, tmp_
         assert rows_of(first, split) != rows_of(other, split)
 
 
-def test_the_same_source_and_settings_reuse_the_table_and_others_do_not(spark, folder, tmp_path):
+def test_the_table_is_reused_only_for_the_same_source_and_settings(spark, folder, tmp_path):
     first, _ = ingest(spark, folder, tmp_path / "tables")
     again, new = ingest(spark, folder, tmp_path / "tables")
     assert not new
@@ -65,7 +65,7 @@ def test_the_same_source_and_settings_reuse_the_table_and_others_do_not(spark, f
 
 
 @pytest.mark.parametrize("ending", ["", ".bz2", ".gz"])
-def test_a_malformed_line_is_named_by_file_and_line_and_leaves_no_table(spark, folder, tmp_path, ending):
+def test_a_malformed_line_is_reported_with_file_and_line_and_leaves_no_table(spark, folder, tmp_path, ending):
     lines = (folder / "digits-train.txt").read_text().splitlines()
     lines[412] = "2 5:1 145:9"
     (folder / "digits-train.txt").unlink()
@@ -82,7 +82,7 @@ def test_a_malformed_line_is_named_by_file_and_line_and_leaves_no_table(spark, f
     assert not list((tmp_path / "tables").glob(".building*"))
 
 
-def test_labels_may_be_any_whole_numbers_and_values_any_numbers(spark, tmp_path):
+def test_labels_can_be_any_integers_and_values_any_numbers(spark, tmp_path):
     file = tmp_path / "two.libsvm"
     file.write_text("".join(f"{label} 1:{value} 4:1\n" for label, value in [(-1, 0.25), (1, -2)] * 20))
     built, _ = ingest(
@@ -101,14 +101,14 @@ def test_labels_may_be_any_whole_numbers_and_values_any_numbers(spark, tmp_path)
     assert built.manifest.rows("test") == 4
 
 
-def test_any_name_of_a_folder_will_do(spark, folder, tmp_path):
+def test_folder_names_can_contain_special_characters(spark, folder, tmp_path):
     odd = tmp_path / "my [first] {50%20} d\u00e9j\u00e0 vu"
     folder.rename(odd)
     built, _ = ingest(spark, odd, odd / "tables")
     assert built.manifest.rows("test") == 100
 
 
-def cut(packed):
+def truncated(packed):
     return packed[: len(packed) // 2]
 
 
@@ -117,19 +117,24 @@ def changed(packed):
 
 
 def stored(text):
-    """gzip without compression: a changed byte unpacks to another text, which only the checksum tells."""
+    """gzip without compression: a changed byte yields other text, which only the checksum detects."""
     return gzip.compress(text, compresslevel=0)
 
 
 @pytest.mark.parametrize(
-    ("ending", "pack", "harm"),
-    [(".gz", gzip.compress, cut), (".gz", stored, changed), (".bz2", bz2.compress, cut), (".bz2", bz2.compress, changed)],
-    ids=["gz cut", "gz changed", "bz2 cut", "bz2 changed"],
+    ("ending", "compress", "damage"),
+    [
+        (".gz", gzip.compress, truncated),
+        (".gz", stored, changed),
+        (".bz2", bz2.compress, truncated),
+        (".bz2", bz2.compress, changed),
+    ],
+    ids=["gz truncated", "gz changed", "bz2 truncated", "bz2 changed"],
 )
-def test_a_damaged_packed_file_is_named_and_placed_and_leaves_no_table(spark, folder, tmp_path, ending, pack, harm):
-    packed = pack((folder / "digits-train.txt").read_bytes())
+def test_a_damaged_compressed_file_is_reported_with_its_line(spark, folder, tmp_path, ending, compress, damage):
+    packed = compress((folder / "digits-train.txt").read_bytes())
     (folder / "digits-train.txt").unlink()
-    (folder / f"digits-train.txt{ending}").write_bytes(harm(packed))
+    (folder / f"digits-train.txt{ending}").write_bytes(damage(packed))
     with pytest.raises(
         DataError, match=rf"digits-train\.txt{ending}:\d+: the compressed data is truncated .*copy the file again"
     ):
@@ -152,6 +157,6 @@ def test_the_whole_of_mnist(spark, tmp_path):
     built, _ = ingest(spark, _mnist_folder(), tmp_path, "data.image_shape=[28, 28, 1]", "data.classes=10")
     assert [built.manifest.rows(split) for split in ("train", "validation", "test")] == [54_000, 6_000, 10_000]
     per_label = np.sum([built.manifest.splits[split].rows_per_label for split in ("train", "validation")], axis=0)
-    # As the authors count them.
+    # Counts given by the authors.
     assert per_label.tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert sum(file.stat().st_size for file in Path(built.uri).rglob("*.parquet")) < 15_000_000

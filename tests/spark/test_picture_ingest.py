@@ -1,4 +1,4 @@
-"""A folder of pictures becomes a table like any other."""
+"""Ingest of a folder of pictures."""
 
 import collections
 
@@ -34,7 +34,7 @@ def folder(tmp_path):
     return data
 
 
-def test_the_table_holds_the_pictures_and_the_names_of_their_folders(spark, folder, tmp_path):
+def test_the_table_contains_the_pictures_and_the_names_of_their_folders(spark, folder, tmp_path):
     built, new = ingest(spark, folder, tmp_path / "tables", *SETTINGS)
     assert new
     assert built.manifest.class_names == NAMES
@@ -53,7 +53,7 @@ def test_the_same_pictures_as_libsvm_text_are_the_same_rows(spark, tmp_path):
     of_pictures, of_text = (
         ingest(spark, tmp_path / name, tmp_path / "tables", *SETTINGS)[0] for name in ("pictures", "text.libsvm")
     )
-    # Drawn from the rows, which are in another order: 4 of 40.
+    # 4 of 40 are drawn, from rows in a different order.
     assert of_pictures.manifest.rows("test") == of_text.manifest.rows("test") == 4
     everything = [
         collections.Counter(row for split in ("train", "validation", "test") for row in rows_of(table, split))
@@ -62,7 +62,7 @@ def test_the_same_pictures_as_libsvm_text_are_the_same_rows(spark, tmp_path):
     assert everything[0] == everything[1]
 
 
-def test_a_table_is_reused_until_a_picture_changes_its_values_or_its_class(spark, folder, tmp_path):
+def test_a_table_is_reused_until_a_picture_changes_content_or_class(spark, folder, tmp_path):
     assert ingest(spark, folder, tmp_path / "tables", *SETTINGS)[1]
     assert not ingest(spark, folder, tmp_path / "tables", *SETTINGS)[1]
     van = next((folder / "train" / "van").iterdir())
@@ -72,7 +72,7 @@ def test_a_table_is_reused_until_a_picture_changes_its_values_or_its_class(spark
     assert ingest(spark, folder, tmp_path / "tables", *SETTINGS)[1]
 
 
-def test_jpeg_grey_and_any_value_range_are_taken(spark, tmp_path):
+def test_grayscale_jpeg_and_any_value_range_are_accepted(spark, tmp_path):
     write_pictures(tmp_path / "data", 20, seed=1, ending=".JPG", shape=(8, 8, 1))
     built, _ = ingest(
         spark, tmp_path / "data", tmp_path / "tables", "data.image_shape=[8, 8, 1]", "data.value_range=[-1, 1]", "data.classes=4"
@@ -83,7 +83,7 @@ def test_jpeg_grey_and_any_value_range_are_taken(spark, tmp_path):
     assert 0.5 < values.max() <= 1
 
 
-def test_a_picture_that_is_none_is_named_and_leaves_no_table_or_is_set_aside(spark, folder, tmp_path):
+def test_an_invalid_picture_fails_ingest_by_name_or_is_set_aside(spark, folder, tmp_path):
     car = folder / "train" / "car"
     whole = next(car.iterdir()).read_bytes()
     (car / "x-cut.png").write_bytes(whole[: len(whole) // 2])
@@ -107,7 +107,7 @@ def test_a_picture_that_is_none_is_named_and_leaves_no_table_or_is_set_aside(spa
     assert size == "is 30 x 20 where data.image_shape says 32 x 32; data.resize_pictures=true resizes all pictures"
 
 
-def test_pictures_of_any_size_are_brought_to_one_where_that_is_asked_for(spark, folder, tmp_path):
+def test_pictures_of_any_size_are_resized_with_the_setting(spark, folder, tmp_path):
     Image.new("RGB", (200, 100), "white").save(folder / "train" / "car" / "zz.png")
     built, _ = ingest(spark, folder, tmp_path / "tables", *SETTINGS, "data.resize_pictures=true")
     rows = rows_of(built, "train") + rows_of(built, "validation")

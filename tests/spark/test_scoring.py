@@ -28,11 +28,11 @@ def info(tmp_path_factory):
 
 def score(spark, info, location, output, *settings, **options):
     config = loader.load(None, [f"data.dataset={json.dumps(str(location))}", *settings])
-    order = ScoringRequest(
+    request = ScoringRequest(
         config=config, info=info, output=str(output), **({"image_column": "image", "digits": False, "overwrite": False} | options)
     )
     lines = ReportedLines()
-    return run_scoring(spark, order, check(order), lines), lines
+    return run_scoring(spark, request, check(request), lines), lines
 
 
 def written(output):

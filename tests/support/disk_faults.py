@@ -1,4 +1,4 @@
-"""Small, full and forbidden disks, made with what the kernel has."""
+"""Small, full and read-only disks, by means of the kernel."""
 
 import ctypes
 import errno
@@ -14,7 +14,7 @@ _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """A file system of its own. Needs the right to mount, which the tests have as root."""
+    """A separate small file system. Needs permission to mount, which tests have as root."""
     folder.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)], check=True, timeout=20)
     try:
@@ -24,7 +24,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
 
 
 def fill(folder: Path) -> Path:
-    """Leave no byte free. Gives the file that takes the space."""
+    """Fill the disk completely. Returns the file that takes the space."""
     path = folder / "ballast"
     with path.open("ab", buffering=0) as ballast:
         for size in (1 << 20, 1 << 12, 1):
@@ -38,7 +38,7 @@ def fill(folder: Path) -> Path:
 
 
 def without_privileges() -> None:
-    """For `preexec_fn`: root, too, then needs the permissions that files ask for."""
+    """For `preexec_fn`: makes file permissions apply to root, too."""
     libc = ctypes.CDLL(None)
     for capability in (_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH):
         if libc.prctl(_PR_CAPBSET_DROP, capability) != 0 and os.geteuid() == 0:

@@ -1,4 +1,4 @@
-"""A disk that fills up."""
+"""A small disk that fills up."""
 
 import contextlib
 import os
@@ -7,9 +7,9 @@ import subprocess
 
 @contextlib.contextmanager
 def tiny_disk(folder, kilobytes):
-    """Mounts a small file system at `folder`; gives the words that start a program which shall see it.
+    """Mount a small file system at `folder`. Yields a command prefix for programs that should see it.
 
-    Root mounts it here. Others get a name space of their own for mounts, which most Linux machines grant.
+    As root, mounts it directly. Other users get their own mount namespace, which most Linux machines permit.
     """
     mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs"]
     if os.getuid() != 0:

@@ -1,4 +1,4 @@
-"""What the tests run on the driver of a cluster of hosts (`benchmarks/cluster/cluster.py`), and on its ranks."""
+"""Functions that the tests run on the driver of a simulated cluster (`benchmarks/cluster/cluster.py`) and on its ranks."""
 
 import dataclasses
 import os
@@ -17,31 +17,36 @@ def task_slots(spark):
 
 
 def run(spark, function, np, runs):
-    """`ranks.run`, of the public interface."""
+    """Calls the public `ranks.run`."""
     return ranks.run(function, np, spark=spark, launch=LaunchConfig(runs_uri=str(runs), start_timeout_seconds=30))
 
 
-def place():
-    """Where a rank is, by what it was told and by what the host says."""
-    told = {
+def placement():
+    """A rank's placement according to Horovod's variables, and what its host's name resolves to."""
+    ranks_and_sizes = {
         name.lower(): os.environ[f"HOROVOD_{name}"] for name in ("RANK", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE")
     }
     network = {name.lower(): os.environ[f"HOROVOD_GLOO_{name}"] for name in ("IFACE", "RENDEZVOUS_ADDR")}
-    # By which Gloo listens.
+    # The address on which Gloo listens.
     network["address"] = socket.gethostbyname(socket.gethostname())
-    return {name: int(value) for name, value in told.items()} | network | {"folder": str(paths.to_python("tables"))}
+    return {name: int(value) for name, value in ranks_and_sizes.items()} | network | {"folder": str(paths.to_python("tables"))}
 
 
 def folder(spark):
-    """Where tables lie for the driver."""
+    """The folder of tables on the driver."""
     return str(paths.to_python("tables"))
 
 
 class Warnings(list):
-    """A reporter that keeps the warnings."""
+    """An observer that keeps the warnings."""
 
     def warn(self, line):
         self.append(line)
+
+    restarting = warn
+
+    def poll(self):
+        return
 
 
 def train(spark, settings, table, run_dir, function=None):
@@ -53,10 +58,7 @@ def train(spark, settings, table, run_dir, function=None):
             loader.load(None, settings),
             table,
             Path(run_dir),
-            start=None,
-            poll=lambda: None,
-            reporter=told,
-            restarted=lambda _: None,
+            told,
             **({"function": function} if function else {}),
         )
     except Exception as error:
@@ -64,8 +66,8 @@ def train(spark, settings, table, run_dir, function=None):
     return results, list(told), ""
 
 
-def wait_for_mishap(config, table, run_dir, checkpoint=None):
-    """Stands for a training: works until the first start was disturbed, and then returns how many workers there are."""
+def wait_for_fault(config, table, run_dir, checkpoint=None):
+    """Stand-in for a training: the first attempt runs until it is disturbed; later ones return workers and host at once."""
     if len(list((Path(run_dir) / "attempts").iterdir())) == 1:
         progress.joined()
         for step in range(1000):
@@ -76,24 +78,24 @@ def wait_for_mishap(config, table, run_dir, checkpoint=None):
 
 @dataclasses.dataclass(frozen=True)
 class TimedReductions:
-    """A training before which reductions are timed, whenever a file `again-0`, `again-1`, `again-2` appears in a folder.
+    """A training that first times allreduces, whenever a file `again-0`, `again-1`, `again-2` appears in a folder.
 
-    Rank 0 writes their mean, in seconds, into `done-0`, ...
+    Rank 0 writes their mean time in seconds into `done-0`, ...
     """
 
     folder: str
     numbers: int
-    """Of float32."""
+    """Size of the tensor, float32."""
 
     def __call__(self, config, table, run_dir, checkpoint=None):
         import horovod.tensorflow as hvd
         import tensorflow as tf
 
         from pipelines.launch.train_function import work
-        from pipelines.train.compile import use_threads
+        from pipelines.train.devices import use_threads
 
         hvd.init()
-        # As the work itself will, which cannot once TensorFlow has begun.
+        # As the work itself does, which is too late after TensorFlow's first operation.
         use_threads(int(os.environ["OMP_NUM_THREADS"]))
         folder, tensor, steps = Path(self.folder), tf.ones(self.numbers), 5
         hvd.allreduce(tensor, name="reduced")

@@ -1,4 +1,4 @@
-"""Ingest as the tests call it, and the rows it wrote."""
+"""Ingest as called by the tests, and the rows it wrote."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def ingest(spark, data, tables, *settings, reporter=SILENT):
 
 
 def rows_of(built, split):
-    """(image bytes, label) in table order."""
+    """(image bytes, label) of each row, in table order."""
     rows = []
     for file in built.manifest.splits[split].files:
         content = pq.ParquetFile(Path(built.uri) / file.path)

@@ -1,9 +1,9 @@
-"""A mounted object store as programs find it: whole files, written from start to end, renames and deletions; nothing else.
+"""An object-store mount, which supports only sequential writes of whole files, renames and deletions.
 
-A real mount, served by a process of its own over the kernel's FUSE protocol (`linux/fuse.h`), so that whatever reads or writes
-below it, in any language, gets the answers that Databricks' `/dbfs` and `/Volumes` give: "Operation not supported" for appends,
-for writing anywhere but at the end, for changing a file that is there, for links, permissions and fsync. What is written is there
-when the file is closed, and folders have no times. Needs /dev/fuse and the right to mount, which the tests have as root.
+A real mount, served by a separate process over the kernel's FUSE protocol (`linux/fuse.h`), so that readers and writers in any
+language see the behavior of Databricks' `/dbfs` and `/Volumes`: "Operation not supported" for appends, writes other than at the
+end, changes of existing files, links, permissions and fsync. Written data becomes visible when the file is closed, and folders
+have no times. Needs /dev/fuse and permission to mount, which tests have as root.
 
     python tests/support/object_store.py BACKING_FOLDER MOUNT_POINT [--no-replace]
 """
@@ -25,12 +25,12 @@ from pathlib import Path
 import pytest
 
 _DEVICE = "/dev/fuse"
-_HEADER, _ANSWER = struct.Struct("<IIQQIIIHH"), struct.Struct("<IiQ")
+_HEADER, _REPLY = struct.Struct("<IIQQIIIHH"), struct.Struct("<IiQ")
 _ATTRIBUTES, _ENTRY, _OPENED = struct.Struct("<6Q10I"), struct.Struct("<4Q2I"), struct.Struct("<QII")
-_LARGEST_WRITE = 128 * 1024
+_MAX_WRITE = 128 * 1024
 _ATOMIC_TRUNCATE, _DIRECT_IO = 1 << 3, 1
 _SETS_SIZE = 1 << 3
-_NO_ANSWER = ("forget", "batch_forget", "interrupt")
+_NO_REPLY = ("forget", "batch_forget", "interrupt")
 _OPERATIONS = {
     1: "lookup",
     2: "forget",
@@ -55,11 +55,11 @@ _OPERATIONS = {
     42: "batch_forget",
     45: "rename2",
 }
-# Asked for by the kernel again and again if not answered so; all others are refused as a store would.
+# The kernel repeats these requests unless the reply is ENOSYS; all other requests get EOPNOTSUPP, as from a store.
 _UNKNOWN = {op: errno.ENOSYS for op in (21, 22, 23, 24, 34, 38, 44, 46)}
 
 
-def _refuse() -> OSError:
+def _unsupported() -> OSError:
     return OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
 
@@ -69,18 +69,18 @@ class _Handle:
 
     node: int
     descriptor: int = -1
-    """For reading, of the backing file."""
+    """Descriptor of the backing file, for reading."""
     written: bytearray | None = None
-    """What has been written since it was opened for that."""
+    """Data written since it was opened for writing."""
     names: list[tuple[str, int]] = field(default_factory=list)
 
 
 class Store:
-    """Answers the kernel's requests from a backing folder.
+    """Serves the kernel's requests from a backing folder.
 
     Args:
-        backing: holds the finished files.
-        replaces: False refuses to rename over a file that is there.
+        backing: contains the finished files.
+        replaces: False rejects renames over existing files.
     """
 
     def __init__(self, backing: Path, replaces: bool = True) -> None:
@@ -92,10 +92,10 @@ class Store:
         self._next = 2
 
     def serve(self, device: int) -> None:
-        """Until it is unmounted."""
+        """Serve until unmounted."""
         while True:
             try:
-                request = os.read(device, _LARGEST_WRITE + 4096)
+                request = os.read(device, _MAX_WRITE + 4096)
             except OSError as error:
                 if error.errno == errno.ENODEV:
                     return
@@ -108,16 +108,16 @@ class Store:
                 if not name:
                     code = _UNKNOWN.get(operation, errno.EOPNOTSUPP)
                     raise OSError(code, os.strerror(code))
-                answer, code = getattr(self, f"_{name}")(node, request[_HEADER.size :]), 0
+                reply, code = getattr(self, f"_{name}")(node, request[_HEADER.size :]), 0
             except OSError as error:
-                answer, code = b"", -(error.errno or errno.EIO)
-            if name not in _NO_ANSWER:
-                os.write(device, _ANSWER.pack(_ANSWER.size + len(answer), code, unique) + answer)
+                reply, code = b"", -(error.errno or errno.EIO)
+            if name not in _NO_REPLY:
+                os.write(device, _REPLY.pack(_REPLY.size + len(reply), code, unique) + reply)
 
     def _init(self, _node: int, body: bytes) -> bytes:
         major, minor, read_ahead, _ = struct.unpack_from("<4I", body)
         return struct.pack(
-            "<4I2H2I2H8I", major, min(minor, 31), read_ahead, _ATOMIC_TRUNCATE, 16, 12, _LARGEST_WRITE, 1, 0, 0, *[0] * 8
+            "<4I2H2I2H8I", major, min(minor, 31), read_ahead, _ATOMIC_TRUNCATE, 16, 12, _MAX_WRITE, 1, 0, 0, *[0] * 8
         )
 
     def _lookup(self, node: int, body: bytes) -> bytes:
@@ -134,7 +134,7 @@ class Store:
     def _setattr(self, node: int, body: bytes) -> bytes:
         valid, _, _, size = struct.unpack_from("<IIQQ", body)
         if not valid & _SETS_SIZE or size != self._file(node).stat().st_size:
-            raise _refuse()
+            raise _unsupported()
         return self._getattr(node, b"")
 
     def _mkdir(self, node: int, body: bytes) -> bytes:
@@ -184,7 +184,7 @@ class Store:
         flags, _, _, _ = struct.unpack_from("<4I", body)
         path = self._child(node, body[16:])
         if flags & os.O_APPEND:
-            raise _refuse()
+            raise _unsupported()
         (self._backing / path).open("xb").close()
         entry = self._entry(path)
         return entry + self._opened(self._nodes[path], flags)
@@ -194,30 +194,30 @@ class Store:
         if flags & os.O_ACCMODE == os.O_RDONLY:
             handle.descriptor = os.open(self._file(node), os.O_RDONLY)
         elif flags & os.O_APPEND or not (flags & os.O_TRUNC or self._file(node).stat().st_size == 0):
-            raise _refuse()
+            raise _unsupported()
         else:
             handle.written = bytearray()
-        return self._kept(handle, _DIRECT_IO)
+        return self._register(handle, _DIRECT_IO)
 
     def _read(self, _node: int, body: bytes) -> bytes:
         number, offset, size = struct.unpack_from("<QQI", body)
         handle = self._handles[number]
         if handle.written is not None:
-            raise _refuse()
+            raise _unsupported()
         return os.pread(handle.descriptor, size, offset)
 
     def _write(self, _node: int, body: bytes) -> bytes:
         number, offset, size = struct.unpack_from("<QQI", body)
         written = self._handles[number].written
         if written is None or offset != len(written):
-            raise _refuse()
+            raise _unsupported()
         written += body[40 : 40 + size]
         return struct.pack("<II", size, 0)
 
     def _flush(self, _node: int, body: bytes) -> bytes:
         handle = self._handles[struct.unpack_from("<Q", body)[0]]
         if handle.written is not None and handle.node in self._paths:
-            # Under another name first: who reads the file goes on reading what it was.
+            # Under another name first: current readers of the file keep reading its old content.
             unfinished = self._backing / f".uploading-{handle.node}"
             unfinished.write_bytes(handle.written)
             os.replace(unfinished, self._file(handle.node))
@@ -230,21 +230,21 @@ class Store:
         return b""
 
     def _opendir(self, node: int, _body: bytes) -> bytes:
-        found = [(entry.name, stat.S_IFDIR if entry.is_dir() else stat.S_IFREG) for entry in os.scandir(self._file(node))]
-        names = [name for name in found if not name[0].startswith(".uploading-")]
-        return self._kept(_Handle(node, names=names), 0)
+        entries = [(entry.name, stat.S_IFDIR if entry.is_dir() else stat.S_IFREG) for entry in os.scandir(self._file(node))]
+        names = [name for name in entries if not name[0].startswith(".uploading-")]
+        return self._register(_Handle(node, names=names), 0)
 
     def _readdir(self, _node: int, body: bytes) -> bytes:
         number, offset, size = struct.unpack_from("<QQI", body)
-        answer = b""
-        for place, (name, mode) in enumerate(self._handles[number].names[offset:], offset + 1):
+        reply = b""
+        for position, (name, mode) in enumerate(self._handles[number].names[offset:], offset + 1):
             encoded = os.fsencode(name)
-            one = struct.pack("<QQII", 1, place, len(encoded), mode >> 12) + encoded
-            one += bytes(-len(one) % 8)
-            if len(answer) + len(one) > size:
+            entry = struct.pack("<QQII", 1, position, len(encoded), mode >> 12) + encoded
+            entry += bytes(-len(entry) % 8)
+            if len(reply) + len(entry) > size:
                 break
-            answer += one
-        return answer
+            reply += entry
+        return reply
 
     _releasedir = _release
 
@@ -258,7 +258,7 @@ class Store:
     def _file(self, node: int) -> Path:
         return self._backing / self._paths[node]
 
-    def _kept(self, handle: _Handle, flags: int) -> bytes:
+    def _register(self, handle: _Handle, flags: int) -> bytes:
         self._next += 1
         self._handles[self._next] = handle
         return _OPENED.pack(self._next, flags, 0)
@@ -272,27 +272,27 @@ class Store:
         return _ENTRY.pack(node, 0, 0, 0, 0, 0) + self._attributes(node)
 
     def _attributes(self, node: int) -> bytes:
-        found = self._file(node).lstat()
-        seconds = [int(moment) for moment in (found.st_atime, found.st_mtime, found.st_ctime)]
-        parts = [nanoseconds % 10**9 for nanoseconds in (found.st_atime_ns, found.st_mtime_ns, found.st_ctime_ns)]
-        if stat.S_ISDIR(found.st_mode):
-            # Stores have no folders; what is shown as one has no time.
+        status = self._file(node).lstat()
+        seconds = [int(time) for time in (status.st_atime, status.st_mtime, status.st_ctime)]
+        parts = [nanoseconds % 10**9 for nanoseconds in (status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns)]
+        if stat.S_ISDIR(status.st_mode):
+            # Stores have no real folders, so these have no times.
             seconds, parts = [0] * 3, [0] * 3
-        blocks = (found.st_size + 511) // 512
+        blocks = (status.st_size + 511) // 512
         return _ATTRIBUTES.pack(
-            node, found.st_size, blocks, *seconds, *parts, found.st_mode, found.st_nlink, os.getuid(), os.getgid(), 0, 4096, 0
+            node, status.st_size, blocks, *seconds, *parts, status.st_mode, status.st_nlink, os.getuid(), os.getgid(), 0, 4096, 0
         )
 
 
 def why_not() -> str:
-    """Why there can be no such mount here; empty where there can."""
+    """Why such a mount is impossible here; empty if it is possible."""
     has_fuse = "\tfuse\n" in Path("/proc/filesystems").read_text()
     return "" if has_fuse else "this kernel has no FUSE, so no object store can be mounted"
 
 
 @contextmanager
 def object_store(folder: Path, replaces: bool = True) -> Iterator[Path]:
-    """Such a mount at a new folder; what is in it lies elsewhere and goes with it. Skips the test where there can be none."""
+    """Mount a store at a new folder. Its content is removed at the end. Skips the test if mounting is impossible."""
     if why_not():
         pytest.skip(why_not())
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What runs on this machine, as the tests see it."""
+"""The processes of ranks and of Spark on this machine."""
 
 import contextlib
 import os
@@ -11,9 +11,9 @@ import psutil
 
 
 def processes_of_ranks() -> list[str]:
-    """Of this project's environment, and of this process where tests run in several."""
-    found = subprocess.run(["ps", "-eo", "pid,comm,args"], capture_output=True, text=True, check=True).stdout.splitlines()
-    return [line for line in found if " convoy-rank-" in line and sys.executable in line and _is_ours(int(line.split()[0]))]
+    """Lines of `ps` for ranks of this environment, and of this test process if several run in parallel."""
+    lines = subprocess.run(["ps", "-eo", "pid,comm,args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line for line in lines if " convoy-rank-" in line and sys.executable in line and _is_ours(int(line.split()[0]))]
 
 
 def _is_ours(pid: int) -> bool:
@@ -21,7 +21,7 @@ def _is_ours(pid: int) -> bool:
     try:
         environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
-        # It has ended meanwhile.
+        # It has just exited.
         return False
     return name not in os.environ or os.fsencode(f"{name}={os.environ[name]}") in environment
 
@@ -34,10 +34,10 @@ def wait_until_no_rank_is_left() -> None:
 
 
 def python_daemons() -> list[psutil.Process]:
-    """Of the Spark session of this process: their children run its tasks."""
+    """PySpark daemons of this process's Spark session; their children run its tasks."""
     parents = {}
     for process in psutil.Process().children(recursive=True):
-        # Some may end meanwhile, or have ended and not been waited for.
+        # Some may exit meanwhile, or be zombies.
         with contextlib.suppress(psutil.Error):
             if "pyspark.daemon" in process.cmdline():
                 parents[process] = process.ppid()

@@ -1,4 +1,4 @@
-"""What the tests run on ranks. Imported there by name."""
+"""Functions that the tests run on ranks, which import them by name."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import time
 
 
 def joint_gradients(features, targets, weights):
-    """The averaged gradient of a linear model, each rank seeing its half of the batch."""
+    """The averaged gradient of a linear model; each rank computes one half of the batch."""
     import horovod.tensorflow as hvd
     import tensorflow as tf
 
@@ -23,11 +23,11 @@ def joint_gradients(features, targets, weights):
 
 
 def description():
-    """What a rank finds itself in, without what must differ."""
+    """The environment of a rank, without what must differ between ranks."""
     import sys
     import tempfile
 
-    sys.stdout.write("forked or not, this line is in the log\n")
+    sys.stdout.write("this line is in the log of any rank\n")
     environment = {name: value for name, value in os.environ.items() if name.startswith(("HOROVOD_", "OMP_", "TF_", "TMPDIR"))}
     del environment["HOROVOD_GLOO_RENDEZVOUS_PORT"]
     return {
@@ -36,12 +36,12 @@ def description():
         "handlers": [str(signal.getsignal(signum)).split(" at ")[0] for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
         "open files": sorted(_kind_of_file(fd) for fd in range(3, 100) if os.path.exists(f"/proc/self/fd/{fd}")),
         "threads": len([name for name in os.listdir("/proc/self/task") if "jemalloc" not in _comm(name)]) - 1,
-        "tensorflow was there": "tensorflow" in sys.modules,
+        "tensorflow imported": "tensorflow" in sys.modules,
     }
 
 
 def _kind_of_file(fd):
-    """Pipes and sockets have numbers."""
+    """Target of a file descriptor, without the numbers of pipes and sockets."""
     return os.readlink(f"/proc/self/fd/{fd}").partition("[")[0]
 
 
@@ -51,7 +51,7 @@ def _comm(thread):
 
 
 def imported(names):
-    """Which of these modules a rank has without doing anything for it."""
+    """Which of these modules are imported in a rank before it imports any itself."""
     import sys
 
     return sorted(name for name in names if sys.modules.get(name) is not None)
@@ -63,8 +63,8 @@ def computes_with_onednn():
     return IsMklEnabled()
 
 
-def reduce_for_ever(action):
-    """Rank 1 comes to grief in the twentieth step."""
+def reduce_forever(action):
+    """Reduce until rank 1 fails in the twentieth step."""
     import horovod.tensorflow as hvd
     import tensorflow as tf
 
@@ -80,13 +80,13 @@ def reduce_for_ever(action):
 
 
 def fail_on_rank_1():
-    """Rank 0 waits for rank 1, which will not come."""
+    """Rank 1 fails while rank 0 waits for it."""
     if os.environ["HOROVOD_RANK"] == "1":
         raise ValueError("deliberate failure")
     time.sleep(1000)
 
 
-def sleep_for_ever():
+def sleep_forever():
     time.sleep(1000)
 
 
@@ -111,11 +111,11 @@ def network_environment():
 
 
 def faulty_work(faults, config, table, run_dir, checkpoint=None):
-    """The real work, with mishaps.
+    """The real work, with injected faults.
 
     Args:
-        faults: by number of the start, from 1: what happens, on which rank, in which epoch and step; epoch 0 is before the ranks
-            meet. Nothing happens at other starts.
+        faults: by number of the attempt, from 1: kind of fault, rank, epoch and step; epoch 0 is before the ranks join. Other
+            attempts have no fault.
     """
     from pathlib import Path
 
@@ -126,22 +126,22 @@ def faulty_work(faults, config, table, run_dir, checkpoint=None):
         action, rank, epoch, step = fault
         if os.environ["HOROVOD_RANK"] == str(rank):
             if epoch == 0:
-                MISHAPS[action](None)
-            _arrange(MISHAPS[action], epoch, step)
+                FAULTS[action](None)
+            _inject(FAULTS[action], epoch, step)
     return work(config, table, run_dir, checkpoint)
 
 
-def _arrange(mishap, epoch, step):
+def _inject(fault, epoch, step):
     from pipelines.train import callback
 
     real = callback.EpochCallback.on_train_batch_end
 
-    def with_mishap(self, batch, logs=None):
+    def with_fault(self, batch, logs=None):
         real(self, batch, logs)
         if (self.training_progress.epoch + 1, self.training_progress.step) == (epoch, step):
-            mishap(self)
+            fault(self)
 
-    callback.EpochCallback.on_train_batch_end = with_mishap
+    callback.EpochCallback.on_train_batch_end = with_fault
 
 
 def _raise(_callback):
@@ -153,8 +153,8 @@ def _change_weights(callback):
     weights.assign(weights * 1.001)
 
 
-def _lose_numbers(callback):
-    # Of the last layer: the activations of those before would swallow it.
+def _set_weights_to_nan(callback):
+    # In the last layer: the activations of earlier ones would hide it.
     weights = callback.model.trainable_weights[-1]
     weights.assign(weights * float("nan"))
 
@@ -173,21 +173,21 @@ def _hang_in_evaluation(callback):
     callback._evaluator.score = lambda _: time.sleep(1000)
 
 
-MISHAPS = {
+FAULTS = {
     "raise": _raise,
     "kill": lambda _: os.kill(os.getpid(), signal.SIGKILL),
     "kill the task": lambda _: os.kill(os.getppid(), signal.SIGKILL),
     "stop": lambda _: os.kill(os.getpid(), signal.SIGSTOP),
     "terminate": lambda _: os.kill(os.getpid(), signal.SIGTERM),
     "change weights": _change_weights,
-    "lose numbers": _lose_numbers,
+    "set weights to NaN": _set_weights_to_nan,
     "hang in the reader": _hang_in_the_reader,
     "hang in evaluation": _hang_in_evaluation,
 }
 
 
 def shared_memory_means(length, calls):
-    """What a rank gave and what it got, call by call."""
+    """A rank's inputs and the means it got, call by call."""
     import horovod.tensorflow as hvd
     import numpy as np
 
@@ -195,15 +195,15 @@ def shared_memory_means(length, calls):
 
     hvd.init()
     reducer, rng = SharedMemoryReducer(), np.random.default_rng(hvd.rank())
-    given = [rng.normal(size=length).astype(np.float32) for _ in range(calls)]
-    # Each at a speed of its own, so that they run ahead of each other.
-    got = [(time.sleep(0.001 * rng.integers(3)), reducer.mean(values))[1] for values in given]
+    inputs = [rng.normal(size=length).astype(np.float32) for _ in range(calls)]
+    # With random delays, so that ranks overtake each other.
+    means = [(time.sleep(0.001 * rng.integers(3)), reducer.mean(values))[1] for values in inputs]
     hvd.shutdown()
-    return given, got
+    return inputs, means
 
 
 def leave_after_two_means():
-    """What the other ranks are told when the last one has gone."""
+    """The error that the other ranks get after the last one has exited."""
     import horovod.tensorflow as hvd
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Small data that the tests make themselves: images whose class can be learned in a few steps."""
+"""Small synthetic data: images whose class can be learned in a few steps."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from pipelines.system.fingerprint import fingerprint
 def images_and_labels(
     rows: int, shape: tuple[int, int, int] = (12, 12, 1), classes: int = 4, seed: int = 1
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
-    """Noise, with a bright row of pixels whose height tells the class."""
+    """Noise with a bright band of rows whose position is the class."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, rows).astype(np.int32)
     images = rng.integers(0, 60, (rows, *shape)).astype(np.uint8)
@@ -32,7 +32,7 @@ def write_table(
     classes: int = 4,
     learnable: bool = True,
 ) -> Table:
-    """A table with rows for each split, written without Spark. If not learnable, labels have nothing to do with images."""
+    """A table with `rows` per split, written without Spark. If not learnable, labels are independent of images."""
     splits = {}
     for number, (split, count) in enumerate(rows.items()):
         images, labels = images_and_labels(count, shape, classes, seed=number)
@@ -48,8 +48,8 @@ def write_table(
                 "label": pa.array(labels[chunk], pa.int32()),
             }
             pq.write_table(pa.table(columns), folder / path)
-            found = fingerprint(folder / path)
-            files.append(TableFile(path=path, rows=len(labels[chunk]), num_bytes=found.num_bytes, sha256=found.sha256))
+            content = fingerprint(folder / path)
+            files.append(TableFile(path=path, rows=len(labels[chunk]), num_bytes=content.num_bytes, sha256=content.sha256))
         per_label = tuple(np.bincount(labels, minlength=classes).tolist())
         splits[split] = SplitSummary(rows=count, rows_per_label=per_label, files=tuple(files))
     manifest = TableManifest(
@@ -72,7 +72,7 @@ def write_table(
 
 
 def write_libsvm(path: Path, rows: int, shape: tuple[int, int, int] = (12, 12, 1), classes: int = 4, seed: int = 1) -> None:
-    """The same images as libsvm text, zeros left out."""
+    """The same images as libsvm text, with zeros omitted."""
     images, labels = images_and_labels(rows, shape, classes, seed)
     with path.open("w") as file:
         for image, label in zip(images.reshape(rows, -1), labels, strict=True):

@@ -5,9 +5,6 @@ cluster (`guest_cluster`), whose Python has the submitted wheel and not this che
 """
 
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 import urllib.parse
@@ -16,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from databricks.bundles.jobs import Job, Task
+from support.task_cluster import TaskCluster
 
 _CODES = {500: "INTERNAL_ERROR", 502: "BAD_GATEWAY", 503: "TEMPORARILY_UNAVAILABLE", 504: "GATEWAY_TIMEOUT"}
 TOKEN = "dapi-of-the-stub"
@@ -26,48 +24,6 @@ class Refused(Exception):
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
         self.status, self.code = status, code
-
-
-class Cluster:
-    """Runs the tasks. `/Workspace` in their parameters becomes the stub's folder of workspace files, as if it were mounted."""
-
-    def __init__(self, stub: "Workspace", settings: dict[str, Any], libraries: list[dict[str, str]]) -> None:
-        python = _clean_python(stub.home / "cluster", [stub.local(library["whl"]) for library in libraries])
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(stub.home),
-            "JAVA_HOME": os.environ["JAVA_HOME"],
-            "PYSPARK_PYTHON": str(python),
-            "SPARK_LOCAL_IP": "127.0.0.1",
-            "DATABRICKS_RUNTIME_VERSION": settings["spark_version"].partition(".x")[0],
-            **settings.get("spark_env_vars", {}),
-            **stub.cluster_environment,
-        }
-        program = Path(__file__).parent / "guest_cluster.py"
-        self._log = (stub.home / "cluster.log").open("w")
-        self._process = subprocess.Popen(
-            [str(python), "-I", str(program), json.dumps(settings.get("spark_conf", {}))],
-            env=environment,
-            cwd=stub.home,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-        )
-
-    def run(self, file: Path, parameters: list[str], log: Path) -> str:
-        """Run one task. Returns the reason of its failure; empty on success."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"file": str(file), "parameters": parameters, "log": str(log)}) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        return json.loads(answer)["error"] if answer else "The Python process exited; a task must not end it"
-
-    def end(self) -> None:
-        self._process.kill()
-        self._process.wait(30)
-        self._log.close()
 
 
 class Workspace:
@@ -245,7 +201,8 @@ class Workspace:
                 part["state"] = {"life_cycle_state": "TERMINATED", "result_state": "CANCELED", "state_message": "Run cancelled."}
             return
         run["state"] = {"life_cycle_state": "RUNNING"}
-        cluster = Cluster(self, tasks[0]["new_cluster"], tasks[0]["libraries"])
+        wheels = [self.local(library["whl"]) for library in tasks[0]["libraries"]]
+        cluster = TaskCluster(self.home, tasks[0]["new_cluster"], wheels, self.cluster_environment)
         results = {}
         try:
             for task, task_run in zip(tasks, run["tasks"], strict=True):
@@ -261,11 +218,12 @@ class Workspace:
         result = "SUCCESS" if set(results.values()) == {"SUCCESS"} else "FAILED"
         run["state"] = {"life_cycle_state": "TERMINATED", "result_state": result, "state_message": ""}
 
-    def _run_task(self, cluster: Cluster, task: dict[str, Any], run_id: int, parameters: dict[str, str]) -> str:
+    def _run_task(self, cluster: TaskCluster, task: dict[str, Any], run_id: int, parameters: dict[str, str]) -> str:
         arguments = []
         for text in task["spark_python_task"]["parameters"]:
             for name, value in parameters.items():
                 text = text.replace("{{job.parameters." + name + "}}", value)
+            # As if the workspace's files were mounted at /Workspace.
             arguments.append(text.replace("/Workspace/", f"{self.home}/Workspace/"))
         log = self.home / f"task-{run_id}.log"
         error = cluster.run(self.local(task["spark_python_task"]["python_file"]), arguments, log)
@@ -291,15 +249,3 @@ def _fields(content_type: str, body: bytes) -> dict[str, Any]:
         content = content.removesuffix(b"\r\n")
         fields[name] = content if name == "content" else content.decode()
     return fields
-
-
-def _clean_python(folder: Path, wheels: list[Path]) -> Path:
-    """A Python with this one's packages, and with these wheels in place of the checkout."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=60)
-    (packages,) = folder.glob("lib/python3.*/site-packages")
-    # Python does not process .pth files in a folder added this way, so the checkout's own is not read.
-    (packages / "runtime.pth").write_text(str(Path(sys.executable).parents[1] / packages.relative_to(folder)))
-    python = folder / "bin/python"
-    install = [str(Path(sys.executable).parent / "uv"), "pip", "install", "--quiet", "--no-deps", "--offline"]
-    subprocess.run([*install, "--python", str(python), *map(str, wheels)], check=True, timeout=60)
-    return python

@@ -11,7 +11,7 @@ def network(rate, policy="float32", **settings):
     return keras.Model(inputs, layers.Dropout(rate, seed=1, dtype=policy, name="dropout", **settings)(inputs))
 
 
-def changed(rate, policy="float32"):
+def with_byte_dropout(rate, policy="float32"):
     model = network(rate, policy)
     assert use_byte_dropout(model) == ["dropout"]
     return model
@@ -23,9 +23,9 @@ def dropped(model, batch):
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("rate", [0.25, 0.5, 0.75, 0.3, 0.001, 0.999])
-def test_the_rate_is_dropped_and_what_stays_makes_up_for_it(rate, policy):
-    # 150 values an image: a number of words with a part of one left over.
-    values = dropped(changed(rate, policy), 2001)
+def test_values_are_dropped_at_the_rate_and_the_others_scaled_up(rate, policy):
+    # 150 values per image, which do not fill whole words.
+    values = dropped(with_byte_dropout(rate, policy), 2001)
     count = values.size
     kept = values[values != 0]
     assert abs((count - kept.size) / count - rate) < 5 * np.sqrt(rate * (1 - rate) / count)
@@ -34,15 +34,15 @@ def test_the_rate_is_dropped_and_what_stays_makes_up_for_it(rate, policy):
     assert np.unique(kept).size == 1
 
 
-def test_values_of_a_word_and_of_neighbours_are_independent():
-    kept = dropped(changed(0.5), 2000).reshape(-1) != 0
+def test_values_within_a_word_and_in_adjacent_words_are_independent():
+    kept = dropped(with_byte_dropout(0.5), 2000).reshape(-1) != 0
     for distance in (1, 2, 3, 4, 50, 150):
         same = np.mean(kept[distance:] == kept[:-distance])
         assert abs(same - 0.5) < 5 * 0.5 / np.sqrt(kept.size)
 
 
-def test_a_seed_and_a_count_of_calls_give_the_same_again():
-    model = changed(0.5)
+def test_the_same_seed_and_count_of_calls_give_the_same_values():
+    model = with_byte_dropout(0.5)
     state = model.get_layer("dropout").seed_generator.state
     state.assign([7, 0])
     first, second = dropped(model, 4), dropped(model, 4)
@@ -55,12 +55,12 @@ def test_a_seed_and_a_count_of_calls_give_the_same_again():
 
 
 def test_nothing_is_dropped_outside_training():
-    model = changed(0.5)
+    model = with_byte_dropout(0.5)
     values = np.random.default_rng(2).normal(size=(3, 50, 3)).astype(np.float32)
     np.testing.assert_array_equal(model(values, training=False), values)
 
 
-def test_layers_that_draw_for_whole_rows_or_not_at_all_are_left_to_keras():
+def test_layers_with_a_noise_shape_or_a_rate_of_zero_are_left_to_keras():
     for model in (network(0.5, noise_shape=(None, 1, 3)), network(0.0)):
         assert use_byte_dropout(model) == []
         assert not any(isinstance(layer, ByteDropout) for layer in model.layers)

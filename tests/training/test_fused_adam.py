@@ -15,7 +15,7 @@ OPTIMIZERS = {
 
 
 def state_after(optimizer, gradients_of_steps):
-    """Weights and moments, and the operations of a step's graph."""
+    """Weights and optimizer variables after all steps, and the operation types in a step's graph."""
     random = np.random.default_rng(1)
     weights = [keras.Variable(random.normal(size=shape).astype(np.float32)) for shape in SHAPES]
     optimizer.build(weights)
@@ -33,10 +33,10 @@ def state_after(optimizer, gradients_of_steps):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_fused_update_is_that_of_keras(name):
+def test_the_fused_update_equals_that_of_keras(name):
     kind, settings = OPTIMIZERS[name]
     random = np.random.default_rng(2)
-    # From gradients that epsilon drowns to long ones.
+    # From gradients much smaller than epsilon to large ones.
     gradients = [
         [random.normal(scale=10.0 ** (step % 13 - 9), size=shape).astype(np.float32) for shape in SHAPES] for step in range(60)
     ]
@@ -45,9 +45,9 @@ def test_the_fused_update_is_that_of_keras(name):
     assert operations.count("ResourceApplyAdam") == (0 if name == "amsgrad" else len(SHAPES))
     assert "ResourceApplyAdam" not in plain
     assert len(found) == len(expected)
-    for mine, keras_own in zip(found, expected, strict=True):
-        # 1 - 0.999 in float32, which TensorFlow computes, is 1.3e-5 less than 0.001.
-        np.testing.assert_allclose(mine, keras_own, rtol=2e-5, atol=1e-6 * np.abs(keras_own).max())
+    for fused, unfused in zip(found, expected, strict=True):
+        # TensorFlow computes 1 - 0.999 in float32, which differs from 0.001 by a fraction of 1.3e-5.
+        np.testing.assert_allclose(fused, unfused, rtol=2e-5, atol=1e-6 * np.abs(unfused).max())
 
 
 def test_sparse_gradients_are_left_to_keras():

@@ -1,4 +1,4 @@
-"""float16 and its scaled loss, where gradients overflow."""
+"""Loss scaling for float16 when gradients overflow."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ from pipelines.train.optim.schedule import PlannedLearningRate, plan_learning_ra
 
 pytestmark = pytest.mark.usefixtures("horovod")
 
-BEGINNING = 2.0**15
+INITIAL_SCALE = 2.0**15
 
 
 @pytest.fixture
@@ -28,24 +28,24 @@ def model():
 
 
 def stepped(model, gradient):
-    """The weight, and the scale, after a step with a gradient that was scaled."""
+    """The weight and the scale after a step with a scaled gradient."""
     tf.function(lambda: model.optimizer.apply([tf.constant([[gradient]])], model.trainable_variables))()
     return float(model.get_weights()[0][0, 0]), float(model.optimizer.dynamic_scale.numpy())
 
 
-def test_the_scale_is_taken_out_before_a_gradient_is_clipped(model):
-    assert stepped(model, 1.0 * BEGINNING) == pytest.approx((-0.1, BEGINNING))
-    assert stepped(model, 9.0 * BEGINNING) == pytest.approx((-0.3, BEGINNING))
+def test_gradients_are_unscaled_before_they_are_clipped(model):
+    assert stepped(model, 1.0 * INITIAL_SCALE) == pytest.approx((-0.1, INITIAL_SCALE))
+    assert stepped(model, 9.0 * INITIAL_SCALE) == pytest.approx((-0.3, INITIAL_SCALE))
 
 
-def test_a_step_that_overflows_changes_no_weight_counts_for_nothing_and_halves_the_scale(model):
-    assert stepped(model, np.inf) == (0.0, BEGINNING / 2)
+def test_a_step_that_overflows_changes_no_weight_is_not_counted_and_halves_the_scale(model):
+    assert stepped(model, np.inf) == (0.0, INITIAL_SCALE / 2)
     assert optimizer_steps(model) == 0
-    assert stepped(model, BEGINNING / 2) == pytest.approx((-0.1, BEGINNING / 2))
+    assert stepped(model, INITIAL_SCALE / 2) == pytest.approx((-0.1, INITIAL_SCALE / 2))
     assert optimizer_steps(model) == 1
 
 
-def test_a_loss_that_no_scale_helps_ends_the_training(model):
+def test_a_loss_that_is_not_finite_at_any_scale_ends_the_training(model):
     for _ in range(25):
         stepped(model, np.nan)
     with pytest.raises(tf.errors.InvalidArgumentError, match=NOT_FINITE):

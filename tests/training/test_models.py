@@ -15,15 +15,17 @@ from pipelines.train.custom_loss import with_custom_loss
 
 MNIST = ImageSpec(shape=(28, 28, 1), dtype="uint8", value_range=(0.0, 255.0))
 DILATED = [f"dilated_{rate}" for rate in dilated.RATES]
-# As the course counts them.
+# Numbers given in the course.
 COURSE = {"mlp": 16_175, "convnet": 149_010, "convnet_two": 126_490, "convnet_dropout": 600_810}
 
 
 @pytest.mark.parametrize("name", registry.NETWORKS)
-def test_every_network_has_the_parameters_that_its_page_says_and_the_courses_those_of_the_course(name):
-    found = registry.build(name, MNIST, 10).count_params()
-    assert f"\n{found:,} parameters for 28 x 28 x 1 and ten classes" in importlib.import_module(registry.NETWORKS[name]).__doc__
-    assert found == COURSE.get(name, found)
+def test_every_network_has_the_documented_number_of_parameters(name):
+    parameters = registry.build(name, MNIST, 10).count_params()
+    assert (
+        f"\n{parameters:,} parameters for 28 x 28 x 1 and ten classes" in importlib.import_module(registry.NETWORKS[name]).__doc__
+    )
+    assert parameters == COURSE.get(name, parameters)
 
 
 @pytest.mark.parametrize("name", registry.NETWORKS)
@@ -45,7 +47,7 @@ def test_every_network_halves_its_loss_in_a_few_steps(name):
 
 @pytest.mark.parametrize("name", registry.NETWORKS)
 @pytest.mark.parametrize(("shape", "classes"), [((32, 32, 3), 7), ((9, 12, 1), 2), ((8, 8, 1), 10)])
-def test_every_network_takes_any_shape_and_number_of_classes_and_gives_float32_probabilities(name, shape, classes):
+def test_every_network_accepts_any_shape_and_number_of_classes_and_outputs_float32_probabilities(name, shape, classes):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         model = registry.build(name, ImageSpec(shape=shape, dtype="float32", value_range=(-1.0, 1.0)), classes)
@@ -58,7 +60,7 @@ def test_every_network_takes_any_shape_and_number_of_classes_and_gives_float32_p
     assert {weight.dtype for weight in model.weights} == {"float32"}
 
 
-def test_every_saved_network_loads_and_answers_the_same_where_there_is_no_convoy(tmp_path):
+def test_every_saved_network_loads_and_predicts_the_same_without_convoy(tmp_path):
     images, _ = images_and_labels(3, (16, 16, 1))
     np.save(tmp_path / "images.npy", images.astype(np.float32))
     for name in registry.NETWORKS:
@@ -72,19 +74,19 @@ def test_every_saved_network_loads_and_answers_the_same_where_there_is_no_convoy
         "    answers = keras.models.load_model(f'{name}.keras')(np.load('images.npy'))\n"
         "    np.testing.assert_allclose(answers, np.load(f'{name}.npy'), rtol=1e-4, atol=1e-6)\n"
     )
-    # Isolated, so that the checkout is not on the path either.
+    # Isolated mode, so that the checkout is not on the path either.
     command = [sys.executable, "-I", "-c", script, *registry.NETWORKS]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_the_margin_loss_is_that_of_the_paper():
+def test_the_margin_loss_equals_that_of_the_paper():
     lengths = np.array([[0.95, 0.3, 0.05], [0.2, 0.5, 0.1]], np.float32)
     # 0.5 (0.3 - 0.1)^2, and (0.9 - 0.1)^2 + 0.5 ((0.2 - 0.1)^2 + (0.5 - 0.1)^2).
     assert float(capsnet.margin_loss(np.array([0, 2]), lengths)) == pytest.approx((0.02 + 0.725) / 2, rel=1e-5)
 
 
-def test_a_network_with_a_loss_of_its_own_is_trained_by_it_and_answers_probabilities():
+def test_a_network_with_a_custom_loss_is_trained_with_it_and_outputs_probabilities():
     keras.utils.set_random_seed(1)
     network = registry.build("capsnet", ImageSpec(shape=(8, 8, 1), dtype="uint8", value_range=(0.0, 255.0)), 4)
     model = with_custom_loss(network, capsnet.LOSS)
@@ -100,19 +102,19 @@ def test_a_network_with_a_loss_of_its_own_is_trained_by_it_and_answers_probabili
     assert all((now != then).any() for now, then in zip(network.get_weights(), before, strict=True))
 
 
-def test_only_networks_whose_loss_is_their_own_refuse_label_smoothing_and_say_why():
+def test_only_networks_with_a_custom_loss_reject_label_smoothing_with_the_reason():
     assert {name for name in registry.NETWORKS if registry.custom_loss(name) is not None} == set(registry.CUSTOM_LOSSES)
     registry.check("convnet", label_smoothing=0.1)
     with pytest.raises(ConfigError, match=r"training\.label_smoothing=0\.1: must be 0 with model\.name=capsnet, .* margin loss"):
         registry.check("capsnet", label_smoothing=0.1)
 
 
-def test_the_dropout_network_drops_what_the_course_drops():
+def test_the_dropout_network_has_the_rates_of_the_course():
     model = registry.build("convnet_dropout", MNIST, 10)
     assert [model.get_layer(name).rate for name in ("dropout_1", "dropout_2")] == [0.75, 0.5]
 
 
-def test_dilated_kernels_see_as_far_as_one_larger_dense_kernel():
+def test_dilated_kernels_have_the_receptive_field_of_one_larger_dense_kernel():
     keras.utils.set_random_seed(1)
     network = registry.build("dilated", MNIST, 10)
     pooled = keras.Input((31, 31, 16))
@@ -128,7 +130,7 @@ def test_dilated_kernels_see_as_far_as_one_larger_dense_kernel():
 
 
 def receptive_field(model):
-    """Where the answer in the middle of a field of noise depends on the input, [height, width] bool."""
+    """Which pixels of a noise image affect the output at the center, [height, width] bool."""
     images = np.random.default_rng(1).normal(size=(1, 31, 31, 16)).astype(np.float32)
     with tf.GradientTape() as tape:
         inputs = tf.constant(images)
@@ -138,7 +140,7 @@ def receptive_field(model):
 
 
 @pytest.mark.parametrize("name", sorted(set(registry.NETWORKS) - {"mlp", "mlp_three", "mlp_wide"}))
-def test_an_image_too_small_for_the_network_is_refused_with_its_shape(name):
+def test_an_image_too_small_for_the_network_is_rejected_with_its_shape(name):
     with pytest.raises(ConfigError, match=rf"model\.name={name}: cannot be built for images of \(1, 2, 1\)") as caught:
         registry.build(name, ImageSpec(shape=(1, 2, 1), dtype="uint8", value_range=(0.0, 255.0)), 10)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""What each setting of the recipe does to a training of one worker, in this process."""
+"""The effect of each training setting on one worker, in this process."""
 
 import keras
 import mlflow
@@ -26,10 +26,10 @@ from pipelines.train.worker import train
 
 pytestmark = pytest.mark.usefixtures("horovod")
 
-# Losses of the code before there were recipes. What is left out of a recipe must not change a number.
+# Losses from before these settings existed. Settings that are left out must not change a number.
 KNOWN = {
     ("model.name=convnet_dropout", "training.custom_kernels=false"): ([1.0374908, 0.1618788], [0.34624096, 0.00131848]),
-    # Its dropout draws other numbers, as with another seed.
+    # Byte dropout draws other random numbers, as with another seed.
     ("model.name=convnet_dropout",): ([0.9968690, 0.1467900], [0.2984710, 0.0010330]),
     (
         "model.name=convnet_batchnorm",
@@ -66,7 +66,7 @@ def trained(table, folder, *settings, start=None):
 
 
 @pytest.mark.parametrize("settings", KNOWN, ids=["dropout-keras", "dropout", "batchnorm-adamw", "momentum"])
-def test_recipes_that_use_nothing_new_train_as_they_always_did(table, tmp_path, settings):
+def test_settings_that_are_left_out_do_not_change_the_losses(table, tmp_path, settings):
     _, _, epochs = trained(table, tmp_path, *settings)
     for kind, known in zip(("train/loss", "validation/loss"), KNOWN[settings], strict=True):
         np.testing.assert_allclose([metrics[kind] for metrics in epochs], known, rtol=2e-3)
@@ -86,20 +86,19 @@ def one_weight(value, **settings):
 
 def stepped(model, optimizer, *gradients):
     """The weight after each step."""
-    found = []
+    weights = []
     for gradient in gradients:
         optimizer.apply([tf.constant([[gradient]])], model.trainable_variables)
-        found.append(float(model.get_weights()[0][0, 0]))
-    return found
+        weights.append(float(model.get_weights()[0][0, 0]))
+    return weights
 
 
-def test_sgd_with_momentum_looks_ahead_as_nesterov_does():
+def test_sgd_with_momentum_uses_nesterovs_form():
     # Velocity v = 0.9 v - 0.1 g; weight += 0.9 v - 0.1 g.
     assert stepped(*one_weight(1.0, optimizer="sgd", momentum=0.9), 1.0, 1.0) == pytest.approx([0.81, 0.539])
 
 
-# Keras 3.2, which Databricks Runtime 15.4 has, has no LAMB: see `test_an_optimizer_that_this_keras_lacks_is_one_clear_line`.
-# Only the Keras of Databricks Runtime 15.4 LTS ML may lack it; anywhere else that is a failure.
+# Only Keras 3.2, of Databricks Runtime 15.4 LTS ML, may lack LAMB (`test_an_optimizer_that_this_keras_lacks_is_one_clear_line`).
 HAS_LAMB = not keras.__version__.startswith("3.2.")
 
 
@@ -122,7 +121,7 @@ def test_an_optimizer_that_this_keras_lacks_is_one_clear_line(monkeypatch):
         one_weight(1.0, optimizer="lamb")
 
 
-def test_a_gradient_is_clipped_by_the_length_of_all_of_it_and_only_when_it_is_longer():
+def test_gradients_are_clipped_by_their_global_norm_only_if_it_is_larger():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     optimizer = with_gradient_checks(keras.optimizers.SGD, clip_norm=1.0)(1.0)
     model.set_weights([np.zeros((2, 1), np.float32), np.zeros(1, np.float32)])
@@ -133,12 +132,12 @@ def test_a_gradient_is_clipped_by_the_length_of_all_of_it_and_only_when_it_is_lo
     assert model.get_weights()[1][0] == pytest.approx(-6 / 7 - 0.5)
 
 
-def test_what_is_clipped_is_the_mean_over_ranks(monkeypatch):
+def test_the_mean_over_ranks_is_clipped(monkeypatch):
     monkeypatch.setattr(distributed, "allreduce_mean", lambda gradients, compression: [gradient / 10 for gradient in gradients])
     assert stepped(*one_weight(0.0, optimizer="sgd", clip_norm=1.0), 5.0, 20.0) == pytest.approx([-0.05, -0.15])
 
 
-def test_the_average_forgets_the_beginning_and_then_decays_as_configured():
+def test_the_average_warms_up_and_then_decays_as_configured():
     model, optimizer = one_weight(1.0, optimizer="sgd", average_decay=0.5)
     weights = stepped(model, optimizer, *[1.0] * 30)
     expected = 0.0
@@ -149,21 +148,21 @@ def test_the_average_forgets_the_beginning_and_then_decays_as_configured():
     assert expected == pytest.approx(weights[-1] + 0.1, abs=1e-3)
 
 
-def test_with_an_average_validation_checkpoints_and_the_tested_network_are_of_the_averaged_weights(table, tmp_path):
+def test_with_ema_validation_and_test_use_averaged_weights_and_checkpoints_keep_both(table, tmp_path):
     plain, _, plain_epochs = trained(table, tmp_path / "plain")
     model, result, epochs = trained(table, tmp_path / "averaged", "training.average_decay=0.95")
-    # The training itself is the same.
+    # Training itself is unchanged.
     assert [metrics["train/loss"] for metrics in epochs] == [metrics["train/loss"] for metrics in plain_epochs]
     arrays = store.read_arrays(store.newest(tmp_path / "averaged"))
     stored = [arrays[name] for name in sorted(arrays) if name.startswith("weights/")]
     for raw, expected in zip(stored, plain.get_weights(), strict=True):
         np.testing.assert_array_equal(raw, expected)
     averages = [arrays[name] for name in sorted(arrays) if name.startswith("optimizer/")][-len(stored) :]
-    # Statistics of batch normalization are among them.
+    # Including the statistics of batch normalization.
     assert len(averages) == len(model.get_weights())
-    for average, found, raw in zip(averages, model.get_weights(), stored, strict=True):
-        np.testing.assert_array_equal(found, average)
-        assert (found != raw).any()
+    for average, weight, raw in zip(averages, model.get_weights(), stored, strict=True):
+        np.testing.assert_array_equal(weight, average)
+        assert (weight != raw).any()
     images, labels = images_and_labels(101, seed=1)
     probabilities = model.predict(images.astype(np.float32), verbose=0)
     loss = -np.log(probabilities[np.arange(101), labels]).mean()
@@ -185,7 +184,7 @@ def test_early_stopping_keeps_the_averaged_weights_of_the_best_epoch(tmp_path):
     assert loss == pytest.approx(min(metrics["validation/loss"] for metrics in epochs), rel=1e-3)
 
 
-def test_resumed_inside_an_epoch_a_whole_recipe_ends_with_the_same_weights(table, tmp_path):
+def test_with_all_settings_a_training_resumed_inside_an_epoch_ends_with_the_same_weights(table, tmp_path):
     settings = (
         "training.epochs=3",
         "training.optimizer=adamw",
@@ -205,7 +204,7 @@ def test_resumed_inside_an_epoch_a_whole_recipe_ends_with_the_same_weights(table
     assert [w.tobytes() for w in resumed.get_weights()] == [w.tobytes() for w in whole.get_weights()]
     assert again.test == result.test
     without = tuple(setting for setting in settings if "average" not in setting)
-    with pytest.raises(CheckpointError, match="kind of average it was written with") as caught:
+    with pytest.raises(CheckpointError, match="weight averaging it was written with") as caught:
         trained(table, tmp_path / "broken", *without, start=start)
     assert "\n" not in str(caught.value)
 
@@ -221,7 +220,7 @@ def test_resumed_inside_an_epoch_a_whole_recipe_ends_with_the_same_weights(table
         ("augment_flip=true", False),
     ],
 )
-def test_examples_are_kept_as_the_network_saw_them(table, tmp_path, setting, all_changed):
+def test_examples_are_saved_as_the_network_saw_them(table, tmp_path, setting, all_changed):
     trained(table, tmp_path, f"training.{setting}", "model.name=mlp", "training.epochs=1")
     examples = figure_data.load(tmp_path, figure_data.EXAMPLES)
     rows = images_and_labels(640, seed=0)[0]
@@ -230,27 +229,27 @@ def test_examples_are_kept_as_the_network_saw_them(table, tmp_path, setting, all
     assert all(unlike_all_rows) if all_changed else 0 < sum(unlike_all_rows) < len(unlike_all_rows)
 
 
-def test_views_are_shifts_by_a_pixel_and_the_answer_their_mean():
+def test_views_are_shifts_by_a_pixel_and_the_output_is_their_mean():
     spec = ImageSpec(shape=(6, 7, 2), dtype="uint8", value_range=(0.0, 255.0))
     inputs = keras.Input((6, 7, 2))
     model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(inputs)))
     images = np.random.default_rng(0).random((4, 6, 7, 2)).astype(np.float32)
-    bordered = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
     assert average_over_views(model, spec, 1) is model
     cross = [(1, 1), (0, 1), (2, 1), (1, 0), (1, 2)]
     for views, corners in ((5, cross), (9, [*cross, (0, 0), (0, 2), (2, 0), (2, 2)])):
-        answers = [model(bordered[:, top : top + 6, left : left + 7]).numpy() for top, left in corners]
-        np.testing.assert_allclose(average_over_views(model, spec, views)(images), np.mean(answers, axis=0), atol=1e-6)
+        outputs = [model(padded[:, top : top + 6, left : left + 7]).numpy() for top, left in corners]
+        np.testing.assert_allclose(average_over_views(model, spec, views)(images), np.mean(outputs, axis=0), atol=1e-6)
 
 
-def test_with_views_the_saved_model_predicts_what_is_reported_and_the_single_view_is_told_apart(table, tmp_path):
+def test_with_views_the_saved_model_scores_as_reported_and_the_single_view_is_reported_separately(table, tmp_path):
     model, result, _ = trained(table, tmp_path, "training.test_views=5", "training.epochs=1", "training.base_learning_rate=0.003")
     images, labels = images_and_labels(103, seed=2)
     tracked_model.save(model, tmp_path / "model", table.manifest, images[:3])
-    answers = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(images.astype(np.float32))
-    assert np.mean(answers.argmax(1) == labels) == pytest.approx(result.test.accuracy)
-    assert -np.log(answers[np.arange(103), labels]).mean() == pytest.approx(result.test.loss, rel=1e-3)
-    np.testing.assert_allclose(figure_data.load_predictions(tmp_path).probabilities, answers, atol=1e-5)
+    predictions = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(images.astype(np.float32))
+    assert np.mean(predictions.argmax(1) == labels) == pytest.approx(result.test.accuracy)
+    assert -np.log(predictions[np.arange(103), labels]).mean() == pytest.approx(result.test.loss, rel=1e-3)
+    np.testing.assert_allclose(figure_data.load_predictions(tmp_path).probabilities, predictions, atol=1e-5)
     inner = next(layer for layer in model.layers if isinstance(layer, keras.Model))
     alone = inner.predict(images.astype(np.float32), verbose=0)
     assert np.mean(alone.argmax(1) == labels) == pytest.approx(result.single_view_accuracy)

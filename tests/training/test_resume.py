@@ -1,4 +1,4 @@
-"""Checkpoints of one worker, in this process, which computes in one thread."""
+"""Checkpoints and resumption of one worker, in this process."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def weights(model):
 
 
 def metrics(folder):
-    """The last report of each epoch, without times."""
+    """Metrics of each epoch from its last report, without times."""
     timed = ("epoch_seconds", "rows_per_second")
     return {
         event.values.epoch: {k: v for k, v in event.values.metrics.items() if k not in timed}
@@ -68,27 +68,27 @@ def metrics(folder):
     ],
     ids=["dropout", "batchnorm-momentum", "streamed", "steps-per-execution"],
 )
-def test_resumed_inside_an_epoch_the_weights_and_metrics_are_those_of_an_undisturbed_training(table, tmp_path, settings):
+def test_resumed_inside_an_epoch_weights_and_metrics_equal_those_of_an_uninterrupted_training(table, tmp_path, settings):
     whole, result = run(tmp_path / "whole", table, settings)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(progress, "stop_requested", lambda: progress.now().activity == "epoch 3, step 10")
         with pytest.raises(progress.Stopped):
             run(tmp_path / "broken", table, settings)
-    found = store.newest(tmp_path / "broken")
-    assert found.state.position == "epoch 2, step 9"
-    resumed, again = run(tmp_path / "broken", table, settings, found.path)
+    checkpoint = store.newest(tmp_path / "broken")
+    assert checkpoint.state.position == "epoch 2, step 9"
+    resumed, again = run(tmp_path / "broken", table, settings, checkpoint.path)
     assert weights(resumed) == weights(whole)
     assert again.weights_sha256 == result.weights_sha256
     assert (again.epochs, again.best_epoch, again.test) == (result.epochs, result.best_epoch, result.test)
     expected, found_metrics = metrics(tmp_path / "whole"), metrics(tmp_path / "broken")
-    # The training metrics of the epoch that was broken off are those of what was left of it.
+    # The interrupted epoch has training metrics of the rest of it only.
     assert {epoch: values for epoch, values in found_metrics.items() if epoch != 3} == {
         epoch: values for epoch, values in expected.items() if epoch != 3
     }
     assert found_metrics[3]["validation/loss"] == expected[3]["validation/loss"]
 
 
-def test_a_stop_that_comes_with_the_last_step_of_an_epoch_is_one_after_that_epoch(table, tmp_path, monkeypatch):
+def test_a_stop_during_the_last_step_of_an_epoch_takes_effect_after_the_epoch(table, tmp_path, monkeypatch):
     whole, _ = run(tmp_path / "whole", table, ())
     seen = []
 
@@ -97,7 +97,7 @@ def test_a_stop_that_comes_with_the_last_step_of_an_epoch_is_one_after_that_epoc
             seen.append(True)
         return bool(seen)
 
-    # The order arrives with the mark of the last step, and holds from then on.
+    # The request arrives when the last step is marked, and stays set.
     monkeypatch.setattr(progress, "mark", lambda activity, mark=progress.mark: (mark(activity), stop_requested()))
     monkeypatch.setattr(progress, "stop_requested", stop_requested)
     with pytest.raises(progress.Stopped):
@@ -110,11 +110,11 @@ def test_a_stop_that_comes_with_the_last_step_of_an_epoch_is_one_after_that_epoc
     assert metrics(tmp_path / "broken") == metrics(tmp_path / "whole")
 
 
-def test_epochs_of_the_checkpoint_that_the_spool_lacks_are_told_again(table, tmp_path):
+def test_epochs_of_the_checkpoint_that_the_spool_lacks_are_reported_again(table, tmp_path):
     run(tmp_path, table, ("training.epochs=2",))
     whole = metrics(tmp_path)
     spool = tmp_path / "spool" / "rank-0.jsonl"
-    # As when the node was lost before the last second of its spool was copied.
+    # As if the node was lost before the last second of its spool was copied.
     spool.write_text("".join(line for line in spool.read_text().splitlines(keepends=True) if '"epoch": 2' not in line))
     assert metrics(tmp_path).keys() == {1}
     run(tmp_path, table, ("training.epochs=2",), store.newest(tmp_path).path)
@@ -122,7 +122,7 @@ def test_epochs_of_the_checkpoint_that_the_spool_lacks_are_told_again(table, tmp
     assert [event.values.epoch for event in SpoolReader(tmp_path / "spool").new_events() if event.kind == "epoch"] == [1, 2]
 
 
-def test_resumed_between_epochs_everything_is_as_if_undisturbed_and_only_the_last_checkpoints_stay(table, tmp_path):
+def test_resumed_between_epochs_a_training_equals_an_uninterrupted_one_and_only_the_last_checkpoints_are_kept(table, tmp_path):
     settings = ("checkpoint.keep=2",)
     whole, _ = run(tmp_path / "whole", table, settings)
     assert [path.name[:12] for path in store.available(tmp_path / "whole")] == ["epoch-000004", "epoch-000003"]
@@ -130,7 +130,7 @@ def test_resumed_between_epochs_everything_is_as_if_undisturbed_and_only_the_las
     assert len(store.verify(third).state.history) == 3
     resumed, _ = run(tmp_path / "again", table, settings, third)
     assert weights(resumed) == weights(whole)
-    # In a folder of its own the first three, which its spool lacks, are told as the checkpoint has them.
+    # The new folder's spool lacks the first three epochs, which are reported from the checkpoint.
     assert metrics(tmp_path / "again") == metrics(tmp_path / "whole")
 
 
@@ -141,7 +141,7 @@ def test_an_epoch_has_the_planned_number_of_steps_whatever_the_steps_per_executi
         assert int(arrays["optimizer/0000"]) == 2 * STEPS
 
 
-def test_the_best_weights_survive_and_an_early_stop_stays_decided(tmp_path):
+def test_the_best_weights_and_the_decision_to_stop_early_survive(tmp_path):
     table = write_table(tmp_path / "table", {"train": 640, "validation": 101, "test": 103}, learnable=False)
     settings = ("training.epochs=40", "training.early_stopping_patience=2", "model.name=convnet", "checkpoint.keep=9")
     whole, result = run(tmp_path / "whole", table, settings)
@@ -153,19 +153,19 @@ def test_the_best_weights_survive_and_an_early_stop_stays_decided(tmp_path):
         assert weights(resumed) == weights(whole)
 
 
-def test_without_checkpoints_none_is_written_and_every_second_epoch_means_just_that(table, tmp_path):
+def test_checkpoints_are_written_at_the_configured_interval_and_never_if_it_is_zero(table, tmp_path):
     run(tmp_path / "none", table, ("checkpoint.every_epochs=0", "training.epochs=2"))
     assert not (tmp_path / "none" / "checkpoints").exists()
     run(tmp_path / "second", table, ("checkpoint.every_epochs=2", "training.epochs=3", "checkpoint.keep=9"))
-    # The last epoch always has one.
+    # The last epoch always has a checkpoint.
     assert [path.name[:12] for path in store.available(tmp_path / "second")] == ["epoch-000003", "epoch-000002"]
 
 
-def test_another_network_or_optimizer_is_refused_in_one_line(table, tmp_path):
+def test_another_network_or_optimizer_is_rejected_in_one_line(table, tmp_path):
     run(tmp_path, table, ("training.epochs=1",))
     start = store.newest(tmp_path).path
     for setting, part in (("model.name=convnet", "weights"), ("training.optimizer=sgd", "optimizer")):
-        with pytest.raises(CheckpointError, match=rf"the checkpoint's {part} are not those of convnet") as caught:
+        with pytest.raises(CheckpointError, match=rf"the checkpoint's {part} do not match convnet") as caught:
             run(tmp_path, table, (setting,), start)
         assert "\n" not in str(caught.value)
 
@@ -189,7 +189,7 @@ def test_a_loss_that_is_not_finite_stops_in_its_step_and_keeps_the_last_good_che
     assert all(np.isfinite(array).all() for array in store.read_arrays(good).values())
 
 
-def test_the_step_that_is_named_is_the_one_that_failed(table, tmp_path, monkeypatch):
+def test_the_message_names_the_step_that_failed(table, tmp_path, monkeypatch):
     from pipelines.train.optim import distributed
 
     real = distributed.allreduce_mean

@@ -9,7 +9,7 @@ from keras import layers
 from pipelines.data.table.schema import ImageSpec
 from pipelines.models import registry
 from pipelines.train.kernels.sparse_batch import SparseGradients
-from pipelines.train.kernels.sparse_gradients import SparselyTrained, use_sparse_gradients
+from pipelines.train.kernels.sparse_gradients import SparseGradientConv2D, use_sparse_gradients
 from pipelines.train.kernels.sparse_kernel import Convolution
 
 MNIST = ImageSpec(shape=(28, 28, 1), dtype="uint8", value_range=(0.0, 255.0))
@@ -17,7 +17,7 @@ BATCH = 7
 
 
 def network(padding="valid", kernel=(3, 3), pool=2, rate=0.75, before="relu", policy="float32"):
-    """Two convolutions of which the second is followed by pooling and dropout."""
+    """Two convolutions, the second followed by pooling and dropout."""
     keras.utils.set_random_seed(3)
     inputs = keras.Input((13, 11, 2))
     features = layers.Conv2D(8, 3, activation=before, dtype=policy, name="first")(inputs)
@@ -30,7 +30,7 @@ def network(padding="valid", kernel=(3, 3), pool=2, rate=0.75, before="relu", po
 
 
 def gradients(model):
-    """Of all weights and of the images, after a first step that leaves dropout elsewhere."""
+    """Gradients of all weights and of the images in the second step, and the operation types in the graph."""
     random = np.random.default_rng(4)
     weights = [variable.value for variable in model.trainable_variables]
 
@@ -66,7 +66,7 @@ def threads(request, monkeypatch):
     ],
     ids=str,
 )
-def test_in_float32_gradients_are_those_of_keras(shape, threads):
+def test_in_float32_gradients_equal_those_of_keras(shape, threads):
     expected, dense = gradients(network(**shape))
     model = network(**shape)
     assert use_sparse_gradients(model, "float32") == ["second"]
@@ -74,26 +74,26 @@ def test_in_float32_gradients_are_those_of_keras(shape, threads):
     assert "PyFuncStateless" in operations
     assert "PyFuncStateless" not in dense
     assert len(found) == len(expected) == 7
-    for mine, keras_own in zip(found, expected, strict=True):
-        assert np.abs(keras_own).max() > 0
-        np.testing.assert_allclose(mine, keras_own, rtol=1e-4, atol=1e-5 * np.abs(keras_own).max())
+    for gradient, of_keras in zip(found, expected, strict=True):
+        assert np.abs(of_keras).max() > 0
+        np.testing.assert_allclose(gradient, of_keras, rtol=1e-4, atol=1e-5 * np.abs(of_keras).max())
 
 
-def test_in_bfloat16_gradients_are_no_farther_from_float32_than_those_of_keras(threads):
-    exact, _ = gradients(network())
-    keras_own, _ = gradients(network(policy="mixed_bfloat16"))
+def test_in_bfloat16_gradients_are_as_close_to_float32_as_those_of_keras(threads):
+    float32, _ = gradients(network())
+    dense, _ = gradients(network(policy="mixed_bfloat16"))
     model = network(policy="mixed_bfloat16")
     assert use_sparse_gradients(model, "bfloat16") == ["second"]
     found, _ = gradients(model)
-    for mine, theirs, right in zip(found, keras_own, exact, strict=True):
-        assert np.linalg.norm(mine - right) <= 1.1 * np.linalg.norm(theirs - right)
-        # Of the size of bfloat16's rounding, with its eight bits.
-        assert np.linalg.norm(mine - theirs) < 0.02 * np.linalg.norm(theirs)
+    for gradient, of_keras, exact in zip(found, dense, float32, strict=True):
+        assert np.linalg.norm(gradient - exact) <= 1.1 * np.linalg.norm(of_keras - exact)
+        # About the rounding error of bfloat16, with its eight bits.
+        assert np.linalg.norm(gradient - of_keras) < 0.02 * np.linalg.norm(of_keras)
 
 
 @pytest.fixture
 def small():
-    """A convolution with pooling that leaves a column out, and what it is called with; every window has two largest outputs."""
+    """A convolution whose pooling drops a row, and its arguments; every window has two maxima."""
     of = Convolution(4, 5, 2, 3, 3, 4, (2, 1))
     random = np.random.default_rng(6)
     images, weights = random.normal(size=(3, 4, 5, 2)).astype(np.float32), random.normal(size=(3, 3, 2, 4)).astype(np.float32)
@@ -112,7 +112,7 @@ def test_gradients_stop_where_relu_was_zero(small):
     assert of_weights.all()
 
 
-def test_of_several_largest_outputs_the_first_has_the_gradient(small):
+def test_the_first_of_several_maxima_has_the_gradient(small):
     of, images, outputs, pooled, of_pooled, weights = small
     of_images, _, _ = SparseGradients(of, 1)(images, outputs, pooled, of_pooled, weights)
     assert of_images[:, :3].all()
@@ -123,7 +123,7 @@ def test_of_several_largest_outputs_the_first_has_the_gradient(small):
     assert of_images[:, 1:].all()
 
 
-def test_what_is_not_a_number_is_passed_on(small):
+def test_nan_is_propagated(small):
     of, images, outputs, pooled, of_pooled, weights = small
     of_pooled[2, 0, 1, 3] = np.nan
     _, of_weights, of_biases = SparseGradients(of, 2)(images, outputs, pooled, of_pooled, weights)
@@ -132,26 +132,26 @@ def test_what_is_not_a_number_is_passed_on(small):
     np.testing.assert_array_equal(np.isnan(of_biases), [False, False, False, True])
 
 
-def test_sums_are_made_in_the_same_order_every_time(threads):
+def test_the_order_of_summation_is_the_same_every_time(threads):
     runs = []
     for _ in range(2):
         model = network(policy="mixed_bfloat16")
         use_sparse_gradients(model, "bfloat16")
         runs.append(gradients(model)[0])
     first, second = runs
-    for mine, again in zip(first, second, strict=True):
-        np.testing.assert_array_equal(mine, again)
+    for gradient, repeated in zip(first, second, strict=True):
+        np.testing.assert_array_equal(gradient, repeated)
 
 
-def test_answers_stay_as_they_are():
+def test_outputs_do_not_change():
     plain, model = network(padding="same"), network(padding="same")
     use_sparse_gradients(model, "float32")
-    assert [type(layer) for layer in model.layers].count(SparselyTrained) == 1
+    assert [type(layer) for layer in model.layers].count(SparseGradientConv2D) == 1
     images = np.random.default_rng(7).normal(size=(BATCH, 13, 11, 2)).astype(np.float32)
     np.testing.assert_allclose(model(images), plain(images), rtol=1e-6)
 
 
-def test_the_course_network_is_trained_so_and_those_without_enough_zeros_are_not():
+def test_only_networks_with_enough_zero_gradients_are_changed():
     names = {}
     for name in ("convnet", "convnet_dropout", "convnet_batchnorm", "convnet_deep", "vgg"):
         names[name] = use_sparse_gradients(registry.build(name, MNIST, 10), "float32")
@@ -165,7 +165,7 @@ def test_the_course_network_is_trained_so_and_those_without_enough_zeros_are_not
 
 
 def branched(**changes):
-    """The same two layers, with what should keep them from being changed."""
+    """The same two layers, with variations that prevent the replacement."""
     inputs = keras.Input((12, 12, 4))
     settings = {"filters": 8, "kernel_size": 3, "activation": "relu"} | changes.get("layer", {})
     features = layers.Conv2D(**settings)(inputs)
@@ -198,12 +198,12 @@ def branched(**changes):
     ],
     ids=str,
 )
-def test_layers_of_another_kind_are_left_to_keras(changes):
+def test_unsupported_layers_are_left_to_keras(changes):
     assert len(use_sparse_gradients(branched(), "float32")) == 1
     assert use_sparse_gradients(branched(**changes), "float32") == []
 
 
-def test_a_relu_that_something_else_reads_keeps_its_gradient():
+def test_a_relu_with_other_consumers_keeps_its_gradient():
     def built():
         keras.utils.set_random_seed(8)
         inputs = keras.Input((13, 11, 2))
@@ -216,8 +216,8 @@ def test_a_relu_that_something_else_reads_keeps_its_gradient():
     expected, _ = gradients(built())
     model = built()
     assert use_sparse_gradients(model, "float32") == ["second"]
-    for mine, keras_own in zip(gradients(model)[0], expected, strict=True):
-        np.testing.assert_allclose(mine, keras_own, rtol=1e-4, atol=1e-5 * np.abs(keras_own).max())
+    for gradient, of_keras in zip(gradients(model)[0], expected, strict=True):
+        np.testing.assert_allclose(gradient, of_keras, rtol=1e-4, atol=1e-5 * np.abs(of_keras).max())
 
 
 def test_float16_gpus_and_machines_without_numba_are_left_to_keras(monkeypatch, caplog):

@@ -50,7 +50,7 @@ def test_the_union_of_the_shards_is_the_table(table, workers, order_seed):
     assert len(read) == ROWS
 
 
-def test_no_row_is_lost_in_a_hundred_readings_of_small_files(table):
+def test_no_row_is_lost_in_a_hundred_reads_of_small_files(table):
     for _ in range(100):
         assert sum(len(labels) for _, labels in read_blocks(table, "train", RowRange(3, ROWS - 3))) == ROWS - 6
 
@@ -61,14 +61,14 @@ def test_more_workers_than_row_groups_each_get_their_rows(tmp_path):
     assert read == [10, 10, 10, 10]
 
 
-def test_a_table_that_a_node_does_not_see_is_said_to_be_elsewhere_not_damaged(table, tmp_path, monkeypatch):
-    monkeypatch.setattr(reader, "_SEEN_WITHIN_SECONDS", 0.1)
+def test_a_table_missing_on_a_node_is_reported_as_not_visible_instead_of_damaged(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "_VISIBLE_WITHIN_SECONDS", 0.1)
     elsewhere = Table(str(tmp_path / "elsewhere"), table.manifest)
-    with pytest.raises(DataError, match=r"has no folder .*/elsewhere, which the driver has; ingest.tables_uri must be one"):
+    with pytest.raises(DataError, match=r"has no folder .*/elsewhere, which the driver has; ingest.tables_uri must be visible"):
         list(read_blocks(elsewhere, "train", RowRange(0, 10)))
 
 
-def test_a_seed_gives_one_order_and_zero_is_a_seed(table):
+def test_a_seed_determines_the_order_and_zero_is_a_valid_seed(table):
     def order(seed):
         return [
             row for images, _ in read_blocks(table, "train", RowRange(0, ROWS), order_seed=seed) for row in fingerprints(images)
@@ -94,14 +94,14 @@ def epochs_of(table, stream, steps, batch, epochs, seed=3, first_epoch=0, rows=N
 
 
 @pytest.mark.parametrize("stream", [IN_MEMORY, STREAMED], ids=["memory", "streamed"])
-def test_an_epoch_holds_every_row_at_most_once_and_all_but_the_last_partial_batch(table, stream):
+def test_an_epoch_contains_every_row_at_most_once_and_all_but_the_last_partial_batch(table, stream):
     for epoch in epochs_of(table, stream, steps=16, batch=64, epochs=3):
         assert len(set(epoch)) == len(epoch) == 16 * 64
         assert set(epoch) <= set(all_rows(table))
 
 
 @pytest.mark.parametrize("stream", [IN_MEMORY, STREAMED], ids=["memory", "streamed"])
-def test_every_epoch_has_another_order_and_the_same_seed_repeats_it(table, stream):
+def test_every_epoch_has_a_different_order_and_the_same_seed_repeats_it(table, stream):
     first = epochs_of(table, stream, steps=16, batch=64, epochs=3)
     assert first[0] != first[1] != first[2] != first[0]
     assert epochs_of(table, stream, steps=16, batch=64, epochs=3) == first
@@ -110,21 +110,21 @@ def test_every_epoch_has_another_order_and_the_same_seed_repeats_it(table, strea
 
 
 @pytest.mark.parametrize("stream", [IN_MEMORY, STREAMED], ids=["memory", "streamed"])
-def test_successive_epochs_are_not_correlated_in_order(table, stream):
+def test_the_orders_of_successive_epochs_are_uncorrelated(table, stream):
     first, second = epochs_of(table, stream, steps=16, batch=65, epochs=2)
-    position = {row: place for place, row in enumerate(first)}
-    both = np.array([(position[row], place) for place, row in enumerate(second) if row in position])
-    # Two independent orders of 1,040 rows differ from 0 by 0.03 (one standard deviation); a streamed order mixes row groups.
+    position = {row: index for index, row in enumerate(first)}
+    both = np.array([(position[row], index) for index, row in enumerate(second) if row in position])
+    # For independent orders of 1,040 rows the standard deviation is 0.03; a streamed order mixes only nearby row groups.
     assert abs(np.corrcoef(both.T)[0, 1]) < 0.25
 
 
-def test_streaming_keeps_within_the_bound_that_is_told_however_many_rows_there_are(tmp_path):
+def test_streaming_stays_within_the_reported_memory_bound_for_any_number_of_rows(tmp_path):
     bounds = []
     for rows in (1000, 4000):
         table = write_table(tmp_path / str(rows), {"train": rows}, rows_per_file=25, shape=(32, 32, 3))
         part = Shard(table=table, split="train", rows=RowRange(0, rows), stream=STREAMED)
         dataset = TrainingData(part, steps=rows // 50, batch_size=50, seed=3).dataset()
-        # What NumPy allocates is traced; Arrow's and TensorFlow's own is not.
+        # Traces allocations by NumPy, but not by Arrow and TensorFlow.
         tracemalloc.start()
         try:
             assert sum(len(labels) for _, labels in dataset) == rows
@@ -132,26 +132,26 @@ def test_streaming_keeps_within_the_bound_that_is_told_however_many_rows_there_a
         finally:
             tracemalloc.stop()
         bounds.append(part.held_bytes(batch_size=50))
-        # A buffer of 128 rows, and the half of it that leaves.
+        # A buffer of 128 rows, plus the half of it that is popped.
         assert 1.5 * 128 * 3072 < peak < bounds[-1] + 500_000
     assert bounds[0] == bounds[1] < 4000 * 3072 / 2
 
 
 @pytest.mark.parametrize("stream", [IN_MEMORY, STREAMED], ids=["memory", "streamed"])
-def test_labels_are_spread_evenly_over_an_epoch(table, stream):
+def test_labels_are_evenly_distributed_over_an_epoch(table, stream):
     data = TrainingData(Shard(table=table, split="train", rows=RowRange(0, ROWS), stream=stream), steps=16, batch_size=65, seed=3)
     labels = np.concatenate([labels for _, labels in data.dataset().as_numpy_iterator()])
     window = 130
     for label in range(4):
         share = (labels == label).mean()
         shares = np.convolve(labels == label, np.ones(window) / window, "valid")
-        # Of some hundred windows drawn at random, none is further off than four standard deviations.
+        # Among hundreds of random windows, none deviates by more than four standard deviations.
         assert np.abs(shares - share).max() < 4 * np.sqrt(share * (1 - share) / window)
 
 
 @pytest.mark.parametrize("stream", [IN_MEMORY, STREAMED], ids=["memory", "streamed"])
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_evaluation_sees_every_row_exactly_once_however_often_it_is_asked(table, stream, workers):
+def test_evaluation_sees_every_row_exactly_once_in_each_pass(table, stream, workers):
     rows = table.manifest.rows("test")
     shards = [
         EvaluationData(Shard(table=table, split="test", rows=shard(rows, rank, workers), stream=stream))
@@ -162,14 +162,14 @@ def test_evaluation_sees_every_row_exactly_once_however_often_it_is_asked(table,
         assert sorted(seen) == sorted(all_rows(table, "test"))
 
 
-def test_a_missing_file_is_named_with_the_remedy(tmp_path):
+def test_a_missing_file_is_reported_with_the_remedy(tmp_path):
     table = write_table(tmp_path, {"train": 100})
     (tmp_path / "split=train" / "part-00001.parquet").unlink()
     with pytest.raises(DataError, match="delete the folder and ingest again"):
         list(read_blocks(table, "train", RowRange(0, 100)))
 
 
-def test_a_file_that_a_mounted_store_shows_late_is_read(tmp_path):
+def test_a_file_that_appears_late_on_a_mounted_store_is_read(tmp_path):
     table = write_table(tmp_path / "t", {"train": 100})
     part, away = tmp_path / "t" / "split=train" / "part-00001.parquet", tmp_path / "away"
     part.rename(away)
@@ -179,7 +179,7 @@ def test_a_file_that_a_mounted_store_shows_late_is_read(tmp_path):
     timer.join()
 
 
-def test_a_truncated_file_is_named_with_the_remedy(tmp_path):
+def test_a_truncated_file_is_reported_with_the_remedy(tmp_path):
     table = write_table(tmp_path, {"train": 100})
     part = tmp_path / "split=train" / "part-00001.parquet"
     part.write_bytes(part.read_bytes()[:200])
@@ -187,29 +187,29 @@ def test_a_truncated_file_is_named_with_the_remedy(tmp_path):
         list(read_blocks(table, "train", RowRange(0, 100)))
 
 
-def test_a_single_changed_bit_is_found_when_the_file_is_read(tmp_path):
+def test_a_single_changed_bit_is_detected_when_the_file_is_read(tmp_path):
     table = write_table(tmp_path, {"train": 100})
     part = tmp_path / "split=train" / "part-00001.parquet"
     content = bytearray(part.read_bytes())
     content[len(content) // 2] ^= 1
     part.write_bytes(content)
-    # The first file is whole.
+    # The first file is intact.
     assert len(next(iter(read_blocks(table, "train", RowRange(0, 50))))[1]) == 50
     with pytest.raises(DataError, match=r"part-00001\.parquet is not as it was written"):
         list(read_blocks(table, "train", RowRange(0, 100)))
 
 
-def test_a_file_with_other_rows_than_the_manifest_says_is_named(tmp_path):
+def test_a_file_that_contradicts_the_manifest_is_named(tmp_path):
     table = write_table(tmp_path, {"train": 100})
     split = table.manifest.splits["train"]
     files = (split.files[0], dataclasses.replace(split.files[1], rows=30))
     manifest = dataclasses.replace(table.manifest, splits={"train": dataclasses.replace(split, files=files)})
-    with pytest.raises(DataError, match=r"part-00001\.parquet holds 50 rows where the manifest says 30"):
+    with pytest.raises(DataError, match=r"part-00001\.parquet has 50 rows where the manifest says 30"):
         list(read_blocks(Table(table.uri, manifest), "train", RowRange(0, 80)))
 
 
 class Bomb:
-    """Leaves a trace when it is unpickled."""
+    """Creates a file when unpickled."""
 
     def __init__(self, trace):
         self.trace = trace
@@ -218,7 +218,7 @@ class Bomb:
         return Path.touch, (self.trace,)
 
 
-def beside(part, metadata, columns):
+def next_to_the_file(part, metadata, columns):
     for folder in (part.parent, part.parents[1]):
         for name in ("_common_metadata", "_metadata"):
             pq.write_metadata(columns.schema.with_metadata(metadata), folder / name)
@@ -228,7 +228,7 @@ def in_the_footer(part, metadata, columns):
     pq.write_table(columns.replace_schema_metadata(metadata), part)
 
 
-def in_a_folder_of_the_files_name(part, metadata, columns):
+def in_a_folder_named_like_the_file(part, metadata, columns):
     part.unlink()
     part.mkdir()
     pq.write_table(columns, part / "part.parquet")
@@ -236,20 +236,20 @@ def in_a_folder_of_the_files_name(part, metadata, columns):
 
 
 @pytest.mark.parametrize("rows_per_file", [50, 100], ids=["two files", "one file"])
-@pytest.mark.parametrize("place", [beside, in_the_footer, in_a_folder_of_the_files_name])
-def test_a_pickled_schema_in_a_foreign_table_is_never_unpickled(tmp_path, place, rows_per_file):
+@pytest.mark.parametrize("location", [next_to_the_file, in_the_footer, in_a_folder_named_like_the_file])
+def test_a_pickled_schema_in_a_foreign_table_is_never_unpickled(tmp_path, location, rows_per_file):
     table = write_table(tmp_path / "t", {"train": 100}, rows_per_file=rows_per_file)
     part = tmp_path / "t" / "split=train" / "part-00000.parquet"
     pickled = pickle.dumps(Bomb(tmp_path / "trace"), 0)
     metadata = {b"dataset-toolkit.unischema.v1": pickled, b"dataset-toolkit.num_row_groups_per_file.v1": b"{}"}
-    place(part, metadata, pq.ParquetFile(part).read())
-    if place is in_the_footer:
-        # The manifest is the attacker's, too.
+    location(part, metadata, pq.ParquetFile(part).read())
+    if location is in_the_footer:
+        # The attacker controls the manifest, too.
         split = table.manifest.splits["train"]
         first = dataclasses.replace(split.files[0], sha256=fingerprint(part).sha256)
         split = dataclasses.replace(split, files=(first, *split.files[1:]))
         table = Table(table.uri, dataclasses.replace(table.manifest, splits={"train": split}))
-    if place is in_a_folder_of_the_files_name:
+    if location is in_a_folder_named_like_the_file:
         with pytest.raises(DataError, match=r"part-00000\.parquet cannot be read \(Is a directory\)"):
             list(read_blocks(table, "train", RowRange(0, 100)))
     else:

@@ -4,6 +4,7 @@ import json
 import sys
 import zipfile
 
+import keras
 import mlflow
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from pipelines.track.mlflow import logged_model as tracked_model
 from pipelines.track.rundir import figure_data
 from pipelines.track.rundir.events import SpoolWriter
 from pipelines.train.compile import make_loss
+from pipelines.train.metrics import METRICS
 from pipelines.train.worker import train
 
 pytestmark = pytest.mark.usefixtures("horovod")
@@ -30,7 +32,7 @@ def trained(table, tmp_path, *settings, run_dir=None):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_training_learns_tests_every_row_and_returns_a_float32_network(table, tmp_path, precision):
+def test_training_learns_evaluates_every_test_row_and_returns_a_float32_network(table, tmp_path, precision):
     model, result, events = trained(table, tmp_path, f"training.precision={precision}", "training.epochs=5")
     assert result.test.rows == 103
     assert result.test.accuracy > 0.9
@@ -42,16 +44,27 @@ def test_training_learns_tests_every_row_and_returns_a_float32_network(table, tm
     assert np.mean(model.predict(images.astype(np.float32), verbose=0).argmax(1) == labels) == pytest.approx(result.test.accuracy)
 
 
-def test_a_network_with_a_loss_of_its_own_is_trained_by_it_and_scored_like_any_other(table, tmp_path):
+def test_a_metric_that_is_added_is_measured_in_training_validation_and_test(table, tmp_path, monkeypatch):
+    # What the network gives to the right class.
+    monkeypatch.setitem(METRICS, "confidence", lambda labels, given: keras.ops.sum(given * keras.ops.one_hot(labels, 4), axis=-1))
+    model, result, events = trained(table, tmp_path, "training.precision=float32")
+    epochs = [event["values"]["metrics"] for event in events if event["kind"] == "epoch"]
+    assert 0 < epochs[0]["train/confidence"] < epochs[-1]["validation/confidence"] <= 1
+    images, labels = images_and_labels(103, seed=2)
+    expected = model.predict(images.astype(np.float32), verbose=0)[np.arange(103), labels].mean()
+    assert result.test.named("test")["test/confidence"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_network_with_a_custom_loss_is_trained_with_it_and_scored_like_any_other(table, tmp_path):
     _, result, events = trained(table, tmp_path, "model.name=capsnet", "training.steps_per_execution=4")
     epochs = [event["values"]["metrics"] for event in events if event["kind"] == "epoch"]
-    # Validation is scored by cross-entropy, which lengths below 0.1 of the wrong classes raise; the margin loss lets them be.
+    # Validation is scored by cross-entropy, which lengths below 0.1 of wrong classes increase; the margin loss ignores them.
     assert epochs[-1]["train/loss"] < epochs[0]["train/loss"] < 0.81
     assert epochs[-1]["validation/loss"] > 2 * epochs[-1]["train/loss"]
     assert result.test.accuracy > 0.9
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(table, tmp_path):
+def test_the_same_seed_gives_the_same_weights_and_another_seed_different_ones(table, tmp_path):
     hashes = [
         trained(table, tmp_path / str(run), "training.precision=float32", f"training.seed={seed}")[1].weights_sha256
         for run, seed in enumerate([0, 0, 1])
@@ -70,7 +83,7 @@ def test_steps_per_execution_does_not_change_what_is_computed(table, tmp_path):
 
 
 @pytest.mark.parametrize(("network", "alike"), [("convnet", True), ("convnet_batchnorm", False)])
-def test_a_batch_in_parts_makes_the_update_of_the_whole_one_except_for_what_looks_at_the_batch(table, tmp_path, network, alike):
+def test_accumulation_equals_the_whole_batch_except_with_batch_normalization(table, tmp_path, network, alike):
     losses = []
     for parts in (1, 4):
         settings = ["training.precision=float32", f"training.accumulation_steps={parts}", "training.steps_per_execution=5"]
@@ -80,7 +93,7 @@ def test_a_batch_in_parts_makes_the_update_of_the_whole_one_except_for_what_look
 
 
 def test_early_stopping_keeps_the_best_weights(tmp_path):
-    # Labels that cannot be learned: the validation loss rises as soon as the network knows the training rows by heart.
+    # Labels that cannot be learned: the validation loss rises as soon as the network memorizes the training rows.
     table = write_table(tmp_path / "table", {"train": 640, "validation": 101, "test": 103}, learnable=False)
     _, result, events = trained(table, tmp_path, "training.epochs=40", "training.early_stopping_patience=2")
     losses = [event["values"]["metrics"]["validation/loss"] for event in events if event["kind"] == "epoch"]
@@ -94,14 +107,14 @@ def test_without_validation_rows_training_reports_none(tmp_path):
     assert not [event for event in events if "validation/loss" in event["values"].get("metrics", {})]
 
 
-def test_what_the_figures_need_is_what_the_network_saw_and_answered(table, tmp_path):
+def test_the_data_of_the_figures_are_what_the_network_saw_and_predicted(table, tmp_path):
     model, result, _ = trained(table, tmp_path, run_dir=tmp_path)
     images, labels = images_and_labels(103, seed=2)
-    found = figure_data.load_predictions(tmp_path)
-    np.testing.assert_array_equal(found.rows, np.arange(103))
-    np.testing.assert_array_equal(found.labels, labels)
-    np.testing.assert_allclose(found.probabilities, model.predict(images.astype(np.float32), verbose=0), atol=1e-5)
-    assert np.mean(found.probabilities.argmax(1) == labels) == pytest.approx(result.test.accuracy)
+    predictions = figure_data.load_predictions(tmp_path)
+    np.testing.assert_array_equal(predictions.rows, np.arange(103))
+    np.testing.assert_array_equal(predictions.labels, labels)
+    np.testing.assert_allclose(predictions.probabilities, model.predict(images.astype(np.float32), verbose=0), atol=1e-5)
+    assert np.mean(predictions.probabilities.argmax(1) == labels) == pytest.approx(result.test.accuracy)
 
     layer = figure_data.load(tmp_path, figure_data.FIRST_LAYER)
     np.testing.assert_array_equal(layer["kernels"], model.get_layer("convolution").get_weights()[0])
@@ -116,18 +129,18 @@ def test_what_the_figures_need_is_what_the_network_saw_and_answered(table, tmp_p
         assert label in train_labels[(train_images == image).all(axis=(1, 2, 3))]
 
 
-def test_a_network_without_kernels_leaves_none(table, tmp_path):
+def test_a_network_without_convolutions_saves_no_first_layer(table, tmp_path):
     trained(table, tmp_path, "model.name=mlp", "training.epochs=1", run_dir=tmp_path)
     assert not figure_data.has(tmp_path, figure_data.FIRST_LAYER)
     assert figure_data.has(tmp_path, figure_data.EXAMPLES)
 
 
-def test_too_few_rows_for_a_batch_are_refused(table, tmp_path):
+def test_too_few_rows_for_a_batch_are_rejected(table, tmp_path):
     with pytest.raises(DataError, match="640 training rows, fewer than one global batch of 1000"):
         trained(table, tmp_path, "training.batch_size_per_worker=1000")
 
 
-def test_label_smoothing_raises_the_loss_of_a_certain_answer():
+def test_label_smoothing_raises_the_loss_of_a_confident_prediction():
     labels, probabilities = np.array([0, 1]), np.array([[0.99, 0.01], [0.01, 0.99]], np.float32)
     plain = float(np.mean(make_loss(0.0, 2)(labels, probabilities)))
     smoothed = float(np.mean(make_loss(0.1, 2)(labels, probabilities)))
@@ -135,7 +148,7 @@ def test_label_smoothing_raises_the_loss_of_a_certain_answer():
     assert smoothed == pytest.approx(-0.95 * np.log(0.99) - 0.05 * np.log(0.01), rel=1e-3)
 
 
-def test_the_saved_model_predicts_the_same_and_names_no_training_library(table, tmp_path):
+def test_the_saved_model_predicts_the_same_and_needs_no_training_library(table, tmp_path):
     model, _, _ = trained(table, tmp_path)
     images, _ = images_and_labels(5, seed=9)
     tracked_model.save(model, tmp_path / "model", table.manifest, images)
@@ -149,7 +162,7 @@ def test_the_saved_model_predicts_the_same_and_names_no_training_library(table, 
 
 
 @pytest.mark.parametrize("library", ["horovod", "petastorm", "pyspark"])
-def test_a_saved_model_that_names_a_training_library_is_found(tmp_path, library):
+def test_a_saved_model_that_needs_a_training_library_is_detected(tmp_path, library):
     with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
         archive.writestr("config.json", json.dumps({"module": f"{library}.tensorflow"}))
     with pytest.raises(ConvoyError, match=library):
@@ -157,7 +170,7 @@ def test_a_saved_model_that_names_a_training_library_is_found(tmp_path, library)
     assert "horovod" in sys.modules
 
 
-def test_a_smoothed_loss_takes_labels_of_any_type():
+def test_a_smoothed_loss_takes_labels_of_any_dtype():
     probabilities = np.array([[0.7, 0.1, 0.1, 0.1], [0.25, 0.25, 0.25, 0.25]], np.float32)
     loss = make_loss(0.1, 4)
     expected = [-(0.925 * np.log(0.7) + 3 * 0.025 * np.log(0.1)), np.log(4)]

@@ -21,8 +21,14 @@ from tools.databricks.workspace import check, differences, validated
 ROOT = Path(__file__).parents[2]
 RESOURCES = sorted((ROOT / "conf/databricks").glob("*.yml"))
 BODIES = sorted((ROOT / "conf/databricks").glob("*.submit.json"))
-# Those that ship Horovod for TensorFlow: docs/databricks.md.
-RUNTIMES = ("15.4.x-cpu-ml-scala2.12", "15.4.x-gpu-ml-scala2.12")
+# What docs/runtimes.md has a column for.
+RUNTIMES = {
+    "15.4": "15.4.x-cpu-ml-scala2.12",
+    "16.4": "16.4.x-cpu-ml-scala2.12",
+    "17.3": "17.3.x-cpu-ml-scala2.13",
+    "18": "18.x-cpu-ml-scala2.13",
+    "19": "19.x-cpu-ml-scala2.13",
+}
 
 
 @pytest.fixture(params=["dev", "prod"])
@@ -107,12 +113,30 @@ def test_a_job_with_a_mistake_is_refused_before_it_is_sent(mistake):
 def test_clusters_are_what_training_needs(deployment):
     clusters, _ = clusters_and_tasks(deployment)
     for cluster in [*clusters, *(task["new_cluster"] for task in submitted_tasks())]:
-        assert cluster["spark_version"] in RUNTIMES
+        assert cluster["spark_version"] == RUNTIMES["18"]
+        (script,) = cluster["init_scripts"]
+        assert script["workspace"]["destination"].endswith("/conf/databricks/init.sh")
+        assert cluster["spark_env_vars"]["CONVOY_WHEELS"].startswith("/Volumes/")
         assert cluster["data_security_mode"] == "SINGLE_USER"
         assert "autoscale" not in cluster
         # As many cores as a node has: one worker a node.
         assert int(cluster["spark_conf"]["spark.task.cpus"]) >= 4
         assert cluster["spark_conf"]["spark.speculation"] == "false"
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_each_runtime_has_its_image_and_the_uploaded_init_script(runtime):
+    deployment = bundle.load(ROOT, "ann@example.com", "dev", bundle.runtime_variables(ROOT, runtime))
+    (cluster,), _ = clusters_and_tasks(deployment)
+    assert cluster["spark_version"] == RUNTIMES[runtime]
+    assert cluster["init_scripts"][0]["workspace"]["destination"] in {upload.target for upload in deployment.uploads}
+    validated(deployment.job)
+    Job.from_dict(deployment.job)
+
+
+def test_an_unknown_runtime_is_one_line_that_names_the_known_ones():
+    with pytest.raises(ConfigError, match=r"^--runtime 20: must be one of 15\.4, 16\.4, 17\.3, 18, 19 \(conf/constraints\)$"):
+        bundle.runtime_variables(ROOT, "20")
 
 
 def test_training_requests_one_worker_per_node(deployment):
@@ -219,7 +243,7 @@ def test_variables_keep_their_types_and_can_be_overridden():
     ("arguments", "line"),
     [
         ({"target": "staging"}, r"^--target staging: must be one of dev, prod"),
-        ({"variables": {"worker": "2"}}, r"^--var worker=2: must be one of node_type, "),
+        ({"variables": {"worker": "2"}}, r"^--var worker=2: must be one of runtime, scala, node_type, "),
         ({"job": "other"}, r"^--job other: must be one of convoy "),
     ],
 )

@@ -44,20 +44,20 @@ def names(run_dir):
     return sorted(path.name for path in (run_dir / "checkpoints").iterdir())
 
 
-def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
+def test_a_checkpoint_is_restored_bit_for_bit(tmp_path):
     path = write(tmp_path, 1, step=17)
-    found = store.newest(tmp_path)
-    assert found.path == path
-    assert found.state == dataclasses.replace(STATE, step=17)
-    assert found.state.position == "epoch 1, step 17"
-    stored = store.read_arrays(found)
+    checkpoint = store.newest(tmp_path)
+    assert checkpoint.path == path
+    assert checkpoint.state == dataclasses.replace(STATE, step=17)
+    assert checkpoint.state.position == "epoch 1, step 17"
+    stored = store.read_arrays(checkpoint)
     assert stored.keys() == arrays().keys()
     for name, array in arrays(1).items():
         assert stored[name].dtype == array.dtype
         assert stored[name].tobytes() == array.tobytes()
 
 
-def test_the_newest_is_by_epoch_and_step_and_only_the_last_few_stay(tmp_path):
+def test_the_newest_is_by_epoch_and_step_and_only_the_last_few_are_kept(tmp_path):
     for epoch, step in ((2, 0), (9, 0), (10, 0), (10, 5)):
         write(tmp_path, epoch, step, keep=2)
     assert store.newest(tmp_path).state.position == "epoch 10, step 5"
@@ -72,7 +72,7 @@ def test_a_checkpoint_written_again_replaces_the_first_and_leaves_no_other_file(
     assert len(names(tmp_path)) == 2
 
 
-def test_what_a_killed_writer_left_is_no_checkpoint_and_is_removed_by_the_next(tmp_path):
+def test_leftovers_of_a_killed_writer_are_ignored_and_removed_by_the_next(tmp_path):
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     (folder / ".epoch-000002-step-00000000.77.npz").write_bytes(b"half")
@@ -82,26 +82,26 @@ def test_what_a_killed_writer_left_is_no_checkpoint_and_is_removed_by_the_next(t
     assert len(names(tmp_path)) == 2
 
 
-def _flip(path, place):
+def _flip(path, offset):
     content = bytearray(path.read_bytes())
-    content[place] ^= 1
+    content[offset] ^= 1
     path.write_bytes(content)
 
 
 @pytest.mark.parametrize("suffix", ["json", "npz"])
-def test_one_flipped_bit_anywhere_is_found_and_the_checkpoint_before_is_taken(tmp_path, suffix):
+def test_any_flipped_bit_is_detected_and_the_previous_checkpoint_is_used(tmp_path, suffix):
     before = write(tmp_path, 1)
     write(tmp_path, 2)
     damaged = next((tmp_path / "checkpoints").glob(f"epoch-000002*.{suffix}"))
-    whole = damaged.read_bytes()
-    for place in np.random.default_rng(1).integers(0, len(whole), 40):
-        _flip(damaged, place)
+    intact = damaged.read_bytes()
+    for offset in np.random.default_rng(1).integers(0, len(intact), 40):
+        _flip(damaged, offset)
         lines = []
         assert store.newest(tmp_path, lines.append).path == before
         assert len(lines) == 1
         assert "epoch-000002" in lines[0]
         assert "\n" not in lines[0]
-        damaged.write_bytes(whole)
+        damaged.write_bytes(intact)
 
 
 def test_reading_a_checkpoint_hashes_its_arrays_once(tmp_path, monkeypatch):
@@ -113,7 +113,7 @@ def test_reading_a_checkpoint_hashes_its_arrays_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("trouble", ["truncated", "empty", "missing"])
-def test_missing_or_short_arrays_are_found(tmp_path, trouble):
+def test_missing_or_truncated_arrays_are_detected(tmp_path, trouble):
     path = write(tmp_path, 1)
     data = next((tmp_path / "checkpoints").glob("*.npz"))
     if trouble == "missing":
@@ -131,7 +131,7 @@ def test_pickled_objects_are_not_read(tmp_path):
         store.read_arrays(store.verify(path))
 
 
-def test_a_file_outside_the_folder_is_never_named(tmp_path):
+def test_a_description_cannot_name_a_file_outside_the_folder(tmp_path):
     path = write(tmp_path, 1)
     whole = json.loads(path.read_text())
     whole["payload"]["data"]["file"] = "../../secret.npz"
@@ -149,14 +149,14 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path, value):
     assert store.newest(tmp_path).path == good
 
 
-def test_a_folder_that_cannot_be_written_is_one_line_with_the_remedy(tmp_path):
+def test_a_folder_that_cannot_be_written_gives_one_line_with_the_remedy(tmp_path):
     (tmp_path / "checkpoints").write_text("a file is in the way")
     with pytest.raises(CheckpointError, match=r"cannot be written .*checkpoint\.every_epochs=0") as caught:
         write(tmp_path, 1)
     assert "\n" not in str(caught.value)
 
 
-def test_checkpoints_after_the_chosen_one_are_set_aside_not_lost(tmp_path):
+def test_checkpoints_after_the_chosen_one_are_set_aside_but_kept(tmp_path):
     chosen = write(tmp_path, 1)
     write(tmp_path, 2)
     assert [path.name for path in store.set_aside_after(tmp_path, chosen)] == ["epoch-000002-step-00000000.json"]
@@ -177,8 +177,8 @@ def test_a_run_is_found_by_id_by_path_and_as_the_latest_with_a_checkpoint(tmp_pa
     assert read_record(first) is None
     assert find(runs, "abc", tmp_path / "abc") == second
     assert find(runs, "latest", tmp_path / "latest") == first
-    for place in (first, first / "checkpoints", path):
-        assert find(runs, str(place), place) == first
+    for given in (first, first / "checkpoints", path):
+        assert find(runs, str(given), given) == first
     with pytest.raises(ConfigError, match=r"--resume xyz: neither the id of a run"):
         find(runs, "xyz", tmp_path / "xyz")
     with pytest.raises(ConfigError, match=r"no run below \S+ has a checkpoint"):

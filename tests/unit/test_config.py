@@ -10,7 +10,7 @@ from pipelines.models.registry import NETWORKS, check
 CONF_FILES = sorted((Path(__file__).parents[2] / "conf").glob("*.yml"))
 
 
-def test_the_resolved_configuration_reads_back_equal(tmp_path):
+def test_the_resolved_configuration_round_trips(tmp_path):
     config = loader.load(
         None, ["data.image_shape=[8, 8, 1]", "training.base_learning_rate=1e-3", "data.class_names=[a, b]", "data.classes=2"]
     )
@@ -19,7 +19,7 @@ def test_the_resolved_configuration_reads_back_equal(tmp_path):
 
 
 @pytest.mark.parametrize("file", CONF_FILES, ids=lambda file: file.name)
-def test_every_configuration_file_loads_names_a_network_and_says_how_to_run_it(file):
+def test_every_configuration_file_loads_with_a_known_network_and_documents_its_command(file):
     config = loader.load(file)
     check(config.model.name)
     header = file.read_text().split("\n\n")[0]
@@ -27,7 +27,7 @@ def test_every_configuration_file_loads_names_a_network_and_says_how_to_run_it(f
     assert "Expected" in header
 
 
-def test_command_line_beats_file_beats_default(tmp_path):
+def test_flags_override_files_and_files_override_defaults(tmp_path):
     file = tmp_path / "c.yml"
     file.write_text("training:\n  epochs: 3\n  seed: 5\n")
     config = loader.load(file, ["training.epochs=4"])
@@ -71,7 +71,7 @@ def test_command_line_beats_file_beats_default(tmp_path):
         ("nonsense=1", "unknown setting nonsense; sections are data"),
     ],
 )
-def test_a_wrong_setting_is_one_line_with_key_value_and_rule(setting, message):
+def test_an_invalid_setting_is_a_one_line_error_with_key_value_and_rule(setting, message):
     with pytest.raises(ConfigError) as caught:
         loader.load(None, [setting])
     assert message in str(caught.value)
@@ -96,18 +96,18 @@ def test_the_old_name_of_a_setting_works_in_files_and_flags_and_is_reported_once
         loader.load(None, ["training.own_operations=5"])
 
 
-def test_every_renamed_setting_leads_to_one_that_exists():
+def test_every_renamed_setting_maps_to_an_existing_one():
     assert set(renamed.RENAMED.values()) <= set(Config().flat())
     assert not set(renamed.RENAMED) & set(Config().flat())
 
 
-def test_a_missing_file_is_named_with_the_nearest_one(tmp_path):
+def test_a_missing_file_is_reported_with_the_nearest_match(tmp_path):
     (tmp_path / "convnet.yml").write_text("")
     with pytest.raises(ConfigError, match=r"convnett\.yml: no such configuration file; did you mean .*convnet\.yml"):
         loader.load(tmp_path / "convnett.yml")
 
 
-def test_a_ready_made_file_is_found_with_any_home_folder_and_one_there_comes_first(tmp_path, monkeypatch):
+def test_a_ready_made_file_is_found_from_any_home_folder_which_takes_precedence(tmp_path, monkeypatch):
     monkeypatch.setenv("CONVOY_HOME", str(tmp_path))
     assert loader.find("conf/convnet.yml") == CONF_FILES[0].parent / "convnet.yml"
     (tmp_path / "conf").mkdir()
@@ -116,24 +116,24 @@ def test_a_ready_made_file_is_found_with_any_home_folder_and_one_there_comes_fir
     assert loader.find("conf/none.yml") == tmp_path / "conf/none.yml"
 
 
-def test_broken_yaml_is_named_with_its_line(tmp_path):
+def test_invalid_yaml_is_reported_with_its_line(tmp_path):
     (tmp_path / "c.yml").write_text("training:\n  epochs: [1\n")
     with pytest.raises(ConfigError, match=r"c\.yml line 3: not valid YAML"):
         loader.load(tmp_path / "c.yml")
 
 
-def test_early_stopping_without_validation_rows_is_refused():
+def test_early_stopping_without_validation_rows_is_rejected():
     with pytest.raises(ConfigError, match="decided on validation rows"):
         loader.load(None, ["training.early_stopping_patience=2", "ingest.validation_fraction=0"])
 
 
-def test_an_unknown_network_is_refused_with_the_nearest_name():
+def test_an_unknown_network_is_rejected_with_the_nearest_name():
     with pytest.raises(ConfigError, match="did you mean convnet"):
         check("convnett")
     assert "convnet" in NETWORKS
 
 
-def test_shared_flags_set_the_settings_they_stand_for(tmp_path, monkeypatch):
+def test_shared_flags_set_their_settings(tmp_path, monkeypatch):
     monkeypatch.setenv("CONVOY_HOME", str(tmp_path))
     (tmp_path / "c.yml").write_text("")
     request = cli.parse(

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.costmodel import Cost, Reduction, efficiency, fit, from_efficiencies, judged
+from benchmarks.costmodel import Cost, Reduction, efficiency, fit, fit_with_errors, from_efficiencies
 
 TRUE = Cost(base=2e-3, alpha=3e-4, beta=120e6)
 GRID = [(hosts, size) for hosts in (2, 3, 4) for size in (10**3, 10**5, 10**6, 10**7)]
@@ -20,7 +20,7 @@ def test_a_fit_recovers_the_parameters_behind_the_measurements():
 
 
 def test_a_noisy_fit_reports_its_errors_including_for_unseen_hosts():
-    found = judged(measured(TRUE, noise=0.1))
+    found = fit_with_errors(measured(TRUE, noise=0.1))
     assert 0.02 < found.median_error < 0.15
     assert found.median_error < found.largest_error < 0.5
     assert found.unseen_error < 0.3
@@ -35,7 +35,7 @@ def test_no_parameter_is_negative():
 
 
 def test_the_unseen_error_is_nan_with_two_numbers_of_hosts():
-    assert math.isnan(judged([one for one in measured(TRUE) if one.hosts < 4]).unseen_error)
+    assert math.isnan(fit_with_errors([reduction for reduction in measured(TRUE) if reduction.hosts < 4]).unseen_error)
 
 
 def test_efficiency_is_1_for_one_worker_falls_with_workers_and_ignores_hidden_reductions():

@@ -49,6 +49,14 @@ def test_what_is_installed_is_what_is_locked_and_nothing_else():
     assert found == {name: version for name, version in wanted.items() if name != "pip"}
 
 
+def test_the_list_for_an_audit_names_every_package():
+    command = [str(Path(sys.executable).parent / "uv"), "pip", "freeze", "--exclude-editable", "--python", sys.executable]
+    listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+    versions = {f"{canonicalize_name(d.metadata['Name'])}=={d.version}" for d in importlib.metadata.distributions()}
+    assert {name for name in versions if name.partition("==")[0] not in ("pip", "convoy", "horovod")} <= set(listed)
+    assert any(line.startswith("horovod") for line in listed)
+
+
 @pytest.mark.timeout(120)
 def test_the_installed_packages_fit_together():
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "check"]

@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 from sklearn.metrics import precision_recall_fscore_support
+from support.synthetic import write_table
 
 from pipelines.track.figures import (
     calibration,
+    catalog,
     comparison,
     confusion_matrix,
     examples,
@@ -18,11 +20,11 @@ from pipelines.track.figures import (
     learning_curves,
     parallel_coordinates,
     per_class,
-    predictions,
     timeline,
     worst_mistakes,
 )
 from pipelines.track.figures.timeline import Phase
+from pipelines.track.rundir.figure_data import Predictions
 
 NAMES = ("zero", "one", "two", "three")
 RANGE = (0.0, 255.0)
@@ -172,7 +174,11 @@ def test_the_timeline_adds_up_phases_of_one_kind():
 def test_any_number_of_classes_and_channels_can_be_drawn(classes, shape):
     labels, probabilities = predicted(200, classes)
     names = [f"a class with a long name {index}" for index in range(classes)]
-    for name, draw in predictions.drawings(labels, probabilities, names, images(200, shape), RANGE).items():
+    worst = worst_mistakes.find(labels, probabilities)
+    test = Predictions(np.arange(200), labels, probabilities, worst, images(200, shape)[worst])
+    figures = catalog.of_predictions(lambda: test, names, RANGE)
+    assert set(figures) == {"confusion_matrix", "per_class", "worst_mistakes", "calibration"}
+    for name, draw in figures.items():
         drawing = draw()
         height, width, _ = matplotlib.image.imread(io.BytesIO(drawing.png())).shape
         assert 200 < height < 1500
@@ -180,12 +186,10 @@ def test_any_number_of_classes_and_channels_can_be_drawn(classes, shape):
         assert len(table(drawing)) > 1, name
 
 
-def test_without_images_there_is_no_figure_of_mistakes():
-    labels, probabilities = predicted(20)
-    assert set(predictions.drawings(labels, probabilities, NAMES)) == {"confusion_matrix", "per_class", "calibration"}
-    assert predictions.metrics(labels, probabilities) == {
-        "calibration_error": calibration.expected_calibration_error(labels, probabilities)
-    }
+def test_of_what_the_ranks_did_not_leave_there_is_no_figure(tmp_path):
+    manifest = write_table(tmp_path / "table", {"train": 8, "test": 4}).manifest
+    assert catalog.drawings(tmp_path, manifest, [], "a title") == {}
+    assert set(catalog.drawings(tmp_path, manifest, [{"train/loss": 1.0, "train/accuracy": 0.5}], "")) == {"learning_curves"}
 
 
 def test_the_comparison_shows_each_run_and_names_its_best_epoch():

@@ -11,7 +11,7 @@ from PIL import Image
 from pipelines.data.formats import image_file
 from pipelines.data.formats.image_file import NoImage
 from pipelines.errors import DataError
-from pipelines.score.digits import mnist_form, read, read_file
+from pipelines.score.digits import decode_image, read_image, to_mnist_format
 
 DIGIT, RANGE = (28, 28, 1), (0.0, 255.0)
 
@@ -47,13 +47,13 @@ def centre(values):
 
 def test_a_digit_of_mnist_is_returned_unchanged(digits):
     for digit in digits:
-        np.testing.assert_array_equal(read(encoded(digit), DIGIT, RANGE, digits=True)[:, :, 0], digit)
+        np.testing.assert_array_equal(decode_image(encoded(digit), DIGIT, RANGE, digits=True)[:, :, 0], digit)
 
 
 def test_a_digit_on_a_large_bright_sheet_is_restored_to_mnists_format(digits):
     likeness = []
     for digit in digits:
-        found = read(encoded(photographed(digit), "JPEG", quality=85), DIGIT, RANGE, digits=True)[:, :, 0]
+        found = decode_image(encoded(photographed(digit), "JPEG", quality=85), DIGIT, RANGE, digits=True)[:, :, 0]
         # Rounding to whole pixels may shift the digit by one pixel.
         moved = [np.roll(found, (rows, columns), (0, 1)) for rows in (-1, 0, 1) for columns in (-1, 0, 1)]
         likeness.append(max(np.corrcoef(other.ravel(), digit.ravel())[0, 1] for other in moved))
@@ -64,13 +64,13 @@ def test_a_digit_on_a_large_bright_sheet_is_restored_to_mnists_format(digits):
 
 def test_both_polarities_give_the_same_result(digits):
     sheet = photographed(digits[7])
-    np.testing.assert_allclose(mnist_form(sheet), mnist_form(255 - sheet), atol=1e-3)
+    np.testing.assert_allclose(to_mnist_format(sheet), to_mnist_format(255 - sheet), atol=1e-3)
 
 
 def test_the_longer_side_becomes_20_pixels_with_the_aspect_ratio_kept_and_the_mass_centred():
     sheet = np.zeros((300, 120))
     sheet[30:230, 10:60] = 200
-    found = mnist_form(sheet)
+    found = to_mnist_format(sheet)
     rows, columns = np.flatnonzero(found.max(1)), np.flatnonzero(found.max(0))
     assert (len(rows), len(columns)) == (20, 5)
     assert centre(found) == (pytest.approx(14, abs=0.51), pytest.approx(14, abs=0.51))
@@ -80,7 +80,7 @@ def test_a_lopsided_shape_is_centred_by_mass_not_by_bounding_box():
     sheet = np.zeros((100, 100))
     sheet[20:80, 20:26] = 255
     sheet[74:80, 20:60] = 255
-    found = mnist_form(sheet)
+    found = to_mnist_format(sheet)
     assert centre(found) == (pytest.approx(14, abs=0.51), pytest.approx(14, abs=0.51))
     rows = np.flatnonzero(found.max(1))
     assert rows[0] + rows[-1] != 27
@@ -89,13 +89,13 @@ def test_a_lopsided_shape_is_centred_by_mass_not_by_bounding_box():
 def test_thin_strokes_on_a_huge_page_do_not_vanish():
     sheet = np.full((2000, 1500), 255, np.uint8)
     sheet[300:1700, 700:712] = 0
-    found = mnist_form(sheet)
+    found = to_mnist_format(sheet)
     assert found.max() == pytest.approx(255)
     assert len(np.flatnonzero(found.max(1) > 100)) == 20
 
 
 def test_transparency_16_bits_palettes_and_exif_rotation_are_supported(digits):
-    digit, expected = digits[3], mnist_form(digits[3])
+    digit, expected = digits[3], to_mnist_format(digits[3])
     ink_on_nothing = np.zeros((28, 28, 4), np.uint8)
     ink_on_nothing[:, :, 3] = digit
     exif = Image.Exif()
@@ -106,40 +106,40 @@ def test_transparency_16_bits_palettes_and_exif_rotation_are_supported(digits):
         encoded(Image.fromarray(digit).convert("P")),
         encoded(Image.fromarray(np.rot90(digit)), exif=exif),
     ):
-        np.testing.assert_allclose(read(content, DIGIT, RANGE, digits=True)[:, :, 0], expected, atol=1)
+        np.testing.assert_allclose(decode_image(content, DIGIT, RANGE, digits=True)[:, :, 0], expected, atol=1)
 
 
 @pytest.mark.parametrize("shade", [0, 128, 255])
 def test_a_blank_page_is_refused(shade):
     with pytest.raises(NoImage, match="no digit: the whole image has the shade of its border"):
-        mnist_form(np.full((50, 50), shade, np.uint8))
+        to_mnist_format(np.full((50, 50), shade, np.uint8))
 
 
 def test_other_networks_get_the_whole_picture_resized_into_their_range():
     picture = np.zeros((40, 60, 3), np.uint8)
     picture[:, 30:] = (255, 102, 0)
-    found = read(encoded(picture), (20, 30, 3), (-1.0, 1.0), digits=False)
+    found = decode_image(encoded(picture), (20, 30, 3), (-1.0, 1.0), digits=False)
     assert found.shape == (20, 30, 3)
     np.testing.assert_allclose(found[10, 5], [-1, -1, -1], atol=1e-5)
     np.testing.assert_allclose(found[10, 25], [1, -0.2, -1], atol=1e-5)
-    grey = read(encoded(picture), (20, 30, 1), RANGE, digits=False)
+    grey = decode_image(encoded(picture), (20, 30, 1), RANGE, digits=False)
     assert grey.shape == (20, 30, 1)
     with pytest.raises(NoImage, match="takes 2 channels"):
-        read(encoded(picture), (20, 30, 2), RANGE, digits=False)
+        decode_image(encoded(picture), (20, 30, 2), RANGE, digits=False)
 
 
 def test_a_file_that_is_not_an_image_is_named(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(b"not a picture")
     with pytest.raises(DataError, match=r"a\.png: not an image"):
-        read_file(tmp_path / "a.png", DIGIT, RANGE, digits=True)
+        read_image(tmp_path / "a.png", DIGIT, RANGE, digits=True)
     whole = encoded(np.zeros((50, 50), np.uint8) + np.arange(50, dtype=np.uint8))
     with pytest.raises(NoImage, match="not an image"):
-        read(whole[: len(whole) // 2], DIGIT, RANGE, digits=True)
+        decode_image(whole[: len(whole) // 2], DIGIT, RANGE, digits=True)
     with pytest.raises(DataError, match=r"b\.png: cannot be read \(No such file"):
-        read_file(tmp_path / "b.png", DIGIT, RANGE, digits=True)
+        read_image(tmp_path / "b.png", DIGIT, RANGE, digits=True)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(NoImage, match="not an image that can be read"):
-        read(whole, DIGIT, RANGE, digits=True)
+        decode_image(whole, DIGIT, RANGE, digits=True)
 
 
 def test_pillow_reads_every_file_name_ending():

@@ -10,7 +10,8 @@ MODULES = sorted((ROOT / "pipelines").rglob("*.py"))
 # The packages from the lowest floor to the highest, each with the lower ones it imports. A module belongs to the longest name
 # that contains it. Modules have a line of their own where the rest of their folder lies on another floor.
 MAY_IMPORT = {
-    "version": "",  # `pipelines/__init__.py`
+    "moved": "",
+    "version": "moved",  # `pipelines/__init__.py`
     "errors": "",
     "progress": "",
     "system": "errors",
@@ -34,9 +35,11 @@ MAY_IMPORT = {
     "train.collectives": "errors progress system config",
     "train.kernels": "train.precision",
     "train.optim": "config train.collectives",
-    "train.checkpoint": "errors system config track.rundir train.optim",
+    "train.devices": "errors",
+    "train.worker_setup": "errors config data.table data.stream train.precision train.devices train.collectives train.optim",
+    "train.checkpoint": "errors system config track.rundir train.optim train.worker_setup",
     "train": "errors progress config data.table data.stream track.rundir models "
-    "train.precision train.collectives train.kernels train.optim train.checkpoint",
+    "train.precision train.worker_setup train.collectives train.kernels train.optim train.checkpoint",
     # The driver.
     "launch.session": "errors system",
     "launch.slots": "errors",
@@ -71,14 +74,14 @@ OWNERS = {
     "optuna": "sweep.search",
     "petastorm": "data.stream",
     "psutil": "system track launch",
-    "py4j": "data.ingest launch.slots score",
+    "py4j": "data.ingest launch.session launch.slots score",
     "pyarrow": "data.table data.sources data.ingest data.stream.petastorm_compat score",
     # Only launch.session opens a session; score and sweep receive it.
     "pyspark": "data.ingest launch score sweep",
-    "rich": "data.sources.downloads",
+    "rich": "data.sources.downloads track.console.terminal",
     "scipy": "score.evaluate.mcnemar",
     "tensorflow": "data.stream models train",
-    "yaml": "config cli sweep.plan",
+    "yaml": "config cli sweep.sweep_file",
 }
 
 

@@ -1,4 +1,4 @@
-"""The three passes of ingest without Spark: what it would cut, keep and shuffle, these tests cut, keep and shuffle."""
+"""The three passes of ingest without Spark: the tests partition, persist and shuffle in its place."""
 
 import os
 
@@ -22,7 +22,7 @@ RULES = Rules(image_shape=(2, 3, 1), value_range=(0.0, 255.0), labels=(3, 5, 7))
 
 @pytest.fixture
 def images():
-    """Of a training file and a test file, each row another."""
+    """Images of a training file and a test file, all different."""
     generator = np.random.default_rng(1)
     return {file: generator.integers(0, 256, (rows, 6), np.uint8) for file, rows in ROWS.items()}
 
@@ -32,7 +32,7 @@ def labels_of(file):
 
 
 def text_batches(images, lines_per_batch, fraction_in_line=-1):
-    """As Spark hands them over: the lines of two blocks of each file, the first of 40 lines at most."""
+    """Batches as from Spark: the lines of two blocks per file, the first with at most 40 lines."""
     for file, pixels in images.items():
         lines = [
             b"%d %s" % (RULES.labels[label], b" ".join(b"%d:%d" % (place + 1, value) for place, value in enumerate(row)))
@@ -51,7 +51,7 @@ def text_batches(images, lines_per_batch, fraction_in_line=-1):
 
 
 def parsed(images, lines_per_batch=17, images_apart=False, **more):
-    """The batches with images, and the reports."""
+    """Batches of images, and the reports."""
     batches = list(parse_batches(text_batches(images, lines_per_batch, **more), RULES, False, images_apart))
     found = [batch for batch in batches if batch.column("content").null_count == 0]
     notes = [batch.column("note")[0].as_py() for batch in batches if batch.column("content").null_count]
@@ -77,7 +77,7 @@ def plan_of(reports, dtype="uint8"):
 
 
 def shuffled(batches):
-    """All of a file together, as Spark brings them; in batches that are cut anywhere."""
+    """Rows grouped by file, as Spark does, in batches with arbitrary boundaries."""
     rows = [row for batch in batches for row in batch.to_pylist()]
     np.random.default_rng(2).shuffle(rows)
     rows.sort(key=lambda row: (row["segment"], row["file"]))
@@ -99,14 +99,14 @@ def stored(folder, plan, split):
 
 @pytest.mark.parametrize("lines_per_batch", [1, 17, 1000])
 @pytest.mark.parametrize("values_per_row", [6, 40, 2**20])
-def test_every_row_lands_in_its_place_however_the_text_is_cut(tmp_path, monkeypatch, images, lines_per_batch, values_per_row):
+def test_every_row_gets_its_position_with_any_partitioning(tmp_path, monkeypatch, images, lines_per_batch, values_per_row):
     monkeypatch.setattr("pipelines.data.sources.parsed_rows.VALUES_PER_SPARK_ROW", values_per_row)
     monkeypatch.setattr("pipelines.data.ingest.shuffle_pass.VALUES_PER_SPARK_ROW", values_per_row)
     monkeypatch.setattr("pipelines.data.ingest.shuffle_pass._BYTES_AT_ONCE", 200)
-    stretches, reports = parsed(images, lines_per_batch)
-    assert max(len(content) for batch in stretches for content in batch.column("content").to_pylist()) <= values_per_row
+    parsed_rows, reports = parsed(images, lines_per_batch)
+    assert max(len(content) for batch in parsed_rows for content in batch.column("content").to_pylist()) <= values_per_row
     plan = plan_of(reports)
-    placed = list(shuffle_batches(stretches, plan))
+    placed = list(shuffle_batches(parsed_rows, plan))
     assert max(len(content) for batch in placed for content in batch.column("images").to_pylist()) <= values_per_row
     files = written(tmp_path, plan, placed)
 
@@ -118,11 +118,11 @@ def test_every_row_lands_in_its_place_however_the_text_is_cut(tmp_path, monkeypa
         assert [row for split in splits for row in stored(tmp_path, plan, split)] == expected
 
 
-def test_whole_numbers_in_a_table_of_floats_are_stored_as_floats(tmp_path, images):
-    stretches, reports = parsed(images, lines_per_batch=10, fraction_in_line=3)
+def test_integers_in_a_float_table_are_stored_as_floats(tmp_path, images):
+    parsed_rows, reports = parsed(images, lines_per_batch=10, fraction_in_line=3)
     assert [report.is_float for report in reports] == [True, False, False]
     plan = plan_of(reports, "float32")
-    written(tmp_path, plan, list(shuffle_batches(stretches, plan)))
+    written(tmp_path, plan, list(shuffle_batches(parsed_rows, plan)))
     found = {
         np.frombuffer(image, "<f4").tobytes() for split in ("train", "validation") for image, _ in stored(tmp_path, plan, split)
     }
@@ -131,10 +131,10 @@ def test_whole_numbers_in_a_table_of_floats_are_stored_as_floats(tmp_path, image
     assert found == {row.tobytes() for row in expected}
 
 
-def test_a_file_is_one_row_group_that_its_report_describes(tmp_path, images):
-    stretches, reports = parsed(images)
+def test_a_file_is_one_row_group_as_reported(tmp_path, images):
+    parsed_rows, reports = parsed(images)
     plan = plan_of(reports)
-    for row in written(tmp_path, plan, list(shuffle_batches(stretches, plan))):
+    for row in written(tmp_path, plan, list(shuffle_batches(parsed_rows, plan))):
         segment = plan.segments[row["segment"]]
         path = tmp_path / path_of(segment.split, row["file"])
         metadata = pq.ParquetFile(path).metadata
@@ -144,22 +144,22 @@ def test_a_file_is_one_row_group_that_its_report_describes(tmp_path, images):
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".parquet"}
 
 
-def test_rows_that_are_missing_or_come_twice_are_no_table(tmp_path, monkeypatch, images):
-    # Many rows of Spark's for a file: `pipelines.data.ingest.publish.summarize` finds one that has none at all.
+def test_missing_or_duplicate_rows_are_an_error(tmp_path, monkeypatch, images):
+    # Several Spark rows per file: `pipelines.data.ingest.publish.summarize` detects a file without any.
     monkeypatch.setattr("pipelines.data.ingest.shuffle_pass._BYTES_AT_ONCE", 100)
-    stretches, reports = parsed(images)
+    parsed_rows, reports = parsed(images)
     plan = plan_of(reports)
-    placed = list(shuffle_batches(stretches, plan))
-    with pytest.raises(ValueError, match=r"split=\w+/part-0000\d\.parquet: \d+ of its \d+ rows are missing or there twice"):
+    placed = list(shuffle_batches(parsed_rows, plan))
+    with pytest.raises(ValueError, match=r"split=\w+/part-0000\d\.parquet: \d+ of its \d+ rows are missing or duplicated"):
         written(tmp_path / "twice", plan, [*placed, *placed])
-    with pytest.raises(ValueError, match="rows are missing or there twice"):
+    with pytest.raises(ValueError, match="rows are missing or duplicated"):
         written(tmp_path / "missing", plan, placed[1:])
 
 
-def test_a_task_that_outlives_its_job_makes_no_folder_and_leaves_no_file(tmp_path, images, monkeypatch):
-    stretches, reports = parsed(images)
+def test_a_task_that_outlives_its_job_creates_no_folder_and_leaves_no_file(tmp_path, images, monkeypatch):
+    parsed_rows, reports = parsed(images)
     plan = plan_of(reports)
-    placed = shuffled(list(shuffle_batches(stretches, plan)))
+    placed = shuffled(list(shuffle_batches(parsed_rows, plan)))
     with pytest.raises(FileNotFoundError):
         list(write_batches(placed, plan, str(tmp_path / "gone")))
     assert list(tmp_path.iterdir()) == []
@@ -175,7 +175,7 @@ def test_a_task_that_outlives_its_job_makes_no_folder_and_leaves_no_file(tmp_pat
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_rows_to_be_scored_know_their_file_and_line(images):
+def test_rows_to_score_carry_their_file_and_line(images):
     apart, reports = parsed(images, images_apart=True)
     assert {len(content) for batch in apart for content in batch.column("content").to_pylist()} == {6}
     first_lines = {(report.file, report.block): 40 if report.block else 0 for report in reports}

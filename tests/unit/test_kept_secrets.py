@@ -21,7 +21,7 @@ from pipelines import cli
 from pipelines.config import Config, loader
 from pipelines.errors import ConfigError, ConvoyError
 from pipelines.launch import resume
-from pipelines.sweep import plan
+from pipelines.sweep import sweep_file
 from pipelines.system import atomic
 from pipelines.system.reporter import NullReporter, PrintReporter
 from pipelines.system.secrets import mask
@@ -155,11 +155,11 @@ def test_a_sweep_keeps_no_credential_and_loads_again(home, monkeypatch):
     (home / "base.yml").write_text("model:\n  name: convnet\ntracking:\n  uri: http://ann:planted@h\n  experiment: convnet\n")
     (home / "mine.yml").write_text("config: base.yml\nspace:\n  data.dataset: [/a/token=1, /a/token=2]\n")
     (home / "kept").mkdir()
-    plan.keep(plan.load(home / "mine.yml"), home / "kept")
+    sweep_file.save(sweep_file.load(home / "mine.yml"), home / "kept")
     files = [path for path in (home / "kept").rglob("*") if path.is_file()]
     assert len(files) == 2
     assert all("planted" not in path.read_text() and mode(path) == 0o600 for path in files)
-    again = plan.load(home / "kept" / layout.SWEEP_FILE, ["tracking.uri=http://ann:planted@h"])
+    again = sweep_file.load(home / "kept" / layout.SWEEP_FILE, ["tracking.uri=http://ann:planted@h"])
     assert [point["data.dataset"] for point in again.points] == ["/a/token=1", "/a/token=2"]
     assert (again.base.tracking.experiment, again.base.model.name) == ("convnet", "convnet")
 

@@ -25,19 +25,19 @@ def test_ranks_on_two_hosts_get_local_and_cross_ranks():
     assert [(slot.cross_rank, slot.cross_size) for slot in slots] == [(0, 2), (1, 2), (0, 2), (1, 2), (0, 1)]
 
 
-def test_workers_of_a_node_share_its_cores_and_none_gets_less_than_one_thread():
+def test_workers_of_a_node_share_its_cores_with_at_least_one_thread_each():
     assert threads_per_worker(0, 8, 2) == 4
     assert threads_per_worker(0, 2, 4) == 1
     assert threads_per_worker(3, 8, 2) == 3
 
 
-def test_how_often_ranks_ask_each_other_is_left_to_horovod_unless_it_is_set():
-    place = RankPlacement(slot_info(0, ["a", "a"]), "127.0.0.1:1", "lo")
-    asked = [horovod_environment(place, LaunchConfig(cycle_milliseconds=value)) for value in (0, 2.5, 10)]
-    assert [variables.get("HOROVOD_CYCLE_TIME") for variables in asked] == [None, "2.5", "10"]
+def test_the_cycle_time_is_left_to_horovod_unless_it_is_set():
+    placement = RankPlacement(slot_info(0, ["a", "a"]), "127.0.0.1:1", "lo")
+    environments = [horovod_environment(placement, LaunchConfig(cycle_milliseconds=value)) for value in (0, 2.5, 10)]
+    assert [variables.get("HOROVOD_CYCLE_TIME") for variables in environments] == [None, "2.5", "10"]
 
 
-def test_the_cause_comes_before_its_effects_even_when_it_was_reported_later(tmp_path):
+def test_the_cause_comes_before_its_effects_even_if_it_is_reported_later(tmp_path):
     effect = failures.Failure(rank=0, host="a", time=1.0, error="HorovodInternalError: gone", traceback="", log_path="l0")
     cause = failures.failure_from_exception(ValueError("real"), "Traceback", rank=1, host="b", log_path="l1")
     failures.write_failure(tmp_path, effect)
@@ -47,14 +47,14 @@ def test_the_cause_comes_before_its_effects_even_when_it_was_reported_later(tmp_
     assert failures.headline(first) == "rank 1 on b failed: ValueError: real (its log: l1)"
 
 
-def test_the_task_that_spark_names_is_the_one_that_was_lost():
-    # As Spark 3.5.9 says it, of a host that was cut off.
-    said = (
+def test_the_lost_task_is_the_one_that_spark_names():
+    # Spark 3.5.9's message after a host was cut off.
+    message = (
         "Job aborted due to stage failure: Could not recover from a failed barrier ResultStage. Most recent failure reason: "
         "Stage failed because barrier task ResultTask(4, 2) finished unsuccessfully.\nExecutorLostFailure (executor 1 exited "
         "caused by one of the running tasks) Reason: worker lost: Not receiving heartbeat for 12 seconds"
     )
-    assert failures.failed_task(said) == 2
+    assert failures.failed_task(message) == 2
     assert failures.failed_task("something else") is None
 
 
@@ -113,7 +113,7 @@ def test_a_spool_that_another_with_a_shorter_past_has_replaced_is_read_again_and
     assert [event.time for event in reader.new_events()] == [5]
 
 
-def test_bfloat16_is_chosen_only_where_the_processor_has_it(tmp_path):
+def test_bfloat16_is_chosen_only_if_the_processor_supports_it(tmp_path):
     with_it, without = tmp_path / "with", tmp_path / "without"
     with_it.write_text("processor : 0\nflags\t\t: fpu avx512f avx512_bf16\n")
     without.write_text("processor : 0\nflags\t\t: fpu avx2\n")
@@ -129,14 +129,14 @@ def test_a_rank_sees_the_gpu_that_spark_assigned_and_no_other():
     assert gpu_environment({}, "eth1") == {}
 
 
-def test_a_gpu_decides_the_precision_before_the_processor_does():
+def test_a_gpu_takes_precedence_over_the_processor_for_the_precision():
     assert [resolve("auto", gpu) for gpu in ((7, 5), (8, 0), (9, 0))] == ["float32", "bfloat16", "bfloat16"]
     assert resolve("float32", (9, 0)) == "float32"
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no fork server elsewhere")
-def test_a_fork_server_imports_what_is_needed_late_while_nobody_asks_for_a_rank(tmp_path):
+def test_a_fork_server_imports_late_modules_while_no_rank_is_requested(tmp_path):
     seen = tmp_path / "seen"
     (tmp_path / "needed_late.py").write_text(f"open({str(seen)!r}, 'w').close()")
     listening = f"import socket; s = socket.socket(socket.AF_UNIX); s.bind({str(tmp_path / 's')!r}); s.listen()"
@@ -152,7 +152,7 @@ def test_a_fork_server_imports_what_is_needed_late_while_nobody_asks_for_a_rank(
         server.wait()
 
 
-def test_temporary_folders_of_ranks_are_private_and_go_with_the_last_rank(tmp_path, monkeypatch):
+def test_temporary_folders_of_ranks_are_private_and_removed_with_the_last_rank(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     first, second = scratch.make(tmp_path / "run", 0), scratch.make(tmp_path / "run", 1)
     assert first.parent.stat().st_mode & 0o777 == 0o700
@@ -166,9 +166,9 @@ def test_temporary_folders_of_ranks_are_private_and_go_with_the_last_rank(tmp_pa
 
 def test_a_temporary_folder_that_is_a_link_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    whole = scratch.make(tmp_path / "run", 0).parent
+    root = scratch.make(tmp_path / "run", 0).parent
     scratch.remove(tmp_path / "run")
     (tmp_path / "elsewhere").mkdir()
-    whole.symlink_to(tmp_path / "elsewhere")
+    root.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(PermissionError):
         scratch.make(tmp_path / "run", 0)

@@ -20,14 +20,14 @@ from pipelines.errors import ConfigError, DataError
 
 @given(st.integers(1, 3000), st.integers(0, 2**63))
 def test_the_order_of_the_rows_is_a_permutation(size, seed):
-    places = Permutation(size, seed, "train")(np.arange(size))
-    assert np.array_equal(np.sort(places), np.arange(size))
+    positions = Permutation(size, seed, "train")(np.arange(size))
+    assert np.array_equal(np.sort(positions), np.arange(size))
 
 
 SOURCE_FILE = SourceFile(uri="some.txt", split="train", num_bytes=1, sha256="", rows=1, rejected_rows=0)
 
 
-def test_the_order_depends_on_seed_and_name_and_on_nothing_else():
+def test_the_order_depends_only_on_seed_and_name():
     numbers = np.arange(1000)
     first = Permutation(1000, 1, "train")(numbers)
     assert np.array_equal(first[600:], Permutation(1000, 1, "train")(numbers[600:]))
@@ -36,11 +36,11 @@ def test_the_order_depends_on_seed_and_name_and_on_nothing_else():
 
 
 def test_the_order_mixes_the_rows():
-    places = Permutation(60_000, 1, "train")(np.arange(60_000))
-    # Two random places are a third of the whole apart on average.
-    assert np.abs(np.diff(places)).mean() / 60_000 == pytest.approx(1 / 3, abs=0.01)
-    # Rows sorted by class: every tenth of the order holds all ten classes about equally.
-    classes = np.arange(60_000)[np.argsort(places)] // 6_000
+    positions = Permutation(60_000, 1, "train")(np.arange(60_000))
+    # Two random positions are a third of the range apart on average.
+    assert np.abs(np.diff(positions)).mean() / 60_000 == pytest.approx(1 / 3, abs=0.01)
+    # Rows sorted by class: every tenth of the order contains all ten classes about equally often.
+    classes = np.arange(60_000)[np.argsort(positions)] // 6_000
     for tenth in classes.reshape(10, -1):
         assert np.bincount(tenth, minlength=10).min() > 500
 
@@ -51,7 +51,7 @@ def segments_of(train_rows, test_rows, bytes_per_row=784, **changes):
     return {segment.split: segment for segment in found}
 
 
-def test_mnist_is_cut_as_the_design_says():
+def test_mnist_is_divided_as_specified():
     segments = segments_of(60_000, 10_000)
     assert {split: segment.rows for split, segment in segments.items()} == {"train": 54_000, "validation": 6_000, "test": 10_000}
     assert segments["train"].num_files == 32
@@ -64,7 +64,7 @@ def test_mnist_is_cut_as_the_design_says():
     st.floats(0.06, 0.5),
     st.integers(0, 5000),
 )
-def test_splits_share_out_all_rows_in_files_that_are_equal_but_for_the_last(train_rows, test_rows, validation, test, per_group):
+def test_splits_cover_all_rows_with_files_of_equal_size_except_the_last(train_rows, test_rows, validation, test, per_group):
     segments = segments_of(
         train_rows, test_rows, validation_fraction=validation, test_fraction=test, rows_per_row_group=per_group
     ).values()
@@ -82,12 +82,12 @@ def test_files_of_large_images_stay_below_32_megabytes():
     assert segments_of(10_000, None, bytes_per_row=2**26)["train"].rows_per_file == 1
 
 
-def test_a_source_that_leaves_no_row_to_test_on_is_refused():
-    with pytest.raises(DataError, match="no rows for the test split: the source holds 3 rows"):
+def test_a_source_without_rows_to_test_on_is_rejected():
+    with pytest.raises(DataError, match="no rows for the test split: the source has 3 rows"):
         segments_of(3, None)
 
 
-def test_a_manifest_survives_its_file(tmp_path):
+def test_a_manifest_round_trips_through_its_file(tmp_path):
     written = write_table(tmp_path, {"train": 120, "test": 30})
     assert read_manifest(tmp_path) == written.manifest
     assert read_manifest(tmp_path / "elsewhere") is None
@@ -134,7 +134,7 @@ TRAIN_FILE = ("splits", "train", "files", 0)
         edited("splits", []),
     ],
 )
-def test_a_manifest_that_is_forged_or_contradicts_itself_is_refused(tmp_path, edit):
+def test_a_forged_or_inconsistent_manifest_is_rejected(tmp_path, edit):
     raw = json.loads(write_table(tmp_path, {"train": 120, "test": 30}).manifest.to_json())
     edit(raw)
     (tmp_path / MANIFEST_NAME).write_text(json.dumps(raw))
@@ -143,7 +143,7 @@ def test_a_manifest_that_is_forged_or_contradicts_itself_is_refused(tmp_path, ed
 
 
 @pytest.mark.parametrize("content", [b"[]", b"\xff\xfe", b"{" * 3, b"[" * 200_000, b'{"schema_version": []}', b""])
-def test_what_is_no_manifest_at_all_is_one_line(tmp_path, content):
+def test_garbage_instead_of_a_manifest_is_a_one_line_error(tmp_path, content):
     (tmp_path / MANIFEST_NAME).write_bytes(content)
     with pytest.raises(DataError) as caught:
         read_manifest(tmp_path)
@@ -153,24 +153,24 @@ def test_what_is_no_manifest_at_all_is_one_line(tmp_path, content):
 
 @pytest.fixture
 def known(tmp_path):
-    """A configuration, a source, and the finished table that belongs to them."""
+    """A configuration, a source, and their finished table."""
     text = tmp_path / "some.txt"
     text.write_text("0 1:1\n")
     config = Config(data=DataConfig(image_shape=(12, 12, 1), classes=4), ingest=IngestConfig(tables_uri=str(tmp_path / "tables")))
     source = LibsvmFiles("some", ((str(text), "train"),))
     key = table._key(config, source, table._fingerprints(source), without_bad_rows=False)
-    place = tmp_path / "tables" / f"some-{key[:12]}"
-    place.mkdir(parents=True)
-    manifest = dataclasses.replace(write_table(place, {"train": 120, "test": 30}).manifest, key=key)
-    (place / MANIFEST_NAME).write_text(manifest.to_json())
-    return config, source, place
+    folder = tmp_path / "tables" / f"some-{key[:12]}"
+    folder.mkdir(parents=True)
+    manifest = dataclasses.replace(write_table(folder, {"train": 120, "test": 30}).manifest, key=key)
+    (folder / MANIFEST_NAME).write_text(manifest.to_json())
+    return config, source, folder
 
 
-def test_a_ready_table_is_found_without_spark_whatever_people_call_it(known):
-    config, source, place = known
+def test_an_existing_table_is_found_without_spark_under_any_class_names(known):
+    config, source, folder = known
     found = table.find(config, source)
     assert found is not None
-    assert found.uri == str(place)
+    assert found.uri == str(folder)
     named = dataclasses.replace(config, data=dataclasses.replace(config.data, class_names=("a", "b", "c", "d")))
     renamed = table.find(named, dataclasses.replace(source, note="mind this"))
     assert renamed is not None
@@ -190,37 +190,37 @@ def test_a_ready_table_is_found_without_spark_whatever_people_call_it(known):
         ("ingest", {"rows_per_row_group": 10}),
     ],
 )
-def test_another_setting_is_another_table(known, section, change):
+def test_a_different_setting_means_a_different_table(known, section, change):
     config, source, _ = known
     changed = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **change)})
     assert table.find(changed, source) is None
 
 
-def test_what_is_damaged_is_no_table(known):
-    config, source, place = known
-    intact = (place / MANIFEST_NAME).read_text()
-    (place / MANIFEST_NAME).write_text(intact[:100])
+def test_a_damaged_table_is_not_found(known):
+    config, source, folder = known
+    intact = (folder / MANIFEST_NAME).read_text()
+    (folder / MANIFEST_NAME).write_text(intact[:100])
     assert table.find(config, source) is None
-    (place / MANIFEST_NAME).write_text(intact)
+    (folder / MANIFEST_NAME).write_text(intact)
     assert table.find(config, source) is not None
-    next(place.glob("split=train/*.parquet")).unlink()
+    next(folder.glob("split=train/*.parquet")).unlink()
     assert table.find(config, source) is None
 
 
-def test_a_table_without_its_bad_rows_serves_only_those_who_accept_that(known):
-    config, source, place = known
+def test_a_table_without_its_malformed_rows_is_used_only_in_quarantine_mode(known):
+    config, source, folder = known
     accepting = dataclasses.replace(config, ingest=dataclasses.replace(config.ingest, on_bad_rows="quarantine"))
     clean = table.find(config, source)
     assert clean is not None
-    # Without bad rows it is the same table.
+    # Without malformed rows it is the same table.
     assert table.find(accepting, source) == clean
     key = table._key(config, source, table._fingerprints(source), without_bad_rows=True)
     sources = (dataclasses.replace(SOURCE_FILE, rows=147, rejected_rows=3),)
     manifest = dataclasses.replace(
         clean.manifest, key=key, rejected_rows=3, rejected_by_reason={"label_unknown": 3}, sources=sources
     )
-    (place / MANIFEST_NAME).write_text(manifest.to_json())
-    place.rename(place.parent / f"some-{key[:12]}")
+    (folder / MANIFEST_NAME).write_text(manifest.to_json())
+    folder.rename(folder.parent / f"some-{key[:12]}")
     assert table.find(config, source) is None
     with pytest.raises(DataError, match=r"some\.txt: 3 of 150 lines are malformed; .*ingest\.max_bad_fraction=0\.01"):
         table.find(accepting, source)
@@ -230,36 +230,36 @@ def test_a_table_without_its_bad_rows_serves_only_those_who_accept_that(known):
     assert found.manifest.rejected_summary == "3 malformed lines were set aside (3 label_unknown)"
 
 
-def test_a_manifest_of_other_settings_in_its_place_is_no_table(known):
-    config, source, place = known
-    manifest = read_manifest(place)
+def test_a_manifest_of_other_settings_is_not_accepted(known):
+    config, source, folder = known
+    manifest = read_manifest(folder)
     assert manifest is not None
     other_image = dataclasses.replace(manifest.image, value_range=(0.0, 16.0))
     for foreign in (dataclasses.replace(manifest, key="1" * 64), dataclasses.replace(manifest, image=other_image)):
-        (place / MANIFEST_NAME).write_text(foreign.to_json())
+        (folder / MANIFEST_NAME).write_text(foreign.to_json())
         assert table.find(config, source) is None
 
 
-def test_a_source_that_vanished_is_named(known):
+def test_a_missing_source_is_named(known):
     config, _, _ = known
     with pytest.raises(DataError, match=r"gone\.txt: cannot be read"):
         table.find(config, LibsvmFiles("some", (("gone.txt", "train"),)))
 
 
 def written_files(path, segments):
-    """As the tasks report them, in no order; and their files."""
+    """Reports of the tasks, unordered; creates their files."""
     files = []
     for number, segment in enumerate(segments):
-        for place in range(segment.num_files):
-            file = path / path_of(segment.split, place)
+        for index in range(segment.num_files):
+            file = path / path_of(segment.split, index)
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(b"x" * place)
-            rows = segment.rows_of_file(place)
-            files.append(WrittenFile(number, place, place, f"{segment.split}{place}", [rows // 2, rows - rows // 2]))
+            file.write_bytes(b"x" * index)
+            rows = segment.rows_of_file(index)
+            files.append(WrittenFile(number, index, index, f"{segment.split}{index}", [rows // 2, rows - rows // 2]))
     return files[::-1]
 
 
-def test_what_the_tasks_wrote_becomes_the_table_in_row_order(tmp_path):
+def test_the_files_of_the_tasks_become_the_table_in_row_order(tmp_path):
     segments = tuple(segments_of(30, None, validation_fraction=0, test_fraction=0.2, rows_per_row_group=10).values())
     files = written_files(tmp_path, segments)
     half_written = tmp_path / "split=train/.part-00001.parquet.0a1b2c3d"
@@ -275,7 +275,7 @@ def test_what_the_tasks_wrote_becomes_the_table_in_row_order(tmp_path):
     assert not half_written.exists()
 
 
-def test_a_file_that_was_not_written_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     segments = tuple(segments_of(30, None, validation_fraction=0, test_fraction=0.2, rows_per_row_group=10).values())
     files = written_files(tmp_path, segments)
     one_less = [file for file in files if (file.segment, file.file) != (0, 1)]
@@ -286,7 +286,7 @@ def test_a_file_that_was_not_written_is_named(tmp_path):
         publish.summarize(tmp_path, segments, files)
 
 
-def test_an_unfinished_folder_goes_and_only_old_ones_of_others_with_it(tmp_path):
+def test_an_unfinished_folder_is_removed_with_stale_ones_of_others(tmp_path):
     old, young = tmp_path / ".building-old", tmp_path / ".building-young"
     old.mkdir()
     young.mkdir()
@@ -303,7 +303,7 @@ def test_an_unfinished_folder_goes_and_only_old_ones_of_others_with_it(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".building-young"]
 
 
-def test_a_place_that_cannot_be_written_is_a_setting_that_is_wrong(tmp_path):
+def test_an_unwritable_location_is_a_configuration_error(tmp_path):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(ConfigError, match=r"ingest\.tables_uri=here: cannot be written"),
@@ -314,14 +314,14 @@ def test_a_place_that_cannot_be_written_is_a_setting_that_is_wrong(tmp_path):
 
 @pytest.fixture
 def finished(tmp_path):
-    """A folder with a table that has no manifest yet, and that."""
+    """A folder with a table without its manifest, and the manifest."""
     manifest = write_table(tmp_path / "unfinished", {"train": 120, "test": 30}).manifest
     (tmp_path / "unfinished" / MANIFEST_NAME).unlink()
     return tmp_path / "unfinished", manifest
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "link"])
-def test_publishing_replaces_what_was_no_table(tmp_path, finished, kind):
+def test_publishing_replaces_anything_that_is_not_the_table(tmp_path, finished, kind):
     target, outside = tmp_path / "target", tmp_path / "outside"
     outside.mkdir()
     (outside / "precious").write_text("of somebody else")
@@ -341,7 +341,7 @@ def test_publishing_replaces_what_was_no_table(tmp_path, finished, kind):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["outside", "target"]
 
 
-def test_a_table_that_another_run_finished_meanwhile_stays(tmp_path, finished):
+def test_a_table_finished_by_another_run_meanwhile_is_kept(tmp_path, finished):
     unfinished, manifest = finished
     theirs = write_table(tmp_path / "target", {"train": 120, "test": 30}).manifest
     theirs = dataclasses.replace(theirs, created_at="a second ago")
@@ -350,7 +350,7 @@ def test_a_table_that_another_run_finished_meanwhile_stays(tmp_path, finished):
     assert unfinished.exists()
 
 
-def test_a_folder_where_nobody_may_write_is_a_wrong_setting(tmp_path, unprivileged):
+def test_a_read_only_folder_is_a_configuration_error(tmp_path, unprivileged):
     tmp_path.chmod(0o555)
     said = unprivileged(
         "from pathlib import Path\n"

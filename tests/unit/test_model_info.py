@@ -22,8 +22,8 @@ MNIST = ModelInfo(
 
 
 def test_pictures_are_converted_to_mnists_format_only_for_models_of_grey_digits():
-    assert MNIST.wants_digits("auto")
-    assert dataclasses.replace(MNIST, dataset="data-001").wants_digits("auto")
+    assert MNIST.converts_to_digits("auto")
+    assert dataclasses.replace(MNIST, dataset="data-001").converts_to_digits("auto")
     for other in (
         {"dataset": "fashion-mnist"},
         {"class_names": tuple("abcdefghij")},
@@ -31,12 +31,12 @@ def test_pictures_are_converted_to_mnists_format_only_for_models_of_grey_digits(
         {"value_range": (0.0, 1.0)},
         {"describes_classes": False},
     ):
-        assert not dataclasses.replace(MNIST, **other).wants_digits("auto")
+        assert not dataclasses.replace(MNIST, **other).converts_to_digits("auto")
 
 
 def test_the_form_can_be_chosen_if_the_model_accepts_it():
-    assert not MNIST.wants_digits("picture")
-    assert dataclasses.replace(MNIST, dataset="fashion-mnist").wants_digits("digit")
+    assert not MNIST.converts_to_digits("picture")
+    assert dataclasses.replace(MNIST, dataset="fashion-mnist").converts_to_digits("digit")
     message = r"--form digit: must be picture for this model, which takes images of shape \[32, 32, 3\]"
     with pytest.raises(ConfigError, match=message):
-        dataclasses.replace(MNIST, image_shape=(32, 32, 3)).wants_digits("digit")
+        dataclasses.replace(MNIST, image_shape=(32, 32, 3)).converts_to_digits("digit")

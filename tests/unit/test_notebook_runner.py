@@ -13,13 +13,13 @@ from notebooks.runner.outputs import CellError, Html, ImageOutput, Text
 from notebooks.runner.source import NotebookError
 from pipelines.errors import ConfigError
 
-BORDER = "\n\n# COMMAND ----------\n\n"
+SEPARATOR = "\n\n# COMMAND ----------\n\n"
 
 
 def write(folder, *cells, name="05_note"):
     path = folder / f"{name}.py"
     texts = (textwrap.dedent(cell).strip("\n") for cell in cells)
-    path.write_text(f"{source.FIRST_LINE}\n" + BORDER.join(texts) + "\n")
+    path.write_text(f"{source.FIRST_LINE}\n" + SEPARATOR.join(texts) + "\n")
     return path
 
 
@@ -272,26 +272,26 @@ def notebooks(tmp_path):
 
 @pytest.mark.parametrize("name", ["2", "02", "convnet", "02_convnet", "notebooks/02_convnet.py"])
 def test_a_lab_is_selected_by_number_name_or_file(notebooks, name):
-    assert [notebook.name for notebook in command.choose([name], notebooks)] == ["02_convnet"]
+    assert [notebook.name for notebook in command.select([name], notebooks)] == ["02_convnet"]
 
 
 def test_the_former_name_of_a_lab_still_selects_it(notebooks, tmp_path):
     notebooks.append(source.read(write(tmp_path, "x = 1", name="06_distributed_pipeline")))
     for name in ("06_distributed_road", "notebooks/06_distributed_road.py"):
-        assert [notebook.name for notebook in command.choose([name], notebooks)] == ["06_distributed_pipeline"]
+        assert [notebook.name for notebook in command.select([name], notebooks)] == ["06_distributed_pipeline"]
 
 
 def test_all_labs_are_selected_by_default_and_a_wrong_name_gets_a_hint(notebooks):
-    assert command.choose([], notebooks) == notebooks
+    assert command.select([], notebooks) == notebooks
     with pytest.raises(ConfigError, match=r"^02_convnat: matches no lab; did you mean 02_convnet"):
-        command.choose(["02_convnat"], notebooks)
+        command.select(["02_convnat"], notebooks)
     with pytest.raises(ConfigError, match=r"^0: matches more than one lab; there are 01_perceptron, 02_convnet$"):
-        command.choose(["0"], notebooks)
+        command.select(["0"], notebooks)
 
 
 def test_a_widget_that_no_selected_lab_has_is_refused(notebooks):
-    assert command.given_widgets(["epochs=1", "optimizers=a=b"], notebooks) == {"epochs": "1", "optimizers": "a=b"}
+    assert command.parse_widgets(["epochs=1", "optimizers=a=b"], notebooks) == {"epochs": "1", "optimizers": "a=b"}
     with pytest.raises(ConfigError, match=r"^--set epoch=1: no such widget; did you mean epochs"):
-        command.given_widgets(["epoch=1"], notebooks)
+        command.parse_widgets(["epoch=1"], notebooks)
     with pytest.raises(ConfigError, match=r"^--set optimizers=adam: no such widget; must be WIDGET=VALUE with one of epochs"):
-        command.given_widgets(["optimizers=adam"], notebooks[:1])
+        command.parse_widgets(["optimizers=adam"], notebooks[:1])

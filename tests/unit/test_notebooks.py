@@ -18,7 +18,7 @@ each_lab = pytest.mark.parametrize("lab", LABS, ids=lambda lab: lab.name)
 def statements(lab):
     for cell in lab.cells:
         if cell.kind == "python":
-            yield from ast.walk(source.parsed(lab, cell))
+            yield from ast.walk(source.parse(lab, cell))
 
 
 def text_of(lab):
@@ -59,7 +59,7 @@ def test_a_lab_imports_only_the_library_and_what_every_student_knows(lab):
 def test_a_lab_begins_with_a_text_and_then_its_widgets(lab):
     assert [cell.kind for cell in lab.cells[:2]] == ["markdown", "python"]
     assert {"data", "epochs", "workers", "storage"} <= set(lab.widgets())
-    in_second = [node for node in ast.walk(source.parsed(lab, lab.cells[1])) if isinstance(node, ast.Call)]
+    in_second = [node for node in ast.walk(source.parse(lab, lab.cells[1])) if isinstance(node, ast.Call)]
     assert len(lab.widgets()) == len(in_second)
 
 

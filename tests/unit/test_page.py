@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -83,10 +84,26 @@ def test_a_job_that_goes_on_records_the_epochs_that_the_one_before_did_not_come_
         run.finish("FINISHED")
     entries = [entry.values for entry in Journal(tmp_path).entries() if entry.action == "metrics"]
     assert [entry["step"] for entry in entries if "train/loss" in entry["values"]] == [1, 2]
-    assert [entry["values"]["ranks/rows_per_second_1"] for entry in entries if "ranks/rows_per_second_1" in entry["values"]] == [
-        500.0,
-        500.0,
-    ]
+    speeds = [entry["values"].get("workers/rows_per_second_1") for entry in entries]
+    assert [speed for speed in speeds if speed is not None] == [500.0, 500.0]
+
+
+def test_a_run_that_began_under_the_former_metric_names_records_no_epoch_twice(table, tmp_path):
+    run = TrackedRun(config(f"tracking.uri=sqlite:///{tmp_path}/mlflow.db").tracking, "name", tmp_path)
+    run.metrics({"ranks/epoch_seconds_0": 4.0} | metrics(1), 1)
+    recorder = Recorder(run, tmp_path, table.manifest, "a title", submitted=100.0)
+    for event in events():
+        if event.kind in ("plan", "epoch") and event.rank == 0:
+            recorder.remember(event)
+    run.finish("FINISHED")
+    entries = [entry.values for entry in Journal(tmp_path).entries() if entry.action == "metrics"]
+    assert [entry["step"] for entry in entries if "train/loss" in entry["values"]] == [1, 2]
+
+
+def test_the_name_of_a_run_tells_it_from_others():
+    names = {run_page.name(config("model.name=convnet", "launch.workers=2"), "mnist", run_page.random_key()) for _ in range(20)}
+    assert all(re.fullmatch(r"mnist-convnet-2w-[2-9a-z]{4}", name) for name in names)
+    assert len(names) == 20
 
 
 def test_parameters_are_what_can_differ_and_matters():
@@ -157,8 +174,8 @@ def test_events_become_metrics_of_all_ranks_and_figures_with_their_numbers(table
     for entry in entries:
         if entry["action"] == "metrics":
             logged |= {(name, entry["values"]["step"]): value for name, value in entry["values"]["values"].items()}
-    assert logged["ranks/rows_per_second_1", 2] == 500.0
-    assert logged["ranks/epoch_seconds_0", 1] == 4.0
+    assert logged["workers/rows_per_second_1", 2] == 500.0
+    assert logged["workers/epoch_seconds_0", 1] == 4.0
     assert logged["validation/loss", 2] == 0.5
     assert logged["system/node-1/cpu_utilization_percentage", 1] == 50.0
     assert 0 < logged["test/calibration_error", 2] < 1

@@ -1,4 +1,4 @@
-"""Every form of a path, in every role: for Spark, for Python, for Petastorm, and for the tracking store."""
+"""All path forms, as used by Spark, Python, Petastorm and the tracking store."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def laptop(monkeypatch):
 @pytest.fixture
 def cluster(monkeypatch):
     monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "15.4")
-    # Set on the machine that a job was sent from, it must not lead a cluster astray.
+    # Must have no effect on a cluster, even if set on the machine that submitted the job.
     monkeypatch.setenv("CONVOY_DBFS_ROOT", "/data/dbfs")
     monkeypatch.delenv("CONVOY_HOME", raising=False)
 
@@ -41,24 +41,24 @@ def cluster(monkeypatch):
         ("a/b", "/home/ann/convoy/a/b", "file:/home/ann/convoy/a/b", "file:///home/ann/convoy/a/b"),
     ],
 )
-def test_on_a_laptop_every_form_is_a_folder_for_every_role(laptop, location, python, spark, petastorm):
+def test_on_a_laptop_every_form_maps_to_a_local_folder(laptop, location, python, spark, petastorm):
     assert str(paths.to_python(location)) == python
     assert paths.to_spark(location) == spark
     assert paths.to_petastorm(location) == petastorm
 
 
 @pytest.mark.parametrize("location", ["dbfs:/a/b", "/Volumes/c/s/v", "a/b"])
-def test_a_location_means_the_same_place_on_a_node_that_is_given_the_variables(laptop, monkeypatch, location):
-    variables, place = paths.variables(), paths.to_python(location)
+def test_a_location_resolves_identically_on_a_node_with_the_variables(laptop, monkeypatch, location):
+    variables, path = paths.variables(), paths.to_python(location)
     monkeypatch.delenv("CONVOY_HOME")
     monkeypatch.delenv("CONVOY_DBFS_ROOT")
-    assert paths.to_python(location) != place
+    assert paths.to_python(location) != path
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert paths.to_python(location) == place
+    assert paths.to_python(location) == path
 
 
-def test_nodes_of_databricks_need_to_be_told_no_places(cluster):
+def test_databricks_nodes_need_no_variables(cluster):
     assert paths.variables() == {}
 
 
@@ -74,7 +74,7 @@ def test_nodes_of_databricks_need_to_be_told_no_places(cluster):
         ("/local_disk0/x", "/local_disk0/x", "file:/local_disk0/x", "file:///local_disk0/x"),
     ],
 )
-def test_on_databricks_spark_gets_dbfs_and_python_and_petastorm_the_mount(cluster, location, python, spark, petastorm):
+def test_on_databricks_spark_uses_dbfs_and_python_and_petastorm_the_mount(cluster, location, python, spark, petastorm):
     assert str(paths.to_python(location)) == python
     assert paths.to_spark(location) == spark
     assert paths.to_petastorm(location) == petastorm
@@ -82,7 +82,7 @@ def test_on_databricks_spark_gets_dbfs_and_python_and_petastorm_the_mount(cluste
 
 @pytest.mark.parametrize("location", OBJECT_STORES)
 @pytest.mark.parametrize("role", [paths.to_python, paths.to_spark, paths.to_petastorm])
-def test_object_stores_are_refused_in_every_role_with_the_remedy(cluster, location, role):
+def test_object_stores_are_rejected_with_the_remedy(cluster, location, role):
     with pytest.raises(ConfigError, match=r"is not supported; use dbfs:/.*\(mount object storage as a volume\)"):
         role(location)
 
@@ -91,25 +91,25 @@ def test_object_stores_are_refused_in_every_role_with_the_remedy(cluster, locati
     "location", ["dbfs:/../etc/passwd", "/dbfs/../etc/passwd", "/Volumes/../../etc", "dbfs:/Volumes/../../etc"]
 )
 @pytest.mark.parametrize("where", ["laptop", "cluster"])
-def test_no_form_leads_out_of_its_root(request, where, location):
+def test_no_form_can_leave_its_root(request, where, location):
     request.getfixturevalue(where)
     with pytest.raises(ConfigError, match=r"leaves the folder .* remove the '\.\.'"):
         paths.to_python(location)
 
 
-def test_an_empty_path_is_refused(laptop):
+def test_an_empty_path_is_rejected(laptop):
     with pytest.raises(ConfigError, match=r"^an empty path was given"):
         paths.to_python("")
 
 
 @pytest.mark.parametrize("character", "#?;")
-def test_what_petastorm_would_take_for_part_of_a_url_is_refused_for_it_alone(laptop, character):
+def test_characters_with_a_meaning_in_urls_are_rejected_for_petastorm_only(laptop, character):
     location = f"/a{character}b"
     assert paths.to_python(location) == Path(location)
     with pytest.raises(ConfigError, match="Petastorm cannot open"):
         paths.to_petastorm(location)
 
 
-def test_the_tracking_store_of_a_laptop_lies_in_the_home_folder(laptop, monkeypatch):
+def test_the_tracking_store_of_a_laptop_is_in_the_home_folder(laptop, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert default_tracking_uri(TrackingConfig()) == "sqlite:////home/ann/convoy/mlflow.db"

@@ -1,4 +1,6 @@
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 
@@ -6,39 +8,43 @@ from jobs import doctor
 from pipelines.launch.preflight import check, probe, requirements
 
 GOOD = probe.NodeReport(
-    python="3.11.7",
+    python="3.13.0",
     java='openjdk version "17.0.9" 2023-10-17',
     versions={
         "keras": "3.15.1",
         "petastorm": "0.13.1",
-        "pyarrow": "14.0.2",
-        "numpy": "1.26.4",
+        "pyarrow": "25.0.1",
+        "numpy": "2.5.5",
         "mlflow": "3.17.2",
         "horovod": "0.28.1",
+        "pyspark": "4.3.0",
     },
-    tensorflow="2.18.1",
-    horovod_tensorflow="2.18.1",
+    tensorflow="2.21.0",
+    horovod_tensorflow="2.21.0",
     gloo=True,
     cores=4,
     memory=16 * requirements.GIGABYTE,
     bfloat16=("amx_bf16",),
 )
 
-DATABRICKS_15_4 = dataclasses.replace(
-    GOOD,
-    python="3.11.0",
-    java='openjdk version "1.8.0_412"',
-    versions={
-        "keras": "3.2.1",
-        "petastorm": "0.12.1",
-        "pyarrow": "14.0.1",
-        "numpy": "1.23.5",
-        "mlflow": "2.13.1",
-        "horovod": "0.28.1",
-    },
-    tensorflow="2.16.1",
-    horovod_tensorflow="2.16.1",
-)
+RUNTIMES = sorted((Path(__file__).parents[2] / "conf/constraints").glob("dbr-*.txt"))
+
+
+def of_runtime(file):
+    """What a node of a Databricks runtime has, by its file of facts, and what the init script adds where it is missing."""
+    text = file.read_text()
+    python, java = re.search(r"^# Python (\S+), Java (\d+),", text, re.M).groups()
+    pinned = dict(re.findall(r"^([\w-]+)==(\S+)", text, re.M))
+    added = {"tensorflow": "2.21.0", "keras": "3.15.1", "petastorm": "0.12.1", "horovod": "0.28.1"}
+    versions = {**added, **pinned}
+    return probe.NodeReport(
+        python=python,
+        java='openjdk version "1.8.0_412"' if java == "8" else f'openjdk version "{java}.0.9" 2023-10-17',
+        versions={name: versions[name] for name in (*probe.VERSIONED, "horovod", "pyspark")},
+        tensorflow=versions["tensorflow"],
+        horovod_tensorflow=versions["tensorflow"],
+        **{name: getattr(GOOD, name) for name in ("gloo", "cores", "memory", "bfloat16")},
+    )
 
 
 def with_version(name, version):
@@ -49,8 +55,8 @@ def failures(found, workers=1):
     return [row for row in requirements.check_node(found, workers) if row.state == "fail"]
 
 
-@pytest.mark.parametrize("found", [GOOD, DATABRICKS_15_4], ids=["local", "databricks 15.4"])
-def test_both_supported_stacks_pass_without_a_remedy(found):
+@pytest.mark.parametrize("found", [GOOD, *map(of_runtime, RUNTIMES)], ids=["local", *(file.stem for file in RUNTIMES)])
+def test_the_supported_stacks_pass_without_a_remedy(found):
     rows = requirements.check_node(found)
     assert requirements.all_pass(rows)
     assert [row.remedy for row in rows if row.remedy] == []
@@ -60,15 +66,14 @@ def test_both_supported_stacks_pass_without_a_remedy(found):
     ("found", "name"),
     [
         (dataclasses.replace(GOOD, python="3.9.2"), "Python"),
-        (dataclasses.replace(GOOD, python="3.12.0"), "Python"),
         (dataclasses.replace(GOOD, java=""), "Java"),
-        (dataclasses.replace(GOOD, java='openjdk version "21.0.1" 2023-10-17'), "Java"),
+        (dataclasses.replace(GOOD, java='openjdk version "11.0.1" 2018-10-16'), "Java"),
         (with_version("keras", "2.15.0"), "Keras"),
-        (with_version("petastorm", "0.11.5"), "Petastorm"),
-        (with_version("pyarrow", "15.0.0"), "pyarrow"),
-        (with_version("numpy", "2.0.0"), "numpy"),
+        (with_version("petastorm", ""), "Petastorm"),
+        (with_version("pyarrow", "17.0.0"), "Spark"),
         (with_version("mlflow", ""), "MLflow"),
         (with_version("horovod", ""), "Horovod"),
+        (with_version("horovod", "0.27.0"), "Horovod"),
         (dataclasses.replace(GOOD, horovod_tensorflow="2.16.1"), "Horovod build"),
         (dataclasses.replace(GOOD, horovod_tensorflow=""), "Horovod build"),
         (dataclasses.replace(GOOD, horovod_error="ImportError: undefined symbol"), "Horovod build"),
@@ -89,9 +94,65 @@ def test_a_tensorflow_that_crashes_on_import_fails_its_row_and_the_horovod_build
     assert "exit code -4" in check.table(requirements.check_node(crashed))
 
 
-def test_a_tensorflow_that_horovod_does_not_compile_with_is_rejected():
-    newer = dataclasses.replace(GOOD, tensorflow="2.19.0", horovod_tensorflow="2.19.0")
-    assert [row.name for row in failures(newer)] == ["TensorFlow"]
+@pytest.mark.parametrize(
+    ("found", "row", "reason"),
+    [
+        (dataclasses.replace(GOOD, python="3.9.2"), "Python", "Convoy is written for 3.10 and later"),
+        (with_version("keras", "2.15.0"), "Keras", "Convoy is written for Keras 3"),
+        (with_version("pyarrow", "15.0.0"), "Spark", "Spark 4.2 and later refuse pyarrow before 18"),
+        (dataclasses.replace(GOOD, tensorflow="2.15.1", horovod_tensorflow="2.15.1"), "TensorFlow", "earlier ones have Keras 2"),
+        (dataclasses.replace(GOOD, tensorflow="2.17.0", horovod_tensorflow="2.17.0"), "numpy", "built for numpy 1"),
+    ],
+)
+def test_what_is_known_not_to_work_is_refused_with_the_reason(found, row, reason):
+    failed = {failure.name: failure.needed for failure in failures(found)}
+    assert reason in failed[row]
+    assert "is known not to work: " in failed[row]
+
+
+@pytest.mark.parametrize(
+    ("found", "name", "version", "tested"),
+    [
+        (dataclasses.replace(GOOD, python="3.14.1"), "Python", "3.14.1", "3.10 to 3.13"),
+        (dataclasses.replace(GOOD, tensorflow="2.22.0", horovod_tensorflow="2.22.0"), "TensorFlow", "2.22.0", "2.16 to 2.21"),
+        (with_version("pyarrow", "27.0.0"), "pyarrow", "27.0.0", "14.0 to 26"),
+        (with_version("numpy", "3.0.0"), "numpy", "3.0.0", "1.23 to 2.5"),
+        (with_version("mlflow", "4.0.0"), "MLflow", "4.0.0", "2.13 to 3.17"),
+        (with_version("horovod", "0.29.0"), "Horovod", "0.29.0", "0.28.1"),
+        (with_version("pyspark", "5.0.0"), "Spark", "5.0.0", "3.5 to 4.3"),
+    ],
+)
+def test_what_is_newer_than_tested_is_a_warning_that_names_what_was_tested(found, name, version, tested):
+    for rows in (requirements.check_node(found), requirements.check_executor(found, found)):
+        assert requirements.all_pass(rows)
+        (row,) = [row for row in rows if row.state == "note"]
+        assert (row.name, row.found, row.needed) == (name, f"{version}, newer than tested", f"{tested} (tested)")
+        assert row.remedy
+
+
+def test_what_is_older_than_tested_is_a_warning_too():
+    (row,) = [row for row in requirements.check_node(with_version("petastorm", "0.11.5")) if row.state != "ok"]
+    assert (row.name, row.state, row.found) == ("Petastorm", "note", "0.11.5, older than tested")
+
+
+@pytest.mark.parametrize(
+    ("spark", "java", "state"),
+    [
+        ("3.5.0", "1.8.0_412", "ok"),
+        ("3.5.2", "11.0.1", "ok"),
+        ("3.5.2", "21.0.1", "fail"),
+        ("4.0.0", "1.8.0_412", "fail"),
+        ("4.0.0", "17.0.9", "ok"),
+        ("4.3.0", "21.0.1", "ok"),
+        ("4.3.0", "25.0.1", "note"),
+        ("", "11.0.1", "ok"),
+    ],
+)
+def test_java_is_held_against_what_the_spark_runs_on(spark, java, state):
+    found = dataclasses.replace(with_version("pyspark", spark), java=f'openjdk version "{java}" 2023-10-17')
+    (row,) = [row for row in requirements.check_node(found) if row.name == "Java"]
+    assert row.state == state
+    assert bool(row.remedy) == (state != "ok")
 
 
 def test_with_more_workers_than_cores_the_remedy_names_the_number_that_fits():
@@ -115,16 +176,16 @@ def test_a_machine_with_nothing_gives_a_full_table():
 
 
 def test_the_table_shows_found_and_needed_with_the_remedy_below():
-    lines = check.table(requirements.check_node(with_version("pyarrow", "15.0.0"))).splitlines()
-    (index,) = [number for number, line in enumerate(lines) if "pyarrow " in line and line.startswith("fail")]
-    assert "15.0.0" in lines[index]
-    assert "below 15" in lines[index]
+    lines = check.table(requirements.check_node(with_version("keras", "2.15.0"))).splitlines()
+    (index,) = [number for number, line in enumerate(lines) if "Keras " in line and line.startswith("fail")]
+    assert "2.15.0" in lines[index]
+    assert "3.2 to 3.15" in lines[index]
     assert lines[index + 1].strip() == "-> run ./convoy setup"
 
 
 def test_release_candidates_and_local_versions_are_compared_by_their_numbers():
-    assert requirements.all_pass(requirements.check_node(with_version("keras", "3.16.0rc1")))
-    assert requirements.all_pass(requirements.check_node(with_version("numpy", "1.26.4+local")))
+    assert requirements.all_pass(requirements.check_node(with_version("keras", "3.15.0rc1")))
+    assert requirements.all_pass(requirements.check_node(with_version("numpy", "2.5.4+local")))
 
 
 def test_an_import_that_kills_python_is_reported_rather_than_raised(tmp_path, monkeypatch):
@@ -162,7 +223,7 @@ def test_an_executor_like_the_driver_passes():
 @pytest.mark.parametrize(
     ("found", "name"),
     [
-        (dataclasses.replace(GOOD, python="3.10.4"), "Python, as on the driver"),
+        (dataclasses.replace(GOOD, python="3.12.4"), "Python, as on the driver"),
         (with_version("keras", "3.2.1"), "keras, as on the driver"),
         (dataclasses.replace(GOOD, horovod_tensorflow="2.16.1"), "Horovod build"),
         (dataclasses.replace(GOOD, gloo=False), "Horovod Gloo"),
@@ -184,4 +245,4 @@ def test_a_run_folder_that_takes_no_appends_is_a_note_that_says_how_it_is_handle
 
 
 def test_a_patch_release_of_python_may_differ():
-    assert executor_failures(dataclasses.replace(GOOD, python="3.11.9")) == []
+    assert executor_failures(dataclasses.replace(GOOD, python="3.13.9")) == []

@@ -27,7 +27,8 @@ def test_the_first_malformed_line_is_numbered_across_the_blocks_of_its_file():
     with pytest.raises(DataError) as caught:
         check_bad_rows(IngestConfig(), SOURCE, RULES, reports({"label_unknown": 1}))
     assert str(caught.value) == (
-        "a-test.txt:1005: the label '7' is wrong; fix the file, or set ingest.on_bad_rows=quarantine to go on without such lines"
+        "a-test.txt:1005: the label '7' is wrong; fix the file, or set ingest.on_bad_rows=quarantine to continue "
+        "without such lines"
     )
 
 
@@ -45,8 +46,8 @@ def test_the_limit_applies_to_each_file():
 
 def test_a_few_lines_with_an_index_0_are_set_aside_with_a_caveat():
     config = IngestConfig(on_bad_rows="quarantine")
-    (doubt,) = check_bad_rows(config, SOURCE, RULES, reports({"index_zero": 3}, uses_last_index=False)).warnings
-    assert doubt.endswith("if the file counts from 0 throughout, its other rows are off by one value")
+    (doubtful,) = check_bad_rows(config, SOURCE, RULES, reports({"index_zero": 3}, uses_last_index=False)).warnings
+    assert doubtful.endswith("if the file is zero-based, its other rows are off by one value")
     # Index 12 is used, so indices start at 1.
     (certain,) = check_bad_rows(config, SOURCE, RULES, reports({"index_zero": 3}, uses_last_index=True)).warnings
     assert certain.endswith("(3 index_zero)")
@@ -54,5 +55,5 @@ def test_a_few_lines_with_an_index_0_are_set_aside_with_a_caveat():
 
 @pytest.mark.parametrize("mode", ["fail", "quarantine"])
 def test_a_zero_based_file_is_reported_as_such_once(mode):
-    with pytest.raises(DataError, match="1,980 of 3,960 lines have an index 0 and none uses 12, so the whole file seems"):
+    with pytest.raises(DataError, match="1,980 of 3,960 lines have an index 0 and none uses 12, so the file seems to be"):
         check_bad_rows(IngestConfig(on_bad_rows=mode), SOURCE, RULES, reports({"index_zero": 1980}, uses_last_index=False))

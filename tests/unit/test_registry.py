@@ -84,7 +84,7 @@ def test_a_wrong_name_is_refused_before_any_work(wrong):
 
 def test_a_model_that_never_reached_the_server_is_a_warning_instead_of_an_error(store):
     lines = ReportedLines()
-    assert model_registry.registered("", "digits", store, lines) == {}
+    assert model_registry.try_register("", "digits", store, lines) == {}
     assert lines[0].startswith("warning: not registered as digits: MLflow at sqlite:")
 
 

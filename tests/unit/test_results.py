@@ -22,7 +22,7 @@ def results_table():
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
-def test_a_page_holds_the_table_of_the_recorded_runs(results_table, name):
+def test_a_page_contains_the_table_of_the_recorded_runs(results_table, name):
     page = ROOT / name
     _, _, rest = page.read_text().partition(results_table.BEGIN)
     table, end, _ = rest.partition(results_table.END)
@@ -34,12 +34,12 @@ def test_the_page_of_results_shows_every_configuration(results_table):
     assert results_table.PAGES[ROOT / "docs/results.md"] == results_table.CONFIGS
 
 
-def test_every_configuration_has_its_place_in_the_table(results_table):
+def test_every_configuration_is_in_the_table(results_table):
     assert sorted(results_table.CONFIGS) == CONFIGS
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_a_configuration_states_the_mean_of_at_least_three_recorded_seeds(results_table, config):
+def test_a_configuration_file_states_the_mean_of_at_least_three_recorded_seeds(results_table, config):
     header = (ROOT / f"conf/{config}.yml").read_text()
     stated = re.search(r"Expected: .*?([\d.]+) % test accuracy", header.replace("\n# ", " "))
     assert stated is not None
@@ -58,7 +58,7 @@ def test_a_mean_and_its_range_are_written_in_percent(results_table):
     assert row == "| `conf/convnet.yml` | 149,010 | 8 | 1,000 / 3,000 | 98.50 % (98.00 to 99.00, 3 seeds) |  | 98.6 % |"
 
 
-def test_a_repeated_run_takes_the_place_of_the_older_one(results_table, tmp_path, monkeypatch):
+def test_a_repeated_run_replaces_the_older_one(results_table, tmp_path, monkeypatch):
     monkeypatch.setattr(results_table, "RECORD", tmp_path / "record.json")
     run = {"config": "convnet", "workers": 1, "seed": 1, "accuracy": 0.98}
     results_table.add({"runs": [run, run | {"seed": 2}]})

@@ -9,7 +9,7 @@ import pytest
 from support.synthetic import write_table
 
 from pipelines.config import StreamConfig
-from pipelines.data.ingest.build import _BYTES_PER_WRITE_TASK, _MOST_BYTES_PER_ROW_GROUP
+from pipelines.data.ingest.build import _BYTES_PER_WRITE_TASK, _MAX_BYTES_PER_ROW_GROUP
 from pipelines.data.ingest.permutation import Permutation, plan_segments
 from pipelines.data.stream.sharding import file_parts, shard, steps_per_epoch
 from pipelines.data.table.schema import TableFile, TableManifest
@@ -42,7 +42,7 @@ def test_the_table_of_a_terabyte_matches_the_document(image):
         f"| {image} | {TERABYTE // size:,} | {train.rows_per_file:,} | {files:,} | {TERABYTE // _BYTES_PER_WRITE_TASK:,} |"
         in DOCUMENT
     )
-    assert train.rows_per_file * size <= _MOST_BYTES_PER_ROW_GROUP
+    assert train.rows_per_file * size <= _MAX_BYTES_PER_ROW_GROUP
 
 
 @pytest.mark.parametrize("workers", [8, 64, 512])

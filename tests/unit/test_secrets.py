@@ -37,7 +37,7 @@ ACCOUNT_KEY = base64.b64encode(bytes(range(64))).decode()
         ("/data/token=7/d.libsvm is read", "/data/token=***/d.libsvm is read"),
     ],
 )
-def test_credentials_are_masked_in_every_form_and_the_rest_stays(text, shown):
+def test_credentials_are_masked_in_every_form_and_other_text_stays(text, shown):
     assert mask(text, {}) == shown
 
 
@@ -118,11 +118,11 @@ def test_names_and_paths_are_left_as_they_are_whatever_they_look_like(value):
         "see https://unpkg.com/react@18/x and models:/digits@champion",
     ],
 )
-def test_ordinary_text_is_left_as_it_is(text):
+def test_ordinary_text_is_unchanged(text):
     assert mask(text, {"HOME": "/home/ann", "TOKENIZERS_PARALLELISM": "training"}) == text
 
 
-def test_the_value_of_a_secret_variable_is_masked_wherever_it_turns_up():
+def test_the_value_of_a_secret_variable_is_masked_anywhere():
     environment = {"MLFLOW_TRACKING_PASSWORD": "tr0ub4dor", "DB": "mysql://ann:another1@db/x", "EDITOR": "ordinary"}
     assert mask("x tr0ub4dor-y another1 ordinary", environment) == "x ***-y *** ordinary"
 
@@ -173,13 +173,13 @@ def test_what_is_inside_the_value_of_a_secret_variable_is_masked_by_itself_too()
         PEM,
     ],
 )
-def test_masking_twice_is_the_same_as_once(text):
+def test_masking_is_idempotent(text):
     once = mask(text, {})
     assert once != text
     assert mask(once, {}) == once
 
 
-def test_texts_inside_plain_data_are_masked():
+def test_strings_in_nested_data_are_masked():
     assert masked({"uri": ["http://a:b@h", 5, None]}) == {"uri": ["http://***@h", 5, None]}
 
 
@@ -200,7 +200,7 @@ def test_texts_inside_plain_data_are_masked():
         *("accountKey", "x-api-key", "npm_config__authToken", "API_TOKENS", "DBPASS", "SAS_URL", "SLACK_WEBHOOK_URL"),
     ],
 )
-def test_variables_that_hold_credentials_are_known_by_their_names(name):
+def test_names_of_secret_variables_are_recognized(name):
     assert is_secret_name(name)
 
 
@@ -225,7 +225,7 @@ def test_variables_that_hold_none_are_not_taken_for_secrets(name):
     assert not is_secret_name(name)
 
 
-def test_an_environment_without_secrets_keeps_everything_else():
+def test_an_environment_without_secrets_keeps_all_other_variables():
     environment = {"HOME": "/root", "HF_TOKEN": "x", "MLFLOW_TRACKING_URI": "http://ann:s3cret@h", "CONVOY_HOME": "/c"}
     assert without_secrets(environment) == {"HOME": "/root", "CONVOY_HOME": "/c"}
 
@@ -242,7 +242,7 @@ def test_a_process_without_secrets_keeps_its_paths_even_if_a_password_is_a_word_
     assert without_secrets(kept | dropped | {"A_NOTE": JWT, "B_NOTE": PEM}) == kept
 
 
-def test_the_first_line_of_an_error_is_not_blank_masked_and_of_bounded_length():
+def test_the_first_line_of_an_error_is_nonblank_masked_and_bounded():
     assert first_line(ValueError("\n  no answer from https://me:hunter22@host \n  a trace")) == "no answer from https://***@host"
     assert first_line(KeyError()) == "KeyError"
     assert first_line("") == ""

@@ -13,7 +13,7 @@ import pytest
 from support.clones import ROOT, copy_clone, finish_set_up
 
 from tools.setup import environment, horovod, java, python, steps
-from tools.setup.clone import Clone, SetupError
+from tools.setup.clone import Clone, SetupError, locked_block, locked_version
 from tools.setup.spark import environment as program_environment
 from tools.setup.spark import write_spark_conf
 
@@ -61,48 +61,97 @@ def started(clone, **variables):
     return done.stdout.splitlines()
 
 
-def test_an_interpreter_that_exists_but_fails_when_run_is_passed_over(clone, tmp_path):
+VERSIONS = ("3.13", "3.12", "3.11", "3.10")
+
+
+def test_an_interpreter_that_exists_but_fails_when_run_is_passed_over(tmp_path):
     shim = interpreter(tmp_path, "python3.11", "command not found", code=127)
     good = interpreter(tmp_path, "python3", "3.11 1 /opt/python3.11")
-    assert python.find_python([shim, str(tmp_path / "absent"), good]) == ("/opt/python3.11", "3.11", True)
+    assert python.best([shim, str(tmp_path / "absent"), good], VERSIONS) == ("/opt/python3.11", "3.11", True)
 
 
-def test_3_11_is_preferred_and_one_that_can_make_environments_before_one_that_cannot(clone, tmp_path):
+def test_the_newest_is_preferred_and_one_that_can_make_environments_before_one_that_cannot(tmp_path):
     ten = interpreter(tmp_path, "ten", "3.10 1 /a/python3.10")
-    eleven = interpreter(tmp_path, "eleven", "3.11 1 /a/python3.11")
-    bare = interpreter(tmp_path, "bare", "3.11 0 /usr/bin/python3.11")
-    assert python.find_python([ten, eleven])[0] == "/a/python3.11"
-    assert python.find_python([bare, ten])[0] == "/a/python3.10"
-    assert python.find_python([bare]) == ("/usr/bin/python3.11", "3.11", False)
+    thirteen = interpreter(tmp_path, "thirteen", "3.13 1 /a/python3.13")
+    bare = interpreter(tmp_path, "bare", "3.13 0 /usr/bin/python3.13")
+    assert python.best([ten, thirteen], VERSIONS).path == "/a/python3.13"
+    assert python.best([bare, ten], VERSIONS).path == "/a/python3.10"
+    assert python.best([bare], VERSIONS) == ("/usr/bin/python3.13", "3.13", False)
 
 
-def test_no_suitable_python_is_one_clear_line(clone, tmp_path):
+def test_a_runtime_takes_its_own_python_alone(clone, tmp_path):
     newer = interpreter(tmp_path, "python3", "3.13 1 /usr/bin/python3.13")
-    with pytest.raises(SetupError, match=r"^Python 3\.11 or 3\.10 is needed and not found; install it \(.*\)$"):
-        python.find_python([newer])
+    assert Clone(clone.root, "dbr-15.4-ml").pythons == ("3.11",)
+    assert python.best([newer], Clone(clone.root, "dbr-15.4-ml").pythons) is None
 
 
-def test_this_interpreter_is_found_for_real(clone):
-    _, version, _ = python.find_python([sys.executable])
-    assert version == f"{sys.version_info.major}.{sys.version_info.minor}"
+def programs(folder, monkeypatch, **scripts):
+    """The only programs that the set-up finds; no Python among them."""
+    folder.mkdir(exist_ok=True)
+    for name, script in scripts.items():
+        file = folder / name.replace("_", "-")
+        file.write_text(f"#!/bin/sh\n{script}\n")
+        file.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr(python, "candidates", lambda versions: [])
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
 
 
-@pytest.mark.parametrize("answer", ['openjdk version "21.0.1" 2023-10-17', 'java version "1.8.0_412"', "nonsense"])
+NEEDED = "Python 3.13 or 3.12 or 3.11 or 3.10 is needed and not found"
+
+
+def test_without_a_fitting_python_the_one_that_this_systems_apt_has_is_named(clone, tmp_path, monkeypatch):
+    programs(tmp_path / "bin", monkeypatch, apt_cache="echo 'python3.9 - Interactive'; echo 'python3.12 - Interactive'")
+    with pytest.raises(SetupError) as failure:
+        python.find_python(steps.Steps(clone, 0))
+    assert str(failure.value) == (
+        f"python3.12 python3.12-venv is missing ({NEEDED}); "
+        "install it (apt-get install python3.12 python3.12-venv), then run ./convoy again"
+    )
+
+
+@pytest.mark.parametrize("has_uv", [True, False])
+def test_where_the_package_manager_has_none_uv_is_asked_for_one_of_its_own(clone, tmp_path, monkeypatch, capsys, has_uv):
+    """Here it cannot. Without a uv the pip of the Python at hand is asked for that first."""
+    monkeypatch.setenv("CONVOY_CACHE", str(tmp_path / "cache"))
+    asked = {"uv": 'echo "$@"; exit 4'} if has_uv else {}
+    programs(tmp_path / "bin", monkeypatch, apt_cache="echo 'python3.9 - Interactive'", old='echo "$@"; exit 4', **asked)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin/old"))
+    with (tmp_path / "lock").open("w") as lock, pytest.raises(SetupError) as failure:
+        python.find_python(steps.Steps(clone, lock.fileno()))
+    first, *rest = str(failure.value).splitlines()
+    assert first == "install Python 3.13 (https://docs.python.org/3/using/unix.html), then run ./convoy again"
+    assert ("python install --install-dir" if has_uv else "-m pip") in "\n".join(rest)
+    assert NEEDED in capsys.readouterr().out
+
+
+def test_this_interpreter_is_found_for_real():
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert python.best([sys.executable], [version]).version == version
+
+
+@pytest.mark.parametrize("answer", ['openjdk version "11.0.1" 2018-10-16', 'java version "1.8.0_412"', "nonsense"])
 def test_a_java_that_does_not_suit_is_not_taken(clone, tmp_path, monkeypatch, answer):
     (tmp_path / "jdk/bin").mkdir(parents=True)
     interpreter(tmp_path / "jdk/bin", "java", "")
     (tmp_path / "jdk/bin/java").write_text(f"#!/bin/sh\necho '{answer}' >&2\n")
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "jdk"))
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    assert java.find_java() is None
+    assert java.find_java(clone) is None
 
 
-def test_a_java_17_from_java_home_is_taken(clone, tmp_path, monkeypatch):
-    (tmp_path / "jdk/bin").mkdir(parents=True)
-    interpreter(tmp_path / "jdk/bin", "java", "")
-    (tmp_path / "jdk/bin/java").write_text("#!/bin/sh\necho 'openjdk version \"17.0.9\" 2023-10-17' >&2\n")
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "jdk"))
-    assert java.find_java() == str(tmp_path / "jdk")
+@pytest.mark.parametrize(
+    ("runtime", "version", "suits"),
+    [("local", "17", True), ("local", "21", True), ("dbr-15.4-ml", "17", True), ("dbr-15.4-ml", "21", False)],
+)
+def test_the_java_of_java_home_is_taken_where_the_locked_spark_runs_on_it(clone, tmp_path, monkeypatch, runtime, version, suits):
+    home = tmp_path / "jdk"
+    (home / "bin").mkdir(parents=True)
+    interpreter(home / "bin", "java", "")
+    (home / "bin/java").write_text(f"#!/bin/sh\necho 'openjdk version \"{version}.0.9\" 2023-10-17' >&2\n")
+    monkeypatch.setenv("JAVA_HOME", str(home))
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert java.find_java(Clone(clone.root, runtime)) == (str(home) if suits else None)
 
 
 def test_a_finished_set_up_is_recognised_and_any_changed_input_ends_that(clone):
@@ -189,7 +238,7 @@ def test_a_cached_horovod_needs_no_compiler(clone, tmp_path, monkeypatch):
     (folder / "horovod.whl").touch()
     horovod.wheel_or_compiler(steps.Steps(clone, 0), "3.11")
     assert "cp311" in folder.name
-    assert "tf2.18.1" in folder.name
+    assert f"tf{locked_version(clone.packages, 'tensorflow')}" in folder.name
 
 
 def wheel(folder, tensorflow):
@@ -214,7 +263,7 @@ def test_a_kept_horovod_that_does_not_fit_is_one_line_and_not_installed(clone, t
         file.write_bytes(file.read_bytes()[:40])
     with pytest.raises(SetupError) as failure:
         horovod.install_horovod(steps.Steps(clone, 0), "3.11")
-    needed = horovod.locked_version(clone.packages, "tensorflow")
+    needed = locked_version(clone.packages, "tensorflow")
     assert str(failure.value) == (f"{file} was compiled {found}, needed is {needed}; delete {folder}, then run ./convoy again")
 
 
@@ -252,7 +301,7 @@ def test_pip_settings_become_uv_settings_and_the_environment_wins(clone):
 
 def test_the_lock_pins_by_hash_and_holds_no_address_and_no_torch(clone):
     lock = clone.packages.read_text()
-    block = environment.locked_block(lock, "uv")
+    block = locked_block(lock, "uv")
     assert block.startswith("uv==")
     assert "--hash=sha256:" in block
     assert "uvicorn" not in block

@@ -15,18 +15,18 @@ def test_shards_are_disjoint_cover_all_rows_and_differ_by_at_most_one(rows, work
 
 @pytest.mark.parametrize("rows", [256, 257, 1000, 54_000])
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_every_shard_has_enough_rows_and_less_than_one_global_batch_is_left_out(rows, workers):
+def test_every_shard_has_enough_rows_and_less_than_one_global_batch_is_skipped(rows, workers):
     steps = steps_per_epoch(rows, workers, 64)
     assert all(len(shard(rows, rank, workers)) >= steps * 64 for rank in range(workers))
     assert 0 <= rows - steps * workers * 64 < workers * 64
 
 
-def test_fewer_rows_than_one_global_batch_are_refused_with_the_arithmetic():
+def test_fewer_rows_than_one_global_batch_are_rejected_with_the_arithmetic():
     with pytest.raises(DataError, match=r"255 training rows, fewer than one global batch of 256 \(2 workers x 128\)"):
         steps_per_epoch(255, 2, 128)
 
 
-def test_a_range_is_cut_at_the_files_it_shares_with_its_neighbours():
+def test_a_range_is_split_at_file_boundaries():
     files = [TableFile(path=name, rows=10, num_bytes=1, sha256="") for name in ("a", "b", "c")]
     assert file_parts(files, RowRange(5, 25)) == (FilePart("a", 5, 10, 10), FilePart("b", 0, 10, 10), FilePart("c", 0, 5, 10))
 

@@ -1,4 +1,4 @@
-"""Run folders on a mounted object store, a real one (`object_store`), and what stands in there for files that grow."""
+"""Run folders on a real object-store mount (`object_store`), and the staging files for files that grow there."""
 
 import dataclasses
 import os
@@ -16,7 +16,7 @@ from support.disk_faults import fill, small_disk
 from support.object_store import object_store
 from test_checkpoint import STATE, arrays
 
-from pipelines.sweep import plan
+from pipelines.sweep import sweep_file
 from pipelines.sweep.search import Study, TrialOutcome
 from pipelines.system import atomic, writeback
 from pipelines.track.mlflow.journal import Journal
@@ -43,7 +43,7 @@ def run_dir(store):
 
 @pytest.fixture
 def temporary(tmp_path, monkeypatch):
-    """Where stand-ins lie, for this test alone."""
+    """Folder of the staging files in this test."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
 
@@ -60,7 +60,7 @@ def append(path, text):
         file.write(text)
 
 
-def test_what_a_folder_takes_is_found_out_by_trying_and_nothing_is_left_there(store, tmp_path):
+def test_probing_a_folder_leaves_no_files(store, tmp_path):
     assert (writeback.probe(tmp_path), writeback.probe(store), writeback.probe(tmp_path / "absent")) == (
         "appends",
         "whole files",
@@ -70,7 +70,7 @@ def test_what_a_folder_takes_is_found_out_by_trying_and_nothing_is_left_there(st
     assert [name for name in os.listdir(store) if name.startswith(".append")] == []
 
 
-def test_a_folder_that_may_not_be_written_and_a_full_disk_are_told_apart_from_one_that_takes_no_appends(tmp_path, unprivileged):
+def test_a_read_only_folder_and_a_full_disk_are_distinguished_from_one_without_appends(tmp_path, unprivileged):
     (tmp_path / "forbidden").mkdir(mode=0o500)
     place = str(tmp_path / "forbidden")
     code = f"import pathlib; from pipelines.system import writeback; print(writeback.probe(pathlib.Path({place!r})))"
@@ -80,7 +80,7 @@ def test_a_folder_that_may_not_be_written_and_a_full_disk_are_told_apart_from_on
         assert writeback.probe(disk) == "nothing"
 
 
-def test_where_appends_work_a_file_is_its_own_stand_in_and_no_thread_is_started(tmp_path):
+def test_with_appends_a_file_is_its_own_staging_file_and_no_thread_starts(tmp_path):
     before = threading.active_count()
     with writeback.staged(tmp_path) as stage:
         assert stage.folder is None
@@ -91,7 +91,7 @@ def test_where_appends_work_a_file_is_its_own_stand_in_and_no_thread_is_started(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_grows_arrives_while_it_does_and_whole_at_the_end_and_its_stand_in_goes(run_dir, temporary):
+def test_a_growing_file_is_copied_meanwhile_and_completely_at_the_end(run_dir, temporary):
     log = run_dir / "logs" / "x.log"
     with writeback.staged(run_dir) as stage:
         growing = stage.file(log)
@@ -106,7 +106,7 @@ def test_a_file_that_grows_arrives_while_it_does_and_whole_at_the_end_and_its_st
     assert [path.name for path in log.parent.iterdir()] == ["x.log"]
 
 
-def test_a_stand_in_begins_with_what_is_there(run_dir):
+def test_a_staging_file_begins_with_the_existing_content(run_dir):
     log = run_dir / "logs" / "x.log"
     log.write_text("of an earlier start\n")
     with writeback.staged(run_dir) as stage:
@@ -114,7 +114,7 @@ def test_a_stand_in_begins_with_what_is_there(run_dir):
     assert log.read_text() == "of an earlier start\nof this one\n"
 
 
-def test_a_reader_gets_each_event_once_while_the_spool_is_copied_over_and_over(run_dir):
+def test_a_reader_gets_each_event_once_while_the_spool_is_copied_repeatedly(run_dir):
     spool = run_dir / layout.SPOOL_FOLDER
     writer, reader, seen = SpoolWriter(spool, 0), SpoolReader(spool), []
     for number in range(200):
@@ -128,7 +128,7 @@ def test_a_reader_gets_each_event_once_while_the_spool_is_copied_over_and_over(r
     assert [event.values.step for event in seen] == list(range(200))
 
 
-def test_a_process_that_is_told_of_a_stage_leaves_the_copying_to_the_other(run_dir):
+def test_a_process_that_adopts_a_stage_does_not_copy(run_dir):
     with writeback.staged(run_dir) as stage:
         code = (
             "import os, pathlib, signal, sys; from pipelines.system import writeback\n"
@@ -142,7 +142,7 @@ def test_a_process_that_is_told_of_a_stage_leaves_the_copying_to_the_other(run_d
     assert [event.kind for event in SpoolReader(run_dir / "spool").new_events()] == ["epoch"]
 
 
-def test_what_could_not_be_copied_is_an_error_at_the_end_and_its_stand_in_stays(run_dir, temporary):
+def test_a_failed_copy_is_an_error_at_the_end_and_the_staging_file_stays(run_dir, temporary):
     (run_dir / "logs" / "x.log").mkdir()
     stage = writeback.new_stage(run_dir)
     growing = stage.staging_path(run_dir / "logs" / "x.log")
@@ -155,7 +155,7 @@ def test_what_could_not_be_copied_is_an_error_at_the_end_and_its_stand_in_stays(
     assert (run_dir / "logs" / "y.log").read_text() == "copied\n"
 
 
-def test_stand_ins_of_a_process_that_was_killed_go_when_the_next_ones_are_made(run_dir, temporary):
+def test_staging_files_of_a_killed_process_are_removed_by_the_next_stage(run_dir, temporary):
     code = (
         "import os, pathlib, signal, sys; from pipelines.system import writeback\n"
         "stage = writeback.new_stage(pathlib.Path(sys.argv[1])); os.kill(os.getpid(), signal.SIGKILL)"
@@ -168,7 +168,7 @@ def test_stand_ins_of_a_process_that_was_killed_go_when_the_next_ones_are_made(r
         assert not left.exists()
 
 
-def test_a_journal_is_read_as_it_was_written_before_and_after_it_was_copied(run_dir):
+def test_a_journal_reads_the_same_before_and_after_it_is_copied(run_dir):
     journal = Journal(run_dir)
     journal.append("open", {"name": "x"})
     journal.file("figures/a.png", b"1")
@@ -187,7 +187,7 @@ def test_a_journal_is_read_as_it_was_written_before_and_after_it_was_copied(run_
     assert (run_dir / "tracking/files/figures/a.png").read_bytes() == b"2"
 
 
-def test_checkpoints_and_arrays_are_written_from_start_to_end_and_come_back(run_dir):
+def test_checkpoints_and_arrays_are_written_sequentially_and_read_back(run_dir):
     for epoch in (1, 2, 3):
         path = checkpoints.write(run_dir, dataclasses.replace(STATE, epoch=epoch), arrays(epoch), keep=2)
     checkpoints.write(run_dir, dataclasses.replace(STATE, epoch=3), arrays(3), keep=2)
@@ -201,7 +201,7 @@ def test_checkpoints_and_arrays_are_written_from_start_to_end_and_come_back(run_
     assert figure_data.load(run_dir, "x")["rows"].tolist() == [0, 1, 2, 3, 4]
 
 
-def test_a_folder_whose_files_are_written_in_any_order_arrives_whole(run_dir):
+def test_a_folder_written_with_seeks_is_copied_completely(run_dir):
     with writeback.staged(run_dir) as stage:
         with stage.staged_folder(run_dir / "model") as place:
             place.mkdir()
@@ -212,10 +212,10 @@ def test_a_folder_whose_files_are_written_in_any_order_arrives_whole(run_dir):
         assert (run_dir / "model" / "data" / "MLmodel").read_text() == "x"
 
 
-def test_a_sweep_keeps_its_record_there_and_goes_on_with_it(run_dir, tmp_path):
+def test_a_sweep_keeps_its_record_there_and_resumes_from_it(run_dir, tmp_path):
     (tmp_path / "base.yml").write_text("training: {epochs: 9}\n")
     (tmp_path / "sweep.yml").write_text(f"config: {tmp_path / 'base.yml'}\nspace: {{training.seed: [1, 2, 3]}}\n")
-    sweep = plan.load(tmp_path / "sweep.yml")
+    sweep = sweep_file.load(tmp_path / "sweep.yml")
     study = Study(sweep, run_dir)
     study.tell(study.ask().number, TrialOutcome(state="finished", value=0.5))
     writeback.close(run_dir)
@@ -224,7 +224,7 @@ def test_a_sweep_keeps_its_record_there_and_goes_on_with_it(run_dir, tmp_path):
     assert (again.left, [trial.outcome.value for trial in again.ended()]) == (2, [0.5])
 
 
-def test_a_file_is_replaced_also_where_none_can_be_renamed_over_another(tmp_path):
+def test_a_file_is_replaced_even_if_renames_cannot_overwrite(tmp_path):
     with object_store(tmp_path / "store", replaces=False) as store:
         for content in ("first", "second"):
             atomic.write(store / "x", content)
@@ -232,7 +232,7 @@ def test_a_file_is_replaced_also_where_none_can_be_renamed_over_another(tmp_path
         assert os.listdir(store) == ["x"]
 
 
-def test_a_folder_that_cannot_be_put_in_place_leaves_the_one_that_was_there(tmp_path):
+def test_a_failed_folder_replacement_keeps_the_existing_folder(tmp_path):
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "rows").write_text("earlier")
     unfinished = atomic.unfinished_folder(tmp_path, ".scoring-", "output")

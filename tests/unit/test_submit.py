@@ -75,9 +75,18 @@ def test_a_dry_run_shows_files_and_job_without_contacting_the_workspace(workspac
     submit(workspace.host, "--dry-run", "--target", "prod", "--param", "data=mnist-5k")
     shown = capsys.readouterr().out
     assert "upload jobs/train_cnn.py to /Workspace/Shared/.convoy/convoy/prod/files/jobs/train_cnn.py" in shown
-    assert '"spark_version": "15.4.x-cpu-ml-scala2.12"' in shown
+    assert '"spark_version": "18.x-cpu-ml-scala2.13"' in shown
     assert shown.endswith('run with {"data": "mnist-5k"}\n')
     assert workspace.calls == []
+
+
+def test_a_dry_run_for_another_runtime_shows_its_image_and_init_script(submit, capsys):
+    submit("http://nobody", "--dry-run", "--runtime", "17.3")
+    shown = capsys.readouterr().out
+    assert '"spark_version": "17.3.x-cpu-ml-scala2.13"' in shown
+    assert "upload conf/databricks/init.sh to " in shown
+    assert '/conf/databricks/init.sh"' in shown
+    assert '"whl": ' in shown
 
 
 def test_refused_credentials_are_one_line_with_exit_code_1_and_without_the_token(workspace):

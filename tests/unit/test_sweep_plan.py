@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from pipelines.errors import ConfigError
-from pipelines.sweep import plan
+from pipelines.sweep import sweep_file
 
 ROOT = Path(__file__).parents[2]
 CONVNET, MLP = str(ROOT / "conf/convnet.yml"), str(ROOT / "conf/mlp.yml")
@@ -17,7 +17,7 @@ def load(tmp_path):
     def read(*overrides, **content):
         file = tmp_path / "trial.yml"
         file.write_text(yaml.safe_dump({"config": CONVNET} | content if "configs" not in content else content, sort_keys=False))
-        return plan.load(file, overrides)
+        return sweep_file.load(file, overrides)
 
     return read
 
@@ -25,14 +25,14 @@ def load(tmp_path):
 @pytest.mark.parametrize("file", sorted((ROOT / "conf/sweeps").glob("*.yml")), ids=lambda file: file.name)
 def test_every_sweep_file_of_the_repository_is_valid_and_documents_its_command(file, monkeypatch):
     monkeypatch.setenv("CONVOY_HOME", str(ROOT))
-    sweep = plan.load(file)
+    sweep = sweep_file.load(file)
     assert sweep.trials >= 10
     assert f"./convoy sweep conf/sweeps/{file.name}" in file.read_text()
 
 
 def test_the_course_compares_its_networks_with_three_seeds_each(monkeypatch):
     monkeypatch.setenv("CONVOY_HOME", str(ROOT))
-    sweep = plan.load(ROOT / "conf/sweeps/course.yml")
+    sweep = sweep_file.load(ROOT / "conf/sweeps/course.yml")
     configs = [sweep.configuration(point) for point in sweep.points]
     assert {config.model.name for config in configs} >= {"mlp", "convnet", "convnet_two", "convnet_dropout"}
     assert [config.training.seed for config in configs[:3]] == [1, 2, 3]
@@ -41,7 +41,7 @@ def test_the_course_compares_its_networks_with_three_seeds_each(monkeypatch):
 
 def test_the_learning_rate_of_large_batches_scales_with_the_batch(monkeypatch):
     monkeypatch.setenv("CONVOY_HOME", str(ROOT))
-    sweep = plan.load(ROOT / "conf/sweeps/large_batch.yml")
+    sweep = sweep_file.load(ROOT / "conf/sweeps/large_batch.yml")
     found = [sweep.configuration(point) for point in sweep.points[::3]]
     batches = [config.launch.workers * config.training.batch_size_per_worker for config in found]
     assert batches == [128, 256, 512, 1024, 2048, 4096, 8192]
@@ -79,8 +79,8 @@ def test_the_copy_in_the_folder_restores_the_same_sweep_without_the_conf_files(l
         space={"data.image_shape": [[28, 28, 1]], "training.base_learning_rate": [0.001, "1e-2"]},
         seeds=[1, 2],
     )
-    plan.keep(sweep, tmp_path / "kept")
-    again = plan.load(tmp_path / "kept/sweep.yml")
+    sweep_file.save(sweep, tmp_path / "kept")
+    again = sweep_file.load(tmp_path / "kept/sweep.yml")
     assert (again.bases, again.axes, again.config) == (sweep.bases, sweep.axes, sweep.config)
     assert [again.configuration(point) for point in again.points] == [sweep.configuration(point) for point in sweep.points]
     assert again.base.data.dataset == "mnist-5k"

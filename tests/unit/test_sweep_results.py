@@ -4,7 +4,7 @@ import io
 import pytest
 import yaml
 
-from pipelines.sweep import plan, results
+from pipelines.sweep import results, sweep_file
 from pipelines.sweep.search import FinishedTrial, TrialOutcome
 
 SPACE = {"training.base_learning_rate": [0.1, 0.01]}
@@ -16,7 +16,7 @@ def sweep(tmp_path):
         (tmp_path / "base.yml").write_text("training: {epochs: 9}\n")
         file = tmp_path / "trial.yml"
         file.write_text(yaml.safe_dump({"config": str(tmp_path / "base.yml"), "space": SPACE} | content, sort_keys=False))
-        return plan.load(file)
+        return sweep_file.load(file)
 
     return read
 

@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from pipelines.errors import ConfigError, LaunchError
-from pipelines.sweep import plan, search
+from pipelines.sweep import search, sweep_file
 from pipelines.sweep.search import Study, TrialOutcome
 
 RATES = {"training.base_learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}}
@@ -14,7 +14,7 @@ def sweep(tmp_path):
         (tmp_path / "base.yml").write_text("training: {epochs: 9}\n")
         file = tmp_path / "trial.yml"
         file.write_text(yaml.safe_dump({"config": str(tmp_path / "base.yml")} | content, sort_keys=False))
-        return plan.load(file)
+        return sweep_file.load(file)
 
     return read
 

@@ -4,12 +4,12 @@ import pytest
 import yaml
 
 from pipelines import errors
-from pipelines.launch.run_lifecycle import EndedEarly
-from pipelines.sweep import plan
+from pipelines.sweep import plan, sweep_file
 from pipelines.sweep.search import Study, TrialOutcome
 from pipelines.sweep.trial import TrialConsole, TrialContext, _Watch
 from pipelines.track.console.console import TrainingConsole
 from pipelines.track.rundir.events import EpochEnd, Event, StepProgress
+from pipelines.track.tracked_run import EndedEarly
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def context(tmp_path):
     (tmp_path / "base.yml").write_text("training: {epochs: 3}\n")
     content = {"space": {"training.seed": [1, 2]}, "pruning": "median", "pruning_after_trials": 1, "pruning_after_epochs": 2}
     (tmp_path / "s.yml").write_text(yaml.safe_dump({"config": str(tmp_path / "base.yml")} | content))
-    sweep = plan.load(tmp_path / "s.yml")
+    sweep = sweep_file.load(tmp_path / "s.yml")
     study = Study(sweep, tmp_path)
     first = study.ask()
     for epoch in (1, 2, 3):

@@ -6,26 +6,26 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MAKE_ONE = "from pipelines.system import temporary; print((temporary.folder('convoy-try-') / 'x').write_text('x'))"
+CREATE_FOLDER = "from pipelines.system import temporary; print((temporary.folder('convoy-try-') / 'x').write_text('x'))"
 
 
 @pytest.mark.parametrize(
     ("ending", "code"),
     [
-        (MAKE_ONE, 0),
-        (f"from pipelines import cli; cli.run(lambda _: exec({MAKE_ONE!r}), [])", 0),
-        (f"from pipelines import cli; cli.run(lambda _: (exec({MAKE_ONE!r}), 1 / 0), [])", 1),
+        (CREATE_FOLDER, 0),
+        (f"from pipelines import cli; cli.run(lambda _: exec({CREATE_FOLDER!r}), [])", 0),
+        (f"from pipelines import cli; cli.run(lambda _: (exec({CREATE_FOLDER!r}), 1 / 0), [])", 1),
     ],
-    ids=["Python's own", "of a job", "of a job that fails"],
+    ids=["plain Python", "job", "failing job"],
 )
-def test_a_temporary_folder_is_gone_at_any_end_of_its_process(tmp_path, ending, code):
+def test_a_temporary_folder_is_removed_however_its_process_exits(tmp_path, ending, code):
     variables = os.environ | {"TMPDIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", ending], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (code, "1\n")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_its_user_may_look_into_a_temporary_folder(tmp_path, monkeypatch):
+def test_a_temporary_folder_is_private_to_its_user(tmp_path, monkeypatch):
     from pipelines.system import temporary
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

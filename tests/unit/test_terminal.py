@@ -1,5 +1,6 @@
 """The progress line on a real terminal: a pseudo-terminal with a size."""
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -11,8 +12,8 @@ import termios
 
 import pytest
 
+from pipelines.track.console import terminal
 from pipelines.track.console.console import TrainingConsole
-from pipelines.track.console.terminal import fitted
 from pipelines.track.rundir.events import EpochEnd, Event, StepProgress, TrainingPlan
 
 PLAN = TrainingPlan(
@@ -40,13 +41,22 @@ for number, line in enumerate(sys.stdin, 1):
     values = StepProgress(epoch=1, step=number * 10, rows_per_second=12345.6, loss=0.1234, accuracy=0.9876)
     console.show(Event(0, float(number), values))
 console.show(Event(0, 9.0, EpochEnd(1, {METRICS!r})))
-console.warn("be warned")
+console.warn("[be] warned")
 console.close()
 """
 
 
 def set_size(terminal, columns):
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+
+
+def rest_of(master):
+    """All that was written before the terminal's other side was closed."""
+    shown = b""
+    with contextlib.suppress(OSError):
+        while True:
+            shown += os.read(master, 65536)
+    return shown
 
 
 def follow(sizes, verbosity="normal", term="xterm"):
@@ -64,15 +74,11 @@ def follow(sizes, verbosity="normal", term="xterm"):
             process.stdin.flush()
             # A report of a quiet console cannot be waited for.
             if verbosity != "quiet" and term != "dumb":
-                while shown.count(b"\x1b[K") < number + 1:
+                while shown.count(b"rows/s") + shown.count("…".encode()) < number + 1:
                     shown += os.read(master, 65536)
         process.stdin.close()
         os.close(slave)
-        while True:
-            try:
-                shown += os.read(master, 65536)
-            except OSError:
-                break
+        shown += rest_of(master)
         assert process.wait(timeout=20) == 0
     finally:
         process.kill()
@@ -80,25 +86,25 @@ def follow(sizes, verbosity="normal", term="xterm"):
     return shown.decode()
 
 
-def progress_lines(shown):
-    return [line for line in re.split(r"\r\x1b\[K|\r\n", shown) if line.lstrip("[=> ").startswith(("]  epoch", "epoch 1/3  0:"))]
+def frames_of(shown):
+    """The bar as it was drawn each time, without colours."""
+    plain = re.sub(r"\x1b\[[\d;]*m|\x1b\[\?25[hl]", "", shown)
+    drawn = re.split(r"\r\x1b\[2K|\r\n", plain)
+    return [frame for frame in drawn if "epoch 1/3" in frame and "train loss" not in frame]
 
 
 @pytest.mark.parametrize("columns", [20, 40, 80, 200])
 def test_the_progress_line_fits_any_terminal(columns):
-    shown = follow([columns] * 3)
-    frames = [frame.split("\r\n")[0] for frame in shown.split("\r\x1b[K")[1:4]]
-    assert all(frame for frame in frames)
-    assert max(len(frame) for frame in frames) < columns
-    assert all("epoch 1/3" in frame for frame in frames)
-    assert ("[=" in frames[2]) == (columns >= 80)
+    frames = frames_of(follow([columns] * 3))[:3]
+    assert len(frames) == 3
+    assert max(map(len, frames)) < columns
+    assert ("━" in frames[2]) == (columns >= 80)
     assert ("rows/s" in frames[2]) == (columns >= 80)
 
 
 def test_a_window_that_changes_its_size_gets_lines_of_its_new_size():
     sizes = [200, 40, 80, 30]
-    frames = [frame.split("\r\n")[0] for frame in follow(sizes).split("\r\x1b[K")[1:5]]
-    lengths = [len(frame) for frame in frames]
+    lengths = [len(frame) for frame in frames_of(follow(sizes))[:4]]
     assert all(length < columns for length, columns in zip(lengths, sizes, strict=True))
     assert lengths[0] > 80
     assert lengths[2] > lengths[1] > lengths[3]
@@ -108,12 +114,18 @@ def test_lines_that_stay_are_whole_and_the_progress_line_is_taken_away():
     shown = follow([40, 40])
     lines = shown.split("\r\n")
     assert any(line.endswith("epoch 1/3  train loss 0.5000 accuracy 0.9000  9.5 s  5,400 rows/s") for line in lines)
-    assert any(line.endswith("warning: be warned") for line in lines)
-    assert shown.endswith("\r\x1b[K")
+    assert any(line.endswith("warning: [be] warned") for line in lines)
+    assert shown.endswith("\r\x1b[1A\x1b[2K")
+
+
+def test_the_cursor_is_shown_while_the_bar_is_so_that_a_kill_leaves_it():
+    shown = follow([80, 80])
+    assert shown.index("\x1b[?25h") < shown.index("\x1b[2K")
+    assert shown.rindex("\x1b[?25l") < shown.index("\x1b[2K")
 
 
 def test_quiet_shows_warnings_only_and_moves_no_cursor():
-    assert follow([80, 80], "quiet") == "warning: be warned\r\n"
+    assert follow([80, 80], "quiet") == "warning: [be] warned\r\n"
 
 
 def test_a_warning_is_shown_even_where_quiet(capsys):
@@ -140,7 +152,37 @@ def test_elsewhere_each_epoch_is_one_plain_line(capsys):
     assert lines[1:] == ["epoch 1/3  train loss 0.5000 accuracy 0.9000  9.5 s  5,400 rows/s"]
 
 
-@pytest.mark.parametrize("width", range(1, 130))
-def test_a_line_is_never_longer_than_asked(width):
-    for share in (-1.0, 0.0, 0.5, 1.0, 2.0):
-        assert len(fitted(["epoch 10/10", "1:00:00 left", "accuracy 0.1234", "12,345 rows/s"], share, width)) <= width
+def test_a_window_that_was_closed_ends_nothing():
+    master, slave = pty.openpty()
+    line = terminal.StatusLine(os.dup(slave))
+    os.close(slave)
+    line.show(0.1, "epoch 1/3")
+    os.close(master)
+    line.show(0.2, "epoch 1/3")
+    line.print("a line")
+    line.close()
+
+
+def test_rich_is_imported_with_the_first_progress_and_not_before():
+    code = (
+        "import sys\nfrom pipelines.track.console import terminal\nline = terminal.StatusLine(2)\nline.print('a line')\n"
+        "print('rich' in sys.modules)\nline.show(0.1, 'epoch 1/3')\nprint('rich' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["False", "True"]
+
+
+@pytest.mark.parametrize("width", range(2, 130))
+def test_a_line_is_never_longer_than_the_window(width):
+    master, slave = pty.openpty()
+    set_size(slave, width)
+    line = terminal.StatusLine(slave)
+    for share in (0.0, 0.5, 1.0):
+        line.show(share, "epoch 10/10  1:00:00 left  accuracy 0.1234  loss 1.2345  12,345 rows/s")
+    os.close(slave)
+    shown = rest_of(master)
+    os.close(master)
+    plain = re.sub(r"\x1b\[[\d;]*m|\x1b\[\?25[hl]", "", shown.decode())
+    frames = re.split(r"\r\x1b\[2K", plain)
+    assert len(frames) == 3
+    assert max(map(len, frames)) < width

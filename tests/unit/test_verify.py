@@ -48,47 +48,47 @@ def with_images_of(size):
 
 DAMAGES = {
     "missing": (lambda path: path.unlink(), "is missing"),
-    "cut short": (lambda path: os.truncate(path, 200), "is cut short or damaged"),
-    "empty": (lambda path: os.truncate(path, 0), "is cut short or damaged"),
-    "a link": (move_away_and_link, "is a link"),
-    "split is a link": (lambda path: move_away_and_link(path.parent), "is a link"),
-    "a folder": (replace_by_folder, "is no file"),
+    "cut short": (lambda path: os.truncate(path, 200), "is truncated or damaged"),
+    "empty": (lambda path: os.truncate(path, 0), "is truncated or damaged"),
+    "a link": (move_away_and_link, "is a symbolic link"),
+    "split is a link": (lambda path: move_away_and_link(path.parent), "is a symbolic link"),
+    "a folder": (replace_by_folder, "is not a regular file"),
     "column renamed": (
         lambda path: rewrite(path, lambda columns: columns.rename_columns(["pixels", "label"])),
         "has no column 'image'; its columns are pixels, label",
     ),
     "other type": (
         lambda path: rewrite(path, lambda columns: columns.set_column(1, "label", columns["label"].cast(pa.int64()))),
-        "holds int64 in column 'label' instead of int32",
+        "has int64 in column 'label' instead of int32",
     ),
-    "other image size": (lambda path: rewrite(path, with_images_of(64)), "holds images of 64 bytes instead of 144"),
+    "other image size": (lambda path: rewrite(path, with_images_of(64)), "has images of 64 bytes instead of 144"),
     "fewer rows": (
         lambda path: rewrite(path, lambda columns: columns.slice(0, 30)),
-        "holds 30 rows in 1 row group where the manifest says 50 in one",
+        "has 30 rows in 1 row group where the manifest says 50 in one",
     ),
-    "two row groups": (lambda path: rewrite(path, lambda columns: columns, row_group_size=25), "holds 50 rows in 2 row groups"),
+    "two row groups": (lambda path: rewrite(path, lambda columns: columns, row_group_size=25), "has 50 rows in 2 row groups"),
 }
 
 
-def test_a_table_as_it_was_written_is_whole(table):
+def test_an_unchanged_table_passes(table):
     assert verify.find_damage(*table) is None
 
 
 @pytest.mark.parametrize("large", [False, True], ids=["hashed", "too large to hash"])
-@pytest.mark.parametrize(("harm", "text"), DAMAGES.values(), ids=DAMAGES)
-def test_what_is_damaged_is_named_with_its_file(table, harm, text, large, monkeypatch):
+@pytest.mark.parametrize(("damage", "text"), DAMAGES.values(), ids=DAMAGES)
+def test_damage_is_reported_with_its_file(table, damage, text, large, monkeypatch):
     if large:
-        monkeypatch.setattr(verify, "_MOST_BYTES_HASHED", 0)
+        monkeypatch.setattr(verify, "_MAX_BYTES_HASHED", 0)
     folder, manifest = table
-    harm(folder / PART)
-    found = verify.find_damage(folder, manifest)
-    assert found is not None
-    assert text in found
-    assert found.startswith("split=train/part-0000")
-    assert "\n" not in found
+    damage(folder / PART)
+    defect = verify.find_damage(folder, manifest)
+    assert defect is not None
+    assert text in defect
+    assert defect.startswith("split=train/part-0000")
+    assert "\n" not in defect
 
 
-def test_a_single_changed_bit_is_found(table):
+def test_a_single_changed_bit_is_detected(table):
     folder, manifest = table
     flip_a_bit(folder / PART)
     assert verify.find_damage(folder, manifest) == f"{PART} is not as it was written: some of its bytes have changed"
@@ -96,21 +96,21 @@ def test_a_single_changed_bit_is_found(table):
 
 def test_the_driver_reads_a_bounded_number_of_footers_of_a_large_table(tmp_path, monkeypatch):
     manifest = write_table(tmp_path, {"train": 90}, rows_per_file=10).manifest
-    monkeypatch.setattr(verify, "_MOST_BYTES_HASHED", 0)
-    monkeypatch.setattr(verify, "_MOST_FOOTERS", 3)
+    monkeypatch.setattr(verify, "_MAX_BYTES_HASHED", 0)
+    monkeypatch.setattr(verify, "_MAX_FOOTERS", 3)
     wrong = tuple(dataclasses.replace(file, rows=11) for file in manifest.splits["train"].files)
-    # Every footer that is read contradicts its manifest; the files in between are not opened.
+    # Every footer that is read contradicts the manifest; the files in between are not opened.
     for number in (1, 2, 4, 5, 7, 8):
         path = tmp_path / wrong[number].path
         path.write_bytes(b"\0" * path.stat().st_size)
     assert verify.find_damage(tmp_path, manifest) is None
     split = dataclasses.replace(manifest.splits["train"], files=wrong)
-    found = verify.find_damage(tmp_path, dataclasses.replace(manifest, splits={"train": split}))
-    assert found is not None
-    assert "part-00000.parquet holds 10 rows in 1 row group where the manifest says 11" in found
+    defect = verify.find_damage(tmp_path, dataclasses.replace(manifest, splits={"train": split}))
+    assert defect is not None
+    assert "part-00000.parquet has 10 rows in 1 row group where the manifest says 11" in defect
 
 
-def test_a_copied_table_is_whole_whatever_its_dates(table, tmp_path):
+def test_a_copied_table_passes_with_other_dates(table, tmp_path):
     folder, manifest = table
     shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
     assert verify.find_damage(tmp_path / "copy", manifest) is None

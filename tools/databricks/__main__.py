@@ -22,12 +22,15 @@ def main(arguments: Sequence[str]) -> None:
     parser = cli.Parser(prog="./convoy submit", description="Run the job of databricks.yml in a workspace.", allow_abbrev=False)
     parser.add_argument("--target", metavar="NAME", default="", help="a target of databricks.yml (default: its default)")
     parser.add_argument("--job", metavar="NAME", default="", help="a job of conf/databricks (default: the only one)")
+    parser.add_argument("--runtime", metavar="NAME", default="", help="an ML runtime, such as 17.3 (default: in databricks.yml)")
     parser.add_argument("--var", metavar="NAME=VALUE", action="append", default=[], help="a variable of databricks.yml")
     parser.add_argument("--param", metavar="NAME=VALUE", action="append", default=[], help="a parameter of the job, for this run")
     parser.add_argument("--poll-seconds", metavar="S", type=float, default=5.0, help="time between status requests (default: 5)")
     parser.add_argument("--dry-run", action="store_true", help="show what would be sent, without contacting a workspace")
     options = parser.parse_args(arguments)
     variables, parameters = _pairs("--var", options.var), _pairs("--param", options.param)
+    if options.runtime:
+        variables = bundle.runtime_variables(paths.home(), options.runtime) | variables
     if options.dry_run:
         deployment = bundle.load(paths.home(), _PLACEHOLDER_USER, options.target, variables, options.job, parameters)
         workspace.check(deployment, parameters)

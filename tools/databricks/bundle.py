@@ -118,8 +118,25 @@ def load(
     wheel = f"{artifacts}/{WHEEL_NAME}"
     _use_workspace_paths(settings, home, origins[key].parent, files, wheel)
     sources = [*sorted((home / "jobs").glob("*.py")), *_configurations(settings, parameters or {}, home, files)]
+    sources += sorted((home / "conf/databricks").glob("*.sh"))
     uploads = tuple(Upload(source, f"{files}/{source.relative_to(home).as_posix()}") for source in sources)
     return Deployment(target=name, job=settings, uploads=uploads, wheel=wheel)
+
+
+def runtime_variables(home: Path, runtime: str) -> dict[str, str]:
+    """The bundle's variables for an ML runtime, such as 17.3.
+
+    Raises:
+        ConfigError: no file of facts describes it.
+    """
+    facts = {file.stem[len("dbr-") : -len("-ml")]: file for file in (home / "conf/constraints").glob("dbr-*-ml.txt")}
+    if runtime not in facts:
+        known = ", ".join(sorted(facts, key=lambda name: [int(part) for part in name.split(".")]))
+        raise ConfigError(f"--runtime {runtime}: must be one of {known} (conf/constraints)")
+    scala = re.search(r"^# Python .* Scala (\d+\.\d+)", facts[runtime].read_text(encoding="utf-8"), re.M)
+    if scala is None:
+        raise ConfigError(f"{facts[runtime]}: must say which Scala the runtime has, as in '# Python 3.12, Java 17, Scala 2.13.'")
+    return {"runtime": runtime, "scala": scala[1]}
 
 
 def _read(home: Path) -> tuple[dict[str, Any], dict[str, Path]]:

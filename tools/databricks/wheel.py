@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipelines.errors import LaunchError
 
-_SOURCES = ("pyproject.toml", "README.md")
+_SOURCES = ("pyproject.toml", "README.md", "LICENSE")
 
 
 def build(home: Path, folder: Path) -> Path:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
+
+PYTHONS = ("3.13", "3.12", "3.11", "3.10")
+"""Of the default environment, the preferred one first."""
 
 
 class SetupError(Exception):
@@ -55,6 +59,17 @@ class Clone:
         return self.root / f"conf/constraints/{self.runtime}.lock"
 
     @property
+    def pythons(self) -> tuple[str, ...]:
+        """Python versions that may make the environment, the preferred one first."""
+        if self.runtime == "local":
+            return PYTHONS
+        facts = self.packages.with_suffix(".txt")
+        found = re.search(r"^# Python (3\.\d+),", facts.read_text(), re.M)
+        if found is None:
+            raise SetupError(f"{facts} does not say which Python the runtime has")
+        return (found.group(1),)
+
+    @property
     def horovod(self) -> Path:
         """The lock file of Horovod's source distribution."""
         return self.root / "conf/constraints/horovod.lock"
@@ -73,6 +88,24 @@ class Clone:
 def cache() -> Path:
     """Folder of downloads and compiled wheels."""
     return Path(os.environ.get("CONVOY_CACHE") or Path.home() / ".cache/convoy").absolute()
+
+
+def locked_version(lock: Path, name: str) -> str:
+    """The version that a lock file pins; for TensorFlow, of the package for this processor."""
+    pinned = dict(re.findall(r"^([\w-]+)==([^\s;]+)", lock.read_text(), re.M))
+    names = ("tensorflow-cpu", "tensorflow") if name == "tensorflow" else (name,)
+    version = next((pinned[each] for each in names if each in pinned), None)
+    if version is None:
+        raise SetupError(f"{lock} pins no {name}; write the lock file anew")
+    return str(version)
+
+
+def locked_block(lock: str, name: str) -> str:
+    """The lines of a lock file that belong to one package, hashes included."""
+    found = re.search(rf"^{re.escape(name)}==.*?(?=^\S|\Z)", lock, re.M | re.S)
+    if found is None:
+        raise SetupError(f"the lock file pins no {name}; write it anew")
+    return found.group(0)
 
 
 def say(text: object) -> None:

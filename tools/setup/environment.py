@@ -7,14 +7,13 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 
-from tools.setup.clone import Clone, SetupError, cache, replace, say
+from tools.setup.clone import Clone, cache, locked_block, replace, say
 from tools.setup.horovod import install_horovod, wheel_or_compiler
 from tools.setup.java import archive_classes, find_java, wheel_java
-from tools.setup.python import candidates, find_python
+from tools.setup.python import find_python
 from tools.setup.spark import write_spark_conf
 from tools.setup.steps import Steps, exclusive
 
@@ -40,7 +39,7 @@ def ready(clone: Clone, check_java: bool = False) -> str | None:
         current = stamp["digest"] == digest(clone) and clone.python.exists()
         if not current or not os.access(f"{java_home}/bin/java", os.X_OK):
             return None
-        return None if check_java and java_home != (find_java() or wheel_java(clone)) else java_home
+        return None if check_java and java_home != (find_java(clone) or wheel_java(clone)) else java_home
     except (OSError, ValueError, KeyError):
         return None
 
@@ -59,7 +58,7 @@ def _build(steps: Steps) -> str:
     """The steps in order; each is skipped or quick where its result is there."""
     clone = steps.clone
     clone.log.write_text("")
-    python = find_python(candidates())
+    python = find_python(steps)
     has_environment = (clone.venv / f"bin/python{python.version}").exists() and (clone.venv / "bin/pip").exists()
     if not clone.ready.exists() or not has_environment:
         if clone.ready.exists():
@@ -76,7 +75,7 @@ def _build(steps: Steps) -> str:
     _install_locked(steps)
     install_horovod(steps, python.version)
     steps.uv("Convoy itself", "install", "--no-deps", "--no-build-isolation", "--editable", str(clone.root))
-    java_home = find_java() or wheel_java(clone)
+    java_home = find_java(clone) or wheel_java(clone)
     write_spark_conf(clone, java_home)
     archive_classes(steps, java_home)
     replace(clone.ready, json.dumps({"digest": digest(clone), "java_home": java_home}))
@@ -131,11 +130,3 @@ def uv_settings(pip_config: str) -> dict[str, str]:
         if setting:
             settings[key] = setting
     return settings
-
-
-def locked_block(lock: str, name: str) -> str:
-    """The lines of a lock file that belong to one package, hashes included."""
-    found = re.search(rf"^{re.escape(name)}==.*?(?=^\S|\Z)", lock, re.M | re.S)
-    if found is None:
-        raise SetupError(f"the lock file pins no {name}; write it anew")
-    return found.group(0)

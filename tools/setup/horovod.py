@@ -11,13 +11,12 @@ import hashlib
 import json
 import os
 import platform
-import re
 import shutil
 import tempfile
 import zipfile
 from pathlib import Path
 
-from tools.setup.clone import Clone, SetupError, cache
+from tools.setup.clone import Clone, SetupError, cache, locked_version
 from tools.setup.steps import Steps, exclusive
 
 PATCHED_FILE = "horovod/tensorflow/CMakeLists.txt"
@@ -86,16 +85,6 @@ def compiled_for(wheel: Path) -> str:
             return str(json.loads(content.read("horovod/metadata.json")).get("tensorflow", ""))
     except (OSError, KeyError, ValueError, zipfile.BadZipFile):
         return ""
-
-
-def locked_version(lock: Path, name: str) -> str:
-    """The version that a lock file pins; for TensorFlow, of the package for this processor."""
-    pinned = dict(re.findall(r"^([\w-]+)==([^\s;]+)", lock.read_text(), re.M))
-    names = ("tensorflow-cpu", "tensorflow") if name == "tensorflow" else (name,)
-    version = next((pinned[each] for each in names if each in pinned), None)
-    if version is None:
-        raise SetupError(f"{lock} pins no {name}; write the lock file anew")
-    return str(version)
 
 
 def _compile(steps: Steps, folder: Path) -> None:

@@ -9,16 +9,18 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tools.setup.clone import Clone, SetupError, say
+from tools.setup.clone import Clone, SetupError, locked_version, say
 from tools.setup.steps import Steps
 
-JAVAS = (17, 11)
+# What Spark runs on, by its major version.
+JAVAS = {"3": (17, 11), "4": (21, 17)}
 # In the environment: Spark's classes as Java has them once loaded.
 CLASSES = "spark-classes.jsa"
 
 
-def find_java() -> str | None:
-    """Home folder of a Java that Spark 3.5 runs on, from JAVA_HOME or PATH, else None."""
+def find_java(clone: Clone) -> str | None:
+    """Home folder of a Java that the locked Spark runs on, from JAVA_HOME or PATH, else None."""
+    suitable = JAVAS[locked_version(clone.packages, "pyspark").partition(".")[0]]
     on_path = shutil.which("java")
     homes = [os.environ.get("JAVA_HOME"), on_path and str(Path(on_path).resolve().parents[1])]
     for home in filter(None, homes):
@@ -27,7 +29,7 @@ def find_java() -> str | None:
         except (OSError, subprocess.TimeoutExpired):
             continue
         version = re.search(rb'version "(\d+)', shown)
-        if version and int(version.group(1)) in JAVAS:
+        if version and int(version.group(1)) in suitable:
             return home
     return None
 

@@ -1,16 +1,17 @@
-"""Which Python makes the environment."""
+"""Which Python makes the environment: one of this machine, else one of its package manager's, else one of uv's."""
 
 from __future__ import annotations
 
 import glob
 import os
+import re
+import shutil
 import subprocess
 import sys
-from typing import Iterable, Iterator, NamedTuple
+from typing import Iterable, Iterator, NamedTuple, Sequence
 
-from tools.setup.clone import SetupError
-
-PYTHONS = ("3.11", "3.10")
+from tools.setup.clone import SetupError, cache, locked_block, say
+from tools.setup.steps import Steps
 
 _PROBE = (
     "import importlib.util as u, sys; b = getattr(sys, '_base_executable', None) or sys.executable;"
@@ -25,24 +26,48 @@ class Interpreter(NamedTuple):
     """Whether it can make environments."""
 
 
-def candidates() -> Iterator[str]:
+def find_python(steps: Steps) -> Interpreter:
+    """The interpreter for the environment. Installs one where the machine has none and the user may.
+
+    Raises:
+        SetupError: there is none, and none could be installed; with the package that this system has of it.
+    """
+    versions = steps.clone.pythons
+    found = best(candidates(versions), versions)
+    if found is not None:
+        return found
+    needed = f"Python {' or '.join(versions)} is needed and not found"
+    offered = offered_by_apt(versions)
+    if offered is not None:
+        # Debian keeps venv in a package of its own.
+        steps.install_system_packages([offered, f"{offered}-venv"], needed)
+    else:
+        say(f"{needed}, nor does this system's package manager have it; asking uv for one of its own")
+        _install_with_uv(steps, versions[0])
+    found = best(candidates(versions), versions)
+    if found is None:
+        raise SetupError(f"{needed}; install one of them, then run ./convoy again")
+    return found
+
+
+def candidates(versions: Sequence[str]) -> Iterator[str]:
     """Interpreters that may be there. Being there says little: a pyenv shim exists and fails when run."""
     folders = [*os.environ.get("PATH", "").split(os.pathsep), "/usr/local/bin", "/usr/bin"]
-    for version in PYTHONS:
+    for version in versions:
         yield from (f"{folder}/python{version}" for folder in folders if folder)
-        for managed in ("~/.pyenv/versions/{}*/bin/python{}", "~/.local/share/uv/python/cpython-{}.*/bin/python{}"):
-            yield from sorted(glob.glob(os.path.expanduser(managed.format(version, version))))
+        for managed in (
+            "~/.pyenv/versions/{0}*/bin/python{0}",
+            "~/.local/share/uv/python/cpython-{0}.*/bin/python{0}",
+            f"{cache()}/python/cpython-{{0}}.*/bin/python{{0}}",
+        ):
+            yield from sorted(glob.glob(os.path.expanduser(managed.format(version))))
     yield from (f"{folder}/python3" for folder in folders if folder)
     yield sys.executable
 
 
-def find_python(paths: Iterable[str]) -> Interpreter:
-    """The best interpreter: 3.11 before 3.10, able to make environments before unable.
-
-    Raises:
-        SetupError: there is none.
-    """
-    best: dict[tuple[bool, int], Interpreter] = {}
+def best(paths: Iterable[str], versions: Sequence[str]) -> Interpreter | None:
+    """The best interpreter: able to make environments before unable, then by the order of versions."""
+    ranked: dict[tuple[bool, int], Interpreter] = {}
     for path in dict.fromkeys(paths):
         if not os.access(path, os.X_OK):
             continue
@@ -51,11 +76,44 @@ def find_python(paths: Iterable[str]) -> Interpreter:
         except (OSError, subprocess.TimeoutExpired):
             continue
         parts = found.stdout.decode(errors="replace").split(None, 2)
-        if found.returncode == 0 and len(parts) == 3 and parts[0] in PYTHONS:
-            rank = (parts[1] == "0", PYTHONS.index(parts[0]))
-            best.setdefault(rank, Interpreter(parts[2].strip(), parts[0], parts[1] == "1"))
+        if found.returncode == 0 and len(parts) == 3 and parts[0] in versions:
+            rank = (parts[1] == "0", versions.index(parts[0]))
+            ranked.setdefault(rank, Interpreter(parts[2].strip(), parts[0], parts[1] == "1"))
             if rank == (False, 0):
                 break
-    if not best:
-        raise SetupError(f"Python {' or '.join(PYTHONS)} is needed and not found; install it (apt-get install python3.11)")
-    return best[min(best)]
+    return ranked[min(ranked)] if ranked else None
+
+
+def offered_by_apt(versions: Sequence[str]) -> str | None:
+    """The best of this system's own packages of Python, such as python3.11; None where it has none or is no Debian."""
+    try:
+        shown = subprocess.run(
+            ["apt-cache", "search", "--names-only", r"^python3\.[0-9]+$"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=60,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    names = re.findall(r"^python3\.\d+(?= )", shown.stdout.decode(errors="replace"), re.M)
+    return next((f"python{version}" for version in versions if f"python{version}" in names), None)
+
+
+def _install_with_uv(steps: Steps, version: str) -> None:
+    """Have uv download a Python to the cache. Raises SetupError where there is no uv, or it cannot."""
+    advice = f"install Python {version} (https://docs.python.org/3/using/unix.html), then run ./convoy again"
+    try:
+        uv = shutil.which("uv") or _uv_of_pip(steps)
+        steps.run(f"Python {version} from uv", [uv, "python", "install", "--install-dir", f"{cache()}/python", version])
+    except SetupError as error:
+        raise SetupError(f"{advice}\n{error}") from None
+
+
+def _uv_of_pip(steps: Steps) -> str:
+    """uv, which runs without a Python, by the pip of whatever Python runs this."""
+    cache().mkdir(parents=True, exist_ok=True)
+    folder, pinned = cache() / "uv-program", cache() / "uv.txt"
+    pinned.write_text(locked_block(steps.clone.packages.read_text(), "uv"))
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--require-hashes", "--no-deps", "--upgrade"]
+    steps.run("uv, the installer", [*pip, "--target", str(folder), "-r", str(pinned)])
+    return str(folder / "bin/uv")

@@ -10,7 +10,7 @@ from pipelines.data.formats.chunk import Fault
 _NUMBER = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _NOT_FINITE = re.compile(rb"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 # More than any shape needs; Python refuses to parse numbers with thousands of digits.
-_MOST_INDEX_DIGITS = 18
+_MAX_INDEX_DIGITS = 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def parse_line(line: bytes, rules: Rules) -> Row | Fault | None:
         if not (index_text.isdigit() and _NUMBER.fullmatch(value_text)):
             return _pair_fault(token)
         digits = index_text.lstrip(b"0") or b"0"
-        index, value = int(digits[:_MOST_INDEX_DIGITS]), float(value_text)
+        index, value = int(digits[:_MAX_INDEX_DIGITS]), float(value_text)
         if not previous < index <= rules.last_index:
             return _index_fault(digits, index, previous, rules)
         if not low <= value <= high:

@@ -1,10 +1,11 @@
-"""The Spark jobs of ingest: text in, Parquet files out.
+"""The Spark jobs of ingest: from a source to Parquet files.
 
-Three passes run in Spark's Python workers: `parse_batches` makes stretches of images of the lines, which Spark keeps until all
-are counted; `shuffle_batches` cuts them by file of the table; Spark brings together what belongs to a file, and `write_batches`
-writes it.
+Three passes run in Spark's Python workers: the source parses its files to images, which Spark persists until all are counted;
+`shuffle_batches` assigns each image to a file of the table; Spark groups the images by file, and `write_batches` writes the
+files.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,78 +31,78 @@ from pipelines.data.table.schema import BYTES_PER_VALUE, SPLIT_COLUMN, Dtype
 from pipelines.errors import ConfigError, DataError
 
 _MEGABYTE = 2**20
-# One task writes its files one after the other; several tasks per core even out their sizes.
+# A task writes its files one after another; several tasks per core balance the load.
 _BYTES_PER_WRITE_TASK = 256 * _MEGABYTE
-# Readers load a row group whole.
-_MOST_BYTES_PER_ROW_GROUP = 1024 * _MEGABYTE
+# Readers load whole row groups.
+_MAX_BYTES_PER_ROW_GROUP = 1024 * _MEGABYTE
 
 
 @dataclass(frozen=True)
 class WrittenTable:
-    """What lies in the folder."""
+    """Files written to the folder of a table."""
 
     segments: tuple[Segment, ...]
     files: tuple[WrittenFile, ...]
     dtype: Dtype
     rows_per_file: tuple[int, ...]
-    """Of the source's files, in order."""
+    """Rows of each source file, in order."""
     rejected: Rejections
 
 
 def write_rows(spark: SparkSession, config: Config, source: Source, folder: Path) -> WrittenTable:
-    """Read the source and write the table's files (`partfiles.path_of`) into `folder`, and bad lines that are set aside.
+    """Read the source and write the table's files (`write_pass.path_of`) and rejected lines to `folder`.
 
     Raises:
         DataError: a line is malformed (`FILE:LINE: reason`), a file is damaged, or there are no rows.
         ConfigError: ingest.rows_per_row_group is too large for these images.
     """
-    with parsed_source(spark, config, source) as text:
-        plan = _plan(config, source, text.reports)
+    with parsed_source(spark, config, source) as parsed:
+        plan = _plan(config, source, parsed.reports)
         with _writing(config):
             with arrow_batches(spark, max(plan.num_values, VALUES_PER_SPARK_ROW)):
-                files = _write(spark, text.frame, plan, folder)
-            if text.rejected.rows:
-                quarantine.write(text.frame, source, text.reports, text.rejected.rows, folder)
-    rows = [sum(report.rows for report in text.reports if report.file == number) for number in range(len(source.files))]
-    return WrittenTable(plan.segments, files, plan.dtype, tuple(rows), text.rejected)
+                files = _write(spark, parsed.frame, plan, folder)
+            if parsed.rejected.rows:
+                quarantine.write(parsed.frame, source, parsed.reports, parsed.rejected.rows, folder)
+    rows = [sum(report.rows for report in parsed.reports if report.file == number) for number in range(len(source.files))]
+    return WrittenTable(plan.segments, files, plan.dtype, tuple(rows), parsed.rejected)
 
 
 @dataclass(frozen=True)
 class ParsedSource:
-    """Text that has been read and judged once."""
+    """A source that has been parsed and checked."""
 
     frame: DataFrame
-    """`PARSED_COLUMNS`, kept by Spark."""
+    """`PARSED_COLUMNS`, persisted by Spark."""
     reports: list[BlockReport]
-    """Of all blocks, in the order of files and blocks."""
+    """Reports of all blocks, in the order of files and blocks."""
     rejected: Rejections
 
 
 @contextmanager
 def parsed_source(spark: SparkSession, config: Config, source: Source, *, images_apart: bool = False) -> Iterator[ParsedSource]:
-    """Read the source; its rows are kept until the end of the context.
+    """Parse a source. Its rows stay persisted until the end of the context.
 
     Args:
-        spark: reads it.
-        config: `data` says what a row may hold, `ingest` what becomes of a line that is none.
+        spark: the session.
+        config: `data` says what a row may contain, `ingest` what happens to malformed lines.
         source: from `pipelines.data.sources.resolve.resolve_source`.
-        images_apart: every image is a row of its own, for frames that are plan_segments into batches by the size of an image.
+        images_apart: one image per Spark row, for frames that are divided into batches by the size of an image.
 
     Raises:
-        DataError: a line is malformed (`FILE:LINE: reason`) and `ingest.on_bad_rows` does not allow that, or a file is damaged.
+        DataError: a line is malformed (`FILE:LINE: reason`) and `ingest.on_bad_rows` does not allow it, or a file is damaged.
     """
     rules = Rules.from_config(config.data)
     with arrow_batches(spark, rules.num_values), job_group(spark, "Convoy ingest"):
         with _reading(source):
             keep_bad_rows = config.ingest.on_bad_rows == "quarantine"
-            parsed = source.parsed(spark, config.data, keep_bad_rows=keep_bad_rows, images_apart=images_apart)
-            parsed = parsed.persist(StorageLevel.MEMORY_AND_DISK)
+            frame = source.parsed(spark, config.data, keep_bad_rows=keep_bad_rows, images_apart=images_apart)
+            frame = frame.persist(StorageLevel.MEMORY_AND_DISK)
         try:
             with _reading(source):
-                reports = _collect_reports(parsed)
-            yield ParsedSource(parsed, reports, quarantine.check_bad_rows(config.ingest, source, rules, reports))
+                reports = _collect_reports(frame)
+            yield ParsedSource(frame, reports, quarantine.check_bad_rows(config.ingest, source, rules, reports))
         finally:
-            parsed.unpersist()
+            frame.unpersist()
 
 
 @contextmanager
@@ -124,8 +125,8 @@ def _writing(config: Config) -> Iterator[None]:
         ) from error
 
 
-def _collect_reports(parsed: DataFrame) -> list[BlockReport]:
-    reports = [BlockReport.from_json(row.note) for row in parsed.where(IS_REPORT).select("note").collect()]
+def _collect_reports(frame: DataFrame) -> list[BlockReport]:
+    reports = [BlockReport.from_json(row.note) for row in frame.where(IS_REPORT).select("note").collect()]
     return sorted(reports, key=lambda report: (report.file, report.block))
 
 
@@ -139,16 +140,14 @@ def _plan(config: Config, source: Source, reports: list[BlockReport]) -> Plan:
         rows[is_test] += report.rows
     for number, (uri, _) in enumerate(source.files):
         if not any(report.rows for report in reports if report.file == number):
-            raise DataError(f"{uri}: holds no rows; a row is {source.row_form}")
+            raise DataError(f"{uri}: contains no rows; a row is {source.row_form}")
     dtype: Dtype = "float32" if any(report.is_float for report in reports) else "uint8"
-    num_values = 1
-    for size in config.data.image_shape:
-        num_values *= size
+    num_values = math.prod(config.data.image_shape)
     bytes_per_row = num_values * BYTES_PER_VALUE[dtype]
-    if config.ingest.rows_per_row_group * bytes_per_row > _MOST_BYTES_PER_ROW_GROUP:
+    if config.ingest.rows_per_row_group * bytes_per_row > _MAX_BYTES_PER_ROW_GROUP:
         raise ConfigError(
-            f"ingest.rows_per_row_group={config.ingest.rows_per_row_group}: a row group may hold at most 1 GB, which is "
-            f"{_MOST_BYTES_PER_ROW_GROUP // bytes_per_row} rows of these images; 0 chooses"
+            f"ingest.rows_per_row_group={config.ingest.rows_per_row_group}: a row group can be at most 1 GB, which is "
+            f"{_MAX_BYTES_PER_ROW_GROUP // bytes_per_row} rows of these images; 0 chooses"
         )
     segments = plan_segments(
         train_rows=rows[False],
@@ -170,14 +169,14 @@ def _plan(config: Config, source: Source, reports: list[BlockReport]) -> Plan:
     )
 
 
-def _write(spark: SparkSession, parsed: DataFrame, plan: Plan, folder: Path) -> tuple[WrittenFile, ...]:
+def _write(spark: SparkSession, frame: DataFrame, plan: Plan, folder: Path) -> tuple[WrittenFile, ...]:
     for segment in plan.segments:
         (folder / f"{SPLIT_COLUMN}={segment.split}").mkdir()
     num_files = sum(segment.num_files for segment in plan.segments)
     num_bytes = sum(segment.rows for segment in plan.segments) * plan.bytes_per_row
     tasks = max(3 * spark.sparkContext.defaultParallelism, -(-num_bytes // _BYTES_PER_WRITE_TASK))
     written = (
-        parsed.where(IS_IMAGES)
+        frame.where(IS_IMAGES)
         .mapInArrow(partial(shuffle_batches, plan=plan), SHUFFLED_COLUMNS)
         .repartition(min(tasks, num_files), "segment", "file")
         .sortWithinPartitions("segment", "file")

@@ -1,7 +1,6 @@
-"""Where each row goes: a seeded order of all rows, cut into splits and files.
+"""Assignment of rows to splits and files: a seeded permutation of all rows, divided into segments.
 
-The order is a function of the row's number in the source alone. How Spark cuts the text into partitions, and on how many
-cores it reads them, cannot change the table.
+A row's position depends only on its number in the source. Spark's partitioning and the number of cores do not affect the table.
 """
 
 import hashlib
@@ -13,32 +12,32 @@ import numpy.typing as npt
 from pipelines.data.table.schema import SPLITS, Split
 from pipelines.errors import DataError
 
-# Enough files that a few workers get equal shares; evaluation splits are read once per epoch by all workers together.
-_FILES_WANTED: dict[Split, int] = {"train": 32, "validation": 8, "test": 8}
-_FEWEST_ROWS_PER_FILE = 256
-_MOST_BYTES_PER_FILE = 32 * 2**20
+# Enough files for a few workers to get equal shares; all workers together read evaluation splits once per epoch.
+_TARGET_FILES: dict[Split, int] = {"train": 32, "validation": 8, "test": 8}
+_MIN_ROWS_PER_FILE = 256
+_MAX_BYTES_PER_FILE = 32 * 2**20
 _ROUNDS = 6
 
 
 class Permutation:
-    """A seeded bijection of 0 .. size - 1 that needs no memory: a Feistel network, walked until it lands inside."""
+    """A seeded permutation of 0 .. size - 1 in constant memory: a Feistel network with cycle walking."""
 
     def __init__(self, size: int, seed: int, name: str) -> None:
-        """`name` gives permutations of one seed different orders."""
+        """`name` distinguishes permutations with the same seed."""
         self._size = size
         self._half_bits = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
         digest = hashlib.sha512(f"{seed}/{name}".encode()).digest()
         self._keys = np.frombuffer(digest, "<u8")[:_ROUNDS].copy()
 
     def __call__(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The places of `numbers`, which all lie in 0 .. size - 1."""
-        places = self._scramble(numbers.astype(np.uint64))
-        # The network permutes the next power of four. Following it from inside always comes back inside.
-        outside = np.flatnonzero(places >= self._size)
+        """Positions of `numbers`, which must be in 0 .. size - 1."""
+        positions = self._scramble(numbers.astype(np.uint64))
+        # The network permutes a range up to the next power of four. Its cycles from inside the range always return to it.
+        outside = np.flatnonzero(positions >= self._size)
         while outside.size:
-            places[outside] = self._scramble(places[outside])
-            outside = outside[places[outside] >= self._size]
-        return places.astype(np.int64)
+            positions[outside] = self._scramble(positions[outside])
+            outside = outside[positions[outside] >= self._size]
+        return positions.astype(np.int64)
 
     def _scramble(self, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
         bits = np.uint64(self._half_bits)
@@ -50,7 +49,7 @@ class Permutation:
 
 
 def _mix(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finalizer of splitmix64 (Steele, Lea, Flood 2014); wraps around on purpose."""
+    """Finalizer of splitmix64 (Steele, Lea, Flood 2014). Overflow is intended."""
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return numbers ^ (numbers >> np.uint64(31))
@@ -58,7 +57,7 @@ def _mix(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of places in the order of one source split that becomes one split of the table."""
+    """A range of positions in the permuted order of one source split. It becomes one split of the table."""
 
     split: Split
     from_test_file: bool
@@ -83,18 +82,18 @@ def plan_segments(
     rows_per_row_group: int,
     bytes_per_row: int,
 ) -> tuple[Segment, ...]:
-    """Decide splits and file sizes.
+    """Divide the rows into splits and choose file sizes.
 
     Args:
         train_rows: rows of the training files.
-        test_rows: rows of the test files; None when there are none, so that test rows are drawn from the training files.
-        validation_fraction: of the training rows that remain.
-        test_fraction: of the training files' rows, where `test_rows` is None.
-        rows_per_row_group: 0 chooses.
-        bytes_per_row: of the image as stored.
+        test_rows: rows of the test files; None if there are none and test rows are drawn from the training files.
+        validation_fraction: share of the remaining training rows.
+        test_fraction: share of the training files' rows, if `test_rows` is None.
+        rows_per_row_group: rows per file; 0 chooses by size.
+        bytes_per_row: size of an image as stored.
 
     Raises:
-        DataError: no row would be left to train or to test on.
+        DataError: the train or the test split would be empty.
     """
     drawn = 0 if test_rows is not None else round(train_rows * test_fraction)
     validation = round((train_rows - drawn) * validation_fraction)
@@ -105,9 +104,7 @@ def plan_segments(
     }
     for split in ("train", "test"):
         if rows[split] == 0:
-            raise DataError(
-                f"no rows for the {split} split: the source holds {train_rows + (test_rows or 0)} rows; give more data"
-            )
+            raise DataError(f"no rows for the {split} split: the source has {train_rows + (test_rows or 0)} rows; give more data")
     starts: dict[Split, int] = {"test": 0, "validation": drawn, "train": drawn + validation}
     return tuple(
         Segment(
@@ -115,7 +112,7 @@ def plan_segments(
             from_test_file=split == "test" and test_rows is not None,
             start=starts[split],
             rows=rows[split],
-            rows_per_file=rows_per_row_group or _rows_per_file(rows[split], _FILES_WANTED[split], bytes_per_row),
+            rows_per_file=rows_per_row_group or _rows_per_file(rows[split], _TARGET_FILES[split], bytes_per_row),
         )
         for split in SPLITS
         if rows[split]
@@ -123,5 +120,5 @@ def plan_segments(
 
 
 def _rows_per_file(rows: int, files: int, bytes_per_row: int) -> int:
-    equal = max(-(-rows // files), _FEWEST_ROWS_PER_FILE)
-    return max(1, min(equal, _MOST_BYTES_PER_FILE // bytes_per_row))
+    equal = max(-(-rows // files), _MIN_ROWS_PER_FILE)
+    return max(1, min(equal, _MAX_BYTES_PER_FILE // bytes_per_row))

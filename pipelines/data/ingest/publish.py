@@ -1,4 +1,4 @@
-"""A table's folder: written under a hidden name, checked, and put in its place at once."""
+"""The folder of a table: written under a hidden name, checked, and renamed when complete."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -17,11 +17,11 @@ from pipelines.system import atomic
 
 @contextmanager
 def building(parent: Path, name: str, setting: str) -> Iterator[Path]:
-    """A new hidden folder in `parent`, which is gone at the end, whatever happened.
+    """A new hidden folder in `parent`, removed at the end in any case.
 
     Raises:
-        ConfigError: `parent`, which the user named as `setting`, cannot be written.
-        DataError: the operating system refused something in the body; mostly the disk is full.
+        ConfigError: `parent`, given by the user as `setting`, cannot be written.
+        DataError: an OSError in the body; mostly a full disk.
     """
     try:
         path = atomic.unfinished_folder(parent, ".building-", name)
@@ -30,61 +30,64 @@ def building(parent: Path, name: str, setting: str) -> Iterator[Path]:
     try:
         yield path
     except ConnectionError:
-        # Spark is gone; that says nothing about the folder.
+        # Spark exited; the folder is not at fault.
         raise
     except OSError as error:
         raise DataError(
-            f"ingest.tables_uri={setting}: the table could not be written ({error.strerror}); make room, or name another folder"
+            f"ingest.tables_uri={setting}: the table cannot be written ({error.strerror}); free disk space or name another folder"
         ) from error
     finally:
         shutil.rmtree(path, ignore_errors=True)
 
 
 def summarize(path: Path, segments: tuple[Segment, ...], files: Sequence[WrittenFile]) -> dict[Split, SplitSummary]:
-    """The splits of a table whose files lie in `path`, where all that is no file of the table goes.
+    """The splits of the table whose files are in `path`. Removes all other files there.
 
     Raises:
-        DataError: a file that the plan names was not written.
+        DataError: a planned file was not written.
     """
-    found = {(file.segment, file.file): file for file in files}
+    written = {(file.segment, file.file): file for file in files}
     splits: dict[Split, SplitSummary] = {}
     for number, segment in enumerate(segments):
-        mine = []
+        table_files = []
         rows_per_label = np.zeros(len(files[0].rows_per_label), np.int64)
-        for place in range(segment.num_files):
-            name, file = path_of(segment.split, place), found.get((number, place))
+        for index in range(segment.num_files):
+            name, file = path_of(segment.split, index), written.get((number, index))
             if file is None or not (path / name).is_file():
                 raise DataError(f"{path / name}: was not written; run again")
             rows_per_label += file.rows_per_label
-            mine.append(TableFile(path=name, rows=segment.rows_of_file(place), num_bytes=file.num_bytes, sha256=file.sha256))
-        splits[segment.split] = SplitSummary(rows=segment.rows, rows_per_label=tuple(rows_per_label.tolist()), files=tuple(mine))
-        # What tasks left that were killed while they wrote.
-        for rest in set((path / mine[0].path).parent.iterdir()) - {path / file.path for file in mine}:
-            rest.unlink()
+            rows = segment.rows_of_file(index)
+            table_files.append(TableFile(path=name, rows=rows, num_bytes=file.num_bytes, sha256=file.sha256))
+        splits[segment.split] = SplitSummary(
+            rows=segment.rows, rows_per_label=tuple(rows_per_label.tolist()), files=tuple(table_files)
+        )
+        # Leftovers of tasks that were killed while writing.
+        for leftover in set((path / table_files[0].path).parent.iterdir()) - {path / file.path for file in table_files}:
+            leftover.unlink()
     return splits
 
 
 def publish(path: Path, target: Path, manifest: TableManifest) -> TableManifest:
-    """Move the finished folder `path` to `target`, then give it the manifest that makes it a table.
+    """Rename the finished folder `path` to `target`, then add the manifest that makes it a table.
 
-    What lies at `target` and is not this table gives way. Where another run has finished the same table, that one stays.
+    Replaces whatever is at `target`, unless it is the same table finished by another run.
 
     Returns:
-        the manifest of the table at `target`.
+        manifest of the table at `target`.
 
     Raises:
         DataError: `target` cannot be written.
     """
-    waiting = path / f".{MANIFEST_NAME}"
+    hidden = path / f".{MANIFEST_NAME}"
     try:
-        # All that needs room on the disk is written before the folder gets its name.
-        waiting.write_text(manifest.to_json(), encoding="utf-8")
+        # Everything that needs disk space is written before the rename.
+        hidden.write_text(manifest.to_json(), encoding="utf-8")
         if target.is_symlink() or target.exists():
             finished = _finished(target, manifest.key)
             if finished is not None:
                 return finished
         atomic.replace_folder(path, target)
-        (target / waiting.name).replace(target / MANIFEST_NAME)
+        (target / hidden.name).replace(target / MANIFEST_NAME)
     except OSError as error:
         raise DataError(f"{target}: cannot be completed ({error.strerror}); another run may be writing it, run again") from error
     return manifest

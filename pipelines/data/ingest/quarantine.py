@@ -1,4 +1,4 @@
-"""Malformed lines: whether the job goes on without them, and the table in which they are kept."""
+"""Malformed lines: whether the job continues without them, and the table that stores them."""
 
 import collections
 import itertools
@@ -25,13 +25,13 @@ _LINES_PER_FILE = 200_000
 
 @dataclass(frozen=True)
 class Rejections:
-    """The malformed lines that a table is built without."""
+    """The malformed lines excluded from a table."""
 
     by_reason: dict[str, int]
     per_file: tuple[int, ...]
-    """Of the source's files, in order."""
+    """Count for each source file, in order."""
     warnings: tuple[str, ...]
-    """What to tell people, one line a file."""
+    """Messages for the user, one line per file."""
 
     @property
     def rows(self) -> int:
@@ -39,51 +39,51 @@ class Rejections:
 
 
 def check_bad_rows(config: IngestConfig, source: Source, rules: Rules, reports: Sequence[BlockReport]) -> Rejections:
-    """Decide whether the rows can be used.
+    """Decide whether ingest continues.
 
     Args:
-        config: `on_bad_rows` and `max_bad_fraction`, which holds for each file.
-        source: whose files the reports number.
-        rules: what a line may hold.
-        reports: of all blocks, in the order of files and blocks.
+        config: `on_bad_rows` and `max_bad_fraction`, which applies to each file.
+        source: the source with the files that the reports refer to.
+        rules: what a line may contain.
+        reports: reports of all blocks, in the order of files and blocks.
 
     Raises:
-        DataError: a line is malformed, or too many are; begins `FILE:LINE: reason` with the first of them.
+        DataError: a line is malformed, or too many are. The message begins with `FILE:LINE: reason` of the first one.
     """
     total: collections.Counter[str] = collections.Counter()
     per_file, warnings = [], []
     for number in range(len(source.files)):
-        of_file = [report for report in reports if report.file == number]
+        blocks = [report for report in reports if report.file == number]
         bad: collections.Counter[str] = collections.Counter()
-        for report in of_file:
+        for report in blocks:
             bad.update(report.bad)
         per_file.append(bad.total())
         if not bad:
             continue
         total += bad
-        place = _first_location(source, of_file)
-        lines = bad.total() + sum(report.rows for report in of_file)
-        may_be_zero_based = bad["index_zero"] > 0 and not any(report.uses_last_index for report in of_file)
+        location = _first_location(source, blocks)
+        lines = bad.total() + sum(report.rows for report in blocks)
+        may_be_zero_based = bad["index_zero"] > 0 and not any(report.uses_last_index for report in blocks)
         if bad.total() > config.max_bad_fraction * lines or config.on_bad_rows == "fail":
             if may_be_zero_based and 2 * bad["index_zero"] > max(bad.total(), 2):
                 raise DataError(
-                    f"{place}; {bad['index_zero']:,} of {lines:,} lines have an index 0 and none uses {rules.last_index}, "
-                    "so the whole file seems to count from 0"
+                    f"{location}; {bad['index_zero']:,} of {lines:,} lines have an index 0 and none uses {rules.last_index}, "
+                    "so the file seems to be zero-based"
                 )
-            raise DataError(f"{place}{_explanation(config, bad, lines, source)}")
-        warning = f"{place}; set aside {bad.total():,} of {lines:,} {source.unit}s ({format_counts(bad)})"
+            raise DataError(f"{location}{_explanation(config, bad, lines, source)}")
+        warning = f"{location}; set aside {bad.total():,} of {lines:,} {source.unit}s ({format_counts(bad)})"
         if may_be_zero_based:
-            warning += "; if the file counts from 0 throughout, its other rows are off by one value"
+            warning += "; if the file is zero-based, its other rows are off by one value"
         warnings.append(warning)
     return Rejections(dict(total), tuple(per_file), tuple(warnings))
 
 
-def write(parsed: DataFrame, source: Source, reports: Sequence[BlockReport], num_lines: int, folder: Path) -> None:
-    """Write the bad lines among `parsed` (`PARSED_COLUMNS`) to `folder/_rejected/part-N.parquet`, by file and line."""
+def write(frame: DataFrame, source: Source, reports: Sequence[BlockReport], num_lines: int, folder: Path) -> None:
+    """Write the malformed lines in `frame` (`PARSED_COLUMNS`) to `folder/_rejected/part-N.parquet`, sorted by file and line."""
     locate = partial(locate_batches, source=source, first_lines=first_lines(reports))
     target = folder / REJECTED_FOLDER
     (
-        parsed.where(IS_BAD_LINE)
+        frame.where(IS_BAD_LINE)
         .mapInArrow(locate, REJECTED_COLUMNS)
         .repartitionByRange(-(-num_lines // _LINES_PER_FILE), "file", "line")
         .sortWithinPartitions("file", "line")
@@ -93,32 +93,32 @@ def write(parsed: DataFrame, source: Source, reports: Sequence[BlockReport], num
     parts = sorted(target.glob("part-*.parquet"))
     for number, part in enumerate(parts):
         part.rename(target / f"part-{number:05d}.parquet")
-    for rest in set(target.iterdir()) - {target / f"part-{number:05d}.parquet" for number in range(len(parts))}:
-        # Marks and checksums of Spark's.
-        rest.unlink()
+    for leftover in set(target.iterdir()) - {target / f"part-{number:05d}.parquet" for number in range(len(parts))}:
+        # Spark's success markers and checksums.
+        leftover.unlink()
 
 
 def locate_batches(
     batches: Iterable[pa.RecordBatch], source: Source, first_lines: Mapping[tuple[int, int], int]
 ) -> Iterator[pa.RecordBatch]:
-    """Bad lines as they were parsed to `REJECTED_COLUMNS`. Runs in Spark's Python workers.
+    """Map malformed lines to `REJECTED_COLUMNS`. Runs in Spark's Python workers.
 
     Args:
-        batches: the bad lines of `PARSED_COLUMNS`.
-        source: whose files the rows number.
+        batches: malformed lines as `PARSED_COLUMNS`.
+        source: the source with the files that the rows refer to.
         first_lines: (file, block) -> zero-based number of the block's first line in its file.
     """
     for batch in batches:
         files, blocks, numbers = (batch.column(name).to_pylist() for name in ("file", "block", "number"))
         faults = [json.loads(note) for note in batch.column("note").to_pylist()]
-        places = [
+        locations = [
             source.locate(file, first_lines[file, block] + number)
             for file, block, number in zip(files, blocks, numbers, strict=True)
         ]
         yield pa.RecordBatch.from_arrays(
             [
-                pa.array([uri for uri, _ in places], pa.string()),
-                pa.array([line for _, line in places], pa.int64()),
+                pa.array([uri for uri, _ in locations], pa.string()),
+                pa.array([line for _, line in locations], pa.int64()),
                 pa.array([fault["reason"] for fault in faults], pa.string()),
                 pa.array([fault["text"] for fault in faults], pa.string()),
                 batch.column("content"),
@@ -131,7 +131,7 @@ def _explanation(config: IngestConfig, bad: collections.Counter[str], lines: int
     unit, remedy = source.unit, source.remedy
     count = f"; {bad.total():,} of {lines:,} {unit}s are malformed ({format_counts(bad)})" if bad.total() > 1 else ""
     if config.on_bad_rows == "fail":
-        return f"{count}; {remedy}, or set ingest.on_bad_rows=quarantine to go on without such {unit}s"
+        return f"{count}; {remedy}, or set ingest.on_bad_rows=quarantine to continue without such {unit}s"
     return f"{count}; that is more than ingest.max_bad_fraction={config.max_bad_fraction:g} allows: {remedy}"
 
 
@@ -144,10 +144,10 @@ def _first_location(source: Source, reports: Sequence[BlockReport]) -> str:
 
 def first_lines(reports: Sequence[BlockReport]) -> dict[tuple[int, int], int]:
     """(file, block) -> zero-based number of the block's first line in its file."""
-    found: dict[tuple[int, int], int] = {}
-    for _, of_file in itertools.groupby(reports, key=lambda report: report.file):
+    first: dict[tuple[int, int], int] = {}
+    for _, blocks in itertools.groupby(reports, key=lambda report: report.file):
         line = 0
-        for report in of_file:
-            found[report.file, report.block] = line
+        for report in blocks:
+            first[report.file, report.block] = line
             line += report.lines
-    return found
+    return first

@@ -1,4 +1,4 @@
-"""The second pass over the rows, in Spark's Python workers: every image gets its place in the table."""
+"""Second pass of ingest, in Spark's Python workers: assigns each image its position in the table."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,21 +13,21 @@ from pipelines.data.ingest.permutation import Permutation, Segment
 from pipelines.data.sources.parsed_rows import VALUES_PER_SPARK_ROW
 from pipelines.data.table.schema import BYTES_PER_VALUE, Dtype
 
-# The images of one file of the table, from one stretch of the text: their bytes, their labels (int32) and their places in the
-# file (int64). `segment` is a number in `Plan.segments`, `file` counts the files of that segment.
+# Images of one file of the table: their bytes, their labels (int32) and their positions in the file (int64). `segment` is an
+# index in `Plan.segments`, `file` an index among the files of that segment.
 SHUFFLED_COLUMNS = "segment int, file int, images binary, labels binary, positions binary"
 
-# The more images are sorted into files at once, the more of them a row of Spark's holds.
+# The more images are sorted at once, the more of them share a Spark row.
 _BYTES_AT_ONCE = 32 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Where the rows of a source go."""
+    """Where the rows of a source go in the table."""
 
     segments: tuple[Segment, ...]
     first_row: Mapping[tuple[int, int], int]
-    """(file, block) -> number of its first row among all rows of training files, or of test files."""
+    """(file, block) -> index of its first row among all rows of training files, or of test files."""
     test_files: frozenset[int]
     train_order: Permutation
     test_order: Permutation
@@ -37,13 +37,13 @@ class Plan:
 
     @property
     def bytes_per_row(self) -> int:
-        """Of an image in the table."""
+        """Size of an image in the table."""
         return self.num_values * BYTES_PER_VALUE[self.dtype]
 
 
 @dataclass(frozen=True)
 class _Shuffled:
-    """Images, each with its place."""
+    """Images with their positions in the table."""
 
     segments: npt.NDArray[np.int64]
     files: npt.NDArray[np.int64]
@@ -54,7 +54,7 @@ class _Shuffled:
 
 
 def shuffle_batches(batches: Iterable[pa.RecordBatch], plan: Plan) -> Iterator[pa.RecordBatch]:
-    """The images of `pipelines.data.sources.parsed_rows.PARSED_COLUMNS` to `SHUFFLED_COLUMNS`, in the dtype of the table."""
+    """Map images (`PARSED_COLUMNS` of `pipelines.data.sources.parsed_rows`) to `SHUFFLED_COLUMNS`, in the dtype of the table."""
     waiting: list[dict[str, Any]] = []
     num_bytes = 0
     for row in rows_of(batches):
@@ -68,21 +68,21 @@ def shuffle_batches(batches: Iterable[pa.RecordBatch], plan: Plan) -> Iterator[p
 
 
 def rows_of(batches: Iterable[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
-    """Of all batches, as Python's own values."""
+    """All rows of the batches, as Python values."""
     return itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
 
 
 def _shuffle(rows: Sequence[Mapping[str, Any]], plan: Plan) -> _Shuffled:
     labels = [np.frombuffer(row["labels"], "<i4") for row in rows]
-    counts = [len(some) for some in labels]
+    counts = [len(part) for part in labels]
     firsts = [plan.first_row[row["file"], row["block"]] + row["number"] for row in rows]
     numbers = np.concatenate([first + np.arange(count) for first, count in zip(firsts, counts, strict=True)])
     from_test_file = np.repeat([row["file"] in plan.test_files for row in rows], counts)
     segments, in_segment = np.empty_like(numbers), np.empty_like(numbers)
     for is_test, permutation in ((False, plan.train_order), (True, plan.test_order)):
-        mine = np.flatnonzero(from_test_file == is_test)
-        if mine.size:
-            segments[mine], in_segment[mine] = _locate(permutation(numbers[mine]), plan.segments, is_test)
+        selected = np.flatnonzero(from_test_file == is_test)
+        if selected.size:
+            segments[selected], in_segment[selected] = _locate(permutation(numbers[selected]), plan.segments, is_test)
     files, positions = np.divmod(in_segment, np.asarray([segment.rows_per_file for segment in plan.segments])[segments])
     images = [_as_stored(row["content"], count, plan) for row, count in zip(rows, counts, strict=True)]
     return _Shuffled(segments, files, positions, np.concatenate(labels), np.concatenate(images))
@@ -91,18 +91,18 @@ def _shuffle(rows: Sequence[Mapping[str, Any]], plan: Plan) -> _Shuffled:
 def _locate(
     order: npt.NDArray[np.int64], segments: Sequence[Segment], from_test_file: bool
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Which segment each place in the order belongs to, and where in it."""
+    """Segment of each position in the permuted order, and the position within it."""
     candidates = [number for number, segment in enumerate(segments) if segment.from_test_file == from_test_file]
     candidates.sort(key=lambda number: segments[number].start)
-    starts = np.asarray([segments[number].start for number in candidates])
+    starts = np.asarray([segments[number].start for number in candidates], dtype=np.int64)
     which = np.searchsorted(starts, order, side="right") - 1
-    return np.asarray(candidates)[which], order - starts[which]
+    return np.asarray(candidates, dtype=np.int64)[which], order - starts[which]
 
 
 def _as_stored(content: bytes, count: int, plan: Plan) -> npt.NDArray[np.uint8]:
     values = np.frombuffer(content, np.uint8)
     if len(content) != count * plan.bytes_per_row:
-        # Whole numbers in a table of floats: they were parsed as uint8.
+        # Integers in a float table were parsed as uint8.
         values = values.astype("<f4").view(np.uint8)
     return values.reshape(count, plan.bytes_per_row)
 

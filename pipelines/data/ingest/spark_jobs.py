@@ -1,4 +1,4 @@
-"""What Convoy's Spark jobs share, in a session that may be a notebook's: bounded batches, cancelling, errors in one line."""
+"""Helpers for Spark jobs in a session that may belong to a notebook: bounded batches, cancellation, one-line errors."""
 
 import re
 import uuid
@@ -12,21 +12,21 @@ from pyspark.sql import SparkSession
 from pipelines.errors import DataError
 from pipelines.system.secrets import first_line
 
-# The last line of a Python worker's traceback, for an error that was meant for the user.
-_USERS_ERROR = re.compile(r"^(?:pipelines\.errors\.)?(?:DataError|ConfigError|ConvoyError): (.+)$", re.MULTILINE)
+# Last line of a Python worker's traceback, for errors with a message for the user.
+_USER_ERROR = re.compile(r"^(?:pipelines\.errors\.)?(?:DataError|ConfigError|ConvoyError): (.+)$", re.MULTILINE)
 
-# Arrow batches are built in memory, and a text row can be ten times its image ("784:0.123456 ").
+# Arrow batches are built in memory, and a line of text can be ten times as large as its image ("784:0.123456 ").
 _VALUES_PER_ARROW_BATCH = 16 * 2**20
-_MOST_ROWS_PER_ARROW_BATCH = 10_000
+_MAX_ROWS_PER_ARROW_BATCH = 10_000
 
 
 @contextmanager
 def arrow_batches(spark: SparkSession, values_per_row: int) -> Iterator[None]:
-    """Rows go to Python in batches of bounded size. Put back at the end, because a notebook's session is not ours."""
+    """Bound the size of the batches sent to Python. Restores the setting, because the session may belong to a notebook."""
     name = "spark.sql.execution.arrow.maxRecordsPerBatch"
     before = spark.conf.get(name)
     try:
-        rows = max(1, min(_MOST_ROWS_PER_ARROW_BATCH, _VALUES_PER_ARROW_BATCH // values_per_row))
+        rows = max(1, min(_MAX_ROWS_PER_ARROW_BATCH, _VALUES_PER_ARROW_BATCH // values_per_row))
         spark.conf.set(name, str(rows))
         yield
     finally:
@@ -36,7 +36,7 @@ def arrow_batches(spark: SparkSession, values_per_row: int) -> Iterator[None]:
 
 @contextmanager
 def job_group(spark: SparkSession, name: str) -> Iterator[None]:
-    """Cancel our own jobs when the driver is interrupted; they would go on writing into a folder that is being removed."""
+    """Cancel our own jobs on any exception; they would keep writing to a folder that is being removed."""
     context = spark.sparkContext
     group = f"convoy-{uuid.uuid4().hex[:8]}"
     context.setJobGroup(group, name)
@@ -51,7 +51,7 @@ def job_group(spark: SparkSession, name: str) -> Iterator[None]:
 
 
 def root_cause(error: Py4JJavaError | PySparkException) -> str:
-    """The innermost reason, on one line."""
+    """The innermost cause, in one line."""
     text = str(error.java_exception) if isinstance(error, Py4JJavaError) else str(error)
     _, in_python, traceback = text.rpartition("Traceback (most recent call last):\n")
     if in_python:
@@ -61,14 +61,14 @@ def root_cause(error: Py4JJavaError | PySparkException) -> str:
         causes = [line.partition("Caused by: ")[2] for line in text.splitlines() if line.startswith("Caused by: ")]
         reason = causes[-1] if causes else first_line(text)
     if "No space left" in reason:
-        return f"{reason[:300]}; make room there, or for Spark's scratch files (spark.local.dir)"
+        return f"{reason[:300]}; free disk space there, or for Spark's scratch files (spark.local.dir)"
     return reason[:300]
 
 
 def as_data_error(error: Py4JJavaError | PySparkException, what: str) -> DataError:
-    """A worker's own DataError as it was, else `what` and the innermost reason."""
+    """A DataError raised by a worker, unchanged; otherwise `what` and the innermost cause."""
     text = str(error.java_exception) if isinstance(error, Py4JJavaError) else str(error)
-    own = _USERS_ERROR.search(text)
+    own = _USER_ERROR.search(text)
     if own is not None:
         return DataError(own.group(1).strip())
     raised = re.findall(r"^\w[\w.]*(?:Error|Exception): .+$", text, re.MULTILINE)

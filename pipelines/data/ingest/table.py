@@ -1,4 +1,4 @@
-"""The Parquet table of a source: found where it was written before, or written now."""
+"""The Parquet table of a source: reused if it exists, otherwise written."""
 
 import dataclasses
 import time
@@ -20,25 +20,25 @@ from pipelines.system.reporter import NullReporter, Reporter
 
 
 def find(config: Config, source: Source) -> Table | None:
-    """The table of this source and these settings if it is ready. Needs no Spark.
+    """The table of this source and these settings if it exists. Needs no Spark.
 
     Raises:
-        DataError: a source file cannot be read, or the table was built without more lines than ingest.max_bad_fraction allows.
+        DataError: a source file cannot be read, or the table excludes more lines than ingest.max_bad_fraction allows.
     """
     return _find(config, source, _fingerprints(source), NullReporter())
 
 
 def open_or_build(spark: SparkSession, config: Config, source: Source, reporter: Reporter) -> tuple[Table, bool]:
-    """The table of this source and these settings, and whether it was written just now.
+    """The table of this source and these settings, and whether it was just written.
 
-    A table that is damaged is written again, and the reason is reported. The folder gets its name when all rows are in it, and
-    its manifest after that. After a failure nothing of it is left.
+    A damaged table is rewritten, and the reason is reported. The folder is renamed when all rows are written, and then gets its
+    manifest. A failure leaves nothing behind.
 
     Args:
-        spark: reads the text and writes the Parquet files.
-        config: `data` and `ingest` decide the table.
+        spark: the session.
+        config: `data` and `ingest` determine the table.
         source: from `pipelines.data.sources.resolve.resolve_source`.
-        reporter: receives progress and warnings.
+        reporter: receives progress messages.
 
     Raises:
         DataError: a line is malformed (the message begins `FILE:LINE: `), a file is damaged, or there are no rows.
@@ -79,10 +79,11 @@ def _manifest(
     key: str,
 ) -> TableManifest:
     rows, rejected = written.rows_per_file, written.rejected
+    height, width, channels = config.data.image_shape
     return TableManifest(
         dataset=source.dataset,
         image=ImageSpec(
-            shape=schema._three(list(config.data.image_shape)),
+            shape=(height, width, channels),
             dtype=written.dtype,
             value_range=(config.data.value_range[0], config.data.value_range[1]),
         ),
@@ -111,23 +112,23 @@ def _manifest(
 
 
 def _fingerprints(source: Source) -> list[Fingerprint]:
-    """Of the source files as they lie, in order."""
-    found = []
+    """Fingerprints of the source files, in order."""
+    fingerprints = []
     for number, (uri, _) in enumerate(source.files):
         try:
-            found.append(source.fingerprint(number))
+            fingerprints.append(source.fingerprint(number))
         except OSError as error:
             raise DataError(f"{uri}: cannot be read ({error.strerror}); check the path and its permissions") from error
-    return found
+    return fingerprints
 
 
 def _key(config: Config, source: Source, fingerprints: list[Fingerprint], *, without_bad_rows: bool) -> str:
-    """The key of the table. One from which no line was left out is the same whatever ingest.on_bad_rows says."""
+    """Key of the table. A table without rejected lines has the same key for any ingest.on_bad_rows."""
     draws_test_rows = all(split == "train" for _, split in source.files)
     return json_sha256(
         {
             "schema_version": schema.SCHEMA_VERSION,
-            "sources": [[split, print_.sha256] for (_, split), print_ in zip(source.files, fingerprints, strict=True)],
+            "sources": [[split, content.sha256] for (_, split), content in zip(source.files, fingerprints, strict=True)],
             "image_shape": config.data.image_shape,
             "value_range": config.data.value_range,
             "labels": config.data.label_values,
@@ -156,27 +157,27 @@ def _find(config: Config, source: Source, fingerprints: list[Fingerprint], repor
         try:
             manifest = schema.read_manifest(path)
         except DataError as error:
-            reporter.warn(f"{error.args[0].partition(';')[0]}; the table is written again")
+            reporter.warn(f"{error.args[0].partition(';')[0]}; the table is rewritten")
             continue
-        wrong = _mismatch(config, manifest, key) or verify.find_damage(path, manifest) if manifest else "has no manifest"
-        if manifest is None or wrong:
-            reporter.warn(f"table {uri}: {wrong}; the table is written again")
+        defect = _mismatch(config, manifest, key) or verify.find_damage(path, manifest) if manifest else "has no manifest"
+        if manifest is None or defect:
+            reporter.warn(f"table {uri}: {defect}; the table is rewritten")
             continue
         _check_limit(config, manifest, source.unit)
-        # Names and notes are no part of the key: the rows are the same, whatever people call them.
+        # Names and notes are not part of the key: they do not change the rows.
         return Table(uri, dataclasses.replace(manifest, class_names=source.class_names(config.data), note=source.note))
     return None
 
 
 def _mismatch(config: Config, manifest: TableManifest, key: str) -> str | None:
-    """Why the manifest is not the one that was written for these settings; None where it is."""
+    """How the manifest differs from the one expected for these settings; None if it does not."""
     if manifest.key != key:
         return "its manifest belongs to another table"
     image = manifest.image
-    wanted = (config.data.image_shape, config.data.value_range, config.data.label_values, config.ingest.seed)
-    found = (image.shape, image.value_range, manifest.labels, manifest.seed)
-    if found != wanted:
-        return f"its manifest says image shape, value range, labels and seed {found}, the settings {wanted}"
+    expected = (config.data.image_shape, config.data.value_range, config.data.label_values, config.ingest.seed)
+    actual = (image.shape, image.value_range, manifest.labels, manifest.seed)
+    if actual != expected:
+        return f"its manifest says image shape, value range, labels and seed {actual}, the settings {expected}"
     return None
 
 
@@ -187,5 +188,5 @@ def _check_limit(config: Config, manifest: TableManifest, unit: str) -> None:
         if file.rejected_rows > limit * lines:
             raise DataError(
                 f"{file.uri}: {file.rejected_rows:,} of {lines:,} {unit}s are malformed; that is more than "
-                f"ingest.max_bad_fraction={limit:g} allows: mend the data"
+                f"ingest.max_bad_fraction={limit:g} allows: fix the data"
             )

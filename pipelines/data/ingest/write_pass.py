@@ -1,6 +1,6 @@
-"""The third pass over the rows, in Spark's Python workers: the Parquet files of the table, each of one row group.
+"""Third pass of ingest, in Spark's Python workers: writes the Parquet files of the table, each with one row group.
 
-Arrow writes them, not Spark: it takes all images of a file at once, where Spark takes them one by one.
+Arrow writes them, not Spark: Arrow takes all images of a file at once, Spark one by one.
 """
 
 import hashlib
@@ -35,30 +35,30 @@ class WrittenFile:
 
 
 def path_of(split: Split, number: int) -> str:
-    """Where a file lies in the folder of its table. Path order is row order."""
+    """Path of a file below the folder of its table. Path order is row order."""
     return f"{SPLIT_COLUMN}={split}/part-{number:05d}.parquet"
 
 
 def write_batches(batches: Iterable[pa.RecordBatch], plan: Plan, folder: str) -> Iterator[pa.RecordBatch]:
-    """Write each file of the table whose images are here.
+    """Write each file of the table whose images are in this partition.
 
     Args:
-        batches: `pipelines.data.ingest.shuffle_pass.SHUFFLED_COLUMNS`, all of one file behind each other.
-        plan: what each file holds.
-        folder: of the table. The folders of the splits are there: a task that outlives its job must not make them again.
+        batches: `pipelines.data.ingest.shuffle_pass.SHUFFLED_COLUMNS`, with the rows of a file consecutive.
+        plan: contents of each file.
+        folder: folder of the table. The folders of the splits must exist: a task that outlives its job must not recreate them.
 
     Yields:
-        `WRITTEN_COLUMNS`, one row for a file.
+        `WRITTEN_COLUMNS`, one row per file.
 
     Raises:
-        ValueError: an image that the plan names is missing or there twice.
+        ValueError: a planned image is missing or occurs twice.
         OSError: the file cannot be written.
     """
     for (segment, file), rows in itertools.groupby(rows_of(batches), lambda row: (row["segment"], row["file"])):
         planned = plan.segments[segment]
         images, labels = _gather(rows, planned.rows_of_file(file), plan.bytes_per_row, path_of(planned.split, file))
         content = _parquet(images, labels)
-        _put(Path(folder) / path_of(planned.split, file), content)
+        _write_file(Path(folder) / path_of(planned.split, file), content)
         columns = {
             "segment": pa.array([segment], pa.int32()),
             "file": pa.array([file], pa.int32()),
@@ -80,7 +80,7 @@ def _gather(
         labels[positions] = np.frombuffer(row["labels"], np.int32)
         copies += np.bincount(positions, minlength=count)
     if (copies != 1).any():
-        raise ValueError(f"{name}: {np.count_nonzero(copies != 1)} of its {count} rows are missing or there twice; run again")
+        raise ValueError(f"{name}: {np.count_nonzero(copies != 1)} of its {count} rows are missing or duplicated; run again")
     return images, labels
 
 
@@ -94,15 +94,15 @@ def _parquet(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int32]) -> pa
         row_group_size=len(images),
         compression="zstd",
         compression_level=1,
-        # Hardly two images are equal, so that a dictionary only costs time; nor does anybody ask for the smallest of them.
+        # Images hardly repeat, so a dictionary would only cost time; and nobody filters by them, so they need no statistics.
         use_dictionary=False,
         write_statistics=[LABEL_COLUMN],
     )
     return sink.getvalue()
 
 
-def _put(target: Path, content: pa.Buffer) -> None:
-    """Whole or not at all, under a name of its own until then: Spark runs a task again that it holds for dead."""
+def _write_file(target: Path, content: pa.Buffer) -> None:
+    """Write a file atomically, under a unique name first: Spark may run a task again while it is still alive."""
     unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     try:
         unfinished.write_bytes(content)

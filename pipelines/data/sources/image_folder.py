@@ -145,20 +145,20 @@ def _listed_folder(data: DataConfig, reporter: Reporter) -> ImageFolder:
 
 
 def _class_names(data: DataConfig, folder: str) -> tuple[str, ...]:
-    found = [path.name for path in _folders(paths.to_python(folder))]
+    names = [path.name for path in _folders(paths.to_python(folder))]
     if data.labels not in ((), tuple(range(data.classes))):
         raise ConfigError(f"data.labels={list(data.labels)}: must be empty for pictures, whose class is the name of their folder")
     if data.class_names:
-        unknown = sorted(set(found) - set(data.class_names))
+        unknown = sorted(set(names) - set(data.class_names))
         if unknown:
             raise ConfigError(f"data.class_names={list(data.class_names)}: must also name {folder}/{unknown[0]}")
         return data.class_names
-    if len(found) != data.classes:
-        shown = ", ".join(found[:12]) + (", ..." if len(found) > 12 else "")
+    if len(names) != data.classes:
+        shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
         raise ConfigError(
-            f"data.classes={data.classes}: must be the number of sub-folders in {folder}, which has {len(found)} ({shown})"
+            f"data.classes={data.classes}: must be the number of sub-folders in {folder}, which has {len(names)} ({shown})"
         )
-    return tuple(found)
+    return tuple(names)
 
 
 def _list_pictures(folder: str, class_names: tuple[str, ...]) -> tuple[tuple[ImageFile, ...], list[str]]:
@@ -192,10 +192,10 @@ def _list_pictures(folder: str, class_names: tuple[str, ...]) -> tuple[tuple[Ima
 
 def _folders(path: Path) -> list[Path]:
     """Visible sub-folders, sorted numerically if all names are numbers, otherwise by name."""
-    found = [Path(entry.path) for entry in _entries(path) if entry.is_dir()]
-    if all(folder.name.isdecimal() for folder in found):
-        return sorted(found, key=lambda folder: (int(folder.name), folder.name))
-    return sorted(found)
+    folders = [Path(entry.path) for entry in _entries(path) if entry.is_dir()]
+    if all(folder.name.isdecimal() for folder in folders):
+        return sorted(folders, key=lambda folder: (int(folder.name), folder.name))
+    return sorted(folders)
 
 
 def _files(path: Path) -> list[Path]:

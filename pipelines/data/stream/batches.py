@@ -1,8 +1,8 @@
 """From a shard to the batches of one worker.
 
-A shard that fits the memory limit is decoded once and batches are gathered from it; a larger one is read anew each epoch through
-a shuffle buffer. Either way every epoch has the same number of batches on every rank, in another order each time, and batches
-hold source values (uint8 or float32): scaling them is the network's first layer.
+A shard within the memory limit is decoded once, and batches are gathered from it; a larger one is read again in every epoch
+through a shuffle buffer. Either way every epoch has the same number of batches on every rank, in a different order each time.
+Batches contain source values (uint8 or float32); the network's first layer scales them.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from pipelines.data.table.schema import ImageSpec, Split, Table
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """The rows of one split that one worker reads."""
+    """The rows of a split that one worker reads."""
 
     table: Table
     split: Split
@@ -38,12 +38,12 @@ class Shard:
         return self.num_bytes <= self.stream.memory_limit_mb * 1_000_000
 
     def held_bytes(self, batch_size: int) -> int:
-        """Most bytes of images that training on it keeps in memory at a time, for any number of epochs."""
+        """Upper bound of the bytes of images held in memory while training on the shard."""
         if self.fits_memory:
             return self.num_bytes
         files = list(file_parts(self.table.manifest.splits[self.split].files, self.rows))
         largest = max(file.rows for file in files)
-        # A full buffer and what leaves it; and what is read ahead of it, as Parquet gives it and decoded.
+        # A full buffer and the block popped from it, plus the files read ahead, both encoded and decoded.
         rows = 2 * _buffer_rows(self.stream, batch_size) + largest + 2 * min(len(files), FILES_AT_ONCE) * largest
         return rows * self.table.manifest.image.num_bytes
 
@@ -62,14 +62,14 @@ def load(shard: Shard) -> Block:
 
 
 class TrainingData:
-    """The rows that one rank trains on, an epoch at a time. Keeps them decoded where they fit the limit.
+    """The training data of one rank, one epoch at a time. Kept decoded if it fits the memory limit.
 
     Args:
-        shard: at least `steps * batch_size` rows. Rows beyond that are left out of an epoch, other ones each time.
-        steps: batches in an epoch, the same on every rank.
-        batch_size: examples in a batch.
-        seed: with the epoch's number it decides the order and what augmentation does; use another one on each rank.
-        augmentation: how images are changed, another way in each epoch; None leaves them as they are.
+        shard: at least `steps * batch_size` rows. Each epoch skips the rows beyond that, different ones each time.
+        steps: batches per epoch, the same on every rank.
+        batch_size: examples per batch.
+        seed: determines, with the epoch, order and augmentation; must differ between ranks.
+        augmentation: random transformations of the images; None for none.
     """
 
     def __init__(self, shard: Shard, *, steps: int, batch_size: int, seed: int, augmentation: Augmentation | None = None) -> None:
@@ -79,21 +79,21 @@ class TrainingData:
         self._seed = seed
         self._augmentation = augmentation
         self._epoch = 0
-        self._kept = tuple(tf.constant(part) for part in load(shard)) if shard.fits_memory else None
+        self._cached = tuple(tf.constant(part) for part in load(shard)) if shard.fits_memory else None
 
     def begin(self, epoch: int) -> None:
-        """Iterators that are started from now on deliver this epoch, counted from 0."""
+        """Select the epoch, counted from 0, for iterators started from now on."""
         self._epoch = epoch
 
     def dataset(self, skip_steps: int = 0) -> tf.data.Dataset:
-        """The batches of one epoch but its first `skip_steps`; can be iterated once for each epoch.
+        """The batches of one epoch except the first `skip_steps`; iterate it once per epoch.
 
         Returns:
-            a dataset of (images [batch, height, width, channels], labels [batch] int32), of known length.
+            A dataset of (images [batch, height, width, channels], labels [batch] int32), of known length.
         """
-        dataset = self._from_stream() if self._kept is None else self._from_memory(*self._kept)
+        dataset = self._from_stream() if self._cached is None else self._from_memory(*self._cached)
         options = tf.data.Options()
-        # The pipeline has nothing to tune, and the tuning thread sleeps up to a minute after the last batch before it ends.
+        # There is nothing to tune, and the autotune thread takes up to a minute to exit after the last batch.
         options.autotune.enabled = False
         options.threading.private_threadpool_size = 1
         left = self._steps - skip_steps
@@ -105,10 +105,10 @@ class TrainingData:
 
     def _augmented(self, dataset: tf.data.Dataset, skip_steps: int, augmentation: Augmentation) -> tf.data.Dataset:
         def keys(_: tf.Tensor) -> tf.data.Dataset:
-            of_epoch = tf.numpy_function(lambda: epoch_keys(self._seed, self._epoch, self._steps), [], tf.int64)
-            return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(of_epoch, (self._steps, 2)))
+            epoch = tf.numpy_function(lambda: epoch_keys(self._seed, self._epoch, self._steps), [], tf.int64)
+            return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(epoch, (self._steps, 2)))
 
-        # Keys are counted from the epoch's first step, so they are skipped together with the batches.
+        # There is a key for each step of the epoch, so keys are skipped together with batches.
         both = tf.data.Dataset.zip((dataset, tf.data.Dataset.range(1).flat_map(keys))).skip(skip_steps)
         return both.map(lambda batch, key: (augmented(batch[0], key, augmentation), batch[1]))
 
@@ -143,31 +143,31 @@ class TrainingData:
 
 
 class EvaluationData:
-    """The rows of a shard, each exactly once, in table order, as often as asked. Kept in memory where they fit the limit."""
+    """The rows of a shard, each exactly once per pass, in table order. Kept in memory if they fit the limit."""
 
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
-        self._kept = load(shard) if shard.fits_memory else None
+        self._cached = load(shard) if shard.fits_memory else None
 
     def batches(self, batch_size: int) -> Iterator[Block]:
         """Images [n, height, width, channels] and labels [n] int32 with n <= `batch_size`."""
         shard = self._shard
-        blocks = [self._kept] if self._kept is not None else _read(shard)
+        blocks = [self._cached] if self._cached is not None else _read(shard)
         for images, labels in blocks:
             for start in range(0, len(labels), batch_size):
                 yield images[start : start + batch_size], labels[start : start + batch_size]
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """The order of a shard's rows in one epoch. Any seed is a seed, 0 included."""
+    """Order of a shard's rows in one epoch. Any seed is valid, including 0."""
     return np.random.default_rng((seed, epoch)).permutation(rows)
 
 
 def _shuffled_epoch(shard: Shard, steps: int, batch_size: int, seed: int, epoch: int) -> Iterator[Block]:
     """Blocks of whole batches: images [n, batch, height, width, channels], labels [n, batch]; `steps` batches in total.
 
-    Row groups come in a seeded order, and their rows wait in a buffer to meet those of distant ones. The table itself was
-    shuffled when it was written.
+    Row groups are read in a seeded order, and their rows are mixed in a shuffle buffer. The table itself was shuffled when it was
+    written.
     """
     rng = np.random.default_rng((seed, epoch))
     order_seed = int(rng.integers(2**31))
@@ -177,19 +177,19 @@ def _shuffled_epoch(shard: Shard, steps: int, batch_size: int, seed: int, epoch:
     for block in _read(shard, order_seed):
         waiting: Block | None = block
         while waiting is not None and left:
-            waiting = buffer.take(waiting)
+            waiting = buffer.add(waiting)
             if buffer.is_full:
-                leaving = min(half, left)
-                left -= leaving
-                yield _cut(buffer.let_go(leaving), batch_size)
+                count = min(half, left)
+                left -= count
+                yield _to_batches(buffer.pop(count), batch_size)
     while left:
-        leaving = min(half, left)
-        left -= leaving
-        yield _cut(buffer.let_go(leaving), batch_size)
+        count = min(half, left)
+        left -= count
+        yield _to_batches(buffer.pop(count), batch_size)
 
 
 class _ShuffleBuffer:
-    """Rows in memory that is taken once; they leave at random, and others get their places."""
+    """Shuffle buffer of preallocated memory."""
 
     def __init__(self, capacity: int, image: ImageSpec, rng: np.random.Generator) -> None:
         self.capacity = capacity
@@ -202,23 +202,23 @@ class _ShuffleBuffer:
     def is_full(self) -> bool:
         return self._held == self.capacity
 
-    def take(self, block: Block) -> Block | None:
-        """Take rows until it is full. Gives those for which there is no place, if any."""
+    def add(self, block: Block) -> Block | None:
+        """Add rows until the buffer is full. Returns the rest, or None."""
         images, labels = block
-        taken = min(len(labels), self.capacity - self._held)
-        places = slice(self._held, self._held + taken)
-        self._images[places], self._labels[places] = images[:taken], labels[:taken]
-        self._held += taken
-        return (images[taken:], labels[taken:]) if taken < len(labels) else None
+        added = min(len(labels), self.capacity - self._held)
+        free = slice(self._held, self._held + added)
+        self._images[free], self._labels[free] = images[:added], labels[:added]
+        self._held += added
+        return (images[added:], labels[added:]) if added < len(labels) else None
 
-    def let_go(self, rows: int) -> Block:
-        """So many rows at random, in random order."""
+    def pop(self, rows: int) -> Block:
+        """Remove and return random rows in random order."""
         leaving = self._rng.permutation(self._held)[:rows]
         block = self._images[leaving], self._labels[leaving]
         stays = np.ones(self._held, bool)
         stays[leaving] = False
         self._held -= rows
-        # The last ones move to the places in front of them that have become free.
+        # Fill the gaps with the last rows.
         free, last = np.flatnonzero(~stays[: self._held]), self._held + np.flatnonzero(stays[self._held :])
         self._images[free], self._labels[free] = self._images[last], self._labels[last]
         return block
@@ -233,7 +233,7 @@ def _read(shard: Shard, order_seed: int | None = None) -> Iterator[Block]:
     return progress.reading(blocks, f"{shard.split} rows of {shard.table.uri}")
 
 
-def _cut(block: Block, batch_size: int) -> Block:
+def _to_batches(block: Block, batch_size: int) -> Block:
     images, labels = block
     num_batches = len(labels) // batch_size
     return images.reshape(num_batches, batch_size, *images.shape[1:]), labels.reshape(num_batches, batch_size)

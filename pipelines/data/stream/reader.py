@@ -1,16 +1,16 @@
 """Reading a range of rows through Petastorm.
 
-What is used is its reader: row groups decoded ahead of time by a thread. What is not used, with petastorm 0.13.1:
+Convoy uses its reader, which decodes row groups ahead of time in a thread, but not these features of petastorm 0.13.1:
 
-- its sharding, which goes by row group and needs as many of them as workers;
-- its epochs, which repeat one order, and its seeds, where 0 means none;
-- its row shuffling, which spins while it waits when it has no seed;
-- its process pool, where a dead reader process hangs the job;
-- its word that all rows were delivered. Its thread pool looks first whether all work handed out is done and then whether all was
-  handed out; what is handed out in between is lost without an error. 39 of 100 reads of 22 small files came short. So rows are
-  counted here, and reading goes on where it stopped too early.
+- sharding, which is by row group and needs at least as many as workers;
+- epochs, which repeat one order, and seeds, where 0 means none;
+- row shuffling, which busy-waits without a seed;
+- the process pool, where a dead reader process hangs the job;
+- its end of data. Its thread pool checks first whether all ventilated work is done and then whether all work was ventilated; what
+  is ventilated in between is lost silently. 39 of 100 reads of 22 small files were incomplete. So this module counts rows and
+  resumes reads that end too early.
 
-Nor is it let near a path that is no file: of a folder it would unpickle the schema in `_common_metadata`.
+Petastorm never gets the path of a folder: it would unpickle the schema in the folder's `_common_metadata`.
 """
 
 import os
@@ -33,67 +33,67 @@ Images = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
 Block = tuple[Images, Labels]
 
-# (path, hash, inode, time of change) of files that were found whole in this process. Streaming reads a file anew each epoch.
+# (path, hash, inode, mtime) of files verified by this process. Streaming reads a file again in every epoch.
 _intact: set[tuple[str, str, int, int]] = set()
-# Files that one Petastorm reader opens. Opening costs some milliseconds, and a seeded order keeps table order within a group.
+# Files per Petastorm reader. Opening a reader takes milliseconds; a seeded order keeps table order within a group.
 FILES_AT_ONCE = 16
-_SEEN_WITHIN_SECONDS = 3.0
+_VISIBLE_WITHIN_SECONDS = 3.0
 
 
 def read_blocks(table: Table, split: Split, rows: RowRange, *, order_seed: int | None = None) -> Iterator[Block]:
     """Read the rows of a range, one row group at a time.
 
     Args:
-        table: where to read.
-        split: which part of the table.
-        rows: rows of the split, in table order.
-        order_seed: None for table order; otherwise the row groups come in a pseudo-random order of this seed, 0 included.
+        table: the table.
+        split: the split.
+        rows: range of rows of the split, in table order.
+        order_seed: None for table order; otherwise seed of a pseudo-random order of the row groups; 0 is a valid seed.
 
     Yields:
-        images [n, height, width, channels] of the table's dtype, labels [n] int32; n differs between blocks.
+        Images [n, height, width, channels] of the table's dtype, labels [n] int32; n varies.
 
     Raises:
-        DataError: a file is missing, unreadable, or does not hold what the manifest says.
+        DataError: a file is missing, unreadable, or does not match the manifest.
     """
     parts = list(file_parts(table.manifest.splits[split].files, rows))
     if order_seed is not None:
-        np.random.default_rng(order_seed).shuffle(parts)  # type: ignore[arg-type]
+        np.random.default_rng(order_seed).shuffle(parts)  # type: ignore[arg-type, unused-ignore]
     for first in range(0, len(parts), FILES_AT_ONCE):
-        # Petastorm sorts files by path, so the parts are sorted to know which one a block belongs to.
+        # Petastorm sorts files by path; sort the parts likewise to match blocks to them.
         group = sorted(parts[first : first + FILES_AT_ONCE], key=lambda part: part.path)
         _check_content(table, split, {part.path for part in group})
         for part, (images, labels) in zip(group, _read_whole(table, group), strict=True):
             yield images[part.start : part.stop], labels[part.start : part.stop]
 
 
-def _check_content(table: Table, split: Split, wanted: Set[str]) -> None:
-    """Raises DataError when the bytes of a file are not those that were written: Parquet itself can decode changed ones."""
+def _check_content(table: Table, split: Split, files: Set[str]) -> None:
+    """Raises DataError if a file's bytes have changed, which Parquet itself may not detect."""
     folder = paths.to_python(table.uri)
     for file in table.manifest.splits[split].files:
-        if file.path not in wanted:
+        if file.path not in files:
             continue
         path = folder / file.path
         try:
-            status = _once_seen(path)
+            status = _stat_once_visible(path)
             state = (str(path), file.sha256, status.st_ino, status.st_mtime_ns)
             if state in _intact:
                 continue
-            found = fingerprint(path)
+            content = fingerprint(path)
         except OSError as error:
             if not folder.is_dir():
                 raise DataError(
                     f"table {table.uri}: {socket.gethostname()} has no folder {folder}, which the driver has; "
-                    "ingest.tables_uri must be one that all nodes see"
+                    "ingest.tables_uri must be visible to all nodes"
                 ) from error
             raise _damaged(table, f"{file.path} cannot be read ({error.strerror})") from error
-        if found.sha256 != file.sha256:
+        if content.sha256 != file.sha256:
             raise _damaged(table, f"{file.path} is not as it was written: some of its bytes have changed")
         _intact.add(state)
 
 
-def _once_seen(path: Path) -> os.stat_result:
-    """The driver saw the file; on a mounted store other machines can see it some seconds later."""
-    deadline = time.monotonic() + _SEEN_WITHIN_SECONDS
+def _stat_once_visible(path: Path) -> os.stat_result:
+    """Wait for a file that the driver saw: on a mounted store other machines may see it seconds later."""
+    deadline = time.monotonic() + _VISIBLE_WITHIN_SECONDS
     while True:
         try:
             return path.stat()
@@ -104,18 +104,18 @@ def _once_seen(path: Path) -> os.stat_result:
 
 
 def _read_whole(table: Table, parts: Sequence[FilePart]) -> Iterator[Block]:
-    """One block for each file, in path order, however often Petastorm ends too early."""
+    """One block per file, in path order, resuming when Petastorm ends too early."""
     done = 0
     while done < len(parts):
         done_before = done
         for block in _petastorm_blocks(table, [part.path for part in parts[done:]]):
             part = parts[done]
             if len(block[1]) != part.rows:
-                raise _damaged(table, f"{part.path} holds {len(block[1])} rows where the manifest says {part.rows}")
+                raise _damaged(table, f"{part.path} has {len(block[1])} rows where the manifest says {part.rows}")
             done += 1
             yield block
         if done == done_before:
-            raise _damaged(table, f"{parts[done].path} holds no rows")
+            raise _damaged(table, f"{parts[done].path} has no rows")
 
 
 def _petastorm_blocks(table: Table, files: Sequence[str]) -> Iterator[Block]:
@@ -125,7 +125,7 @@ def _petastorm_blocks(table: Table, files: Sequence[str]) -> Iterator[Block]:
             [f"{base}/{file}" for file in files],
             schema_fields=[f"^{IMAGE_COLUMN}$", f"^{LABEL_COLUMN}$"],
             reader_pool_type="thread",
-            # More threads would let blocks overtake each other.
+            # With more threads blocks could arrive out of order.
             workers_count=1,
             shuffle_row_groups=False,
             num_epochs=1,
@@ -134,7 +134,7 @@ def _petastorm_blocks(table: Table, files: Sequence[str]) -> Iterator[Block]:
             for batch in reader:
                 yield _decode(batch.image, table.manifest.image), np.asarray(batch.label, dtype=np.int32)
         finally:
-            # The end of a `with` would also print, into a rank's log: on a full disk that is an error, which is not the table's.
+            # `with` would also print to the rank's log at the end, which on a full disk raises an error unrelated to the table.
             reader.stop()
             reader.join()
     except (OSError, ValueError, AttributeError) as error:
@@ -142,10 +142,10 @@ def _petastorm_blocks(table: Table, files: Sequence[str]) -> Iterator[Block]:
 
 
 def _decode(encoded: npt.NDArray[np.object_], image: ImageSpec) -> Images:
-    """Bytes objects [n] to values [n, height, width, channels]."""
+    """Decode bytes objects [n] to values [n, height, width, channels]."""
     flat = b"".join(encoded)
     if len(flat) != len(encoded) * image.num_bytes:
-        raise ValueError(f"an image does not hold the {image.num_bytes} bytes of {image.shape} {image.dtype}")
+        raise ValueError(f"an image does not have the {image.num_bytes} bytes of {image.shape} {image.dtype}")
     return np.frombuffer(flat, dtype=np.dtype(image.dtype).newbyteorder("<")).reshape(len(encoded), *image.shape)
 
 

@@ -1,8 +1,7 @@
-"""Which rows each worker reads, and how many steps everybody takes. Pure arithmetic.
+"""Which rows each worker reads, and the number of steps of all workers. Pure arithmetic.
 
-Shards are ranges of rows, not of row groups: they differ by at most one row for any number of workers and any table, and a
-table with fewer row groups than workers is no obstacle. A row group that two shards share is read by both workers, each of
-which keeps its own part.
+Shards are ranges of rows, not of row groups: their sizes differ by at most one row, and a table can have fewer row groups than
+workers. A row group shared by two shards is read by both workers, each of which keeps its own part.
 """
 
 from collections.abc import Sequence
@@ -25,28 +24,24 @@ class RowRange:
 
 @dataclass(frozen=True)
 class FilePart:
-    """The rows `start` to `stop - 1` of one file, which holds `rows` rows."""
+    """Rows `start` to `stop - 1` of a file with `rows` rows."""
 
     path: str
     start: int
     stop: int
     rows: int
 
-    @property
-    def whole(self) -> bool:
-        return self.start == 0 and self.stop == self.rows
-
     def __len__(self) -> int:
         return self.stop - self.start
 
 
 def shard(rows: int, rank: int, workers: int) -> RowRange:
-    """The rows of one rank. The shards of all ranks are disjoint and together are `range(rows)`."""
+    """The rows of one rank. The shards of all ranks are disjoint and cover `range(rows)`."""
     return RowRange(rows * rank // workers, rows * (rank + 1) // workers)
 
 
 def file_parts(files: Sequence[TableFile], rows: RowRange) -> tuple[FilePart, ...]:
-    """Where the rows of a range lie, in table order."""
+    """The parts of files that make up a range of rows, in table order."""
     parts: list[FilePart] = []
     first_row = 0
     for file in files:
@@ -58,10 +53,10 @@ def file_parts(files: Sequence[TableFile], rows: RowRange) -> tuple[FilePart, ..
 
 
 def steps_per_epoch(rows: int, workers: int, batch_size_per_worker: int) -> int:
-    """Steps that every rank takes in one epoch.
+    """Steps per epoch, the same on every rank.
 
-    floor(floor(rows / workers) / batch) = floor(rows / global_batch), so the smallest shard has enough rows for all steps and
-    fewer rows than one global batch stay unseen in an epoch.
+    floor(floor(rows / workers) / batch) = floor(rows / global_batch), so the smallest shard has enough rows for all steps, and an
+    epoch skips fewer rows than one global batch.
 
     Raises:
         DataError: there are fewer rows than one global batch.

@@ -1,8 +1,8 @@
-"""The table's contract: what ingest writes, what stream reads, what scoring and people can rely on.
+"""The table format: what ingest writes, and what streaming, scoring and users can rely on.
 
-A table is a folder of plain Parquet, partitioned by `split`, with a manifest beside the data. The manifest is written last:
-a folder without one is not a table. One file holds one row group, and all files of a split but the last hold equally many rows.
-Lines of the source that were set aside lie in a Parquet table of their own in the same folder (`REJECTED_FOLDER`).
+A table is a folder of plain Parquet files, partitioned by `split`, with a manifest. The manifest is written last: a folder
+without one is not a table. Each file has one row group, and all files of a split except the last have the same number of rows.
+Rejected lines of the source are in a separate Parquet table in the same folder (`REJECTED_FOLDER`).
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pipelines.errors import DataError
 
 SCHEMA_VERSION = 2
-# Spark and pyarrow skip names that begin with an underscore, so these can lie among the data.
+# Spark and pyarrow skip names with a leading underscore, so these can be next to the data.
 MANIFEST_NAME = "_manifest.json"
 REJECTED_FOLDER = "_rejected"
 
@@ -30,19 +30,19 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Dtype = Literal["uint8", "float32"]
 BYTES_PER_VALUE: dict[Dtype, int] = {"uint8": 1, "float32": 4}
 
-# A manifest is data: a path in it must not lead out of the table's folder.
+# The manifest is untrusted input: a path in it must not leave the table's folder.
 _FILE_PATH = re.compile(rf"{SPLIT_COLUMN}=({'|'.join(SPLITS)})/part-\d{{5,}}\.parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSpec:
-    """How to read the bytes of one image."""
+    """Layout of the bytes of an image."""
 
     shape: tuple[int, int, int]
     """Height, width, channels."""
     dtype: Dtype
     value_range: tuple[float, float]
-    """Smallest and largest value that the source may hold, for example 0 and 255."""
+    """Smallest and largest value allowed in the source, for example 0 and 255."""
 
     @property
     def num_values(self) -> int:
@@ -62,16 +62,16 @@ class TableFile:
     rows: int
     num_bytes: int
     sha256: str
-    """Of the file as it was written. Compared when the file is read, so that a changed bit is found."""
+    """SHA-256 of the file as written, verified when it is read to detect changed bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitSummary:
     rows: int
     rows_per_label: tuple[int, ...]
-    """By class index."""
+    """Rows by class index."""
     files: tuple[TableFile, ...]
-    """In path order, which is the order of the rows."""
+    """Files in path order, which is row order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,23 +86,23 @@ class SourceFile:
 
 @dataclass(frozen=True, kw_only=True)
 class TableManifest:
-    """What a table holds and where it came from."""
+    """Contents and origin of a table."""
 
     dataset: str
     image: ImageSpec
     labels: tuple[int, ...]
-    """Label values as the source writes them; the table stores the position in this tuple."""
+    """Label values as written in the source; the table stores positions in this tuple."""
     class_names: tuple[str, ...]
     splits: dict[Split, SplitSummary]
     sources: tuple[SourceFile, ...]
     seed: int
     rejected_rows: int
-    """Malformed lines that were set aside."""
+    """Malformed lines excluded from the table."""
     rejected_by_reason: dict[str, int]
     note: str
-    """Anything a user must know about the data, for example that it is a substitute. Empty otherwise."""
+    """What the user must know about the data, for example that it is a substitute. Often empty."""
     key: str
-    """SHA-256 over sources and settings: the same key means the same rows in the same order."""
+    """SHA-256 of sources and settings. Tables with the same key have the same rows in the same order."""
     created_at: str
     convoy_version: str
     schema_version: int = SCHEMA_VERSION
@@ -129,7 +129,7 @@ class TableManifest:
 
     @classmethod
     def from_json(cls, text: str, origin: str) -> "TableManifest":
-        """Raises DataError naming `origin` when the text is not a manifest of this version."""
+        """Raises DataError naming `origin` if the text is not a manifest of this version."""
         try:
             raw: dict[str, Any] = json.loads(text)
             version = raw["schema_version"]
@@ -159,17 +159,17 @@ class TableManifest:
 
 @dataclass(frozen=True)
 class Table:
-    """A table on disk: its folder (any form that `paths` understands) and its manifest."""
+    """A table on disk: its folder (any form that `paths` accepts) and its manifest."""
 
     uri: str
     manifest: TableManifest
 
 
 def read_manifest(folder: Path) -> TableManifest | None:
-    """The manifest of the table in `folder`, or None when there is no table.
+    """The manifest of the table in `folder`, or None if there is no table.
 
     Raises:
-        DataError: there is one, but it cannot be read or is no manifest of this version.
+        DataError: the manifest cannot be read or is not one of this version.
     """
     path = folder / MANIFEST_NAME
     try:
@@ -182,33 +182,33 @@ def read_manifest(folder: Path) -> TableManifest | None:
 
 
 def _check(manifest: TableManifest) -> None:
-    """Raises ValueError where the manifest contradicts itself or the contract, so that nothing later has to doubt it."""
+    """Raises ValueError if the manifest is inconsistent or violates the format, so that no one else needs to check."""
     image = manifest.image
-    _demand(image.dtype in BYTES_PER_VALUE, f"dtype {image.dtype!r}")
-    _demand(all(isinstance(size, int) and size >= 1 for size in image.shape), f"shape {image.shape}")
-    _demand(isinstance(manifest.key, str) and isinstance(manifest.dataset, str), "key and dataset must be text")
-    _demand(len(manifest.labels) == len(manifest.class_names) >= 2, "labels and class_names must be equally many")
-    _demand(manifest.rejected_rows == sum(manifest.rejected_by_reason.values()), "rejected_rows is not the sum of its reasons")
-    _demand(set(manifest.splits) <= set(SPLITS), f"splits {list(manifest.splits)}")
+    _require(image.dtype in BYTES_PER_VALUE, f"dtype {image.dtype!r}")
+    _require(all(isinstance(size, int) and size >= 1 for size in image.shape), f"shape {image.shape}")
+    _require(isinstance(manifest.key, str) and isinstance(manifest.dataset, str), "key and dataset must be text")
+    _require(len(manifest.labels) == len(manifest.class_names) >= 2, "labels and class_names differ in number")
+    _require(manifest.rejected_rows == sum(manifest.rejected_by_reason.values()), "rejected_rows is not the sum of its reasons")
+    _require(set(manifest.splits) <= set(SPLITS), f"splits {list(manifest.splits)}")
     for name, split in manifest.splits.items():
         for file in split.files:
             match = _FILE_PATH.fullmatch(file.path)
-            _demand(match is not None and match.group(1) == name, f"{file.path!r} is no path of a file of split {name}")
-            _demand(file.rows >= 1, f"{file.path} has {file.rows} rows")
-        in_order = [file.path for file in split.files]
-        _demand(in_order == sorted(set(in_order)), f"the files of split {name} are not in order")
-        _demand(split.rows == sum(file.rows for file in split.files), f"rows of split {name} are not the sum of its files")
-        _demand(split.rows == sum(split.rows_per_label), f"rows of split {name} are not the sum of its labels")
-        _demand(len(split.rows_per_label) == len(manifest.labels), f"rows_per_label of split {name}")
+            _require(match is not None and match.group(1) == name, f"{file.path!r} is not the path of a file of split {name}")
+            _require(file.rows >= 1, f"{file.path} has {file.rows} rows")
+        file_paths = [file.path for file in split.files]
+        _require(file_paths == sorted(set(file_paths)), f"the files of split {name} are not in order")
+        _require(split.rows == sum(file.rows for file in split.files), f"rows of split {name} are not the sum of its files")
+        _require(split.rows == sum(split.rows_per_label), f"rows of split {name} are not the sum of its labels")
+        _require(len(split.rows_per_label) == len(manifest.labels), f"rows_per_label of split {name}")
 
 
-def _demand(holds: bool, what: str) -> None:
-    if not holds:
-        raise ValueError(what)
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
 
 
 def format_counts(by_reason: Mapping[str, int]) -> str:
-    """`9 label_unknown, 3 index_zero`: the most frequent first."""
+    """Counts by reason, most frequent first: `9 label_unknown, 3 index_zero`."""
     ordered = sorted(by_reason.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{count:,} {reason}" for reason, count in ordered)
 

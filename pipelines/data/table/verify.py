@@ -1,7 +1,7 @@
-"""Whether a table on disk is still the one that was written: looked at on the driver, without Spark, before anything starts.
+"""Integrity check of a table on disk, on the driver and without Spark, before anything starts.
 
-Small tables are compared through their hashes. Of a large one the driver reads sizes and a bounded number of footers. Every
-worker compares the hash of each file it opens (`pipelines.data.stream.reader`), so that no changed bit is trained on.
+The driver verifies the hashes of small tables. For large tables it checks all sizes and a bounded number of footers. Workers
+verify the hash of each file they open (`pipelines.data.stream.reader`), so no corrupt data is used for training.
 """
 
 import stat
@@ -15,57 +15,57 @@ from pipelines.data.table.schema import IMAGE_COLUMN, LABEL_COLUMN, TableFile, T
 from pipelines.system.fingerprint import fingerprint
 from pipelines.system.secrets import first_line
 
-# Hashing costs about a second a gigabyte and thread.
-_MOST_BYTES_HASHED = 256 * 2**20
-# On a mounted store a footer can take 50 ms.
-_MOST_FOOTERS = 400
+# Hashing takes about one second per gigabyte and thread.
+_MAX_BYTES_HASHED = 256 * 2**20
+# On a mounted store reading a footer can take 50 ms.
+_MAX_FOOTERS = 400
 _THREADS = 8
 _COLUMNS = {IMAGE_COLUMN: pa.binary(), LABEL_COLUMN: pa.int32()}
 
 
 def find_damage(folder: Path, manifest: TableManifest) -> str | None:
-    """What is wrong with the files of the table in `folder`, with the name of the first such file; None when nothing is.
+    """Description of the first damaged file of the table in `folder`; None if there is none.
 
-    Found are files that are missing, no files but links or folders, cut short, changed, or of another schema.
+    Detects files that are missing, replaced by links or folders, truncated, changed, or of another schema.
     """
     files = [file for split in manifest.splits.values() for file in split.files]
-    hash_all = sum(file.num_bytes for file in files) <= _MOST_BYTES_HASHED
-    read_footer = set(range(0, len(files), max(1, -(-len(files) // _MOST_FOOTERS))))
-    home = folder.resolve()
+    hash_all = sum(file.num_bytes for file in files) <= _MAX_BYTES_HASHED
+    read_footer = set(range(0, len(files), max(1, -(-len(files) // _MAX_FOOTERS))))
+    resolved = folder.resolve()
 
-    def complaint(number: int) -> str | None:
+    def check(number: int) -> str | None:
         file = files[number]
         try:
-            found = _look(home, file, manifest, hash_all, number in read_footer)
+            defect = _check_file(resolved, file, manifest, hash_all, number in read_footer)
         except FileNotFoundError:
-            found = "is missing"
+            defect = "is missing"
         except OSError as error:
-            found = f"cannot be read ({error.strerror or error})"
-        return f"{file.path} {found}" if found else None
+            defect = f"cannot be read ({error.strerror or error})"
+        return f"{file.path} {defect}" if defect else None
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        return next((text for text in pool.map(complaint, range(len(files))) if text), None)
+        return next((text for text in pool.map(check, range(len(files))) if text), None)
 
 
-def _look(home: Path, file: TableFile, manifest: TableManifest, hash_it: bool, read_footer: bool) -> str | None:
-    path = home / file.path
+def _check_file(folder: Path, file: TableFile, manifest: TableManifest, hash_it: bool, read_footer: bool) -> str | None:
+    path = folder / file.path
     status = path.lstat()
-    # Also where the folder of the split is the link.
+    # Also catches a split folder that is a link.
     if path.resolve() != path:
-        return "is a link that leads out of its place; a table holds its own files"
+        return "is a symbolic link; a table must contain its own files"
     if not stat.S_ISREG(status.st_mode):
-        return "is no file"
+        return "is not a regular file"
     if status.st_size != file.num_bytes:
-        return _reason(path, file, manifest) or f"has {status.st_size} bytes where the manifest says {file.num_bytes}"
+        return _footer_defect(path, file, manifest) or f"has {status.st_size} bytes where the manifest says {file.num_bytes}"
     if hash_it:
         if fingerprint(path).sha256 != file.sha256:
-            return _reason(path, file, manifest) or "is not as it was written: some of its bytes have changed"
+            return _footer_defect(path, file, manifest) or "is not as it was written: some of its bytes have changed"
         return None
-    return _reason(path, file, manifest) if read_footer else None
+    return _footer_defect(path, file, manifest) if read_footer else None
 
 
-def _reason(path: Path, file: TableFile, manifest: TableManifest) -> str | None:
-    """What the footer and the first image tell about a file that is not as it was written."""
+def _footer_defect(path: Path, file: TableFile, manifest: TableManifest) -> str | None:
+    """What is wrong with a file according to its footer and first image; None if these are as expected."""
     try:
         with pq.ParquetFile(path) as parquet:
             metadata, columns = parquet.metadata, parquet.schema_arrow
@@ -73,14 +73,14 @@ def _reason(path: Path, file: TableFile, manifest: TableManifest) -> str | None:
                 if name not in columns.names:
                     return f"has no column '{name}'; its columns are {', '.join(columns.names)}"
                 if columns.field(name).type != dtype:
-                    return f"holds {columns.field(name).type} in column '{name}' instead of {dtype}"
+                    return f"has {columns.field(name).type} in column '{name}' instead of {dtype}"
             if (metadata.num_row_groups, metadata.num_rows) != (1, file.rows):
                 groups = f"{metadata.num_row_groups} row group{'s' if metadata.num_row_groups > 1 else ''}"
-                return f"holds {metadata.num_rows} rows in {groups} where the manifest says {file.rows} in one"
+                return f"has {metadata.num_rows} rows in {groups} where the manifest says {file.rows} in one"
             first = next(parquet.iter_batches(batch_size=1, columns=[IMAGE_COLUMN])).column(0)[0].as_py()
     except (pa.ArrowException, OSError, StopIteration) as error:
-        return f"is cut short or damaged ({first_line(error, 100)})"
+        return f"is truncated or damaged ({first_line(error, 100)})"
     if first is None or len(first) != manifest.image.num_bytes:
-        found, image = 0 if first is None else len(first), manifest.image
-        return f"holds images of {found} bytes instead of {image.num_bytes} ({image.shape}, {image.dtype})"
+        num_bytes, image = 0 if first is None else len(first), manifest.image
+        return f"has images of {num_bytes} bytes instead of {image.num_bytes} ({image.shape}, {image.dtype})"
     return None

@@ -1,4 +1,4 @@
-"""A sign of life of each rank: what it does, written by a thread of the rank, read by the driver and the rank's supervisor."""
+"""Heartbeats: each rank writes what it is doing from a background thread; the driver and the rank's supervisor read it."""
 
 import dataclasses
 import json
@@ -17,30 +17,30 @@ _FOLDER = "heartbeats"
 
 @dataclass(frozen=True, kw_only=True)
 class Heartbeat:
-    """What a rank wrote last."""
+    """A rank's latest heartbeat."""
 
     rank: int
     host: str
     pid: int
     beats: int
-    """Grows as long as the process runs, whatever it does."""
+    """Increases as long as the process runs, whatever it is doing."""
     done: bool
     """The function has returned or raised."""
     progress: Progress
 
 
 def interval_seconds(launch: LaunchConfig) -> float:
-    """From one sign of life to the next: short against the limits that are judged by it."""
+    """Time between heartbeats, short compared with the limits that depend on them."""
     return min(max(launch.stall_warning_seconds / 8, 0.2), 1.0)
 
 
 class HeartbeatWriter:
-    """Writes the signs of life of this process from a thread of its own.
+    """Writes this process's heartbeats from a background thread.
 
     Args:
-        attempt_dir: where to.
-        rank, host: whose.
-        seconds: from one to the next.
+        attempt_dir: folder of the attempt.
+        rank, host: this rank and its host.
+        seconds: time between heartbeats.
     """
 
     def __init__(self, attempt_dir: Path, rank: int, host: str, seconds: float) -> None:
@@ -50,13 +50,13 @@ class HeartbeatWriter:
         self._seconds = seconds
         self._beats = 0
         self._stop = threading.Event()
-        # Before any work, which may be over or stand still before a thread has had its turn.
+        # Before any work, which may end or hang before the thread first runs.
         self._beat(done=False)
         self._thread = threading.Thread(target=self._beat_until_stopped, name="heartbeat", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Say that the work is done."""
+        """Stop, with a last heartbeat that says that the rank is done."""
         self._stop.set()
         self._thread.join()
         self._beat(done=True)
@@ -75,12 +75,12 @@ class HeartbeatWriter:
             path.parent.mkdir(parents=True, exist_ok=True)
             atomic.write(path, json.dumps(dataclasses.asdict(heartbeat)))
         except OSError:
-            # A disk that is full for a moment must not end a training; the watchdog speaks up if it lasts.
+            # A disk that is temporarily full must not end a training; if it stays full, the watchdog reports it.
             return
 
 
 def read(attempt_dir: Path, rank: int) -> Heartbeat | None:
-    """The last sign of life of a rank; None when there is none yet."""
+    """A rank's latest heartbeat; None if there is none yet."""
     try:
         raw = json.loads(_path(attempt_dir, rank).read_text(encoding="utf-8"))
         return Heartbeat(**{**raw, "progress": Progress(**raw["progress"])})
@@ -89,7 +89,7 @@ def read(attempt_dir: Path, rank: int) -> Heartbeat | None:
 
 
 def last_activity(attempt_dir: Path, rank: int) -> str:
-    """What a rank was last seen doing, for people; empty when it was not seen."""
+    """What a rank was doing in its latest heartbeat, for display; empty if there is none."""
     last = read(attempt_dir, rank)
     return "" if last is None else last.progress.reading or last.progress.activity
 

@@ -1,4 +1,4 @@
-"""How busy a node is: CPU, memory and network, sampled by one process of each node and told through the spool."""
+"""CPU, memory and network usage of each node, sampled by one supervisor per node and reported through the spool."""
 
 import logging
 import threading
@@ -14,7 +14,7 @@ from pipelines.track.rundir.events import NodeSample, SpoolWriter
 
 _log = logging.getLogger(__name__)
 
-# A short run gets many samples, a long one not too many: the pause is a twentieth of the time so far, within these limits.
+# The interval grows with the run, to a twentieth of its time so far, within these limits.
 _SHORTEST_SECONDS, _LONGEST_SECONDS = 1.0, 30.0
 _SHARE = 20
 _MEGABYTE = 1e6
@@ -36,9 +36,9 @@ def sample_node(spool: Path, node: int) -> Iterator[None]:
 
 
 def measure(since: "psutil._common.snetio | None") -> dict[str, float]:
-    """What the node does now, by MLflow's names for it; network traffic is counted from `since`.
+    """Current usage of the node under MLflow's metric names; network traffic is counted from `since`.
 
-    CPU is the share of the time since the last call.
+    CPU utilization is the average since the last call.
     """
     memory, network = psutil.virtual_memory(), psutil.net_io_counters()
     metrics = {
@@ -55,11 +55,11 @@ def _sample_until_stopped(spool: Path, node: int, stop: threading.Event) -> None
     try:
         writer = SpoolWriter(spool, node, "node")
         since, started, sample = psutil.net_io_counters(), time.monotonic(), 0
-        # The first call of all has nothing to compare with.
+        # The first call only sets the reference.
         psutil.cpu_percent()
         while not stop.wait(min(max((time.monotonic() - started) / _SHARE, _SHORTEST_SECONDS), _LONGEST_SECONDS)):
             sample += 1
             writer.write(NodeSample(sample, measure(since)))
         writer.close()
     except Exception:
-        _log.warning("node %s is not sampled any more", node, exc_info=True)
+        _log.warning("node %s is no longer sampled", node, exc_info=True)

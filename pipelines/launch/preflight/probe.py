@@ -49,7 +49,7 @@ class NodeReport:
     java: str = ""
     """The version line of `java -version`."""
     versions: dict[str, str] = field(default_factory=dict)
-    """Versions of keras, petastorm, pyarrow, numpy, mlflow and horovod, from package metadata, without an import."""
+    """Versions of keras, petastorm, pyarrow, numpy, mlflow, horovod and pyspark, from package metadata, without an import."""
     tensorflow: str = ""
     tensorflow_error: str = ""
     """Why the import failed."""
@@ -79,7 +79,7 @@ def probe_node() -> NodeReport:
         python=platform.python_version(),
         host=socket.gethostname(),
         java=_java(),
-        versions={name: _version(name) for name in (*VERSIONED, "horovod")},
+        versions={name: _version(name) for name in (*VERSIONED, "horovod", "pyspark")},
         tensorflow=str(probed.get("tensorflow", "")),
         tensorflow_error=str(probed.get("tensorflow_error", "")),
         horovod_tensorflow=str(probed.get("horovod_tensorflow", "")),
@@ -104,7 +104,7 @@ def probe_quickly(run_dir: str = "") -> NodeReport:
     return NodeReport(
         python=platform.python_version(),
         host=socket.gethostname(),
-        versions={name: _version(name) for name in (*VERSIONED, "horovod")},
+        versions={name: _version(name) for name in (*VERSIONED, "horovod", "pyspark")},
         tensorflow=tensorflow,
         horovod_tensorflow=_horovod_tensorflow(),
         gloo=_is_inside_horovod(b"GlooController"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipelines.launch.preflight.probe import VERSIONED, NodeReport
+from pipelines.launch.preflight.tested import TESTED, conflict, javas, numbers
 from pipelines.system.secrets import first_line
 
 State = Literal["ok", "note", "fail"]
@@ -37,11 +38,11 @@ def check_node(found: NodeReport, workers: int = 1) -> list[CheckResult]:
         workers: number of workers that will run on it.
     """
     return [
-        _python_row(found.python),
-        _java_row(found.java),
+        _python_row(found),
+        _java_row(found.java, found.versions.get("pyspark", "")),
         _tensorflow_row(found),
         *_horovod_rows(found),
-        *_range_rows(found.versions),
+        *_range_rows(found),
         _cores_row(found.cores, workers),
         _memory_row(found.memory, workers),
         _precision_row(found.bfloat16),
@@ -51,10 +52,10 @@ def check_node(found: NodeReport, workers: int = 1) -> list[CheckResult]:
 def check_executor(found: NodeReport, driver: NodeReport) -> list[CheckResult]:
     """Rows that say whether a worker could run on an executor: its parts, and whether they match the driver's."""
     return [
-        _python_row(found.python),
+        _python_row(found),
         _tensorflow_row(found),
         *_horovod_rows(found),
-        *_range_rows(found.versions),
+        *_range_rows(found),
         *(_same(name, found.versions.get(name, ""), driver.versions.get(name, "")) for name in (*VERSIONED, "horovod")),
         _same("TensorFlow", found.tensorflow, driver.tensorflow),
         _same("Python", ".".join(found.python.split(".")[:2]), ".".join(driver.python.split(".")[:2])),
@@ -67,50 +68,62 @@ def all_pass(rows: Sequence[CheckResult]) -> bool:
     return all(row.state != "fail" for row in rows)
 
 
-def _between(name: str, found: str, least: str, below: str, needed: str, remedy: str = SETUP) -> CheckResult:
+def _version_row(name: str, versions: Mapping[str, str], remedy: str = SETUP) -> CheckResult:
+    """A library held against what was tested: as tested, newer (a note), known not to work (refused), or missing."""
+    expected, found = TESTED[name], versions.get(name, "")
     if not found:
-        return CheckResult(name, "missing", needed, "fail", remedy)
-    fits = _numbers(least) <= _numbers(found) < _numbers(below)
-    return CheckResult(name, found, needed) if fits else CheckResult(name, found, needed, "fail", remedy)
+        return CheckResult(expected.name, "missing", f"{expected.text} (tested)", "fail", remedy)
+    standing, reason = expected.standing(found), conflict(name, versions)
+    if reason or standing == "known not to work":
+        needed = f"{expected.text} (tested); {found} is known not to work: {reason or expected.reason}"
+        return CheckResult(expected.name, found, needed, "fail", remedy)
+    if standing == "tested":
+        return CheckResult(expected.name, found, f"{expected.text} (tested)")
+    advice = "it may work; where it does not, take a version that was tested"
+    return CheckResult(expected.name, f"{found}, {standing}", f"{expected.text} (tested)", "note", advice)
 
 
-def _python_row(version: str) -> CheckResult:
-    return _between("Python", version, "3.10", "3.12", "3.10 or 3.11", "install Python 3.11, delete .venv, then " + SETUP)
+def _versions(found: NodeReport) -> dict[str, str]:
+    """All versions that the table of what was tested knows."""
+    return {**found.versions, "python": found.python, "tensorflow": found.tensorflow}
 
 
-def _range_rows(versions: Mapping[str, str]) -> list[CheckResult]:
-    return [
-        _between("Keras", versions.get("keras", ""), "3.0", "4.0", "3.x"),
-        _between("Petastorm", versions.get("petastorm", ""), "0.12", "0.14", "0.12 or 0.13"),
-        _between("pyarrow", versions.get("pyarrow", ""), "0", "15", "below 15, for Petastorm"),
-        _between("numpy", versions.get("numpy", ""), "1.23", "2.0", "1.23 to 1.26, for TensorFlow's and pyarrow's builds"),
-        _between("MLflow", versions.get("mlflow", ""), "2.13", "4.0", "2.13 or later"),
-    ]
+def _python_row(found: NodeReport) -> CheckResult:
+    return _version_row("python", _versions(found), f"install Python {TESTED['python'].newest}, delete .venv, {SETUP}")
 
 
-def _java_row(line: str) -> CheckResult:
-    needed = "17, 11 or 8"
-    remedy = f"unset JAVA_HOME or let it name a Java 17, then {SETUP}"
+def _range_rows(found: NodeReport) -> list[CheckResult]:
+    versions = _versions(found)
+    rows = [_version_row(name, versions) for name in ("keras", "petastorm", "pyarrow", "numpy", "mlflow")]
+    # A cluster's own Spark may not be a package of its Python.
+    return [_version_row("pyspark", versions), *rows] if versions.get("pyspark") else rows
+
+
+def _java_row(line: str, spark: str) -> CheckResult:
+    suitable = javas(spark)
+    needed = " or ".join(str(version) for version in reversed(suitable))
+    remedy = f"unset JAVA_HOME or let it name a Java {suitable[-1]}, then {SETUP}"
     match = re.search(r'"(?:1\.)?(\d+)[^"]*"', line)
     if not match:
         return CheckResult("Java", "missing", needed, "fail", remedy)
     version = int(match.group(1))
-    return (
-        CheckResult("Java", str(version), needed)
-        if version in (8, 11, 17)
-        else CheckResult("Java", str(version), needed, "fail", remedy)
-    )
+    if version in suitable:
+        return CheckResult("Java", str(version), needed)
+    if version > max(suitable) and numbers(spark)[:1] > (3,):
+        return CheckResult("Java", f"{version}, newer than tested", needed, "note", remedy)
+    return CheckResult("Java", str(version), f"{needed}; Spark {spark} is known not to run on it", "fail", remedy)
 
 
 def _tensorflow_row(found: NodeReport) -> CheckResult:
     if found.tensorflow_error:
-        return CheckResult("TensorFlow", _short(found.tensorflow_error), "2.16 to 2.18", "fail", SETUP)
-    return _between("TensorFlow", found.tensorflow, "2.16", "2.19", "2.16 to 2.18")
+        expected = TESTED["tensorflow"]
+        return CheckResult(expected.name, _short(found.tensorflow_error), f"{expected.text} (tested)", "fail", SETUP)
+    return _version_row("tensorflow", _versions(found))
 
 
 def _horovod_rows(found: NodeReport) -> list[CheckResult]:
     """Rows for Horovod's version, the TensorFlow it was compiled for, and Gloo."""
-    version = _between("Horovod", found.versions.get("horovod", ""), "0.28.1", "0.29", "0.28.1")
+    version = _version_row("horovod", found.versions)
     if version.state == "fail":
         return [version]
     needed = f"compiled for TensorFlow {found.tensorflow}" if found.tensorflow else "compiled for the installed TensorFlow"
@@ -152,11 +165,6 @@ def _precision_row(instructions: Sequence[str]) -> CheckResult:
     if instructions:
         return CheckResult("precision", f"bfloat16 ({', '.join(instructions)})", "either")
     return CheckResult("precision", "float32 (no bfloat16 instructions)", "either", "note")
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """(2, 18, 1) for 2.18.1; suffixes as in 3.0.0rc1 or 1.2+cpu are ignored."""
-    return tuple(int(part) for part in re.findall(r"^[\d.]+", version)[0].strip(".").split(".")) if version[:1].isdigit() else ()
 
 
 def _short(message: str) -> str:

@@ -1,8 +1,8 @@
-"""Which machines the ranks are on, and the network by which these reach each other.
+"""Discovers which hosts the ranks are on, and on which network interfaces these reach each other.
 
-A machine can have several networks, and its own name can lead to one that nobody else is on (Debian writes 127.0.1.1 into
-/etc/hosts). Spark does not notice that it took such an address: executors call the driver, and are not called. So it is tried
-out: the machines stand in a ring, and each calls the next one at all of its addresses.
+A host can have several networks, and its own name can resolve to an address that no other host can reach (Debian writes 127.0.1.1
+into /etc/hosts). Spark does not notice such an address, because executors connect to the driver and not the other way round. So
+the addresses are tried: the hosts form a ring, and each connects to all addresses of the next one.
 """
 
 import contextlib
@@ -21,61 +21,61 @@ import psutil
 from pipelines.errors import LaunchError
 
 LOOPBACK = "127.0.0.1"
-# For one call. Within a data centre an answer takes a millisecond; a packet that is dropped is sent again after one second.
-_CALL_SECONDS = 3.0
+# Timeout of a connection. Within a data center a reply takes a millisecond; a lost packet is sent again after one second.
+_CONNECT_SECONDS = 3.0
 
 Gather = Callable[[str], Sequence[str]]
-"""Takes a text from every rank, and gives the texts of all ranks in their order to every rank."""
+"""An allgather of strings: takes one from each rank, returns those of all ranks, in rank order."""
 
 
 @dataclass(frozen=True)
 class HostDiscovery:
-    """What a rank knows of the others once they have met."""
+    """Result of the discovery on one rank."""
 
     machines: tuple[str, ...]
-    """For every rank a name of its machine, which no other machine has."""
+    """For each rank, a name of its host that no other host has."""
     address: str
-    """Of this rank's machine, as the others reach it; loopback where there are no others."""
+    """Address at which the others reach this rank's host; loopback if there is only one host."""
     interface: str
     """The network interface with that address."""
 
 
 def discover_hosts(rank: int, host: str, spark_address: str, gather: Gather) -> HostDiscovery:
-    """Called by all ranks at once.
+    """Discover the hosts of all ranks. All ranks must call it at the same time.
 
     Args:
         rank: this rank.
-        host: the name of its machine, for people.
-        spark_address: by which Spark knows the machine, a name or an IPv4 address; used where it can be reached.
-        gather: passes texts around; Spark takes up to a second for that.
+        host: its host's name, for messages.
+        spark_address: name or IPv4 address by which Spark knows the host; preferred if the others can reach it.
+        gather: allgather over ranks; takes Spark up to a second.
 
     Raises:
-        LaunchError: a machine cannot be reached by the one before it, at any of its addresses; raised on all ranks.
+        LaunchError: a host cannot be reached at any of its addresses by the one before it; raised on all ranks.
     """
     own = _addresses(spark_address)
-    # In local mode, Spark's address is loopback, and nothing may listen elsewhere.
+    # In local mode Spark's address is loopback, and nothing may listen on other addresses.
     with _accepting_calls({} if spark_address == LOOPBACK else own) as endpoints:
-        # Two machines may have the same name, or an address in common (docker0), but not all of them.
-        everyone = [_HostReport.from_json(text) for text in gather(_HostReport(host, sorted(own), endpoints).to_json())]
-        machines = list(dict.fromkeys(place.machine for place in everyone))
+        # Two hosts may have the same name, or share an address (docker0), but not the name and all addresses.
+        reports = [_HostReport.from_json(text) for text in gather(_HostReport(host, sorted(own), endpoints).to_json())]
+        machines = list(dict.fromkeys(report.machine for report in reports))
         if len(machines) == 1:
-            return HostDiscovery((LOOPBACK,) * len(everyone), LOOPBACK, interface_of(LOOPBACK))
-        leaders = [next(place for place in everyone if place.machine == machine) for machine in machines]
-        mine = machines.index(everyone[rank].machine)
-        leads = everyone[rank] is leaders[mine]
+            return HostDiscovery((LOOPBACK,) * len(reports), LOOPBACK, interface_of(LOOPBACK))
+        leaders = [next(report for report in reports if report.machine == machine) for machine in machines]
+        mine = machines.index(reports[rank].machine)
+        leads = reports[rank] is leaders[mine]
         reached = gather(_first_reachable(leaders[(mine + 1) % len(leaders)].endpoints) if leads else "")
-    # The address of a machine is what the one before it has found out.
-    found = [reached[everyone.index(leaders[number - 1])] for number in range(len(machines))]
-    for number, address in enumerate(found):
+    # The host before it in the ring has determined a host's address.
+    addresses = [reached[reports.index(leaders[number - 1])] for number in range(len(machines))]
+    for number, address in enumerate(addresses):
         if not address:
             raise LaunchError(_unreachable(leaders[number - 1], leaders[number]))
-    names = tuple(found[machines.index(place.machine)] for place in everyone)
-    return HostDiscovery(names, found[mine], own[found[mine]])
+    names = tuple(addresses[machines.index(report.machine)] for report in reports)
+    return HostDiscovery(names, addresses[mine], own[addresses[mine]])
 
 
 @dataclass(frozen=True)
 class _Endpoint:
-    """Where a machine listens, and the token that it answers with."""
+    """An address on which a host listens, and the token that it replies with."""
 
     address: str
     port: int
@@ -84,7 +84,7 @@ class _Endpoint:
 
 @dataclass(frozen=True)
 class _HostReport:
-    """What a rank tells the others about its machine."""
+    """What a rank tells the others about its host."""
 
     host: str
     addresses: list[str]
@@ -106,31 +106,31 @@ class _HostReport:
 def _unreachable(caller: _HostReport, called: _HostReport) -> str:
     tried = ", ".join(endpoint.address for endpoint in called.endpoints) or "it has none"
     return (
-        f"{caller.host} cannot reach {called.host} at any of its addresses ({tried}): ranks talk to each other on ports that the "
-        "system chooses; open the network between the nodes"
+        f"{caller.host} cannot reach {called.host} at any of its addresses ({tried}): ranks communicate on ports that the system "
+        "chooses; open the network between the nodes"
     )
 
 
 def interface_of(address: str) -> str:
-    """The network interface of this machine that has an address.
+    """Name of this host's network interface that has an address.
 
     Raises:
-        LaunchError: none has it.
+        LaunchError: no interface has the address.
     """
-    for name, found in psutil.net_if_addrs().items():
-        if any(one.address == address for one in found):
+    for name, interface_addresses in psutil.net_if_addrs().items():
+        if any(candidate.address == address for candidate in interface_addresses):
             return str(name)
     raise LaunchError(f"no network interface of {socket.gethostname()} has the address {address}")
 
 
 def _addresses(spark_address: str) -> dict[str, str]:
-    """IPv4 addresses of this machine and their interfaces, without loopback, the one that Spark uses first."""
+    """IPv4 addresses of this host with their interfaces, without loopback; the one that Spark uses comes first."""
     up = {name for name, state in psutil.net_if_stats().items() if state.isup}
     own = {
-        one.address: str(name)
-        for name, found in psutil.net_if_addrs().items()
-        for one in found
-        if name in up and one.family == socket.AF_INET and not one.address.startswith("127.")
+        candidate.address: str(name)
+        for name, interface_addresses in psutil.net_if_addrs().items()
+        for candidate in interface_addresses
+        if name in up and candidate.family == socket.AF_INET and not candidate.address.startswith("127.")
     }
     with contextlib.suppress(OSError):
         spark_address = socket.gethostbyname(spark_address)
@@ -139,51 +139,54 @@ def _addresses(spark_address: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _accepting_calls(addresses: dict[str, str]) -> Iterator[list[_Endpoint]]:
-    """Answer calls at these addresses while the block runs. Gives their ports and the answer to expect."""
+    """Accept connections on these addresses while the block runs, and reply with a token. Yields the endpoints."""
     token = secrets.token_hex(8)
     with contextlib.ExitStack() as stack:
-        waiting = stack.enter_context(selectors.DefaultSelector())
+        selector = stack.enter_context(selectors.DefaultSelector())
         endpoints = []
         for address in addresses:
             listener = stack.enter_context(socket.create_server((address, 0)))
-            waiting.register(listener, selectors.EVENT_READ)
+            selector.register(listener, selectors.EVENT_READ)
             endpoints.append(_Endpoint(address, listener.getsockname()[1], token))
-        end, ended = socket.socketpair()
-        stack.enter_context(end)
-        waiting.register(stack.enter_context(ended), selectors.EVENT_READ)
-        thread = threading.Thread(target=_serve_token, args=(waiting, ended, token.encode()), name="doors", daemon=True)
+        close, closed = socket.socketpair()
+        stack.enter_context(close)
+        selector.register(stack.enter_context(closed), selectors.EVENT_READ)
+        thread = threading.Thread(target=_serve_token, args=(selector, closed, token.encode()), name="endpoints", daemon=True)
         thread.start()
         try:
             yield endpoints
         finally:
-            end.send(b".")
+            close.send(b".")
             thread.join()
 
 
-def _serve_token(waiting: selectors.BaseSelector, ended: socket.socket, token: bytes) -> None:
+def _serve_token(selector: selectors.BaseSelector, closed: socket.socket, token: bytes) -> None:
     while True:
-        for key, _ in waiting.select():
-            if key.fileobj is ended:
+        for key, _ in selector.select():
+            if key.fileobj is closed:
                 return
             with contextlib.suppress(OSError):
-                caller, _ = key.fileobj.accept()  # type: ignore[union-attr]
-                with caller:
-                    caller.sendall(token)
+                connection, _ = key.fileobj.accept()  # type: ignore[union-attr]
+                with connection:
+                    connection.sendall(token)
 
 
 def _first_reachable(endpoints: Sequence[_Endpoint]) -> str:
-    """The first of these addresses at which the other machine answers, and not some other one; empty where none does."""
-    pool = ThreadPoolExecutor(max(1, len(endpoints)), thread_name_prefix="call")
+    """The first of these addresses at which the host itself replies, rather than another with this address; empty for none."""
+    pool = ThreadPoolExecutor(max(1, len(endpoints)), thread_name_prefix="connect")
     try:
-        calls = [pool.submit(_is_reachable, endpoint.address, endpoint.port, endpoint.token) for endpoint in endpoints]
-        return next((endpoint.address for endpoint, call in zip(endpoints, calls, strict=True) if call.result()), "")
+        attempts = [pool.submit(_is_reachable, endpoint.address, endpoint.port, endpoint.token) for endpoint in endpoints]
+        return next((endpoint.address for endpoint, attempt in zip(endpoints, attempts, strict=True) if attempt.result()), "")
     finally:
         pool.shutdown(wait=False)
 
 
 def _is_reachable(address: str, port: int, token: str) -> bool:
     try:
-        with socket.create_connection((address, port), timeout=_CALL_SECONDS) as connection, connection.makefile("rb") as reply:
+        with (
+            socket.create_connection((address, port), timeout=_CONNECT_SECONDS) as connection,
+            connection.makefile("rb") as reply,
+        ):
             return reply.read(len(token)) == token.encode()
     except OSError:
         return False

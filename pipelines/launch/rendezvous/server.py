@@ -1,4 +1,4 @@
-"""Horovod's view of the ranks, and the server at which they find each other: rank 0 runs it, or the driver of ranks beside it."""
+"""Horovod's rendezvous server and its view of the ranks. Rank 0 runs it, or the driver if all ranks are on its machine."""
 
 import contextlib
 import threading
@@ -14,66 +14,66 @@ from pipelines.launch.rendezvous.interfaces import LOOPBACK, Gather
 
 @dataclass(frozen=True)
 class RankPlacement:
-    """What a rank must know to join the others."""
+    """What a rank needs to know to join the others."""
 
     slot: SlotInfo
     server: str
-    """ADDRESS:PORT of the rendezvous."""
+    """ADDRESS:PORT of the rendezvous server."""
     interface: str
     """The network interface on which the ranks reach each other."""
 
 
 @contextlib.contextmanager
 def distributed_rendezvous(rank: int, host: str, spark_address: str, gather: Gather) -> Iterator[RankPlacement]:
-    """Have all ranks meet, and their rendezvous served while the block runs.
+    """Discover the hosts of all ranks, and serve their rendezvous while the block runs.
 
     Args:
-        rank, host, spark_address, gather: as `pipelines.launch.rendezvous.interfaces.discover_hosts` takes them.
+        rank, host, spark_address, gather: as in `pipelines.launch.rendezvous.interfaces.discover_hosts`.
 
     Raises:
-        LaunchError: on all ranks, when machines cannot reach each other.
+        LaunchError: hosts cannot reach each other; raised on all ranks.
     """
-    met = interfaces.discover_hosts(rank, host, spark_address, gather)
+    discovery = interfaces.discover_hosts(rank, host, spark_address, gather)
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(_listening(met.address)) if rank == 0 else None
-        place = gather(_address_of(server) if server else "")[0]
+        server = stack.enter_context(_listening(discovery.address)) if rank == 0 else None
+        address = gather(_address_of(server) if server else "")[0]
         if server is not None:
-            stack.enter_context(_serving(server, met.machines))
-        yield RankPlacement(slot_info(rank, met.machines), place, met.interface)
+            stack.enter_context(_serving(server, discovery.machines))
+        yield RankPlacement(slot_info(rank, discovery.machines), address, discovery.interface)
 
 
 @contextlib.contextmanager
 def local_rendezvous(ranks: int) -> Iterator[list[RankPlacement]]:
-    """The places of ranks that are all here, in rank order, while the block runs."""
+    """Serve the rendezvous of ranks on this machine while the block runs. Yields their placements, in rank order."""
     machines, interface = (LOOPBACK,) * ranks, interfaces.interface_of(LOOPBACK)
     with _listening(LOOPBACK) as server, _serving(server, machines):
         yield [RankPlacement(slot_info(rank, machines), _address_of(server), interface) for rank in range(ranks)]
 
 
 def slot_info(rank: int, machines: Sequence[str]) -> SlotInfo:
-    """Horovod's view of a rank, given the machine of every rank.
+    """Horovod's view of a rank, given the host of every rank.
 
-    The local rank counts the ranks before it on its machine; the cross rank counts the machines before it with this local rank.
-    Horovod knows a machine by what it calls the host name, so that must not be the name of two of them.
+    The local rank counts the preceding ranks on its host; the cross rank counts the preceding hosts that have this local rank.
+    Horovod identifies hosts by name, so no two hosts may have the same name here.
     """
-    own = machines[rank]
-    local_rank = machines[:rank].count(own)
+    machine = machines[rank]
+    local_rank = machines[:rank].count(machine)
     with_local_rank = [other for other in dict.fromkeys(machines) if machines.count(other) > local_rank]
     return SlotInfo(
-        hostname=own,
+        hostname=machine,
         rank=rank,
         size=len(machines),
         local_rank=local_rank,
-        local_size=machines.count(own),
-        cross_rank=with_local_rank.index(own),
+        local_size=machines.count(machine),
+        cross_rank=with_local_rank.index(machine),
         cross_size=len(with_local_rank),
     )
 
 
 @contextlib.contextmanager
 def _listening(address: str) -> Iterator[RendezvousHTTPServer]:
-    """A server that takes calls and does not answer them yet."""
-    # Horovod's own RendezvousServer would listen on every interface; this one listens on one.
+    """A server that listens, but does not serve requests yet."""
+    # Horovod's RendezvousServer would listen on all interfaces; this one listens on one.
     server = RendezvousHTTPServer((address, 0), RendezvousHandler, 0)
     try:
         yield server

@@ -1,8 +1,8 @@
-"""Run a function on N Horovod ranks at once, as one Spark barrier stage.
+"""Runs a function on N Horovod ranks at once, as one Spark barrier stage.
 
 Spark starts all tasks of a barrier stage together or none. Each task becomes the supervisor of one rank
-(`pipelines.launch.workers.supervisor`), which runs the function in a process of its own. When a rank fails, Spark ends the stage,
-the supervisors die, and the kernel ends their ranks.
+(`pipelines.launch.workers.supervisor`), which runs the function in a separate process. When a rank fails, Spark ends the stage,
+the supervisors die, and the kernel kills their ranks.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from pipelines.track.rundir import layout
 
 _log = logging.getLogger(__name__)
 
-# Failure reports of the other ranks arrive within this time of the first.
+# The other ranks' failure reports arrive within this time after the first.
 _SETTLE_SECONDS = 1.0
 _SPARK_ENDED = ("SparkContext was shut down", "SparkContext has been shutdown", "Answer from Java side is empty")
 _SIGNAL_SECONDS = 10.0
@@ -45,16 +45,16 @@ class RankError(LaunchError):
         super().__init__(headline(failures[0]))
         self.details = "" if failures[0].user_error else failures[0].traceback
         self.failures = failures
-        """The reports of all ranks that failed, the cause first."""
+        """Reports of all failed ranks, the cause first."""
 
     @property
     def lost(self) -> bool:
-        """A worker was lost, rather than its code at fault."""
+        """Whether a worker was lost, rather than its code having failed."""
         return self.failures[0].lost or self.failures[0].is_effect
 
 
 class WorkerGroup:
-    """Ranks at work. Ask `done` now and then, and `results` at the end; `cancel` ends them early."""
+    """A group of running ranks. Poll `done`, then call `results`; `cancel` stops the ranks early."""
 
     def __init__(self, spark: SparkSession, assignment: Assignment, workers: int) -> None:
         self._context = spark.sparkContext
@@ -62,7 +62,7 @@ class WorkerGroup:
         self._assignment = assignment
         self._workers = workers
         self.attempt_dir = Path(assignment.attempt_dir)
-        """Where the ranks of this launch report."""
+        """Folder of the heartbeats and failure reports of this start."""
         self._group = f"convoy-{uuid.uuid4()}"
         self._results: list[Any] = []
         self._error: Exception | None = None
@@ -75,18 +75,18 @@ class WorkerGroup:
         return not self._thread.is_alive()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the end, at most so long. True when it has come."""
+        """Wait until all ranks have ended, for at most `seconds`. Returns whether they have."""
         self._thread.join(seconds)
         return self.done
 
     def cancel(self) -> None:
-        """End all ranks and wait for that, for at most 10 seconds. Rank 0 has some of them to write a checkpoint."""
+        """Stop all ranks and wait for at most 10 seconds, of which rank 0 has a few to write a checkpoint."""
         commands.send(self.attempt_dir, commands.STOP)
         self._thread.join(commands.GRACE_SECONDS + 1)
         self._end_stage(5)
 
     def abort(self, failures: tuple[Failure, ...]) -> None:
-        """End all ranks at once because some of them are at fault; `results` then raises."""
+        """Kill all ranks immediately, because of these failures; `results` then raises RankError with them."""
         self._aborted_for = failures
         commands.send(self.attempt_dir, commands.KILL)
         self._thread.join(2)
@@ -98,15 +98,15 @@ class WorkerGroup:
         try:
             self._context.cancelJobGroup(self._group)
         except Exception:
-            # A Ctrl-C reaches Spark's JVM too. When that has gone, its tasks are gone with it.
-            _log.info("Spark could not be asked to cancel the workers", exc_info=True)
+            # Ctrl-C reaches Spark's JVM, too; if the JVM has exited, so have its tasks.
+            _log.info("Spark could not cancel the workers", exc_info=True)
         self._thread.join(seconds)
 
     def results(self) -> list[Any]:
-        """What the function returned on each rank, in rank order.
+        """The function's return values, in rank order.
 
         Raises:
-            RankError: a rank failed; the message names it and the cause.
+            RankError: a rank failed; the message names the rank and the cause.
             LaunchError: Spark could not run the stage.
         """
         if self._aborted_for:
@@ -114,22 +114,22 @@ class WorkerGroup:
         self._thread.join()
         if self._error is None:
             return self._results
-        if spark_submit.is_submitted() and any(sign in str(self._error) for sign in _SPARK_ENDED):
-            # spark-submit was told to end. The signal that then ends this process is on its way.
+        if spark_submit.is_submitted() and any(message in str(self._error) for message in _SPARK_ENDED):
+            # spark-submit was signalled to end, and the same signal is about to end this process.
             time.sleep(_SIGNAL_SECONDS)
         failures = self._settled_failures() or extract(str(self._error))
         if all(failure.is_effect for failure in failures):
             silent = self._failures_of_silent_ranks(failures)
-            # Spark ends the tasks of a stage because of one of them; that one's rank is the cause.
-            first = failed_task(str(self._error))
-            failures = (*sorted(silent, key=lambda failure: failure.rank != first), *failures)
+            # Spark names the task because of which it ended the stage; its rank is the cause.
+            cause = failed_task(str(self._error))
+            failures = (*sorted(silent, key=lambda failure: failure.rank != cause), *failures)
         if failures:
             raise RankError(failures) from self._error
         raise LaunchError(f"Spark could not run the workers: {_reason(self._error)}") from self._error
 
     def _run(self) -> None:
         try:
-            # interruptOnCancel makes Spark end the Python worker of a cancelled task, and with it the rank.
+            # With interruptOnCancel, Spark kills the Python worker of a cancelled task, and thereby the rank.
             self._context.setJobGroup(self._group, "Horovod ranks", interruptOnCancel=True)
             with self._with_placements() as assignment:
                 stage = self._context.parallelize(range(self._workers), self._workers).barrier()
@@ -140,7 +140,7 @@ class WorkerGroup:
 
     @contextlib.contextmanager
     def _with_placements(self) -> Iterator[Assignment]:
-        """The assignment; where all ranks will be on this machine, they need not meet first, which takes Spark a second."""
+        """The assignment, with all placements if all ranks run on this machine: discovery through Spark takes a second."""
         if not self._is_local:
             yield self._assignment
             return
@@ -148,9 +148,9 @@ class WorkerGroup:
             yield dataclasses.replace(self._assignment, placements=tuple(placements))
 
     def _failures_of_silent_ranks(self, failures: tuple[Failure, ...]) -> tuple[Failure, ...]:
-        """Reports for the ranks that were at work and left none."""
+        """Failures of the ranks that were running and left no report."""
         reported = {failure.rank for failure in failures}
-        found = [heartbeat.read(self.attempt_dir, rank) for rank in range(self._workers) if rank not in reported]
+        heartbeats = [heartbeat.read(self.attempt_dir, rank) for rank in range(self._workers) if rank not in reported]
         return tuple(
             failure_from_lost_task(
                 rank=last.rank,
@@ -158,7 +158,7 @@ class WorkerGroup:
                 log_path=str(log_path(Path(self._assignment.work_dir), last.rank)),
                 last_activity=heartbeat.last_activity(self.attempt_dir, last.rank),
             )
-            for last in found
+            for last in heartbeats
             if last is not None and not last.done
         )
 
@@ -185,15 +185,15 @@ def start(
 
     Args:
         spark: a session with that many free task slots.
-        function: called on every rank, in a fresh process with Horovod's environment; it calls `hvd.init()` itself.
-        arguments: plain data; they are pickled.
+        function: called on every rank, in a new process with Horovod's environment; it calls `hvd.init()` itself.
+        arguments: plain data, which is pickled.
         launch: number of workers, threads and time limits.
-        work_dir: a folder that driver and nodes see; receives `logs/rank-K.log`, and for each start a folder with signs of life
-            and failure reports.
-        fork_server: the address of one (`pipelines.launch.workers.spawn`), which starts the ranks sooner.
+        work_dir: a folder that driver and nodes share; receives `logs/rank-K.log`, and for each start a folder of heartbeats and
+            failure reports.
+        fork_server: address of a fork server, which starts ranks faster (`pipelines.launch.workers.spawn`); empty for none.
 
     Raises:
-        LaunchError: at once, when there are fewer task slots than workers.
+        LaunchError: there are fewer task slots than workers; raised immediately.
     """
     slots.check(spark, launch.workers)
     (work_dir / "logs").mkdir(parents=True, exist_ok=True)

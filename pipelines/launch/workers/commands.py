@@ -1,4 +1,4 @@
-"""What the driver tells the supervisors while their ranks work: a word in a file that all of them look for."""
+"""Commands from the driver to all supervisors: a word in a file of the attempt folder, which the supervisors poll."""
 
 import contextlib
 from pathlib import Path
@@ -6,22 +6,22 @@ from pathlib import Path
 from pipelines.system import atomic
 
 STOP = "stop"
-"""Have the ranks stop after their step, keep a checkpoint, and be gone within the grace."""
+"""Ranks stop after their current step, write a checkpoint, and exit within the grace period."""
 KILL = "kill"
-"""End the ranks at once."""
+"""Ranks are killed immediately."""
 GRACE_SECONDS = 4.0
-"""What a rank that was told to stop has to write a checkpoint."""
+"""Time that a rank has to write a checkpoint and exit after `STOP`."""
 _FILE = "order"
 
 
 def send(attempt_dir: Path, command: str) -> None:
-    """Leave an order. Where the disk does not take it, Spark has to end the tasks."""
+    """Send a command. If it cannot be written, the caller still ends the tasks through Spark."""
     with contextlib.suppress(OSError):
         atomic.write(attempt_dir / _FILE, command)
 
 
 def read(attempt_dir: Path) -> str:
-    """The order of this attempt, or nothing."""
+    """The command of this attempt; empty for none."""
     try:
         return (attempt_dir / _FILE).read_text(encoding="utf-8")
     except OSError:

@@ -1,4 +1,4 @@
-"""The environment variables that Horovod, TensorFlow and CUDA read when a rank starts."""
+"""Environment variables that Horovod, TensorFlow and CUDA read when a rank starts."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -8,12 +8,12 @@ from pipelines.launch import slots
 from pipelines.launch.rendezvous.server import RankPlacement
 from pipelines.system.tensorflow_env import tensorflow_environment
 
-# Horovod's own end of a stalled run comes after the watchdog's, which can say more.
-_HOROVOD_LATER_SECONDS = 30
+# Horovod ends a stalled run only after the watchdog would, which gives a better diagnosis.
+_HOROVOD_EXTRA_SECONDS = 30
 
 
 def horovod_environment(placement: RankPlacement, launch: LaunchConfig) -> dict[str, str]:
-    """The variables that Horovod and TensorFlow read when they start."""
+    """The variables that configure Horovod and TensorFlow for a rank."""
     slot = placement.slot
     address, _, port = placement.server.rpartition(":")
     cycle = {"HOROVOD_CYCLE_TIME": f"{launch.cycle_milliseconds:g}"} if launch.cycle_milliseconds else {}
@@ -33,7 +33,7 @@ def horovod_environment(placement: RankPlacement, launch: LaunchConfig) -> dict[
         "HOROVOD_GLOO_IFACE": placement.interface,
         "HOROVOD_GLOO_TIMEOUT_SECONDS": str(launch.start_timeout_seconds),
         "HOROVOD_STALL_CHECK_TIME_SECONDS": str(launch.stall_warning_seconds),
-        "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(launch.stall_shutdown_seconds + _HOROVOD_LATER_SECONDS),
+        "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(launch.stall_shutdown_seconds + _HOROVOD_EXTRA_SECONDS),
         "OMP_NUM_THREADS": str(threads),
         "PYTHONUNBUFFERED": "1",
         **cycle,
@@ -41,11 +41,11 @@ def horovod_environment(placement: RankPlacement, launch: LaunchConfig) -> dict[
 
 
 def gpu_environment(resources: Mapping[str, Sequence[str]], interface: str) -> dict[str, str]:
-    """The variables that give a rank the GPUs which Spark assigned to its task, and hide all others.
+    """The variables that restrict a rank to the GPUs that Spark assigned to its task.
 
     Args:
-        resources: of the task, addresses by name.
-        interface: the network interface on which the ranks reach each other; NCCL would choose for itself.
+        resources: the task's resources, addresses by name.
+        interface: network interface on which the ranks reach each other; NCCL might choose another one.
     """
     if not resources.get("gpu"):
         return {}

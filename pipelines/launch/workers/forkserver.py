@@ -1,16 +1,16 @@
-"""Forks the processes of ranks from one that has imported TensorFlow, so that the import is done once and early.
+"""Fork server: forks rank processes from a process that has imported TensorFlow, so that the import is done once and early.
 
     python -m pipelines.launch.workers.forkserver PARENT_PID LISTENING_FD PURPOSE
 
-Serves the supervisors of its own machine, where the driver is, too: it imports while Spark starts and the table is checked. Each
-supervisor connects, sends what its rank needs, and is told the rank's process id and, at its end, the exit code. A rank dies with
-its supervisor, as one that the supervisor started itself, and with this server.
+Serves the supervisors on the driver's machine, and imports while Spark starts and the table is checked. Each supervisor connects,
+sends a request for its rank, and receives the rank's process id and, when the rank has ended, its exit code. A rank dies with its
+supervisor, as if the supervisor had started it, and with this server.
 
-A single training is given what it needs at once, and what it needs at its end only while nobody waits for a rank, as during an
-ingest. For more than that, and for functions of a user, everything is imported first.
+For a single training, the modules of training are imported first, and those for saving the model only while no rank is waiting,
+as during an ingest. For anything else, such as functions of a user, everything is imported first.
 
-Forking is safe only while there is a single thread, which the imports leave there and `serve` checks. A server that cannot serve
-ends; supervisors then start their ranks themselves.
+Forking is safe only with a single thread; `serve` checks that the imports have started no others. A server that cannot serve
+exits, and supervisors then start their ranks themselves.
 """
 
 import array
@@ -35,11 +35,11 @@ from pipelines.system import local_socket
 from pipelines.system.tensorflow_env import import_for_training
 
 Purpose = Literal["training", "anything"]
-# What `pipelines.launch.train_function` imports on each rank.
+# Imported by `pipelines.launch.train_function` on each rank.
 _PRELOADED = ("horovod.tensorflow", "pipelines.train.worker", "pipelines.track.mlflow.logged_model")
-# The same, when the network is saved; in parts, because a rank that is asked for meanwhile waits for the end of one.
+# Imported by it to save the network. One module at a time, because a rank that is requested meanwhile waits for the import.
 _LATE_IMPORTS = ("mlflow", "mlflow.models", "mlflow.tensorflow")
-# A rank that is asked for meanwhile would wait for the end of an import. Where the table is there, one is asked for sooner.
+# Idle time before a late import, which would delay a request; if the table exists already, requests come sooner than this.
 _IDLE_SECONDS = 3.0
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LARGEST_REQUEST = 2**18
@@ -49,7 +49,7 @@ _NUM_FDS = 3
 
 @dataclass(frozen=True)
 class ForkRequest:
-    """What a supervisor asks for: a rank, and all its environment variables."""
+    """A supervisor's request for a rank, with all of its environment variables."""
 
     details: RankDetails
     environment: dict[str, str]
@@ -65,7 +65,7 @@ class ForkRequest:
 
 @dataclass
 class _Child:
-    """A connection to a supervisor and, from its request on, the process of its rank."""
+    """A connection to a supervisor and, after its request, the process of its rank."""
 
     connection: socket.socket
     pid: int = 0
@@ -73,25 +73,25 @@ class _Child:
 
 
 def serve(listener: socket.socket, idle_imports: Sequence[str] = ()) -> None:
-    """Serve supervisors for ever.
+    """Serve supervisors forever.
 
     Args:
-        listener: for their connections.
-        idle_imports: modules to be imported until the first rank is asked for.
+        listener: accepts their connections.
+        idle_imports: modules to import while idle, until the first rank is requested.
 
     Raises:
-        RuntimeError: the imports have started threads.
+        RuntimeError: an import has started threads.
     """
     _prepare_to_fork()
-    later = list(idle_imports)
+    pending_imports = list(idle_imports)
     with selectors.DefaultSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
         while True:
-            events = selector.select(_IDLE_SECONDS if later else None)
+            events = selector.select(_IDLE_SECONDS if pending_imports else None)
             if events:
-                later.clear()
+                pending_imports.clear()
             else:
-                importlib.import_module(later.pop(0))
+                importlib.import_module(pending_imports.pop(0))
                 _prepare_to_fork()
             for key, _ in events:
                 if key.fileobj is listener:
@@ -108,15 +108,15 @@ def serve(listener: socket.socket, idle_imports: Sequence[str] = ()) -> None:
 
 def _prepare_to_fork() -> None:
     if len(os.listdir("/proc/self/task")) > 1:
-        raise RuntimeError("modules that ranks import start threads, which a fork would lose")
-    # Otherwise the first collection in a rank would copy the pages of all that was imported.
+        raise RuntimeError("a module that ranks import has started threads, which a fork would lose")
+    # Otherwise the first garbage collection in a rank would copy the pages of all imported modules.
     gc.freeze()
 
 
 def _handle_request(selector: selectors.BaseSelector, child: _Child) -> None:
-    """Take a request, or the end of a supervisor."""
+    """Handle a request, or the end of a supervisor's connection."""
     if child.connection.fileno() == -1:
-        # Its rank ended in the same moment and is buried.
+        # Its rank has ended in the same round, and has been reaped.
         return
     try:
         request, fds = _receive(child.connection)
@@ -140,7 +140,7 @@ def _handle_request(selector: selectors.BaseSelector, child: _Child) -> None:
 
 
 def _reap(selector: selectors.BaseSelector, child: _Child) -> None:
-    """Pass on the exit code of a rank that has ended."""
+    """Reap a rank that has ended, and send its exit code to the supervisor."""
     _, status = os.waitpid(child.pid, 0)
     selector.unregister(child.pidfd)
     os.close(child.pidfd)
@@ -163,26 +163,26 @@ def _reply(child: _Child, number: int) -> None:
     try:
         child.connection.send(str(number).encode())
     except OSError:
-        # The supervisor is gone, which the selector reports next.
+        # The supervisor has exited; the selector reports it next.
         return
 
 
 def _become_rank(selector: selectors.BaseSelector, server: int, request: ForkRequest, fds: list[int]) -> NoReturn:
-    """In the forked process: be as a fresh one that was started with the request's environment and details."""
+    """In the forked process: set up everything as in a new process with the request's environment, and run the rank."""
     code = 1
     try:
         standard_input, log, outcome = fds
         for key in list(selector.get_map().values()):
             os.close(key.fd)
         selector.close()
-        for given, wanted in ((standard_input, 0), (log, 1), (log, 2)):
-            os.dup2(given, wanted)
+        for source, target in ((standard_input, 0), (log, 1), (log, 2)):
+            os.dup2(source, target)
         os.close(standard_input)
         os.close(log)
         os.environ.clear()
         os.environ.update(request.environment)
         tempfile.tempdir = None
-        sys.path += [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place and place not in sys.path]
+        sys.path += [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
         for signum in _IGNORED:
             signal.signal(signum, signal.SIG_DFL)
         code = rank.main(server, outcome, request.details)
@@ -194,7 +194,7 @@ def _become_rank(selector: selectors.BaseSelector, server: int, request: ForkReq
 
 def main(parent: int, listening_fd: int, purpose: Purpose) -> None:
     rank.die_with_parent(parent)
-    # What reaches all processes of a terminal or a job is a wish to stop for ranks, which need this server until they have.
+    # These signals reach all processes of a terminal or job. They ask ranks to stop, and ranks need this server until they have.
     for signum in _IGNORED:
         signal.signal(signum, signal.SIG_IGN)
     listener = socket.socket(fileno=listening_fd)

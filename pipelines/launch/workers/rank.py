@@ -28,20 +28,20 @@ from pipelines.system.secrets import mask
 from pipelines.track.rundir import logs
 
 RESULT, FAILURE = b"R", b"F"
-"""What the outcome of a rank begins with."""
+"""First byte of a rank's outcome."""
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankDetails:
-    """What a supervisor tells its rank, as JSON."""
+    """Parameters of a rank, which its supervisor passes as JSON."""
 
     rank: int
     host: str
     work_dir: str
     attempt_dir: str
     staging_dir: str
-    """Local folder in which files of the run folder grow; empty where that takes appends (`pipelines.system.writeback`)."""
+    """Local folder in which files of the run folder grow (`pipelines.system.writeback`); empty if that takes appends."""
     log_path: str
     log_level: LogLevel
     heartbeat_seconds: float
@@ -55,16 +55,16 @@ class RankDetails:
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent is gone, so that no rank outlives its task (Linux only)."""
+    """Have the kernel kill this process when its parent exits, so that no rank outlives its task (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        # The parent may have gone before the call above.
+        # The parent may have exited before the call above.
         if os.getppid() != parent:
             os._exit(1)
 
 
 def _set_process_name(name: str) -> None:
-    """The name that `top` and `ps` show (Linux only)."""
+    """Set the process name that `top` and `ps` show (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode())
 
@@ -72,19 +72,19 @@ def _set_process_name(name: str) -> None:
 def main(parent: int, outcome_fd: int, details: RankDetails) -> int:
     """Run the function, send its result or a failure report to the supervisor, and return the exit code.
 
-    The order comes by standard input and the outcome goes into a pipe, so that a killed rank leaves no file behind.
+    The function comes through standard input and the outcome goes into a pipe, so that a killed rank leaves no file behind.
     """
     address = os.environ["HOROVOD_HOSTNAME"]
-    named = hostname.resolve_hostname_to(address)
+    resolves = hostname.resolve_hostname_to(address)
     die_with_parent(parent)
     _set_process_name(f"convoy-rank-{details.rank}")
     logs.configure(sys.stderr, f"rank {details.rank}", details.log_level)
-    order = sys.stdin.buffer.read()
+    payload = sys.stdin.buffer.read()
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), sys.stdin.fileno())
     os.set_inheritable(outcome_fd, False)
     _handle_stop_signals()
-    # kill -USR1 has the rank write into its log where each of its threads is.
+    # On `kill -USR1`, write the stack of each thread to the log.
     faulthandler.register(signal.SIGUSR1)
     import cloudpickle
 
@@ -92,35 +92,35 @@ def main(parent: int, outcome_fd: int, details: RankDetails) -> int:
 
     attempt_dir, rank, host = Path(details.attempt_dir), details.rank, details.host
     writeback.adopt(Path(details.work_dir), details.staging_dir)
-    heart = HeartbeatWriter(attempt_dir, rank, host, details.heartbeat_seconds)
+    heartbeat = HeartbeatWriter(attempt_dir, rank, host, details.heartbeat_seconds)
     try:
-        hostname.check(named, address)
-        function, arguments = cloudpickle.loads(order)
+        hostname.check(resolves, address)
+        function, arguments = cloudpickle.loads(payload)
         outcome = RESULT + cloudpickle.dumps(function(*arguments))
         code = 0
     except progress.Stopped:
-        # To the supervisor it looks as if the signal had ended this process at once, as it would have without a handler.
+        # End by the signal itself, so that the supervisor sees what it would see without a handler.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTERM)
         raise
     except BaseException as error:
         text = traceback.format_exc()
-        # The log may lie on the very disk that is full.
+        # The log may be on a disk that is full.
         with contextlib.suppress(OSError):
             sys.stderr.write(mask(text))
         failure = failure_from_exception(error, text, rank=rank, host=host, log_path=details.log_path)
-        # On disk before this process ends: Spark may end the supervisor because of another rank. A full disk leaves the pipe.
+        # Also in a file, because Spark may kill the supervisor when another rank fails; if the disk is full, the pipe remains.
         with contextlib.suppress(OSError):
             write_failure(attempt_dir, failure)
         outcome, code = FAILURE + failure.to_json().encode(), 1
-    heart.stop()
+    heartbeat.stop()
     with os.fdopen(outcome_fd, "wb") as pipe:
         pipe.write(outcome)
     return code
 
 
 def _handle_stop_signals() -> None:
-    """Have a training end after its step when this process is told to end, and this process within the grace in any case."""
+    """On a termination signal, stop the training after its current step, and exit within the grace period in any case."""
 
     def stop(signum: int, _frame: FrameType | None) -> None:
         if not progress.stop_requested():
@@ -134,7 +134,7 @@ def _handle_stop_signals() -> None:
 
 
 def exit_immediately(code: int) -> NoReturn:
-    """End this process at once: threads of Horovod and TensorFlow can hang an orderly exit after a failure."""
+    """Exit without cleanup: after a failure, threads of Horovod and TensorFlow can block a normal exit."""
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""The process of a rank as its supervisor sees it: forked by the driver's fork server where there is one, else started afresh."""
+"""Starts rank processes: forked by the driver's fork server if there is one, otherwise as new processes."""
 
 import array
 import atexit
@@ -20,11 +20,11 @@ from pipelines.system import local_socket
 from pipelines.system.secrets import without_secrets
 from pipelines.system.tensorflow_env import tensorflow_environment
 
-# The server may still be importing TensorFlow; a fresh process would have to do the same.
-_ANSWER_SECONDS = 120
+# The server may still be importing TensorFlow, which a new process would have to do, too.
+_REPLY_SECONDS = 120
 _LONGEST_REPLY = 32
 _SERVER_ENVIRONMENT = {
-    # OpenBLAS and pyarrow's allocator would start threads, which a fork loses. Ranks compute with those of TensorFlow.
+    # OpenBLAS and pyarrow's allocator would start threads, which a fork loses. Ranks compute in TensorFlow's threads.
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
@@ -33,10 +33,10 @@ _SERVER_ENVIRONMENT = {
 
 
 class RankProcess(Protocol):
-    """What `subprocess.Popen` and `_Forked` have in common."""
+    """The interface that `subprocess.Popen` and `_ForkedProcess` share."""
 
     def wait(self, timeout: float | None = None) -> int:
-        """The exit code; raises subprocess.TimeoutExpired."""
+        """Wait for the exit code. Raises subprocess.TimeoutExpired."""
 
     def send_signal(self, sig: int) -> None: ...
 
@@ -47,19 +47,18 @@ class RankProcess(Protocol):
 
 @contextmanager
 def fork_server(purpose: Purpose) -> Iterator[str]:
-    """Have a process of this machine import what ranks need, from now on (`pipelines.launch.workers.forkserver`).
+    """Run a fork server on this machine (`pipelines.launch.workers.forkserver`), for ranks that run here.
 
-    For where Spark's tasks run on the machine of the driver. Gives the address for supervisors, which is empty where the system
-    has no such means.
+    Yields its address for supervisors; empty if the operating system does not support it.
 
     Args:
-        purpose: what the ranks are for, a single training or anything.
+        purpose: what the ranks will run: a single training, or anything.
     """
     if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
         yield ""
         return
     address = local_socket.new_name()
-    # Such a socket keeps the borders of messages.
+    # SOCK_SEQPACKET preserves message boundaries.
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(local_socket.address(address))
         listener.listen()
@@ -79,14 +78,15 @@ def fork_server(purpose: Purpose) -> Iterator[str]:
 
 
 def fork_server_if_local(purpose: Purpose) -> AbstractContextManager[str]:
-    """One for the ranks of the session that is there, or of the one to come; an empty address where they run elsewhere."""
+    """A fork server if the ranks of the current or coming Spark session run on this machine; otherwise an empty address."""
     return fork_server(purpose) if session.is_local() else nullcontext("")
 
 
 class _PersistentForkServer:
-    """A fork server that lives as long as this process, for sessions that start ranks again and again, as notebooks do.
+    """A fork server that lives as long as this process, for sessions that start ranks repeatedly, as notebooks do.
 
-    Holds the server in a thread of its own: the kernel ends a server with the thread that started it."""
+    A dedicated thread owns the server, because the kernel kills the server when the thread that started it ends.
+    """
 
     def __init__(self) -> None:
         self.address = ""
@@ -101,7 +101,7 @@ class _PersistentForkServer:
         self._thread.join()
 
     def _hold(self) -> None:
-        # Ranks are started afresh where there can be no server.
+        # Without a server, ranks are started as new processes.
         with contextlib.suppress(OSError), fork_server("anything") as self.address:
             self._started.set()
             self._end.wait()
@@ -110,37 +110,37 @@ class _PersistentForkServer:
 
 
 _lock = threading.Lock()
-_kept: _PersistentForkServer | None = None
+_persistent: _PersistentForkServer | None = None
 
 
 def persistent_fork_server() -> str:
-    """That of this process's fork server, for supervisors on its machine; it is started with the first call. May be empty."""
-    global _kept
+    """Address of this process's fork server, which the first call starts; empty if there is none."""
+    global _persistent
     with _lock:
-        if _kept is None:
-            _kept = _PersistentForkServer()
-        return _kept.address
+        if _persistent is None:
+            _persistent = _PersistentForkServer()
+        return _persistent.address
 
 
 def start(
     details: RankDetails, environment: Mapping[str, str], *, standard_input: int, log: BinaryIO, outcome: int, server: str
 ) -> RankProcess:
-    """Start `pipelines.launch.workers.rank`.
+    """Start a rank process (`pipelines.launch.workers.rank`).
 
     Args:
-        details: what its `main` takes.
-        environment: all its variables.
-        standard_input: a file descriptor that its order can be read from.
-        log: takes what it prints.
-        outcome: a file descriptor that takes its outcome.
-        server: the address of a fork server, or nothing. One that does not answer is done without.
+        details: parameters of the rank.
+        environment: all environment variables of the process.
+        standard_input: file descriptor to read the pickled function from.
+        log: receives the process's output.
+        outcome: file descriptor that receives the outcome.
+        server: address of a fork server; empty for none. If it does not reply, a new process is started.
 
     Raises:
-        OSError: there is no room for another process.
+        OSError: the process cannot be started.
     """
     if server:
         with contextlib.suppress(OSError, ValueError):
-            return _Forked(server, ForkRequest(details, dict(environment)), [standard_input, log.fileno(), outcome])
+            return _ForkedProcess(server, ForkRequest(details, dict(environment)), [standard_input, log.fileno(), outcome])
     return subprocess.Popen(
         [
             sys.executable,
@@ -158,16 +158,16 @@ def start(
     )
 
 
-class _Forked:
-    """A rank that is a child of the fork server. The server kills it when the connection ends."""
+class _ForkedProcess:
+    """A rank that is a child of the fork server, which kills it when the connection closes."""
 
     def __init__(self, server: str, request: ForkRequest, fds: list[int]) -> None:
         self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            self._connection.settimeout(_ANSWER_SECONDS)
+            self._connection.settimeout(_REPLY_SECONDS)
             self._connection.connect(local_socket.address(server))
             if not local_socket.is_ours(self._connection):
-                raise ConnectionError("the fork server is somebody else's")
+                raise ConnectionError("the fork server belongs to another user")
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
             self._connection.sendmsg([request.to_json().encode()], [rights])
             self._pid = self._receive()
@@ -185,14 +185,14 @@ class _Forked:
             except TimeoutError:
                 raise subprocess.TimeoutExpired(f"rank process {self._pid}", timeout or 0.0) from None
             except (OSError, ValueError):
-                # The server is gone, and the kernel has killed its ranks.
+                # The server has exited, and the kernel has killed its ranks.
                 self._code = -signal.SIGKILL
             self._connection.close()
             os.close(self._pidfd)
         return self._code
 
     def send_signal(self, sig: int) -> None:
-        # As Popen does, nothing to a process that has been waited for: its descriptor is closed, and may be another's.
+        # Like Popen, do not signal a process that has been waited for: its descriptor is closed, and may have been reused.
         if self._code is None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, sig)
@@ -204,8 +204,8 @@ class _Forked:
         self.send_signal(signal.SIGKILL)
 
     def _receive(self) -> int:
-        """The process id at first, and then the exit code."""
+        """The next reply: first the process id, then the exit code."""
         message = self._connection.recv(_LONGEST_REPLY)
         if not message:
-            raise ConnectionError("the fork server is gone")
+            raise ConnectionError("the fork server has exited")
         return int(message)

@@ -1,7 +1,7 @@
-"""A barrier task: finds its rank, helps to set up Horovod's rendezvous, and runs the rank as a process of its own.
+"""Supervisor of a rank, run by a barrier task: takes part in Horovod's rendezvous and runs the rank in a separate process.
 
-A process of its own, because Spark reuses its Python workers: environment variables, TensorFlow's threads and a finished Horovod
-would leak into the next task. It also keeps the rank's output apart, and lets a rank that cannot be interrupted be killed.
+A separate process, because Spark reuses its Python workers: environment variables, TensorFlow's threads and a shut-down Horovod
+would leak into the next task. It also keeps the rank's output separate, and can be killed if the rank cannot be interrupted.
 """
 
 import contextlib
@@ -49,34 +49,34 @@ _CAUSE_FIRST_SECONDS = 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """What every supervisor is given."""
+    """Parameters of all supervisors."""
 
     payload: bytes
     """The pickled function and its arguments."""
     launch: LaunchConfig
     work_dir: str
     attempt_dir: str
-    """For the reports of this start of the workers."""
+    """Receives heartbeats and failure reports of this start of the workers."""
     fork_server: str = ""
-    """The address of the driver's fork server, where the tasks run on its machine."""
+    """Address of the driver's fork server; empty unless the tasks run on its machine."""
     placements: tuple[RankPlacement, ...] = ()
-    """Those of all ranks where the driver has arranged their meeting; otherwise the supervisors do."""
+    """Placements of all ranks if the driver serves their rendezvous; otherwise the supervisors determine them."""
     path_variables: Mapping[str, str] = field(default_factory=paths.variables)
-    """As the driver has them."""
+    """The driver's environment variables that locate data and tables."""
 
 
 class RankFailed(RuntimeError):
-    """Ends the barrier stage. The driver reads the reason from the failure reports, or from this error where the disk is full."""
+    """Ends the barrier stage. The driver reads the cause from the failure reports, or from this error if the disk is full."""
 
 
 def supervise(assignment: Assignment) -> tuple[int, bytes]:
-    """Run one rank to its end.
+    """Run one rank to completion.
 
     Returns:
-        rank, and the pickled result of the function.
+        the rank, and the pickled result of the function.
 
     Raises:
-        RankFailed: the function raised or its process died; a report lies in the work folder.
+        RankFailed: the function raised or its process died; the attempt folder has a report.
     """
     context = BarrierTaskContext.get()
     rank = context.partitionId()
@@ -86,7 +86,7 @@ def supervise(assignment: Assignment) -> tuple[int, bytes]:
             environment = horovod_environment(placement, assignment.launch)
             resources = {name: resource.addresses for name, resource in context.resources().items()}
             environment |= gpu_environment(resources, placement.interface)
-            # One process of each node.
+            # One supervisor per node.
             sampling = placement.slot.local_rank == 0
             with sample_node(Path(assignment.work_dir) / SPOOL_FOLDER, placement.slot.cross_rank) if sampling else nullcontext():
                 return rank, _run_rank(assignment, rank, host, environment)
@@ -104,9 +104,9 @@ def _placement(assignment: Assignment, context: BarrierTaskContext, host: str) -
 
 @contextlib.contextmanager
 def run_locally(assignment: Assignment) -> Iterator[list[Future[bytes]]]:
-    """All ranks of an assignment as processes of this machine, without Spark. Gives their pickled results, in rank order.
+    """Run all ranks of an assignment on this machine, without Spark. Yields futures of their pickled results, in rank order.
 
-    The block ends when all of them have; a future raises RankFailed where a report lies in the attempt's folder.
+    The block ends when all ranks have ended; the future of a failed rank raises RankFailed.
     """
     workers, host = assignment.launch.workers, socket.gethostname()
     with server.local_rendezvous(workers) as placements, ThreadPoolExecutor(workers, thread_name_prefix="rank") as pool:
@@ -121,7 +121,7 @@ def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[st
     work_dir = Path(assignment.work_dir)
     log_file = log_path(work_dir, rank)
     try:
-        own = {"TMPDIR": str(scratch.make(work_dir, rank))}
+        scratch_variables = {"TMPDIR": str(scratch.make(work_dir, rank))}
         # The driver must be able to read it, who may be another user.
         opener = atomic.owner_only if work_dir.stat().st_uid == os.geteuid() else None
         with writeback.staged(work_dir) as stage, open(stage.file(log_file), "ab", opener=opener) as log:
@@ -135,7 +135,7 @@ def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[st
                 log_level=assignment.launch.log_level,
                 heartbeat_seconds=heartbeat.interval_seconds(assignment.launch),
             )
-            code, outcome = _run_process(assignment, details, log, environment | own)
+            code, outcome = _run_process(assignment, details, log, environment | scratch_variables)
     except OSError as error:
         file = error.filename or log_file
         unwritable = ConvoyError(f"{file}: cannot be written ({error.strerror}); launch.runs_uri must be writable on all nodes")
@@ -147,7 +147,7 @@ def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[st
     if outcome.startswith(FAILURE):
         failure = Failure.from_json(outcome.removeprefix(FAILURE))
         if failure.is_effect and not has_failure(attempt_dir, rank):
-            # Without reports the driver knows only the task that Spark sees fail first, which should be that of the cause.
+            # Without reports, the driver only learns which task Spark saw fail first, which should be the one at fault.
             time.sleep(_CAUSE_FIRST_SECONDS)
     else:
         activity = heartbeat.last_activity(attempt_dir, rank)
@@ -158,23 +158,23 @@ def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[st
 
 
 def _run_process(assignment: Assignment, details: RankDetails, log: BinaryIO, environment: dict[str, str]) -> tuple[int, bytes]:
-    """Gives the exit code, as `subprocess` counts them, and what the rank sent. No credential reaches the rank."""
+    """Run the rank's process without any credentials. Returns its exit code, as in `subprocess`, and the outcome it sent."""
     reader, writer = os.pipe()
-    order_reader, order_writer = os.pipe()
-    with os.fdopen(reader, "rb") as outcome, os.fdopen(order_writer, "wb") as order:
+    payload_reader, payload_writer = os.pipe()
+    with os.fdopen(reader, "rb") as outcome, os.fdopen(payload_writer, "wb") as payload:
         try:
-            # What `--py-files` or a cluster's libraries added to this worker's path, the rank needs, too.
+            # The rank also needs the paths that `--py-files` and a cluster's libraries have added to this worker's path.
             path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-            everything = without_secrets(os.environ) | path | dict(assignment.path_variables) | environment
-            # What CUDA has begun in a process, a fork of it must not use.
+            variables = without_secrets(os.environ) | path | dict(assignment.path_variables) | environment
+            # A fork must not use CUDA that its parent process has initialized.
             server = "" if "CUDA_VISIBLE_DEVICES" in environment else assignment.fork_server
-            process = spawn.start(details, everything, standard_input=order_reader, log=log, outcome=writer, server=server)
+            process = spawn.start(details, variables, standard_input=payload_reader, log=log, outcome=writer, server=server)
         finally:
-            os.close(order_reader)
+            os.close(payload_reader)
             os.close(writer)
         try:
-            with contextlib.suppress(BrokenPipeError), order:
-                order.write(assignment.payload)
+            with contextlib.suppress(BrokenPipeError), payload:
+                payload.write(assignment.payload)
             received: list[bytes] = []
             reading = threading.Thread(target=lambda: received.append(outcome.read()), daemon=True)
             reading.start()
@@ -186,11 +186,11 @@ def _run_process(assignment: Assignment, details: RankDetails, log: BinaryIO, en
 
 
 def _wait(process: RankProcess, attempt_dir: Path) -> int:
-    """Wait for the rank's end, and pass on what the driver, or who ends this task, has to say. Gives its exit code."""
-    told_to_stop = threading.Event()
-    # Spark's daemon sends SIGHUP when its JVM has gone, and a node that is shut down SIGTERM. On the driver signals are its own.
-    own = (signal.SIGHUP, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    before = {signum: signal.signal(signum, lambda *_: told_to_stop.set()) for signum in own}
+    """Wait for the rank to end, and pass on commands of the driver and termination signals. Returns the exit code."""
+    stop_requested = threading.Event()
+    # Spark's daemon sends SIGHUP when its JVM has exited, and a node's shutdown SIGTERM. The driver handles its own signals.
+    handled = (signal.SIGHUP, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    previous = {signum: signal.signal(signum, lambda *_: stop_requested.set()) for signum in handled}
     kill_at = float("inf")
     try:
         while True:
@@ -198,18 +198,18 @@ def _wait(process: RankProcess, attempt_dir: Path) -> int:
                 return process.wait(_POLL_SECONDS)
             command = commands.read(attempt_dir)
             if command == commands.KILL or time.monotonic() > kill_at:
-                # Its log then says where it was.
+                # Writes the stacks of its threads to its log.
                 process.send_signal(signal.SIGUSR1)
                 time.sleep(_POLL_SECONDS)
                 process.kill()
-            elif (command == commands.STOP or told_to_stop.is_set()) and kill_at == float("inf"):
+            elif (command == commands.STOP or stop_requested.is_set()) and kill_at == float("inf"):
                 process.terminate()
                 kill_at = time.monotonic() + commands.GRACE_SECONDS
     finally:
-        for signum, handler in before.items():
+        for signum, handler in previous.items():
             signal.signal(signum, handler)
 
 
 def log_path(work_dir: Path, rank: int) -> Path:
-    """Where the output of a rank goes."""
+    """Path of a rank's log."""
     return work_dir / LOG_FOLDER / f"rank-{rank}.log"

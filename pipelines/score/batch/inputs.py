@@ -12,9 +12,9 @@ from pipelines.data.formats.libsvm import is_libsvm
 from pipelines.data.sources.resolve import NAMES
 from pipelines.data.table.schema import MANIFEST_NAME
 from pipelines.errors import ConfigError
-from pipelines.score.batch.scoring import Input
-from pipelines.score.evaluate.dataset import existing_table
-from pipelines.score.evaluate.evaluation import check_fit
+from pipelines.score.batch.scoring import ScoringInput
+from pipelines.score.evaluate.dataset import open_table
+from pipelines.score.evaluate.evaluation import check_compatible
 from pipelines.score.model_info import ModelInfo
 from pipelines.system import paths
 
@@ -22,7 +22,7 @@ Kind = Literal["table", "parquet", "images", "libsvm"]
 _ORIGIN, _ROW, _IMAGE = "__origin", "__row", "__image"
 
 
-def recognise(location: str) -> Kind:
+def detect_kind(location: str) -> Kind:
     """The kind of input at a location. Needs no Spark.
 
     Raises:
@@ -37,34 +37,34 @@ def recognise(location: str) -> Kind:
         )
     if (path / MANIFEST_NAME).exists():
         return "table"
-    files = [path] if path.is_file() else sorted(found for found in path.rglob("*") if found.is_file() and _is_data(found, path))
-    kinds: dict[Kind, int] = {
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file() and _is_data(file, path))
+    counts: dict[Kind, int] = {
         "parquet": sum(file.suffix == ".parquet" for file in files),
         "images": sum(file.suffix.lower() in image_file.ENDINGS for file in files),
         "libsvm": sum(is_libsvm(file) for file in files),
     }
-    found = [kind for kind, count in kinds.items() if count]
-    if len(found) != 1:
-        what = " and ".join(f"{kinds[kind]} of kind {kind}" for kind in found) or "neither libsvm nor Parquet nor images"
-        raise ConfigError(f"--data {location}: contains {what}; it must contain files of one kind")
-    return found[0]
+    kinds = [kind for kind, count in counts.items() if count]
+    if len(kinds) != 1:
+        content = " and ".join(f"{counts[kind]} of kind {kind}" for kind in kinds) or "neither libsvm nor Parquet nor images"
+        raise ConfigError(f"--data {location}: contains {content}; it must contain files of one kind")
+    return kinds[0]
 
 
-def read_table(spark: SparkSession, location: str, info: ModelInfo) -> Input:
+def read_table(spark: SparkSession, location: str, info: ModelInfo) -> ScoringInput:
     """All rows of a table.
 
     Raises:
         DataError: its images do not fit the model, or it is damaged.
     """
-    manifest = existing_table(location).manifest
-    check_fit(info, manifest, location, with_classes=False)
+    manifest = open_table(location).manifest
+    check_compatible(info, manifest, location, with_classes=False)
     base = location.rstrip("/")
     files = [paths.to_spark(f"{base}/{file.path}") for split in manifest.splits.values() for file in split.files]
     frame = spark.read.option("basePath", paths.to_spark(location)).parquet(*files)
-    return _with_places(frame, "image", tuple(frame.columns))
+    return _with_row_ids(frame, "image", tuple(frame.columns))
 
 
-def read_parquet(spark: SparkSession, location: str, image_column: str) -> Input:
+def read_parquet(spark: SparkSession, location: str, image_column: str) -> ScoringInput:
     """Parquet from any writer.
 
     Args:
@@ -78,18 +78,19 @@ def read_parquet(spark: SparkSession, location: str, image_column: str) -> Input
     frame = spark.read.parquet(paths.to_spark(location))
     if image_column not in frame.columns:
         raise ConfigError(f"--image-column {image_column}: {location} has no such column; it has {', '.join(frame.columns)}")
-    kind = frame.schema[image_column].dataType
-    if isinstance(kind, T.StructType) and "bytes" in kind.names:
-        return _with_places(frame.withColumn(_IMAGE, F.col(image_column)["bytes"]), _IMAGE, tuple(frame.columns))
-    if isinstance(kind, T.BinaryType) or (isinstance(kind, T.ArrayType) and isinstance(kind.elementType, T.NumericType)):
-        return _with_places(frame, image_column, tuple(frame.columns))
+    column_type = frame.schema[image_column].dataType
+    if isinstance(column_type, T.StructType) and "bytes" in column_type.names:
+        return _with_row_ids(frame.withColumn(_IMAGE, F.col(image_column)["bytes"]), _IMAGE, tuple(frame.columns))
+    is_list = isinstance(column_type, T.ArrayType) and isinstance(column_type.elementType, T.NumericType)
+    if isinstance(column_type, T.BinaryType) or is_list:
+        return _with_row_ids(frame, image_column, tuple(frame.columns))
     raise ConfigError(
-        f"--image-column {image_column}: has type {kind.simpleString()}; it must be binary (raw values or an encoded image), "
-        "a list of numbers, or a struct with a field 'bytes'"
+        f"--image-column {image_column}: has type {column_type.simpleString()}; it must be binary (raw values or an encoded "
+        "image), a list of numbers, or a struct with a field 'bytes'"
     )
 
 
-def read_images(spark: SparkSession, location: str) -> Input:
+def read_images(spark: SparkSession, location: str) -> ScoringInput:
     """Images of a folder and its subfolders, with path, size and modification time."""
     frame = (
         spark.read.format("binaryFile")
@@ -100,12 +101,12 @@ def read_images(spark: SparkSession, location: str) -> Input:
         .withColumn(_ORIGIN, F.col("path"))
         .withColumn(_ROW, F.lit(-1).cast("long"))
     )
-    return Input(frame, "content", ("path", "modificationTime", "length"), _ORIGIN, _ROW)
+    return ScoringInput(frame, "content", ("path", "modificationTime", "length"), _ORIGIN, _ROW)
 
 
-def _with_places(frame: DataFrame, image: str, kept: tuple[str, ...]) -> Input:
-    placed = frame.withColumn(_ORIGIN, F.col("_metadata.file_name")).withColumn(_ROW, F.col("_metadata.row_index"))
-    return Input(placed, image, kept, _ORIGIN, _ROW)
+def _with_row_ids(frame: DataFrame, image: str, kept: tuple[str, ...]) -> ScoringInput:
+    frame = frame.withColumn(_ORIGIN, F.col("_metadata.file_name")).withColumn(_ROW, F.col("_metadata.row_index"))
+    return ScoringInput(frame, image, kept, _ORIGIN, _ROW)
 
 
 def _is_data(file: Path, root: Path) -> bool:

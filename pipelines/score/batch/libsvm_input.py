@@ -16,7 +16,7 @@ from pipelines.data.sources.libsvm_files import LibsvmFiles
 from pipelines.data.sources.parsed_rows import IS_IMAGES
 from pipelines.data.sources.resolve import NAMES, resolve_source
 from pipelines.data.sources.source import Source
-from pipelines.score.batch.scoring import Input
+from pipelines.score.batch.scoring import ScoringInput
 from pipelines.system import paths
 from pipelines.system.reporter import Reporter
 
@@ -25,13 +25,13 @@ _ROW_COLUMNS = "file string, line bigint, label int, content binary, __origin st
 
 
 @contextmanager
-def opened(spark: SparkSession, config: Config, reporter: Reporter, folder: Path) -> Iterator[tuple[Input, int]]:
+def read_libsvm(spark: SparkSession, config: Config, reporter: Reporter, folder: Path) -> Iterator[tuple[ScoringInput, int]]:
     """The rows of `data.dataset` with file, line (from 1) and label value, and the number of lines quarantined in `folder`.
 
     Raises:
         DataError: a line is malformed, or too many are (`ingest.on_bad_rows`); begins `FILE:LINE: reason`.
     """
-    source = find(config, reporter)
+    source = resolve_files(config, reporter)
     with build.parsed_source(spark, config, source, images_apart=True) as text:
         for warning in text.rejected.warnings:
             reporter.warn(warning)
@@ -44,7 +44,7 @@ def opened(spark: SparkSession, config: Config, reporter: Reporter, folder: Path
             labels=config.data.label_values,
         )
         frame = text.frame.where(IS_IMAGES).mapInArrow(rows, _ROW_COLUMNS)
-        yield Input(frame, "content", KEPT_COLUMNS, "__origin", "__row"), text.rejected.rows
+        yield ScoringInput(frame, "content", KEPT_COLUMNS, "__origin", "__row"), text.rejected.rows
 
 
 def image_rows(
@@ -53,7 +53,7 @@ def image_rows(
     """Turn parsed images into rows to score. Runs in Spark's Python workers.
 
     Args:
-        batches: `pipelines.data.ingest.parse_pass.PARSED_COLUMNS`, one image per row.
+        batches: `pipelines.data.sources.parsed_rows.PARSED_COLUMNS`, one image per row.
         uris: URIs of the source's files, by file number.
         first_lines: (file, block) -> zero-based number of the block's first line in its file.
         labels: label values by class index.
@@ -65,11 +65,11 @@ def image_rows(
         files, blocks = batch.column("file").to_pylist(), batch.column("block").to_pylist()
         lines = np.frombuffer(b"".join(batch.column("lines").to_pylist()), "<i8")
         classes = np.frombuffer(b"".join(batch.column("labels").to_pylist()), "<i4")
-        before = np.asarray([first_lines[place] for place in zip(files, blocks, strict=True)], np.int64)
+        offsets = np.asarray([first_lines[block] for block in zip(files, blocks, strict=True)], np.int64)
         uri = pa.array([uris[file] for file in files], pa.string())
         columns = {
             "file": uri,
-            "line": pa.array(before + lines + 1),
+            "line": pa.array(offsets + lines + 1),
             "label": pa.array(np.asarray(labels, np.int32)[classes]),
             "content": batch.column("content"),
             "__origin": uri,
@@ -78,7 +78,7 @@ def image_rows(
         yield pa.RecordBatch.from_pydict(columns)
 
 
-def find(config: Config, reporter: Reporter) -> Source:
+def resolve_files(config: Config, reporter: Reporter) -> Source:
     """The files of `data.dataset`: a data set's files, a single file, or all libsvm files of a folder.
 
     Raises:
@@ -91,5 +91,5 @@ def find(config: Config, reporter: Reporter) -> Source:
     path = paths.to_python(location)
     if path.is_file():
         return LibsvmFiles(path.name, ((location, "test"),))
-    names = sorted(str(found.relative_to(path)) for found in path.rglob("*") if found.is_file() and is_libsvm(found))
+    names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file() and is_libsvm(file))
     return LibsvmFiles(path.name, tuple((f"{location.rstrip('/')}/{name}", "test") for name in names))

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +19,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
 from pipelines.errors import ConfigError
-from pipelines.score.arrow_images import Form, decode
+from pipelines.score.arrow_images import ImageFormat, decode
 from pipelines.score.model_info import ModelInfo
-from pipelines.score.spark_model import Shipment, load
+from pipelines.score.spark_model import PackedModel, load
 
 PREDICTION, LABEL, PROBABILITIES, MODEL_URI, MODEL_VERSION = (
     "prediction",
@@ -78,7 +77,7 @@ def new_tally(spark: SparkSession) -> "Accumulator[Tally]":
 
 
 @dataclass(frozen=True)
-class Input:
+class ScoringInput:
     """Rows to score."""
 
     frame: DataFrame
@@ -92,31 +91,32 @@ class Input:
     """Name of the column with the row's number in that file."""
 
 
-def scored(rows: Input, form: Form, shipment: Shipment, tally: "Accumulator[Tally]") -> DataFrame:
+def score(rows: ScoringInput, target: ImageFormat, model: PackedModel, tally: "Accumulator[Tally]") -> DataFrame:
     """The kept columns and `ADDED_COLUMNS`. Rows without a readable image are left out and added to the tally's rejected rows.
 
     Args:
         rows: the input.
-        form: the images that the model expects.
-        shipment: the model.
+        target: the images that the model expects.
+        model: the model.
         tally: updated when the result is written.
 
     Raises:
         ConfigError: the input already has one of the added columns.
     """
-    taken = sorted(set(rows.kept) & set(ADDED_COLUMNS))
-    if taken:
-        raise ConfigError(f"the input already has a column '{taken[0]}', which scoring adds; rename or drop it first")
-    sent = [*rows.kept, *(() if rows.image in rows.kept else (rows.image,)), rows.origin, rows.row]
-    frame = rows.frame.select(*[f"`{name}`" for name in sent])
-    work = partial(score_batches, kept=len(rows.kept), image=sent.index(rows.image), form=form, shipment=shipment, tally=tally)
-    schema = T.StructType([*frame.schema.fields[: len(rows.kept)], *added_fields(shipment.info)])
+    conflicts = sorted(set(rows.kept) & set(ADDED_COLUMNS))
+    if conflicts:
+        raise ConfigError(f"the input already has a column '{conflicts[0]}', which scoring adds; rename or drop it first")
+    columns = [*rows.kept, *(() if rows.image in rows.kept else (rows.image,)), rows.origin, rows.row]
+    frame = rows.frame.select(*[f"`{name}`" for name in columns])
+    image = columns.index(rows.image)
+    work = partial(score_batches, kept=len(rows.kept), image=image, target=target, model=model, tally=tally)
+    schema = T.StructType([*frame.schema.fields[: len(rows.kept)], *added_fields(model.info)])
     return frame.mapInArrow(work, schema)
 
 
 def added_fields(info: ModelInfo) -> list[T.StructField]:
     """The columns that scoring adds; the probabilities are a struct with one field per class, named after it."""
-    probabilities = T.StructType([T.StructField(name, T.FloatType()) for name in class_fields(info)])
+    probabilities = T.StructType([T.StructField(name, T.FloatType()) for name in probability_fields(info)])
     return [
         T.StructField(PREDICTION, T.StringType()),
         T.StructField(LABEL, T.IntegerType()),
@@ -126,7 +126,7 @@ def added_fields(info: ModelInfo) -> list[T.StructField]:
     ]
 
 
-def class_fields(info: ModelInfo) -> list[str]:
+def probability_fields(info: ModelInfo) -> list[str]:
     """Field names of the probabilities: the class names, followed by the label if names are not unique."""
     if len({name.lower() for name in info.class_names}) == info.num_classes:
         return list(info.class_names)
@@ -134,7 +134,13 @@ def class_fields(info: ModelInfo) -> list[str]:
 
 
 def score_batches(
-    batches: Iterable[pa.RecordBatch], *, kept: int, image: int, form: Form, shipment: Shipment, tally: "Accumulator[Tally]"
+    batches: Iterable[pa.RecordBatch],
+    *,
+    kept: int,
+    image: int,
+    target: ImageFormat,
+    model: PackedModel,
+    tally: "Accumulator[Tally]",
 ) -> Iterator[pa.RecordBatch]:
     """Score the rows of a partition. Runs in Spark's workers.
 
@@ -142,27 +148,28 @@ def score_batches(
         batches: begin with the columns to keep; the last two columns are file and row.
         kept: number of columns to keep.
         image: index of the image column.
-        form: the images that the model expects.
-        shipment: the model.
+        target: the images that the model expects.
+        model: the model.
         tally: updated per batch.
     """
     for batch in batches:
         if not len(batch):
             continue
         started = time.monotonic()
-        classifier = load(shipment)
+        classifier = load(model)
         loaded = time.monotonic()
-        decoded = decode(batch.column(image), form)
+        decoded = decode(batch.column(image), target)
         probabilities = classifier.probabilities(decoded.images)
-        tally.add(Tally(len(decoded.rows), time.monotonic() - loaded, loaded - started, _rejected(batch, decoded.faults)))
-        passed_on = [batch.column(place) for place in range(kept)]
-        if len(decoded.rows) < len(batch):
-            passed_on = [column.take(pa.array(decoded.rows)) for column in passed_on]
+        rejected = _rejected_rows(batch, decoded.errors)
+        tally.add(Tally(len(decoded.indices), time.monotonic() - loaded, loaded - started, rejected))
+        columns = batch.columns[:kept]
+        if len(decoded.indices) < len(batch):
+            columns = [column.take(pa.array(decoded.indices)) for column in columns]
         names = [*batch.schema.names[:kept], *ADDED_COLUMNS]
-        yield pa.RecordBatch.from_arrays([*passed_on, *_answers(probabilities, shipment.info)], names)
+        yield pa.RecordBatch.from_arrays([*columns, *_added_columns(probabilities, model.info)], names)
 
 
-def _answers(probabilities: npt.NDArray[np.float32], info: ModelInfo) -> list[pa.Array]:
+def _added_columns(probabilities: npt.NDArray[np.float32], info: ModelInfo) -> list[pa.Array]:
     best = probabilities.argmax(axis=1)
     count = len(best)
     names = pa.DictionaryArray.from_arrays(pa.array(best.astype(np.int32)), pa.array(info.class_names, pa.string()))
@@ -170,13 +177,12 @@ def _answers(probabilities: npt.NDArray[np.float32], info: ModelInfo) -> list[pa
     return [
         names.dictionary_decode(),
         pa.array(np.asarray(info.labels, np.int32)[best]),
-        pa.StructArray.from_arrays(by_class, class_fields(info)),
+        pa.StructArray.from_arrays(by_class, probability_fields(info)),
         pa.array([info.uri] * count, pa.string()),
         pa.array([info.version or None] * count, pa.string()),
     ]
 
 
-def _rejected(batch: pa.RecordBatch, faults: Sequence[tuple[int, str]]) -> tuple[RejectedRow, ...]:
+def _rejected_rows(batch: pa.RecordBatch, errors: Sequence[tuple[int, str]]) -> tuple[RejectedRow, ...]:
     origins, rows = batch.column(batch.num_columns - 2), batch.column(batch.num_columns - 1)
-    found: list[Any] = [(origins[place].as_py(), rows[place].as_py(), reason) for place, reason in faults]
-    return tuple(RejectedRow(origin, int(row), reason) for origin, row, reason in found)
+    return tuple(RejectedRow(origins[index].as_py(), int(rows[index].as_py()), reason) for index, reason in errors)

@@ -24,18 +24,18 @@ from pipelines.data.ingest import spark_jobs
 from pipelines.data.ingest.spark_jobs import arrow_batches, job_group
 from pipelines.data.table.schema import REJECTED_FOLDER
 from pipelines.errors import ConfigError, DataError
-from pipelines.score.arrow_images import Form
+from pipelines.score.arrow_images import ImageFormat
 from pipelines.score.batch import inputs, libsvm_input
 from pipelines.score.batch.inputs import Kind
-from pipelines.score.batch.scoring import RejectedRow, Tally, new_tally, scored
-from pipelines.score.evaluate.dataset import described
+from pipelines.score.batch.scoring import RejectedRow, Tally, new_tally, score
+from pipelines.score.evaluate.dataset import with_model_settings
 from pipelines.score.model_info import ModelInfo
-from pipelines.score.spark_model import shipped
+from pipelines.score.spark_model import packed_models
 from pipelines.system import atomic, paths
 from pipelines.system.reporter import Reporter
 
-_VALUES_OF_A_PICTURE = 250_000
-NOTE_NAME = "_scoring.json"
+_VALUES_PER_ENCODED_IMAGE = 250_000
+RECORD_NAME = "_scoring.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,18 +56,18 @@ class ScoringRequest:
         return paths.to_python(self.output)
 
 
-def check(order: ScoringRequest) -> Kind:
+def check(request: ScoringRequest) -> Kind:
     """Raises ConfigError if the input cannot be scored or the output must not be overwritten. Returns the kind of input."""
-    kind = inputs.recognise(order.config.data.dataset)
-    if order.target.exists() and not order.overwrite:
-        raise ConfigError(f"--output {order.output}: already exists; name another folder, or give --overwrite")
-    if order.target.exists() and not (order.target / NOTE_NAME).is_file():
+    kind = inputs.detect_kind(request.config.data.dataset)
+    if request.target.exists() and not request.overwrite:
+        raise ConfigError(f"--output {request.output}: already exists; name another folder, or give --overwrite")
+    if request.target.exists() and not (request.target / RECORD_NAME).is_file():
         # --overwrite must not delete anything but the output of an earlier scoring.
-        raise ConfigError(f"--output {order.output}: exists and was not written by scoring; name another folder")
+        raise ConfigError(f"--output {request.output}: exists and was not written by scoring; name another folder")
     return kind
 
 
-def run_scoring(spark: SparkSession, order: ScoringRequest, kind: Kind, reporter: Reporter) -> dict[str, Any]:
+def run_scoring(spark: SparkSession, request: ScoringRequest, kind: Kind, reporter: Reporter) -> dict[str, Any]:
     """Score the input and write the output.
 
     Returns:
@@ -78,68 +78,67 @@ def run_scoring(spark: SparkSession, order: ScoringRequest, kind: Kind, reporter
         ConfigError: the input has no such image column, or the output cannot be written.
     """
     started = time.monotonic()
-    config = dataclasses.replace(order.config, data=described(order.config.data, order.info))
+    config = dataclasses.replace(request.config, data=with_model_settings(request.config.data, request.info))
     location = config.data.dataset
-    form = Form(shape=order.info.image_shape, value_range=order.info.value_range, digits=order.digits)
+    target = ImageFormat(shape=request.info.image_shape, value_range=request.info.value_range, digits=request.digits)
     with ExitStack() as stack:
-        folder = stack.enter_context(_unfinished(order))
-        (shipment,) = stack.enter_context(shipped(spark, [order.info]))
+        folder = stack.enter_context(_unfinished_output(request))
+        (model,) = stack.enter_context(packed_models(spark, [request.info]))
         # An encoded image's size is not known here.
-        values_per_row = _VALUES_OF_A_PICTURE if kind == "images" else math.prod(form.shape)
+        values_per_row = _VALUES_PER_ENCODED_IMAGE if kind == "images" else math.prod(target.shape)
         stack.enter_context(arrow_batches(spark, values_per_row))
         stack.enter_context(job_group(spark, "Convoy scoring"))
-        set_aside = 0
+        quarantined = 0
         if kind == "libsvm":
-            rows, set_aside = stack.enter_context(libsvm_input.opened(spark, config, reporter, folder))
+            rows, quarantined = stack.enter_context(libsvm_input.read_libsvm(spark, config, reporter, folder))
         elif kind == "table":
-            rows = inputs.read_table(spark, location, order.info)
+            rows = inputs.read_table(spark, location, request.info)
         elif kind == "parquet":
-            rows = inputs.read_parquet(spark, location, order.image_column)
+            rows = inputs.read_parquet(spark, location, request.image_column)
         else:
             rows = inputs.read_images(spark, location)
-        tally = new_tally(spark)
+        accumulator = new_tally(spark)
         writing = time.monotonic()
         try:
-            scored(rows, form, shipment, tally).write.mode("append").option("compression", "zstd").parquet(
-                paths.to_spark(str(folder))
-            )
+            scored = score(rows, target, model, accumulator)
+            scored.write.mode("append").option("compression", "zstd").parquet(paths.to_spark(str(folder)))
         except (Py4JJavaError, PySparkException) as error:
             raise spark_jobs.as_data_error(error, f"{location} could not be scored") from error
         seconds = time.monotonic() - writing
-        done: Tally = tally.value
-        _judge(config.ingest, done, reporter)
-        if done.rejected:
-            _write_rejected(done.rejected, folder)
-        rejected = set_aside + len(done.rejected)
-        if not done.rows:
+        tally: Tally = accumulator.value
+        _check_rejected(config.ingest, tally, reporter)
+        if tally.rejected:
+            _write_rejected(tally.rejected, folder)
+        rejected = quarantined + len(tally.rejected)
+        if not tally.rows:
             raise DataError(f"{location}: has no rows to score")
-        note = _note(order, kind, done, rejected)
-        (folder / NOTE_NAME).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
-        _publish(folder, order.target)
-    return note | {
-        "output": order.output,
-        "rows_per_second": round(done.rows / seconds),
-        "rows_per_second_without_loading": round(done.rows / max(1e-9, seconds - done.load_seconds / _tasks_at_once(spark))),
+        record = _record(request, kind, tally, rejected)
+        (folder / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        _publish(folder, request.target)
+    return record | {
+        "output": request.output,
+        "rows_per_second": round(tally.rows / seconds),
+        "rows_per_second_without_loading": round(tally.rows / max(1e-9, seconds - tally.load_seconds / _task_slots(spark))),
         "seconds": {
             "score": round(seconds, 2),
-            "predict": round(done.predict_seconds, 2),
-            "load": round(done.load_seconds, 2),
+            "predict": round(tally.predict_seconds, 2),
+            "load": round(tally.load_seconds, 2),
             "total": round(time.monotonic() - started, 2),
         },
     }
 
 
-def _tasks_at_once(spark: SparkSession) -> int:
+def _task_slots(spark: SparkSession) -> int:
     return max(1, int(spark.sparkContext.defaultParallelism))
 
 
 @contextmanager
-def _unfinished(order: ScoringRequest) -> Iterator[Path]:
+def _unfinished_output(request: ScoringRequest) -> Iterator[Path]:
     """A hidden folder beside the output, removed on exit."""
     try:
-        folder = atomic.unfinished_folder(order.target.parent, ".scoring-", order.target.name)
+        folder = atomic.unfinished_folder(request.target.parent, ".scoring-", request.target.name)
     except OSError as error:
-        raise ConfigError(f"--output {order.output}: cannot be written ({error.strerror}); name another folder") from error
+        raise ConfigError(f"--output {request.output}: cannot be written ({error.strerror}); name another folder") from error
     try:
         yield folder
     finally:
@@ -154,11 +153,11 @@ def _publish(folder: Path, target: Path) -> None:
         raise ConfigError(f"--output {target}: cannot be put in place ({error.strerror}); name another folder") from error
 
 
-def _judge(config: IngestConfig, done: Tally, reporter: Reporter) -> None:
-    if not done.rejected:
+def _check_rejected(config: IngestConfig, tally: Tally, reporter: Reporter) -> None:
+    if not tally.rejected:
         return
-    first = min(done.rejected, key=lambda rejected: (rejected.origin, rejected.row))
-    bad, rows = len(done.rejected), len(done.rejected) + done.rows
+    first = min(tally.rejected, key=lambda rejected: (rejected.origin, rejected.row))
+    bad, rows = len(tally.rejected), len(tally.rejected) + tally.rows
     count = f"; {bad:,} of {rows:,} rows are bad" if bad > 1 else ""
     if config.on_bad_rows == "fail":
         raise DataError(f"{first}{count}; fix the data, or set ingest.on_bad_rows=quarantine to continue without bad rows")
@@ -180,12 +179,12 @@ def _write_rejected(rejected: tuple[RejectedRow, ...], folder: Path) -> None:
     pq.write_table(pa.table(columns), folder / REJECTED_FOLDER / "part-00000.parquet")
 
 
-def _note(order: ScoringRequest, kind: Kind, done: Tally, rejected: int) -> dict[str, Any]:
-    info = order.info
+def _record(request: ScoringRequest, kind: Kind, tally: Tally, rejected: int) -> dict[str, Any]:
+    info = request.info
     return {
-        "input": order.config.data.dataset,
+        "input": request.config.data.dataset,
         "kind": kind,
-        "rows": done.rows,
+        "rows": tally.rows,
         "rejected_rows": rejected,
         "model_uri": info.uri,
         "model_version": info.version,

@@ -21,7 +21,7 @@ SplitChoice = Literal["auto", "train", "validation", "test", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class Selection:
     """The selected rows, determined without Spark."""
 
     config: Config
@@ -47,7 +47,7 @@ class Choice:
         return table.open_or_build(spark, self.config, self.source, reporter)[0]
 
 
-def choose(config: Config, info: ModelInfo, table_uri: str, split: SplitChoice, reporter: Reporter) -> Choice:
+def select_rows(config: Config, info: ModelInfo, table_uri: str, split: SplitChoice, reporter: Reporter) -> Selection:
     """Select the rows to evaluate on.
 
     Args:
@@ -62,15 +62,15 @@ def choose(config: Config, info: ModelInfo, table_uri: str, split: SplitChoice, 
         ConfigError: there is no such table or data set.
         DataError: the table is damaged.
     """
-    config = dataclasses.replace(config, data=described(config.data, info))
+    config = dataclasses.replace(config, data=with_model_settings(config.data, info))
     if table_uri:
-        return Choice(config=config, source=None, table=existing_table(table_uri), splits=_splits(split, "test"))
+        return Selection(config=config, source=None, table=open_table(table_uri), splits=_splits(split, "test"))
     source = resolve_source(config.data, reporter)
-    has_test_file = any(of_file == "test" for _, of_file in source.files)
-    return Choice(config=config, source=source, table=None, splits=_splits(split, "test" if has_test_file else "all"))
+    has_test_file = any(file_split == "test" for _, file_split in source.files)
+    return Selection(config=config, source=source, table=None, splits=_splits(split, "test" if has_test_file else "all"))
 
 
-def existing_table(location: str) -> Table:
+def open_table(location: str) -> Table:
     """Open a table written by ingest.
 
     Raises:
@@ -87,7 +87,7 @@ def existing_table(location: str) -> Table:
     return Table(location, manifest)
 
 
-def described(data: DataConfig, info: ModelInfo) -> DataConfig:
+def with_model_settings(data: DataConfig, info: ModelInfo) -> DataConfig:
     """The data settings with image shape, classes and value range replaced by those of the model."""
     data = dataclasses.replace(data, image_shape=info.image_shape, classes=info.num_classes)
     if not info.describes_classes:
@@ -95,6 +95,6 @@ def described(data: DataConfig, info: ModelInfo) -> DataConfig:
     return dataclasses.replace(data, labels=info.labels, class_names=info.class_names, value_range=info.value_range)
 
 
-def _splits(chosen: SplitChoice, automatic: Literal["test", "all"]) -> tuple[Split, ...]:
-    split = automatic if chosen == "auto" else chosen
+def _splits(choice: SplitChoice, default: Literal["test", "all"]) -> tuple[Split, ...]:
+    split = default if choice == "auto" else choice
     return SPLITS if split == "all" else (split,)

@@ -21,15 +21,15 @@ from pipelines.data.ingest.spark_jobs import arrow_batches, job_group
 from pipelines.data.table.schema import IMAGE_COLUMN, LABEL_COLUMN, Split, Table, TableManifest
 from pipelines.errors import DataError
 from pipelines.score.evaluate.mcnemar import PairedCounts
-from pipelines.score.evaluate.partition_counts import OUT_COLUMNS, PartitionCounts, tally_batches
+from pipelines.score.evaluate.partition_counts import OUT_COLUMNS, PartitionCounts, count_batches
 from pipelines.score.model_info import ModelInfo
-from pipelines.score.spark_model import shipped
+from pipelines.score.spark_model import packed_models
 from pipelines.system import paths
 from pipelines.track.rundir.figure_data import Predictions
 
 # Limit on the probabilities that the driver keeps for figures, 80 MB. Loss, accuracy and counts cover all rows.
-_MOST_PROBABILITIES = 20_000_000
-_LEAST_ROWS_PER_TASK = 20_000
+_MAX_PROBABILITIES = 20_000_000
+_MIN_ROWS_PER_TASK = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +68,9 @@ def evaluate(spark: SparkSession, models: Sequence[ModelInfo], table: Table, spl
     """
     manifest, image = table.manifest, table.manifest.image
     for info in models:
-        check_fit(info, manifest, table.uri)
+        check_compatible(info, manifest, table.uri)
     files, first_rows = _files(table, splits)
-    read = (
+    frame = (
         spark.read.parquet(*[paths.to_spark(f"{table.uri.rstrip('/')}/{file}") for file in files])
         # A table's files are named by the last two parts of their path.
         .select(
@@ -82,34 +82,38 @@ def evaluate(spark: SparkSession, models: Sequence[ModelInfo], table: Table, spl
     )
     expected = sum(manifest.rows(split) for split in splits)
     # Each task's process loads the model, which costs as much time as many rows.
-    partitions = max(1, min(read.rdd.getNumPartitions(), expected // _LEAST_ROWS_PER_TASK))
+    partitions = max(1, min(frame.rdd.getNumPartitions(), expected // _MIN_ROWS_PER_TASK))
     try:
-        with shipped(spark, models) as shipments, arrow_batches(spark, image.num_values), job_group(spark, "Convoy evaluation"):
+        with (
+            packed_models(spark, models) as packed,
+            arrow_batches(spark, image.num_values),
+            job_group(spark, "Convoy evaluation"),
+        ):
             work = partial(
-                tally_batches,
-                shipments=shipments,
+                count_batches,
+                models=packed,
                 image=image,
                 first_rows=first_rows,
-                kept_rows=_MOST_PROBABILITIES // manifest.num_classes,
+                kept_rows=_MAX_PROBABILITIES // manifest.num_classes,
             )
-            collected = read.coalesce(partitions).mapInArrow(work, OUT_COLUMNS).collect()
+            output = frame.coalesce(partitions).mapInArrow(work, OUT_COLUMNS).collect()
     except (Py4JJavaError, PySparkException) as error:
         raise spark_jobs.as_data_error(error, f"table {table.uri}: could not be evaluated") from error
-    tallies = [PartitionCounts(**json.loads(row.tally)) for row in collected if row.tally is not None]
-    results = tuple(_result(tallies, place) for place in range(len(models)))
+    counts = [PartitionCounts(**json.loads(row.counts)) for row in output if row.counts is not None]
+    results = tuple(_result(counts, index) for index in range(len(models)))
     if results[0].rows != expected:
         raise DataError(f"table {table.uri}: has {results[0].rows} rows, but its manifest says {expected}; ingest it again")
-    pairs = np.sum([tally.pairs for tally in tallies], axis=0).tolist()
+    pairs = np.sum([partition.pairs for partition in counts], axis=0).tolist()
     return Comparison(
         results=results,
         pairs=PairedCounts(both=pairs[0], only_first=pairs[1], only_second=pairs[2], neither=pairs[3])
         if len(models) > 1
         else None,
-        predictions=_predictions([row for row in collected if row.tally is None], manifest),
+        predictions=_predictions([row for row in output if row.counts is None], manifest),
     )
 
 
-def check_fit(info: ModelInfo, manifest: TableManifest, uri: str, *, with_classes: bool = True) -> None:
+def check_compatible(info: ModelInfo, manifest: TableManifest, uri: str, *, with_classes: bool = True) -> None:
     """Raises DataError unless a table's images, and with `with_classes` its classes, are those of the model."""
     compared: dict[str, tuple[Any, Any]] = {"image shape": (manifest.image.shape, info.image_shape)}
     if info.describes_classes:
@@ -118,38 +122,38 @@ def check_fit(info: ModelInfo, manifest: TableManifest, uri: str, *, with_classe
         compared["number of classes"] = (manifest.num_classes, info.num_classes)
     if with_classes and info.describes_classes:
         compared["labels"] = (manifest.labels, info.labels)
-    for what, (found, wanted) in compared.items():
-        if found != wanted:
+    for property_name, (actual, expected) in compared.items():
+        if actual != expected:
             raise DataError(
-                f"table {uri}: has {what} {_shown(found)}, but model {info.uri} was trained on {_shown(wanted)}; "
-                "name data that fit this model"
+                f"table {uri}: has {property_name} {_shortened(actual)}, but model {info.uri} was trained on "
+                f"{_shortened(expected)}; name data that fit this model"
             )
 
 
-def _result(tallies: Sequence[PartitionCounts], place: int) -> EvaluationResult:
-    if not tallies:
+def _result(counts: Sequence[PartitionCounts], model_index: int) -> EvaluationResult:
+    if not counts:
         raise DataError("there are no rows to evaluate; choose other splits or other data")
-    confusion = np.sum([np.asarray(tally.confusions[place]) for tally in tallies], axis=0)
+    confusion = np.sum([np.asarray(partition.confusions[model_index]) for partition in counts], axis=0)
     rows = int(confusion.sum())
-    loss = sum(tally.losses[place] for tally in tallies)
+    loss = sum(partition.losses[model_index] for partition in counts)
     return EvaluationResult(loss=loss / rows, accuracy=float(np.trace(confusion)) / rows, rows=rows, confusion=confusion)
 
 
-def _predictions(collected: Sequence[Any], manifest: TableManifest) -> Predictions:
-    batches = [row for row in collected if row.rows is not None]
+def _predictions(output: Sequence[Any], manifest: TableManifest) -> Predictions:
+    batches = [row for row in output if row.rows is not None]
     rows = np.concatenate([np.frombuffer(row.rows, np.int64) for row in batches])
     order = np.argsort(rows)
     probabilities = np.concatenate([np.frombuffer(row.probabilities, np.float32) for row in batches])
-    place_of = dict(zip(rows[order].tolist(), range(len(rows)), strict=True))
-    mistakes = [row for row in collected if row.worst is not None]
-    places = [place_of[number] for row in mistakes for number in np.frombuffer(row.worst, np.int64).tolist()]
+    index_of_row = dict(zip(rows[order].tolist(), range(len(rows)), strict=True))
+    mistakes = [row for row in output if row.worst is not None]
+    worst = [index_of_row[number] for row in mistakes for number in np.frombuffer(row.worst, np.int64).tolist()]
     dtype = np.dtype(manifest.image.dtype)
     images = np.frombuffer(b"".join(row.worst_images for row in mistakes), dtype).reshape(-1, *manifest.image.shape)
     return Predictions(
         rows=rows[order],
         labels=np.concatenate([np.frombuffer(row.labels, np.int32) for row in batches])[order],
         probabilities=probabilities.reshape(-1, manifest.num_classes)[order],
-        worst=np.asarray(places, np.int64),
+        worst=np.asarray(worst, np.int64),
         worst_images=images,
     )
 
@@ -167,6 +171,6 @@ def _files(table: Table, splits: Sequence[Split]) -> tuple[list[str], dict[str, 
     return files, first_rows
 
 
-def _shown(value: Any) -> str:
+def _shortened(value: Any) -> str:
     text = str(list(value)) if isinstance(value, tuple) else str(value)
     return text if len(text) <= 80 else text[:77] + "..."

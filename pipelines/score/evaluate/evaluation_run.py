@@ -3,38 +3,34 @@
 import dataclasses
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import SparkSession
 
-from pipelines import errors
 from pipelines.config import TrackingConfig
 from pipelines.data.table.schema import Split, Table
-from pipelines.errors import ConvoyError
 from pipelines.score import mlflow_client
-from pipelines.score.evaluate.dataset import Choice
+from pipelines.score.evaluate.dataset import Selection
 from pipelines.score.evaluate.evaluation import Comparison, evaluate
 from pipelines.score.model_info import ModelInfo
-from pipelines.system import paths, writeback
+from pipelines.system import paths
 from pipelines.system.reporter import Reporter
-from pipelines.system.secrets import mask
 from pipelines.track.figures import catalog
 from pipelines.track.mlflow.follower import PARENT_TAG, default_tracking_uri
 from pipelines.track.run_page import DESCRIPTION_TAG
 from pipelines.track.rundir import layout
-from pipelines.track.tracked_run import Status, TrackedRun
+from pipelines.track.tracked_run import TrackedRun
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
 
-def run_evaluation(spark: SparkSession, choice: Choice, info: ModelInfo, reporter: Reporter) -> dict[str, Any]:
+def run_evaluation(spark: SparkSession, selection: Selection, info: ModelInfo, reporter: Reporter) -> dict[str, Any]:
     """Evaluate a model and record the run.
 
     Args:
         spark: runs the evaluation.
-        choice: the rows.
+        selection: the rows.
         info: the model.
         reporter: receives progress and warnings.
 
@@ -45,36 +41,21 @@ def run_evaluation(spark: SparkSession, choice: Choice, info: ModelInfo, reporte
         ConvoyError: the evaluation failed; its run remains with status FAILED.
     """
     started = time.monotonic()
-    config = choice.config
+    config = selection.config
     parent = find_parent(info, default_tracking_uri(config.tracking))
-    name = config.tracking.run_name or f"evaluate-{choice.dataset}"
+    name = config.tracking.run_name or f"evaluate-{selection.dataset}"
     run_dir = layout.make(paths.to_python(config.launch.runs_uri), name)
-    run = TrackedRun(_beside(config.tracking, parent), name, run_dir)
-    status: Status = "FAILED"
-    try:
-        run.tags(_tags(info, choice.splits) | ({PARENT_TAG: parent.info.run_id} if parent is not None else {}))
-        table = choice.open(spark, reporter)
+    with TrackedRun(_in_experiment_of(config.tracking, parent), name, run_dir, reporter=reporter) as run:
+        run.tags(_tags(info, selection.splits) | ({PARENT_TAG: parent.info.run_id} if parent is not None else {}))
+        table = selection.open(spark, reporter)
         run.dataset(table)
-        rows = sum(table.manifest.rows(split) for split in choice.splits)
-        reporter.say(f"evaluate: {info.uri} on {rows:,} rows ({', '.join(choice.splits)}) of table {table.uri}")
-        evaluating = time.monotonic()
-        found = evaluate(spark, [info], table, choice.splits)
-        seconds = time.monotonic() - evaluating
-        _record(run, found, table, choice.splits)
-        status = "FINISHED"
-    except (errors.Interrupted, KeyboardInterrupt):
-        status = "KILLED"
-        raise
-    except ConvoyError as error:
-        run.tags({"error": mask(str(error))[:500]})
-        raise
-    finally:
-        run.finish(status)
-        with suppress(OSError):
-            writeback.close(run_dir)
-    for warning in run.warnings:
-        reporter.warn(warning)
-    result = found.results[0]
+        rows = sum(table.manifest.rows(split) for split in selection.splits)
+        reporter.say(f"evaluate: {info.uri} on {rows:,} rows ({', '.join(selection.splits)}) of table {table.uri}")
+        evaluation_started = time.monotonic()
+        comparison = evaluate(spark, [info], table, selection.splits)
+        seconds = time.monotonic() - evaluation_started
+        _record(run, comparison, table, selection.splits)
+    result = comparison.results[0]
     return {
         "run_id": run.run_id,
         "parent_run_id": parent.info.run_id if parent is not None else "",
@@ -86,7 +67,7 @@ def run_evaluation(spark: SparkSession, choice: Choice, info: ModelInfo, reporte
         "note": table.manifest.note,
         "table": table.uri,
         "table_digest": table.manifest.digest,
-        "rows": {split: table.manifest.rows(split) for split in choice.splits},
+        "rows": {split: table.manifest.rows(split) for split in selection.splits},
         "test": {"loss": result.loss, "accuracy": result.accuracy, "rows": result.rows},
         "rows_per_second": round(result.rows / seconds),
         "seconds": {"evaluate": round(seconds, 2), "total": round(time.monotonic() - started, 2)},
@@ -98,20 +79,20 @@ def find_parent(info: ModelInfo, tracking_uri: str) -> "Run | None":
     if not info.run_id:
         return None
     try:
-        found = mlflow_client.connect(tracking_uri).get_run(info.run_id)
+        run = mlflow_client.connect(tracking_uri).get_run(info.run_id)
     except Exception:
         return None
-    return found if found.info.lifecycle_stage == "active" else None
+    return run if run.info.lifecycle_stage == "active" else None
 
 
-def _record(run: TrackedRun, found: Comparison, table: Table, splits: Sequence[Split]) -> None:
-    result, manifest = found.results[0], table.manifest
+def _record(run: TrackedRun, comparison: Comparison, table: Table, splits: Sequence[Split]) -> None:
+    result, manifest = comparison.results[0], table.manifest
     # Several splits together are recorded as a test set.
     prefix = splits[0] if len(splits) == 1 else "test"
     run.metrics({f"{prefix}/loss": result.loss, f"{prefix}/accuracy": result.accuracy}, step=0)
     rows = f"{result.rows:,} rows ({', '.join(splits)}) of **{manifest.dataset}**"
     run.tags({DESCRIPTION_TAG: f"Accuracy **{100 * result.accuracy:.2f} %** on {rows}, loss {result.loss:.4f}."})
-    figures = catalog.of_predictions(lambda: found.predictions, manifest.class_names, manifest.image.value_range)
+    figures = catalog.of_predictions(lambda: comparison.predictions, manifest.class_names, manifest.image.value_range)
     for name, draw in figures.items():
         run.figure(draw, name)
 
@@ -121,7 +102,7 @@ def _tags(info: ModelInfo, splits: Sequence[Split]) -> dict[str, str]:
     return {key: value for key, value in tags.items() if value}
 
 
-def _beside(tracking: TrackingConfig, parent: "Run | None") -> TrackingConfig:
+def _in_experiment_of(tracking: TrackingConfig, parent: "Run | None") -> TrackingConfig:
     """The tracking settings with the parent's experiment, because MLflow nests a run only within one experiment."""
     if parent is None:
         return tracking

@@ -104,7 +104,7 @@ class TrainingConsole:
             if value is not None:
                 parts.append(f"{name} {value:.4f}")
         parts.append(f"{moment.rows_per_second:,.0f} rows/s")
-        self._status.show(lambda width: terminal.fitted(parts, done / total, width))
+        self._status.show(done / total, "  ".join(parts))
 
     def _print(self, line: str) -> None:
         if self._status is not None:

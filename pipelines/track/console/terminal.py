@@ -1,14 +1,18 @@
-"""The terminal that a job was started from, and one line at its bottom that is drawn anew."""
+"""The terminal that a job was started from, and a progress bar at its bottom."""
 
+import contextlib
+import io
 import os
 import sys
-from collections.abc import Callable
+from typing import IO, TYPE_CHECKING, cast
 
 import psutil
 
-# A longer line would only make it harder to follow, and more likely to be wrapped when the window gets narrower.
-_LONGEST = 100
-_ERASE = "\r\x1b[K"
+if TYPE_CHECKING:
+    from rich.console import ConsoleDimensions
+    from rich.progress import Progress
+
+_WHOLE = 10_000
 
 
 def find() -> int | None:
@@ -16,7 +20,7 @@ def find() -> int | None:
 
     spark-submit runs the job's Python behind a pipe. The terminal is then the standard output of the JVM that is its parent.
     """
-    if os.environ.get("TERM", "dumb") == "dumb":
+    if os.environ.get("TERM", "dumb") in ("dumb", "unknown"):
         return None
     if sys.stdout.isatty():
         return os.dup(sys.stdout.fileno())
@@ -34,66 +38,91 @@ def find() -> int | None:
 
 
 class StatusLine:
-    """One line that is replaced by the next, below lines that stay.
+    """A progress bar below lines that stay. Nothing is buffered, and the window may change its width.
 
-    The terminal's width is asked each time, so a window may change its size. Nothing is buffered: what is written is seen.
+    rich is imported with the first progress, so that no job starts later because of it.
     """
 
     def __init__(self, terminal: int) -> None:
-        self._terminal = terminal
-        self._draw: Callable[[int], str] | None = None
+        self._file = _TerminalFile(terminal)
+        self._progress: Progress | None = None
 
-    def show(self, draw: Callable[[int], str]) -> None:
-        """`draw` is given a width and returns a line that is not longer."""
-        self._draw = draw
-        self._write(_ERASE + draw(self._width()))
+    def show(self, share: float, text: str) -> None:
+        """Draw the bar anew.
+
+        Args:
+            share: what is done, 0..1.
+            text: stands beside the bar, the most important first: in a narrow window its end is cut off.
+        """
+        if self._progress is None:
+            self._progress = self._new_progress()
+            self._progress.add_task(text, total=_WHOLE, completed=int(share * _WHOLE))
+            self._progress.start()
+            # Otherwise it would stay hidden after a kill.
+            self._progress.console.show_cursor()
+        else:
+            self._fit(self._progress)
+            self._progress.update(self._progress.task_ids[0], completed=int(share * _WHOLE), description=text, refresh=True)
 
     def print(self, line: str) -> None:
-        """A line that stays, above the one that is drawn anew."""
-        if self._draw is None:
-            self._write(f"{line}\n")
+        """A line that stays, above the bar."""
+        if self._progress is None:
+            self._file.write(f"{line}\n")
         else:
-            self._write(f"{_ERASE}{line}\n{self._draw(self._width())}")
+            self._fit(self._progress)
+            self._progress.console.print(line, soft_wrap=True, markup=False, emoji=False)
 
     def close(self) -> None:
-        """Take the line away."""
-        if self._draw is not None:
-            self._draw = None
-            self._write(_ERASE)
+        """Take the bar away."""
+        if self._progress is not None:
+            self._fit(self._progress)
+            self._progress.stop()
+            self._progress = None
 
-    def _width(self) -> int:
+    def _new_progress(self) -> "Progress":
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        console = Console(file=cast("IO[str]", self._file), force_terminal=True, legacy_windows=False, highlight=False)
+        progress = Progress(
+            BarColumn(style="bright_black", complete_style="cyan", finished_style="green"),
+            TextColumn("{task.description}", markup=False),
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._fit(progress)
+        return progress
+
+    def _fit(self, progress: "Progress") -> None:
+        # rich would ask the standard streams, which under spark-submit are pipes.
+        progress.console.size = self._file.size
+
+
+class _TerminalFile(io.TextIOBase):
+    """A terminal as a file that never fails: a window that was closed ends no job, whose logs and run tell the rest."""
+
+    encoding = "utf-8"
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @property
+    def size(self) -> "ConsoleDimensions":
+        from rich.console import ConsoleDimensions
+
         try:
-            columns = os.get_terminal_size(self._terminal).columns
+            columns, lines = os.get_terminal_size(self._descriptor)
         except OSError:
-            columns = 0
+            columns, lines = 0, 0
         # A character in the last column would make some terminals begin a new line.
-        return min((columns or 80) - 1, _LONGEST)
+        return ConsoleDimensions(max((columns or 80) - 1, 1), lines or 25)
 
-    def _write(self, text: str) -> None:
+    def write(self, text: str) -> int:
         data = text.encode()
-        try:
+        with contextlib.suppress(OSError):
             while data:
-                data = data[os.write(self._terminal, data) :]
-        except OSError:
-            # The window was closed. The job goes on; its logs and its run tell the rest.
-            self._draw = None
-
-
-def fitted(parts: list[str], share: float, width: int) -> str:
-    """A progress line: as many of the parts as there is room for, the first ones first, and a bar in what is left.
-
-    Args:
-        parts: texts, the most important first.
-        share: what is done, 0..1.
-        width: the longest line allowed.
-    """
-    line = parts[0][:width]
-    for part in parts[1:]:
-        if len(line) + 2 + len(part) <= width:
-            line = f"{line}  {part}"
-    room = width - len(line) - 4
-    if room < 8:
-        return line
-    length = min(room, 40)
-    done = int(length * min(max(share, 0.0), 1.0))
-    return f"[{'=' * done}{'>' if done < length else ''}{' ' * (length - done - 1)}]  {line}"
+                data = data[os.write(self._descriptor, data) :]
+        return len(text)

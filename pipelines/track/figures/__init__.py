@@ -1,4 +1,4 @@
-"""Figures of a run. Each module answers one question: a pure function of numbers gives the picture and the numbers it shows.
+"""Figures of a run. Each module answers one question: a pure function of numbers returns the picture and the numbers it shows.
 
-Nothing here needs TensorFlow or MLflow. `predictions` draws all that a set of predictions can tell.
+Nothing here needs TensorFlow or MLflow.
 """

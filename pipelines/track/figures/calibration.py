@@ -48,7 +48,7 @@ def binned(labels: npt.NDArray[Any], probabilities: npt.NDArray[Any], bins: int 
 def expected_calibration_error(labels: npt.NDArray[Any], probabilities: npt.NDArray[Any], bins: int = BINS) -> float:
     """From 0, perfect, to 1."""
     found = binned(labels, probabilities, bins)
-    return float(np.sum(found.rows * np.abs(found.accuracy - found.confidence)) / max(found.rows.sum(), 1))
+    return float(np.sum(found.rows * np.abs(found.accuracy - found.confidence)) / max(int(found.rows.sum()), 1))
 
 
 def draw(labels: npt.NDArray[Any], probabilities: npt.NDArray[Any]) -> Drawing:

@@ -92,7 +92,8 @@ def displayable(image: npt.NDArray[Any], value_range: tuple[float, float]) -> np
     """An image [height, width, channels] as 0..1 for showing: grey [height, width], or colours where it has three channels."""
     low, high = value_range
     scaled = np.clip((image.astype(np.float32) - low) / (high - low), 0, 1)
-    return scaled if scaled.shape[-1] == 3 else scaled.mean(axis=-1)
+    shown: npt.NDArray[np.float32] = scaled if scaled.shape[-1] == 3 else scaled.mean(axis=-1)
+    return shown
 
 
 def shortened(name: str, length: int) -> str:

@@ -92,7 +92,7 @@ def save(run_dir: Path, name: str, **arrays: npt.NDArray[Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f".{name}.npz"
     with unfinished.open("wb") as file:
-        np.savez(atomic.Sequential(file), **arrays)
+        np.savez(atomic.Sequential(file), **arrays)  # type: ignore[arg-type, unused-ignore]
     atomic.replace(unfinished, folder / f"{name}.npz")
 
 

@@ -1,4 +1,4 @@
-"""From a checkpoint to a training, and back."""
+"""Restores a training from a checkpoint, and collects what a checkpoint holds."""
 
 import math
 from collections.abc import Callable
@@ -13,21 +13,19 @@ from pipelines.train.checkpoint.store import State
 from pipelines.train.checkpoint.training_progress import TrainingProgress
 from pipelines.train.checkpoint.writer import CheckpointWriter
 from pipelines.train.optim.loss_scale import base_optimizer
+from pipelines.train.worker_setup import WorkerSetup
 
 
-def restore_training(
-    model: keras.Model, path: Path | None, steps: int, workers: int, batch_size_per_worker: int
-) -> TrainingProgress:
-    """Give a network the state of a checkpoint.
+def restore_training(model: keras.Model, path: Path | None, setup: WorkerSetup) -> TrainingProgress:
+    """Restore the state of a checkpoint into a model.
 
     Args:
-        model: compiled, its optimizer built.
-        path: of the checkpoint's description; None leaves the network as it is.
-        steps: steps in an epoch, now.
-        workers, batch_size_per_worker: as they are now.
+        model: a compiled model whose optimizer is built.
+        path: description file of the checkpoint; None leaves the model as it is.
+        setup: the current workers, batch size and steps per epoch.
 
     Returns:
-        where the training goes on.
+        the progress to resume from.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or of another network or optimizer.
@@ -37,10 +35,12 @@ def restore_training(
     checkpoint = store.verify(path)
     stored = checkpoint.state
     best = state.restore(model, model.optimizer, store.read_arrays(checkpoint))
-    same = (stored.workers, stored.batch_size_per_worker, stored.steps_per_epoch) == (workers, batch_size_per_worker, steps)
+    steps = setup.steps_per_epoch
+    before = stored.workers, stored.batch_size_per_worker, stored.steps_per_epoch
+    same = before == (setup.workers, setup.batch_size_per_worker, steps)
     step = stored.step if same else stored.step * steps // stored.steps_per_epoch
     if not same:
-        # The schedule counts steps. With other ones, the same share of the training is behind us.
+        # The schedule counts steps: keep the completed share of the training.
         base_optimizer(model.optimizer).iterations.assign(stored.epoch * steps + step)
     return TrainingProgress(
         epoch=stored.epoch,
@@ -54,22 +54,22 @@ def restore_training(
 
 
 def report_history(spool: SpoolWriter, training_progress: TrainingProgress) -> None:
-    """Report what epochs of a checkpoint came to where the spool does not have it.
+    """Report the metrics of a checkpoint's epochs that the spool lacks.
 
-    Its last second can be lost with a node, or with its supervisor, where the run folder takes no appends
+    The spool's last second can be lost with a node or a supervisor, where the run folder takes no appends
     (`pipelines.system.writeback`).
     """
-    told = {event.values.epoch for event in spool.written() if isinstance(event.values, EpochEnd)}
+    reported = {event.values.epoch for event in spool.written() if isinstance(event.values, EpochEnd)}
     for epoch, metrics in enumerate(training_progress.history, 1):
-        if epoch not in told:
+        if epoch not in reported:
             spool.write(EpochEnd(epoch, metrics))
 
 
 def checkpoint_saver(
-    writer: CheckpointWriter | None, config: Config, table_key: str, model: keras.Model, steps: int, workers: int
+    writer: CheckpointWriter | None, config: Config, table_key: str, model: keras.Model, setup: WorkerSetup
 ) -> Callable[[TrainingProgress, bool], None]:
-    """What `EpochCallback` calls to have a checkpoint written. Without a writer, as on all ranks but 0, it does nothing."""
-    # Not where the run is recorded: that may hold a password.
+    """The `save` function of `EpochCallback`. Without a writer, as on all ranks but 0, it does nothing."""
+    # Without the tracking settings, which may hold a password.
     flat = {key: value for key, value in config.flat().items() if not key.startswith("tracking.")}
     settings = {key: list(value) if isinstance(value, tuple) else value for key, value in flat.items()}
 
@@ -78,12 +78,12 @@ def checkpoint_saver(
             writer.enabled if final else writer.due(training_progress.epoch, _is_last(training_progress, config))
         ):
             return
-        state_now = State(
+        current = State(
             epoch=training_progress.epoch,
             step=training_progress.step,
-            steps_per_epoch=steps,
-            workers=workers,
-            batch_size_per_worker=config.training.batch_size_per_worker,
+            steps_per_epoch=setup.steps_per_epoch,
+            workers=setup.workers,
+            batch_size_per_worker=setup.batch_size_per_worker,
             learning_rate=float(model.optimizer.learning_rate),
             network=config.model.name,
             optimizer=config.training.optimizer,
@@ -96,7 +96,7 @@ def checkpoint_saver(
             dropout_calls=training_progress.dropout_calls,
             weights_sha256=training_progress.weights_sha256 if training_progress.step == 0 else "",
         )
-        writer.save(state_now, state.collect(model, model.optimizer, training_progress.best_weights))
+        writer.save(current, state.collect(model, model.optimizer, training_progress.best_weights))
         if final:
             writer.finish()
 

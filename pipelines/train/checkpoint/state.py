@@ -1,4 +1,4 @@
-"""What changes while a network trains, as arrays: weights, optimizer state, and where the random generators stand."""
+"""The state of a training as arrays (weights and optimizer state), and its random generators."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ Weights = Sequence[npt.NDArray[np.float32]]
 
 
 def collect(model: keras.Model, optimizer: keras.optimizers.Optimizer, best: Weights | None) -> Arrays:
-    """Copies of everything that a training goes on from, named for a checkpoint."""
+    """Copies of weights, optimizer state and best weights, under the names that a checkpoint gives them."""
     arrays = {f"weights/{number:04d}": _copy(variable) for number, variable in enumerate(model.weights)}
     arrays |= {f"optimizer/{number:04d}": _copy(variable) for number, variable in enumerate(optimizer.variables)}
     arrays |= {f"best/{number:04d}": array for number, array in enumerate(best or ())}
@@ -21,17 +21,17 @@ def collect(model: keras.Model, optimizer: keras.optimizers.Optimizer, best: Wei
 
 
 def restore(model: keras.Model, optimizer: keras.optimizers.Optimizer, arrays: Arrays) -> Weights | None:
-    """Put back what `collect` took. Returns the best weights, where there were some.
+    """Restore what `collect` returned. Returns the best weights, or None if there were none.
 
     Raises:
-        CheckpointError: the arrays are those of another network or optimizer.
+        CheckpointError: the arrays belong to another network or optimizer.
     """
     for kind, variables in (("weights", model.weights), ("optimizer", optimizer.variables)):
         stored = _of_kind(arrays, kind)
         if [array.shape for array in stored] != [tuple(variable.shape) for variable in variables]:
             raise CheckpointError(
-                f"the checkpoint's {kind} are not those of {model.name} with {optimizer.name}; "
-                "resume with the network, optimizer and kind of average it was written with, or start a new run"
+                f"the checkpoint's {kind} do not match {model.name} with {optimizer.name}; "
+                "resume with the network, optimizer and weight averaging it was written with, or start a new run"
             )
         for variable, array in zip(variables, stored, strict=True):
             variable.assign(array)
@@ -39,27 +39,27 @@ def restore(model: keras.Model, optimizer: keras.optimizers.Optimizer, arrays: A
 
 
 class RandomGenerators:
-    """The seeds of dropout and the like: a function of seed, rank and epoch, so that any epoch can be repeated alone."""
+    """A network's random generators, as of dropout. Seeded by seed, rank and epoch, so that any epoch can be repeated alone."""
 
     def __init__(self, model: keras.Model, seed: int, rank: int) -> None:
-        # Keras counts them among the variables but not among the weights.
+        # Keras lists them among the model's variables, but not among its weights.
         self._states = [variable for variable in model.variables if "seed_generator_state" in variable.name]
         self._entropy = (seed, rank)
 
     def begin(self, epoch: int, calls: Sequence[int] = ()) -> None:
-        """Set them for an epoch, counted from 0.
+        """Seed the generators for an epoch.
 
         Args:
-            epoch: the one that begins.
-            calls: how often each was asked in this epoch before, where it is not begun at its first step.
+            epoch: number of the epoch, from 0.
+            calls: calls of each generator so far, if the epoch is resumed after its first step.
         """
         for number, state in enumerate(self._states):
             start = np.random.SeedSequence((*self._entropy, epoch, number)).generate_state(1)[0] >> 1
             state.assign(np.array([start, calls[number] if number < len(calls) else 0], dtype=state.dtype))
 
     def calls(self) -> tuple[int, ...]:
-        """How often each was asked since the epoch began; the same on all ranks."""
-        # A call adds one to the second value (keras.random.SeedGenerator.next).
+        """Calls of each generator since the start of the epoch; the same on all ranks."""
+        # keras.random.SeedGenerator.next increments the second value.
         return tuple(int(_copy(state)[1]) for state in self._states)
 
 

@@ -1,8 +1,8 @@
-"""Checkpoints on disk: what a training needs to go on where it was. Needs numpy only, so the driver reads them too.
+"""Checkpoints on disk. Needs numpy but not TensorFlow, so the driver reads them, too.
 
 A checkpoint is two files in `RUN_DIR/checkpoints`: the arrays, a plain `.npz` that is read with `allow_pickle=False`, and a JSON
-description that names the arrays' file, its size and its SHA-256, and carries a SHA-256 of its own. Each file is written under
-another name, brought to disk, and renamed; the description comes last. A checkpoint without one does not exist.
+description with the name, size and SHA-256 of the arrays' file, and a SHA-256 of itself. Each file is written under a temporary
+name, flushed to disk, and renamed; the description comes last. A checkpoint without a description does not exist.
 """
 
 import dataclasses
@@ -31,63 +31,63 @@ _ASIDE = "set-aside"
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """Everything about a training but its arrays. Plain data."""
+    """Everything about a training except its arrays. Plain data."""
 
     epoch: int
-    """Epochs that are complete."""
+    """Number of complete epochs."""
     step: int
-    """Steps of the next epoch that are complete; more than 0 when the training was stopped inside an epoch."""
+    """Number of complete steps of the next epoch; more than 0 if the training was stopped inside an epoch."""
     steps_per_epoch: int
     workers: int
     batch_size_per_worker: int
     learning_rate: float
-    """At this point of the schedule."""
+    """Learning rate at this point of the schedule."""
     network: str
     optimizer: str
     shapes: tuple[tuple[int, ...], ...]
-    """Of the weights, in the network's order."""
+    """Shapes of the weights, in the network's order."""
     table_key: str
     """The `key` of the table's manifest."""
     settings: dict[str, Any]
-    """`Config.flat()`, without its section `tracking`."""
+    """`Config.flat()` without the section `tracking`."""
     history: tuple[dict[str, float], ...]
     """The metrics of each complete epoch."""
     best_epoch: int
     best_loss: float | None
     dropout_calls: tuple[int, ...]
-    """How often each random generator of the network was asked since the epoch began; the same on all ranks."""
+    """Calls of each of the network's random generators since the start of the epoch; the same on all ranks."""
     weights_sha256: str
 
     @property
     def position(self) -> str:
-        """For people: `epoch 3`, or `epoch 3, step 17`."""
+        """Position for display: `epoch 3`, or `epoch 3, step 17`."""
         return f"epoch {self.epoch}, step {self.step}" if self.step else f"epoch {self.epoch}"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose files were found whole."""
+    """A verified checkpoint."""
 
     path: Path
-    """Its description."""
+    """The description file."""
     arrays_path: Path
     state: State
 
 
 def write(run_dir: Path, state: State, arrays: Arrays, keep: int) -> Path:
-    """Write a checkpoint and remove the oldest beyond `keep`.
+    """Write a checkpoint, and remove all but the newest `keep`.
 
     Args:
-        run_dir: the run's folder.
-        state: what describes the training.
+        run_dir: the run folder.
+        state: description of the training.
         arrays: any dtype that numpy stores without pickle. Floating-point values must be finite.
-        keep: how many checkpoints stay.
+        keep: number of checkpoints to keep.
 
     Returns:
-        the path of the description.
+        path of the description file.
 
     Raises:
-        CheckpointError: a value is not finite, or the disk does not take it. Earlier checkpoints are as they were.
+        CheckpointError: a value is not finite, or the checkpoint cannot be written. Earlier checkpoints are unchanged.
     """
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -98,10 +98,10 @@ def write(run_dir: Path, state: State, arrays: Arrays, keep: int) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = folder / f".{description.stem}.{os.getpid()}.npz"
         with unfinished.open("wb") as file:
-            np.savez(atomic.Sequential(file), **arrays)
+            np.savez(atomic.Sequential(file), **arrays)  # type: ignore[arg-type, unused-ignore]
             atomic.flush_to_disk(file)
         written = fingerprint(unfinished)
-        # Under a name of its own, so that a checkpoint that is written again is whole at any moment.
+        # Named by content, so that a checkpoint that is written again is complete at all times.
         data = folder / f"{description.stem}-{written.sha256[:12]}.npz"
         atomic.replace(unfinished, data)
         payload = {
@@ -120,18 +120,18 @@ def write(run_dir: Path, state: State, arrays: Arrays, keep: int) -> Path:
 
 
 def available(run_dir: Path) -> list[Path]:
-    """The descriptions of all checkpoints of a run, whole or not, the newest first."""
-    found = [path for path in (run_dir / CHECKPOINT_FOLDER).glob("epoch-*.json") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: path.name, reverse=True)
+    """Description files of all checkpoints of a run, newest first, without checking them."""
+    paths = [path for path in (run_dir / CHECKPOINT_FOLDER).glob("epoch-*.json") if _NAME.fullmatch(path.name)]
+    return sorted(paths, key=lambda path: path.name, reverse=True)
 
 
 def newest(run_dir: Path, report: Callable[[str], None] | None = None, not_after: Path | None = None) -> Checkpoint | None:
-    """The newest checkpoint of a run that is whole.
+    """The newest checkpoint of a run that is intact; None if there is none.
 
     Args:
-        run_dir: the run's folder.
-        report: is given a line for each newer checkpoint that had to be skipped.
-        not_after: the description of the newest one that is wanted.
+        run_dir: the run folder.
+        report: called with a message for each newer checkpoint that was skipped because it is damaged.
+        not_after: description file; newer checkpoints are ignored.
     """
     for path in available(run_dir):
         if not_after is not None and path.name > not_after.name:
@@ -148,18 +148,18 @@ def verify(path: Path) -> Checkpoint:
     """Check a checkpoint's files against their checksums.
 
     Args:
-        path: its description.
+        path: the description file.
 
     Raises:
         CheckpointError: a file is missing, damaged, or of another format version.
     """
     state, data, sha256 = _describe(path)
     try:
-        found = fingerprint(data)
+        digest = fingerprint(data).sha256
     except OSError as error:
         raise CheckpointError(f"checkpoint {path}: {data.name} cannot be read ({error.strerror})") from error
-    if found.sha256 != sha256:
-        raise CheckpointError(f"checkpoint {path}: {data.name} is damaged (its SHA-256 is not the one recorded)")
+    if digest != sha256:
+        raise CheckpointError(f"checkpoint {path}: {data.name} is damaged (its SHA-256 differs from the recorded one)")
     return Checkpoint(path, data, state)
 
 
@@ -178,7 +178,7 @@ def read_arrays(checkpoint: Checkpoint) -> Arrays:
 
 
 def set_aside_after(run_dir: Path, chosen: Path) -> list[Path]:
-    """Move checkpoints newer than `chosen` out of the way, into a folder beside them: they belong to a past that is given up."""
+    """Move checkpoints newer than `chosen` into a subfolder: resuming from `chosen` abandons that part of the training."""
     newer = [path for path in available(run_dir) if path.parent == chosen.parent and path.name > chosen.name]
     aside = run_dir / CHECKPOINT_FOLDER / _ASIDE
     for path in newer:
@@ -190,17 +190,17 @@ def set_aside_after(run_dir: Path, chosen: Path) -> list[Path]:
 
 
 def _describe(path: Path) -> tuple[State, Path, str]:
-    """State, file of the arrays, and the SHA-256 it should have."""
+    """State, path of the arrays, and their recorded SHA-256."""
     try:
-        whole = json.loads(path.read_text(encoding="utf-8"))
-        payload: dict[str, Any] = whole["payload"]
-        recorded = whole["sha256"]
+        description = json.loads(path.read_text(encoding="utf-8"))
+        payload: dict[str, Any] = description["payload"]
+        recorded = description["sha256"]
     except OSError as error:
         raise CheckpointError(f"checkpoint {path}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"checkpoint {path}: damaged (not a description of a checkpoint)") from error
     if json_sha256(payload) != recorded:
-        raise CheckpointError(f"checkpoint {path}: damaged (its SHA-256 is not the one recorded)")
+        raise CheckpointError(f"checkpoint {path}: damaged (its SHA-256 differs from the recorded one)")
     if payload["format_version"] != FORMAT_VERSION:
         raise CheckpointError(
             f"checkpoint {path}: has format version {payload['format_version']}, this program reads {FORMAT_VERSION}"
@@ -218,7 +218,7 @@ def _prune(folder: Path, keep: int) -> None:
     for data in folder.glob("epoch-*.npz"):
         if data.name not in kept:
             data.unlink()
-    # What a writer that was killed left behind.
+    # Leftovers of a writer that was killed.
     for unfinished in folder.glob(".epoch-*"):
         unfinished.unlink()
 

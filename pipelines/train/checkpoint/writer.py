@@ -1,4 +1,4 @@
-"""When rank 0 takes a checkpoint, and how it is written while training goes on."""
+"""Decides when rank 0 writes a checkpoint, and writes it while training continues."""
 
 import threading
 from pathlib import Path
@@ -9,11 +9,11 @@ from pipelines.train.checkpoint.store import Arrays, State
 
 
 class CheckpointWriter:
-    """Writes one checkpoint at a time on a thread of its own. For rank 0.
+    """Writes one checkpoint at a time on a background thread. For rank 0.
 
     Args:
-        run_dir: the run's folder.
-        settings: how often, and how many stay.
+        run_dir: the run folder.
+        settings: how often to write checkpoints, and how many to keep.
     """
 
     def __init__(self, run_dir: Path, settings: CheckpointConfig) -> None:
@@ -23,7 +23,7 @@ class CheckpointWriter:
         self._error: Exception | None = None
 
     def due(self, epoch: int, last: bool) -> bool:
-        """Whether a checkpoint is to be written after this epoch, counted from 1."""
+        """Whether to write a checkpoint after this epoch, counted from 1."""
         every = self._settings.every_epochs
         return every > 0 and (last or epoch % every == 0)
 
@@ -32,10 +32,10 @@ class CheckpointWriter:
         return self._settings.every_epochs > 0
 
     def save(self, state: State, arrays: Arrays) -> None:
-        """Begin to write; the arrays must not be changed afterwards.
+        """Start writing a checkpoint; the arrays must not be changed afterwards.
 
         Raises:
-            CheckpointError: the checkpoint before this one could not be written.
+            CheckpointError: the previous checkpoint could not be written.
         """
         self.finish()
         self._thread = threading.Thread(target=self._write, args=(state, arrays), name="checkpoint")
@@ -45,14 +45,14 @@ class CheckpointWriter:
         """Wait for the last checkpoint.
 
         Raises:
-            CheckpointError: it could not be written.
+            CheckpointError: the checkpoint could not be written.
         """
         self.wait()
         if self._error is not None:
             raise self._error
 
     def wait(self) -> None:
-        """As `finish`, for a training that has failed by itself: its own error is the one that counts."""
+        """Wait for the last checkpoint without raising its error, for a training that has failed with an error of its own."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None

@@ -1,14 +1,14 @@
-"""The mean gradient of ranks that share a machine, through its memory.
+"""Allreduce of gradients through shared memory, for ranks on one machine.
 
-Horovod's Gloo sends all through sockets, with threads of its own that take the processor from those that compute: one of them
-turns in a circle as long as another, which waits for the processor, holds a lock. On two cores a step of `convnet` takes 7 ms
-where ranks do not talk, 17 with Horovod's reduction and 10 with this one (benchmarks/README.md). Horovod does all else, and this,
-too, where ranks are on more than one machine, have GPUs or send compressed gradients.
+Horovod's Gloo sends everything through sockets, with threads of its own that take CPU time from computation: one of them spins
+while another, which waits for the CPU, holds a lock. On two cores a step of `convnet` takes 7 ms without communication, 17 ms
+with Horovod's allreduce and 10 ms with this one (benchmarks/README.md). Horovod does everything else, and gradients, too, if
+ranks are on more than one machine, have GPUs, or compress gradients.
 
-Each rank writes its gradient to a place of its own, sends a byte to every other rank, waits for one from each, and adds up in the
-order of the ranks, so that all come to the same bits. Of every place there are two, used in turn: who writes to the first again
-has heard from all others that they have written to the second, so they have read the first. A rank that ends closes its sockets,
-which the others notice at once.
+Each rank writes its gradient to its own buffer, sends a byte to every other rank, waits for a byte from each, and sums the
+buffers in rank order, so that all ranks get the same bits. There are two sets of buffers, used in turn: a rank that writes to the
+first set again has heard that all others have written to the second, so they have read the first. A rank that exits closes its
+sockets, which the others notice at once.
 """
 
 import contextlib
@@ -29,33 +29,33 @@ from pipelines import progress
 from pipelines.config import Config
 from pipelines.system import local_socket
 
-GONE = "Connection closed by peer: another rank of this machine has ended"
-# Horovod then only compares and adds up, some times an epoch, and asks more seldom whether there is something to do.
+PEER_EXITED = "Connection closed by peer: another rank of this machine has ended"
+# Horovod is then used only a few times an epoch, so it can poll for work less often.
 CYCLE_MILLISECONDS = 10
-_MEETING_SECONDS = 60.0
-_TURNS = 2
-_NUMBER = struct.Struct("I")
+_CONNECT_SECONDS = 60.0
+_NUM_BUFFERS = 2
+_RANK_STRUCT = struct.Struct("I")
 
 Gradient = npt.NDArray[np.float32]
 
 
 def is_usable(config: Config) -> bool:
-    """These ranks can and are to do without Horovod for gradients. Can be asked before `hvd.init()`; all ranks say the same."""
-    size, local = (int(os.environ.get(name, "1")) for name in ("HOROVOD_SIZE", "HOROVOD_LOCAL_SIZE"))
+    """Whether the ranks can and should average gradients without Horovod. Works before `hvd.init()`; equal on all ranks."""
+    size, local_size = (int(os.environ.get(name, "1")) for name in ("HOROVOD_SIZE", "HOROVOD_LOCAL_SIZE"))
     has_gpu = any(Path("/dev").glob("nvidia[0-9]*"))
-    together = 1 < size == local and sys.platform == "linux" and not has_gpu
-    return together and config.launch.shared_memory and config.training.compression == "none"
+    possible = 1 < size == local_size and sys.platform == "linux" and not has_gpu
+    return possible and config.launch.shared_memory and config.training.compression == "none"
 
 
 class SharedMemoryReducer:
-    """The other ranks, all on this machine. Every rank makes one at the same time, after `hvd.init()`."""
+    """Averages gradients with the other ranks, all on this machine. All ranks create one at the same time, after `hvd.init()`."""
 
     def __init__(self) -> None:
         self._rank, self._size = hvd.rank(), hvd.size()
-        with progress.waiting("meeting the ranks of this machine"), _naming_the_end():
-            self._peers = _meet(self._rank, self._size)
-        self._places: npt.NDArray[np.float32] | None = None
-        self._turn = 0
+        with progress.waiting("connecting to the other ranks on this machine"), _peer_errors():
+            self._peers = _connect_peers(self._rank, self._size)
+        self._buffers: npt.NDArray[np.float32] | None = None
+        self._next = 0
 
     def allreduce_mean(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """The mean over ranks of each gradient, float32."""
@@ -65,30 +65,30 @@ class SharedMemoryReducer:
         return [tf.reshape(part, gradient.shape) for part, gradient in zip(parts, gradients, strict=True)]
 
     def mean(self, values: Gradient) -> Gradient:
-        """The mean over ranks, [n]; n is the same at each call.
+        """The mean over ranks of an array [n]; n must be the same in each call.
 
         Raises:
-            ConnectionError: another rank has ended.
+            ConnectionError: another rank has exited.
         """
-        with progress.waiting("averaging gradients"), _naming_the_end():
-            if self._places is None:
-                self._places = self._share(len(values))
-            places, self._turn = self._places[self._turn], (self._turn + 1) % _TURNS
-            np.copyto(places[self._rank], values)
+        with progress.waiting("averaging gradients"), _peer_errors():
+            if self._buffers is None:
+                self._buffers = self._map_buffers(len(values))
+            buffers, self._next = self._buffers[self._next], (self._next + 1) % _NUM_BUFFERS
+            np.copyto(buffers[self._rank], values)
             for peer in self._peers.values():
                 peer.sendall(b"\0")
             for peer in self._peers.values():
                 if not peer.recv(1):
-                    raise ConnectionError(GONE)
-        total: Gradient = np.add.reduce(places, axis=0)
+                    raise ConnectionError(PEER_EXITED)
+        total: Gradient = np.add.reduce(buffers, axis=0)
         total *= np.float32(1 / self._size)
         return total
 
-    def _share(self, length: int) -> npt.NDArray[np.float32]:
-        """Memory [turns, ranks, length] that all have."""
-        shape = (_TURNS, self._size, length)
+    def _map_buffers(self, length: int) -> npt.NDArray[np.float32]:
+        """Memory [_NUM_BUFFERS, ranks, length], shared by all ranks."""
+        shape = (_NUM_BUFFERS, self._size, length)
         if self._rank == 0:
-            # Not a file in /dev/shm, which containers keep small.
+            # Not a file in /dev/shm, which is small in containers.
             fd = os.memfd_create("convoy-gradients")
             os.ftruncate(fd, np.dtype(np.float32).itemsize * int(np.prod(shape)))
             for peer in self._peers.values():
@@ -96,40 +96,40 @@ class SharedMemoryReducer:
         else:
             _, fds, *_ = socket.recv_fds(self._peers[0], 1, 1)
             if not fds:
-                raise ConnectionError(GONE)
+                raise ConnectionError(PEER_EXITED)
             fd = fds[0]
         memory = mmap.mmap(fd, 0)
         os.close(fd)
         return np.frombuffer(memory, np.float32).reshape(shape)
 
 
-def _meet(rank: int, size: int) -> dict[int, socket.socket]:
-    """Connections to all other ranks, by rank."""
+def _connect_peers(rank: int, size: int) -> dict[int, socket.socket]:
+    """Connect to all other ranks. Returns the sockets by rank."""
     peers = {}
     with socket.socket(socket.AF_UNIX) as listener:
         name = local_socket.new_name()
         listener.bind(local_socket.address(name))
         listener.listen(size)
-        listener.settimeout(_MEETING_SECONDS)
+        listener.settimeout(_CONNECT_SECONDS)
         names = hvd.allgather_object(name)
         for other in range(rank):
             peers[other] = socket.socket(socket.AF_UNIX)
             peers[other].connect(local_socket.address(names[other]))
-            peers[other].sendall(_NUMBER.pack(rank))
+            peers[other].sendall(_RANK_STRUCT.pack(rank))
         while len(peers) < size - 1:
             connection, _ = listener.accept()
             if local_socket.is_ours(connection):
                 connection.settimeout(None)
-                peers[_NUMBER.unpack(connection.recv(_NUMBER.size))[0]] = connection
+                peers[_RANK_STRUCT.unpack(connection.recv(_RANK_STRUCT.size))[0]] = connection
             else:
                 connection.close()
     return peers
 
 
 @contextlib.contextmanager
-def _naming_the_end() -> Iterator[None]:
-    """Say of a connection that broke, or was not made in time, what the driver takes for an effect."""
+def _peer_errors() -> Iterator[None]:
+    """Report a broken or missing connection by the message that the driver treats as an effect of another rank's failure."""
     try:
         yield
     except (ConnectionError, TimeoutError) as error:
-        raise ConnectionError(GONE) from error
+        raise ConnectionError(PEER_EXITED) from error

@@ -1,7 +1,7 @@
-"""Dropout (Srivastava et al. 2014, JMLR 15) that draws a byte for each value instead of a number.
+"""Dropout (Srivastava et al. 2014, JMLR 15) that draws a random byte for each value instead of a float.
 
-Keras draws a floating-point number and compares it with the rate, which takes a CPU a third of a small network's step. A byte is
-as good where 256 times the rate is whole, as for 0.25, 0.5 and 0.75; else two bytes are, to 1/65,536.
+Keras draws a float and compares it with the rate, which takes a third of a small network's step on a CPU. A byte is exact if 256
+times the rate is an integer, as for 0.25, 0.5 and 0.75; otherwise two bytes are drawn, which represent the rate to 1/65,536.
 """
 
 import keras
@@ -11,7 +11,10 @@ _WORD_BITS = 32
 
 
 def use_byte_dropout(model: keras.Model) -> list[str]:
-    """Change a network's dropout layers in place, and give their names. For training only: a saved model must not hold them."""
+    """Replace a network's dropout layers in place, and return their names.
+
+    For training only: a saved model must not contain them.
+    """
     layers = [layer for layer in model.layers if type(layer) is keras.layers.Dropout and not layer.noise_shape and layer.rate]
     for layer in layers:
         layer.__class__ = ByteDropout
@@ -19,7 +22,7 @@ def use_byte_dropout(model: keras.Model) -> list[str]:
 
 
 class ByteDropout(keras.layers.Dropout):
-    """As Keras' dropout, with other random numbers of the same generator."""
+    """Keras' dropout with different random numbers from the same generator."""
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         if not training:
@@ -28,9 +31,9 @@ class ByteDropout(keras.layers.Dropout):
         dropped = round(self.rate * 2**bits)
         per_word, shape = _WORD_BITS // bits, tf.shape(inputs)
         words = -(-tf.reduce_prod(shape) // per_word)
-        # The generator counts calls, which checkpoints hold.
+        # The generator counts its calls, and checkpoints keep the count.
         seed = tf.cast(self.seed_generator.next(), tf.int32)
-        drawn = tf.random.stateless_uniform([words], seed, minval=None, maxval=None, dtype=tf.uint32)
-        drawn = tf.reshape(tf.bitcast(drawn, kind), [-1])[: tf.reduce_prod(shape)]
-        kept = tf.cast(tf.reshape(drawn, shape) >= tf.constant(dropped, kind), inputs.dtype)
+        bytes_drawn = tf.random.stateless_uniform([words], seed, minval=None, maxval=None, dtype=tf.uint32)
+        bytes_drawn = tf.reshape(tf.bitcast(bytes_drawn, kind), [-1])[: tf.reduce_prod(shape)]
+        kept = tf.cast(tf.reshape(bytes_drawn, shape) >= tf.constant(dropped, kind), inputs.dtype)
         return inputs * (kept * tf.cast(2**bits / (2**bits - dropped), inputs.dtype))

@@ -1,8 +1,8 @@
-"""Adam's update in one operation over each weight (Kingma and Ba 2014, arXiv:1412.6980, in the form before its section 2.1).
+"""Adam's update as one operation per weight (Kingma and Ba 2014, arXiv:1412.6980, in the form given just before section 2.1).
 
-Keras writes it as some twenty operations, each of which reads and writes arrays as large as the weights: a tenth of the step of a
-small network on a CPU. Rounding apart the update is the same; 1 - 0.999 in float32, as TensorFlow has it, is 0.001 less 1.3e-5
-of it.
+Keras composes it of some twenty operations, each of which reads and writes arrays as large as the weights: a tenth of a small
+network's step on a CPU. The update is the same up to rounding; 1 - 0.999, which TensorFlow computes in float32, differs from
+0.001 by 1.3e-5 of it.
 """
 
 from typing import Any
@@ -12,12 +12,12 @@ import tensorflow as tf
 
 
 def with_fused_update(optimizer_class: type[keras.optimizers.Adam]) -> type[keras.optimizers.Adam]:
-    """A subclass of Adam, or of AdamW, whose updates are TensorFlow's own `ResourceApplyAdam`."""
+    """A subclass of Adam or AdamW that updates each weight by TensorFlow's `ResourceApplyAdam`."""
 
     class FusedAdam(optimizer_class):
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             if self.amsgrad or not isinstance(gradient, tf.Tensor):
-                # Gradients of embeddings are sparse.
+                # AMSGrad, or IndexedSlices, which are the gradients of embeddings.
                 super().update_step(gradient, variable, learning_rate)
                 return
             kind, index = variable.dtype, self._get_variable_index(variable)
@@ -39,5 +39,5 @@ def with_fused_update(optimizer_class: type[keras.optimizers.Adam]) -> type[kera
 
 
 def _resource(variable: Any) -> tf.Tensor:
-    # Keras passes weights as TensorFlow's variables and keeps moments as its own.
+    # Keras passes weights as TensorFlow variables, and keeps moments as its own variables.
     return (variable.value if isinstance(variable, keras.Variable) else variable).handle

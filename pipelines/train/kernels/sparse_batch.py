@@ -1,4 +1,4 @@
-"""A batch's sparse gradients: what TensorFlow hands over, shared among threads, and what they add up."""
+"""The sparse gradients of a batch: divides the arrays from TensorFlow among threads, and sums what the threads compute."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,81 +11,81 @@ _CACHE_LINE = 64
 
 
 class SparseGradients:
-    """What TensorFlow calls in a step. For one call at a time: calls share the memory in which sums are made.
+    """The gradient function that TensorFlow calls in each step. Not reentrant: calls share scratch memory.
 
     Args:
-        convolution: what it computes. Its `kernels` must be a multiple of its `values_per_word`.
-        threads: how many share a batch. Sums are made in the same order in every call.
+        convolution: its `kernels` must be a multiple of its `values_per_word`.
+        threads: number of threads that share a batch. The order of summation is the same in every call.
     """
 
     def __init__(self, convolution: Convolution, threads: int) -> None:
-        self._of = convolution
+        self._convolution = convolution
         self._threads = threads
-        self._others = ThreadPoolExecutor(threads, "sparse-gradients") if threads > 1 else None
+        self._pool = ThreadPoolExecutor(threads, "sparse-gradients") if threads > 1 else None
         self._scratch = [_Scratch(convolution) for _ in range(threads)]
 
     def __call__(self, images: Any, outputs: Any, pooled: Any, gradients: Any, weights: Any) -> tuple[Any, Any, Any]:
-        """The gradients that follow from those behind pooling.
+        """The gradients of the convolution's inputs, from those of the pooling's outputs.
 
         Args:
             images: [batch, height, width, channels].
             outputs: relu of the convolution, [batch, output height, output width, kernels].
-            pooled: the largest of each window, [batch, pooled height, pooled width, kernels].
-            gradients: of `pooled`. Of several largest outputs the first has it.
+            pooled: maximum of each window, [batch, pooled height, pooled width, kernels].
+            gradients: those of `pooled`. If a window has several maxima, the first one receives the gradient.
             weights: [kernel height, kernel width, channels, kernels] float32.
 
         Returns:
-            gradients of the images, in their type; of the weights, float32; of the biases, [kernels] float32.
+            gradients of the images, in their dtype; of the weights, float32; of the biases, [kernels] float32.
         """
-        of, batch = self._of, len(images)
-        by_kernel = aligned(of.by_kernel)
+        convolution, batch = self._convolution, len(images)
+        by_kernel = aligned(convolution.by_kernel)
         by_kernel[:] = np.moveaxis(weights, 3, 0).reshape(by_kernel.shape)
-        flat_images, into = images.reshape(batch, -1), aligned(images.shape, images.dtype).reshape(batch, -1)
-        words, passed = (array.reshape(batch, -1).view(np.uint64) for array in (gradients, pooled))
-        bits = np.uint16 if of.bfloat16 else np.uint32
-        by_channel, largest = (array.view(bits).reshape(batch, -1) for array in (outputs, pooled))
+        flat_images, image_grads = images.reshape(batch, -1), aligned(images.shape, images.dtype).reshape(batch, -1)
+        gradient_words, pooled_words = (array.reshape(batch, -1).view(np.uint64) for array in (gradients, pooled))
+        bits = np.uint16 if convolution.bfloat16 else np.uint32
+        output_bits, pooled_bits = (array.view(bits).reshape(batch, -1) for array in (outputs, pooled))
 
-        def part(number: int) -> None:
+        def compute_part(number: int) -> None:
             rows, scratch = slice(batch * number // self._threads, batch * (number + 1) // self._threads), self._scratch[number]
-            scratch.of_weights[:], scratch.of_biases[:] = 0, 0
-            arrays = (array[rows] for array in (flat_images, by_channel, largest, passed, words))
-            compile_kernel(of)(*arrays, by_kernel, into[rows], *scratch.arrays())
+            scratch.weight_grads[:], scratch.bias_grads[:] = 0, 0
+            arrays = (array[rows] for array in (flat_images, output_bits, pooled_bits, pooled_words, gradient_words))
+            compile_kernel(convolution)(*arrays, by_kernel, image_grads[rows], *scratch.arrays())
 
-        running = [self._others.submit(part, number) for number in range(1, self._threads)] if self._others else []
-        part(0)
-        for other in running:
-            other.result()
-        shape = (of.kernels, of.kernel_height, of.kernel_width, of.channels)
-        of_weights = np.moveaxis(sum(scratch.of_weights for scratch in self._scratch).reshape(shape), 0, 3)
-        of_biases = sum(scratch.of_biases for scratch in self._scratch)
-        return into.reshape(images.shape), np.ascontiguousarray(of_weights), of_biases
+        futures = [self._pool.submit(compute_part, number) for number in range(1, self._threads)] if self._pool else []
+        compute_part(0)
+        for future in futures:
+            future.result()
+        shape = (convolution.kernels, convolution.kernel_height, convolution.kernel_width, convolution.channels)
+        weight_grads = np.moveaxis(sum(scratch.weight_grads for scratch in self._scratch).reshape(shape), 0, 3)
+        bias_grads = sum(scratch.bias_grads for scratch in self._scratch)
+        return image_grads.reshape(images.shape), np.ascontiguousarray(weight_grads), bias_grads
 
 
 class _Scratch:
-    """What one thread adds up, and what it finds."""
+    """One thread's sums and intermediate arrays."""
 
-    def __init__(self, of: Convolution) -> None:
-        padded, pooled = int(np.prod(of.padded)) * of.channels, int(np.prod(of.pooled_shape))
-        self.of_weights = aligned(of.by_kernel)
-        self.of_biases = aligned((of.kernels,))
+    def __init__(self, convolution: Convolution) -> None:
+        padded, pooled = int(np.prod(convolution.padded)) * convolution.channels, int(np.prod(convolution.pooled_shape))
+        self.weight_grads = aligned(convolution.by_kernel)
+        self.bias_grads = aligned((convolution.kernels,))
         self.image = aligned((padded,))
-        # Around what is read into it.
+        # The padding, which is never written again.
         self.image[:] = 0
-        self.of_image = aligned((padded,))
-        self.windows = aligned((pooled,), np.uint16 if of.bfloat16 else np.uint32)
-        # One place more: that after the last value found is written to.
+        self.image_grad = aligned((padded,))
+        self.argmax = aligned((pooled,), np.uint16 if convolution.bfloat16 else np.uint32)
+        # One more than needed: the element after the last one is written, too.
         self.words = aligned((pooled + 1,), np.uint64)
         self.values = aligned((pooled + 1,))
-        self.numbers = aligned((pooled + 1,), np.uint64)
-        self.places = aligned((pooled + 1,), np.uint64)
+        self.kernels = aligned((pooled + 1,), np.uint64)
+        self.offsets = aligned((pooled + 1,), np.uint64)
 
     def arrays(self) -> tuple[Any, ...]:
-        found = self.windows, self.words, self.values, self.numbers, self.places
-        return self.of_weights, self.of_biases, self.image, self.of_image, *found
+        sparse = self.argmax, self.words, self.values, self.kernels, self.offsets
+        return self.weight_grads, self.bias_grads, self.image, self.image_grad, *sparse
 
 
 def aligned(shape: tuple[int, ...], dtype: Any = np.float32) -> Any:
-    """An array that begins with a cache line, not filled: vectors that lie across two lines take twice as long."""
+    """An uninitialized array that is aligned to cache lines: vector accesses across two lines take twice as long."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.empty(size + _CACHE_LINE, np.uint8)
     start = -memory.ctypes.data % _CACHE_LINE

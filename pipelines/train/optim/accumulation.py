@@ -1,7 +1,7 @@
-"""Gradient accumulation: a batch is computed in parts, one after another, and makes one update of their mean gradient.
+"""Gradient accumulation: a batch is computed in parts, one after another, followed by one update with their mean gradient.
 
-So a batch may be larger than the memory that one pass takes, and ranks talk once a batch, however small its parts are. Dropout
-and batch normalization see each part by itself.
+A batch may thus need more memory than one pass has, and ranks communicate once per batch, however small its parts. Dropout and
+batch normalization are applied to each part separately.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,14 +13,14 @@ import tensorflow as tf
 
 
 def with_gradient_capture(optimizer_class: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
-    """A subclass that can be made to keep the gradients it is given instead of using them."""
+    """A subclass that can capture gradients instead of applying them."""
 
     class CapturingOptimizer(optimizer_class):
         _captured: list[tf.Tensor] | None = None
 
         @contextmanager
         def capture_gradients(self) -> Iterator[list[tf.Tensor]]:
-            """Within, `apply` adds its gradients to the list. While a graph is traced, not while it runs."""
+            """Within the block, `apply` appends its gradients to the list. Works while a graph is traced, not while it runs."""
             self._captured = []
             try:
                 yield self._captured
@@ -37,9 +37,11 @@ def with_gradient_capture(optimizer_class: type[keras.optimizers.Optimizer]) -> 
 
 
 def use_accumulation(model: keras.Model, parts: int) -> None:
-    """Make a network's training step take its batch in so many parts, which must divide it.
+    """Make a model's training step split its batch into `parts` parts, in place.
 
-    Its optimizer must be one of `with_gradient_capture`.
+    Args:
+        model: its optimizer must be one of `with_gradient_capture`.
+        parts: must divide the batch size.
     """
 
     class AccumulatingModel(type(model)):  # type: ignore[misc]
@@ -54,11 +56,11 @@ def use_accumulation(model: keras.Model, parts: int) -> None:
 
             weights = self.trainable_weights
             zeros = [tf.zeros(weight.shape, weight.dtype) for weight in weights]
-            # A loop and not copies of the step, which TensorFlow could run side by side, in the memory of the whole batch.
+            # A loop rather than copies of the step, which TensorFlow could run concurrently, with the whole batch in memory.
             _, sums = tf.while_loop(lambda part, _: part < parts, add_part, (0, zeros), parallel_iterations=1)
             self.optimizer.apply([total / parts for total in sums], weights)
             metrics: dict[str, tf.Tensor] = self.get_metrics_result()
             return metrics
 
-    # Not a new network: a functional one cannot be told its inputs and outputs again without its inner layers' being lost.
+    # Not a new model: building a functional one again from its inputs and outputs would lose its inner layers.
     model.__class__ = AccumulatingModel

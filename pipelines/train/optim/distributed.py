@@ -1,4 +1,4 @@
-"""Optimizers that average gradients over ranks, and that refuse or clip them."""
+"""Optimizers that average gradients over ranks, check that they are finite, and clip them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,19 +17,19 @@ def with_allreduce(
     compression: Compression = "none",
     reducer: SharedMemoryReducer | None = None,
 ) -> type[keras.optimizers.Optimizer]:
-    """A subclass whose updates use the mean gradients of all ranks.
+    """A subclass whose updates use the mean gradients over all ranks.
 
-    It is for training only: a saved model must not hold it, because loading that model would need Horovod.
+    For training only: a saved model must not contain it, because loading that model would need Horovod.
 
     Args:
-        optimizer_class: what makes updates of gradients.
-        compression: the type in which gradients are sent and added up.
-        neighbours: the other ranks, where they share memory; None leaves it to Horovod.
+        optimizer_class: the optimizer to extend.
+        compression: the number format in which Horovod sends and sums gradients.
+        reducer: averages dense gradients through shared memory; None to use Horovod.
     """
 
     class AllreduceOptimizer(optimizer_class):
         def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> Any:
-            # Gradients of embeddings are sparse, which Horovod gathers.
+            # Gradients of embeddings are IndexedSlices, which Horovod gathers.
             dense = all(isinstance(gradient, tf.Tensor) for gradient in grads)
             means = reducer.allreduce_mean(grads) if reducer is not None and dense else allreduce_mean(grads, compression)
             return super().apply(means, trainable_variables)
@@ -40,12 +40,12 @@ def with_allreduce(
 def with_gradient_checks(
     optimizer_class: type[keras.optimizers.Optimizer], clip_norm: float = 0.0
 ) -> type[keras.optimizers.Optimizer]:
-    """A subclass that is safe from gradients that are not finite or too long.
+    """A subclass that rejects gradients that are not finite, and clips gradients by their global norm.
 
     Args:
-        optimizer_class: what makes updates of gradients.
-        clip_norm: the gradient, all weights together, is shortened to this length where it is longer; 0 for no limit. It is that
-            of all ranks, so they shorten it by the same factor.
+        optimizer_class: the optimizer to extend.
+        clip_norm: largest norm of the gradient of all weights together; 0 for no limit. The gradient is already averaged over
+            ranks, so all ranks scale it by the same factor.
     """
 
     class CheckedOptimizer(optimizer_class):
@@ -59,11 +59,10 @@ def with_gradient_checks(
 
 
 def assert_finite(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
-    """An operation that fails when a gradient holds a value that is not finite.
+    """An operation that fails if a gradient contains a value that is not finite, as it does if the loss is not finite.
 
-    After the reduction all ranks hold the same values, so all of them fail in the same step, without a word between them. A loss
-    that is not finite has such gradients.
+    After the allreduce all ranks have the same values, so all of them fail in the same step without further communication.
     """
-    # The sum of a tensor is finite only if all its values are, and costs less than a look at each.
+    # A sum is finite only if all of its terms are, and is cheaper than checking each of them.
     total = tf.add_n([tf.reduce_sum(gradient) for gradient in gradients])
     return tf.debugging.assert_all_finite(total, NOT_FINITE)

@@ -1,11 +1,11 @@
-"""An average of the weights over the steps, which generalizes better than the last of them.
+"""Exponential moving average (EMA) of the weights over steps, which generalizes better than the last weights.
 
-The average is exponential, `average += (1 - decay) (weights - average)`, with a decay that grows from 0, t / (t + 10) after t
-steps, up to the configured one: so the initial weights are soon forgotten, however few steps there are. The moving statistics of
-batch normalization are averaged like weights, because those of the last weights would not fit the averaged ones.
+`average += (1 - decay) (weights - average)`, with a decay that grows as t / (t + 10) after t steps, up to the configured one, so
+that the initial weights are soon forgotten even in a short training. The moving statistics of batch normalization are averaged
+like weights, because the statistics of the last weights would not match the averaged ones.
 
-Why not Keras' `use_ema`: it leaves the statistics alone, has no such beginning, and writes the average over the weights at the
-end of each call of `fit`, of which a training that was stopped inside an epoch has two.
+Why not Keras' `use_ema`: it does not average the statistics, has no such warm-up, and overwrites the weights with the average at
+the end of each call of `fit`, of which a training that is resumed inside an epoch has two.
 """
 
 import contextlib
@@ -18,14 +18,14 @@ import tensorflow as tf
 from pipelines.train.collectives.horovod import allreduce_mean
 from pipelines.train.optim.loss_scale import base_optimizer
 
-# After t steps the average reaches back over a tenth of them, until the configured decay is reached.
-_BEGINNING = 10.0
+# During warm-up, the average reaches back over about a tenth of the steps so far.
+_WARMUP_STEPS = 10.0
 
 
 def with_ema(optimizer_class: type[keras.optimizers.Optimizer], model: keras.Model, decay: float) -> Any:
-    """A subclass that keeps the average of a network's weights among its own variables, as `averages`.
+    """A subclass that keeps the average of a network's weights in its own variables, as `averages`.
 
-    So the average is broadcast, compared and kept in checkpoints like the optimizer's other state.
+    The average is thus broadcast, compared and saved in checkpoints like the rest of the optimizer's state.
     """
 
     class EmaOptimizer(optimizer_class):
@@ -38,7 +38,7 @@ def with_ema(optimizer_class: type[keras.optimizers.Optimizer], model: keras.Mod
         def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> None:
             step = tf.cast(tf.convert_to_tensor(self.iterations.value), tf.float32)
             super().apply(grads, trainable_variables)
-            share = 1.0 - tf.minimum(decay, step / (step + _BEGINNING))
+            share = 1.0 - tf.minimum(decay, step / (step + _WARMUP_STEPS))
             for average, weight in zip(self.averages, floating_point(model.weights), strict=True):
                 average.assign(average + share * (tf.convert_to_tensor(weight.value) - average))
 
@@ -46,25 +46,25 @@ def with_ema(optimizer_class: type[keras.optimizers.Optimizer], model: keras.Mod
 
 
 def floating_point(weights: Sequence[keras.Variable]) -> list[keras.Variable]:
-    """Those that can be averaged."""
+    """The weights that can be averaged: those of a floating-point dtype."""
     return [weight for weight in weights if tf.as_dtype(weight.dtype).is_floating]
 
 
 def averages(model: keras.Model) -> list[keras.Variable]:
-    """The averages of `floating_point(model.weights)`, in this order; empty where none are kept."""
-    found: list[keras.Variable] = getattr(base_optimizer(model.optimizer), "averages", [])
-    return found
+    """The averages of `floating_point(model.weights)`, in this order; empty without EMA."""
+    variables: list[keras.Variable] = getattr(base_optimizer(model.optimizer), "averages", [])
+    return variables
 
 
 def assign_averages(model: keras.Model) -> None:
-    """Give a network its averaged weights for good, where they are kept."""
+    """Replace a network's weights by their averages; does nothing without EMA."""
     for average, weight in zip(averages(model), floating_point(model.weights), strict=False):
         weight.assign(average)
 
 
 @contextlib.contextmanager
 def averaged_weights(model: keras.Model) -> Iterator[None]:
-    """Within, a network has its averaged weights, where they are kept. Then it has its own again, bit for bit."""
+    """Within the block, the network has its averaged weights; afterwards its own again, bit for bit. No-op without EMA."""
     if not averages(model):
         yield
         return
@@ -77,16 +77,16 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
 
 
 def allreduce_statistics(model: keras.Model) -> None:
-    """Give every rank the mean over ranks of the moving statistics of batch normalization, to be called after an epoch.
+    """Average the moving statistics of batch normalization over ranks; called after each epoch.
 
-    Each rank normalizes by the statistics of its own batch (as Goyal et al. 2017, arXiv:1706.02677, do: a larger batch would be
-    another network). What evaluation uses are moving averages of them, which training itself never reads. They are linear in the
-    statistics of the batches, so their mean now is what a mean in every step would have come to.
+    Each rank normalizes by the statistics of its own batch (as in Goyal et al. 2017, arXiv:1706.02677, because normalizing larger
+    batches would change the network). Evaluation uses moving averages of them, which training never reads. They are linear in the
+    statistics of the batches, so averaging them once per epoch gives the same result as averaging in every step.
     """
     statistics = floating_point(model.non_trainable_weights)
-    trained = {id(weight) for weight in model.trainable_weights}
+    trainable = {id(weight) for weight in model.trainable_weights}
     for weight, average in zip(floating_point(model.weights), averages(model), strict=False):
-        if id(weight) not in trained:
+        if id(weight) not in trainable:
             statistics.append(average)
     if not statistics:
         return

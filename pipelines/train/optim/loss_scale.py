@@ -1,8 +1,8 @@
-"""float16: gradients that would vanish in it are kept by a larger loss (Micikevicius et al. 2018, arXiv:1710.03740).
+"""Loss scaling for float16, in which small gradients would underflow (Micikevicius et al. 2018, arXiv:1710.03740).
 
-Keras' dynamic scale is used: it doubles after 2,000 steps that went well and halves with each that overflowed, which changes no
-weight. Ranks average their gradients before the scale looks at them: so all see the same overflow, and none waits for a reduction
-that another left out.
+Uses Keras' dynamic scale: it doubles after 2,000 steps without overflow, and halves with each step that overflows, which changes
+no weight. Ranks average their gradients before the check for overflow, so all see the same one, and none waits for an allreduce
+that another rank skipped.
 """
 
 from collections.abc import Sequence
@@ -12,17 +12,16 @@ import keras
 import tensorflow as tf
 
 NOT_FINITE = "Convoy: gradients are not finite"
-"""What TensorFlow's InvalidArgumentError then says."""
+"""Contained in the message of TensorFlow's InvalidArgumentError when a check fails."""
 
-# 25 overflows in a row from where Keras begins, which is 2^15. No larger scale helps a loss that is not finite.
+# Reached after 25 overflows in a row from Keras' initial scale of 2^15: the loss itself is not finite then.
 _SMALLEST_SCALE = 2.0**-10
 
 
 class BoundedLossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
-    """Unscales gradients, and leaves steps out whose gradients are not finite.
+    """Unscales gradients, and skips steps whose gradients are not finite.
 
-    Fails in the graph, as `pipelines.train.optim.distributed.assert_finite` does, when nothing but such steps follow each
-    other.
+    Fails in the graph, as `pipelines.train.optim.distributed.assert_finite` does, after too many such steps in a row.
     """
 
     def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> Any:
@@ -31,6 +30,6 @@ class BoundedLossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
 
 
 def base_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """The optimizer that changes the weights and counts the steps: the same, or the one that is given unscaled gradients."""
+    """The optimizer that updates the weights and counts the steps: the inner one with loss scaling, else the optimizer itself."""
     inner: keras.optimizers.Optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     return inner

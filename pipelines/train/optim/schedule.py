@@ -1,7 +1,7 @@
 """The learning rate as a function of the step.
 
-`peak` is the base rate scaled with the global batch (`training.learning_rate_scaling`). Warm-up climbs to it; then the
-schedule takes over. Steps count optimizer updates from 0, so a resumed optimizer is where it was.
+The peak is the base rate scaled with the global batch (`training.learning_rate_scaling`). After the warm-up, which rises to it,
+the schedule takes over. Steps are optimizer updates from 0, so a resumed optimizer continues at its rate.
 """
 
 import math
@@ -12,13 +12,13 @@ import tensorflow as tf
 
 from pipelines.config.training import LearningRateScaling, Schedule, TrainingConfig
 
-# Where the climb of a one-cycle schedule starts, as a share of the peak (Smith and Topin 2017, arXiv:1708.07120).
+# Initial rate of a one-cycle schedule, as a fraction of the peak (Smith and Topin 2017, arXiv:1708.07120).
 _ONE_CYCLE_START = 1 / 25
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearningRate:
-    """Everything that decides the rate at a step. Rates per step, lengths in steps."""
+    """The parameters of the learning rate; lengths are in steps."""
 
     schedule: Schedule
     start: float
@@ -32,7 +32,7 @@ class LearningRate:
 
 
 def plan_learning_rate(training: TrainingConfig, workers: int, steps_per_epoch: int) -> LearningRate:
-    """The learning rate of a run, for any number of workers."""
+    """The learning rate of a run with this number of workers."""
     batch_size = training.batch_size_per_worker
     growth = workers * batch_size / (training.learning_rate_batch or batch_size)
     factors: dict[LearningRateScaling, float] = {"linear": growth, "square_root": math.sqrt(growth), "none": 1.0}
@@ -50,7 +50,7 @@ def plan_learning_rate(training: TrainingConfig, workers: int, steps_per_epoch: 
 
 
 class PlannedLearningRate(keras.optimizers.schedules.LearningRateSchedule):
-    """A `LearningRate` that Keras evaluates in its training graph."""
+    """A `LearningRate` as a schedule that Keras evaluates in the training graph."""
 
     def __init__(self, rate: LearningRate) -> None:
         self._rate = rate
@@ -70,8 +70,8 @@ class PlannedLearningRate(keras.optimizers.schedules.LearningRateSchedule):
             planned = tf.constant(rate.peak)
         if rate.warmup_steps == 0:
             return planned
-        climbing = rate.start + (rate.peak - rate.start) * step / rate.warmup_steps
-        return tf.where(after < 0, climbing, planned)
+        warming_up = rate.start + (rate.peak - rate.start) * step / rate.warmup_steps
+        return tf.where(after < 0, warming_up, planned)
 
     def get_config(self) -> dict[str, object]:
         return {"rate": self._rate}

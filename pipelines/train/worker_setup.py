@@ -1,0 +1,86 @@
+"""The set-up of one worker: its devices, and what it must agree on with all other ranks."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import horovod.tensorflow as hvd
+
+from pipelines.config import Config
+from pipelines.config.training import TrainingConfig
+from pipelines.data.stream.sharding import steps_per_epoch
+from pipelines.data.table.schema import Table
+from pipelines.errors import LaunchError
+from pipelines.train import precision
+from pipelines.train.collectives import shared_memory
+from pipelines.train.collectives.horovod import allgather
+from pipelines.train.devices import use_own_gpu, use_threads
+from pipelines.train.optim.schedule import LearningRate, plan_learning_rate
+from pipelines.train.precision import ResolvedPrecision
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSetup:
+    """The parameters of a worker's training, equal on all ranks except for `rank` and `threads`."""
+
+    rank: int
+    workers: int
+    batch_size_per_worker: int
+    steps_per_epoch: int
+    learning_rate: LearningRate
+    precision: ResolvedPrecision
+    """The number format that the layers compute in."""
+    shared_memory: bool
+    """Gradients are averaged through shared memory (`pipelines.train.collectives.shared_memory`)."""
+    threads: int
+    """TensorFlow threads per operation."""
+
+    @property
+    def global_batch_size(self) -> int:
+        """Examples that all ranks together see in a step."""
+        return self.workers * self.batch_size_per_worker
+
+
+def set_up(config: Config, table: Table, checkpoint: Path | None) -> WorkerSetup:
+    """Configure this rank's devices and agree with all other ranks on the work. Call before TensorFlow's first operation.
+
+    Raises:
+        DataError: the table has fewer training rows than a global batch.
+        LaunchError: the ranks were given different work; raised on all ranks.
+    """
+    training, workers = config.training, hvd.size()
+    gpu = use_own_gpu()
+    threads = use_threads(int(os.environ.get("OMP_NUM_THREADS", "0")))
+    steps = steps_per_epoch(table.manifest.rows("train"), workers, training.batch_size_per_worker)
+    setup = WorkerSetup(
+        rank=hvd.rank(),
+        workers=workers,
+        batch_size_per_worker=training.batch_size_per_worker,
+        steps_per_epoch=steps,
+        learning_rate=plan_learning_rate(training, workers, steps),
+        precision=agreed_precision(training, gpu),
+        shared_memory=shared_memory.is_usable(config) and gpu is None,
+        threads=threads,
+    )
+    check_agreement(
+        steps=steps,
+        table=table.manifest.key,
+        precision=setup.precision,
+        checkpoint=str(checkpoint),
+        shared_memory=setup.shared_memory,
+    )
+    return setup
+
+
+def agreed_precision(training: TrainingConfig, gpu: tuple[int, int] | None) -> ResolvedPrecision:
+    """The precision that all ranks resolve the setting to; float32 if they differ, because all must compute alike."""
+    resolved: set[ResolvedPrecision] = set(allgather(precision.resolve(training.precision, gpu)))
+    return resolved.pop() if len(resolved) == 1 else "float32"
+
+
+def check_agreement(**values: object) -> None:
+    """Raise LaunchError on all ranks if their values differ: with different numbers of steps, ranks would wait forever."""
+    of_ranks = allgather(values)
+    for rank, others in enumerate(of_ranks):
+        if others != of_ranks[0]:
+            raise LaunchError(f"rank {rank} was given {others}, rank 0 {of_ranks[0]}; all nodes must see the same table")

@@ -1,0 +1,67 @@
+"""Import paths from before the packages were rearranged, as the labs and docs of then use them."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MOVED = {
+    "pipelines.launch.lab": ("pipelines.launch.notebook", ["configuration", "open_table", "images", "train"]),
+    "pipelines.paths": ("pipelines.system.paths", ["home", "on_databricks", "to_python"]),
+    "pipelines.score.mcnemar": ("pipelines.score.evaluate.mcnemar", ["PairedCounts"]),
+    "pipelines.score.model": ("pipelines.score.classifier", ["Classifier", "ModelInfo", "connect", "find", "read_info"]),
+    "pipelines.stream.sharding": ("pipelines.data.stream.sharding", ["file_parts", "shard", "steps_per_epoch"]),
+    "pipelines.track.follower": ("pipelines.track.mlflow.follower", ["Follower", "default_tracking_uri"]),
+    "pipelines.track.recorded": ("pipelines.track.finished_run", ["RecordedRun", "newest", "read"]),
+}
+
+
+def python(code, *options):
+    return subprocess.run(
+        [sys.executable, *options, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
+    )
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_a_former_path_leads_to_the_new_module_and_says_where_it_went(old, monkeypatch):
+    new, names = MOVED[old]
+    for name in [name for name in sys.modules if f"{name}.".startswith((f"{old}.", "pipelines.stream."))]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.warns(DeprecationWarning, match=f"^{old} has moved: import {new}$") as caught:
+        module = importlib.import_module(old)
+    assert module is sys.modules[old] is sys.modules[new]
+    assert module.__name__ == module.__spec__.name == new
+    assert not [name for name in names if not hasattr(module, name)]
+    assert not [warning for warning in caught if warning.filename.endswith("moved.py")]
+    # A second import finds it in sys.modules.
+    assert importlib.import_module(old) is module
+
+
+def test_both_forms_of_import_work_and_a_script_is_warned_in_its_own_lines():
+    done = python(
+        "from pipelines import paths\nimport pipelines.stream.sharding as sharding\nfrom pipelines.launch import lab\n"
+        "from pipelines.data.stream.sharding import RowRange\nfrom pipelines.track.recorded import RecordedRun\n"
+        "assert sharding.RowRange is RowRange and paths.__name__ == 'pipelines.system.paths'\n"
+        "assert 'pipelines.stream' in __import__('sys').modules and RecordedRun.__name__ == 'FinishedRun'\n"
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "DeprecationWarning" in line]
+    assert [line.split(": ")[0] for line in lines] == ["<string>:1", "<string>:2", "<string>:2", "<string>:3", "<string>:5"]
+
+
+def test_what_never_was_there_is_missing_under_the_name_that_was_asked_for():
+    for name in ("pipelines.nowhere", "pipelines.stream.nowhere", "pipelines.paths.nowhere"):
+        with pytest.raises(ModuleNotFoundError) as caught:
+            importlib.import_module(name)
+        assert caught.value.name == name
+
+
+def test_the_package_itself_is_imported_in_a_moment_and_without_a_warning():
+    done = python(
+        "import sys, time; started = time.perf_counter(); import pipelines; print(time.perf_counter() - started)", "-W", "error"
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 0.3
