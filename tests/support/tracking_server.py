@@ -35,22 +35,22 @@ class Server:
             self._artifacts = ["--no-serve-artifacts", "--default-artifact-root", f"file:{folder}/artifacts"]
         self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
-        self._folder = folder
+        self.folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        stores = ["--backend-store-uri", f"sqlite:///{self._folder}/server.db", *self._artifacts]
+        stores = ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", *self._artifacts]
         program = [str(Path(sys.executable).parent / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(self.port)]
         # Half a dozen processes for jobs that nobody submits.
         variables = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        with (self._folder / "server.log").open("ab") as log:
+        with (self.folder / "server.log").open("ab") as log:
             command = [*program, "--workers", "1", *stores]
-            self._process = subprocess.Popen(command, env=variables, stdout=log, stderr=log, cwd=self._folder)
+            self._process = subprocess.Popen(command, env=variables, stdout=log, stderr=log, cwd=self.folder)
         deadline = time.monotonic() + 150
         while not self._healthy():
             if time.monotonic() > deadline:
                 self.kill()
-                raise AssertionError((self._folder / "server.log").read_text())
+                raise AssertionError((self.folder / "server.log").read_text())
             time.sleep(0.2)
 
     def kill(self) -> None:

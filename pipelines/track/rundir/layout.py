@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipelines.errors import ConfigError, ConvoyError, LaunchError
 from pipelines.system import atomic
+from pipelines.system.secrets import mask_value
 
 SPOOL_FOLDER = "spool"
 MODEL_FOLDER = "model"
@@ -39,7 +40,7 @@ def make(runs: Path, name: str) -> Path:
     """
     stamp = time.strftime("%Y%m%d-%H%M%S")
     # A slash would create a subfolder.
-    name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
+    name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in mask_value(name))
     for attempt in range(100):
         folder = runs / (f"{stamp}-{name}" + (f"-{attempt}" if attempt else ""))
         try:
