@@ -88,7 +88,7 @@ def parse(
     overrides = overrides_of(options)
     resumed = getattr(options, "resume", "")
     if resumed and options.config:
-        raise ConfigError(f"--config and --resume {resumed}: a run goes on with its own settings; change single ones with --set")
+        raise ConfigError(f"--config and --resume {resumed}: a resumed run keeps its own settings; change single ones with --set")
     file = options.config or (None if resumed else default_config)
     config = loader.load(loader.find(file) if file else None, overrides)
     check_summary(options.summary)

@@ -33,7 +33,7 @@ class TrainingObserver(Protocol):
         """Receives warnings, one line each."""
 
     def restarting(self, reason: str) -> None:
-        """Called before each restart with a line that says what happened and where training goes on."""
+        """Called before each restart with a line that says what happened and where training continues."""
 
 
 def train(
@@ -86,14 +86,16 @@ def train(
             restarts += 1
             start = store.newest(run_dir, observer.warn)
             continuation = (
-                f"goes on from the checkpoint of {start.state.position}" if start else "begins again: there is no checkpoint yet"
+                f"continues from the checkpoint of {start.state.position}"
+                if start
+                else "starts again: there is no checkpoint yet"
             )
             line = f"restart {restarts} of {allowed}: {error}; training {continuation}"
             observer.restarting(line)
             lost = error
         config = _with_available_workers(spark, config, requested, lost)
         if config.launch.workers < requested:
-            observer.warn(f"{config.launch.workers} of {requested} workers go on: there are no task slots for more")
+            observer.warn(f"continuing with {config.launch.workers} of {requested} workers: there are no task slots for more")
         if start is not None:
             for line in resume.changes(start.state, config, table.manifest.rows("train")):
                 observer.warn(line)

@@ -55,7 +55,7 @@ def prepare(identifier: str, runs_uri: str, overrides: Sequence[str], reporter: 
     for newer in store.set_aside_after(run_dir, checkpoint.path):
         reporter.say(f"resume: {newer.name} is newer and set aside")
     _check_settings(checkpoint, config)
-    reporter.say(f"resume: {paths.display(run_dir)} goes on after {checkpoint.state.position}")
+    reporter.say(f"resume: {paths.display(run_dir)} continues after {checkpoint.state.position}")
     return Resumption(run_dir, config, checkpoint)
 
 

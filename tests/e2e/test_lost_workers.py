@@ -116,7 +116,7 @@ def test_the_job_restarts_once_and_then_fails_with_the_loss_as_its_headline(lost
     restarts = [line for line in lost.lines if line.startswith("warning: restart 1 of 1: rank 1 on ")]
     assert len(restarts) == 1
     assert "killed by SIGKILL" in restarts[0]
-    assert re.search(r"training goes on from the checkpoint of epoch \d+$", restarts[0])
+    assert re.search(r"training continues from the checkpoint of epoch \d+$", restarts[0])
     assert lost.lines[-1].startswith("error: rank 1 on ")
     assert lost.lines[-1].endswith("launch.max_restarts=1 are used up")
 
@@ -140,7 +140,7 @@ def test_on_an_object_store_it_reports_that_files_are_copied(lost):
 
 def test_resume_finishes_the_same_run_with_each_epoch_recorded_once(resumed, lost, home):
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    assert re.search(rf"^resume: .*{lost.run_dir.name} goes on after epoch \d+$", resumed.stdout, re.MULTILINE)
+    assert re.search(rf"^resume: .*{lost.run_dir.name} continues after epoch \d+$", resumed.stdout, re.MULTILINE)
     summary = json.loads((home / "resumed.json").read_text())
     assert (summary["run_id"], summary["epochs"]) == (layout.read_record(lost.run_dir).run_id, EPOCHS)
     run = run_of(home, lost.run_dir)

@@ -52,7 +52,7 @@ def test_a_run_continues_with_its_own_settings_as_changed_by_set(run_dir, identi
         9,
     )
     assert resumption.checkpoint.path == path
-    assert lines == [f"resume: runs/{run_dir.name} goes on after epoch 3"]
+    assert lines == [f"resume: runs/{run_dir.name} continues after epoch 3"]
 
 
 def test_an_older_checkpoint_can_be_chosen_and_the_newer_ones_are_set_aside(run_dir):
@@ -74,7 +74,7 @@ def test_a_corrupt_checkpoint_is_skipped_with_a_warning(run_dir):
     assert lines[0].startswith("warning: checkpoint ")
     assert "is damaged" in lines[0]
     assert lines[0].endswith("; going back to the checkpoint before it")
-    assert lines[-1].endswith("goes on after epoch 3")
+    assert lines[-1].endswith("continues after epoch 3")
 
 
 def test_a_run_without_a_checkpoint_starts_again_and_reports_it(run_dir):

@@ -154,7 +154,7 @@ class MlflowSync:
         run_dir = self.journal.run_dir.absolute()
         parent = Path(os.path.normpath(run_dir / entry.values["parent"]))
         if parent not in run_dir.parents:
-            raise ConvoyError(f"{run_dir}: its record names {parent} as its parent, but does not lie below it")
+            raise ConvoyError(f"{run_dir}: its record names {parent} as its parent, but is not below it")
         record = layout.read_record(parent)
         if record is None or record.tracking_uri != mask_value(self.tracking_uri):
             raise ConvoyError(f"the run of {paths.display(parent)} must be created first")

@@ -192,7 +192,7 @@ class Journal:
 
 
 def _masked(action: Action, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters and most tags are texts for people; what else an entry holds, MLflow is to do something with."""
+    """Mask the values of an entry. Parameters and most tags are prose; MLflow or a program interprets all other values."""
     if action == "params":
         return masked(dict(values))
     if action == "tags":

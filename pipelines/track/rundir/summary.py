@@ -11,7 +11,7 @@ from pipelines.errors import ConvoyError
 from pipelines.system import atomic
 from pipelines.system.secrets import mask, mask_value
 
-# What a reader of a summary goes on with: ids, addresses and paths stay as they are, but for credentials in them.
+# Keys whose values are used: ids, addresses and paths are changed only where they hold credentials.
 _ACTED_ON = {
     *("id", "uri", "dir", "table", "digest", "dataset", "input", "output", "config", "settings"),
     *("name", "names", "labels", "version", "before", "alias", "sweep", "metric"),
