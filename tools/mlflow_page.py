@@ -17,7 +17,7 @@ from tools.setup.clone import Clone, SetupError, say
 
 def serve(clone: Clone, arguments: Sequence[str], variables: dict[str, str]) -> None:
     """Run MLflow's server until it ends or Ctrl-C. Raises SetupError when it ends by itself, with the end of its log."""
-    store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{clone.root}/mlflow.db"
+    store = variables.get("MLFLOW_TRACKING_URI") or f"sqlite:///{clone.root}/mlflow.db"
     port = free_port(5000)
     address = f"http://127.0.0.1:{port}"
     command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]

@@ -15,7 +15,7 @@ from support.clones import ROOT, copy_clone, finish_set_up
 from tools.setup import environment, horovod, java, python, steps
 from tools.setup.clone import Clone, SetupError, locked_block, locked_version
 from tools.setup.spark import environment as program_environment
-from tools.setup.spark import write_spark_conf
+from tools.setup.spark import run_environment, write_spark_conf
 
 
 @pytest.fixture
@@ -318,6 +318,17 @@ def test_programs_of_the_project_see_its_environment_and_may_write_bytecode(clon
     assert variables["JAVA_HOME"] == "/opt/java"
     assert variables["CONVOY_HOME"] == str(clone.root)
     assert not {"PYTHONDONTWRITEBYTECODE", "SPARK_CONF_DIR"} & set(variables)
+
+
+def test_each_runtime_records_in_a_store_of_its_own_unless_the_user_has_one(clone, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    runtime = Clone(clone.root, "dbr-17.3-ml")
+    for each in (clone, runtime):
+        (each.venv / "lib/python3.12/site-packages").mkdir(parents=True)
+    assert "MLFLOW_TRACKING_URI" not in run_environment(clone, "/opt/java")
+    assert run_environment(runtime, "/opt/java")["MLFLOW_TRACKING_URI"] == f"sqlite:///{clone.root}/mlflow-dbr-17.3-ml.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://own:5000")
+    assert run_environment(runtime, "/opt/java")["MLFLOW_TRACKING_URI"] == "http://own:5000"
 
 
 def test_the_spark_files_are_replaced_and_never_written_through_a_link(clone, tmp_path):

@@ -85,9 +85,9 @@ def _build(steps: Steps) -> str:
 def _make_venv(steps: Steps, python: str) -> None:
     venv = steps.clone.venv
     if venv.exists():
-        say("found a .venv that was not finished; starting it again")
+        say(f"found a {venv.name} that was not finished; starting it again")
         shutil.rmtree(venv)
-    steps.run(f"environment .venv with {python}", [python, "-m", "venv", str(venv)])
+    steps.run(f"environment {venv.name} with {python}", [python, "-m", "venv", str(venv)])
 
 
 def _install_locked(steps: Steps) -> None:

@@ -38,6 +38,14 @@ def environment(clone: Clone, java_home: str) -> dict[str, str]:
     return variables
 
 
+def run_environment(clone: Clone, java_home: str) -> dict[str, str]:
+    """Variables of a job. A runtime's older MLflow cannot open the store of a newer one, so each runtime has its own."""
+    variables = environment(clone, java_home)
+    if clone.runtime != "local":
+        variables.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{clone.root}/mlflow-{clone.runtime}.db")
+    return variables
+
+
 def write_spark_conf(clone: Clone, java_home: str) -> None:
     """Write Spark's settings, its `spark-submit`, and what keeps its archives off the path of Python."""
     spark = clone.site_packages / "pyspark"
