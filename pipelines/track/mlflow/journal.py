@@ -32,7 +32,7 @@ FOLDER = "tracking"
 RUN_ID, EXPERIMENT_ID = "$RUN_ID", "$EXPERIMENT_ID"
 _DATA_FILES = (".yml", ".json", ".csv")
 _TAGS_FOR_PROGRAMS = re.compile(
-    r"(?:mlflow\.(?!note\.content$)|convoy|version\.).*|run_dir|model_uri|model_version|kind|sweep|trial|splits"
+    r"(?:mlflow\.(?!note\.content$)|convoy|version\.).*|run_dir|model_uri|model_version|kind|sweep|trial(?:\..*)?|splits"
 )
 Action = Literal["open", "params", "tags", "metrics", "inputs", "artifact", "model", "status"]
 
@@ -192,9 +192,7 @@ class Journal:
 
 
 def _masked(action: Action, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters and most tags are texts for people; what else an entry holds, MLflow is to do something with."""
-    if action == "params":
-        return masked(dict(values))
+    """Most tags are texts for people; what else an entry holds is a value, or MLflow is to do something with it."""
     if action == "tags":
         return {key: masked(value, mask_value if _TAGS_FOR_PROGRAMS.fullmatch(key) else mask) for key, value in values.items()}
     return masked(dict(values), mask_value)
