@@ -1,4 +1,4 @@
-"""Evaluate a logged model on a table or on libsvm files, and record the result below the run that trained it.
+"""Evaluate a logged model on a table or on libsvm files, and record the result as a child of the run that trained it.
 
 spark-submit jobs/evaluate.py --model models:/digits@champion --data my.libsvm
 """
@@ -22,7 +22,7 @@ def own_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    request = cli.parse(arguments, "Evaluate a logged model, every row exactly once.", None, own_flags)
+    request = cli.parse(arguments, "Evaluate a logged model on every row exactly once.", None, own_flags)
     tracking, options, reporter = request.config.tracking, request.options, request.reporter
     flags.check_rows(options)
     if options.register:
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
         summary = run_evaluation(spark, selection, info, reporter)
     test = summary["test"]
     reporter.say(f"accuracy {100 * test['accuracy']:.2f} %  (loss {test['loss']:.4f}, {test['rows']:,} rows)")
-    reporter.say(f"run {summary['run_id']}" + (f" below {summary['parent_run_id']}" if summary["parent_run_id"] else ""))
+    reporter.say(f"run {summary['run_id']}" + (f", child of {summary['parent_run_id']}" if summary["parent_run_id"] else ""))
     if options.register:
         summary["registered"] = model_registry.try_register(info.uri, options.register, default_tracking_uri(tracking), reporter)
     request.write_summary(summary)

@@ -1,4 +1,4 @@
-"""Write the Parquet table of a data set, or find it ready.
+"""Write the Parquet table of a data set, unless it exists.
 
 spark-submit jobs/ingest.py --data dbfs:/databricks-datasets/mnist-digits/data-001
 """
@@ -20,16 +20,16 @@ def main(arguments: Sequence[str]) -> None:
     source = resolve_source(request.config.data, reporter)
     started = time.monotonic()
     with open_session("convoy-ingest") as spark:
-        found, built = table.open_or_build(spark, request.config, source, reporter)
+        data, built = table.open_or_build(spark, request.config, source, reporter)
     seconds = time.monotonic() - started
-    rows = {split: found.manifest.rows(split) for split in SPLITS}
+    rows = {split: data.manifest.rows(split) for split in SPLITS}
     counts = ", ".join(f"{count:,} {split}" for split, count in rows.items())
-    reporter.say(f"table {found.uri} ({'built' if built else 'reused'} in {seconds:.1f} s): {counts}")
-    manifest = found.manifest
+    reporter.say(f"table {data.uri} ({'built' if built else 'reused'} in {seconds:.1f} s): {counts}")
+    manifest = data.manifest
     if manifest.rejected_rows:
-        reporter.say(f"{manifest.rejected_summary}, kept in {found.uri}/{REJECTED_FOLDER}")
+        reporter.say(f"{manifest.rejected_summary}, kept in {data.uri}/{REJECTED_FOLDER}")
     summary = {
-        "table": found.uri,
+        "table": data.uri,
         "dataset": source.dataset,
         "note": source.note,
         "rows": rows,

@@ -30,8 +30,8 @@ def main(arguments: Sequence[str]) -> None:
     for prediction in predict(classifier.Classifier(info), options.files, info.converts_to_digits(options.form)):
         count += 1
         if options.json:
-            answer = {"file": prediction.origin, "label": prediction.label, "probability": prediction.probability}
-            print(json.dumps(answer | {"probabilities": prediction.probabilities}))
+            result = {"file": prediction.origin, "label": prediction.label, "probability": prediction.probability}
+            print(json.dumps(result | {"probabilities": prediction.probabilities}))
         else:
             print(f"{prediction.origin}  {prediction.label}  {prediction.probability:.4f}")
     request.write_summary({"model_uri": info.uri, "predictions": count})

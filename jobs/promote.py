@@ -1,4 +1,4 @@
-"""Make the challenger of a registered model its champion, if it beats the present one on the same test rows.
+"""Make the challenger of a registered model its champion if it beats the current one on the same test rows.
 
 spark-submit jobs/promote.py digits --data mnist
 """
@@ -21,7 +21,7 @@ def own_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the registered model; catalog.schema.model on Unity Catalog")
     flags.rows(parser)
     parser.add_argument(
-        "--significance", metavar="P", type=float, default=0.05, help="the p-value that promotion needs (default: 0.05)"
+        "--significance", metavar="P", type=float, default=0.05, help="the p-value required for promotion (default: 0.05)"
     )
 
 

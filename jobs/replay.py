@@ -14,22 +14,22 @@ from pipelines.track.mlflow.replay import replay, with_trials
 
 
 def main(arguments: Sequence[str]) -> None:
-    about = "Hand to MLflow what it lacks of a run."
+    about = "Send MLflow what it lacks of a run."
     parser = cli.Parser(prog="./convoy replay", description=about, allow_abbrev=False)
     parser.add_argument(
         "run_dir", metavar="RUN_DIR", help="the folder of the run, such as runs/20260131-120000-mnist-convnet-2w-k3f9"
     )
-    parser.add_argument("--to", metavar="URI", default="", help="another tracking server than the run was recorded for")
+    parser.add_argument("--to", metavar="URI", default="", help="the tracking server (default: the one the run was recorded for)")
     options = parser.parse_args(arguments)
-    # What it warns of is printed below.
+    # Warnings are printed below.
     logging.getLogger().addHandler(logging.NullHandler())
     for run_dir in with_trials(paths.to_python(options.run_dir)):
-        done = replay(run_dir, options.to)
-        for refusal in done.refusals:
+        result = replay(run_dir, options.to)
+        for refusal in result.refusals:
             PrintReporter().warn(refusal)
-        print(f"run {done.run_id} at {done.tracking_uri} is complete: {done.entries} entries handed over now")
-        if done.model_uri:
-            print(f"model {done.model_uri}")
+        print(f"run {result.run_id} at {result.tracking_uri} is complete: {result.entries} entries sent now")
+        if result.model_uri:
+            print(f"model {result.model_uri}")
 
 
 if __name__ == "__main__":

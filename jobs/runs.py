@@ -1,4 +1,4 @@
-"""List recent runs in the terminal, the newest first.
+"""List recent runs in the terminal, newest first.
 
 python jobs/runs.py --count 20
 """
@@ -16,8 +16,8 @@ from pipelines.track.mlflow.follower import default_tracking_uri
 
 def main(arguments: Sequence[str]) -> None:
     defaults = TrackingConfig()
-    parser = cli.Parser(description="List recent runs, the newest first.", allow_abbrev=False)
-    parser.add_argument("--count", metavar="N", type=int, default=10, help="how many (default: 10)")
+    parser = cli.Parser(description="List recent runs, newest first.", allow_abbrev=False)
+    parser.add_argument("--count", metavar="N", type=int, default=10, help="number of runs (default: 10)")
     parser.add_argument("--experiment", metavar="NAME", default=defaults.experiment, help=f"default: {defaults.experiment}")
     options = parser.parse_args(arguments)
     if options.count < 1:
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> None:
     if runs:
         print("\n".join(listing.table(runs)))
     else:
-        print(f"no runs of experiment {options.experiment} at {mask(uri)}; ./convoy train makes one")
+        print(f"no runs of experiment {options.experiment} at {mask(uri)}; ./convoy train records one")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train many configurations, side by side where task slots allow, and record one MLflow run with a run for each below it.
+"""Train many configurations, concurrently as far as task slots allow, and record them as children of one MLflow run.
 
 spark-submit jobs/sweep.py conf/sweeps/course.yml
 spark-submit jobs/sweep.py --resume latest
@@ -17,14 +17,14 @@ from pipelines.track.rundir import summary as summary_file
 
 def main(arguments: Sequence[str]) -> None:
     parser = cli.Parser(prog="./convoy sweep", description="Train many configurations.", allow_abbrev=False)
-    parser.add_argument("file", nargs="?", metavar="FILE", help="YAML that says what is tried, such as conf/sweeps/course.yml")
-    parser.add_argument("--resume", metavar="SWEEP", default="", help="go on with a sweep: its run's id, its folder, or 'latest'")
+    parser.add_argument("file", nargs="?", metavar="FILE", help="YAML that defines the sweep, such as conf/sweeps/course.yml")
+    parser.add_argument("--resume", metavar="SWEEP", default="", help="continue a sweep: its run's id, its folder, or 'latest'")
     cli.add_flags(parser)
     options = parser.parse_args(arguments)
     overrides = cli.overrides_of(options)
     cli.check_summary(options.summary)
     if bool(options.file) == bool(options.resume):
-        raise ConfigError("one of FILE and --resume SWEEP is needed; the ready-made sweeps lie in conf/sweeps/")
+        raise ConfigError("either FILE or --resume SWEEP is required; ready-made sweeps are in conf/sweeps/")
     if options.resume:
         sweep, folder = run_sweep.find(options.resume, overrides)
     else:

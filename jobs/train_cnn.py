@@ -21,8 +21,8 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     request = cli.parse(arguments, "Train a network and record one MLflow run.", "conf/train_cnn.yml", _add_flags)
-    # The import of TensorFlow, in that process, takes longer than all else before the first step. So it begins before the rest of
-    # this process's own imports.
+    # The import of TensorFlow in the fork server takes longer than everything else before the first step, so it starts before the
+    # other imports of this process.
     with spawn.fork_server_if_local("training") as fork_server:
         _train(request, fork_server)
 

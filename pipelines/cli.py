@@ -1,6 +1,6 @@
-"""The flags that all jobs share, and how a job ends.
+"""Command-line flags common to all jobs, and exit codes.
 
-Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 129, 130 or 143 interrupted (128 + signal, as shells count).
+0 success, 1 the job failed, 2 the request was invalid, 129, 130 or 143 interrupted (128 + signal, as in shells).
 """
 
 import argparse
@@ -29,24 +29,24 @@ from pipelines.track.rundir import summary as summary_file
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asked for."""
+    """A parsed command line."""
 
     config: Config
     summary: Path | None
-    """Where to write the JSON summary, if anywhere."""
+    """File for the JSON summary, if requested."""
     overrides: tuple[str, ...]
-    """What the flags set, as `section.key=value`."""
+    """Settings from the flags, as `section.key=value`."""
     options: argparse.Namespace
-    """All flags as they were given, a job's own ones included."""
+    """All flags, including the job's own."""
     verbosity: Verbosity = "normal"
 
     @property
     def reporter(self) -> Reporter:
-        """Prints for the user, only warnings where that was asked for."""
+        """Prints for the user, only warnings with `--quiet`."""
         return PrintReporter(quiet=self.verbosity == "quiet")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write the result as JSON where that was asked for. Raises ConvoyError when it cannot be written."""
+        """Write the result as JSON if requested. Raises ConvoyError if it cannot be written."""
         if self.summary is not None:
             summary_file.write(summary, self.summary)
 
@@ -66,18 +66,18 @@ def parse(
     *,
     reads_data: bool = True,
 ) -> Request:
-    """Read the shared flags.
+    """Parse the common flags.
 
     Args:
-        arguments: without the program's name.
+        arguments: command line without the program's name.
         description: for `--help`.
-        default_config: the file that is read when there is no `--config`; None for the settings' own defaults, in jobs that
-            start no workers. A job with a flag `--resume` does not read it when that is given.
-        own_flags: adds the flags that only this job has.
-        reads_data: there is a flag `--data`.
+        default_config: file to read without `--config`; None for the defaults of the settings, in jobs that start no workers.
+            It is not read with `--resume`.
+        own_flags: adds the job's own flags.
+        reads_data: whether there is a flag `--data`.
 
     Raises:
-        ConfigError: a value is wrong. A flag that does not exist, or `--help`, exits as argparse does.
+        ConfigError: a value is invalid. Unknown flags and `--help` exit as argparse does.
     """
     parser = Parser(description=description, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE", help=f"YAML settings (default: {default_config or 'none'})")
@@ -88,7 +88,7 @@ def parse(
     overrides = overrides_of(options)
     resumed = getattr(options, "resume", "")
     if resumed and options.config:
-        raise ConfigError(f"--config and --resume {resumed}: a run goes on with its own settings; change single ones with --set")
+        raise ConfigError(f"--config and --resume {resumed}: a resumed run keeps its own settings; change single ones with --set")
     file = options.config or (None if resumed else default_config)
     config = loader.load(loader.find(file) if file else None, overrides)
     check_summary(options.summary)
@@ -96,7 +96,7 @@ def parse(
 
 
 def add_flags(parser: argparse.ArgumentParser, *, reads_data: bool = True, starts_workers: bool = True) -> None:
-    """The flags that jobs share, but for the file with the settings."""
+    """Add the common flags except `--config`."""
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="one setting, such as training.epochs=5")
     if reads_data:
         parser.add_argument("--data", metavar="NAME_OR_PATH", help="a data set name, libsvm file, folder or URI (data.dataset)")
@@ -110,17 +110,17 @@ def add_flags(parser: argparse.ArgumentParser, *, reads_data: bool = True, start
 
 
 def add_resume(parser: argparse.ArgumentParser) -> None:
-    """The flag `--resume` of a training (`pipelines.launch.resume`)."""
+    """Add the flag `--resume` of a training (`pipelines.launch.resume`)."""
     parser.add_argument(
         "--resume",
         metavar="RUN",
         default="",
-        help="go on with a run: its id, 'latest', its folder or a checkpoint in it; it keeps its settings, --set changes them",
+        help="continue a run: its id, 'latest', its folder or a checkpoint in it; --set changes its settings",
     )
 
 
 def overrides_of(options: argparse.Namespace) -> tuple[str, ...]:
-    """What the flags of `add_flags` set, as `section.key=value`."""
+    """Settings from the flags of `add_flags`, as `section.key=value`."""
     overrides = list(options.set)
     if getattr(options, "data", None) is not None:
         overrides.append(f"data.dataset={yaml.safe_dump(options.data, default_style=chr(34), width=10**6).strip()}")
@@ -136,19 +136,19 @@ def verbosity_of(options: argparse.Namespace) -> Verbosity:
 
 
 def check_summary(file: Path | None) -> None:
-    """Raises ConfigError where `--summary` names a folder that is not there."""
+    """Raises ConfigError if the folder of `--summary` does not exist."""
     if file is not None and not file.absolute().parent.is_dir():
         raise ConfigError(f"--summary {file}: the folder does not exist; create it first")
 
 
 def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> None:
-    """Call `main` and leave the process with the exit code of its outcome.
+    """Call `main` and exit the process with the corresponding code.
 
-    On Databricks the process is not the job's: a `spark_python_task` is executed inside the notebook server's Python, which takes
-    any exit, even one with code 0, for a crash. There this returns when the work is done.
+    On Databricks a `spark_python_task` runs in the Python process of the notebook server, where any exit, even with code 0, is
+    taken for a crash. There this returns when the job is done.
 
     Raises:
-        ConvoyError: on Databricks only, in place of an exit code other than 0.
+        ConvoyError: on Databricks only, instead of an exit code other than 0.
     """
     if paths.on_databricks():
         _run_as_guest(main, arguments)
@@ -168,7 +168,7 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> None
     except SystemExit as exit_of_argparse:
         code = exit_of_argparse.code if isinstance(exit_of_argparse.code, int) else 1
     except Exception:
-        # A defect. Its traceback may show what was passed about.
+        # A bug. Its traceback may contain credentials.
         _say(traceback.format_exc().rstrip())
         code = 1
     _leave(code)
@@ -178,15 +178,15 @@ def _run_as_guest(main: Callable[[Sequence[str]], None], arguments: Sequence[str
     try:
         main(arguments)
     except ConvoyError as error:
-        # What the run's page shows first, and below it nothing of ours.
+        # The run's page shows the message first; `from None` omits our frames.
         raise ConvoyError(mask(f"{error}\n{error.details}".rstrip())) from None
     except Interrupted as interruption:
         raise KeyboardInterrupt(str(interruption)) from None
     except SystemExit as exit_of_argparse:
         if exit_of_argparse.code not in (0, None):
-            raise ConfigError(f"the job does not take these parameters: {mask(' '.join(arguments))}") from None
+            raise ConfigError(f"the job does not accept these parameters: {mask(' '.join(arguments))}") from None
     except Exception:
-        # A defect. Databricks would show and keep its traceback as it is.
+        # A bug. Databricks would show and store its traceback unmasked.
         raise RuntimeError(mask(traceback.format_exc().rstrip())) from None
 
 
@@ -196,7 +196,7 @@ def _say(text: str) -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """Without waiting for threads: one may hang on a server that does not answer."""
+    """Exit without waiting for threads: one may hang on a dead server."""
     temporary.remove()
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
@@ -207,8 +207,8 @@ def _leave(code: int) -> NoReturn:
 
 def _raise_on_signals() -> None:
     def interrupt(signum: int, _frame: FrameType | None) -> None:
-        # The next Ctrl-C or SIGTERM ends the process at once, and its ranks with it (see pipelines.launch.workers.rank). A SIGHUP
-        # that follows does not: it comes by itself when the same Ctrl-C has ended spark-submit's JVM.
+        # Another Ctrl-C or SIGTERM kills the process at once, with its ranks (pipelines.launch.workers.rank). A SIGHUP must
+        # not: it follows by itself when the same Ctrl-C has ended spark-submit's JVM.
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

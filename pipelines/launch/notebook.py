@@ -1,4 +1,4 @@
-"""For notebooks: settings from widgets, and one call that trains and gives back what can be looked at."""
+"""Training in notebooks: settings from widgets, and one call that trains and returns the finished run."""
 
 import atexit
 import contextlib
@@ -40,17 +40,17 @@ _CLUSTER_STORAGE = "dbfs:/convoy"
 
 
 def configuration(file: str, settings: Mapping[str, str | float], storage: str = "") -> Config:
-    """The configuration of a lab: a file, what the widgets say, and where a notebook keeps its things.
+    """The configuration of a lab: a file, changed by widgets, with a notebook's storage and experiment.
 
-    Runs go to the experiment `convoy-labs`, on Databricks to that of the workspace's tracking server.
+    Runs are recorded in the experiment `convoy-labs`, on Databricks in the workspace.
 
     Args:
-        file: such as `conf/mlp.yml`. Looked for from the working directory upwards, because a notebook's is `notebooks`.
-        settings: `section.key` to value, texts as YAML; an empty text leaves what the file says.
-        storage: the folder for tables and runs; empty for the home folder, on Databricks `dbfs:/convoy`.
+        file: such as `conf/mlp.yml`. Searched from the working directory upwards, because a notebook's is `notebooks`.
+        settings: values by `section.key`, strings as YAML; an empty string keeps the value in the file.
+        storage: folder for tables and runs; by default the home folder, on Databricks `dbfs:/convoy`.
 
     Raises:
-        ConfigError: a setting is wrong, or there is no such file.
+        ConfigError: a setting is invalid, or the file does not exist.
     """
     on_databricks = paths.on_databricks()
     storage = storage or (_CLUSTER_STORAGE if on_databricks else "")
@@ -64,10 +64,10 @@ def configuration(file: str, settings: Mapping[str, str | float], storage: str =
 
 
 def open_table(config: Config) -> Table:
-    """The table of the configured data, written now where it is not ready. Says what it does.
+    """The table of the configured data, which is written if it does not exist. Prints progress.
 
     Raises:
-        ConvoyError: the data cannot be had, or a line of it is malformed.
+        ConvoyError: the data is not available or malformed.
     """
     reporter = PrintReporter()
     source = resolve_source(config.data, reporter)
@@ -83,7 +83,7 @@ def images(table: Table, split: Split, count: int) -> "Block":
     Raises:
         DataError: a file of the table is damaged.
     """
-    # Petastorm prints when it is done, and reads through pyarrow interfaces that pyarrow < 15 only deprecates.
+    # Petastorm prints at the end and uses pyarrow interfaces that some versions deprecate.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore", FutureWarning)
         from pipelines.data.stream.reader import read_blocks
@@ -93,20 +93,20 @@ def images(table: Table, split: Split, count: int) -> "Block":
 
 
 def train(config: Config, *, again: bool = False) -> FinishedRun:
-    """Train as configured and record the run; or take the newest finished run with this configuration and this table.
+    """Train and record the run, or reuse the newest finished run with the same configuration and table.
 
     Args:
-        config: the run. Where it is recorded does not count when runs are compared.
-        again: train in any case.
+        config: settings of the run. Its section `tracking` is ignored when runs are compared.
+        again: train even if there is such a run.
 
     Raises:
-        ConvoyError: the work failed.
+        ConvoyError: training failed.
     """
     console = TrainingConsole(config.training.epochs)
     if not again:
         earlier = _earlier(config, open_table(config).uri)
         if earlier is not None:
-            console.say(f"taken from {paths.display(earlier.run_dir)}, which was trained with exactly these settings")
+            console.say(f"reusing {paths.display(earlier.run_dir)}, which was trained with exactly these settings")
             return earlier
     _spark()
     summary = run_training(config, console, time.time())
@@ -114,37 +114,37 @@ def train(config: Config, *, again: bool = False) -> FinishedRun:
     console.say(
         f"test accuracy {100 * summary.test.accuracy:.2f} % of {summary.test.rows:,} rows, after {summary.seconds.total:.0f} s"
     )
-    found = finished_run.read(Path(summary.run_dir))
-    if found is None:
-        raise ConvoyError(f"{summary.run_dir}: the run that has just ended cannot be read; this is a defect")
-    return found
+    run = finished_run.read(Path(summary.run_dir))
+    if run is None:
+        raise ConvoyError(f"{summary.run_dir}: the run that has just ended cannot be read; this is a bug")
+    return run
 
 
 def _spark() -> "SparkSession":
-    """The session of the notebook; where there is none, a new one that stays until the process ends.
+    """The active session, or a new one that lasts until the process ends.
 
-    It must stay: when a session is stopped, the timer that every barrier stage needs is ended with its JVM in mind.
+    It cannot be restarted: stopping a session also stops the timers that barrier stages in the same JVM need.
     """
     return _kept.enter_context(session.open_session("convoy-lab"))
 
 
 def _earlier(config: Config, table_uri: str) -> FinishedRun | None:
-    wanted = _comparable(config)
+    comparable = _comparable(config)
     return finished_run.newest(
         paths.to_python(config.launch.runs_uri),
-        lambda run: _comparable(run.config) == wanted and run.summary.table == table_uri,
+        lambda run: _comparable(run.config) == comparable and run.summary.table == table_uri,
     )
 
 
 def _comparable(config: Config) -> Config:
-    """Without what does not change the result."""
+    """The settings without those that do not affect the result."""
     return dataclasses.replace(config, tracking=Config().tracking)
 
 
 def _find(file: str) -> Path:
     here = Path.cwd()
     candidates = [paths.to_python(file), *(folder / file for folder in (here, *here.parents))]
-    found = next((path for path in candidates if path.is_file()), None)
-    if found is None:
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
         raise ConfigError(f"{file}: not found in {here} or above it; open the notebook in a checkout of the repository")
-    return found
+    return path

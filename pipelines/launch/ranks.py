@@ -1,4 +1,4 @@
-"""Run any function on N Horovod ranks: what `HorovodRunner(np=...).run` and `horovod.spark.run` do (docs/horovodrunner.md)."""
+"""Run any function on N Horovod ranks, like `HorovodRunner(np=...).run` and `horovod.spark.run` (docs/horovodrunner.md)."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -30,30 +30,30 @@ def run(
     spark: SparkSession | None = None,
     launch: LaunchConfig | None = None,
 ) -> list[Any]:
-    """Call `function(*args, **kwargs)` on every rank, each in a fresh process with Horovod's environment.
+    """Call `function(*args, **kwargs)` on every rank, each in a new process with Horovod's environment.
 
-    The function calls `hvd.init()` itself, as under `horovodrun`. It and its arguments travel by cloudpickle, so import heavy
-    libraries inside it and pass data by path. Only `horovod.tensorflow`'s ops work with Keras 3, not `horovod.keras`.
+    The function calls `hvd.init()` itself, as under `horovodrun`. Function and arguments are pickled by cloudpickle, so import
+    heavy libraries inside it and pass data by path. Only the ops of `horovod.tensorflow` work with Keras 3, not `horovod.keras`.
 
-    On the driver's own machine (local mode, negative `np`) the processes are forked from one that has imported TensorFlow and
-    Horovod, which the first call starts and later ones find: variables that TensorFlow reads at its import must be set before.
+    On the driver's machine (local mode, negative `np`) the processes are forked from a server that has imported TensorFlow and
+    Horovod. The first call starts it and later ones reuse it, so set variables that TensorFlow reads at import before that.
 
     Args:
-        function: of a module that all nodes have, or defined where it is used, as in a notebook.
-        np: how many ranks. Positive: so many tasks of one Spark barrier stage, all at once or none. Negative: `-np` processes on
-            the driver, without Spark, to try a function out.
-        args: passed on.
-        kwargs: passed on.
-        spark: the session; None for the one that is there, or a new one for the time of the call.
-        launch: time limits, threads and the folder for logs (`runs_uri`, which all nodes must see); its `workers` do not count.
+        function: from a module that all nodes have, or defined where it is used, as in a notebook.
+        np: number of ranks. Positive: tasks of one Spark barrier stage, all at once or none. Negative: `-np` processes on the
+            driver, without Spark, to try a function.
+        args: arguments of the function.
+        kwargs: keyword arguments of the function.
+        spark: the session; None for the active one, or else a new one for the duration of the call.
+        launch: timeouts, threads and the folder for logs (`runs_uri`, which all nodes must share); its `workers` is ignored.
 
     Returns:
         what the function returned on each rank, in rank order. HorovodRunner returns the first of these.
 
     Raises:
         ConfigError: `np` is 0.
-        LaunchError: there are fewer task slots than ranks, or an executor lacks something; at once.
-        RankError: a rank raised or died. The message names the first that did; `details` is its traceback, and its log stays.
+        LaunchError: there are fewer task slots than ranks, or an executor lacks a requirement; raised at once.
+        RankError: a rank raised or died. The message names the first one; `details` has its traceback, and its log is kept.
     """
     if np == 0:
         raise ConfigError("np=0: must be positive for ranks on Spark's workers, or negative for processes on the driver")
@@ -61,7 +61,7 @@ def run(
     work_dir = layout.make(paths.to_python(launch.runs_uri), f"{getattr(function, '__name__', 'function')}-{abs(np)}w")
     call = (function, tuple(args), dict(kwargs or {}))
     if np < 0:
-        return _on_the_driver(call, launch, work_dir)
+        return _on_driver(call, launch, work_dir)
     if spark is not None:
         return _on_spark(spark, call, launch, work_dir)
     with session.open_session("convoy-ranks") as own:
@@ -69,7 +69,7 @@ def run(
 
 
 def _on_spark(spark: SparkSession, call: tuple[Any, ...], launch: LaunchConfig, work_dir: Path) -> list[Any]:
-    # First, so that it imports during the checks.
+    # First, so that its imports run during the checks.
     server = spawn.persistent_fork_server() if session.is_local() else ""
     check.check_cluster(spark, launch.workers, str(work_dir))
     ranks = barrier.start(spark, _call, call, launch=launch, work_dir=work_dir, fork_server=server)
@@ -82,7 +82,7 @@ def _on_spark(spark: SparkSession, call: tuple[Any, ...], launch: LaunchConfig, 
     return ranks.results()
 
 
-def _on_the_driver(call: tuple[Any, ...], launch: LaunchConfig, work_dir: Path) -> list[Any]:
+def _on_driver(call: tuple[Any, ...], launch: LaunchConfig, work_dir: Path) -> list[Any]:
     attempt_dir = layout.new_attempt(work_dir)
     payload = cloudpickle.dumps((_call, call))
     assignment = Assignment(
@@ -99,7 +99,7 @@ def _on_the_driver(call: tuple[Any, ...], launch: LaunchConfig, work_dir: Path) 
             commands.send(attempt_dir, commands.KILL)
             raise
         if waiting or any(rank.exception() for rank in done):
-            # The others would wait for the one that failed.
+            # The others would wait for the failed one.
             commands.send(attempt_dir, commands.KILL)
     failures = read_failures(attempt_dir)
     if failures:

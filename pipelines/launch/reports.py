@@ -10,8 +10,8 @@ from pipelines.track.recorder import Recorder
 from pipelines.track.rundir import layout, logs
 from pipelines.track.rundir.events import Event, ModelSaved, NodeSample, SpoolReader
 
-# What rank 0 tells when its work is done (`pipelines.launch.train_function`), and how late a shared file system may show it.
-_LAST_REPORT = ModelSaved.kind
+# The last event of rank 0 (`pipelines.launch.train_function`), and how late a shared file system may show it.
+_LAST_EVENT = ModelSaved.kind
 _LATE_SECONDS = 10
 
 
@@ -66,9 +66,9 @@ class ReportObserver:
     def await_last_report(self) -> None:
         """Wait until the last event of rank 0 is seen: some shared file systems show a file late."""
         deadline = time.monotonic() + _LATE_SECONDS
-        while _LAST_REPORT not in self._clock.marks:
+        while _LAST_EVENT not in self._clock.marks:
             if time.monotonic() > deadline:
-                line = f"the run folder shows no last report of rank 0 after {_LATE_SECONDS} s; metrics may be missing"
+                line = f"the last event of rank 0 is not in the run folder after {_LATE_SECONDS} s; metrics may be missing"
                 self._console.warn(line)
                 return
             time.sleep(0.1)

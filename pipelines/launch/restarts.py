@@ -1,4 +1,4 @@
-"""Train until it is done: start the workers, watch them, and start them again from the last checkpoint when one is lost."""
+"""Train with restarts: start the workers, watch them, and restart them from the last checkpoint when one is lost."""
 
 import dataclasses
 from collections.abc import Callable
@@ -27,13 +27,13 @@ class TrainingObserver(Protocol):
     """Follows a training on the driver."""
 
     def poll(self) -> None:
-        """Called several times a second while the workers run, and once when they have ended."""
+        """Called several times a second while the workers run, and once after their end."""
 
     def warn(self, line: str) -> None:
         """Receives warnings, one line each."""
 
     def restarting(self, reason: str) -> None:
-        """Called before each restart with a line that says what happened and where training goes on."""
+        """Called before each restart with a line that says what happened and where training continues."""
 
 
 def train(
@@ -47,31 +47,31 @@ def train(
     function: Callable[..., TrainingResult] = work,
     fork_server: str = "",
 ) -> list[TrainingResult]:
-    """Train on `launch.workers` workers, whatever becomes of single ones.
+    """Train on `launch.workers` workers and restart when a worker is lost.
 
-    A worker is lost when its process, its task or its node ends from outside, or when it makes no progress. Then training starts
-    again from the last checkpoint, at most `launch.max_restarts` times, with fewer workers where their slots are gone and
-    `launch.min_workers` allows it. An error that a worker raises ends it.
+    A worker is lost when its process, task or node is terminated from outside, or when it makes no progress. Training then
+    restarts from the last checkpoint, at most `launch.max_restarts` times, and with fewer workers if slots are missing and
+    `launch.min_workers` allows it. An exception that a worker raises ends the training.
 
     Args:
         spark: a session with task slots for all workers.
-        config: the settings of the run.
-        table: what to train on.
-        run_dir: the run's folder.
-        observer: follows it.
-        start: where to go on from; None for the beginning.
+        config: settings of the run.
+        table: the data to train on.
+        run_dir: run folder.
+        observer: follows the training.
+        start: checkpoint to start from; None for the beginning.
         function: what each worker runs.
-        fork_server: the address of one (`pipelines.launch.workers.spawn`), which starts the workers sooner.
+        fork_server: address of a fork server (`pipelines.launch.workers.spawn`), which starts the workers faster.
 
     Returns:
-        the results in rank order, of the workers that there were in the end.
+        the results of the last workers, in rank order.
 
     Raises:
-        RankError: a worker failed for good.
-        LaunchError: Spark could not run them.
+        RankError: a worker raised, or was lost and may not be restarted.
+        LaunchError: Spark could not run the workers.
     """
     restarts, allowed = 0, config.launch.max_restarts
-    wanted = config.launch.workers
+    requested = config.launch.workers
     while True:
         arguments: tuple[Any, ...] = (config, table, str(run_dir), str(start.path) if start is not None else None)
         launch = barrier.start(spark, function, arguments, launch=config.launch, work_dir=run_dir, fork_server=fork_server)
@@ -85,36 +85,38 @@ def train(
                 raise LaunchError(f"{error}; launch.max_restarts={allowed} are used up") from error
             restarts += 1
             start = store.newest(run_dir, observer.warn)
-            place = (
-                f"goes on from the checkpoint of {start.state.position}" if start else "begins again: there is no checkpoint yet"
+            continuation = (
+                f"continues from the checkpoint of {start.state.position}"
+                if start
+                else "starts again: there is no checkpoint yet"
             )
-            line = f"restart {restarts} of {allowed}: {error}; training {place}"
+            line = f"restart {restarts} of {allowed}: {error}; training {continuation}"
             observer.restarting(line)
             lost = error
-        config = _on_what_is_left(spark, config, wanted, lost)
-        if config.launch.workers < wanted:
-            observer.warn(f"{config.launch.workers} of {wanted} workers go on: there are no task slots for more")
+        config = _with_available_workers(spark, config, requested, lost)
+        if config.launch.workers < requested:
+            observer.warn(f"continuing with {config.launch.workers} of {requested} workers: there are no task slots for more")
         if start is not None:
             for line in resume.changes(start.state, config, table.manifest.rows("train")):
                 observer.warn(line)
 
 
-def _on_what_is_left(spark: SparkSession, config: Config, wanted: int, lost: RankError) -> Config:
-    """The settings with as many workers as can run now.
+def _with_available_workers(spark: SparkSession, config: Config, requested: int, lost: RankError) -> Config:
+    """The settings with the number of workers that can run now.
 
     Raises:
-        LaunchError: too few; it says which loss made them so.
+        LaunchError: too few can; names the loss that caused it.
     """
     launch = config.launch
     try:
-        workers = slots.wait_for_return(spark, wanted, launch.min_workers, launch.start_timeout_seconds)
+        workers = slots.wait_for_return(spark, requested, launch.min_workers, launch.start_timeout_seconds)
     except LaunchError as error:
         raise LaunchError(f"{lost}; {error}") from lost
     return dataclasses.replace(config, launch=dataclasses.replace(launch, workers=workers))
 
 
 def _watch(launch: WorkerGroup, watchdog: Watchdog, observer: TrainingObserver) -> None:
-    """Follow the workers to their end, or bring it about when they are stalled."""
+    """Follow the workers until they end, or abort them when they are stalled."""
     try:
         while not launch.wait(_POLL_SECONDS):
             observer.poll()

@@ -1,4 +1,4 @@
-"""What `--resume` (`pipelines.cli.add_resume`) means: which run goes on, with which settings, from which checkpoint."""
+"""Resolve `--resume` (`pipelines.cli.add_resume`): which run continues, with which settings, from which checkpoint."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,54 +16,54 @@ from pipelines.track.rundir import layout
 from pipelines.train.checkpoint import store
 from pipelines.train.checkpoint.store import Checkpoint, State
 
-# What decides the numbers of a training. The rest may differ without a word.
-_SAID = ("data.", "ingest.", "stream.", "model.", "training.", "launch.workers")
+# Settings that affect the result of a training. Changes of others are not reported.
+_REPORTED = ("data.", "ingest.", "stream.", "model.", "training.", "launch.workers")
 
 
 @dataclass(frozen=True)
 class Resumption:
-    """A run that goes on."""
+    """A run to continue."""
 
     run_dir: Path
     config: Config
     checkpoint: Checkpoint | None
-    """None when the run ended before its first one."""
+    """None if the run ended before its first checkpoint."""
 
 
-def prepare(wanted: str, runs_uri: str, overrides: Sequence[str], reporter: Reporter) -> Resumption:
-    """Find the run and the newest of its checkpoints that is whole.
+def prepare(identifier: str, runs_uri: str, overrides: Sequence[str], reporter: Reporter) -> Resumption:
+    """Find the run and its newest intact checkpoint.
 
     Args:
-        wanted: what `--resume` names: `latest`, the id of a run, a run's folder or one checkpoint in it.
-        runs_uri: the folder that holds the folders of runs.
+        identifier: value of `--resume`: `latest`, the id of a run, a run folder or a checkpoint in it.
+        runs_uri: parent of the run folders.
         overrides: settings to change, as `section.key=value`.
         reporter: receives progress and warnings.
 
     Raises:
-        ConfigError: there is no such run, or its settings cannot be used.
-        CheckpointError: the network or the optimizer is not the checkpoint's.
-        LaunchError: the run is still being trained.
+        ConfigError: there is no such run, or its settings are invalid.
+        CheckpointError: network or optimizer differ from those of the checkpoint.
+        LaunchError: the run is still training.
     """
-    place = paths.to_python(wanted)
-    run_dir = layout.find(paths.to_python(runs_uri), wanted, place)
+    path = paths.to_python(identifier)
+    run_dir = layout.find(paths.to_python(runs_uri), identifier, path)
     orphans.refuse_if_running(run_dir)
     config = loader.load(run_dir / layout.CONFIG_FILE, overrides)
-    found = _chosen(run_dir, place, reporter)
-    if found is None:
-        reporter.say(f"resume: {paths.display(run_dir)} has no checkpoint that can be used; it starts again at epoch 1")
+    checkpoint = _select(run_dir, path, reporter)
+    if checkpoint is None:
+        reporter.say(f"resume: {paths.display(run_dir)} has no usable checkpoint; it starts again at epoch 1")
         return Resumption(run_dir, config, None)
-    for newer in store.set_aside_after(run_dir, found.path):
+    for newer in store.set_aside_after(run_dir, checkpoint.path):
         reporter.say(f"resume: {newer.name} is newer and set aside")
-    _check_settings(found, config)
-    reporter.say(f"resume: {paths.display(run_dir)} goes on after {found.state.position}")
-    return Resumption(run_dir, config, found)
+    _check_settings(checkpoint, config)
+    reporter.say(f"resume: {paths.display(run_dir)} continues after {checkpoint.state.position}")
+    return Resumption(run_dir, config, checkpoint)
 
 
 def check_table(resumption: Resumption, manifest: TableManifest, reporter: Reporter) -> None:
-    """Refuse a table other than the one the checkpoint saw, and say what else is not as it was.
+    """Check that the table is the checkpoint's, and report which settings have changed.
 
     Raises:
-        CheckpointError: the table holds other rows.
+        CheckpointError: the table has other rows.
     """
     if resumption.checkpoint is None:
         return
@@ -78,11 +78,11 @@ def check_table(resumption: Resumption, manifest: TableManifest, reporter: Repor
 
 
 def changes(state: State, config: Config, rows: int) -> list[str]:
-    """Lines that say which settings are not those of the checkpoint, and what comes of it; empty when nothing changes."""
+    """Which settings differ from those of the checkpoint, and the consequences, as lines for the user. Often empty."""
     now = {key: list(value) if isinstance(value, tuple) else value for key, value in config.flat().items()}
     then = {current_name(key): value for key, value in state.settings.items()}
     different = [
-        f"{key} {then[key]} -> {now[key]}" for key in now if key.startswith(_SAID) and key in then and then[key] != now[key]
+        f"{key} {then[key]} -> {now[key]}" for key in now if key.startswith(_REPORTED) and key in then and then[key] != now[key]
     ]
     if not different:
         return []
@@ -98,20 +98,20 @@ def changes(state: State, config: Config, rows: int) -> list[str]:
     return lines
 
 
-def _chosen(run_dir: Path, place: Path, reporter: Reporter) -> Checkpoint | None:
-    """The newest whole checkpoint, or the one that was asked for, or one before it."""
-    name = place.name if place.suffix == ".json" else place.name.rsplit("-", 1)[0] + ".json"
-    asked = next((path for path in store.available(run_dir) if path.name == name and place.is_file()), None)
-    return store.newest(run_dir, reporter.warn, asked)
+def _select(run_dir: Path, path: Path, reporter: Reporter) -> Checkpoint | None:
+    """The newest intact checkpoint up to the requested one, if `path` is one."""
+    name = path.name if path.suffix == ".json" else path.name.rsplit("-", 1)[0] + ".json"
+    requested = next((each for each in store.available(run_dir) if each.name == name and path.is_file()), None)
+    return store.newest(run_dir, reporter.warn, requested)
 
 
-def _check_settings(found: Checkpoint, config: Config) -> None:
-    state = found.state
+def _check_settings(checkpoint: Checkpoint, config: Config) -> None:
+    state = checkpoint.state
     for key, stored, now in (
         ("model.name", state.network, config.model.name),
         ("training.optimizer", state.optimizer, config.training.optimizer),
     ):
         if stored != now:
             raise CheckpointError(
-                f"{key}={now}: the checkpoint {found.path.name} holds {stored}; start a new run for another one"
+                f"{key}={now}: the checkpoint {checkpoint.path.name} holds {stored}; start a new run for another one"
             )

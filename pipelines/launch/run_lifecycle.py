@@ -1,4 +1,4 @@
-"""The run of a job from its first line to its end, whatever comes between."""
+"""Start and end of the run of a job, however it ends."""
 
 import logging
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from pipelines.track.rundir import layout, logs
 from pipelines.track.tracked_run import Status, TrackedRun, status_of
 from pipelines.train.checkpoint import store
 
-# The tracking thread may still be asking a dead server. Python shows, unmasked, what is logged where there is no handler at all.
+# The tracking thread may still be waiting for a dead server. Without any handler Python prints its log lines, unmasked.
 _SILENT = logging.NullHandler()
 
 
@@ -29,31 +29,31 @@ def recorded(
     parent: Path | None = None,
     patience_seconds: float = 0.0,
 ) -> Iterator[TrackedRun]:
-    """Record what the block does.
+    """Record the block as a run, which ends FINISHED, FAILED or KILLED with it.
 
-    The run ends FINISHED, FAILED or KILLED as the block does. Runs that an earlier driver left behind are ended first. What the
-    tracking server lacks at the end, and after an interruption the way to resume, is said on the console.
+    Runs orphaned by earlier drivers are marked as killed first. At the end the console shows what the tracking server lacks, and
+    after an interruption how to resume.
 
     Args:
-        tracking: where to.
-        run_name: for people.
-        run_dir: the run's folder.
-        console: is closed at the end.
-        log_level: the least important log lines to keep.
-        parent: the folder of the run that this one is to be shown below. The lines that the driver logs are kept there.
-        patience_seconds: how long MLflow may be left out at first (`TrackedRun.hand_over`).
+        tracking: server and experiment.
+        run_name: name of a new run.
+        run_dir: run folder.
+        console: closed at the end.
+        log_level: lowest level of the log files.
+        parent: run folder of the parent run, which also has the driver's log.
+        patience_seconds: delay before MLflow is imported (`TrackedRun`).
 
     Raises:
-        LaunchError: the disk does not take what has to be written.
+        LaunchError: the disk is full or not writable.
     """
     with _disk_errors_named(run_dir):
         log = log_to(run_dir, log_level) if parent is None else None
         console.say(f"run folder {paths.display(run_dir)}, logs in {paths.display(run_dir / layout.LOG_FOLDER)}")
-        left_behind = orphans.mark_killed(run_dir.parent, console)
+        orphaned = orphans.mark_killed(run_dir.parent, console)
         orphans.claim(run_dir)
     try:
         with TrackedRun(tracking, run_name, run_dir, reporter=console, parent=parent, patience_seconds=patience_seconds) as run:
-            run.also_end([folder for folder in left_behind if folder != run_dir])
+            run.also_end([folder for folder in orphaned if folder != run_dir])
             try:
                 with closing(console), _disk_errors_named(run_dir):
                     yield run
@@ -73,7 +73,7 @@ def recorded(
 
 @contextmanager
 def _disk_errors_named(run_dir: Path) -> Iterator[None]:
-    """Turns an OSError of the block into a LaunchError."""
+    """Converts an OSError in the block to a LaunchError."""
     try:
         yield
     except OSError as error:
@@ -87,20 +87,20 @@ def _say_how_to_resume(status: Status, run_dir: Path, console: TrainingConsole) 
 
 
 def log_to(run_dir: Path, level: LogLevel) -> logging.Handler:
-    """Keep what this process logs in the run folder, until the handler is removed."""
-    # A full disk would otherwise fill the screen.
+    """Log this process to the run folder until the handler is removed."""
+    # Otherwise a full disk floods the console.
     logging.raiseExceptions = False
     file = writeback.stage_of(run_dir).file(run_dir / layout.LOG_FOLDER / "driver.log")
     return logs.configure(open(file, "a", encoding="utf-8", opener=atomic.owner_only), "driver", level)
 
 
 def _keep_log(run: TrackedRun, run_dir: Path) -> None:
-    """One log of driver and ranks, as an artifact."""
+    """Merge the logs of driver and ranks and log them as an artifact."""
     folder = run_dir / layout.LOG_FOLDER
     try:
         writeback.stage_of(run_dir).publish()
         logs.merge(folder, run_dir / layout.MERGED_LOG)
     except OSError as error:
-        run.warnings.append(f"{run_dir / layout.MERGED_LOG} could not be written ({error.strerror}); {folder} has the logs")
+        run.warnings.append(f"{run_dir / layout.MERGED_LOG} could not be written ({error.strerror}); the logs are in {folder}")
     else:
         run.artifact(run_dir / layout.MERGED_LOG)

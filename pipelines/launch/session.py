@@ -19,26 +19,26 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def open_session(app_name: str) -> Iterator[SparkSession]:
-    """The session that is there, or a new one, which is stopped at the end.
+    """The active session, or else a new one that is stopped at the end.
 
-    A cluster's own session is left as it is. A new one takes the master of `spark-submit`, or `local[*]`.
+    The session of a Databricks cluster is never stopped. A new one uses the master of `spark-submit`, or `local[*]`.
 
     Raises:
         LaunchError: Spark could not be started.
     """
     active = SparkSession.getActiveSession()
     if active is not None or paths.on_databricks():
-        # Databricks counts a stopped session as a crash of the driver.
+        # Databricks treats a stopped session as a crash of the driver.
         yield active or SparkSession.builder.getOrCreate()
         return
-    # Otherwise Spark starts whatever `python3` is first on the PATH of its workers.
+    # By default Spark starts the first `python3` on the PATH of its workers.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     interrupt_handler = signal.getsignal(signal.SIGINT)
     try:
         builder = (
             SparkSession.builder.appName(app_name)
             .config("spark.ui.showConsoleProgress", "false")
-            # A copy of a task that writes or trains would do its work twice.
+            # A speculative copy of a task would write or train a second time.
             .config("spark.speculation", "false")
         )
         for key, value in _loopback().items():
@@ -48,7 +48,7 @@ def open_session(app_name: str) -> Iterator[SparkSession]:
             _leave_interrupts_to_the_driver(session)
     except Exception as error:
         raise LaunchError(f"Spark could not be started ({error}); run ./convoy doctor") from error
-    # Spark's own handler first asks the JVM to cancel, and fails when Ctrl-C has already ended that.
+    # Spark's own handler asks the JVM to cancel and fails if Ctrl-C has already ended it.
     signal.signal(signal.SIGINT, interrupt_handler)
     try:
         yield session
@@ -58,11 +58,11 @@ def open_session(app_name: str) -> Iterator[SparkSession]:
             session.stop()
         except Exception:
             # After a Ctrl-C the JVM is already gone.
-            _log.info("Spark was not there to be stopped", exc_info=True)
+            _log.info("Spark had already stopped", exc_info=True)
 
 
 def is_local() -> bool:
-    """The tasks of the session that is there, or else of the one to come, run on this machine."""
+    """Whether the tasks of the active session, or else of the next one, run on this machine."""
     active = SparkSession.getActiveSession()
     if active is not None:
         return runs_here(active)
@@ -71,34 +71,34 @@ def is_local() -> bool:
 
 
 def runs_here(spark: SparkSession) -> bool:
-    """The tasks of a session run on this machine."""
+    """Whether the tasks of a session run on this machine."""
     return bool(spark.sparkContext.master.startswith("local"))
 
 
 def _loopback() -> dict[str, str]:
-    """On one machine nothing listens to the network, unless the user's own settings say so."""
+    """Settings for one machine, where nothing should listen on the network unless the user configured it."""
     if not is_local():
         return {}
     conf = SparkConf()
-    wanted = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+    settings = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
     if "SPARK_LOCAL_IP" not in os.environ:
-        # The address of the web page comes from there alone.
-        wanted["spark.ui.enabled"] = "false"
-    return {key: value for key, value in wanted.items() if not conf.contains(key)}
+        # Only this variable sets the address of the web UI.
+        settings["spark.ui.enabled"] = "false"
+    return {key: value for key, value in settings.items() if not conf.contains(key)}
 
 
 def _leave_interrupts_to_the_driver(session: SparkSession) -> None:
-    """A Ctrl-C reaches spark-submit's JVM, too. It would end at once, and the driver could neither end its tasks nor be heard."""
+    """Ignore Ctrl-C in spark-submit's JVM. It would exit at once, and the driver could neither cancel its tasks nor print."""
     jvm = session.sparkContext._jvm
     ignore = jvm.java.lang.Class.forName("sun.misc.SignalHandler").getField("SIG_IGN").get(None)
     jvm.sun.misc.Signal.handle(jvm.sun.misc.Signal("INT"), ignore)
 
 
 def _end_barrier_timers(session: SparkSession) -> None:
-    """Let the JVM end. Spark times barrier stages with threads that keep a local-mode JVM alive for ever.
+    """Stop the timers of barrier stages, whose threads keep the JVM alive in local mode.
 
-    One is that of the tasks; the other, of the coordinator, Spark 3.5.0 leaves running, too. They are timers up to Spark 3.5 and
-    executors from 4.0 on (SPARK-46895).
+    One belongs to the tasks; the other, of the coordinator, is not stopped by Spark 3.5.0 either. They are timers up to Spark 3.5
+    and executors from 4.0 on (SPARK-46895).
     """
     try:
         context = session.sparkContext
@@ -114,4 +114,4 @@ def _end_barrier_timers(session: SparkSession) -> None:
             else:
                 timer.shutdownNow()
     except Exception:
-        _log.warning("the timers of Spark's barrier stages could not be ended; spark-submit may not return", exc_info=True)
+        _log.warning("the timers of Spark's barrier stages could not be stopped; spark-submit may hang", exc_info=True)

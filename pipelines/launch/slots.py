@@ -1,4 +1,4 @@
-"""How many workers the cluster can run at once, and how they share its cores."""
+"""Task slots: how many workers the cluster can run at once, and how they share its cores."""
 
 import os
 import re
@@ -9,15 +9,15 @@ from pyspark.sql import SparkSession
 
 from pipelines.errors import LaunchError
 
-# Executors of a new session register one after the other. Spark itself waits as long for them
-# (spark.scheduler.maxRegisteredResourcesWaitingTime), but in Spark's own cluster manager not at all.
+# Executors of a new session register one by one. Spark itself waits as long for them
+# (spark.scheduler.maxRegisteredResourcesWaitingTime), but not at all in its standalone cluster manager.
 _REGISTER_SECONDS = 30.0
-# Executors that died start again within seconds. A node that is replaced takes minutes.
+# A dead executor is restarted within seconds. The replacement of a node takes minutes.
 _REVIVE_SECONDS = 10.0
 
 
 def check(spark: SparkSession, workers: int) -> None:
-    """Raises LaunchError at once when the workers cannot all run at the same time; Spark would wait or say it less clearly."""
+    """Raises LaunchError if the workers cannot all run at once; Spark would wait, or fail with a less clear message."""
     _check_fixed(spark)
     slots = available(spark)
     if workers > slots:
@@ -28,7 +28,7 @@ def check(spark: SparkSession, workers: int) -> None:
 
 
 def wait_for_start(spark: SparkSession, workers: int) -> None:
-    """Give the executors of a session that has just begun time to register. Raises LaunchError, as `check`."""
+    """Wait for the executors of a new session to register. Raises LaunchError like `check`."""
     _check_fixed(spark)
     context = spark.sparkContext
     if not context.master.startswith("local"):
@@ -37,19 +37,19 @@ def wait_for_start(spark: SparkSession, workers: int) -> None:
 
 
 def wait_for_return(spark: SparkSession, workers: int, least: int, seconds: float) -> int:
-    """Give lost executors time to come back.
+    """Wait for lost executors to restart.
 
     Args:
         spark: the session.
-        workers: how many are wanted.
-        least: how many will do; 0 for all that are wanted.
-        seconds: how long to wait for `least`. For more than that, executors have 10 seconds.
+        workers: number of workers requested.
+        least: the smallest acceptable number; 0 for `workers`.
+        seconds: how long to wait for `least`. For more than that the wait is 10 seconds.
 
     Returns:
-        how many can run, from `least` to `workers`.
+        how many workers can run, from `least` to `workers`.
 
     Raises:
-        LaunchError: fewer than `least`, as `check` says it.
+        LaunchError: fewer than `least` can run.
     """
     if not least:
         _wait(spark, workers, seconds)
@@ -61,7 +61,7 @@ def wait_for_return(spark: SparkSession, workers: int, least: int, seconds: floa
     if left < least:
         raise LaunchError(
             f"launch.min_workers={least}: only {left} task slots are left ({spark.sparkContext.master}); "
-            "add nodes and go on with --resume, or allow fewer workers"
+            "add nodes and continue with --resume, or allow fewer workers"
         )
     return left
 
@@ -75,37 +75,37 @@ def _wait(spark: SparkSession, workers: int, seconds: float) -> None:
 def _check_fixed(spark: SparkSession) -> None:
     if spark.sparkContext.getConf().get("spark.dynamicAllocation.enabled", "false") == "true":
         raise LaunchError(
-            "spark.dynamicAllocation.enabled=true: workers must all run at once, which Spark's barrier stages refuse to promise "
+            "spark.dynamicAllocation.enabled=true: workers must all run at once, which Spark's barrier stages do not support "
             "with dynamic allocation; set it to false and fix the number of executors"
         )
 
 
 def available(spark: SparkSession) -> int:
-    """Tasks that can run at the same time, by the count with which Spark itself admits barrier stages."""
+    """Number of tasks that can run at once, as Spark counts them for barrier stages."""
     try:
         inner = spark.sparkContext._jsc.sc()
         return int(inner.maxNumConcurrentTasks(inner.resourceProfileManager().defaultResourceProfile()))
     except Py4JError:
-        # Not part of Spark's public interface, so another Spark may not have it. This counts two cores where there is one.
+        # Not a public interface of Spark, so it may be missing. The fallback counts two cores if there is one.
         return cores(spark) // int(spark.sparkContext.getConf().get("spark.task.cpus", "1"))
 
 
 def cores(spark: SparkSession) -> int:
-    """Cores that Spark counts, which on one machine are threads."""
+    """Number of cores as Spark counts them; in local mode its number of threads."""
     context = spark.sparkContext
     local = re.fullmatch(r"local(?:\[(\*|\d+)(?:,\s*\d+)?\])?", context.master)
     if local is not None:
         threads = local.group(1) or "1"
         return own_cores() if threads == "*" else int(threads)
-    # defaultParallelism is the sum of the executors' cores, unless it was set by hand.
+    # The sum of the executors' cores, unless the user set it.
     return int(context.defaultParallelism)
 
 
 def own_cores() -> int:
-    """Cores that this process may use, which in a container can be fewer than the machine has."""
+    """Number of cores this process may use. In a container it can be less than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def threads_per_worker(asked: int, cores: int, local_workers: int) -> int:
-    """TensorFlow threads of one worker: what was asked for, or an equal share of its node's cores."""
-    return asked or max(1, cores // local_workers)
+def threads_per_worker(requested: int, cores: int, local_workers: int) -> int:
+    """TensorFlow threads of one worker: the requested number, or if 0 an equal share of its node's cores."""
+    return requested or max(1, cores // local_workers)

@@ -1,4 +1,4 @@
-"""The function that runs on every rank of a training: train, and on rank 0 save the network."""
+"""The function that every rank of a training runs: train, and on rank 0 save the model."""
 
 import os
 import shutil
@@ -18,16 +18,16 @@ _EXAMPLE_ROWS = 3
 
 
 def work(config: Config, table: Table, run_dir: str, checkpoint: str | None = None, *, tested: bool = True) -> TrainingResult:
-    """Called on all ranks at once, each in a process of its own. Rank 0 leaves an MLflow model folder in `run_dir`.
+    """Train on this rank, while all others do. Rank 0 writes an MLflow model folder to `run_dir`.
 
     Args:
-        config: the settings of the run.
-        table: what to train on.
-        run_dir: the run's folder.
-        checkpoint: the description of one to go on from, or None for the beginning.
-        tested: False leaves the test rows alone.
+        config: settings of the run.
+        table: the data to train on.
+        run_dir: run folder.
+        checkpoint: path of the checkpoint to start from; None for the beginning.
+        tested: whether to evaluate on the test rows.
     """
-    # Petastorm reads through pyarrow interfaces that pyarrow < 15 only deprecates; the pins keep them.
+    # Petastorm uses pyarrow interfaces that some versions deprecate.
     warnings.filterwarnings("ignore", category=FutureWarning)
     progress.mark("loading TensorFlow")
     import_for_training()
@@ -35,30 +35,30 @@ def work(config: Config, table: Table, run_dir: str, checkpoint: str | None = No
 
     from pipelines.data.stream.reader import read_blocks
     from pipelines.data.stream.sharding import RowRange
-    from pipelines.track.mlflow import logged_model as tracked_model
+    from pipelines.track.mlflow import logged_model
     from pipelines.train.collectives import shared_memory
     from pipelines.train.worker import train
 
     if shared_memory.is_usable(config):
-        # Horovod reads it when it starts.
+        # Horovod reads it in hvd.init().
         os.environ.setdefault("HOROVOD_CYCLE_TIME", str(shared_memory.CYCLE_MILLISECONDS))
-    with progress.waiting("looking for the other ranks"):
+    with progress.waiting("connecting to the other ranks"):
         hvd.init()
     progress.joined()
     folder, rank = Path(run_dir), hvd.rank()
     spool = SpoolWriter(folder / SPOOL_FOLDER, rank)
     model, result = train(config, table, spool, folder, Path(checkpoint) if checkpoint is not None else None, tested)
-    # All ranks leave Horovod together; one that simply ended would look like a failure to the others.
-    with progress.waiting("leaving together"):
+    # A rank that exits without it looks like a failure to the others.
+    with progress.waiting("shutting down Horovod"):
         hvd.shutdown()
     if rank == 0:
         progress.mark("saving the model")
         examples = RowRange(0, min(_EXAMPLE_ROWS, table.manifest.rows("test")))
         images, _ = next(iter(read_blocks(table, "test", examples)))
-        # An earlier attempt may have come so far.
+        # An earlier attempt may have saved one.
         shutil.rmtree(folder / MODEL_FOLDER, ignore_errors=True)
-        with writeback.stage_of(folder).staged_folder(folder / MODEL_FOLDER) as place:
-            tracked_model.save(model, place, table.manifest, images)
+        with writeback.stage_of(folder).staged_folder(folder / MODEL_FOLDER) as target:
+            logged_model.save(model, target, table.manifest, images)
         spool.write(ModelSaved())
     spool.close()
     return result

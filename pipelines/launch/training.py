@@ -1,4 +1,4 @@
-"""The whole road, as the driver sees it: source, table, workers, run."""
+"""A training on the driver, from source to result: source, table, workers, run."""
 
 import dataclasses
 import threading
@@ -37,31 +37,30 @@ from pipelines.track.rundir.summary import ModelScore, SplitRows, StageSeconds, 
 from pipelines.track.tracked_run import TrackedRun
 from pipelines.train.result import TrainingResult
 
-# MLflow's import would share the cores with that of TensorFlow and the start of Spark. It waits for Spark's, or so long.
+# MLflow's import would compete with the start of Spark for the cores. It waits until Spark has started, or this long.
 _MLFLOW_SECONDS = 20
-# Trainings of one process must not write the same table at once.
+# Concurrent trainings in one process must not write the same table.
 _tables = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What a training that is one of several in a Spark session is given by who started it."""
+    """Context of a training that is a trial of a sweep."""
 
     spark: SparkSession
-    """Was looked at before (`pipelines.launch.preflight.check`), and stays."""
+    """The session of the sweep, already checked (`pipelines.launch.preflight.check`)."""
     fork_server: str
-    """The address of one for all, or nothing."""
+    """Address of the shared fork server; empty if there is none."""
     run_dir: Path
     name: str
-    """Of its run."""
+    """Name of the run."""
     parent: Path
-    """The folder of the run that this one is to be shown below."""
+    """Run folder of the sweep."""
     tags: Mapping[str, str]
     tested: bool
-    """False leaves the test rows alone; then the model stays in the run folder, and no figures are drawn."""
+    """Whether to evaluate on the test rows. If not, the model is not logged and no figures are drawn."""
     watch: Callable[[Sequence[Event]], None]
-    """Called some times a second with what rank 0 has reported since. What it raises ends the training: `EndedEarly` as one that
-    promised too little."""
+    """Called several times a second with the new events of rank 0. An exception ends the training; `EndedEarly` prunes it."""
 
 
 def run_training(
@@ -72,20 +71,20 @@ def run_training(
     trial: Trial | None = None,
     fork_server: str | None = None,
 ) -> TrainingSummary:
-    """Train as configured and record the run, a new one or one that goes on.
+    """Train as configured and record a new run, or continue one.
 
     Args:
-        config: the run.
-        console: is told what happens.
-        submitted: when its time began, in seconds since the Unix epoch; None for the start of this process.
-        resumption: the run that goes on, whose settings `config` are; None for a new one.
-        trial: where it is one of several in a Spark session that is there.
-        fork_server: the address of one that has begun to import already; None to start one.
+        config: settings of the run.
+        console: shows the progress.
+        submitted: time of submission, in seconds since the Unix epoch; None for that of this process.
+        resumption: the run to continue, with the settings `config`; None for a new one.
+        trial: context of a trial; None for a single training.
+        fork_server: address of a fork server that is already starting; None to start one.
 
     Raises:
-        ConfigError: before anything is started.
-        EndedEarly: by a trial's `watch`.
-        ConvoyError: the work failed; the run is FAILED and stays.
+        ConfigError: a setting is invalid; raised before anything is started.
+        EndedEarly: raised by a trial's `watch`.
+        ConvoyError: training failed; the run remains, as FAILED.
     """
     registry.check(config.model.name, config.training.label_smoothing)
     clock = Clock(submitted or provenance.submitted_at())
@@ -119,7 +118,7 @@ def run_training(
 
 @dataclass(frozen=True)
 class _Training:
-    """A training whose run is open."""
+    """A training with an open run."""
 
     config: Config
     console: TrainingConsole
@@ -152,14 +151,14 @@ class _Training:
         return self._summary(source.note, data, results)
 
     def _correct_name(self, dataset: str, key: str) -> None:
-        """Rename the run if its name says another data set: a part of MNIST takes its place where it cannot be downloaded."""
+        """Rename the run if its data set is another one: a subset replaces MNIST if that cannot be downloaded."""
         named_here = self.resumption is None and self.trial is None and not self.config.tracking.run_name
         if named_here and dataset != _expected_dataset(self.config):
             self.tracked.tags({run_page.NAME_TAG: run_page.name(self.config, dataset, key)})
 
     @contextmanager
     def _cluster(self, fork_server: str | None) -> Iterator[tuple[SparkSession, str]]:
-        """A session that can run the workers, and the address of a fork server where Spark's tasks run on this machine."""
+        """A session that can run the workers, and the address of a fork server, empty if tasks run on other machines."""
         if self.trial is not None:
             yield self.trial.spark, self.trial.fork_server
             return
@@ -184,9 +183,9 @@ class _Training:
         if manifest.rejected_rows:
             self.console.warn(f"{manifest.rejected_summary}, kept in {data.uri}/{REJECTED_FOLDER}")
             self.tracked.tags({"data_rejected": manifest.rejected_summary})
-        # As a metric it would be a chart, before those of loss and accuracy.
+        # A metric would be shown as a chart, before those of loss and accuracy.
         self.tracked.parameters({"resolved.rejected_rows": str(manifest.rejected_rows)})
-        # Raises where there are fewer rows than one step needs.
+        # Raises if there are fewer rows than a step needs.
         steps_per_epoch(manifest.rows("train"), self.config.launch.workers, self.config.training.batch_size_per_worker)
         if self.resumption is not None:
             resume.check_table(self.resumption, manifest, self.console)
@@ -197,7 +196,7 @@ class _Training:
         for name, start, stop in (("set-up", "submitted", "spark"), ("ingest", "spark", "table")):
             recorder.phase(name, clock.at(start), clock.at(stop))
         observer = ReportObserver(self.run_dir, self.console, recorder, clock, trial.watch if trial is not None else None)
-        # Spark is up, and the ranks wait for TensorFlow, whose import keeps one core busy.
+        # Spark has started, and the ranks wait for the import of TensorFlow, which uses only one core.
         self.tracked.hand_over()
         results = restarts.train(
             spark,
@@ -234,7 +233,7 @@ class _Training:
         self.tracked.tags({run_page.DESCRIPTION_TAG: run_page.description(self.config, data.manifest, outcome)})
 
     def _summary(self, note: str, data: Table, results: Sequence[TrainingResult]) -> TrainingSummary:
-        """All but what is known when the run has ended."""
+        """The summary without what is known only after the end of the run."""
         clock, result = self.clock, results[0]
         first_step = clock.at("first_step")
         return TrainingSummary(
@@ -260,10 +259,10 @@ class _Training:
 
 
 def _expected_dataset(config: Config) -> str:
-    """What the source of the data will be called in all but rare cases, known before it is looked for."""
+    """Expected `Source.dataset`, known before the source is resolved."""
     return short_name(PurePath(config.data.dataset).name)
 
 
 def without_tracking(config: Config) -> Config:
-    """For ranks: they record nothing themselves, and the server's address may hold a password."""
+    """The settings for ranks, which track nothing: the server's address may contain a password."""
     return dataclasses.replace(config, tracking=TrackingConfig())

@@ -88,7 +88,10 @@ class Study:
             journal = writeback.stage_of(folder).file(folder / _JOURNAL)
             resumed = journal.exists()
             _repair(journal)
-            backend = self._optuna.storages.journal.JournalFileBackend(str(journal))
+            storages = self._optuna.storages
+            # Optuna 3, which runtimes have, has it by an older name.
+            file_backend = storages.journal.JournalFileBackend if hasattr(storages, "journal") else storages.JournalFileStorage
+            backend = file_backend(str(journal))
             self._study = self._optuna.create_study(
                 study_name=sweep.config.name,
                 storage=self._optuna.storages.JournalStorage(backend),
@@ -182,8 +185,9 @@ def library() -> Any:
     except ImportError as error:
         raise ConfigError(f"sweeps need Optuna ({error}); run ./convoy setup, or pip install optuna") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    # It warns of features that it calls experimental.
+    # It warns of features that it calls experimental, in Optuna 3 of the journal, too.
     warnings.filterwarnings("ignore", module="optuna")
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     return optuna
 
 

@@ -1,4 +1,4 @@
-"""A run that has ended, read from its folder: what it was asked, what came of it, and its figures."""
+"""A finished run, read from its folder: settings, results and figures."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,50 +32,50 @@ class FinishedRun:
 
     @cached_property
     def events(self) -> tuple[Event, ...]:
-        """What all ranks reported, in the order of their clocks."""
-        found = SpoolReader(self.run_dir / layout.SPOOL_FOLDER).new_events()
-        return tuple(sorted(found, key=lambda event: event.time))
+        """Events of all ranks, by time."""
+        events = SpoolReader(self.run_dir / layout.SPOOL_FOLDER).new_events()
+        return tuple(sorted(events, key=lambda event: event.time))
 
     @cached_property
     def history(self) -> tuple[Mapping[str, float], ...]:
-        """The metrics of each epoch."""
+        """Metrics of each epoch."""
         ends = [event.values for event in self.events if isinstance(event.values, EpochEnd) and event.rank == 0]
-        # A run that was restarted reports an epoch twice; the later one counts.
+        # A restarted training repeats epochs; the last report counts.
         last = {end.epoch: end.metrics for end in ends}
         return tuple(last[epoch] for epoch in sorted(last))
 
     @cached_property
     def table(self) -> Table:
-        """What it was trained on. Raises ConfigError when the table is not there any more."""
+        """The table it was trained on. Raises ConfigError if that no longer exists."""
         uri = self.summary.table
         manifest = schema.read_manifest(paths.to_python(uri))
         if manifest is None:
-            raise ConfigError(f"table {uri}: not there any more; train again")
+            raise ConfigError(f"table {uri}: no longer exists; train again")
         return Table(uri, manifest)
 
     @cached_property
     def predictions(self) -> Predictions:
-        """What the trained network answered to the test rows. Raises ConfigError when they were not kept."""
+        """Predictions for the test rows. Raises ConfigError if they were not stored."""
         try:
             return figure_data.load_predictions(self.run_dir)
         except FileNotFoundError as error:
-            raise ConfigError(f"{self.run_dir}: its predictions were not kept; train again") from error
+            raise ConfigError(f"{self.run_dir}: its predictions were not stored; train again") from error
 
     def figure(self, name: str) -> "Figure":
-        """Draw one of its figures.
+        """Draw a figure.
 
         Args:
             name: learning_curves, confusion_matrix, per_class, worst_mistakes, calibration, first_layer or examples.
 
         Raises:
-            ConfigError: there is no such figure, or the run has nothing to show in it.
+            ConfigError: there is no such figure, or the run has no data for it.
         """
-        names = [known for known in catalog.QUESTIONS if known != "timeline"]
+        names = [name for name in catalog.QUESTIONS if name != "timeline"]
         if name not in names:
             raise ConfigError(f"{name}: no such figure; there are {', '.join(names)}")
         drawings = catalog.drawings(self.run_dir, self.table.manifest, self.history, self.title)
         if name not in drawings:
-            raise ConfigError(f"{self.run_dir}: it has nothing to show of {name}; networks without kernels have no first layer")
+            raise ConfigError(f"{self.run_dir}: no data for {name}; networks without convolutions have no first_layer")
         return drawings[name]().figure
 
     @property
@@ -84,23 +84,23 @@ class FinishedRun:
 
 
 def read(run_dir: Path) -> FinishedRun | None:
-    """The run of a folder, or None when it is not the folder of a finished run."""
+    """The run of a folder, or None if that is not the folder of a finished run."""
     try:
-        found = summary.read(run_dir / layout.SUMMARY_FILE)
         # The address of the tracking server may be masked, and nothing here needs it.
-        return FinishedRun(run_dir, loader.load(run_dir / layout.CONFIG_FILE, ["tracking.uri="]), found)
+        config = loader.load(run_dir / layout.CONFIG_FILE, ["tracking.uri="])
+        return FinishedRun(run_dir, config, summary.read(run_dir / layout.SUMMARY_FILE))
     except (OSError, ValueError, ConfigError):
-        # Settings come and go with versions; a run of another one cannot be read.
+        # A run of another version may have settings that this one does not know.
         return None
 
 
 def newest(runs: Path, accept: Callable[[FinishedRun], bool] = lambda run: True) -> FinishedRun | None:
-    """The finished run that began last among those that are accepted, or None.
+    """The most recently finished run that is accepted, or None.
 
     Args:
-        runs: the folder that holds the folders of runs.
-        accept: decides on each, the newest first.
+        runs: parent of the run folders.
+        accept: called for each finished run, the newest first.
     """
     folders = sorted(runs.glob(f"*/{layout.SUMMARY_FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    found = (read(path.parent) for path in folders)
-    return next((run for run in found if run is not None and accept(run)), None)
+    candidates = (read(path.parent) for path in folders)
+    return next((run for run in candidates if run is not None and accept(run)), None)

@@ -1,4 +1,4 @@
-"""Where a run comes from: versions, commit, user, and when the job was submitted."""
+"""Provenance of a run: versions, commit, user and time of submission."""
 
 import getpass
 import importlib.metadata
@@ -19,10 +19,10 @@ def tags(run_dir: Path, source: str) -> dict[str, str]:
     """Tags of a run.
 
     Args:
-        run_dir: its folder.
-        source: the job that records it, such as jobs/train_cnn.py.
+        run_dir: the run's folder.
+        source: the job, such as jobs/train_cnn.py.
     """
-    found = {
+    values = {
         "convoy_version": __version__,
         "run_dir": str(run_dir),
         "mlflow.source.name": source,
@@ -31,32 +31,32 @@ def tags(run_dir: Path, source: str) -> dict[str, str]:
     }
     for distribution in _VERSIONED:
         try:
-            found[f"version.{distribution}"] = importlib.metadata.version(distribution)
+            values[f"version.{distribution}"] = importlib.metadata.version(distribution)
         except importlib.metadata.PackageNotFoundError:
             continue
     commit = _git_commit()
     if commit:
-        found["mlflow.source.git.commit"] = commit
-    return found
+        values["mlflow.source.git.commit"] = commit
+    return values
 
 
 def _git_commit() -> str:
     try:
-        found = subprocess.run(
+        done = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=paths.home(), capture_output=True, text=True, timeout=5, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return ""
-    return found.stdout.strip()
+    return done.stdout.strip()
 
 
 def submitted_at() -> float:
-    """When the job was submitted: what the front door says, else the start of spark-submit's JVM, else of this process."""
-    told = os.environ.get("CONVOY_SUBMITTED_AT")
-    if told:
-        return float(told)
+    """When the job was submitted: as set by `./convoy`, else the start of spark-submit's JVM, else of this process."""
+    submitted = os.environ.get("CONVOY_SUBMITTED_AT")
+    if submitted:
+        return float(submitted)
     if paths.on_databricks():
-        # This process and its JVM are the cluster's, and were there before the job.
+        # This process and its JVM belong to the cluster and are older than the job.
         return time.time()
     process = psutil.Process()
     parent = process.parent()

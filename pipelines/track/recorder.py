@@ -1,4 +1,4 @@
-"""Turns what the workers report into the metrics of a run while it goes on, and into its figures at the end."""
+"""Records the events of the workers: as metrics of the run while it trains, and in figures at the end."""
 
 import time
 from collections.abc import Mapping
@@ -13,24 +13,24 @@ from pipelines.track.rundir import figure_data, layout
 from pipelines.track.rundir.events import EpochEnd, Event, FinalScore, FirstStep, ModelSaved, NodeSample, TrainingPlan
 from pipelines.track.tracked_run import TrackedRun
 
-# What differs when the same epoch is trained again.
+# Metrics that differ when the same epoch is trained again.
 _TIMED = ("epoch_seconds", "rows_per_second")
 # MLflow orders the charts of a run by the names of their groups, so this one comes after train, test and validation.
 _EPOCH_SECONDS = "workers/epoch_seconds_{rank}"
 _ROWS_PER_SECOND = "workers/rows_per_second_{rank}"
-# Earlier versions had another group, in which a run that goes on may have begun.
+# The name in earlier versions, with which a resumed run may have started.
 _FORMER_EPOCH_SECONDS = "ranks/epoch_seconds_{rank}"
 
 
 class Recorder:
-    """Follows the events of all ranks and nodes.
+    """Records the events of all ranks and nodes.
 
     Args:
-        run: where to record.
-        run_dir: where the ranks leave what figures are drawn from.
-        manifest: of the table.
-        title: which run this is.
-        submitted: when the job was submitted, in seconds since the Unix epoch; the timeline begins there.
+        run: the run to record to.
+        run_dir: its folder, with the data of the figures.
+        manifest: manifest of the table.
+        title: identifies the run in figures.
+        submitted: when the job was submitted, in seconds since the Unix epoch; start of the timeline.
     """
 
     def __init__(self, run: TrackedRun, run_dir: Path, manifest: TableManifest, title: str, submitted: float) -> None:
@@ -41,10 +41,10 @@ class Recorder:
         self._title = title
         self._tested: set[int] = set()
         self._drawn: list[str] = []
-        # A run that was restarted reports an epoch twice; the later one counts.
+        # A restarted training repeats epochs; the last report counts.
         self._epochs: dict[int, Mapping[str, float]] = {}
-        self._told: dict[tuple[int, int], Mapping[str, float]] = {}
-        # Epochs of each rank that earlier jobs have recorded.
+        self._reported: dict[tuple[int, int], Mapping[str, float]] = {}
+        # Epochs of each rank recorded by earlier jobs.
         self._recorded: dict[int, set[int]] = {}
         self._submitted = submitted
         self._since: dict[int, float] = {}
@@ -53,11 +53,11 @@ class Recorder:
 
     @property
     def history(self) -> list[Mapping[str, float]]:
-        """The metrics of each epoch."""
+        """Metrics of each epoch."""
         return [self._epochs[epoch] for epoch in sorted(self._epochs)]
 
     def remember(self, event: Event) -> None:
-        """Take in what an earlier job of the same run was told by its ranks, and record what it did not come to see."""
+        """Restore the state from an event of an earlier job of this run, and record the event if that job missed it."""
         match event.values:
             case TrainingPlan() as plan:
                 self._planned = True
@@ -67,12 +67,12 @@ class Recorder:
                     names = [name.format(rank=event.rank) for name in (_EPOCH_SECONDS, _FORMER_EPOCH_SECONDS)]
                     self._recorded[event.rank] = self._run.recorded_steps(*names)
                 if end.epoch in self._recorded[event.rank]:
-                    self._is_news(event.rank, end)
+                    self._is_new(event.rank, end)
                 else:
                     self._epoch(event.rank, end)
 
     def event(self, event: Event) -> None:
-        """Record what a rank or a node has reported."""
+        """Record a new event of a rank or node."""
         values = event.values
         if isinstance(values, NodeSample):
             node = {f"system/node-{event.rank}/{name}": value for name, value in values.metrics.items()}
@@ -91,21 +91,21 @@ class Recorder:
         if isinstance(values, FinalScore):
             self._tested.add(event.rank)
             if len(self._tested) == self._workers:
-                # All is there to be drawn, and rank 0 takes a while to save the network.
+                # All data is there, and rank 0 is busy saving the model.
                 self._draw()
 
     def restart(self, reason: str) -> None:
-        """The ranks are about to be started again."""
-        # Numbered over the whole run, in which a resumption is a new start, too.
+        """Record a restart of the ranks."""
+        # Numbered over the whole run, in which a resumption starts them, too.
         number = layout.attempts(self._run_dir)
         self._run.tags({"restarts": str(number), f"restart.{number}": reason})
 
     def phase(self, name: str, start: float, stop: float) -> None:
-        """Something that the driver did; times are seconds since the Unix epoch."""
+        """Record a phase of the driver; times are in seconds since the Unix epoch."""
         self._phase("driver", name, start, stop)
 
     def figures(self) -> list[str]:
-        """Have all figures drawn in the background that are not yet, and return the names of all. From now on the driver logs."""
+        """Draw the remaining figures in the background and return the names of all. The phase "logging" starts now."""
         logging_since = time.time()
         if not self._drawn:
             self._draw()
@@ -127,16 +127,16 @@ class Recorder:
             error = calibration.expected_calibration_error(test.labels, test.probabilities)
             self._run.metrics({"test/calibration_error": error}, len(self.history))
 
-    def _is_news(self, rank: int, end: EpochEnd) -> bool:
-        """False for an epoch that a restarted training has repeated, with the same result."""
-        told = self._told.get((rank, end.epoch))
-        self._told[rank, end.epoch] = end.metrics
+    def _is_new(self, rank: int, end: EpochEnd) -> bool:
+        """False for an epoch that a restarted training has repeated with the same result."""
+        reported = self._reported.get((rank, end.epoch))
+        self._reported[rank, end.epoch] = end.metrics
         if rank == 0:
             self._epochs[end.epoch] = end.metrics
-        return told is None or any(told.get(name) != value for name, value in end.metrics.items() if name not in _TIMED)
+        return reported is None or any(reported.get(name) != value for name, value in end.metrics.items() if name not in _TIMED)
 
     def _epoch(self, rank: int, end: EpochEnd) -> None:
-        if not self._is_news(rank, end):
+        if not self._is_new(rank, end):
             return
         values = {
             _EPOCH_SECONDS.format(rank=rank): end.metrics["epoch_seconds"],
@@ -147,7 +147,7 @@ class Recorder:
         self._run.metrics(values, end.epoch)
 
     def _rank_phases(self, event: Event) -> None:
-        """Each event ends what the rank did since the one before."""
+        """Each event ends the phase that the event before it started."""
         lane, now = f"rank {event.rank}", event.time
         since = self._since.get(event.rank, now)
         match event.values:

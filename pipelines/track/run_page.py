@@ -1,4 +1,4 @@
-"""What people read on the page of a run: its description and its parameters."""
+"""Name, description and parameters of a run, as MLflow's page shows them."""
 
 import secrets
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from pipelines.track.rundir.events import TrainingPlan
 DESCRIPTION_TAG = "mlflow.note.content"
 NAME_TAG = "mlflow.runName"
 
-# Where things are kept and how long is waited changes neither result nor speed. All of it stands in the artifact config.yml.
+# Storage locations and timeouts affect neither result nor speed. All settings are in the artifact config.yml.
 _ADMINISTRATIVE_SECTIONS = ("tracking.", "checkpoint.")
 _ADMINISTRATIVE = ("ingest.tables_uri", "launch.runs_uri", "launch.log_level", "launch.max_restarts")
 
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """What came of a training, for the description."""
+    """Results of a training, for the description."""
 
     accuracy: float
     loss: float
@@ -29,30 +29,30 @@ class RunOutcome:
     rows_per_second: float
     seconds: float
     figures: Sequence[str]
-    """Their names."""
+    """Names of the figures."""
 
 
 def name(config: Config, dataset: str, key: str) -> str:
-    """The name of a training run, such as `mnist-convnet-2w-k3f9`; `key` (`random_key`) tells it from others like it."""
+    """Name of a training run, such as `mnist-convnet-2w-k3f9`; `key` (`random_key`) makes it unique."""
     return f"{dataset}-{config.model.name}-{config.launch.workers}w-{key}"
 
 
 def random_key() -> str:
-    """Four random characters, of which none is easily taken for another."""
+    """Four random characters, without any that look alike."""
     return "".join(secrets.choice("23456789abcdefghjkmnpqrstuvwxyz") for _ in range(4))
 
 
 def title(config: Config, dataset: str) -> str:
-    """Which run this is, for a line in a figure; and what makes its training loss another measure than its validation loss."""
+    """Identifies a run in figures, and notes what makes training and validation loss incomparable."""
     smoothing = config.training.label_smoothing
     return f"{config.model.name} on {dataset}" + (f" (training loss with label smoothing {smoothing:g})" if smoothing else "")
 
 
 def parameters(config: Config) -> dict[str, str]:
-    """The settings that can make one run differ from another, by their full names.
+    """Settings by which runs can differ, by full name.
 
-    Left out are settings without effect on result or speed, settings that are empty, settings that the chosen optimizer or
-    schedule does not use, and parts of the recipe that are switched off.
+    Omitted are settings that affect neither result nor speed, empty ones, those that the chosen optimizer or schedule does not
+    use, and parts of the recipe that are switched off.
     """
     flat = config.flat()
     unused = _unused(config)
@@ -68,7 +68,7 @@ def parameters(config: Config) -> dict[str, str]:
 
 
 def resolved(plan: TrainingPlan) -> dict[str, str]:
-    """What the settings came to on these workers, from the plan that they report."""
+    """Values that follow from the settings on these workers."""
     return {
         "resolved.global_batch_size": str(plan.workers * plan.batch_size_per_worker),
         "resolved.steps_per_epoch": str(plan.steps),
@@ -80,8 +80,8 @@ def resolved(plan: TrainingPlan) -> dict[str, str]:
 
 
 def description(config: Config, manifest: TableManifest, result: RunOutcome | None = None) -> str:
-    """The road in one paragraph, as Markdown; with a result also the figures and how to use the model."""
-    parts = [_road(config, manifest, result)]
+    """Summary of a run in Markdown; with a result also the figures and how to use the model."""
+    parts = [_overview(config, manifest, result)]
     if manifest.note:
         parts.append(f"**Note:** {manifest.note}")
     if result is not None:
@@ -89,7 +89,7 @@ def description(config: Config, manifest: TableManifest, result: RunOutcome | No
     return "\n\n".join(parts)
 
 
-def _road(config: Config, manifest: TableManifest, result: RunOutcome | None) -> str:
+def _overview(config: Config, manifest: TableManifest, result: RunOutcome | None) -> str:
     rows = ", ".join(f"{manifest.rows(split):,} {split}" for split in SPLITS)
     workers = f"{config.launch.workers} worker{'s' if config.launch.workers > 1 else ''}"
     table = f"[table {manifest.digest}]({_artifact('table/manifest.json')})"
@@ -99,18 +99,18 @@ def _road(config: Config, manifest: TableManifest, result: RunOutcome | None) ->
     if result is None:
         return f"Trains {network} on {data} with {workers}."
     views = config.training.test_views
-    by_views = f", by its mean over {views} views of each, as the logged model answers" if views > 1 else ""
+    averaged = f", averaged over {views} views of each image as by the logged model" if views > 1 else ""
     return (
         f"{network} was trained on {data} for {result.epochs} epoch{'s' if result.epochs > 1 else ''} by {workers} in "
-        f"{result.precision}. It is right on **{100 * result.accuracy:.2f} %** of the test rows{by_views} "
-        f"(loss {result.loss:.4f}). {result.seconds:.0f} s in all, {result.rows_per_second:,.0f} rows/s. "
-        f"To repeat it: [config.yml]({_artifact('config.yml')})."
+        f"{result.precision}. Its accuracy on the test rows is **{100 * result.accuracy:.2f} %**{averaged} "
+        f"(loss {result.loss:.4f}). {result.seconds:.0f} s in total, {result.rows_per_second:,.0f} rows/s. "
+        f"To reproduce it: [config.yml]({_artifact('config.yml')})."
     )
 
 
 def _figures(names: Sequence[str]) -> str:
     links = [f"- {QUESTIONS[name]} [{name}]({_artifact(f'figures/{name}.png')})" for name in names]
-    return "\n".join(["**Figures**, each with its numbers as CSV beside it", "", *links])
+    return "\n".join(["**Figures**, each with its data as a CSV file", "", *links])
 
 
 def _usage(manifest: TableManifest) -> str:
@@ -136,11 +136,11 @@ def _artifact(path: str) -> str:
 
 
 def _shown(name: str, value: object) -> str:
-    """In one line: MLflow's page unfolds what looks like JSON."""
+    """On one line: MLflow's page expands values that look like JSON."""
     if not isinstance(value, tuple):
         return str(value)
-    between = {"data.image_shape": " x ", "data.value_range": " to "}.get(name, ", ")
-    return between.join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
+    separator = {"data.image_shape": " x ", "data.value_range": " to "}.get(name, ", ")
+    return separator.join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
 
 
 def _unused(config: Config) -> set[str]:

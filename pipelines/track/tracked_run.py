@@ -1,16 +1,14 @@
-"""The run of a job, owned by the driver.
+"""The MLflow run of a job, on the driver.
 
-Every method puts its action into the journal of the run folder and returns at once. A background thread hands the journal to
-MLflow, so importing MLflow, setting up its store and a slow or dead server cost training nothing, and lose nothing.
+Every method appends its action to the journal in the run folder and returns at once. A background thread sends the journal to
+MLflow, so importing MLflow, migrating its store and a slow or dead server neither delay training nor lose data.
 """
 
 import json
 import logging
 import os
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -22,40 +20,33 @@ from pipelines.system import paths, writeback
 from pipelines.system.reporter import NullReporter, Reporter
 from pipelines.system.secrets import mask, mask_value
 from pipelines.track.figures.style import Drawing
-from pipelines.track.mlflow.follower import MlflowSync, default_tracking_uri
+from pipelines.track.mlflow.follower import default_tracking_uri
 from pipelines.track.mlflow.journal import Journal, new_key
-from pipelines.track.mlflow.replay import replay
+from pipelines.track.mlflow.sender import JournalSender
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 _CONTEXTS: dict[Split, str] = {"train": "training", "validation": "validation", "test": "testing"}
-# An interrupted job has to end within 10 seconds, of which cancelling its tasks can take a few.
+# An interrupted job must end within 10 seconds, and cancelling its tasks can take a few of them.
 _KILLED_SECONDS = 4.0
-# A finished job waits no longer for a server that has never answered.
-_SILENT_SECONDS = 5.0
-_FIRST_PAUSE_SECONDS = 1.0
-_LONGEST_PAUSE_SECONDS = 30.0
-# Training computes on all cores, so it pays for what the thread computes. What comes while it rests is sent together.
-_LARGEST_SHARE = 0.01
-_LONGEST_REST_SECONDS = 10.0
 _ERROR_LENGTH = 500
 _log = logging.getLogger(__name__)
 
 
 class EndedEarly(Exception):
-    """A training was ended because it promised too little, which is no failure. The message says when."""
+    """A training was pruned, which is no failure. The message says when."""
 
 
 def status_of(error: BaseException | None) -> Status:
-    """The status of a run whose work ended with this exception, or with none."""
+    """Status of a run whose work ended with `error`, or normally if that is None."""
     if error is None or isinstance(error, EndedEarly):
         return "FINISHED"
     return "KILLED" if isinstance(error, Interrupted | KeyboardInterrupt) else "FAILED"
 
 
 class TrackedRun:
-    """One run, as a context manager that ends it as its block ends (`status_of`).
+    """A run. As a context manager it ends with the status of its block (`status_of`).
 
-    Methods return at once; the end waits for the background thread, within limits.
+    Methods return at once; only the end waits for the background thread, for a limited time.
     """
 
     def __init__(
@@ -68,16 +59,16 @@ class TrackedRun:
         parent: Path | None = None,
         patience_seconds: float = 0.0,
     ) -> None:
-        """Begin the run of a run folder, or go on with it where the folder has a journal.
+        """Start the run of a run folder, or continue it if the folder has a journal.
 
         Args:
-            tracking: where to.
-            run_name: for people.
-            run_dir: receives the journal; figures and models lie in it.
-            reporter: receives warnings at the end of the block, such as what the tracking server lacks.
-            parent: the folder of the run that MLflow is to show this one below, for a new run.
-            patience_seconds: how long MLflow may be left out, unless `hand_over` or `finish` is called before. Its import takes
-                a core for some seconds.
+            tracking: server and experiment.
+            run_name: name of a new run.
+            run_dir: receives the journal; contains the figures and models.
+            reporter: receives warnings when the block ends, such as what the tracking server lacks.
+            parent: run folder of the parent run, for a new run.
+            patience_seconds: delay before MLflow is imported, unless `hand_over` or `finish` is called earlier. The import uses a
+                core for several seconds.
         """
         self.warnings: list[str] = []
         self._reporter = reporter if reporter is not None else NullReporter()
@@ -90,23 +81,10 @@ class TrackedRun:
             if parent is not None:
                 opening["parent"] = os.path.relpath(parent, run_dir)
             self._journal.append("open", opening)
-        self._follower = MlflowSync(self._journal, self._tracking_uri)
-        if not continued:
-            # Nothing has been sent yet, so nothing can have been done.
-            self._follower.forget_doubts()
-        if continued:
+        else:
             self._journal.append("status", {"status": "RUNNING"})
-        self._left_behind: list[Path] = []
-        self._news = threading.Event()
-        self._closing = threading.Event()
-        self._handing_over = threading.Event()
-        self._patience_seconds = patience_seconds
-        # Each time that MLflow was handed something: since when, until when (seconds since the Unix epoch), seconds of a core.
-        self._computed: list[tuple[float, float, float]] = []
-        self._drawings: list[Future[None]] = []
+        self._sender = JournalSender(self._journal, self._tracking_uri, patience_seconds, new=not continued)
         self._drawer = ThreadPoolExecutor(1, thread_name_prefix="figures")
-        self._thread = threading.Thread(target=self._follow, name="tracking", daemon=True)
-        self._thread.start()
 
     def __enter__(self) -> "TrackedRun":
         return self
@@ -129,35 +107,30 @@ class TrackedRun:
 
     @property
     def tracking_uri(self) -> str:
-        """Without credentials: it is shown and kept."""
+        """Without credentials, because it is printed and stored."""
         return mask_value(self._tracking_uri)
 
     @property
     def run_id(self) -> str:
-        """Empty until the server has taken the run."""
+        """Empty until the server has created the run."""
         return self._journal.accepted.run_id
 
     @property
     def model_uri(self) -> str:
-        """Empty until the server has taken the model."""
+        """Empty until the server has the model."""
         return self._journal.accepted.model_uri
 
     def processor_seconds(self, since: float, until: float) -> float:
-        """What handing this run to MLflow took of one core between two times, in seconds since the Unix epoch."""
-        shares = [
-            computed * max(0.0, min(stop, until) - max(start, since)) / (stop - start)
-            for start, stop, computed in list(self._computed)
-            if stop > start
-        ]
-        return sum(shares)
+        """CPU seconds spent on sending this run between two times in seconds since the Unix epoch."""
+        return self._sender.processor_seconds(since, until)
 
     def settings(self, parameters: Mapping[str, str], config_yaml: str) -> None:
-        """Parameters for searching, and the file that repeats the run."""
+        """Log the parameters, for searching, and the file that reproduces the run."""
         self.parameters(parameters)
         self._keep("config.yml", config_yaml)
 
     def parameters(self, parameters: Mapping[str, str]) -> None:
-        """Each may be set once."""
+        """Log parameters. Each may be set only once."""
         self._record("params", parameters)
 
     def tags(self, tags: Mapping[str, str]) -> None:
@@ -175,7 +148,7 @@ class TrackedRun:
         }
 
     def dataset(self, table: Table) -> None:
-        """The table as input of the run, one entry a split, and its manifest as an artifact."""
+        """Log the table as the input of the run, one entry per split, and its manifest as an artifact."""
         manifest = table.manifest
         datasets = [
             {
@@ -191,7 +164,7 @@ class TrackedRun:
         self._keep(f"table/{MANIFEST_NAME.lstrip('_')}", manifest.to_json())
 
     def figure(self, draw: Callable[[], Drawing], name: str) -> None:
-        """Drawn on a background thread and kept as figures/NAME.png with its numbers in figures/NAME.csv."""
+        """Draw a figure in the background and log it as figures/NAME.png, with its data as figures/NAME.csv."""
 
         def keep() -> None:
             try:
@@ -202,108 +175,64 @@ class TrackedRun:
                 _log.warning("figure %s could not be drawn", name, exc_info=error)
                 self.warnings.append(mask(f"figure {name} could not be drawn ({type(error).__name__}: {error})"))
 
-        self._drawings.append(self._drawer.submit(keep))
+        self._drawer.submit(keep)
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        """Log a file as it is when the server gets to it; `folder` is its place among the run's artifacts."""
+        """Log a file, as it is when it is sent, to `folder` among the run's artifacts."""
         try:
-            inside = path.absolute().relative_to(self._journal.run_dir.absolute())
+            relative = path.absolute().relative_to(self._journal.run_dir.absolute())
         except ValueError:
-            # From outside the run folder: copied, so that a replay finds it.
+            # Outside the run folder. A replay needs the copy.
             self._keep(f"{folder}/{path.name}" if folder else path.name, path.read_bytes())
         else:
-            self._record("artifact", {"path": str(inside), "folder": folder})
+            self._record("artifact", {"path": str(relative), "folder": folder})
 
     def text(self, content: str, artifact: str) -> None:
-        """Keep a text as an artifact of the run."""
+        """Log a text as an artifact."""
         self._keep(artifact, content)
 
     def model(self, folder: Path) -> None:
-        """Log a saved model folder, which lies in the run folder; sets `model_uri`."""
+        """Log a saved model, a folder within the run folder. Sets `model_uri`."""
         self._record("model", {"path": str(folder.absolute().relative_to(self._journal.run_dir.absolute()))})
 
     def also_end(self, run_dirs: Sequence[Path]) -> None:
-        """Hand over the journals of other runs, whose drivers are gone, when this run leaves time for it."""
-        self._left_behind.extend(run_dirs)
-        self._news.set()
+        """Also send the journals of these runs, whose drivers are gone, when this run's is up to date."""
+        self._sender.also_send(run_dirs)
 
     def hand_over(self) -> None:
-        """Give MLflow the run from now on."""
-        self._handing_over.set()
+        """Start sending now."""
+        self._sender.hand_over()
 
     def finish(self, status: Status) -> None:
-        """End the run. Waits for the server at most `tracking.finish_timeout_seconds`; what is left then is a warning."""
+        """End the run. Waits at most `tracking.finish_timeout_seconds` for the server and adds what it lacks to `warnings`."""
         self._drawer.shutdown(wait=True)
         self._record("status", {"status": status})
-        self._closing.set()
-        self._handing_over.set()
-        self._news.set()
         limit = min(self._finish_timeout, _KILLED_SECONDS) if status == "KILLED" else self._finish_timeout
-        started = time.monotonic()
-        while self._thread.is_alive() and time.monotonic() - started < limit:
-            if self._follower.silent_seconds > _SILENT_SECONDS:
-                break
-            self._thread.join(0.1)
+        waited = self._sender.finish(limit)
         try:
             writeback.stage_of(self._journal.run_dir).publish()
         except OSError as error:
             self._journal.problem = f"{error.filename or self._journal.run_dir}: cannot be written ({error.strerror})"
-        self.warnings += [f"MLflow at {self.tracking_uri}: {line}" for line in self._follower.refusals]
-        left = len(self._journal.pending())
+        self.warnings += self._sender.warnings
+        self.warnings += [f"MLflow at {self.tracking_uri}: {line}" for line in self._sender.refusals]
+        missing = len(self._journal.pending())
         if self._journal.problem:
             self.warnings.append(f"{self._journal.problem}; what MLflow lacks of this run cannot be replayed")
-        elif left:
-            why = self._follower.trouble or f"no answer within {time.monotonic() - started:.0f} s"
-            lacks = f"MLflow at {self.tracking_uri} lacks {left} entries of this run ({why})"
+        elif missing:
+            reason = self._sender.trouble or f"no answer within {waited:.0f} s"
+            lacks = f"MLflow at {self.tracking_uri} lacks {missing} entries of this run ({reason})"
             self.warnings.append(f"{lacks}; to complete it: ./convoy replay {paths.display(self._journal.run_dir)}")
-        for run_dir in list(self._left_behind):
-            self.warnings.append(f"MLflow has not been told of the end of another run; ./convoy replay {paths.display(run_dir)}")
+        for run_dir in list(self._sender.orphans):
+            self.warnings.append(f"MLflow lacks the end of another run; to complete it: ./convoy replay {paths.display(run_dir)}")
 
     def _record(self, action: Any, values: Mapping[str, Any]) -> None:
         self._journal.append(action, values)
-        self._news.set()
+        self._sender.wake()
 
     def _keep(self, artifact: str, content: str | bytes) -> None:
         try:
             path = self._journal.file(artifact, content)
         except OSError as error:
-            self.warnings.append(f"{artifact} could not be kept in {self._journal.run_dir} ({error.strerror})")
+            self.warnings.append(f"{artifact} could not be written to {self._journal.run_dir} ({error.strerror})")
             return
         self._record("artifact", {"path": path, "folder": str(Path(artifact).parent) if "/" in artifact else ""})
-
-    def _follow(self) -> None:
-        self._handing_over.wait(self._patience_seconds)
-        with self._journal.exclusive() as mine:
-            if not mine:
-                self._follower.trouble = "another process is recording this run"
-                return
-            pause = _FIRST_PAUSE_SECONDS
-            while True:
-                self._news.clear()
-                closing = self._closing.is_set()
-                began, computed = time.time(), time.thread_time()
-                done = self._follower.catch_up()
-                computed = time.thread_time() - computed
-                self._computed.append((began, time.time(), computed))
-                if done and self._left_behind:
-                    self._end_one_left_behind()
-                elif closing:
-                    return
-                elif done:
-                    pause = _FIRST_PAUSE_SECONDS
-                    self._closing.wait(min(computed / _LARGEST_SHARE, _LONGEST_REST_SECONDS))
-                    self._news.wait()
-                else:
-                    self._closing.wait(pause)
-                    pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-
-    def _end_one_left_behind(self) -> None:
-        run_dir = self._left_behind[0]
-        try:
-            replay(run_dir)
-        except ConvoyError as error:
-            self.warnings.append(str(error))
-        except Exception as error:
-            _log.warning("%s could not be replayed", run_dir, exc_info=error)
-            self.warnings.append(f"{run_dir}: its end could not be recorded ({type(error).__name__})")
-        self._left_behind.remove(run_dir)

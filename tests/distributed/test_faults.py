@@ -118,7 +118,7 @@ def test_a_killed_rank_is_reported_with_signal_activity_and_checkpoint(thrice_lo
     line = messages.restarts[0]
     assert line.startswith("restart 1 of 3: rank 1 on ")
     assert " failed: killed by SIGKILL; out of memory is the usual reason (" in line
-    assert re.search(r"\(.+; its log: \S+rank-1\.log\); training goes on from the checkpoint of epoch 1$", line)
+    assert re.search(r"\(.+; its log: \S+rank-1\.log\); training continues from the checkpoint of epoch 1$", line)
     assert "\n" not in line
 
 
@@ -129,7 +129,7 @@ def test_a_lost_spark_task_is_reported_although_it_left_no_failure_report(thrice
     assert " failed: its Spark task was lost; the Python worker or the executor was killed" in line
     # Its activity is from its last heartbeat.
     assert re.search(r"\(.+; its log: \S+rank-0\.log\)", line)
-    assert line.endswith("; training goes on from the checkpoint of epoch 2")
+    assert line.endswith("; training continues from the checkpoint of epoch 2")
 
 
 def test_a_stopped_rank_is_named_after_the_warning_time_and_ended_after_the_limit(thrice_lost):
@@ -169,7 +169,7 @@ def test_when_restarts_are_used_up_the_last_failure_is_the_headline(spark, fork_
     faults = {1: ("kill", 0, 1, 2), 2: ("terminate", 0, 1, 3)}
     error, messages = train(spark, table, tmp_path, fork_server, faults, "launch.max_restarts=1")
     assert messages.restarts[0].startswith("restart 1 of 1: rank 0 on ")
-    assert messages.restarts[0].endswith("; training begins again: there is no checkpoint yet")
+    assert messages.restarts[0].endswith("; training starts again: there is no checkpoint yet")
     assert str(error).startswith("rank 0 on ")
     assert " failed: killed by SIGTERM (" in str(error)
     assert str(error).endswith("launch.max_restarts=1 are used up")

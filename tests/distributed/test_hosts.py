@@ -151,7 +151,7 @@ def test_after_a_host_is_cut_off_in_mid_epoch_two_ranks_on_each_of_two_hosts_tra
     assert error == ""
     assert len(told) == 1
     assert told[0].startswith(f"restart 1 of 2: rank 1 on {host.name} failed: its Spark task was lost")
-    assert re.search(r"training goes on from the checkpoint of epoch \d+$", told[0])
+    assert re.search(r"training continues from the checkpoint of epoch \d+$", told[0])
     local = in_local_mode(4, table, tmp_path / "local", fork_server, "training.epochs=15")
     assert {result.weights_sha256 for result in results} == {local[0].weights_sha256}
     assert results[0].test == local[0].test
@@ -164,7 +164,7 @@ def test_when_slots_are_lost_a_training_continues_with_fewer_workers_if_allowed(
     assert error == ""
     assert [workers for workers, _ in results] == [slots - 2] * (slots - 2)
     assert host.address not in {address for _, address in results}
-    assert told[1:] == [f"{slots - 2} of {slots} workers go on: there are no task slots for more"]
+    assert told[1:] == [f"continuing with {slots - 2} of {slots} workers: there are no task slots for more"]
 
 
 def test_without_restarts_a_training_ends_with_one_line_that_names_the_host(cluster, driver, table, tmp_path):

@@ -1,5 +1,5 @@
-"""Jobs sent to a workspace on loopback that runs them: from the built wheel, beside a session that is not theirs, tracked as a
-workspace tracks. The tracking server is a real one that answers where Databricks would."""
+"""Jobs submitted to a stub workspace that runs them from the built wheel, in a cluster's own session and with its tracking. The
+tracking server is a real one at the address of Databricks'."""
 
 import json
 import os
@@ -30,7 +30,7 @@ training: {epochs: 1, batch_size_per_worker: 16}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    # Artifacts that go through the server have no address that Databricks' client understands.
+    # Databricks' client does not understand the addresses of artifacts served by the server.
     server = Server(tmp_path_factory.mktemp("server"), serves_artifacts=False)
     server.start()
     yield server
@@ -42,14 +42,14 @@ def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("workspace")
     write_digits(home)
     (home / "small.yml").write_text(SMALL)
-    # Run folders lie on a volume, which takes no appends.
+    # Run folders are on a volume, which does not support appends.
     with object_store(home / "volume"):
         yield home
 
 
 @pytest.fixture(scope="module")
 def workspace(home, server):
-    # The registry of MLflow itself stands for Unity Catalog's: the old one of workspaces has no aliases.
+    # MLflow's own registry replaces Unity Catalog: the legacy one of workspaces has no aliases.
     tracking = {"MLFLOW_TRACKING_URI": "databricks", "MLFLOW_REGISTRY_URI": server.uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
     with Workspace(home, DATABRICKS_HOST=server.uri, DATABRICKS_TOKEN=TOKEN, CONVOY_OFFLINE="1", **tracking) as stub:
         yield stub
@@ -62,7 +62,7 @@ def submitted(workspace, home):
     folders = {"tables": f"file:{home}/storage/tables", "runs": f"{home}/volume/runs"}
     for name, value in ({"data": home / "digits", "register": "digits"} | folders).items():
         flags += ["--param", f"{name}={value}"]
-    # From the workspace's folder of files up to the one that stands for the root.
+    # From the workspace's folder of files up to the one that represents the root.
     flags += ["--param", "config=../../../../../../../small.yml"]
     own = {"CONVOY_HOME": str(ROOT), "DATABRICKS_HOST": workspace.host, "DATABRICKS_TOKEN": TOKEN}
     command = [sys.executable, str(ROOT / "tools/databricks/__main__.py"), *flags]
@@ -87,7 +87,7 @@ def test_the_job_of_the_bundle_runs_to_its_end_from_the_wheel(submitted, workspa
     assert pipelines.is_dir()
 
 
-def test_states_run_page_and_mlflow_run_are_told(submitted, workspace, server):
+def test_states_run_page_and_mlflow_run_are_reported(submitted, workspace, server):
     assert f"run 1000: {workspace.host}/jobs/runs/1000" in submitted.stdout
     from mlflow import MlflowClient
 
@@ -101,14 +101,14 @@ def test_states_run_page_and_mlflow_run_are_told(submitted, workspace, server):
     assert client.get_model_version_by_alias("digits", "champion").run_id == run.info.run_id
 
 
-def test_the_token_reaches_the_driver_and_nothing_that_is_written(submitted, home, server):
+def test_the_token_reaches_the_driver_but_no_file(submitted, home, server):
     assert submitted.returncode == 0
     written = [path for path in home.rglob("*") if path.is_file() and "cluster" not in path.relative_to(home).parts]
     assert len(written) > 20
     assert [path for path in written if TOKEN.encode() in path.read_bytes()] == []
 
 
-def test_a_body_for_runs_submit_runs_as_it_stands_and_a_failed_task_names_its_cause(workspace, home, monkeypatch, tmp_path):
+def test_a_body_for_runs_submit_runs_unchanged_and_a_failed_task_names_its_cause(workspace, home, monkeypatch, tmp_path):
     monkeypatch.setenv("DATABRICKS_HOST", workspace.host)
     monkeypatch.setenv("DATABRICKS_TOKEN", TOKEN)
     client, user = connect()
@@ -129,7 +129,7 @@ def test_a_body_for_runs_submit_runs_as_it_stands_and_a_failed_task_names_its_ca
 
 
 def upload_shared(client: WorkspaceClient, built: Path) -> None:
-    """What docs/databricks.md has a user put there with Databricks' own program."""
+    """What docs/databricks.md tells the user to upload with Databricks' CLI."""
     for folder in ("jobs", "conf"):
         client.workspace.mkdirs(f"/Workspace/Shared/convoy/{folder}")
     files = [ROOT / "jobs/train_cnn.py", ROOT / "conf/train_cnn.yml", built]

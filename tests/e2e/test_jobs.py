@@ -1,4 +1,4 @@
-"""Whole jobs, submitted as a user submits them."""
+"""Whole jobs, submitted as by a user."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def environment(home):
 
 
 def submit(home, job, *arguments, settings=(), timeout=150, prefix=()):
-    """What the job prints arrives on stdout: spark-submit joins the two streams of its Python process."""
+    """Output is on stdout only: spark-submit merges the two streams of its Python process."""
     return subprocess.run(
         [*prefix, *command(job, *arguments, settings=settings)],
         env=environment(home),
@@ -101,7 +101,7 @@ def newest_status(summary):
     return client(summary).search_runs(["1"], order_by=["attributes.start_time DESC"], max_results=1)[0].info.status
 
 
-def test_the_summary_holds_what_the_contract_names(trained):
+def test_the_summary_has_the_keys_of_the_contract(trained):
     _, summary = trained
     assert summary["rows"] == {"train": 540, "validation": 60, "test": 100}
     assert (summary["workers"], summary["epochs"], summary["test"]["rows"]) == (2, 3, 100)
@@ -112,7 +112,7 @@ def test_the_summary_holds_what_the_contract_names(trained):
     assert summary["precision"] in ("float32", "bfloat16")
 
 
-def test_the_output_is_plain_says_the_arithmetic_and_has_no_noise(trained):
+def test_the_output_is_plain_and_shows_the_arithmetic(trained):
     done, summary = trained
     lines = done.stdout.splitlines()
     assert [line for line in lines if line.startswith("epoch ")][2].startswith("epoch 3/3")
@@ -124,7 +124,7 @@ def test_the_output_is_plain_says_the_arithmetic_and_has_no_noise(trained):
     assert noise == []
 
 
-def test_the_run_is_finished_and_holds_parameters_metrics_data_figure_and_configuration(trained):
+def test_the_run_is_finished_and_has_parameters_metrics_data_figure_and_configuration(trained):
     _, summary = trained
     run = client(summary).get_run(summary["run_id"])
     assert run.info.status == "FINISHED"
@@ -138,7 +138,7 @@ def test_the_run_is_finished_and_holds_parameters_metrics_data_figure_and_config
     assert {"config.yml", "figures", "table"} <= artifacts
 
 
-def test_a_line_that_was_set_aside_is_said_and_stands_on_the_run(trained, home):
+def test_a_rejected_line_is_reported_and_recorded_with_the_run(trained, home):
     done, summary = trained
     said = "1 malformed line was set aside (1 label_unknown)"
     assert any(line.startswith(f"warning: {said}, kept in {summary['table']}/_rejected") for line in done.stdout.splitlines())
@@ -185,7 +185,7 @@ def test_ingest_alone_finds_the_table_that_training_wrote(trained, home):
     assert summary["table"] == trained[1]["table"]
 
 
-def test_the_classes_of_spark_come_from_their_archive(home):
+def test_the_classes_of_spark_are_loaded_from_their_archive(home):
     log = home / "classes.txt"
     variables = environment(home) | {"SPARK_SUBMIT_OPTS": f"-Xlog:class+load:file={log}"}
     done = subprocess.run(
@@ -196,7 +196,7 @@ def test_the_classes_of_spark_come_from_their_archive(home):
     assert loaded.endswith("source: shared objects file (top)")
 
 
-def test_a_wrong_setting_is_one_line_and_exit_code_2(home):
+def test_an_invalid_setting_is_one_line_and_exit_code_2(home):
     done = submit(home, "train_cnn.py", settings=["training.epoch=1"], timeout=60)
     assert done.returncode == 2
     assert done.stdout.strip() == "error: --set: unknown setting training.epoch; did you mean training.epochs?"
@@ -243,7 +243,7 @@ def test_an_interrupted_training_leaves_no_process_and_a_killed_run(trained, hom
     finally:
         process.kill()
     assert process.returncode == 130
-    # spark-submit ends with its JVM; the driver needs a moment more to end the run.
+    # spark-submit ends with its JVM; the driver needs a moment longer to end the run.
     deadline = time.monotonic() + 15
     while processes_of_ranks() or newest_status(trained[1]) == "RUNNING":
         assert time.monotonic() < deadline

@@ -39,7 +39,7 @@ def tables(execution):
 
 
 @pytest.mark.parametrize("number", range(1, 8))
-def test_a_lab_runs_to_its_end_with_figures_and_without_warnings(executions, number):
+def test_a_lab_runs_with_figures_and_without_warnings(executions, number):
     execution = executions[number]
     assert execution.error is None
     assert len(execution.results) == len(execution.notebook.cells)

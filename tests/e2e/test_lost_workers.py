@@ -1,7 +1,7 @@
-"""A whole job that loses workers, and the job that goes on with its run.
+"""A whole job that loses workers, and the job that resumes its run.
 
-The run folder lies on a mounted object store, as Databricks' volumes are, where this kernel can mount one: what takes no appends
-takes more to go on from. Ranks that are lost on plain folders are in tests/distributed.
+The run folder is on a mounted object store like Databricks' volumes, if this kernel can mount one: without appends resuming is
+harder. Lost ranks with ordinary folders are in tests/distributed.
 """
 
 import json
@@ -43,14 +43,14 @@ def runs(home):
 
 @pytest.fixture(scope="module")
 def variables(home):
-    """The environment of the jobs, with a folder of its own for temporary files."""
+    """Environment of the jobs, with a separate folder for temporary files."""
     scratch = home / "scratch"
     scratch.mkdir()
     return environment(home) | {"TMPDIR": str(scratch), "SPARK_LOCAL_DIRS": str(scratch)}
 
 
 def kill_rank_one(run_dirs, attempt, epoch):
-    """SIGKILL, from outside, when rank 1 of this start has come to this epoch."""
+    """Kill rank 1 of this start with SIGKILL when it reaches this epoch."""
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         for run_dir in run_dirs.glob("*"):
@@ -65,12 +65,12 @@ def kill_rank_one(run_dirs, attempt, epoch):
 
 @dataclass
 class Lost:
-    """A job that failed."""
+    """A failed job."""
 
     code: int
     lines: list[str]
     seconds: float
-    """From the last loss to its end."""
+    """Seconds from the last loss to the end."""
     run_dir: Path
 
 
@@ -101,7 +101,7 @@ def resume(home, runs, variables, *arguments):
 
 @pytest.fixture(scope="module")
 def resumed(lost, home, runs, variables):
-    """The job that goes on with that run, to its end."""
+    """The job that resumes that run, finished."""
     return resume(home, runs, variables, layout.read_record(lost.run_dir).run_id, "--summary", str(home / "resumed.json"))
 
 
@@ -110,18 +110,18 @@ def run_of(home, run_dir):
     return mlflow.MlflowClient().get_run(layout.read_record(run_dir).run_id)
 
 
-def test_the_job_restarts_once_then_fails_with_the_loss_as_its_headline(lost):
+def test_the_job_restarts_once_and_then_fails_with_the_loss_as_its_headline(lost):
     assert lost.code == 1
     assert lost.seconds < 60
     restarts = [line for line in lost.lines if line.startswith("warning: restart 1 of 1: rank 1 on ")]
     assert len(restarts) == 1
     assert "killed by SIGKILL" in restarts[0]
-    assert re.search(r"training goes on from the checkpoint of epoch \d+$", restarts[0])
+    assert re.search(r"training continues from the checkpoint of epoch \d+$", restarts[0])
     assert lost.lines[-1].startswith("error: rank 1 on ")
     assert lost.lines[-1].endswith("launch.max_restarts=1 are used up")
 
 
-def test_the_failed_run_tells_the_restart_and_leaves_checkpoints(lost, home):
+def test_the_failed_run_records_the_restart_and_keeps_checkpoints(lost, home):
     run = run_of(home, lost.run_dir)
     assert run.info.status == "FAILED"
     assert run.data.tags["restarts"] == "1"
@@ -131,16 +131,16 @@ def test_the_failed_run_tells_the_restart_and_leaves_checkpoints(lost, home):
 
 
 @on_a_store
-def test_on_an_object_store_it_says_that_files_are_copied(lost):
+def test_on_an_object_store_it_reports_that_files_are_copied(lost):
     assert writeback.probe(lost.run_dir) == "whole files"
-    (told,) = [line for line in lost.lines if "takes no appends" in line]
-    assert told.startswith("warning: run folder: ")
-    assert "copied there about once a second" in told
+    (warning,) = [line for line in lost.lines if "takes no appends" in line]
+    assert warning.startswith("warning: run folder: ")
+    assert "copied there about once a second" in warning
 
 
-def test_resume_finishes_the_same_run_with_each_epoch_told_once(resumed, lost, home):
+def test_resume_finishes_the_same_run_with_each_epoch_recorded_once(resumed, lost, home):
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    assert re.search(rf"^resume: .*{lost.run_dir.name} goes on after epoch \d+$", resumed.stdout, re.MULTILINE)
+    assert re.search(rf"^resume: .*{lost.run_dir.name} continues after epoch \d+$", resumed.stdout, re.MULTILINE)
     summary = json.loads((home / "resumed.json").read_text())
     assert (summary["run_id"], summary["epochs"]) == (layout.read_record(lost.run_dir).run_id, EPOCHS)
     run = run_of(home, lost.run_dir)
@@ -150,7 +150,7 @@ def test_resume_finishes_the_same_run_with_each_epoch_told_once(resumed, lost, h
     assert [metric.step for metric in history] == list(range(1, EPOCHS + 1))
 
 
-def test_the_finished_run_has_the_model_what_its_machine_did_and_the_log_of_all(resumed, lost, home, tmp_path):
+def test_the_finished_run_has_the_model_system_metrics_and_the_merged_log(resumed, lost, home, tmp_path):
     run = run_of(home, lost.run_dir)
     assert "system/node-0/cpu_utilization_percentage" in run.data.metrics
     client = mlflow.MlflowClient()
@@ -175,7 +175,7 @@ def test_the_run_folder_is_complete_and_nothing_is_left_elsewhere(resumed, lost,
     assert left == []
 
 
-def test_another_network_is_refused_in_one_line(lost, home, runs, variables):
+def test_another_network_is_rejected_in_one_line(lost, home, runs, variables):
     done = resume(home, runs, variables, "latest", "--set", "model.name=mlp")
     assert done.returncode == 1
     last = done.stdout.strip().splitlines()[-1]

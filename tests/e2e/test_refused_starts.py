@@ -1,4 +1,4 @@
-"""What could not work is refused before data is read."""
+"""What cannot work is rejected before data is read."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ def test_the_doctor_finds_that_training_can_work_here(home):
     assert passed >= {"Python", "Java", "TensorFlow", "Horovod", "Petastorm", "MLflow"}
 
 
-def test_the_doctor_looks_at_the_executors_when_asked_for_workers(home):
+def test_the_doctor_checks_the_executors_if_given_workers(home):
     doctor = [sys.executable, str(ROOT / "jobs/doctor.py"), "--workers", "2"]
     variables = environment(home, PYSPARK_SUBMIT_ARGS="--master local[2] pyspark-shell")
     done = subprocess.run(doctor, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=150, check=False)

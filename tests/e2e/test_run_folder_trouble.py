@@ -1,4 +1,4 @@
-"""A run folder that is full, read-only or forbidden: one line, exit code 1, nothing half that a later run would trust."""
+"""A run folder that is full, read-only or forbidden: one line, exit code 1, and no partial files that a later run would use."""
 
 import subprocess
 
@@ -20,7 +20,7 @@ def errors(lines):
     return [line for line in lines if line.startswith("error: ")]
 
 
-def test_a_disk_that_fills_during_training_ends_it_with_one_line_that_names_the_file(home):
+def test_a_disk_that_fills_up_ends_training_with_one_line_that_names_the_file(home):
     with small_disk(home / "small", 12) as disk:
         with Training(home, "training.epochs=100000", f"launch.runs_uri={disk}/runs") as training:
             training.wait_for("epoch 2/")
@@ -49,7 +49,7 @@ def submit_without_privileges(home, *settings):
     )
 
 
-def test_a_folder_of_runs_that_may_not_be_written_is_one_line_before_spark_starts(home, tmp_path):
+def test_a_read_only_runs_folder_is_one_line_before_spark_starts(home, tmp_path):
     forbidden = tmp_path / "forbidden"
     forbidden.mkdir(mode=0o555)
     done = submit_without_privileges(home, f"launch.runs_uri={forbidden}/runs")

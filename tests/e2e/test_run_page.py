@@ -1,4 +1,4 @@
-"""The page of a run, looked at in a real browser. Screenshots are kept in test-output/run-page."""
+"""The page of a run in a real browser. Screenshots are in test-output/run-page."""
 
 import json
 import os
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(280)
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A home folder, for this module alone."""
+    """A home folder for this module."""
     folder = tmp_path_factory.mktemp("home")
     (folder / "digits").mkdir()
     write_libsvm(folder / "digits" / "digits-train.txt", 600, seed=1)
@@ -42,7 +42,7 @@ def runs(home, spark):
     """Two runs that differ in the number of workers: the summaries."""
     settings = [
         f"data.dataset={home / 'digits'}",
-        # Whole paths: the Spark session of the tests began with another home folder.
+        # Absolute paths: the Spark session of the tests was started with another home folder.
         f"ingest.tables_uri={home / 'tables'}",
         f"launch.runs_uri={home / 'runs'}",
         "data.image_shape=[12, 12, 1]",
@@ -57,7 +57,7 @@ def runs(home, spark):
 
 @pytest.fixture(scope="module")
 def runs_page(home, runs):
-    """The address of the list of runs, from the command that users type."""
+    """The address of the list of runs, from the user's command."""
     process = subprocess.Popen(
         [str(ROOT / "convoy"), "ui"],
         stdout=subprocess.PIPE,
@@ -77,7 +77,7 @@ def runs_page(home, runs):
         last = process.communicate(timeout=40)[0]
     assert process.returncode == 0
     assert last.strip() == "convoy: ended"
-    # The server lived in a session of its own; nothing of it is left.
+    # No process of the server's session is left.
     left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert f"{home}/mlflow.db" not in left
 
@@ -100,13 +100,13 @@ def page(ui, runs):
 
 
 def follow(browser, text):
-    """Open the page that a link of the description leads to. A click would open it in another tab."""
+    """Open the target of a link in the description. A click would open it in another tab."""
     address = browser.run(f"return [...document.querySelectorAll('a')].find(e => e.innerText.startsWith('{text}')).href")
     browser.open("about:blank")
     browser.open(address)
 
 
-def test_the_overview_tells_the_road_its_result_and_how_to_use_the_model(browser, page, runs):
+def test_the_overview_summarizes_the_run_and_shows_how_to_use_the_model(browser, page, runs):
     browser.open(page)
     accuracy = f"{100 * runs[0].test.accuracy:.2f} %"
     shown = browser.wait_for("convnet was trained on digits", "Logged models", "resolved.global_batch_size")
@@ -115,11 +115,11 @@ def test_the_overview_tells_the_road_its_result_and_how_to_use_the_model(browser
     assert "540 train, 60 validation, 100 test rows of 12 x 12 x 1" in shown
     assert "digits-t" in shown
     browser.run("[...document.querySelectorAll('button, a')].find(e => e.innerText === 'Show more')?.click()")
-    browser.wait_for("Which classes are taken for which?", f'load_model("runs:/{runs[0].run_id}/model")')
+    browser.wait_for("Which classes are confused with which?", f'load_model("runs:/{runs[0].run_id}/model")')
     browser.screenshot(SHOTS / "overview.png")
 
 
-def test_the_ui_leads_to_the_list_of_trainings_with_accuracy_workers_and_seconds_as_columns(browser, runs_page, runs):
+def test_the_ui_opens_the_list_of_trainings_with_accuracy_workers_and_seconds_as_columns(browser, runs_page, runs):
     browser.open("about:blank")
     browser.open(runs_page)
     shown = browser.wait_for("Duration", "test/accuracy", "epoch_seconds", "launch.workers", "2 matching runs")
@@ -137,20 +137,20 @@ def test_charts_begin_with_accuracy_and_loss(browser, page):
     assert groups[:4] == ["test", "train", "validation", "workers"], groups
 
 
-def test_metrics_are_charts_an_epoch_with_those_of_each_rank(browser, page):
+def test_metrics_are_charts_by_epoch_including_those_of_each_rank(browser, page):
     browser.open(f"{page}/model-metrics")
     browser.wait_for("workers", "epoch_seconds_0", "epoch_seconds_1", "rows_per_second_1", "train", "validation")
     browser.screenshot(SHOTS / "model-metrics.png")
 
 
-def test_system_metrics_of_the_node_stand_on_their_own_page(browser, page):
+def test_system_metrics_of_the_node_have_their_own_page(browser, page):
     browser.open(f"{page}/system-metrics")
     browser.wait_for("system/node-0", "cpu_utilization")
     browser.screenshot(SHOTS / "system-metrics.png")
 
 
 @pytest.mark.parametrize("name", ["confusion_matrix", "first_layer", "timeline"])
-def test_the_description_leads_to_each_figure(browser, page, name):
+def test_the_description_links_to_each_figure(browser, page, name):
     browser.open("about:blank")
     browser.open(page)
     browser.wait_for("convnet was trained on")
@@ -163,7 +163,7 @@ def test_the_description_leads_to_each_figure(browser, page, name):
     browser.screenshot(SHOTS / f"{name}.png")
 
 
-def test_the_data_set_leads_to_its_manifest(browser, page):
+def test_the_data_set_links_to_its_manifest(browser, page):
     browser.open("about:blank")
     browser.open(page)
     browser.wait_for("convnet was trained on")
@@ -172,7 +172,7 @@ def test_the_data_set_leads_to_its_manifest(browser, page):
     browser.screenshot(SHOTS / "manifest.png")
 
 
-def test_two_runs_side_by_side_have_the_same_names_and_show_what_differs(browser, ui, runs):
+def test_two_compared_runs_have_the_same_names_and_show_the_differences(browser, ui, runs):
     client = mlflow.MlflowClient(runs[0].tracking_uri)
     first, second = (client.get_run(run.run_id).data for run in runs)
     assert set(first.params) == set(second.params)
@@ -189,7 +189,7 @@ def test_two_runs_side_by_side_have_the_same_names_and_show_what_differs(browser
     browser.screenshot(SHOTS / "compare.png")
 
 
-def test_the_run_keeps_one_log_of_all_its_processes_and_numbers_beside_figures(runs):
+def test_the_run_has_one_log_of_all_processes_and_the_data_of_its_figures(runs):
     mlflow.set_tracking_uri(runs[0].tracking_uri)
     client = mlflow.MlflowClient()
     log = Path(client.download_artifacts(runs[0].run_id, "run.log")).read_text()

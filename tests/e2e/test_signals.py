@@ -1,4 +1,4 @@
-"""A training that is interrupted, or whose driver is killed, leaves nothing behind, and the next one says what it found."""
+"""An interrupted training, or one whose driver is killed, leaves nothing behind, and the next one reports it."""
 
 import json
 import signal
@@ -29,7 +29,7 @@ def wait_until_nothing_is_left(training, seconds):
 
 
 def wait_until_mlflow_has_the_run(home):
-    """It is told once the ranks have begun."""
+    """MLflow is imported once the ranks have started."""
     deadline = time.monotonic() + 60
     while not (newest_run(home) / "run.json").exists():
         assert time.monotonic() < deadline
@@ -45,7 +45,7 @@ def status(home, run_dir):
     return mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db").get_run(run_id).info.status
 
 
-def test_sigterm_ends_everything_within_ten_seconds_and_all_sockets_were_on_loopback_and_ranks_had_no_secret(home, tmp_path):
+def test_sigterm_ends_everything_within_ten_seconds_with_sockets_on_loopback_and_no_secret_in_ranks(home, tmp_path):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     variables = {"AWS_SECRET_ACCESS_KEY": "planted-key", "TMPDIR": str(scratch), "SPARK_LOCAL_DIRS": str(scratch)}
@@ -85,7 +85,7 @@ def test_a_second_ctrl_c_ends_everything_at_once(home):
         assert training.end() == 130
 
 
-def test_a_killed_driver_leaves_no_process_and_the_next_start_says_so_and_marks_the_run(home):
+def test_a_killed_driver_leaves_no_process_and_the_next_start_reports_and_marks_the_run(home):
     with Training(home, "training.epochs=100000") as training:
         training.wait_for("epoch 2/")
         wait_until_mlflow_has_the_run(home)

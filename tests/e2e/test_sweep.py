@@ -1,4 +1,4 @@
-"""A sweep whose driver is killed midway, and which goes on."""
+"""A sweep whose driver is killed midway, and which is resumed."""
 
 import json
 import time
@@ -22,7 +22,7 @@ SETTINGS = {
     "training.schedule": "constant",
     "launch.threads_per_worker": 1,
 }
-# One ends soon, the second is at work for longer, and the last learns nothing, which shows when it is compared with the first.
+# The first is short, the second longer, and the last learns nothing, so that it is pruned when compared with the first.
 POINTS = {
     "short": {"training.base_learning_rate": 0.01, "training.epochs": 2},
     "long": {"training.base_learning_rate": 0.01, "training.epochs": 80},
@@ -56,7 +56,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def summary(home):
-    """Of a sweep of which the driver was killed when its first trial had ended and two were at work."""
+    """Summary of a sweep whose driver was killed when the first trial had ended and two were running."""
     with Sweep(home, "rates.yml", "--data", str(home / "digits")) as sweep:
         sweep.wait_for("trial ")
         deadline = time.monotonic() + 30
@@ -70,7 +70,7 @@ def summary(home):
         assert sweep.end(200) == 0, "\n".join(sweep.lines)
     text = "\n".join(sweep.lines)
     assert "its driver (process " in text
-    assert "go on with ./convoy sweep --resume " in text
+    assert "resume with ./convoy sweep --resume " in text
     assert "2 trials (1 done), 2 side by side" in text
     return json.loads((home / "summary.json").read_text())
 
@@ -78,16 +78,16 @@ def summary(home):
 def runs_below(home, summary):
     client = mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db")
     run = client.get_run(summary["run_id"])
-    found = client.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{summary['run_id']}'")
-    return client, run, found
+    children = client.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{summary['run_id']}'")
+    return client, run, children
 
 
-def test_a_sweep_that_was_killed_goes_on_and_its_trials_are_runs_below_its_own(home, summary):
+def test_a_killed_sweep_continues_and_its_trials_are_child_runs(home, summary):
     assert summary["counts"] == {"finished": 2, "pruned": 1, "failed": 0}
     client, run, trials = runs_below(home, summary)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["trials/pruned"] == 1
-    # What was at work when the driver died is there, too, as what it was.
+    # Trials that were running when the driver died are there, too, as KILLED.
     assert {trial.info.status for trial in trials} == {"FINISHED", "KILLED"}
     finished = [trial for trial in trials if trial.info.status == "FINISHED"]
     assert sorted(trial.info.run_id for trial in finished) == sorted(row["run"] for row in summary["trials"])
@@ -100,7 +100,7 @@ def test_a_sweep_that_was_killed_goes_on_and_its_trials_are_runs_below_its_own(h
     assert figures == {"figures/parallel_coordinates.png", "figures/parallel_coordinates.csv"}
 
 
-def test_validation_chose_and_test_rows_were_shown_to_the_best_trial_alone(home, summary):
+def test_trials_are_compared_on_validation_rows_and_only_the_best_one_is_tested(home, summary):
     _, run, trials = runs_below(home, summary)
     finished = [row for row in summary["trials"] if row["state"] == "finished"]
     best = min(finished, key=lambda row: row["validation/loss"])
@@ -111,7 +111,7 @@ def test_validation_chose_and_test_rows_were_shown_to_the_best_trial_alone(home,
     assert summary["best"]["model_uri"]
 
 
-def test_the_best_configuration_is_that_of_the_best_trial_and_ready_for_training(home, summary):
+def test_the_best_configuration_is_that_of_the_best_trial_and_can_be_trained(home, summary):
     best = loader.load(Path(summary["best"]["config"]))
     assert best.training.base_learning_rate == 0.01
     assert best.data.dataset == str(home / "digits")

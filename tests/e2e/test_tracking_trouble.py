@@ -1,4 +1,4 @@
-"""A tracking server that is down, slow, full, or will not have a value: training goes on, and the run is completed later."""
+"""A tracking server that is down, slow or full, or rejects a value: training continues, and the run is completed later."""
 
 import json
 import re
@@ -39,7 +39,7 @@ def tracked(run_dir, uri, **settings):
 
 
 def record(run):
-    """What a training records, in small."""
+    """Record like a small training."""
     run.settings({"training.epochs": "3"}, "training:\n  epochs: 3\n")
     run.tags({"note": "one"})
     for epoch in (1, 2, 3):
@@ -48,7 +48,7 @@ def record(run):
 
 
 def contents(uri, run_id):
-    """Everything that must not come twice, and the status."""
+    """The status, and everything that must not be logged twice."""
     client = mlflow.MlflowClient(uri)
     run = client.get_run(run_id)
     history = {key: [(m.step, m.timestamp) for m in client.get_metric_history(run_id, key)] for key in run.data.metrics}
@@ -68,13 +68,13 @@ def assert_complete(uri, run_id, status="FINISHED"):
     return found
 
 
-def test_an_unreachable_server_costs_the_end_at_most_five_seconds_and_replay_makes_one_complete_run(home, server):
+def test_an_unreachable_server_delays_the_end_by_at_most_five_seconds_and_replay_completes_the_run(home, server):
     run = tracked(home / "run", f"http://127.0.0.1:{free_port()}")
     record(run)
     time.sleep(1)
     started = time.monotonic()
     run.finish("FINISHED")
-    # MLflow's import may still be under way.
+    # The import of MLflow may still be running.
     assert time.monotonic() - started < 15
     assert run.run_id == ""
     (warning,) = run.warnings
@@ -86,7 +86,7 @@ def test_an_unreachable_server_costs_the_end_at_most_five_seconds_and_replay_mak
     assert contents(server.uri, done.run_id) == first
 
 
-def test_a_server_that_dies_in_the_middle_is_caught_up_with_after_it_has_come_back(home, server):
+def test_a_server_that_dies_meanwhile_is_brought_up_to_date_when_it_returns(home, server):
     run = tracked(home / "run", server.uri)
     run.settings({"training.epochs": "3"}, "training:\n  epochs: 3\n")
     run.metrics({"train/loss": 1.0, "train/accuracy": float("nan")}, 1)
@@ -109,7 +109,7 @@ def test_a_server_that_dies_in_the_middle_is_caught_up_with_after_it_has_come_ba
 
 
 @pytest.mark.parametrize("by", ["call", "end"])
-def test_a_run_that_leaves_mlflow_out_at_first_is_handed_over_when_told_or_at_its_end(home, server, by):
+def test_a_run_with_patience_is_sent_on_request_or_at_its_end(home, server, by):
     run = TrackedRun(TrackingConfig(uri=server.uri, experiment="trouble"), "a run", home / "run", patience_seconds=200)
     record(run)
     # Without patience, half a second is enough.
@@ -125,7 +125,7 @@ def test_a_run_that_leaves_mlflow_out_at_first_is_handed_over_when_told_or_at_it
     run.finish("FINISHED")
     assert run.warnings == []
     assert_complete(server.uri, run.run_id)
-    # A call to a server takes milliseconds of a core, and never more than passes.
+    # A request takes milliseconds of CPU time, and never more than its duration.
     in_all = run.processor_seconds(begun, time.time())
     assert 0.01 < in_all < time.time() - begun
     assert run.processor_seconds(begun, ends) + run.processor_seconds(ends, time.time()) == pytest.approx(in_all)
@@ -151,7 +151,7 @@ os._exit(0)
 """
 
 
-def test_a_slow_server_is_waited_for_within_the_limit_and_what_it_did_take_is_not_sent_twice(home, server):
+def test_a_slow_server_is_waited_for_within_the_limit_and_nothing_is_sent_twice(home, server):
     with slow(server.port, 10) as uri:
         command = [sys.executable, "-c", RECORDING, str(ROOT / "tests" / "e2e"), str(home / "run"), uri]
         variables = environment(home, PYTHONPATH=str(ROOT / "tests"))
@@ -161,13 +161,13 @@ def test_a_slow_server_is_waited_for_within_the_limit_and_what_it_did_take_is_no
     assert float(recording) < 5
     assert float(finishing) < 15
     assert "./convoy replay" in warning
-    # The same store by its direct address, and without knowing what was taken: an answer may be lost.
+    # The same store without the proxy, and without the record of what was accepted, as if responses were lost.
     (home / "run" / "tracking" / "accepted.jsonl").unlink(missing_ok=True)
     done = replay(home / "run", server.uri)
     assert_complete(server.uri, done.run_id)
 
 
-def test_a_value_that_the_server_refuses_is_a_warning_and_costs_no_other_value(home, server):
+def test_a_value_that_the_server_rejects_is_a_warning_and_affects_no_other_value(home, server):
     run = tracked(home / "run", server.uri)
     record(run)
     run.metrics({"not allowed?": 1.0, "allowed": 2.0}, 1)
@@ -182,21 +182,21 @@ def test_a_value_that_the_server_refuses_is_a_warning_and_costs_no_other_value(h
     assert contents(server.uri, run.run_id) == found
 
 
-def test_a_full_disk_under_the_store_is_a_warning_and_replay_completes_the_run_when_there_is_space(home):
+def test_a_full_disk_of_the_store_is_a_warning_and_replay_completes_the_run_later(home):
     with small_disk(home / "small", 8) as disk:
         ballast = fill(disk)
         run = tracked(home / "run", f"sqlite:///{disk}/mlflow.db")
         record(run)
         run.finish("FINISHED")
         assert "./convoy replay run" in run.warnings[0]
-        with pytest.raises(ConvoyError, match="could not be handed to MLflow"):
+        with pytest.raises(ConvoyError, match="could not be sent to MLflow"):
             replay(home / "run")
         ballast.unlink()
         done = replay(home / "run")
         assert_complete(f"sqlite:///{disk}/mlflow.db", done.run_id)
 
 
-def test_a_full_disk_under_the_run_folder_stops_no_tracking(home, server):
+def test_a_full_disk_of_the_run_folder_does_not_stop_tracking(home, server):
     with small_disk(home / "small", 1) as disk:
         run = tracked(disk / "run", server.uri)
         fill(disk)
@@ -236,7 +236,7 @@ SECRETS = {
 }
 
 
-def test_a_training_without_its_server_ends_well_leaves_no_secret_anywhere_and_is_completed_by_replay(digits, server):
+def test_a_training_without_its_server_succeeds_leaks_no_secret_and_is_completed_by_replay(digits, server):
     port = free_port()
     planted = {**SECRETS, "MLFLOW_TRACKING_URI": f"http://ann:planted-uri-password@127.0.0.1:{port}"}
     done = submit(digits, "training.epochs=2", **planted)
@@ -253,7 +253,7 @@ def test_a_training_without_its_server_ends_well_leaves_no_secret_anywhere_and_i
 
     refused = replayed(digits, run_dir)
     assert refused.returncode == 2
-    assert "give it whole with --to" in refused.stderr
+    assert "pass the full address with --to" in refused.stderr
 
     first = replayed(digits, run_dir, "--to", server.uri)
     assert first.returncode == 0, first.stderr
@@ -265,11 +265,11 @@ def test_a_training_without_its_server_ends_well_leaves_no_secret_anywhere_and_i
     models = client.search_logged_models([run.info.experiment_id], filter_string=f"source_run_id = '{run_id}'")
     assert [(str(model.status), model.name) for model in models] == [("READY", "model")]
     second = replayed(digits, run_dir, "--to", server.uri)
-    assert "0 entries handed over now" in second.stdout
+    assert "0 entries sent now" in second.stdout
     assert len(client.search_logged_models([run.info.experiment_id], filter_string=f"source_run_id = '{run_id}'")) == 1
 
 
-def test_a_training_whose_server_dies_in_the_middle_goes_on_and_ends_well(digits, server):
+def test_a_training_whose_server_dies_meanwhile_succeeds(digits, server):
     with Training(digits, "training.epochs=40", MLFLOW_TRACKING_URI=server.uri) as training:
         training.wait_for("epoch 2/")
         server.kill()

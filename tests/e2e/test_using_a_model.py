@@ -1,4 +1,4 @@
-"""From a trained and registered model to figures, a champion, labels, a server and a scored table: as a user does it."""
+"""A user's way from a trained and registered model to figures, a champion, labels, a server and a scored table."""
 
 import contextlib
 import io
@@ -26,7 +26,7 @@ from pipelines.system.reporter import NullReporter
 
 ROOT = Path(__file__).parents[2]
 SUBMIT = Path(sys.executable).parent / "spark-submit"
-# What only training needs. A user of the model has none of it.
+# Only training needs them; users of the model have none of them.
 TRAINING_ONLY = ("horovod", "petastorm", "pyspark", "pipelines")
 pytestmark = pytest.mark.timeout(280)
 
@@ -52,7 +52,7 @@ def environment(home):
 
 
 def job(home, name, *arguments, spark=True):
-    """Run a job that must succeed and leave no temporary files; its lines and its summary."""
+    """Run a job that must succeed and leave no temporary files. Returns its lines and its summary."""
     program = [str(SUBMIT), "--master", "local[2]"] if spark else [sys.executable]
     summary, temporary = home / f"{name}.json", home / "tmp"
     temporary.mkdir(exist_ok=True)
@@ -96,7 +96,7 @@ def test_digits(home):
 
 @pytest.fixture(scope="module")
 def in_process(client, trained):
-    """The logged model, loaded here."""
+    """The logged model, loaded in this process."""
     loaded = mlflow.pyfunc.load_model(trained["model_uri"])
 
     def predict(images):
@@ -111,7 +111,7 @@ def test_training_registered_the_model_as_challenger(client, trained):
     assert str(client.get_model_version_by_alias("digits", "challenger").version) == "1"
 
 
-def test_an_evaluation_finds_the_figures_of_the_training_and_lies_below_its_run(home, client, trained):
+def test_an_evaluation_reproduces_the_results_of_the_training_as_a_child_of_its_run(home, client, trained):
     _, summary = job(home, "evaluate.py", "--model", "models:/digits@challenger", "--data", "mnist-5k")
     assert summary["table"] == trained["table"]
     assert summary["test"]["rows"] == trained["test"]["rows"] == 1000
@@ -136,7 +136,7 @@ def test_a_challenger_becomes_the_first_champion(home, client, trained):
     assert client.get_model_version("digits", "1").tags["promotion.table_digest"] == summary["table_digest"]
 
 
-def test_predict_labels_pictures_and_lines_by_the_newest_model(home, trained, test_digits, in_process):
+def test_predict_labels_pictures_and_lines_with_the_newest_model(home, trained, test_digits, in_process):
     images, labels = test_digits
     expected = in_process(images[:5])
     (home / "lines.txt").write_bytes(b"# five digits\n\n" + libsvm.write(images[:5].reshape(5, -1), labels[:5]))
@@ -146,8 +146,8 @@ def test_predict_labels_pictures_and_lines_by_the_newest_model(home, trained, te
     answers = [json.loads(line) for line in lines if line.startswith("{")]
     assert [answer["file"] for answer in answers] == ["digit.jpg", *(f"lines.txt:{number}" for number in range(3, 8))]
     assert answers[0]["label"] == str(expected[3].argmax())
-    found = [[answer["probabilities"][str(label)] for label in range(10)] for answer in answers[1:]]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    predicted = [[answer["probabilities"][str(label)] for label in range(10)] for answer in answers[1:]]
+    np.testing.assert_allclose(predicted, expected, atol=1e-5)
 
 
 def test_a_whole_table_is_scored_by_the_champion(home, client, trained):
@@ -162,7 +162,7 @@ def test_a_whole_table_is_scored_by_the_champion(home, client, trained):
 
 @pytest.fixture(scope="module")
 def server(home, trained, tmp_path_factory):
-    """The address of a server of the model, in a process where what only training needs cannot be imported."""
+    """Address of a server of the model, in a process that cannot import the libraries that only training needs."""
     blocked = tmp_path_factory.mktemp("blocked")
     for name in TRAINING_ONLY:
         (blocked / f"{name}.py").write_text(f"raise ImportError('{name} is not for users of the model')\n")
@@ -209,7 +209,7 @@ def posted(server, content):
         return np.array(json.load(answer)["predictions"])
 
 
-def test_the_server_answers_tensors_and_dataframes_with_the_same_probabilities(server, test_digits, in_process):
+def test_the_server_returns_the_same_probabilities_for_tensors_and_dataframes(server, test_digits, in_process):
     images, labels = test_digits[0][::10], test_digits[1][::10]
     expected = in_process(images)
     assert (expected.argmax(1) == labels).mean() > 0.8
@@ -223,12 +223,12 @@ def test_the_server_answers_tensors_and_dataframes_with_the_same_probabilities(s
         np.testing.assert_allclose(posted(server, content), expected, atol=1e-5)
 
 
-def test_the_server_refuses_images_of_another_size(server):
+def test_the_server_rejects_images_of_another_size(server):
     with pytest.raises(urllib.error.HTTPError, match="400"):
         posted(server, {"inputs": np.zeros((1, 14, 14, 1)).tolist()})
 
 
-def test_the_models_own_environment_names_nothing_that_only_training_needs(client, trained):
+def test_the_models_environment_lists_nothing_that_only_training_needs(client, trained):
     folder = Path(mlflow.artifacts.download_artifacts(trained["model_uri"]))
     for name in ("requirements.txt", "conda.yaml", "python_env.yaml", "MLmodel"):
         text = (folder / name).read_text().lower()

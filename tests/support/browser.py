@@ -27,7 +27,7 @@ _OPTIONS = (
 
 
 class Browser:
-    """One window. Use it in a `with` block, so that no process stays behind.
+    """One window. Use it in a `with` block, so that its processes end.
 
     Raises:
         RuntimeError: there is no Chromium or no ChromeDriver. `./convoy test` installs both where it may.
@@ -67,15 +67,15 @@ class Browser:
         self._ask("POST", "/url", {"url": url})
 
     def run(self, script: str) -> object:
-        """What a piece of JavaScript returns."""
+        """Run JavaScript and return its result."""
         return self._ask("POST", "/execute/sync", {"script": script, "args": []})
 
     def text(self) -> str:
-        """All that can be read on the page."""
+        """The visible text of the page."""
         return str(self.run("return document.body.innerText"))
 
     def wait_for(self, *texts: str, seconds: float = 40) -> str:
-        """Wait until the page shows all the texts, and return what it shows."""
+        """Wait until the page shows all texts, and return its visible text."""
         deadline = time.monotonic() + seconds
         while True:
             shown = self.text()

@@ -1,7 +1,7 @@
-"""A cluster of one machine as a `spark_python_task` finds it: a Python that is not the task's, and a Spark session in it.
+"""A cluster of one machine as a `spark_python_task` sees it: a Python process shared with others, and a Spark session in it.
 
-Databricks evaluates the task's file with `exec`, without `__file__`. Orders come by standard input, outcomes go to standard
-output. Run by a Python that has Convoy's wheel and not its checkout.
+Databricks evaluates the task's file with `exec`, without `__file__`. Tasks are read from standard input, results written to
+standard output. Run by a Python that has Convoy's wheel but not its checkout.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Trainings as a user submits them, small enough for a test."""
+"""Small trainings, submitted as by a user."""
 
 import ctypes
 import os
@@ -16,7 +16,7 @@ SETTINGS = ("data.image_shape=[12, 12, 1]", "data.classes=4", "model.name=convne
 
 
 def write_digits(home: Path) -> None:
-    """The data set of these trainings, in `home/digits`."""
+    """Write the data set of these trainings to `home/digits`."""
     (home / "digits").mkdir()
     write_libsvm(home / "digits" / "digits-train.txt", 600, seed=1)
     write_libsvm(home / "digits" / "digits-test.txt", 100, seed=2)
@@ -41,19 +41,19 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 
 def submit(home: Path, *settings: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """Train to the end. Both streams of the job arrive on stdout."""
+    """Train to the end. Both streams of the job are merged into stdout."""
     shown = {"capture_output": True, "text": True, "timeout": 200, "check": False}
     return subprocess.run(command(home, *settings), env=environment(home, **more), cwd=home, **shown)
 
 
 def _end_with_the_tests() -> None:
-    """Tests that are killed must not leave a training at work."""
+    """Killed tests must not leave a training running."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 class Training:
-    """A training at work, which stops with the block."""
+    """A running training, which is stopped at the end of the block."""
 
     job = "train_cnn.py"
 
@@ -84,7 +84,7 @@ class Training:
         self._process.communicate(timeout=60)
 
     def wait_for(self, beginning: str) -> None:
-        """Read the output until a line begins so."""
+        """Read the output until a line begins with `beginning`."""
         for line in self._process.stdout:
             self.lines.append(line.rstrip("\n"))
             if line.startswith(beginning):
@@ -92,7 +92,7 @@ class Training:
         raise AssertionError(f"no line begins with {beginning!r}:\n" + "\n".join(self.lines))
 
     def processes(self) -> list[psutil.Process]:
-        """All that runs in the session of the job: the JVM, the driver, Spark's Python workers, the ranks."""
+        """All processes of the job's session: the JVM, the driver, Spark's Python workers, the ranks."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -103,22 +103,22 @@ class Training:
         return found
 
     def part(self, sign: str) -> list[psutil.Process]:
-        """Those whose command line holds a text."""
+        """Processes whose command line contains a text."""
         return [process for process in self.processes() if any(sign in argument for argument in process.cmdline())]
 
     @property
     def driver(self) -> psutil.Process:
         found = [process for process in self.part(self.job) if process.name() != "java"]
-        # A child that it has just forked has its command line for a moment.
+        # A newly forked child briefly has its command line.
         (driver,) = [process for process in found if process.ppid() not in {other.pid for other in found}]
         return driver
 
     def signal_all(self, signum: signal.Signals) -> None:
-        """As a terminal does with Ctrl-C."""
+        """Signal all processes, as a terminal does on Ctrl-C."""
         os.killpg(self._process.pid, signum)
 
     def end(self, timeout: float = 60) -> int:
-        """Wait for the end of the output and of spark-submit. Gives the exit code."""
+        """Wait for the end of the output and of spark-submit. Returns the exit code."""
         rest, _ = self._process.communicate(timeout=timeout)
         self.lines += rest.splitlines()
         return self._process.returncode

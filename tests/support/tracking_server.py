@@ -22,7 +22,7 @@ def free_port() -> int:
 
 
 class Server:
-    """Keeps what it holds while it is down.
+    """An MLflow server that keeps its data while it is down.
 
     Args:
         folder: for what it holds.
@@ -41,7 +41,7 @@ class Server:
     def start(self) -> None:
         stores = ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", *self._artifacts]
         program = [str(Path(sys.executable).parent / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        # Half a dozen processes that run no job of ours.
+        # Half a dozen processes for jobs that nobody submits.
         variables = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         with (self.folder / "server.log").open("ab") as log:
             command = [*program, "--workers", "1", *stores]
@@ -72,7 +72,7 @@ class Server:
 
 @contextmanager
 def slow(port: int, seconds: float) -> Iterator[str]:
-    """A proxy on loopback before `port` that holds back every answer. Gives its URI."""
+    """A proxy on loopback for `port` that delays every response. Yields its URI."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def pass_on(source: socket.socket, target: socket.socket, delay: float) -> None:

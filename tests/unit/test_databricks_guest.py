@@ -39,7 +39,7 @@ def test_parameters_that_do_not_parse_are_named_in_an_error_instead_of_an_exit(o
     def refuse(arguments):
         cli.parse(arguments, "A job.", None)
 
-    with pytest.raises(ConfigError, match=r"does not take these parameters: --epoch 3$"):
+    with pytest.raises(ConfigError, match=r"does not accept these parameters: --epoch 3$"):
         cli.run(refuse, ["--epoch", "3"])
     assert "--epoch" in capsys.readouterr().err
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,10 @@ def test_what_is_installed_is_what_is_locked_and_nothing_else():
         for requirement, _ in locked()
         if requirement.marker is None or requirement.marker.evaluate()
     }
+    # Not what setuptools brings inside itself, which it puts on the path once it is imported.
     found = {
         canonicalize_name(distribution.metadata["Name"]): distribution.version
-        for distribution in importlib.metadata.distributions()
+        for distribution in importlib.metadata.distributions(path=[sysconfig.get_path("purelib")])
     }
     # pip comes with the environment; convoy is this project.
     for own in ("pip", "convoy"):

@@ -20,18 +20,15 @@ COMMAND = re.compile(r"\.ci/\w+$|(\w+=\S+ )?(\./convoy|spark-submit|mlflow|pytho
 
 # Each command and the tests that run it: as documented, or with smaller data, fewer epochs, and other paths and names. Tests run
 # `./convoy NAME` as the program it becomes, such as `spark-submit jobs/NAME.py`.
-TRAIN = "e2e/test_jobs.py::test_the_summary_holds_what_the_contract_names"
+TRAIN = "e2e/test_jobs.py::test_the_summary_has_the_keys_of_the_contract"
 OWN_DATA = "distributed/test_own_data.py::test_a_network_learns_data_of_another_shape_by_configuration_alone"
-SWEEP = "e2e/test_sweep.py::test_a_sweep_that_was_killed_goes_on_and_its_trials_are_runs_below_its_own"
+SWEEP = "e2e/test_sweep.py::test_a_killed_sweep_continues_and_its_trials_are_child_runs"
 SWEEP_FILES = "unit/test_sweep_plan.py::test_every_sweep_file_of_the_repository_is_valid_and_documents_its_command"
-REPLAY = (
-    "e2e/test_tracking_trouble.py::"
-    "test_a_training_without_its_server_ends_well_leaves_no_secret_anywhere_and_is_completed_by_replay"
-)
+REPLAY = "e2e/test_tracking_trouble.py::test_a_training_without_its_server_succeeds_leaks_no_secret_and_is_completed_by_replay"
 SUBMIT = "e2e/test_databricks_job.py::test_the_job_of_the_bundle_runs_to_its_end_from_the_wheel"
-LABS = "e2e/test_labs.py::test_a_lab_runs_to_its_end_with_figures_and_without_warnings"
+LABS = "e2e/test_labs.py::test_a_lab_runs_with_figures_and_without_warnings"
 HOSTS = "distributed/test_hosts.py::test_one_rank_on_each_of_three_hosts_trains_like_three_on_one_and_depends_on_the_network"
-SERVER = "e2e/test_using_a_model.py::test_the_server_answers_tensors_and_dataframes_with_the_same_probabilities"
+SERVER = "e2e/test_using_a_model.py::test_the_server_returns_the_same_probabilities_for_tensors_and_dataframes"
 RUN_BY = {
     "./convoy help": ("unit/test_front_door.py::test_help_names_every_command",),
     "./convoy train": (
@@ -42,15 +39,15 @@ RUN_BY = {
     "./convoy train --config conf/convnet_dropout.yml --workers 2 --set training.epochs=5": (TRAIN,),
     "./convoy train --workers 4 --set training.epochs=3": (TRAIN,),
     "./convoy train --config best.yml": (
-        "e2e/test_sweep.py::test_the_best_configuration_is_that_of_the_best_trial_and_ready_for_training",
+        "e2e/test_sweep.py::test_the_best_configuration_is_that_of_the_best_trial_and_can_be_trained",
     ),
     "./convoy train --data digits.libsvm --set data.image_shape=[8,8,1] --set data.value_range=[0,16] --set data.classes=10": (
         OWN_DATA,
     ),
     "./convoy train --data pets --set data.image_shape=[32,32,3] --set data.classes=2": (OWN_DATA,),
     "./convoy train --resume latest": (
-        "e2e/test_lost_workers.py::test_resume_finishes_the_same_run_with_each_epoch_told_once",
-        "e2e/test_lost_workers.py::test_another_network_is_refused_in_one_line",
+        "e2e/test_lost_workers.py::test_resume_finishes_the_same_run_with_each_epoch_recorded_once",
+        "e2e/test_lost_workers.py::test_another_network_is_rejected_in_one_line",
     ),
     "./convoy train --register digits": ("e2e/test_using_a_model.py::test_training_registered_the_model_as_challenger",),
     "spark-submit jobs/ingest.py --data my.libsvm": ("e2e/test_jobs.py::test_ingest_alone_finds_the_table_that_training_wrote",),
@@ -61,16 +58,16 @@ RUN_BY = {
     "./convoy sweep conf/sweeps/convnet.yml --data mnist-5k --workers 2 --set training.epochs=2 --summary sweep.json": (SWEEP,),
     "./convoy sweep --resume latest": (SWEEP,),
     "./convoy predict digit.jpg my.libsvm": (
-        "e2e/test_using_a_model.py::test_predict_labels_pictures_and_lines_by_the_newest_model",
+        "e2e/test_using_a_model.py::test_predict_labels_pictures_and_lines_with_the_newest_model",
     ),
     "./convoy evaluate": (
-        "e2e/test_using_a_model.py::test_an_evaluation_finds_the_figures_of_the_training_and_lies_below_its_run",
+        "e2e/test_using_a_model.py::test_an_evaluation_reproduces_the_results_of_the_training_as_a_child_of_its_run",
     ),
     "spark-submit jobs/evaluate.py": (
-        "e2e/test_using_a_model.py::test_an_evaluation_finds_the_figures_of_the_training_and_lies_below_its_run",
+        "e2e/test_using_a_model.py::test_an_evaluation_reproduces_the_results_of_the_training_as_a_child_of_its_run",
     ),
     "./convoy evaluate --model runs:/RUN/model --data my.libsvm": (
-        "e2e/test_using_a_model.py::test_an_evaluation_finds_the_figures_of_the_training_and_lies_below_its_run",
+        "e2e/test_using_a_model.py::test_an_evaluation_reproduces_the_results_of_the_training_as_a_child_of_its_run",
     ),
     "./convoy score": ("e2e/test_using_a_model.py::test_a_whole_table_is_scored_by_the_champion",),
     "./convoy score --model runs:/RUN/model --data DATA --output scored": (
@@ -79,14 +76,14 @@ RUN_BY = {
     "./convoy promote digits --data mnist": ("e2e/test_using_a_model.py::test_a_challenger_becomes_the_first_champion",),
     "export MLFLOW_TRACKING_URI=sqlite:///mlflow.db": (SERVER,),
     "mlflow models serve --model-uri models:/digits@champion --env-manager local --port 5001": (SERVER,),
-    "./convoy ui": ("e2e/test_run_page.py::test_the_overview_tells_the_road_its_result_and_how_to_use_the_model",),
+    "./convoy ui": ("e2e/test_run_page.py::test_the_overview_summarizes_the_run_and_shows_how_to_use_the_model",),
     "./convoy runs": ("e2e/test_run_page.py::test_recent_runs_are_listed_in_the_terminal",),
     "./convoy runs --count 20": ("e2e/test_run_page.py::test_recent_runs_are_listed_in_the_terminal",),
     "./convoy replay": (REPLAY,),
     "./convoy replay runs/RUN": (REPLAY,),
     "./convoy replay runs/SWEEP": (REPLAY,),
     "./convoy doctor": ("e2e/test_refused_starts.py::test_the_doctor_finds_that_training_can_work_here",),
-    "./convoy doctor --workers 2": ("e2e/test_refused_starts.py::test_the_doctor_looks_at_the_executors_when_asked_for_workers",),
+    "./convoy doctor --workers 2": ("e2e/test_refused_starts.py::test_the_doctor_checks_the_executors_if_given_workers",),
     "./convoy labs": (LABS,),
     "./convoy labs 2 --set data=mnist-5k --set epochs=3": (LABS,),
     "./convoy submit --dry-run": ("unit/test_submit.py::test_a_dry_run_shows_files_and_job_without_contacting_the_workspace",),
@@ -95,7 +92,7 @@ RUN_BY = {
     "./convoy submit --target dev --var node_type=m5.2xlarge --var cores_per_node=8": (SUBMIT,),
     "export DATABRICKS_HOST=https://...": (SUBMIT,),
     "databricks jobs submit --json @conf/databricks/train.submit.json": (
-        "e2e/test_databricks_job.py::test_a_body_for_runs_submit_runs_as_it_stands_and_a_failed_task_names_its_cause",
+        "e2e/test_databricks_job.py::test_a_body_for_runs_submit_runs_unchanged_and_a_failed_task_names_its_cause",
     ),
     "spark-submit --master spark://HEAD:7077 jobs/train_cnn.py --workers 2": (HOSTS,),
     ".venv/bin/uv pip freeze --exclude-editable > installed.txt": (

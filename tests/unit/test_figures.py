@@ -80,11 +80,11 @@ def test_a_class_without_rows_and_never_predicted_does_not_divide_by_zero():
     labels, probabilities = np.array([0, 1]), np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0]])
     row = table(per_class.draw(labels, probabilities, ("a", "b", "c")))[2]
     assert row == {"class": "c", "precision": "0", "recall": "0", "f1": "0", "support": "0"}
-    assert "none: all 2 rows are right" in words(confusion_matrix.draw(labels, probabilities, ("a", "b", "c")))
-    assert "there is no mistake" in words(worst_mistakes.draw(labels, probabilities, images(2), ("a", "b", "c"), RANGE))
+    assert "none: all 2 rows are correct" in words(confusion_matrix.draw(labels, probabilities, ("a", "b", "c")))
+    assert "nothing: no mistakes" in words(worst_mistakes.draw(labels, probabilities, images(2), ("a", "b", "c"), RANGE))
 
 
-def test_the_worst_mistakes_are_the_surest_ones_and_keep_their_row_numbers():
+def test_the_worst_mistakes_are_the_most_confident_ones_and_keep_their_row_numbers():
     labels, probabilities = predicted(300)
     worst = worst_mistakes.find(labels, probabilities)
     wrong = probabilities.argmax(1) != labels
@@ -95,7 +95,7 @@ def test_the_worst_mistakes_are_the_surest_ones_and_keep_their_row_numbers():
     assert confidence[worst].min() >= np.sort(confidence[wrong])[-25]
     drawing = worst_mistakes.draw(labels, probabilities, images(300), NAMES, RANGE, row_numbers=np.arange(300) + 7000)
     assert [int(row["row"]) for row in table(drawing)] == (worst + 7000).tolist()
-    assert f"the 25 surest of {wrong.sum()} mistakes" in words(drawing)
+    assert f"the 25 most confident of {wrong.sum()} mistakes" in words(drawing)
     assert len(drawing.figure.axes[0].images) == 25
 
 
@@ -108,14 +108,14 @@ def test_the_calibration_error_is_that_of_an_example_worked_by_hand():
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60))
-def test_every_row_lies_in_one_bin_and_the_error_is_within_its_limits(seed, rows):
+def test_every_row_is_in_one_bin_and_the_error_is_within_its_limits(seed, rows):
     labels, probabilities = predicted(rows, seed=seed)
     bins = calibration.binned(labels, probabilities)
     assert bins.rows.sum() == rows
     assert 0 <= calibration.expected_calibration_error(labels, probabilities) <= 1
 
 
-def test_certain_and_right_is_perfectly_calibrated():
+def test_certain_and_correct_is_perfectly_calibrated():
     labels = np.arange(4)
     assert calibration.expected_calibration_error(labels, np.eye(4)) == 0
     assert "well calibrated" in words(calibration.draw(labels, np.eye(4)))
@@ -135,13 +135,13 @@ def test_learning_curves_mark_the_epoch_with_the_lowest_validation_loss():
     assert [(list(line.get_xdata()), list(line.get_ydata())) for line in marks] == [([2], [0.4])]
 
 
-def test_learning_curves_without_validation_say_what_cannot_be_seen():
+def test_learning_curves_without_validation_note_what_cannot_be_seen():
     drawing = learning_curves.draw([{"train/loss": 1.0, "train/accuracy": 0.5}])
     assert "overfitting cannot be seen" in words(drawing)
     assert drawing.columns == ("epoch", "train/loss", "train/accuracy")
 
 
-def test_the_first_layer_shows_a_tile_for_each_kernel_image_and_answer():
+def test_the_first_layer_shows_a_tile_for_each_kernel_image_and_response():
     kernels, maps = np.random.default_rng(1).normal(size=(3, 3, 2, 8)), np.ones((4, 10, 10, 8))
     drawing = first_layer.draw(kernels, images(4, (12, 12, 2)), maps, RANGE)
     assert len(drawing.figure.axes[0].images) == 8 + 4 + 4 * 8
@@ -164,7 +164,7 @@ def test_the_timeline_adds_up_phases_of_one_kind():
         Phase("rank 1", "epoch 1", 4, 10),
     ]
     drawing = timeline.draw(phases)
-    assert "15.0 s in all;  epochs 11.0 s, set-up 4.0 s" in words(drawing)
+    assert "15.0 s in total;  epochs 11.0 s, set-up 4.0 s" in words(drawing)
     assert [label.get_text() for label in drawing.figure.axes[0].get_yticklabels()] == ["driver", "rank 0", "rank 1"]
     assert table(drawing)[2] == {"lane": "rank 0", "phase": "epoch 2", "start": "10", "seconds": "5"}
 
@@ -186,7 +186,7 @@ def test_any_number_of_classes_and_channels_can_be_drawn(classes, shape):
         assert len(table(drawing)) > 1, name
 
 
-def test_of_what_the_ranks_did_not_leave_there_is_no_figure(tmp_path):
+def test_figures_without_data_are_left_out(tmp_path):
     manifest = write_table(tmp_path / "table", {"train": 8, "test": 4}).manifest
     assert catalog.drawings(tmp_path, manifest, [], "a title") == {}
     assert set(catalog.drawings(tmp_path, manifest, [{"train/loss": 1.0, "train/accuracy": 0.5}], "")) == {"learning_curves"}
@@ -203,7 +203,7 @@ def test_the_comparison_shows_each_run_and_names_its_best_epoch():
     assert [text.get_text() for text in drawing.figure.axes[0].get_legend().get_texts()] == [
         "with",
         "without",
-        "on training rows",
+        "training rows",
     ]
     assert [(row["run"], row["epoch"], row["validation/loss"]) for row in table(drawing)] == [
         ("with", "1", "1.1"),
@@ -219,7 +219,7 @@ def trial(number, rate, optimizer, loss):
     return {"trial": number, "rate": rate, "optimizer": optimizer, "loss": loss}
 
 
-def test_trials_are_lines_between_the_places_of_their_settings_and_of_what_came_of_them():
+def test_trials_are_lines_from_their_settings_to_their_outcome():
     trials = [trial(1, 0.001, "adam", 0.4), trial(2, 0.1, "sgd", 0.2), trial(3, 0.01, "adam", None)]
     drawing = parallel_coordinates.draw(trials, ["rate", "optimizer"], "loss", minimised=True, texts=TEXTS, log=["rate"])
     lines = {
@@ -240,7 +240,7 @@ def test_trials_are_lines_between_the_places_of_their_settings_and_of_what_came_
     assert matplotlib.image.imread(io.BytesIO(drawing.png())).shape[1] > 600
 
 
-def test_with_accuracy_the_highest_is_the_best_and_a_single_trial_can_be_drawn():
+def test_the_highest_accuracy_is_the_best_and_a_single_trial_can_be_drawn():
     trials = [trial(1, 1, "a", 0.4), trial(2, 1, "a", 0.6)]
     drawing = parallel_coordinates.draw(trials, ["rate", "optimizer"], "loss", minimised=False, texts={"optimizer": ["a"]})
     assert "best (red): trial 2" in drawing.figure.texts[1].get_text()

@@ -14,7 +14,7 @@ def actions(journal):
     return [(entry.n, entry.action) for entry in journal.entries()]
 
 
-def test_what_was_appended_is_there_for_the_next_process(tmp_path):
+def test_the_next_process_reads_what_was_appended(tmp_path):
     journal = Journal(tmp_path)
     journal.append("open", {"name": "x"})
     journal.append("metrics", {"step": 1, "values": {"loss": 0.5}}, at=12.5)
@@ -23,7 +23,7 @@ def test_what_was_appended_is_there_for_the_next_process(tmp_path):
     assert entry.values == {"step": 1, "values": {"loss": 0.5}}
 
 
-def test_a_line_that_was_cut_off_is_passed_over_and_does_not_swallow_the_next(tmp_path):
+def test_an_incomplete_line_is_skipped_and_does_not_corrupt_the_next(tmp_path):
     Journal(tmp_path).append("open", {})
     with (tmp_path / "tracking" / "journal.jsonl").open("a") as file:
         file.write('{"n": 2, "action": "ta')
@@ -33,7 +33,7 @@ def test_a_line_that_was_cut_off_is_passed_over_and_does_not_swallow_the_next(tm
     assert actions(Journal(tmp_path)) == [(1, "open"), (2, "status")]
 
 
-def test_only_what_no_server_has_taken_is_pending(tmp_path):
+def test_only_entries_that_no_server_has_accepted_are_pending(tmp_path):
     journal = Journal(tmp_path)
     for action in ("open", "tags", "metrics"):
         journal.append(action, {})
@@ -49,7 +49,7 @@ def test_only_what_no_server_has_taken_is_pending(tmp_path):
     assert Journal(tmp_path).accepted.refused == {}
 
 
-def test_what_one_server_has_taken_does_not_count_for_another(tmp_path):
+def test_entries_accepted_by_one_server_are_pending_for_another(tmp_path):
     journal = Journal(tmp_path)
     journal.append("open", {})
     journal.opened("sqlite:///a.db", "run1")
@@ -71,7 +71,7 @@ def test_no_secret_reaches_the_disk(tmp_path, monkeypatch):
     assert b"planted" not in written
 
 
-def test_a_run_has_ended_when_its_last_status_says_so(tmp_path):
+def test_a_run_has_ended_if_its_last_status_is_final(tmp_path):
     journal = Journal(tmp_path)
     assert not journal.ended
     for status, ended in (("KILLED", True), ("RUNNING", False), ("FINISHED", True)):
@@ -79,7 +79,7 @@ def test_a_run_has_ended_when_its_last_status_says_so(tmp_path):
         assert journal.ended is ended
 
 
-def test_one_process_follows_and_the_kernel_frees_the_journal_when_it_dies(tmp_path):
+def test_only_one_process_holds_the_journal_and_its_death_releases_it(tmp_path):
     code = (
         "import os, pathlib, sys, time; from pipelines.track.mlflow.journal import Journal\n"
         "with Journal(pathlib.Path(sys.argv[1])).exclusive() as mine:\n"
@@ -95,20 +95,20 @@ def test_one_process_follows_and_the_kernel_frees_the_journal_when_it_dies(tmp_p
         assert mine
 
 
-def test_a_folder_without_a_journal_is_named(tmp_path):
+def test_a_folder_without_a_journal_is_an_error_that_names_it(tmp_path):
     with pytest.raises(ConvoyError, match=r"no tracking journal; name the folder of a run"):
         Journal.of(tmp_path)
 
 
-def test_a_run_below_another_waits_for_that_one_on_the_same_server(tmp_path):
+def test_a_child_run_waits_for_its_parent_on_the_same_server(tmp_path):
     sweep, trial = tmp_path / "sweep", tmp_path / "sweep/trials/one"
     trial.mkdir(parents=True)
     entry = Journal(trial).append("open", {"parent": "../.."})
     follower = MlflowSync(Journal(trial), "sqlite:///a.db")
-    with pytest.raises(ConvoyError, match=r"sweep must be there first"):
+    with pytest.raises(ConvoyError, match=r"sweep must be created first"):
         follower._parent_tags(entry)
     layout.write_record(sweep, layout.RunRecord("run1", "sqlite:///other.db"))
-    with pytest.raises(ConvoyError, match=r"sweep must be there first"):
+    with pytest.raises(ConvoyError, match=r"sweep must be created first"):
         follower._parent_tags(entry)
     layout.write_record(sweep, layout.RunRecord("run2", "sqlite:///a.db"))
     assert follower._parent_tags(entry) == {"mlflow.parentRunId": "run2"}

@@ -13,8 +13,8 @@ from support.clones import ROOT
 from support.synthetic import write_table
 from support.workspace_stub import TOKEN, Workspace
 from test_checkpoint import write as write_checkpoint
+from test_finished_run import write_run
 from test_notebook_runner import run as run_notebook
-from test_recorded import write_run
 
 from notebooks.runner import page
 from pipelines import cli

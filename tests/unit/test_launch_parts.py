@@ -82,7 +82,7 @@ def test_the_spool_delivers_each_event_once_and_waits_for_whole_lines(tmp_path):
     assert [event.values for event in reader.new_events()] == [FinalScore(0.5, 0.9, 7)]
 
 
-def test_the_spool_holds_plain_json_and_lines_of_other_versions_are_passed_over(tmp_path):
+def test_the_spool_is_plain_json_and_events_of_other_versions_are_skipped(tmp_path):
     writer = SpoolWriter(tmp_path, 3)
     for values in (FirstStep(), StepProgress(2, 40, 5400.0, loss=0.5), EpochEnd(2, {"train/loss": 0.25}, 1.5)):
         writer.write(values)

@@ -46,7 +46,7 @@ def test_secrets_do_not_reach_a_log(lines):
     assert "hunter2" not in written()[0]
 
 
-def test_logs_are_merged_by_time_and_a_traceback_stays_where_it_belongs(tmp_path):
+def test_logs_are_merged_by_time_and_a_traceback_stays_with_its_line(tmp_path):
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs/driver.log").write_text(
         "2026-01-01T10:00:00.000Z driver INFO a: first\n2026-01-01T10:00:09.000Z driver INFO a: last\n"
@@ -70,18 +70,18 @@ def test_logs_are_merged_by_time_and_a_traceback_stays_where_it_belongs(tmp_path
     ]
 
 
-def test_of_a_huge_log_the_end_is_kept_and_the_gap_is_said(tmp_path, monkeypatch):
+def test_only_the_end_of_a_huge_log_is_merged_and_the_omission_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(logs, "_MERGED_BYTES", 1000)
     text = "".join(f"2026-01-01T10:00:00.000Z rank 0 INFO a: {number}\n" for number in range(100))
     (tmp_path / "rank-0.log").write_text(text)
     logs.merge(tmp_path, tmp_path / "run.log")
     first, *_, last = (tmp_path / "run.log").read_text().splitlines()
     assert "bytes of" in first
-    assert "are left out here" in first
+    assert "are omitted" in first
     assert last.endswith("a: 99")
 
 
-def test_a_follower_gives_each_whole_line_once(tmp_path):
+def test_a_log_tail_returns_each_complete_line_once(tmp_path):
     follower = logs.LogTail(tmp_path)
     path = tmp_path / "rank-0.log"
     path.write_text("2026-01-01T10:00:00.000Z rank 0 INFO a: one\nraw\nhalf")
@@ -91,7 +91,7 @@ def test_a_follower_gives_each_whole_line_once(tmp_path):
     assert follower.new_lines() == ["    rank-0| half a line"]
 
 
-def test_the_flags_for_output_are_read(tmp_path):
+def test_the_flags_for_output_are_parsed(tmp_path):
     request = cli.parse(["--quiet", "--log-level", "debug"], "", None)
     assert (request.verbosity, request.config.launch.log_level) == ("quiet", "DEBUG")
     assert cli.parse(["--verbose"], "", None).verbosity == "verbose"
@@ -102,7 +102,7 @@ def test_the_flags_for_output_are_read(tmp_path):
         cli.parse(["--quiet", "--verbose"], "", None)
 
 
-def test_an_error_is_one_line_and_what_developers_need_stands_below_it():
+def test_an_error_is_one_line_with_details_for_developers_below():
     code = (
         "from pipelines import cli\nfrom pipelines.errors import LaunchError\n"
         "def main(arguments):\n    error = LaunchError(arguments[0])\n    error.details = arguments[1]\n    raise error\n"
@@ -118,7 +118,7 @@ def test_an_error_is_one_line_and_what_developers_need_stands_below_it():
     assert printed("Traceback\n  line\n") == "error: it failed\nTraceback\n  line\n"
 
 
-def test_what_sets_up_a_store_cannot_take_the_log_away(tmp_path):
+def test_setting_up_a_store_cannot_replace_the_log_handlers(tmp_path):
     root = logging.getLogger()
     before = list(root.handlers)
     with logs.kept():

@@ -26,7 +26,7 @@ def python(code, *options):
 
 
 @pytest.mark.parametrize("old", MOVED)
-def test_a_former_path_leads_to_the_new_module_and_says_where_it_went(old, monkeypatch):
+def test_a_former_path_imports_the_new_module_with_a_warning_that_names_it(old, monkeypatch):
     new, names = MOVED[old]
     for name in [name for name in sys.modules if f"{name}.".startswith((f"{old}.", "pipelines.stream."))]:
         monkeypatch.delitem(sys.modules, name)
@@ -40,7 +40,7 @@ def test_a_former_path_leads_to_the_new_module_and_says_where_it_went(old, monke
     assert importlib.import_module(old) is module
 
 
-def test_both_forms_of_import_work_and_a_script_is_warned_in_its_own_lines():
+def test_both_forms_of_import_work_and_warnings_point_to_the_importing_line():
     done = python(
         "from pipelines import paths\nimport pipelines.stream.sharding as sharding\nfrom pipelines.launch import lab\n"
         "from pipelines.data.stream.sharding import RowRange\nfrom pipelines.track.recorded import RecordedRun\n"
@@ -52,14 +52,14 @@ def test_both_forms_of_import_work_and_a_script_is_warned_in_its_own_lines():
     assert [line.split(": ")[0] for line in lines] == ["<string>:1", "<string>:2", "<string>:2", "<string>:3", "<string>:5"]
 
 
-def test_what_never_was_there_is_missing_under_the_name_that_was_asked_for():
+def test_a_missing_module_is_reported_by_the_requested_name():
     for name in ("pipelines.nowhere", "pipelines.stream.nowhere", "pipelines.paths.nowhere"):
         with pytest.raises(ModuleNotFoundError) as caught:
             importlib.import_module(name)
         assert caught.value.name == name
 
 
-def test_the_package_itself_is_imported_in_a_moment_and_without_a_warning():
+def test_importing_the_package_is_quick_and_raises_no_warning():
     done = python(
         "import sys, time; started = time.perf_counter(); import pipelines; print(time.perf_counter() - started)", "-W", "error"
     )

@@ -1,4 +1,4 @@
-"""What the run's page will say, from events and arrays as ranks leave them."""
+"""The content of a run's page, from events and arrays as written by ranks."""
 
 import csv
 import json
@@ -73,7 +73,7 @@ def events():
     yield Event(1, 113.0, NodeSample(1, {"cpu_utilization_percentage": 50.0}))
 
 
-def test_a_job_that_goes_on_records_the_epochs_that_the_one_before_did_not_come_to_see(table, tmp_path):
+def test_a_resumed_job_records_the_epochs_that_the_previous_one_missed(table, tmp_path):
     reported = [event for event in events() if event.kind in ("plan", "epoch")]
     seen = [event for event in reported if event.values.epoch != 2]
     for passed_on, by in ((seen, Recorder.event), (reported, Recorder.remember)):
@@ -88,7 +88,7 @@ def test_a_job_that_goes_on_records_the_epochs_that_the_one_before_did_not_come_
     assert [speed for speed in speeds if speed is not None] == [500.0, 500.0]
 
 
-def test_a_run_that_began_under_the_former_metric_names_records_no_epoch_twice(table, tmp_path):
+def test_a_run_started_with_the_former_metric_names_records_no_epoch_twice(table, tmp_path):
     run = TrackedRun(config(f"tracking.uri=sqlite:///{tmp_path}/mlflow.db").tracking, "name", tmp_path)
     run.metrics({"ranks/epoch_seconds_0": 4.0} | metrics(1), 1)
     recorder = Recorder(run, tmp_path, table.manifest, "a title", submitted=100.0)
@@ -100,13 +100,13 @@ def test_a_run_that_began_under_the_former_metric_names_records_no_epoch_twice(t
     assert [entry["step"] for entry in entries if "train/loss" in entry["values"]] == [1, 2]
 
 
-def test_the_name_of_a_run_tells_it_from_others():
+def test_run_names_are_unique():
     names = {run_page.name(config("model.name=convnet", "launch.workers=2"), "mnist", run_page.random_key()) for _ in range(20)}
     assert all(re.fullmatch(r"mnist-convnet-2w-[2-9a-z]{4}", name) for name in names)
     assert len(names) == 20
 
 
-def test_parameters_are_what_can_differ_and_matters():
+def test_parameters_are_the_settings_that_matter():
     adam, sgd = run_page.parameters(config()), run_page.parameters(config("training.optimizer=sgd", "training.momentum=0.9"))
     assert adam["data.image_shape"] == "28 x 28 x 1"
     assert adam["data.value_range"] == "0 to 255"
@@ -120,13 +120,13 @@ def test_parameters_are_what_can_differ_and_matters():
     assert {"model.name", "launch.workers", "ingest.seed", "training.seed", "training.base_learning_rate"} <= set(adam)
 
 
-def test_a_title_says_when_the_losses_are_not_the_same_measure():
+def test_a_title_notes_that_the_losses_are_not_comparable():
     assert run_page.title(config("model.name=convnet"), "mnist") == "convnet on mnist"
     smoothed = config("model.name=convnet", "training.label_smoothing=0.1")
     assert run_page.title(smoothed, "mnist") == "convnet on mnist (training loss with label smoothing 0.1)"
 
 
-def test_the_description_tells_the_road_and_how_to_use_the_model(table):
+def test_the_description_summarizes_the_run_and_shows_how_to_use_the_model(table):
     result = run_page.RunOutcome(
         accuracy=0.9942, loss=0.122, epochs=3, precision="bfloat16", rows_per_second=9876.5, seconds=31.4, figures=["timeline"]
     )
@@ -139,12 +139,12 @@ def test_the_description_tells_the_road_and_how_to_use_the_model(table):
     assert "load_model(" in text
     assert "[n, 12, 12, 1], values 0 to 255" in text
     several = run_page.description(config("training.test_views=5"), table.manifest, result)
-    assert "of the test rows, by its mean over 5 views of each, as the logged model answers (loss" in several
+    assert ", averaged over 5 views of each image as by the logged model (loss" in several
     early = run_page.description(config("launch.workers=1"), table.manifest)
     assert "with 1 worker." in early
 
 
-def test_events_become_metrics_of_all_ranks_and_figures_with_their_numbers(table, tmp_path):
+def test_events_become_metrics_of_all_ranks_and_figures_with_their_data(table, tmp_path):
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     for rank in (0, 1):
@@ -162,7 +162,7 @@ def test_events_become_metrics_of_all_ranks_and_figures_with_their_numbers(table
     run.finish("FINISHED")
     assert run.warnings == []
 
-    # This network left no kernels.
+    # There are no kernels of a first layer.
     assert set(names) == {
         *("learning_curves", "confusion_matrix", "per_class", "worst_mistakes", "calibration", "examples", "timeline")
     }

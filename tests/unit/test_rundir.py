@@ -7,14 +7,14 @@ from pipelines.track.rundir import layout
 
 
 @pytest.mark.parametrize("name", ["../../elsewhere", "/tmp/elsewhere", "a/b", "..", "a\0b", "plain-1.0"])
-def test_a_run_of_any_name_lies_in_the_runs_folder(tmp_path, name):
+def test_a_run_of_any_name_is_created_in_the_runs_folder(tmp_path, name):
     folder = layout.make(tmp_path / "runs", name)
     assert folder.parent == tmp_path / "runs"
     assert folder.is_dir()
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
-def test_a_sweep_is_found_by_the_word_latest_by_its_run_and_by_its_folder(tmp_path):
+def test_a_sweep_is_found_by_latest_by_its_run_and_by_its_folder(tmp_path):
     for number, name in enumerate(("old", "new")):
         folder = tmp_path / name
         folder.mkdir()
@@ -28,7 +28,7 @@ def test_a_sweep_is_found_by_the_word_latest_by_its_run_and_by_its_folder(tmp_pa
     assert layout.find_sweep(tmp_path, str(tmp_path / "old"), tmp_path / "old") == tmp_path / "old"
     with pytest.raises(ConfigError, match=r"--resume newest: no such sweep below .*; name its run, its folder, or 'latest'"):
         layout.find_sweep(tmp_path, "newest", tmp_path / "newest")
-    with pytest.raises(ConfigError, match=r"--resume run-old: is a sweep; go on with ./convoy sweep --resume run-old"):
+    with pytest.raises(ConfigError, match=r"--resume run-old: is a sweep; resume it with ./convoy sweep --resume run-old"):
         layout.find(tmp_path, "run-old", tmp_path / "run-old")
     with pytest.raises(ConfigError, match="no such sweep"):
         layout.find_sweep(tmp_path / "none", "latest", tmp_path / "latest")

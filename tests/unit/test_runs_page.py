@@ -35,7 +35,7 @@ def server(answers):
         listening.shutdown()
 
 
-def test_the_view_is_kept_at_the_experiment_that_the_address_names(monkeypatch):
+def test_the_view_is_stored_in_the_experiment_that_the_address_names(monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     found = {"/api/2.0/mlflow/experiments/get-by-name?experiment_name=a+name": (200, {"experiment": {"experiment_id": "7"}})}
     with server(found) as (base, posted):
@@ -48,13 +48,13 @@ def test_the_view_is_kept_at_the_experiment_that_the_address_names(monkeypatch):
     assert {"metrics.`test/accuracy`", "params.`launch.workers`", "attributes.`Duration`"} <= set(view["selectedColumns"])
 
 
-def test_without_the_experiment_it_is_the_address_of_the_server():
+def test_without_the_experiment_the_address_is_that_of_the_server():
     with server({}) as (base, posted):
         assert runs_page.address(base, "convoy") == base
     assert posted == []
 
 
-def test_what_is_no_mlflow_server_is_an_error():
+def test_another_kind_of_server_is_an_error():
     with server({"/api/2.0/mlflow/experiments/get-by-name?experiment_name=convoy": (500, {})}) as (base, _):
         with pytest.raises(OSError, match="500"):
             runs_page.address(base, "convoy")

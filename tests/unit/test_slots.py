@@ -8,27 +8,27 @@ from pipelines.launch import slots
 
 @pytest.fixture
 def spark(monkeypatch):
-    """A session whose slots are those of a list, one look after the other, the last for ever."""
-    found = SimpleNamespace(left=[0], master="spark://head:7077", startTime=0)
+    """A session whose number of slots is taken from a list, one by one; the last one stays."""
+    session = SimpleNamespace(left=[0], master="spark://head:7077", startTime=0)
     conf = SimpleNamespace(get=lambda key, default=None: default)
-    found.sparkContext = SimpleNamespace(master=found.master, startTime=0, getConf=lambda: conf)
-    monkeypatch.setattr(slots, "available", lambda _: found.left.pop(0) if len(found.left) > 1 else found.left[0])
+    session.sparkContext = SimpleNamespace(master=session.master, startTime=0, getConf=lambda: conf)
+    monkeypatch.setattr(slots, "available", lambda _: session.left.pop(0) if len(session.left) > 1 else session.left[0])
     monkeypatch.setattr(slots.time, "sleep", lambda _: None)
     monkeypatch.setattr(slots, "_REVIVE_SECONDS", 0.05)
-    return found
+    return session
 
 
-def test_lost_slots_that_come_back_are_used_again(spark):
+def test_lost_slots_that_return_are_used_again(spark):
     spark.left = [2, 3, 4]
     assert slots.wait_for_return(spark, 4, 2, 5) == 4
 
 
-def test_slots_that_stay_lost_are_done_without_where_fewer_will_do(spark):
+def test_fewer_workers_run_if_slots_stay_lost_and_fewer_are_allowed(spark):
     spark.left = [3]
     assert slots.wait_for_return(spark, 4, 2, 5) == 3
 
 
-def test_too_few_slots_are_refused_with_the_setting_that_says_so(spark):
+def test_too_few_slots_are_rejected_with_the_setting_responsible(spark):
     spark.left = [1]
     with pytest.raises(LaunchError, match=r"^launch\.min_workers=2: only 1 task slots are left \(spark://head:7077\); add nodes"):
         slots.wait_for_return(spark, 4, 2, 0.1)
@@ -36,7 +36,7 @@ def test_too_few_slots_are_refused_with_the_setting_that_says_so(spark):
         slots.wait_for_return(spark, 4, 0, 0.1)
 
 
-def test_executors_of_a_new_session_are_waited_for_and_those_of_an_old_one_are_not(spark, monkeypatch):
+def test_only_executors_of_a_new_session_are_waited_for(spark, monkeypatch):
     spark.left = [0, 0, 4]
     with pytest.raises(LaunchError, match=r"only 0 task slots"):
         slots.wait_for_start(spark, 4)

@@ -29,8 +29,8 @@ def sweep(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "one of FILE and --resume SWEEP is needed; the ready-made sweeps lie in conf/sweeps/"),
-        (["a.yml", "--resume", "latest"], "one of FILE and --resume SWEEP is needed"),
+        ([], "either FILE or --resume SWEEP is required; ready-made sweeps are in conf/sweeps/"),
+        (["a.yml", "--resume", "latest"], "either FILE or --resume SWEEP is required"),
         (["a.yml"], "a.yml: no such"),
         (["a.yml", "--summary", "/nosuch/s.json"], "--summary /nosuch/s.json: the folder does not exist"),
         (["--resume", "other"], "--resume other: no such sweep below"),

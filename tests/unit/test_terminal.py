@@ -1,4 +1,4 @@
-"""The progress line on a real terminal: a pseudo-terminal with a size."""
+"""The progress bar on a pseudo-terminal of a given size."""
 
 import contextlib
 import fcntl
@@ -30,7 +30,7 @@ PLAN = TrainingPlan(
     step=0,
 )
 METRICS = {"train/loss": 0.5, "train/accuracy": 0.9, "epoch_seconds": 9.5, "rows_per_second": 5400.0}
-# Reads sizes from its standard input: one progress report for each line.
+# Reports progress once for each line of its standard input.
 FOLLOWER = f"""
 import sys
 from pipelines.track.console.console import TrainingConsole
@@ -51,7 +51,7 @@ def set_size(terminal, columns):
 
 
 def rest_of(master):
-    """All that was written before the terminal's other side was closed."""
+    """Read everything written before the other side was closed."""
     shown = b""
     with contextlib.suppress(OSError):
         while True:
@@ -60,7 +60,7 @@ def rest_of(master):
 
 
 def follow(sizes, verbosity="normal", term="xterm"):
-    """What a console writes to a terminal that has another size before each progress report."""
+    """Output of a console on a terminal that is resized before each progress report."""
     master, slave = pty.openpty()
     set_size(slave, sizes[0])
     process = subprocess.Popen(
@@ -72,7 +72,7 @@ def follow(sizes, verbosity="normal", term="xterm"):
             set_size(slave, columns)
             process.stdin.write(b"go\n")
             process.stdin.flush()
-            # A report of a quiet console cannot be waited for.
+            # A quiet console shows no progress to wait for.
             if verbosity != "quiet" and term != "dumb":
                 while shown.count(b"rows/s") + shown.count("…".encode()) < number + 1:
                     shown += os.read(master, 65536)
@@ -87,14 +87,14 @@ def follow(sizes, verbosity="normal", term="xterm"):
 
 
 def frames_of(shown):
-    """The bar as it was drawn each time, without colours."""
+    """The bar as drawn each time, without colors."""
     plain = re.sub(r"\x1b\[[\d;]*m|\x1b\[\?25[hl]", "", shown)
     drawn = re.split(r"\r\x1b\[2K|\r\n", plain)
     return [frame for frame in drawn if "epoch 1/3" in frame and "train loss" not in frame]
 
 
 @pytest.mark.parametrize("columns", [20, 40, 80, 200])
-def test_the_progress_line_fits_any_terminal(columns):
+def test_the_progress_bar_fits_any_terminal(columns):
     frames = frames_of(follow([columns] * 3))[:3]
     assert len(frames) == 3
     assert max(map(len, frames)) < columns
@@ -102,7 +102,7 @@ def test_the_progress_line_fits_any_terminal(columns):
     assert ("rows/s" in frames[2]) == (columns >= 80)
 
 
-def test_a_window_that_changes_its_size_gets_lines_of_its_new_size():
+def test_a_resized_window_gets_lines_of_its_new_size():
     sizes = [200, 40, 80, 30]
     lengths = [len(frame) for frame in frames_of(follow(sizes))[:4]]
     assert all(length < columns for length, columns in zip(lengths, sizes, strict=True))
@@ -110,7 +110,7 @@ def test_a_window_that_changes_its_size_gets_lines_of_its_new_size():
     assert lengths[2] > lengths[1] > lengths[3]
 
 
-def test_lines_that_stay_are_whole_and_the_progress_line_is_taken_away():
+def test_permanent_lines_are_complete_and_the_progress_bar_is_removed():
     shown = follow([40, 40])
     lines = shown.split("\r\n")
     assert any(line.endswith("epoch 1/3  train loss 0.5000 accuracy 0.9000  9.5 s  5,400 rows/s") for line in lines)
@@ -118,7 +118,7 @@ def test_lines_that_stay_are_whole_and_the_progress_line_is_taken_away():
     assert shown.endswith("\r\x1b[1A\x1b[2K")
 
 
-def test_the_cursor_is_shown_while_the_bar_is_so_that_a_kill_leaves_it():
+def test_the_cursor_stays_visible_so_that_a_kill_cannot_hide_it():
     shown = follow([80, 80])
     assert shown.index("\x1b[?25h") < shown.index("\x1b[2K")
     assert shown.rindex("\x1b[?25l") < shown.index("\x1b[2K")
@@ -128,7 +128,7 @@ def test_quiet_shows_warnings_only_and_moves_no_cursor():
     assert follow([80, 80], "quiet") == "warning: [be] warned\r\n"
 
 
-def test_a_warning_is_shown_even_where_quiet(capsys):
+def test_quiet_still_shows_warnings(capsys):
     console = TrainingConsole(3, "quiet")
     console.say("table t (built)")
     console.warn("table t has no manifest; the table is written again")
@@ -141,7 +141,7 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines():
     assert "epoch 1/3  train loss" in shown
 
 
-def test_elsewhere_each_epoch_is_one_plain_line(capsys):
+def test_off_a_terminal_each_epoch_is_one_plain_line(capsys):
     console = TrainingConsole(3)
     console.show(Event(0, 0.0, PLAN))
     console.show(Event(0, 1.0, StepProgress(1, 10, 1.0)))
@@ -152,7 +152,7 @@ def test_elsewhere_each_epoch_is_one_plain_line(capsys):
     assert lines[1:] == ["epoch 1/3  train loss 0.5000 accuracy 0.9000  9.5 s  5,400 rows/s"]
 
 
-def test_a_window_that_was_closed_ends_nothing():
+def test_closing_the_window_raises_nothing():
     master, slave = pty.openpty()
     line = terminal.StatusLine(os.dup(slave))
     os.close(slave)
@@ -163,7 +163,7 @@ def test_a_window_that_was_closed_ends_nothing():
     line.close()
 
 
-def test_rich_is_imported_with_the_first_progress_and_not_before():
+def test_rich_is_imported_with_the_first_progress():
     code = (
         "import sys\nfrom pipelines.track.console import terminal\nline = terminal.StatusLine(2)\nline.print('a line')\n"
         "print('rich' in sys.modules)\nline.show(0.1, 'epoch 1/3')\nprint('rich' in sys.modules)"

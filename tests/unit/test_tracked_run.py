@@ -34,7 +34,7 @@ def no_answer(monkeypatch):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_run_ends_as_its_block_does_and_the_exception_goes_on(tmp_path, error, status, tags):
+def test_a_run_ends_with_the_status_of_its_block_and_the_exception_propagates(tmp_path, error, status, tags):
     lines = ReportedLines()
     with pytest.raises(type(error)) if error is not None else contextlib.nullcontext() as caught:
         with TrackedRun(NOWHERE, "a run", tmp_path, reporter=lines):

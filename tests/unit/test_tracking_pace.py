@@ -1,4 +1,4 @@
-"""How seldom MLflow is given what training reports, so that training does not pay for it."""
+"""Reports of a training are sent to MLflow rarely, so that they do not slow it down."""
 
 import time
 
@@ -9,13 +9,13 @@ from pipelines.track.mlflow.follower import MlflowSync
 from pipelines.track.tracked_run import TrackedRun
 
 
-def test_what_comes_while_tracking_rests_is_sent_together_and_the_end_waits_for_no_rest(tmp_path, monkeypatch):
+def test_entries_during_a_rest_are_sent_together_and_the_end_does_not_wait_for_it(tmp_path, monkeypatch):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     sendings, catch_up = [], MlflowSync.catch_up
     monkeypatch.setattr(MlflowSync, "catch_up", lambda follower: sendings.append(time.monotonic()) or catch_up(follower))
     run = TrackedRun(TrackingConfig(uri=uri), "a run", tmp_path / "run")
     deadline = time.monotonic() + 60
-    # To set up the store takes a core for about a second, after which the thread rests for the longest time.
+    # Setting up the store takes about a second of CPU time, after which the thread rests as long as it may.
     while not run.run_id:
         assert time.monotonic() < deadline
         time.sleep(0.1)

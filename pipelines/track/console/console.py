@@ -1,4 +1,4 @@
-"""What the person at the keyboard sees: a progress line on a terminal, plain lines elsewhere, the result at the end."""
+"""Console output of a training: a progress bar on a terminal, plain lines elsewhere, and the result at the end."""
 
 import logging
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ _log = logging.getLogger(__name__)
 
 
 class TrainingConsole:
-    """Follows a run. On a terminal one line shows how far it is; elsewhere each epoch is one line.
+    """Shows a run: one line per epoch, and on a terminal a progress bar. A `pipelines.system.reporter.Reporter`.
 
     Args:
-        epochs: how many are planned.
-        verbosity: quiet prints warnings only; verbose is for the one who feeds this console, who adds log lines.
+        epochs: number of epochs planned.
+        verbosity: `quiet` prints only warnings, `verbose` log lines too (`echo`).
     """
 
     def __init__(self, epochs: int, verbosity: Verbosity = "normal") -> None:
@@ -27,45 +27,45 @@ class TrainingConsole:
         self._epochs = epochs
         self._steps = 1
         self._first_progress: tuple[float, float] | None = None
-        found = terminal.find() if verbosity != "quiet" else None
-        self._status = terminal.StatusLine(found) if found is not None else None
+        descriptor = terminal.find() if verbosity != "quiet" else None
+        self._status = terminal.StatusLine(descriptor) if descriptor is not None else None
 
     def say(self, line: str) -> None:
-        """Print one line, above the progress line where there is one."""
+        """Print and log a line."""
         _log.info("%s", line)
         if self.verbosity != "quiet":
             self._print(line)
 
     def echo(self, line: str) -> None:
-        """Print a line of a log, to which it therefore does not go again."""
+        """Print a log line without logging it, if verbose."""
         if self.verbosity == "verbose":
             self._print(line)
 
     def warn(self, line: str) -> None:
-        """Print one line whatever the verbosity."""
+        """Print and log a warning, whatever the verbosity."""
         _log.warning("%s", line)
         self._print(f"warning: {line}")
 
     def show(self, event: Event) -> None:
-        """Show what rank 0 reported."""
+        """Show an event of rank 0."""
         match event.values:
             case TrainingPlan() as plan:
-                # A training that was started again plans again.
+                # Every restart sends a new plan.
                 self._first_progress = None
                 self._steps = plan.steps
                 self.say(arithmetic(plan))
-            case StepProgress() as moment:
-                self._progress(moment, event.time)
+            case StepProgress() as step:
+                self._show_progress(step, event.time)
             case EpochEnd() as end:
                 self.say(epoch_line(end.epoch, self._epochs, end.metrics))
 
     def close(self) -> None:
-        """Take the progress line away."""
+        """Remove the progress bar."""
         if self._status is not None:
             self._status.close()
 
     def result(self, summary: TrainingSummary) -> None:
-        """What came of it, and how to open the run."""
+        """Print the results and where to find the run."""
         seconds, test = summary.seconds, summary.test
         rows = {}
         if test is not None:
@@ -91,32 +91,32 @@ class TrainingConsole:
         for name, value in rows.items():
             self.say(f"{name:15}{value}")
 
-    def _progress(self, moment: StepProgress, time: float) -> None:
+    def _show_progress(self, progress: StepProgress, time: float) -> None:
         if self._status is None:
             return
-        done = (moment.epoch - 1) * self._steps + moment.step
+        done = (progress.epoch - 1) * self._steps + progress.step
         total = self._epochs * self._steps
         first_time, first_done = self._first_progress = self._first_progress or (time, done)
-        parts = [f"epoch {moment.epoch}/{self._epochs}"]
+        parts = [f"epoch {progress.epoch}/{self._epochs}"]
         if done > first_done:
             parts.append(f"{_clock((total - done) * (time - first_time) / (done - first_done))} left")
-        for name, value in (("accuracy", moment.accuracy), ("loss", moment.loss)):
+        for name, value in (("accuracy", progress.accuracy), ("loss", progress.loss)):
             if value is not None:
                 parts.append(f"{name} {value:.4f}")
-        parts.append(f"{moment.rows_per_second:,.0f} rows/s")
+        parts.append(f"{progress.rows_per_second:,.0f} rows/s")
         self._status.show(done / total, "  ".join(parts))
 
     def _print(self, line: str) -> None:
         if self._status is not None:
             self._status.print(mask(line))
         else:
-            # A reader of the output that has gone, or a full disk, ends no training.
+            # A closed pipe or a full disk must not end the training.
             with suppress(OSError):
                 print(mask(line), flush=True)
 
 
 def arithmetic(plan: TrainingPlan) -> str:
-    """One line that says what the settings come to."""
+    """The values that follow from the settings, in one line."""
     global_batch_size = plan.workers * plan.batch_size_per_worker
     left_out = plan.rows - plan.steps * global_batch_size
     return (

@@ -16,9 +16,9 @@ _WHOLE = 10_000
 
 
 def find() -> int | None:
-    """A file descriptor of the terminal; None where the output goes elsewhere or cannot move its cursor.
+    """Open the terminal for writing; None if the output is not a terminal or the terminal cannot move its cursor.
 
-    spark-submit runs the job's Python behind a pipe. The terminal is then the standard output of the JVM that is its parent.
+    Under spark-submit the job's Python writes to a pipe; the terminal is the standard output of its parent, the JVM.
     """
     if os.environ.get("TERM", "dumb") in ("dumb", "unknown"):
         return None
@@ -38,9 +38,9 @@ def find() -> int | None:
 
 
 class StatusLine:
-    """A progress bar below lines that stay. Nothing is buffered, and the window may change its width.
+    """A progress bar below permanent lines. Output is unbuffered; the width of the window may change.
 
-    rich is imported with the first progress, so that no job starts later because of it.
+    rich is imported with the first progress, so that it delays the start of no job.
     """
 
     def __init__(self, terminal: int) -> None:
@@ -48,24 +48,24 @@ class StatusLine:
         self._progress: Progress | None = None
 
     def show(self, share: float, text: str) -> None:
-        """Draw the bar anew.
+        """Update the bar.
 
         Args:
-            share: what is done, 0..1.
-            text: stands beside the bar, the most important first: in a narrow window its end is cut off.
+            share: fraction done, 0..1.
+            text: printed beside the bar and truncated in a narrow window, so the most important part comes first.
         """
         if self._progress is None:
             self._progress = self._new_progress()
             self._progress.add_task(text, total=_WHOLE, completed=int(share * _WHOLE))
             self._progress.start()
-            # Otherwise it would stay hidden after a kill.
+            # After a kill it would stay hidden.
             self._progress.console.show_cursor()
         else:
             self._fit(self._progress)
             self._progress.update(self._progress.task_ids[0], completed=int(share * _WHOLE), description=text, refresh=True)
 
     def print(self, line: str) -> None:
-        """A line that stays, above the bar."""
+        """Print a permanent line above the bar."""
         if self._progress is None:
             self._file.write(f"{line}\n")
         else:
@@ -73,7 +73,7 @@ class StatusLine:
             self._progress.console.print(line, soft_wrap=True, markup=False, emoji=False)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._progress is not None:
             self._fit(self._progress)
             self._progress.stop()
@@ -97,12 +97,12 @@ class StatusLine:
         return progress
 
     def _fit(self, progress: "Progress") -> None:
-        # rich would ask the standard streams, which under spark-submit are pipes.
+        # rich asks the standard streams for their size; under spark-submit they are pipes.
         progress.console.size = self._file.size
 
 
 class _TerminalFile(io.TextIOBase):
-    """A terminal as a file that never fails: a window that was closed ends no job, whose logs and run tell the rest."""
+    """A terminal as a file that ignores write errors: closing the window must not end the job."""
 
     encoding = "utf-8"
 
@@ -117,7 +117,7 @@ class _TerminalFile(io.TextIOBase):
             columns, lines = os.get_terminal_size(self._descriptor)
         except OSError:
             columns, lines = 0, 0
-        # A character in the last column would make some terminals begin a new line.
+        # Some terminals wrap after a character in the last column.
         return ConsoleDimensions(max((columns or 80) - 1, 1), lines or 25)
 
     def write(self, text: str) -> int:

@@ -1,4 +1,4 @@
-"""Figures of a run. Each module answers one question: a pure function of numbers returns the picture and the numbers it shows.
+"""Figures of a run. Each module answers one question: a pure function of arrays returns the picture and its data.
 
 Nothing here needs TensorFlow or MLflow.
 """

@@ -1,4 +1,4 @@
-"""Which figures a run can show, and how each is drawn from what its folder holds."""
+"""The figures of a run, and how each is drawn from the data in the run folder."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from pipelines.track.figures.style import Drawing
 from pipelines.track.rundir import figure_data
 from pipelines.track.rundir.figure_data import Predictions
 
-# In the order in which a reader wants the answers.
+# In reading order.
 QUESTIONS: dict[str, str] = {
     "learning_curves": learning_curves.QUESTION,
     "confusion_matrix": confusion_matrix.QUESTION,
@@ -38,42 +38,42 @@ def drawings(
     history: Sequence[Mapping[str, float]],
     title: str,
 ) -> dict[str, Callable[[], Drawing]]:
-    """What to call for each figure, by its name. Figures are left out where there is nothing to show.
+    """Functions that draw the figures, by name. Figures without data are left out.
 
-    The timeline is not among them: the run folder does not hold what the driver did.
+    The timeline is not included: the run folder does not hold the phases of the driver.
 
     Args:
-        run_dir: where the ranks left `pipelines.track.rundir.figure_data`.
-        manifest: of the table.
-        history: the metrics of each epoch.
-        title: which run this is.
+        run_dir: run folder with `pipelines.track.rundir.figure_data`.
+        manifest: manifest of the table.
+        history: metrics of each epoch.
+        title: identifies the run.
     """
     names, value_range = manifest.class_names, manifest.image.value_range
-    found: dict[str, Callable[[], Drawing]] = {}
+    figures: dict[str, Callable[[], Drawing]] = {}
     if history:
-        found["learning_curves"] = lambda: learning_curves.draw(history, title)
+        figures["learning_curves"] = lambda: learning_curves.draw(history, title)
     if figure_data.has_predictions(run_dir):
         test = functools.cache(lambda: figure_data.load_predictions(run_dir))
-        found |= of_predictions(test, names, value_range)
+        figures |= of_predictions(test, names, value_range)
     if figure_data.has(run_dir, figure_data.FIRST_LAYER):
-        found["first_layer"] = lambda: first_layer.draw(
+        figures["first_layer"] = lambda: first_layer.draw(
             **figure_data.load(run_dir, figure_data.FIRST_LAYER), value_range=value_range
         )
     if figure_data.has(run_dir, figure_data.EXAMPLES):
-        found["examples"] = lambda: examples.draw(
+        figures["examples"] = lambda: examples.draw(
             **figure_data.load(run_dir, figure_data.EXAMPLES), class_names=names, value_range=value_range
         )
-    return found
+    return figures
 
 
 def of_predictions(
     test: Callable[[], Predictions], names: Sequence[str], value_range: tuple[float, float]
 ) -> dict[str, Callable[[], Drawing]]:
-    """Those that predictions alone can tell, whoever made them.
+    """Functions that draw the figures that need nothing but predictions.
 
     Args:
-        test: gives the predictions; called when a figure is drawn.
-        names: of the classes.
+        test: returns the predictions; called when a figure is drawn.
+        names: names of the classes.
         value_range: smallest and largest possible value of an image.
     """
     return {

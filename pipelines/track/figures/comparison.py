@@ -1,22 +1,22 @@
-"""Which of them learns better? The curves of several runs in one picture."""
+"""Which run learns better? Learning curves of several runs in one figure."""
 
 from collections.abc import Mapping, Sequence
 
 from pipelines.track.figures import style
 from pipelines.track.figures.style import Drawing
 
-QUESTION = "Which of them learns better?"
+QUESTION = "Which run learns better?"
 _COLOURS = (style.BLUE, style.ORANGE, style.GREEN, style.RED, style.PURPLE, style.SKY)
-# More curves than these cannot be told apart.
+# More curves could not be distinguished.
 RUNS = len(_COLOURS)
 
 
 def draw(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Drawing:
-    """A colour a run; validation is drawn solid, training dashed.
+    """One color per run; validation is solid, training dashed.
 
     Args:
-        histories: by what a run is called, one mapping an epoch with `train/loss`, `train/accuracy` and, where there is
-            validation, `validation/loss` and `validation/accuracy`. At most `RUNS` runs, each with at least one epoch.
+        histories: by name of the run, one mapping per epoch with `train/loss`, `train/accuracy` and, if there is validation,
+            `validation/loss` and `validation/accuracy`. At most `RUNS` runs, each with at least one epoch.
     """
     figure = style.new_figure(10, 4.4, QUESTION, _answer(histories))
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
@@ -31,7 +31,7 @@ def draw(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Drawing:
             if dashed:
                 validation = [epoch[f"validation/{name}"] for epoch in history]
                 axes.plot(epochs, validation, color=colour, marker="o", markersize=3.5, linewidth=1.8, label=run)
-        axes.plot([], [], color=style.GREY, linewidth=1.2, linestyle="--", label="on training rows")
+        axes.plot([], [], color=style.GREY, linewidth=1.2, linestyle="--", label="training rows")
         axes.xaxis.get_major_locator().set_params(integer=True)
         style.legend(axes)
     columns = ("run", "epoch", "train/loss", "train/accuracy", "validation/loss", "validation/accuracy")
@@ -48,7 +48,7 @@ def _validated(history: Sequence[Mapping[str, float]]) -> bool:
 
 
 def _answer(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    """The best accuracy of each, on validation rows where there are any."""
+    """Best accuracy of each run, on validation rows if there are any."""
     parts = []
     for run, history in histories.items():
         split = "validation" if _validated(history) else "train"

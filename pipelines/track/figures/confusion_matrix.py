@@ -1,4 +1,4 @@
-"""Which classes are taken for which? Counts and rates of every pair of true and predicted class."""
+"""Which classes are confused with which? Counts and rates of every pair of true and predicted class."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,13 +9,13 @@ import numpy.typing as npt
 from pipelines.track.figures import style
 from pipelines.track.figures.style import Drawing
 
-QUESTION = "Which classes are taken for which?"
-# More classes than this leave no room for a text in each cell.
-_WRITTEN = 20
+QUESTION = "Which classes are confused with which?"
+# With more classes the cells have no room for text.
+_MAX_CLASSES_WITH_TEXT = 20
 
 
 def confusion_matrix(labels: npt.NDArray[Any], probabilities: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Counts [classes, classes]: true class by row, predicted class by column.
+    """Counts [classes, classes]: row is the true class, column the predicted one.
 
     Args:
         labels: true class index [n].
@@ -27,21 +27,21 @@ def confusion_matrix(labels: npt.NDArray[Any], probabilities: npt.NDArray[Any]) 
 
 
 def draw(labels: npt.NDArray[Any], probabilities: npt.NDArray[Any], class_names: Sequence[str]) -> Drawing:
-    """Each cell holds its count and its share of the true class in percent; the share gives the colour.
+    """Each cell shows its count and its percentage of the true class, which determines the color.
 
     Args:
         labels: true class index [n].
         probabilities: [n, classes].
-        class_names: in the order of the indices.
+        class_names: by class index.
     """
     counts = confusion_matrix(labels, probabilities)
     rates = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     classes = len(counts)
     figure = style.new_figure(8.2, 8.0, QUESTION, _answer(counts, rates, class_names))
     axes = figure.subplots()
-    # Mistakes are rare: the square root lets a rate of 1 % be seen beside one of 99 %.
+    # Mistakes are rare: the square root makes a rate of 1 % visible beside one of 99 %.
     axes.imshow(np.sqrt(rates), cmap="Blues", vmin=0, vmax=1.1)
-    if classes <= _WRITTEN:
+    if classes <= _MAX_CLASSES_WITH_TEXT:
         size = min(style.NORMAL, 100 / classes)
         for row, column in np.argwhere(counts):
             text = f"{counts[row, column]:,}\n{_percent(rates[row, column])}"
@@ -70,9 +70,9 @@ def _answer(counts: npt.NDArray[np.int64], rates: npt.NDArray[np.float64], class
     mistakes = counts - np.diag(np.diag(counts))
     total = int(counts.sum())
     if not mistakes.any():
-        return f"none: all {total:,} rows are right"
+        return f"none: all {total:,} rows are correct"
     row, column = divmod(int(mistakes.argmax()), len(mistakes))
     return (
-        f"{mistakes.sum():,} of {total:,} rows are wrong;  most often {style.shortened(class_names[row], 20)} is taken for "
+        f"{mistakes.sum():,} of {total:,} rows are wrong;  most often {style.shortened(class_names[row], 20)} is mistaken for "
         f"{style.shortened(class_names[column], 20)} ({mistakes[row, column]:,} times, {_percent(rates[row, column])})"
     )

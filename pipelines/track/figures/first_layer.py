@@ -1,4 +1,4 @@
-"""What does the first layer look for? Its kernels, and where in a few images each of them responds."""
+"""What does the first layer look for? Its kernels, and where they respond in a few images."""
 
 from typing import Any
 
@@ -9,19 +9,19 @@ from pipelines.track.figures import style
 from pipelines.track.figures.style import Drawing
 
 QUESTION = "What does the first layer look for?"
-# Columns that can still be read.
+# More columns would be unreadable.
 KERNELS = 16
 
 
 def draw(
     kernels: npt.NDArray[Any], images: npt.NDArray[Any], feature_maps: npt.NDArray[Any], value_range: tuple[float, float]
 ) -> Drawing:
-    """Kernels in the first row; below, a row for each image with its feature maps.
+    """Kernels in the first row; below, one row per image with its feature maps.
 
     Args:
-        kernels: [height, width, channels in, channels out]. Shown is the mean over the channels in.
+        kernels: [height, width, channels in, channels out]. The mean over the input channels is shown.
         images: [n, height, width, channels] in source values.
-        feature_maps: what the layer answers to the images, [n, height, width, channels out].
+        feature_maps: output of the layer, [n, height, width, channels out].
         value_range: smallest and largest possible value of an image.
     """
     height, width, _, count = kernels.shape
@@ -30,8 +30,8 @@ def draw(
     limit = float(np.abs(flat).max()) or 1.0
     strength = feature_maps[..., :shown].max(axis=(1, 2))
     answer = (
-        f"{'the first ' + str(shown) + ' of ' if shown < count else ''}{count} kernels of {height} x {width}: blue takes light "
-        "away, red adds it;  below, bright where a kernel responds"
+        f"{'the first ' + str(shown) + ' of ' if shown < count else ''}{count} kernels of {height} x {width}: blue weights are "
+        "negative, red ones positive;  below, bright where a kernel responds"
     )
     columns, lines = shown + 1.2, len(images) + 1.2
     scale = 11 / columns
@@ -44,7 +44,7 @@ def draw(
         style.tile(axes, style.displayable(image, value_range), 0, line + 1.2, cmap="gray", vmin=0, vmax=1)
         for kernel in range(shown):
             response = feature_maps[line, ..., kernel]
-            # Each kernel by its own strongest answer: a weak one would be black beside the others.
+            # Each kernel is scaled by its own maximum: a weak one would be black beside the others.
             top = max(float(strength[:, kernel].max()), 1e-12)
             style.tile(axes, response, kernel + 1.2, line + 1.2, cmap="gray", vmin=0, vmax=top)
     rows = [

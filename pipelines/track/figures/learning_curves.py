@@ -1,4 +1,4 @@
-"""Does it learn, and does it overfit? Loss and accuracy of training and validation over the epochs."""
+"""Does it learn, and does it overfit? Training and validation loss and accuracy by epoch."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,9 +12,9 @@ def draw(history: Sequence[Mapping[str, float]], title: str = "") -> Drawing:
     """The gap between training and validation is shaded, the epoch with the lowest validation loss marked.
 
     Args:
-        history: one mapping an epoch, at least one, with `train/loss`, `train/accuracy` and, where there is validation,
+        history: one mapping per epoch, at least one, with `train/loss`, `train/accuracy` and, if there is validation,
             `validation/loss` and `validation/accuracy`.
-        title: which run this is, for the line below the question.
+        title: identifies the run, in the line below the question.
     """
     validated = all("validation/loss" in epoch for epoch in history)
     splits = ("train", "validation") if validated else ("train",)

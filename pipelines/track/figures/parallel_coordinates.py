@@ -1,4 +1,4 @@
-"""Which settings lead where? A sweep's trials as lines across an axis for each setting and one for the outcome."""
+"""Which settings lead to which result? Trials of a sweep as lines across one axis per setting and one for the outcome."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from pipelines.track.figures.style import Drawing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-QUESTION = "Which settings lead where?"
+QUESTION = "Which settings lead to which result?"
 
 _TICKS = 5
 
@@ -25,16 +25,16 @@ def draw(
     log: Sequence[str] = (),
     title: str = "",
 ) -> Drawing:
-    """Good trials are dark, bad ones light, the best is red; trials without an outcome are dotted.
+    """Good trials are dark, bad ones light, the best one red; trials without an outcome are dotted.
 
     Args:
-        trials: one mapping a trial with a value for every axis, for `metric` (None where there is none) and `trial`, its number.
+        trials: one mapping per trial with a value for every axis, for `metric` (None if it has none) and its number, `trial`.
         axes: the settings.
         metric: the outcome.
-        minimised: whether a small outcome is a good one.
-        texts: what stands on those of `axes` that have no numbers, from below, evenly spread.
-        log: those of `axes` that have a logarithmic scale.
-        title: which sweep this is, for the line below the question.
+        minimised: whether small outcomes are good.
+        texts: labels of the axes that are not numeric, from the bottom, evenly spaced.
+        log: axes with a logarithmic scale.
+        title: identifies the sweep, in the line below the question.
     """
     outcomes = sorted((trial[metric] for trial in trials if trial[metric] is not None), reverse=not minimised)
     names = [*axes, metric]
@@ -48,8 +48,8 @@ def draw(
         shown = [name for name in names if trial[name] is not None]
         heights = [scales[name].height(trial[name]) for name in shown]
         plot.plot([names.index(name) for name in shown], heights, **_line(_badness(trial[metric], outcomes)))
-    for place, name in enumerate(names):
-        _axis(plot, place, scales[name])
+    for position, name in enumerate(names):
+        _axis(plot, position, scales[name])
     plot.set_xticks(range(len(names)), names, fontsize=style.NORMAL, color=style.INK)
     plot.set_xlim(-0.15, len(names) - 0.6)
     plot.set_ylim(-0.06, 1.06)
@@ -61,38 +61,38 @@ def draw(
 
 
 class _Scale:
-    """Brings the values of an axis to 0..1."""
+    """Maps the values of an axis to 0..1."""
 
     def __init__(self, values: Sequence[Any], texts: Sequence[str], log: bool) -> None:
         self._texts = list(texts)
         self._log = log
-        numbers = [float(self._moved(value)) for value in values] if not self._texts else [0.0, len(self._texts) - 1.0]
+        numbers = [float(self._to_scale(value)) for value in values] if not self._texts else [0.0, len(self._texts) - 1.0]
         self._low, self._high = (min(numbers), max(numbers)) if numbers else (0.0, 1.0)
 
     def height(self, value: Any) -> float:
-        """A value that all trials share stands in the middle."""
-        number = self._texts.index(str(value)) if self._texts else self._moved(value)
+        """Height of a value, 0.5 if all trials have the same."""
+        number = self._texts.index(str(value)) if self._texts else self._to_scale(value)
         return (number - self._low) / (self._high - self._low) if self._high > self._low else 0.5
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        """Height and text of each."""
+        """Height and label of each tick."""
         if self._texts:
             return [(self.height(text), style.shortened(text, 18)) for text in self._texts]
         if self._high == self._low:
-            return [(0.5, f"{self._back(self._low):.3g}")]
+            return [(0.5, f"{self._from_scale(self._low):.3g}")]
         shares = [number / (_TICKS - 1) for number in range(_TICKS)]
-        return [(share, f"{self._back(self._low + share * (self._high - self._low)):.3g}") for share in shares]
+        return [(share, f"{self._from_scale(self._low + share * (self._high - self._low)):.3g}") for share in shares]
 
-    def _moved(self, value: float) -> float:
+    def _to_scale(self, value: float) -> float:
         return math.log10(value) if self._log else value
 
-    def _back(self, number: float) -> float:
+    def _from_scale(self, number: float) -> float:
         return 10**number if self._log else number
 
 
 def _badness(outcome: float | None, outcomes: Sequence[float]) -> float:
-    """0 for the best, 1 for the worst, 2 where there is none. By rank, because one bad trial would make all others look alike."""
+    """0 for the best, 1 for the worst, 2 for none. By rank, because one outlier would make all other trials look alike."""
     if outcome is None:
         return 2.0
     return outcomes.index(outcome) / max(len(outcomes) - 1, 1)
@@ -106,12 +106,12 @@ def _line(badness: float) -> dict[str, Any]:
     return {"color": style.BLUE, "linewidth": 1.3, "alpha": 0.9 - 0.7 * badness}
 
 
-def _axis(plot: "Axes", place: int, scale: _Scale) -> None:
-    plot.axvline(place, color=style.GREY, linewidth=1, zorder=0)
+def _axis(plot: "Axes", position: int, scale: _Scale) -> None:
+    plot.axvline(position, color=style.GREY, linewidth=1, zorder=0)
     for height, text in scale.ticks:
         plot.annotate(
             text,
-            (place, height),
+            (position, height),
             xytext=(4, 0),
             textcoords="offset points",
             va="center",

@@ -11,43 +11,43 @@ from pipelines.track.figures.confusion_matrix import confusion_matrix
 from pipelines.track.figures.style import Drawing
 
 QUESTION = "Which classes are hard?"
-# More classes than this would not be read; the numbers hold all of them.
+# Nobody would read more; the data has all classes.
 _SHOWN = 30
 
 
 def draw(labels: npt.NDArray[Any], probabilities: npt.NDArray[Any], class_names: Sequence[str]) -> Drawing:
-    """Precision and recall as two points a class, lowest F1 score first; the support stands at the right.
+    """Precision and recall as two points per class, lowest F1 score first; the support is at the right.
 
     A class that was never predicted has precision 0, one without rows has recall 0.
 
     Args:
         labels: true class index [n].
         probabilities: [n, classes].
-        class_names: in the order of the indices.
+        class_names: by class index.
     """
     counts = confusion_matrix(labels, probabilities)
-    right, support, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
-    precision, recall = right / np.maximum(predicted, 1), right / np.maximum(support, 1)
-    f1 = 2 * right / np.maximum(predicted + support, 1)
+    correct, support, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    precision, recall = correct / np.maximum(predicted, 1), correct / np.maximum(support, 1)
+    f1 = 2 * correct / np.maximum(predicted + support, 1)
     hardest_first = np.argsort(f1, kind="stable")
     shown = hardest_first[:_SHOWN]
     figure = style.new_figure(8.2, 1.7 + 0.32 * len(shown), QUESTION, _answer(f1, class_names, len(shown)))
     axes = figure.subplots()
-    places = np.arange(len(shown))
+    positions = np.arange(len(shown))
     axes.hlines(
-        places, np.minimum(precision, recall)[shown], np.maximum(precision, recall)[shown], color=style.GREY, linewidth=1.2
+        positions, np.minimum(precision, recall)[shown], np.maximum(precision, recall)[shown], color=style.GREY, linewidth=1.2
     )
-    axes.plot(precision[shown], places, "o", color=style.BLUE, markersize=6, label="precision: predicted so and right")
-    axes.plot(recall[shown], places, "D", color=style.ORANGE, markersize=5, label="recall: of this class and found")
-    style.plain_axes(axes, "share")
-    axes.set_yticks(places, [style.shortened(class_names[index], 18) for index in shown])
+    axes.plot(precision[shown], positions, "o", color=style.BLUE, markersize=6, label="precision: correct among those predicted")
+    axes.plot(recall[shown], positions, "D", color=style.ORANGE, markersize=5, label="recall: found among those of the class")
+    style.plain_axes(axes, "fraction")
+    axes.set_yticks(positions, [style.shortened(class_names[index], 18) for index in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)
     low, high = axes.get_xlim()
     axes.set_xlim(max(low, -0.02), min(high, 1.002))
-    for place, index in zip(places, shown, strict=True):
+    for position, index in zip(positions, shown, strict=True):
         axes.annotate(
             f"{support[index]:,} rows",
-            (1.01, place),
+            (1.01, position),
             xycoords=("axes fraction", "data"),
             va="center",
             fontsize=style.SMALL,

@@ -1,4 +1,4 @@
-"""What all figures share: a question as title, the answer in a line below it, one set of colours, and the numbers as CSV."""
+"""Common style of the figures: a question as title, the answer in a line below it, one palette, and the data as CSV."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which people with any colour vision can tell apart (https://jfly.uni-koeln.de/color/).
+# Okabe and Ito's palette, distinguishable with any color vision (https://jfly.uni-koeln.de/color/).
 BLUE, ORANGE, GREEN, RED, SKY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"
 INK, GREY, LIGHT = "#222222", "#767676", "#E4E4E4"
 SMALL, NORMAL, LARGE = 8.0, 9.5, 13.0
@@ -23,15 +23,15 @@ _DPI = 110
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure and the numbers it shows."""
+    """A figure and its data."""
 
     figure: "Figure"
     columns: tuple[str, ...]
     rows: Sequence[Sequence[Any]]
-    """One sequence a row, a value for each column."""
+    """One sequence per row, with a value for each column."""
 
     def csv(self) -> str:
-        """The numbers with a header line; floats to six significant digits."""
+        """The data with a header line; floats with six significant digits."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.columns)
@@ -46,12 +46,12 @@ class Drawing:
 
 
 def new_figure(width: float, height: float, question: str, answer: str) -> "Figure":
-    """An empty figure of a size in inches. Title and answer stand at the top left and take room of their own."""
-    # The object interface draws without a display and without state that other threads could share.
+    """An empty figure; sizes in inches. Title and answer are at the top left, above the axes."""
+    # Unlike pyplot, Figure needs no display and has no state shared between threads.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    # The empty second line keeps room for the answer, which has a font of its own.
+    # The empty second line reserves space for the answer, which has another font.
     figure.suptitle(f"{question}\n", x=0.012, ha="left", fontsize=LARGE, fontweight="bold", color=INK)
     figure.text(0.012, 1 - 0.44 / height, answer, ha="left", va="center", fontsize=NORMAL, color=GREY, in_layout=False)
     return figure
@@ -73,7 +73,7 @@ def legend(axes: "Axes", **options: Any) -> None:
 
 
 def picture_axes(axes: "Axes", columns: float, rows: float) -> None:
-    """A canvas for tiles: square units, rows counted from the top, nothing around it."""
+    """A canvas for tiles: square units, rows from the top, without axes."""
     axes.set_xlim(0, columns)
     axes.set_ylim(rows, 0)
     axes.set_aspect("equal")
@@ -89,7 +89,7 @@ def tile(axes: "Axes", image: npt.NDArray[Any], column: float, row: float, size:
 
 
 def displayable(image: npt.NDArray[Any], value_range: tuple[float, float]) -> npt.NDArray[np.float32]:
-    """An image [height, width, channels] as 0..1 for showing: grey [height, width], or colours where it has three channels."""
+    """An image [height, width, channels] scaled to 0..1: grey [height, width], or in color if it has three channels."""
     low, high = value_range
     scaled = np.clip((image.astype(np.float32) - low) / (high - low), 0, 1)
     shown: npt.NDArray[np.float32] = scaled if scaled.shape[-1] == 3 else scaled.mean(axis=-1)

@@ -1,42 +1,42 @@
-"""Which entries of a journal are sent to a tracking server together."""
+"""Groups the entries of a journal into requests to a tracking server."""
 
 from collections.abc import Sequence
 
 from pipelines.track.mlflow.journal import Entry
 
 BATCHED = ("params", "tags", "metrics")
-"""Actions of which one request may hold many."""
-# What one `log_batch` may hold: https://mlflow.org/docs/latest/rest-api.html#log-batch
-_MOST_VALUES = 1000
-_MOST_PARAMS_OR_TAGS = 100
+"""Actions that can share a request."""
+# Limits of `log_batch`: https://mlflow.org/docs/latest/rest-api.html#log-batch
+_MAX_VALUES = 1000
+_MAX_PARAMS_OR_TAGS = 100
 
 
 def requests(pending: Sequence[Entry]) -> list[list[Entry]]:
-    """Entries to be sent together: one request may hold many values, and a slow server is asked seldom. A status comes last."""
+    """Group entries so that a slow server gets few requests. A status comes last."""
     groups: list[list[Entry]] = []
     batched = [entry for entry in pending if entry.action in BATCHED]
-    room = {"params": 0, "tags": 0, "metrics": 0}
+    capacity = {"params": 0, "tags": 0, "metrics": 0}
     for entry in batched:
         count = len(single_values(entry))
-        room[entry.action] -= count
-        room["all"] = room.get("all", 0) - count
-        if not groups or min(room.values()) < 0:
+        capacity[entry.action] -= count
+        capacity["all"] = capacity.get("all", 0) - count
+        if not groups or min(capacity.values()) < 0:
             groups.append([])
-            room = {"params": _MOST_PARAMS_OR_TAGS, "tags": _MOST_PARAMS_OR_TAGS, "metrics": _MOST_VALUES, "all": _MOST_VALUES}
-            room[entry.action] -= count
-            room["all"] -= count
+            capacity = {"params": _MAX_PARAMS_OR_TAGS, "tags": _MAX_PARAMS_OR_TAGS, "metrics": _MAX_VALUES, "all": _MAX_VALUES}
+            capacity[entry.action] -= count
+            capacity["all"] -= count
         groups[-1].append(entry)
     others = [entry for entry in pending if entry.action not in (*BATCHED, "open", "status")]
     return groups + [[entry] for entry in others] + [[entry] for entry in pending if entry.action == "status"]
 
 
 def points(entry: Entry) -> list[tuple[str, float]]:
-    """The metrics of an entry, by name."""
+    """Names and values of the metrics of an entry."""
     return list(entry.values["values"].items())
 
 
 def single_values(entry: Entry) -> list[tuple[str, Entry]]:
-    """One entry for each value."""
+    """Split an entry into one for each value, with its key."""
     if entry.action == "metrics":
         step = entry.values["step"]
         return [

@@ -1,7 +1,7 @@
-"""Brings MLflow to what a journal says, however often it takes, and nothing twice.
+"""Synchronizes MLflow with a journal: retries until the server has everything, and logs nothing twice.
 
-An action whose answer was lost may have been done all the same. So the run is looked up by its key before it is created, points
-of a metric that the server has are not sent again, and a model is logged once; all other actions are harmless to repeat.
+An action may have been performed even if its response was lost. So the run is looked up by its key before it is created, metric
+points that the server has are not sent again, and a model is logged once; all other actions are idempotent.
 """
 
 import logging
@@ -25,36 +25,36 @@ if TYPE_CHECKING:
 
 KEY_TAG = "convoy.journal"
 PARENT_TAG = "mlflow.parentRunId"
-# MLflow's own defaults try a dead server for minutes. We try again ourselves, with other work between.
+# By default MLflow retries a dead server for minutes. The journal is retried as a whole instead.
 _HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 _log = logging.getLogger(__name__)
 
 
 def default_tracking_uri(tracking: TrackingConfig) -> str:
-    """Where runs go: the setting, else MLFLOW_TRACKING_URI, else the workspace, or off Databricks a file in the home folder."""
+    """The setting, else MLFLOW_TRACKING_URI, else the workspace, or off Databricks a SQLite file in the home folder."""
     fallback = "databricks" if paths.on_databricks() else f"sqlite:///{paths.home().absolute() / 'mlflow.db'}"
     return tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or fallback
 
 
 class MlflowSync:
-    """Hands the entries of one journal to one tracking server. Not thread-safe; used by one thread."""
+    """Sends the entries of one journal to one tracking server. Not thread-safe."""
 
     def __init__(self, journal: Journal, tracking_uri: str) -> None:
         self.journal = journal
         self.tracking_uri = tracking_uri
         self.trouble = ""
-        """Why the last call of `catch_up` left something undone."""
+        """Why the last call of `catch_up` was incomplete."""
         self.refusals: list[str] = []
-        """One line for each value that the server does not accept."""
+        """One line for each value that the server rejected."""
         self._client: MlflowClient | None = None
         self._answered = False
         self._first_asked: float | None = None
         self._experiment_id = ""
-        # What an earlier process, or a failed call, may have done already.
+        # Entries that an earlier process or a failed request may have logged.
         self._doubtful = {entry.n for entry in journal.pending()}
 
     def catch_up(self) -> bool:
-        """Do what is pending, as far as the server lets us. True when nothing is left."""
+        """Send pending entries. Returns True if none is left."""
         self.trouble = ""
         pending = self.journal.pending()
         if not pending:
@@ -73,17 +73,17 @@ class MlflowSync:
 
     @property
     def silent_seconds(self) -> float:
-        """How long a server has been asked that has not answered once; 0 for one that has, and for a local database."""
+        """Seconds since the first request to a server that has never answered; 0 if it has, and for a local database."""
         if self._answered or self._first_asked is None or not self.tracking_uri.startswith(("http", "databricks")):
             return 0.0
         return time.monotonic() - self._first_asked
 
     def forget_doubts(self) -> None:
-        """For a journal that has just begun: none of it can have been done before."""
+        """Declare the journal new: none of its entries can have been logged before."""
         self._doubtful.clear()
 
     def _try(self, group: list[Entry]) -> bool:
-        """False when the server does not answer, so that others need not be tried now."""
+        """Send one request. Returns False if the server does not answer, so that trying others is pointless."""
         numbers = [entry.n for entry in group]
         try:
             model_uri = self._apply(group)
@@ -94,13 +94,13 @@ class MlflowSync:
             name = _name(group[0])
             if server_compat.is_refusal(error):
                 self._answered = True
-                why = self._apply_each_value(group[0], error)
-                if not why:
+                reason = self._apply_each_value(group[0], error)
+                if not reason:
                     self.journal.accept(numbers)
                     return True
-                _log.warning("%s was refused: %s", name, why)
-                self.refusals.append(f"a value of {name} was refused ({why})")
-                self.journal.refuse(group[0].n, why)
+                _log.warning("%s was rejected: %s", name, reason)
+                self.refusals.append(f"a value of {name} was rejected ({reason})")
+                self.journal.refuse(group[0].n, reason)
                 return True
             self._trouble(f"{name} could not be logged", error)
             return not server_compat.is_silence(error)
@@ -109,7 +109,7 @@ class MlflowSync:
         return True
 
     def _open(self, pending: Sequence[Entry]) -> None:
-        """Connect, and find or create the run."""
+        """Connect and find or create the run."""
         if self._client is not None:
             return
         for name, value in _HTTP.items():
@@ -139,29 +139,29 @@ class MlflowSync:
     def _find_or_create(self, client: "MlflowClient", entry: Entry) -> str:
         key, tags = entry.values["key"], self._parent_tags(entry)
         if entry.n in self._doubtful:
-            found = client.search_runs([self._experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
-            if found:
-                return str(found[0].info.run_id)
+            runs = client.search_runs([self._experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+            if runs:
+                return str(runs[0].info.run_id)
         self._doubtful.add(entry.n)
         name = entry.values["name"]
         created = client.create_run(self._experiment_id, start_time=entry.time, tags={KEY_TAG: key} | tags, run_name=name)
         return str(created.info.run_id)
 
     def _parent_tags(self, entry: Entry) -> dict[str, str]:
-        """What has MLflow show the run below its parent. Raises ConvoyError while the server does not have that."""
+        """Tags that make the run a child of its parent. Raises ConvoyError while the server lacks that."""
         if "parent" not in entry.values:
             return {}
         run_dir = self.journal.run_dir.absolute()
         parent = Path(os.path.normpath(run_dir / entry.values["parent"]))
         if parent not in run_dir.parents:
-            raise ConvoyError(f"{run_dir}: its record names {parent} as its parent, but does not lie below it")
+            raise ConvoyError(f"{run_dir}: its record names {parent} as its parent, but is not below it")
         record = layout.read_record(parent)
         if record is None or record.tracking_uri != mask_value(self.tracking_uri):
-            raise ConvoyError(f"the run of {paths.display(parent)} must be there first")
+            raise ConvoyError(f"the run of {paths.display(parent)} must be created first")
         return {PARENT_TAG: record.run_id}
 
     def _apply(self, group: list[Entry]) -> str:
-        """Gives the model's URI when the group is a model."""
+        """Perform the actions of a group. Returns the URI if that is a model."""
         assert self._client is not None
         client, run_id, entry = self._client, self.journal.accepted.run_id, group[0]
         values = entry.values
@@ -204,17 +204,17 @@ class MlflowSync:
             client.log_batch(run_id, metrics=metrics, params=params, tags=tags)
 
     def _apply_each_value(self, entry: Entry, error: Exception) -> str:
-        """Save from a refused entry what the server does accept. Gives the reason for the rest."""
+        """Log the values of a rejected entry one by one. Returns why the rest was rejected."""
         parts = single_values(entry)
         if len(parts) < 2:
             return first_line(error)
-        refused = []
+        rejected = []
         for key, part in parts:
             try:
                 self._apply([part])
-            except Exception as alone:
-                refused.append(f"{key}: {first_line(alone)}")
-        return "; ".join(refused)
+            except Exception as own_error:
+                rejected.append(f"{key}: {first_line(own_error)}")
+        return "; ".join(rejected)
 
     def _log_model(self, client: "MlflowClient", run_id: str, entry: Entry) -> str:
         from pipelines.track.mlflow.logged_model import adopt, logged_uri

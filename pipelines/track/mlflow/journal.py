@@ -1,12 +1,12 @@
-"""The journal of a run: every tracking action, on disk before MLflow hears of it.
+"""The journal of a run: a write-ahead log of all tracking actions.
 
-    RUN_DIR/tracking/journal.jsonl    what happened, one JSON object a line
-    RUN_DIR/tracking/accepted.jsonl   which of it the tracking server has
+    RUN_DIR/tracking/journal.jsonl    the actions, one JSON object per line
+    RUN_DIR/tracking/accepted.jsonl   the actions that the tracking server has performed
     RUN_DIR/tracking/files/           texts and figures that entries refer to
 
-The journal is the truth and MLflow follows it (`pipelines.track.mlflow.follower`). So a server that is down, slow or full costs
-no data: `./convoy replay RUN_DIR` later hands over what is missing. Nothing secret is in it: texts are masked, and values that
-MLflow is told, such as names, paths and addresses, only as far as they hold credentials (`pipelines.system.secrets.mask_value`).
+MLflow is synchronized with the journal (`pipelines.track.mlflow.follower`). So no data is lost if the server is down, slow or
+full: `./convoy replay RUN_DIR` sends what is missing. The journal contains no credentials: texts are masked, and values that
+MLflow interprets, such as names, paths and addresses, only where they hold credentials (`pipelines.system.secrets.mask_value`).
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from pipelines.system.secrets import mask, mask_value, masked
 from pipelines.track.rundir import layout
 
 FOLDER = "tracking"
-# In a tag these stand for what only the tracking server knows.
+# Placeholders in tags for what only the tracking server knows.
 RUN_ID, EXPERIMENT_ID = "$RUN_ID", "$EXPERIMENT_ID"
 _DATA_FILES = (".yml", ".json", ".csv")
 _TAGS_FOR_PROGRAMS = re.compile(
@@ -42,7 +42,7 @@ class Entry:
     """One action."""
 
     n: int
-    """Its number in the journal, from 1."""
+    """Number of the entry, from 1."""
     action: Action
     time: int
     """Milliseconds since the Unix epoch."""
@@ -51,24 +51,24 @@ class Entry:
 
 @dataclass
 class Accepted:
-    """What a tracking server has taken."""
+    """What a tracking server has."""
 
     tracking_uri: str = ""
-    """Masked."""
+    """Without credentials."""
     run_id: str = ""
     model_uri: str = ""
     entries: set[int] = field(default_factory=set)
     refused: dict[int, str] = field(default_factory=dict)
-    """Entries that hold a value the server does not accept, and why."""
+    """Entries with a value that the server rejected, and why."""
 
 
 class Journal:
-    """The journal of one run folder. Several threads may append; one process at a time should follow (`exclusive`)."""
+    """The journal of a run folder. Several threads may append; only one process may send it (`exclusive`)."""
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
         self.problem = ""
-        """Why something could not be written, if so."""
+        """Why something could not be written, or empty."""
         self._folder = run_dir / FOLDER
         self._lock = threading.Lock()
         self._entries = list(_read_entries(writeback.latest(run_dir, self._folder / "journal.jsonl")))
@@ -76,10 +76,10 @@ class Journal:
 
     @classmethod
     def of(cls, run_dir: Path) -> "Journal":
-        """The journal of a run that is there.
+        """The journal of an existing run.
 
         Raises:
-            ConvoyError: the folder holds none.
+            ConvoyError: the folder has none.
         """
         journal = cls(run_dir)
         if not journal.entries():
@@ -91,19 +91,19 @@ class Journal:
             return list(self._entries)
 
     def pending(self) -> list[Entry]:
-        """What no server has taken yet."""
+        """Entries that the server has neither performed nor rejected."""
         settled = self.accepted.entries | self.accepted.refused.keys()
         return [entry for entry in self.entries() if entry.n not in settled]
 
     def append(self, action: Action, values: Mapping[str, Any], at: float | None = None) -> Entry:
-        """Put an action on disk, without credentials.
+        """Write an action to disk, without credentials.
 
-        A disk that takes no more is remembered in `problem`: training is not the place to fail for want of a record.
+        A write error is kept in `problem` and not raised: training must not fail for lack of a record.
 
         Args:
-            action: what MLflow shall be told.
+            action: the kind of action.
             values: plain data.
-            at: seconds since the Unix epoch; now by default.
+            at: time in seconds since the Unix epoch; now by default.
         """
         with self._lock:
             number = self._entries[-1].n + 1 if self._entries else 1
@@ -113,9 +113,9 @@ class Journal:
         return entry
 
     def file(self, name: str, content: str | bytes) -> str:
-        """Keep a file that an entry refers to. Texts are masked; in YAML, JSON and CSV only what must be a credential.
+        """Write a file that an entry refers to. Texts are masked; in YAML, JSON and CSV only what must be a credential.
 
-        Gives its path below the run folder.
+        Returns its path relative to the run folder.
         """
         path = self._folder / "files" / name
         if isinstance(content, str):
@@ -125,7 +125,7 @@ class Journal:
         return str(path.relative_to(self.run_dir))
 
     def opened(self, tracking_uri: str, run_id: str) -> None:
-        """The run now exists on a server. What another server, or another run, has taken does not count."""
+        """Record that the run exists on a server. Acceptances by another server or for another run are dropped."""
         known = (mask_value(tracking_uri), run_id)
         if known == (self.accepted.tracking_uri, self.accepted.run_id):
             return
@@ -150,18 +150,18 @@ class Journal:
         self._mark({"refused": number, "why": mask(why)})
 
     def retry_refused(self) -> None:
-        """Make pending again what was refused: another server, or another version, may think better of it."""
+        """Make rejected entries pending again: another server or version may accept them."""
         self.accepted.refused.clear()
 
     @property
     def ended(self) -> bool:
-        """True when the last word on the run's status is that it is over."""
+        """Whether the last status of the run is a final one."""
         statuses = [entry.values["status"] for entry in self.entries() if entry.action == "status"]
         return bool(statuses) and statuses[-1] != "RUNNING"
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[bool]:
-        """Hold the journal while following it. Gives False when another process holds it; the kernel frees it when that ends."""
+        """Lock the journal for sending; yields False if another process holds the lock. It ends with the process."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / "lock").open("w") as lock:
             try:
@@ -170,7 +170,7 @@ class Journal:
                 yield False
                 return
             except OSError:
-                # A file system without locks, as some mounts are.
+                # Some mounts do not support locks.
                 pass
             yield True
 
@@ -184,7 +184,7 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             growing = writeback.stage_of(self.run_dir).file(path)
             with open(growing, "ab", opener=atomic.owner_only) as file:
-                # A line that a full disk or a kill has cut off must not swallow the next one.
+                # The last line is incomplete after a full disk or a kill.
                 start = b"\n" if _torn(growing) else b""
                 file.write(start + json.dumps(content).encode() + b"\n")
         except OSError as error:
@@ -192,14 +192,14 @@ class Journal:
 
 
 def _masked(action: Action, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Most tags are texts for people; what else an entry holds is a value, or MLflow is to do something with it."""
+    """Mask the values of an entry. Most tags are prose; MLflow or a program interprets all other values."""
     if action == "tags":
         return {key: masked(value, mask_value if _TAGS_FOR_PROGRAMS.fullmatch(key) else mask) for key, value in values.items()}
     return masked(dict(values), mask_value)
 
 
 def new_key() -> str:
-    """What the run is found by on the server, should the answer to its creation be lost."""
+    """Random key that identifies the run on the server if the response to its creation is lost."""
     return uuid.uuid4().hex
 
 
@@ -224,7 +224,7 @@ def _read_accepted(path: Path) -> Accepted:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a file; one that was cut off is passed over."""
+    """The valid lines of a file; incomplete ones are skipped."""
     if not path.exists():
         return
     for line in path.read_bytes().splitlines():

@@ -1,4 +1,4 @@
-"""Recent runs, as rows for a table in the terminal."""
+"""Recent runs as a table for the terminal."""
 
 import time
 from collections.abc import Sequence
@@ -11,21 +11,21 @@ _RIGHT = ("accuracy", "minutes", "workers", "rows/s")
 
 
 def recent(tracking_uri: str, experiment: str, count: int) -> list[dict[str, str]]:
-    """One mapping a run, the newest first, with the names of the table's columns. Empty where there is no such experiment."""
+    """One mapping per run from column to text, newest first. Empty if there is no such experiment."""
     import mlflow
 
     logs.silence_mlflow()
     client = mlflow.MlflowClient(tracking_uri)
     with logs.kept():
-        found = client.get_experiment_by_name(experiment)
-    if found is None:
+        entity = client.get_experiment_by_name(experiment)
+    if entity is None:
         return []
-    runs = client.search_runs([found.experiment_id], max_results=count, order_by=["attributes.start_time DESC"])
+    runs = client.search_runs([entity.experiment_id], max_results=count, order_by=["attributes.start_time DESC"])
     return [_row(run) for run in runs]
 
 
 def table(rows: Sequence[dict[str, str]]) -> list[str]:
-    """The lines of a table, columns as wide as they must be."""
+    """Lines of a table with columns as wide as their content."""
     widths = {column: max(len(column), *(len(row[column]) for row in rows)) for column in _COLUMNS}
     lines = [{column: column for column in _COLUMNS}, *rows]
     return [

@@ -1,7 +1,7 @@
-"""The logged model: saved by a worker, adopted by the driver's run.
+"""The logged model: saved by a worker, logged by the driver.
 
-A worker has Keras loaded and the weights in memory, the driver has neither but owns the run. So the worker writes a complete
-MLflow model folder, and the driver logs that folder as it is.
+A worker has Keras and the weights in memory; the driver has neither, but owns the run. So the worker writes a complete MLflow
+model folder, and the driver logs that folder unchanged.
 """
 
 import importlib.metadata
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _NAME = "model"
-# What a user of the model must never need.
+# Libraries that users of the model must not need.
 _TRAINING_ONLY = (b"horovod", b"petastorm", b"pyspark")
 _TEXT_FILES = ("MLmodel", "requirements.txt", "conda.yaml", "python_env.yaml")
 
@@ -32,11 +32,11 @@ def save(model: "keras.Model", folder: Path, manifest: TableManifest, example: n
     Args:
         model: uncompiled, float32.
         folder: must not exist.
-        manifest: of the table that the model was trained on; image shape and class names go into the model's metadata.
-        example: images [n, height, width, channels] in source values, kept as the input example.
+        manifest: manifest of the training table; image shape and class names are stored in the model's metadata.
+        example: images [n, height, width, channels] in source values, stored as the input example.
 
     Raises:
-        ConvoyError: what was written needs Horovod, Petastorm or Spark.
+        ConvoyError: the saved model needs Horovod, Petastorm or Spark.
     """
     import mlflow.tensorflow
     from mlflow.models import ModelSignature
@@ -65,7 +65,7 @@ def save(model: "keras.Model", folder: Path, manifest: TableManifest, example: n
 
 
 def check_portable(folder: Path) -> None:
-    """Raises ConvoyError when a saved model names a library that only training needs."""
+    """Raises ConvoyError if a saved model names a library that only training needs."""
     contents = {name: (folder / name).read_bytes() for name in _TEXT_FILES if (folder / name).exists()}
     for archive in folder.rglob("*.keras"):
         with zipfile.ZipFile(archive) as saved:
@@ -79,12 +79,12 @@ def check_portable(folder: Path) -> None:
 
 
 def adopt(folder: Path, run_id: str, experiment_id: str, tracking_uri: str) -> str:
-    """Log a model folder to a run and return the model's URI. Sets MLflow's global tracking URI and experiment."""
+    """Log a model folder to a run and return the model's URI. Changes MLflow's global tracking URI and experiment."""
     import mlflow
     from mlflow.models import Model
 
     mlflow.set_tracking_uri(tracking_uri)
-    # MLflow 3 files a model under the active experiment, not under that of its run.
+    # MLflow 3 logs a model to the active experiment, not to that of the run.
     mlflow.set_experiment(experiment_id=experiment_id)
     info = Model.log(_NAME, _SavedModel(), run_id=run_id, source=folder, validate_serving_input=False)
     uri: str = info.model_uri
@@ -92,9 +92,9 @@ def adopt(folder: Path, run_id: str, experiment_id: str, tracking_uri: str) -> s
 
 
 def logged_uri(client: "MlflowClient", run_id: str, experiment_id: str) -> str:
-    """The URI of the model that a run has, empty if none. What an upload that broke off has left is deleted."""
+    """URI of the model of a run, empty if it has none. Remains of interrupted uploads are deleted."""
     if not hasattr(client, "search_logged_models"):
-        # MLflow 2 keeps a model among the artifacts of its run. Logging it again writes over the same files.
+        # MLflow 2 stores a model among the artifacts of its run, so logging it again overwrites the same files.
         files = {file.path for file in client.list_artifacts(run_id, _NAME)}
         return f"runs:/{run_id}/{_NAME}" if f"{_NAME}/MLmodel" in files else ""
     uri = ""
@@ -107,7 +107,7 @@ def logged_uri(client: "MlflowClient", run_id: str, experiment_id: str) -> str:
 
 
 class _SavedModel:
-    """What MLflow calls a flavor: something that writes a model folder. This one copies a folder that is complete."""
+    """An MLflow flavor, which writes a model folder; this one copies a complete folder."""
 
     __name__ = "tensorflow"
 

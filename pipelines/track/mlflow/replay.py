@@ -1,6 +1,6 @@
 """Complete a run in MLflow from its folder, after the tracking server was down, slow, full, or lost.
 
-Doing it twice is the same as once, and a run that is complete is left as it is.
+Idempotent: a complete run is left unchanged.
 """
 
 import contextlib
@@ -22,28 +22,28 @@ _PAUSE_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Replay:
-    """What a replay did."""
+    """Result of a replay."""
 
     tracking_uri: str
     """Without credentials."""
     run_id: str
     model_uri: str
     entries: int
-    """Handed over now."""
+    """Number of entries sent."""
     refusals: tuple[str, ...]
-    """What the server does not accept, one line each."""
+    """Values that the server rejected, one line each."""
 
 
 def replay(run_dir: Path, tracking_uri: str = "") -> Replay:
-    """Hand over what the tracking server lacks.
+    """Send what the tracking server lacks.
 
     Args:
-        run_dir: the folder of a run.
-        tracking_uri: another server than the run was recorded for; by default that one.
+        run_dir: run folder.
+        tracking_uri: the server; by default the one the run was recorded for.
 
     Raises:
-        ConfigError: the server's address was kept without its credentials and is not in MLFLOW_TRACKING_URI either.
-        ConvoyError: there is no journal, it names files outside the run folder, the job is still running, or the server does not
+        ConfigError: the server's address was stored without its credentials, and MLFLOW_TRACKING_URI does not have them.
+        ConvoyError: there is no journal, it names files outside the run folder, the job is still running, or the server did not
             take everything.
     """
     remember(tracking_uri)
@@ -56,38 +56,38 @@ def replay(run_dir: Path, tracking_uri: str = "") -> Replay:
 
 def _replay(run_dir: Path, tracking_uri: str) -> Replay:
     journal = Journal.of(run_dir)
-    with journal.exclusive() as mine:
-        if not mine:
-            raise ConvoyError(f"{run_dir}: its job is still running and records it; wait for its end")
-        # Read again: another replay may have ended since.
+    with journal.exclusive() as acquired:
+        if not acquired:
+            raise ConvoyError(f"{run_dir}: its job is still running; wait for its end")
+        # Read again: another replay may have finished meanwhile.
         journal = Journal.of(run_dir)
         uri = tracking_uri or _recorded_uri(journal, run_dir)
         if mask_value(uri) != journal.accepted.tracking_uri:
             journal.accepted.entries.clear()
         journal.retry_refused()
         for entry in journal.pending():
-            # A run folder is data, too: what it names is uploaded.
+            # A run folder is input, too: the files that it names are uploaded.
             if entry.action in ("artifact", "model"):
                 layout.inside(run_dir, str(entry.values["path"]))
-        waiting = len(journal.pending())
-        follower = MlflowSync(journal, uri)
+        pending = len(journal.pending())
+        sync = MlflowSync(journal, uri)
         for attempt in range(_ATTEMPTS):
-            if follower.catch_up():
+            if sync.catch_up():
                 break
             if attempt + 1 < _ATTEMPTS:
                 time.sleep(_PAUSE_SECONDS)
-        left = len(journal.pending())
-        if left:
+        missing = len(journal.pending())
+        if missing:
             raise ConvoyError(
-                f"{run_dir}: {left} of {waiting} entries could not be handed to MLflow at {mask_value(uri)} "
-                f"({follower.trouble}); run the same command again when the server is well"
+                f"{run_dir}: {missing} of {pending} entries could not be sent to MLflow at {mask_value(uri)} ({sync.trouble}); "
+                "run the same command again when the server works"
             )
     accepted = journal.accepted
-    return Replay(mask_value(uri), accepted.run_id, accepted.model_uri, waiting - len(accepted.refused), tuple(follower.refusals))
+    return Replay(mask_value(uri), accepted.run_id, accepted.model_uri, pending - len(accepted.refused), tuple(sync.refusals))
 
 
 def with_trials(run_dir: Path) -> list[Path]:
-    """The folder of a run, and behind it those of its trials where it is a sweep."""
+    """A run folder, followed by those of its trials if it is a sweep."""
     return [run_dir, *sorted(journal.parents[1] for journal in run_dir.glob(f"{layout.TRIALS_FOLDER}/*/tracking/journal.jsonl"))]
 
 
@@ -96,8 +96,8 @@ def _recorded_uri(journal: Journal, run_dir: Path) -> str:
     recorded = str(entry.values["tracking_uri"])
     if MASK not in recorded:
         return recorded
-    # Where the address came from the environment it is still there.
+    # The address may come from the environment.
     uri = default_tracking_uri(TrackingConfig())
     if mask_value(uri) != recorded:
-        raise ConfigError(f"{run_dir}: recorded for {recorded}, kept without credentials; give it whole with --to")
+        raise ConfigError(f"{run_dir}: recorded for {recorded}, stored without credentials; pass the full address with --to")
     return uri

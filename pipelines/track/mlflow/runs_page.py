@@ -1,6 +1,6 @@
-"""The page of an MLflow server that lists the training runs of an experiment, with the columns by which runs are compared.
+"""MLflow's page that lists the training runs of an experiment, with columns for comparing them.
 
-The page takes its columns from a "shared view", a tag of the experiment that its address names.
+The page takes the columns from a "shared view", a tag of the experiment that the address names.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 _SHARE_KEY = "convoy"
 _VIEW = {
-    # Evaluations and sweeps have no parameters; trials of a sweep are trainings.
+    # Evaluations and sweeps have no parameters; trials do.
     "searchFilter": "params.`launch.workers` LIKE '%'",
     "orderByKey": "attributes.start_time",
     "orderByAsc": False,
@@ -29,17 +29,17 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def address(server: str, experiment: str) -> str:
-    """Keep the view at the experiment and return the address of its page.
+    """Store the view in the experiment and return the address of the page.
 
     Args:
         server: address of a running MLflow server, such as `http://127.0.0.1:5000`.
         experiment: its name.
 
     Returns:
-        the address of the list; of the server where there is no such experiment yet.
+        the address of the list, or of the server if the experiment does not exist yet.
 
     Raises:
-        OSError: the server does not answer, or not as MLflow's does.
+        OSError: there is no MLflow server at the address.
     """
     query = urllib.parse.urlencode({"experiment_name": experiment})
     try:
@@ -51,7 +51,7 @@ def address(server: str, experiment: str) -> str:
     experiment_id = found["experiment"]["experiment_id"]
     tag = {"experiment_id": experiment_id, "key": f"mlflow.sharedViewState.{_SHARE_KEY}", "value": json.dumps(_VIEW)}
     _ask(f"{server}/api/2.0/mlflow/experiments/set-experiment-tag", tag)
-    # Without the type MLflow 3 shows its menu for language models beside the list.
+    # Without the type MLflow 3 shows its menu for language models.
     return f"{server}/#/experiments/{experiment_id}/runs?viewStateShareKey={_SHARE_KEY}&workflowType=machine_learning"
 
 

@@ -1,4 +1,4 @@
-"""What MLflow's servers and databases have to be asked in a certain way, and what their errors mean."""
+"""Workarounds for MLflow's servers and databases, and what their errors mean."""
 
 import contextlib
 import sqlite3
@@ -12,11 +12,11 @@ from pipelines.system import paths
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# Other errors can pass: a full disk, an expired token, a busy database.
+# Other errors can be temporary: a full disk, an expired token, a busy database.
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
 # Another process may be writing to the database.
 _LOCKED_SECONDS = 5.0
-# MLflow's database looks for a data set before it adds it; two runs of a sweep at once would both add it, and one be refused.
+# MLflow's database store checks and then inserts a data set: of two concurrent trials one would fail.
 _logging_inputs = threading.Lock()
 
 
@@ -42,19 +42,19 @@ def log_inputs(client: "MlflowClient", run_id: str, datasets: Sequence[dict[str,
 
 
 def experiment_id(client: "MlflowClient", name: str, tracking_uri: str) -> str:
-    """Of the experiment with this name, which is created where it is not there."""
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    # A database store would put artifacts into the working directory.
+    """ID of the experiment with this name, which is created if it does not exist."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        return str(experiment.experiment_id)
+    # The default of a database store is the working directory.
     location = f"file:{paths.home().absolute() / 'mlartifacts' / name}" if tracking_uri.startswith("sqlite:") else None
-    # Has MLflow 3's pages show what belongs to training, not to language models.
+    # Makes MLflow 3 show its pages for training instead of those for language models.
     kind = {"mlflow.experimentKind": "custom_model_development"}
     return str(client.create_experiment(name, artifact_location=location, tags=kind))
 
 
 def check_sqlite(tracking_uri: str) -> None:
-    """Raises sqlite3.Error at once where a database file cannot be written; MLflow itself would try for 100 seconds."""
+    """Raises sqlite3.Error at once if a database file cannot be written; MLflow itself retries for 100 seconds."""
     path = tracking_uri.removeprefix("sqlite:///").partition("?")[0]
     if path == tracking_uri or not path:
         return
@@ -69,12 +69,12 @@ def check_sqlite(tracking_uri: str) -> None:
 
 
 def is_refusal(error: Exception) -> bool:
-    """True when the same request would be refused again, by the server or, for what is no text or number, by MLflow's client."""
+    """Whether the request would be rejected again: by the server, or by MLflow's client because of the type of a value."""
     return isinstance(error, TypeError | AttributeError) or getattr(error, "error_code", "") in _REFUSALS
 
 
 def is_silence(error: Exception) -> bool:
-    """True when the server could not be reached or did not answer. MLflow wraps the network's exceptions in its own."""
+    """Whether the server was unreachable or did not answer. MLflow wraps network exceptions in its own."""
     chain: BaseException | None = error
     while chain is not None:
         if isinstance(chain, ConnectionError | TimeoutError) or type(chain).__module__.startswith(("requests.", "urllib3.")):

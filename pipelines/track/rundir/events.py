@@ -1,8 +1,8 @@
 """The spool: a log of events for each rank and node.
 
-Each rank, and a sampler on each node, appends one JSON object a line to its own file in the run's folder. The driver follows the
-files to draw the progress bar and to feed MLflow, so no tracking credential leaves the driver and a slow tracking server never
-slows training. The files stay: a run whose tracking server was down is still complete here.
+Each rank, and a sampler on each node, appends one JSON object per line to its own file in the run folder. The driver follows the
+files to draw the progress bar and to feed MLflow, so tracking credentials stay on the driver and a slow tracking server never
+slows training. The files are kept, so a run is complete here even if its tracking server was down.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ from pipelines.system import writeback
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
-    """What the settings come to on these workers. The first event of each start of the workers."""
+    """The values that follow from the settings on these workers. The first event after each start of the workers."""
 
     kind: ClassVar = "plan"
     rows: int
-    """Of the training split."""
+    """Rows of the training split."""
     workers: int
     batch_size_per_worker: int
     steps: int
@@ -35,32 +35,32 @@ class TrainingPlan:
     """TensorFlow threads of each worker."""
     precision: str
     in_memory: bool
-    """The shard is decoded once and kept, not streamed in every epoch."""
+    """The shard is decoded once and kept in memory instead of streamed in every epoch."""
     held_mb: int
-    """Megabytes of rows that a worker holds at most."""
+    """Upper limit of a worker's memory for rows, in MB."""
     epoch: int
-    """Epochs done before this start."""
+    """Epochs completed before this start."""
     step: int
-    """Steps done in the epoch after those."""
+    """Steps completed in the epoch after those."""
 
 
 @dataclass(frozen=True)
 class FirstStep:
-    """The first step since the start of the workers is done."""
+    """The first step after a start of the workers is done."""
 
     kind: ClassVar = "first_step"
 
 
 @dataclass(frozen=True)
 class StepProgress:
-    """Where an epoch is, now and then."""
+    """Progress within an epoch, twice a second at most."""
 
     kind: ClassVar = "progress"
     epoch: int
-    """Counted from 1, like those below."""
+    """From 1."""
     step: int
     rows_per_second: float
-    """Of all workers together, since the epoch began."""
+    """All workers together, since the epoch began."""
     loss: float | None = None
     accuracy: float | None = None
 
@@ -72,14 +72,14 @@ class EpochEnd:
     kind: ClassVar = "epoch"
     epoch: int
     metrics: Mapping[str, float]
-    """By their names in MLflow."""
+    """By name in MLflow."""
     validation_seconds: float = 0.0
-    """How long before this event the validation began."""
+    """Duration of the validation, which ended with this event."""
 
 
 @dataclass(frozen=True)
 class FinalScore:
-    """This rank's part of the test rows is done; the means are those of all rows."""
+    """The test is done; loss and accuracy are means over the test rows of all ranks."""
 
     kind: ClassVar = "test"
     loss: float
@@ -96,7 +96,7 @@ class ModelSaved:
 
 @dataclass(frozen=True)
 class TrainingStopped:
-    """Training was stopped on request, after a checkpoint at this place."""
+    """Training stopped on request, after a checkpoint at this position."""
 
     kind: ClassVar = "stopped"
     epoch: int
@@ -105,11 +105,11 @@ class TrainingStopped:
 
 @dataclass(frozen=True)
 class NodeSample:
-    """How busy a node is."""
+    """System metrics of a node."""
 
     kind: ClassVar = "system"
     sample: int
-    """Its number, from 1."""
+    """Number of the sample, from 1."""
     metrics: Mapping[str, float]
 
 
@@ -122,31 +122,31 @@ _KINDS: dict[str, type[Values]] = {
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened on a rank, or a sample of a node."""
+    """An event of a rank, or a sample of a node."""
 
     rank: int
-    """The number of the node where it is a `NodeSample`."""
+    """Number of the node for a `NodeSample`."""
     time: float
-    """Seconds since the Unix epoch, by the rank's clock."""
+    """Seconds since the Unix epoch by the rank's clock."""
     values: Values
 
     @property
     def kind(self) -> str:
-        """The name in the file."""
+        """Name of the kind in the file."""
         return self.values.kind
 
 
 class SpoolWriter:
-    """Appends the events of one rank or node. Each event is on disk when `write` returns, or in a stand-in
+    """Appends the events of one rank or node. When `write` returns, the event is in the file or its local copy
     (`pipelines.system.writeback`).
 
     Args:
         folder: `SPOOL_FOLDER` of the run folder.
-        rank: whose events; the number of the node where that is the source.
-        source: of the events.
+        rank: number of the rank or node.
+        source: kind of source.
 
     Raises:
-        LaunchError: the disk does not take it, at any call.
+        LaunchError: a write fails, here or in any method.
     """
 
     def __init__(self, folder: Path, rank: int, source: Literal["rank", "node"] = "rank") -> None:
@@ -156,7 +156,7 @@ class SpoolWriter:
             folder.mkdir(parents=True, exist_ok=True)
             self._path = writeback.stage_of(folder.parent).file(self._path)
             self._file: TextIO = self._path.open("a", encoding="utf-8")
-            # A rank that was killed may have left half a line.
+            # A killed rank may have left an incomplete line.
             if self._file.tell():
                 self._file.write("\n")
 
@@ -168,7 +168,7 @@ class SpoolWriter:
             self._file.flush()
 
     def written(self) -> list[Event]:
-        """All that is in its file, also of earlier starts."""
+        """All events in the file, including those of earlier starts."""
         with self._on_disk():
             return list(_events(self._path.read_bytes()))
 
@@ -186,10 +186,10 @@ class SpoolWriter:
 
 
 class SpoolReader:
-    """Reads what has been added to all files since the last call, and nothing twice.
+    """Reads new events from all files of a spool, each once.
 
-    Where files are copied as wholes (`pipelines.system.writeback`), the start of a rank after one that was killed may replace a
-    file by another one with a shorter past. It is then read again from its beginning.
+    If whole files are copied (`pipelines.system.writeback`), a rank that restarts after a kill may replace a file with one that
+    lacks the last events. It is then read again from its beginning.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -199,6 +199,7 @@ class SpoolReader:
         self._seen: dict[Path, set[int]] = {}
 
     def new_events(self) -> Iterator[Event]:
+        """Events added since the last call."""
         for path in sorted(self._folder.glob("*-*.jsonl")):
             offset, last = self._offsets.get(path, 0), self._last_lines.get(path, b"")
             try:
@@ -208,17 +209,17 @@ class SpoolReader:
                         offset = file.seek(0)
                     added = file.read()
             except FileNotFoundError:
-                # Between two copies of it (`pipelines.system.atomic`).
+                # It is being replaced (`pipelines.system.atomic`).
                 continue
-            # A line without its end is still being written.
+            # An unterminated line is still being written.
             lines = added[: added.rfind(b"\n") + 1].splitlines(keepends=True)
             if not lines:
                 continue
             self._offsets[path], self._last_lines[path] = offset + sum(map(len, lines)), lines[-1]
             seen = self._seen.setdefault(path, set())
-            news = [line for line in lines if hash(line) not in seen]
-            seen.update(map(hash, news))
-            yield from _events(b"".join(news))
+            new = [line for line in lines if hash(line) not in seen]
+            seen.update(map(hash, new))
+            yield from _events(b"".join(new))
 
 
 def _events(lines: bytes) -> Iterator[Event]:
@@ -227,7 +228,7 @@ def _events(lines: bytes) -> Iterator[Event]:
             raw = json.loads(line)
             event = Event(int(raw["rank"]), float(raw["time"]), _values(raw["kind"], raw["values"]))
         except (ValueError, TypeError, KeyError):
-            # Half a line of a rank that was killed, the empty one after it, or an event of another version.
+            # An incomplete line of a killed rank, the empty one after it, or an event of another version.
             continue
         yield event
 

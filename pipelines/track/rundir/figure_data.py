@@ -1,8 +1,8 @@
-"""What ranks leave in the run folder for the figures: arrays, because the driver that draws them has no TensorFlow.
+"""Arrays that ranks write to the run folder for the figures, which the driver draws without TensorFlow.
 
-RUN_DIR/evidence/test-rank-K.npz     each rank's test rows with probabilities, and its surest mistakes as images
-RUN_DIR/evidence/first_layer.npz     kernels of the first convolution and what they answer to a few images
-RUN_DIR/evidence/examples.npz        a training batch as the network saw it, after augmentation
+RUN_DIR/evidence/test-rank-K.npz     each rank's test predictions, and its most confident mistakes as images
+RUN_DIR/evidence/first_layer.npz     kernels of the first convolution and its feature maps of a few images
+RUN_DIR/evidence/examples.npz        a training batch after augmentation
 """
 
 from dataclasses import dataclass
@@ -18,33 +18,33 @@ FOLDER = "evidence"
 FIRST_LAYER = "first_layer"
 EXAMPLES = "examples"
 
-# Probabilities that all ranks together keep, 200 MB. A larger test split is kept as far as this goes; its score counts all rows.
+# Limit for all ranks together: 200 MB. Rows of a test split beyond it count in its score, but not in the figures.
 _MOST_PROBABILITIES = 50_000_000
 _MISTAKES = 25
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network answered to test rows."""
+    """Predictions for test rows."""
 
     rows: npt.NDArray[np.int64]
-    """Number of each row within the test split, in table order [n]."""
+    """Index of each row within the test split, ascending [n]."""
     labels: npt.NDArray[np.int32]
     """True class index [n]."""
     probabilities: npt.NDArray[np.float32]
     """[n, classes]."""
     worst: npt.NDArray[np.int64]
-    """Places in the arrays above of the surest mistakes [m], m <= 25."""
+    """Positions in the arrays above of each rank's most confident mistakes [m], at most 25 per rank."""
     worst_images: npt.NDArray[Any]
     """[m, height, width, channels] in source values."""
 
 
 class PredictionWriter:
-    """Gathers the predictions of one rank, batch by batch.
+    """Collects the predictions of one rank, batch by batch.
 
     Args:
-        first_row: where this rank's rows begin within the split.
-        workers: how many ranks gather.
+        first_row: index of the rank's first row within the split.
+        workers: number of ranks.
     """
 
     def __init__(self, first_row: int, workers: int) -> None:
@@ -53,22 +53,22 @@ class PredictionWriter:
         self._rows = 0
         self._labels: list[npt.NDArray[np.int32]] = []
         self._probabilities: list[npt.NDArray[np.float32]] = []
-        # Confidence, place and image of each.
+        # Confidence, position and image of each.
         self._worst: list[tuple[float, int, npt.NDArray[Any]]] = []
 
     def add(self, images: npt.NDArray[Any], labels: npt.NDArray[Any], probabilities: npt.NDArray[np.float32]) -> None:
-        """The next rows: images [n, height, width, channels], labels [n], probabilities [n, classes]."""
-        room = _MOST_PROBABILITIES // (self._workers * probabilities.shape[1]) - self._rows
-        images, labels, probabilities = images[:room], labels[:room], probabilities[:room]
+        """Add the next rows: images [n, height, width, channels], labels [n], probabilities [n, classes]."""
+        capacity = _MOST_PROBABILITIES // (self._workers * probabilities.shape[1]) - self._rows
+        images, labels, probabilities = images[:capacity], labels[:capacity], probabilities[:capacity]
         wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
-        self._worst += [(float(probabilities[place].max()), self._rows + int(place), images[place]) for place in wrong]
+        self._worst += [(float(probabilities[row].max()), self._rows + int(row), images[row]) for row in wrong]
         self._worst = sorted(self._worst, key=lambda mistake: -mistake[0])[:_MISTAKES]
         self._labels.append(labels.astype(np.int32))
         self._probabilities.append(probabilities)
         self._rows += len(labels)
 
     def save(self, run_dir: Path, rank: int) -> None:
-        """Rank 0 also removes what ranks have left that there are no more: a training can go on with fewer."""
+        """Write the file of this rank. Rank 0 also removes those of ranks that a restart with fewer workers no longer has."""
         if rank == 0:
             for path in (run_dir / FOLDER).glob("test-rank-*.npz"):
                 if int(path.stem.rpartition("-")[2]) >= self._workers:
@@ -81,13 +81,13 @@ class PredictionWriter:
             rows=self._first_row + np.arange(self._rows),
             labels=np.concatenate(self._labels),
             probabilities=np.concatenate(self._probabilities),
-            worst=np.array([place for _, place, _ in self._worst], dtype=np.int64),
+            worst=np.array([position for _, position, _ in self._worst], dtype=np.int64),
             worst_images=np.array([image for _, _, image in self._worst]),
         )
 
 
 def save(run_dir: Path, name: str, **arrays: npt.NDArray[Any]) -> None:
-    """Write arrays to one file, which appears whole or not at all."""
+    """Write arrays to a file, atomically."""
     folder = run_dir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f".{name}.npz"
@@ -97,7 +97,7 @@ def save(run_dir: Path, name: str, **arrays: npt.NDArray[Any]) -> None:
 
 
 def has(run_dir: Path, name: str) -> bool:
-    """Whether the ranks left a file of this name."""
+    """Whether the ranks wrote a file of this name."""
     return (run_dir / FOLDER / f"{name}.npz").exists()
 
 
@@ -106,13 +106,13 @@ def has_predictions(run_dir: Path) -> bool:
 
 
 def load(run_dir: Path, name: str) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of a file. Raises FileNotFoundError when the ranks left none."""
+    """The arrays of a file. Raises FileNotFoundError if the ranks wrote none."""
     with np.load(run_dir / FOLDER / f"{name}.npz", allow_pickle=False) as file:
         return dict(file)
 
 
 def load_predictions(run_dir: Path) -> Predictions:
-    """Those of all ranks in the order of the rows. Raises FileNotFoundError where there are none."""
+    """Predictions of all ranks, in the order of the rows. Raises FileNotFoundError if there are none."""
     parts = [load(run_dir, path.stem) for path in (run_dir / FOLDER).glob("test-rank-*.npz")]
     if not parts:
         raise FileNotFoundError(f"{run_dir / FOLDER} holds no predictions")

@@ -1,4 +1,4 @@
-"""The folder of a run: what lies in it, how a new one is made, and how one is found again."""
+"""The folder of a run: its contents, how a new one is created and how an existing one is found."""
 
 import json
 import time
@@ -15,7 +15,7 @@ LOG_FOLDER = "logs"
 CHECKPOINT_FOLDER = "checkpoints"
 ATTEMPT_FOLDER = "attempts"
 CONFIG_FILE = "config.yml"
-# Only in the folder of a run that came to its end.
+# Only in the folder of a finished run.
 SUMMARY_FILE = "summary.json"
 MERGED_LOG = "run.log"
 # Only in the folder of a sweep.
@@ -33,13 +33,13 @@ class RunRecord:
 
 
 def make(runs: Path, name: str) -> Path:
-    """A new folder `TIME-NAME`, with a number behind it where that is taken. Of `name` only what fits a file's name is taken.
+    """Create a folder `TIME-NAME`, with a number appended if that exists. Characters unfit for a file name become hyphens.
 
     Raises:
         LaunchError: it cannot be created.
     """
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    # A slash would lead to another folder.
+    # A slash would create a subfolder.
     name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in mask_value(name))
     for attempt in range(100):
         folder = runs / (f"{stamp}-{name}" + (f"-{attempt}" if attempt else ""))
@@ -52,16 +52,16 @@ def make(runs: Path, name: str) -> Path:
             raise LaunchError(
                 f"{folder}: cannot be created ({error.strerror}); set launch.runs_uri to a writable folder"
             ) from error
-    raise LaunchError(f"{runs}: no free folder name; set launch.runs_uri to another folder")
+    raise LaunchError(f"{runs}: no folder name left for this second; set launch.runs_uri to another folder")
 
 
 def attempts(run_dir: Path) -> int:
-    """How often the workers of this run have been started."""
+    """Number of times the workers of this run have been started."""
     return sum(1 for _ in (run_dir / ATTEMPT_FOLDER).glob("*"))
 
 
 def new_attempt(run_dir: Path) -> Path:
-    """A new folder for one start of the workers, numbered from 1."""
+    """Create a folder for one start of the workers, numbered from 1."""
     number = 1 + attempts(run_dir)
     folder = run_dir / ATTEMPT_FOLDER / f"{number:03d}"
     try:
@@ -99,7 +99,7 @@ def write_record(run_dir: Path, record: RunRecord) -> None:
 
 
 def read_record(run_dir: Path) -> RunRecord | None:
-    """None when the run was never opened at a tracking server."""
+    """None if the run was never created on a tracking server."""
     try:
         raw = json.loads((run_dir / _RECORD_FILE).read_text(encoding="utf-8"))
         return RunRecord(run_id=str(raw["run_id"]), tracking_uri=str(raw["tracking_uri"]))
@@ -107,18 +107,18 @@ def read_record(run_dir: Path) -> RunRecord | None:
         return None
 
 
-def find(runs: Path, wanted: str, path: Path) -> Path:
-    """The folder of a run that is to be resumed.
+def find(runs: Path, identifier: str, path: Path) -> Path:
+    """Find the folder of the run to resume.
 
     Args:
-        runs: the folder that holds the folders of runs.
-        wanted: what the user wrote: `latest`, the id of an MLflow run, or a path.
-        path: `wanted` as a path: a run's folder, its folder of checkpoints, or one checkpoint in it.
+        runs: parent of the run folders.
+        identifier: the user's input: `latest`, the id of an MLflow run, or a path.
+        path: `identifier` as a path: a run folder, its folder of checkpoints, or a checkpoint in it.
 
     Raises:
         ConfigError: there is no such run.
     """
-    if wanted == "latest":
+    if identifier == "latest":
         resumable = [folder for folder in _folders(runs) if any((folder / CHECKPOINT_FOLDER).glob("epoch-*.json"))]
         if not resumable:
             raise ConfigError(f"--resume latest: no run below {runs} has a checkpoint; launch.runs_uri names the folder of runs")
@@ -128,35 +128,36 @@ def find(runs: Path, wanted: str, path: Path) -> Path:
             return folder
     for folder in _folders(runs):
         record = read_record(folder)
-        if record is not None and record.run_id == wanted:
+        if record is not None and record.run_id == identifier:
             if (folder / SWEEP_FILE).exists():
-                raise ConfigError(f"--resume {wanted}: is a sweep; go on with ./convoy sweep --resume {wanted}")
+                raise ConfigError(f"--resume {identifier}: is a sweep; resume it with ./convoy sweep --resume {identifier}")
             return folder
     raise ConfigError(
-        f"--resume {wanted}: neither the id of a run below {runs} nor a run's folder nor a checkpoint; 'latest' takes the newest"
+        f"--resume {identifier}: neither the id of a run below {runs} nor a run's folder nor a checkpoint; "
+        "'latest' takes the newest run"
     )
 
 
-def find_sweep(runs: Path, wanted: str, path: Path) -> Path:
-    """The folder of a sweep that is to be resumed; arguments as of `find`, where a path is that of its folder.
+def find_sweep(runs: Path, identifier: str, path: Path) -> Path:
+    """Find the folder of the sweep to resume. Arguments as for `find`; a path is that of its folder.
 
     Raises:
         ConfigError: there is no such sweep.
     """
     sweeps = [folder for folder in _folders(runs) if (folder / SWEEP_FILE).is_file()]
-    if wanted == "latest" and sweeps:
+    if identifier == "latest" and sweeps:
         return max(sweeps, key=lambda folder: (folder / SWEEP_FILE).stat().st_mtime)
     if (path / SWEEP_FILE).is_file():
         return path
     for folder in sweeps:
         record = read_record(folder)
-        if record is not None and record.run_id == wanted:
+        if record is not None and record.run_id == identifier:
             return folder
-    raise ConfigError(f"--resume {wanted}: no such sweep below {runs}; name its run, its folder, or 'latest' for the newest")
+    raise ConfigError(f"--resume {identifier}: no such sweep below {runs}; name its run, its folder, or 'latest' for the newest")
 
 
 def _last_checkpoint(run_dir: Path) -> float:
-    # Of files: mounts of object stores know no time of a folder.
+    # Mounts of object stores have no modification time for folders.
     return max(path.stat().st_mtime for path in (run_dir / CHECKPOINT_FOLDER).glob("epoch-*.json"))
 
 

@@ -1,6 +1,6 @@
-"""Log lines: when, who, at which epoch; and one file of a whole run, merged from those of the driver and the ranks.
+"""Log files of a run: lines with time, process and epoch, and one log merged from those of the driver and the ranks.
 
-Each process writes a file of its own, because appending to one file from several nodes is not safe on shared file systems.
+Each process writes its own file, because appending to one file from several nodes is not safe on shared file systems.
 """
 
 import contextlib
@@ -20,20 +20,20 @@ from pipelines.system.secrets import mask, masker
 
 _FORMAT = "%(asctime)s.%(msecs)03dZ %(who)s %(levelname)s %(name)s: %(message)s"
 _STAMPED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z ")
-# Of a file longer than this the end is kept: it is where trouble shows.
+# Of a longer file only the end is merged, where errors are.
 _MERGED_BYTES = 2_000_000
-# They tell how they work, not what the job does.
-_TALKATIVE = ("petastorm", "py4j", "matplotlib", "alembic", "urllib3", "git", "h5py", "tensorflow", "absl", "asyncio")
+# They log their own workings.
+_VERBOSE_LIBRARIES = ("petastorm", "py4j", "matplotlib", "alembic", "urllib3", "git", "h5py", "tensorflow", "absl", "asyncio")
 
 _epoch = 0
 _configure_by_file = logging.config.fileConfig
-# Threads that are within `kept`.
+# Number of threads in `kept`.
 _keepers = 0
 _keeping = threading.Lock()
 
 
 def set_epoch(epoch: int) -> None:
-    """From now on lines of this process carry this epoch; 0 for none."""
+    """Set the epoch that log lines of this process carry from now on; 0 for none."""
     global _epoch
     _epoch = epoch
 
@@ -42,9 +42,9 @@ def configure(stream: TextIO, who: str, level: LogLevel) -> logging.Handler:
     """Send this process's log lines to a stream.
 
     Args:
-        stream: where to.
-        who: driver, or rank K.
-        level: the least important level that is kept.
+        stream: the destination.
+        who: `driver` or `rank K`.
+        level: lowest level to log.
     """
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_Formatter(_FORMAT, "%Y-%m-%dT%H:%M:%S"))
@@ -57,20 +57,20 @@ def configure(stream: TextIO, who: str, level: LogLevel) -> logging.Handler:
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(level)
-    for library in _TALKATIVE:
+    for library in _VERBOSE_LIBRARIES:
         logging.getLogger(library).setLevel(logging.WARNING)
     return handler
 
 
 def silence_mlflow() -> None:
-    """Keep the set-up of a new store, and hints for other versions, off the console. MLflow sets its level when imported."""
+    """Keep store migrations and version hints off the console. Call it after the import of MLflow, which sets its own level."""
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
-    """Within, nothing configures logging anew. MLflow 2 does when it sets up a store: lines would go to the console alone."""
+    """Protect the logging configuration in the block: MLflow 2 replaces it when it sets up a store."""
     global _keepers
     with _keeping:
         _keepers += 1
@@ -89,7 +89,7 @@ def _configure_nothing(*_: object, **__: object) -> None:
 
 
 class _Formatter(logging.Formatter):
-    # Nodes may stand in different time zones.
+    # Nodes may be in different time zones.
     converter = staticmethod(time.gmtime)
 
     def format(self, record: logging.LogRecord) -> str:
@@ -97,10 +97,10 @@ class _Formatter(logging.Formatter):
 
 
 def merge(folder: Path, target: Path) -> None:
-    """Write the lines of all `*.log` files below `folder` to `target`, by time.
+    """Write the lines of all `*.log` files below `folder` to `target`, sorted by time.
 
-    Lines without a time, such as those of a traceback, stay behind the line they follow and name their file. What the code of a
-    rank printed is masked by now.
+    Lines without a time, such as those of a traceback, stay after the line they follow and are prefixed with their file's name.
+    Lines are masked again, since a rank's file also has what its code printed.
     """
     files = [path for path in sorted(folder.rglob("*.log")) if path != target]
     mask_line = masker()
@@ -110,13 +110,14 @@ def merge(folder: Path, target: Path) -> None:
 
 
 class LogTail:
-    """Reads the lines that were added to the log files of a folder since the last call."""
+    """Reads what is appended to the log files of a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._offsets: dict[Path, int] = {}
 
     def new_lines(self, pattern: str = "*.log") -> list[str]:
+        """Lines added since the last call."""
         lines: list[str] = []
         for path in sorted(self._folder.glob(pattern)):
             try:
@@ -124,9 +125,9 @@ class LogTail:
                     file.seek(self._offsets.get(path, 0))
                     added = file.read()
             except FileNotFoundError:
-                # Between two copies of it (`pipelines.system.atomic`).
+                # It is being replaced (`pipelines.system.atomic`).
                 continue
-            # A line without its end is still being written.
+            # An unterminated line is still being written.
             complete = added.rfind(b"\n") + 1
             self._offsets[path] = self._offsets.get(path, 0) + complete
             for line in added[:complete].decode(errors="replace").splitlines():
@@ -135,19 +136,19 @@ class LogTail:
 
 
 def _stamped_lines(path: Path, number: int) -> Iterator[tuple[str, int, str]]:
-    """Time to sort by, the file's number, and the line."""
-    # Before the first stamp, for example where a library speaks while it is loaded.
+    """Time to sort by, number of the file, and line."""
+    # Before the first timestamp, such as output of a library while it is loaded.
     stamp = ""
     with path.open("rb") as file:
         size = path.stat().st_size
         if size > _MERGED_BYTES:
             file.seek(size - _MERGED_BYTES)
             file.readline()
-            yield stamp, number, f"    {path.stem}| the first {file.tell():,} bytes of {path} are left out here"
+            yield stamp, number, f"    {path.stem}| the first {file.tell():,} bytes of {path} are omitted"
         for raw in file:
             line = raw.decode(errors="replace").rstrip("\r\n")
             if _STAMPED.match(line):
-                # Clocks can be set back; within a file the order is that of the file.
+                # Clocks can be set back; the order within a file is kept.
                 stamp = max(stamp, line[:24])
                 yield stamp, number, line
             elif line:

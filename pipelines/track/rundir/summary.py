@@ -11,7 +11,7 @@ from pipelines.errors import ConvoyError
 from pipelines.system import atomic
 from pipelines.system.secrets import mask, mask_value
 
-# What a reader of a summary goes on with: ids, addresses and paths stay as they are, but for credentials in them.
+# Keys whose values are used: ids, addresses and paths are changed only where they hold credentials.
 _ACTED_ON = {
     *("id", "uri", "dir", "table", "digest", "dataset", "input", "output", "config", "settings"),
     *("name", "names", "labels", "version", "before", "alias", "sweep", "metric"),
@@ -29,7 +29,7 @@ class SplitRows:
 
 @dataclass(frozen=True)
 class ModelScore:
-    """Means of the logged model over the test rows."""
+    """Score of the logged model: means over the test rows."""
 
     loss: float
     accuracy: float
@@ -50,33 +50,33 @@ class StageSeconds:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSummary:
-    """A training that has ended."""
+    """Summary of a finished training."""
 
     dataset: str
     note: str
-    """What to know about the data set; empty if nothing."""
+    """What the user must know about the data set. Often empty."""
     table: str
     """URI."""
     run_dir: str
     rows: SplitRows
     workers: int
-    """At the end; lost workers may not have been replaced."""
+    """At the end: lost workers may not have been replaced."""
     epochs: int
     best_epoch: int
     precision: str
     test: ModelScore | None
-    """None where the test rows were not used, as in a trial of a sweep."""
+    """None if the test rows were not used, as in a trial of a sweep."""
     rows_per_second: int
     """All workers together, in the last epoch."""
     tracking_processor_seconds: float = 0.0
-    """CPU seconds that tracking took of the driver from the first step to the last."""
+    """CPU seconds of tracking on the driver from the first step to the last."""
     seconds: StageSeconds
     run_id: str = ""
     """Empty, like `model_uri`, until the tracking server has taken the run."""
     model_uri: str = ""
     tracking_uri: str = ""
     registered: Mapping[str, str] | None = None
-    """Name, version and alias of the registered model, empty if that failed; None where it was not asked for."""
+    """Name, version and alias of the registered model, empty if registering failed; None if it was not requested."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
@@ -87,7 +87,7 @@ class TrainingSummary:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainingSummary":
-        """The inverse of `as_dict`; keys of other versions are ignored.
+        """The inverse of `as_dict`. Unknown keys, as of other versions, are ignored.
 
         Raises:
             ValueError: a key is missing.
@@ -103,7 +103,7 @@ class TrainingSummary:
 
 
 def read(path: Path) -> TrainingSummary:
-    """Raises OSError or ValueError when the file is not there or holds no summary of a training."""
+    """Raises OSError or ValueError if the file is missing or holds no summary of a training."""
     return TrainingSummary.from_dict(json.loads(path.read_text(encoding="utf-8")))
 
 

@@ -17,20 +17,20 @@ def written(tmp_path, rank, first_row, rows, workers=2, classes=3, seed=0):
     return images, labels, probabilities
 
 
-def test_predictions_of_all_ranks_come_together_in_the_order_of_the_rows(tmp_path):
+def test_predictions_of_all_ranks_are_concatenated_in_row_order(tmp_path):
     later = written(tmp_path, 1, 100, 90, seed=1)
     earlier = written(tmp_path, 0, 0, 100, seed=2)
-    found = figure_data.load_predictions(tmp_path)
-    assert found.rows.tolist() == list(range(190))
-    np.testing.assert_array_equal(found.labels, np.concatenate([earlier[1], later[1]]))
-    np.testing.assert_array_equal(found.probabilities, np.concatenate([earlier[2], later[2]]))
+    predictions = figure_data.load_predictions(tmp_path)
+    assert predictions.rows.tolist() == list(range(190))
+    np.testing.assert_array_equal(predictions.labels, np.concatenate([earlier[1], later[1]]))
+    np.testing.assert_array_equal(predictions.probabilities, np.concatenate([earlier[2], later[2]]))
     images = np.concatenate([earlier[0], later[0]])
-    np.testing.assert_array_equal(found.worst_images, images[found.worst])
-    confidence = np.where(found.probabilities.argmax(1) != found.labels, found.probabilities.max(1), 0)
-    assert set(np.argsort(-confidence)[:25]) <= set(found.worst.tolist())
+    np.testing.assert_array_equal(predictions.worst_images, images[predictions.worst])
+    confidence = np.where(predictions.probabilities.argmax(1) != predictions.labels, predictions.probabilities.max(1), 0)
+    assert set(np.argsort(-confidence)[:25]) <= set(predictions.worst.tolist())
 
 
-def test_what_a_rank_left_that_is_no_more_does_not_count(tmp_path):
+def test_files_of_ranks_that_no_longer_exist_are_ignored(tmp_path):
     for rank in range(3):
         written(tmp_path, rank, 30 * rank, 30, workers=3)
     for rank in range(2):
@@ -38,7 +38,7 @@ def test_what_a_rank_left_that_is_no_more_does_not_count(tmp_path):
     assert figure_data.load_predictions(tmp_path).rows.tolist() == list(range(90))
 
 
-def test_without_a_mistake_there_are_no_images_and_without_predictions_nothing(tmp_path):
+def test_no_mistakes_means_no_images_and_no_predictions_means_no_file(tmp_path):
     assert not figure_data.has(tmp_path, figure_data.EXAMPLES)
     PredictionWriter(0, 1).save(tmp_path, 0)
     assert not figure_data.has_predictions(tmp_path)
@@ -47,11 +47,11 @@ def test_without_a_mistake_there_are_no_images_and_without_predictions_nothing(t
     writer = PredictionWriter(0, 1)
     writer.add(np.zeros((2, 3, 3, 1), np.uint8), np.array([0, 1]), np.eye(2, dtype=np.float32))
     writer.save(tmp_path, 0)
-    found = figure_data.load_predictions(tmp_path)
-    assert (len(found.rows), len(found.worst), len(found.worst_images)) == (2, 0, 0)
+    predictions = figure_data.load_predictions(tmp_path)
+    assert (len(predictions.rows), len(predictions.worst), len(predictions.worst_images)) == (2, 0, 0)
 
 
-def test_a_huge_test_split_is_kept_as_far_as_the_limit_goes(tmp_path, monkeypatch):
+def test_a_huge_test_split_is_truncated_at_the_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(figure_data, "_MOST_PROBABILITIES", 300)
     written(tmp_path, 0, 0, 100)
     assert figure_data.load_predictions(tmp_path).rows.tolist() == list(range(50))

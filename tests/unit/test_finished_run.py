@@ -18,7 +18,7 @@ from pipelines.track.rundir.summary import ModelScore, SplitRows, StageSeconds, 
 
 
 def write_run(folder, table, settings=(), epochs=(1, 2), finished=True):
-    """What a training leaves in its folder."""
+    """Write the files of a training to a run folder."""
     folder.mkdir(parents=True)
     (folder / layout.CONFIG_FILE).write_text(loader.dump(loader.load(None, settings)))
     spool = SpoolWriter(folder / layout.SPOOL_FOLDER, 0)
@@ -63,20 +63,20 @@ def test_a_finished_run_is_read_with_its_settings_history_and_figures(tmp_path, 
         assert run.figure(name)._suptitle.get_text().endswith("?\n"), name
 
 
-def test_an_epoch_that_was_trained_twice_counts_once_as_it_was_last(tmp_path, table):
+def test_the_last_report_of_a_repeated_epoch_counts(tmp_path, table):
     run = finished_run.read(write_run(tmp_path / "run", table, epochs=(1, 2, 2, 3)))
     assert [epoch["train/loss"] for epoch in run.history] == [1, pytest.approx(1 / 3), 0.25]
 
 
-def test_a_figure_that_cannot_be_drawn_is_one_line(tmp_path, table):
+def test_a_figure_that_cannot_be_drawn_is_a_one_line_error(tmp_path, table):
     run = finished_run.read(write_run(tmp_path / "run", table))
     with pytest.raises(ConfigError, match="curves: no such figure; there are learning_curves, "):
         run.figure("curves")
-    with pytest.raises(ConfigError, match="nothing to show of first_layer"):
+    with pytest.raises(ConfigError, match="no data for first_layer"):
         run.figure("first_layer")
 
 
-def test_the_newest_finished_run_that_is_accepted_is_found(tmp_path, table):
+def test_the_newest_accepted_run_is_found(tmp_path, table):
     for age, (name, epochs, finished) in enumerate([("c", 3, False), ("b", 3, True), ("a", 2, True), ("d", 3, True)]):
         folder = write_run(tmp_path / name, table, [f"training.epochs={epochs}"], finished=finished)
         if finished:
@@ -88,13 +88,13 @@ def test_the_newest_finished_run_that_is_accepted_is_found(tmp_path, table):
     assert finished_run.newest(tmp_path / "nowhere") is None
 
 
-def test_a_run_of_another_version_whose_settings_are_gone_is_passed_over(tmp_path, table):
+def test_a_run_of_another_version_with_unknown_settings_is_skipped(tmp_path, table):
     folder = write_run(tmp_path / "run", table)
     (folder / layout.CONFIG_FILE).write_text("training:\n  gone: 1\n")
     assert finished_run.read(folder) is None
 
 
-def test_a_summary_is_read_as_it_was_written_by_any_version(tmp_path, table):
+def test_a_summary_is_read_as_written_by_any_version(tmp_path, table):
     file = write_run(tmp_path / "run", table) / layout.SUMMARY_FILE
     kept = summary_file.read(file)
     assert kept.test is None
@@ -117,7 +117,7 @@ def test_a_summary_is_read_as_it_was_written_by_any_version(tmp_path, table):
     assert finished_run.read(file.parent) is None
 
 
-def test_a_lab_finds_its_settings_file_from_the_notebooks_folder(tmp_path, monkeypatch):
+def test_a_lab_finds_its_settings_from_the_notebooks_folder(tmp_path, monkeypatch):
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf/net.yml").write_text("training:\n  epochs: 7\n  seed: 3\n")
     (tmp_path / "notebooks").mkdir()
@@ -131,7 +131,7 @@ def test_a_lab_finds_its_settings_file_from_the_notebooks_folder(tmp_path, monke
         notebook.configuration("conf/other.yml", {})
 
 
-def test_on_databricks_a_lab_keeps_its_things_where_all_nodes_see_them_and_tracks_in_the_workspace(tmp_path, monkeypatch):
+def test_on_databricks_a_lab_uses_shared_storage_and_tracks_in_the_workspace(tmp_path, monkeypatch):
     (tmp_path / "net.yml").write_text("")
     monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "15.4")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -142,7 +142,7 @@ def test_on_databricks_a_lab_keeps_its_things_where_all_nodes_see_them_and_track
     assert notebook.configuration("net.yml", {}, storage="/Volumes/a/b/c").launch.runs_uri == "/Volumes/a/b/c/runs"
 
 
-def test_an_equal_run_is_taken_instead_of_training_again_wherever_it_was_recorded(tmp_path, table, monkeypatch, capsys):
+def test_an_equal_run_is_reused_wherever_it_was_recorded(tmp_path, table, monkeypatch, capsys):
     monkeypatch.setattr(notebook, "open_table", lambda config: table)
     config = loader.load(None, [f"launch.runs_uri={tmp_path}", "tracking.experiment=mine"])
     write_run(tmp_path / "run", table, [f"launch.runs_uri={tmp_path}"])
