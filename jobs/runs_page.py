@@ -3,7 +3,6 @@
 python jobs/runs_page.py http://127.0.0.1:5000
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -15,7 +14,7 @@ from pipelines.track.mlflow import runs_page
 
 def main(arguments: Sequence[str]) -> None:
     defaults = TrackingConfig()
-    parser = argparse.ArgumentParser(description="Print the address of the list of training runs.", allow_abbrev=False)
+    parser = cli.Parser(description="Print the address of the list of training runs.", allow_abbrev=False)
     parser.add_argument("server", metavar="SERVER", help="address of a running MLflow server, such as http://127.0.0.1:5000")
     parser.add_argument("--experiment", metavar="NAME", default=defaults.experiment, help=f"default: {defaults.experiment}")
     options = parser.parse_args(arguments)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pipelines.config.data import DataConfig, IngestConfig, StreamConfig
 from pipelines.config.rules import rule
 from pipelines.config.training import TrainingConfig
-from pipelines.system.secrets import MASK
+from pipelines.system.secrets import MASK, remember
 
 Verbosity = Literal["quiet", "normal", "verbose"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
@@ -108,6 +108,7 @@ class TrackingConfig:
     """How long a finished job waits for a slow tracking server. What is left after that can be replayed."""
 
     def __post_init__(self) -> None:
+        remember(self.uri)
         rule(bool(self.experiment), "tracking.experiment", self.experiment, "a non-empty name")
         rule(
             MASK not in self.uri,

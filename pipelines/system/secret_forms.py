@@ -59,9 +59,13 @@ _CONNECTION_SETTING = re.compile(r"(?:(?<=;)|^)(\s*\w[\w ]*=)([^;]+)")
 _QUERY = re.compile(rf"(?i)(?P<name>(?<=[?&;])[\w.-]*{_NAME})(?P<sep>=){_VALUE}")
 
 _URI = re.compile(r"(?i)\b([a-z][a-z0-9+.-]{0,30})(://)((?:(?![a-z][a-z0-9+.-]{0,30}://)[^\s\"<>`])+)")
+# A value that is nothing but an address. Its password may hold spaces and quotes, too.
+_WHOLE_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30})(://)((?:(?!://)[^\n])+)")
 _WEB = re.compile(r"(?i)(?:.*\+)?(?:https?|wss?|ftps?)$")
 _LOCAL = ("file", "dbfs")
-_HOST_AND_REST = re.compile(r"(?:(?:[\w-]+\.)+[\w-]+|localhost|[\w.-]+:\d+|\[[0-9A-Fa-f:.]+\])(?![\w.@-])")
+_HOST_AND_REST = re.compile(
+    r"(?:(?:[A-Za-z0-9-]+\.)+[A-Za-z0-9-]+|localhost|[A-Za-z0-9-]+(?=:\d)|\[[0-9A-Fa-f:.]{2,}\])(?::\d+)?(?=[/?#'\")\]},;]|\.?$)"
+)
 _HOST_WITH_PORT = re.compile(r"(?:[\w.-]*|\[[0-9A-Fa-f:.]+\]):\d{1,5}[/?#]")
 _ORACLE = re.compile(r"(?<=:thin:)[^\s@/]+/[^\s@]+(?=@)")
 
@@ -124,7 +128,8 @@ def _mask_structures(text: str) -> str:
     """PEM blocks, URIs and connection strings."""
     text = _PEM.sub(MASK, text)
     if "://" in text:
-        text = _URI.sub(lambda match: match[1] + match[2] + _masked_uri(match[1], match[3]), text)
+        pattern = _WHOLE_URI if _WHOLE_URI.fullmatch(text) else _URI
+        text = pattern.sub(lambda match: match[1] + match[2] + _masked_uri(match[1], match[3]), text)
     text = _ORACLE.sub(MASK, text)
     if ";" in text:
         text = _CONNECTION_STRING.sub(lambda match: _CONNECTION_SETTING.sub(_masked_setting, match[0]), text)
@@ -133,7 +138,7 @@ def _mask_structures(text: str) -> str:
 
 def parts(text: str) -> Iterator[str]:
     """The credentials that a text holds in one of the forms: a URI's password, tokens, values of passwords and keys."""
-    for uri in _URI.finditer(text):
+    for uri in (_WHOLE_URI if _WHOLE_URI.fullmatch(text) else _URI).finditer(text):
         password = uri[3][: _user_info(uri[1], uri[3])]
         # A user without a password is a token. Errors quote what a parser takes for the port or the host.
         password = password.partition(":")[2] or password

@@ -26,6 +26,8 @@ from pipelines.system.secret_forms import is_secret_name as is_secret_name
 
 # Masking shorter values would hide ordinary words and numbers.
 _SHORTEST = 6
+# Addresses from settings and flags, whose passwords are masked as those of the environment are.
+_remembered: set[str] = set()
 # POSIX's own variables. A process needs them whatever the passwords of this environment are.
 _NEEDED = {"HOME", "LANG", "LOGNAME", "PATH", "PWD", "SHELL", "TERM", "TMPDIR", "TZ", "USER"}
 
@@ -44,12 +46,19 @@ def mask(text: str, environment: Mapping[str, str] | None = None) -> str:
 
 def masker(environment: Mapping[str, str] | None = None) -> Callable[[str], str]:
     """`mask` for many texts, with the environment as it is now."""
-    known = _known(tuple((os.environ if environment is None else environment).items()))
+    variables = tuple((os.environ if environment is None else environment).items())
+    known = _known(variables + (tuple(("", address) for address in sorted(_remembered)) if environment is None else ()))
 
     def mask_text(text: str) -> str:
         return secret_forms.mask_likely(known.sub(MASK, text) if known is not None else text)
 
     return mask_text
+
+
+def remember(address: str) -> None:
+    """From now on have this process mask the credentials in an address wherever they turn up, also by themselves."""
+    if any(secret_forms.parts(address)):
+        _remembered.add(address)
 
 
 def mask_value(text: str) -> str:

@@ -12,10 +12,11 @@ ROOT = Path(__file__).parents[2]
 
 def copy_clone(folder: Path) -> Clone:
     """As much of the repository as the set-up reads, in a folder."""
-    for name in ("convoy", "pyproject.toml"):
-        shutil.copy2(ROOT / name, folder / name)
-    for name in ("conf/constraints", "conf/spark", "tools"):
+    # The front door masks what it shows with a module of the package.
+    for name in ("conf/constraints", "conf/spark", "tools", "pipelines/system"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("convoy", "pyproject.toml", "pipelines/__init__.py"):
+        shutil.copy2(ROOT / name, folder / name)
     return Clone(folder)
 
 

@@ -83,6 +83,7 @@ def test_an_experiment_that_is_called_like_a_password_keeps_its_name_and_files_t
     assert (tmp_path / path).read_text() == '{"convoy": 1}'
     datasets = [{"name": "convoy-train", "source": '{"uri": "/convoy"}'}]
     assert journal.append("inputs", {"datasets": datasets}).values == {"datasets": datasets}
+    assert journal.append("params", {"model.name": "convoy"}).values == {"model.name": "convoy"}
     tags = {"mlflow.parentRunId": "convoy", "run_dir": "/convoy", "mlflow.note.content": "on convoy", "error": "no convoy"}
     assert journal.append("tags", tags).values == tags | {"mlflow.note.content": "on ***", "error": "no ***"}
     assert next(iter(Journal(tmp_path).entries())).values == opening

@@ -1,12 +1,14 @@
 import base64
 import html
 import json
+import random
 import shlex
 from urllib.parse import quote
 
 import pytest
 import yaml
 
+from pipelines.config import TrackingConfig
 from pipelines.system.secrets import first_line, is_secret_name, mask, mask_value, masked, without_secrets
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl-_x"
@@ -52,6 +54,7 @@ def test_credentials_are_masked_in_every_form_and_other_text_stays(text, shown):
         ("http://ann:p@ss/w@rd@host.com/x, see ann@x.org", "http://***@host.com/x, see ann@x.org"),
         ("http://ann:p/w@127.0.0.1:5000/x", "http://***@127.0.0.1:5000/x"),
         ("https://only-a-token@host/x", "https://***@host/x"),
+        ('postgresql://u:it\'s "two" <words>@db/x', "postgresql://***@db/x"),
         ("redis://:pw@h:6379/0", "redis://***@h:6379/0"),
         ("git+https://u:tok@github.com/org/repo@v1", "git+https://***@github.com/org/repo@v1"),
         ("http://h:5000/x,http://ann:pw@h2/y", "http://h:5000/x,http://***@h2/y"),
@@ -80,6 +83,22 @@ def test_credentials_are_masked_in_every_form_and_other_text_stays(text, shown):
 def test_what_must_be_a_credential_is_masked_in_values_too(text, shown):
     assert mask_value(text) == shown
     assert mask(text, {}) == shown
+
+
+def test_passwords_of_random_characters_leave_nothing_of_an_address():
+    letters = "XYZ019/@?#:'&=%.;,+-~!$()*[]{}|^`\"<> "
+    generator = random.Random(3)
+    for scheme in ("postgresql", "http"):
+        for _ in range(1000):
+            password = "X" + "".join(generator.choices(letters, k=10)) + "Q"
+            if "://" not in password:
+                shown = mask_value(f"{scheme}://user:{password}@127.0.0.1:5000/name")
+                assert shown == f"{scheme}://***@127.0.0.1:5000/name", password
+
+
+def test_the_password_of_an_address_in_the_settings_is_masked_by_itself_too():
+    TrackingConfig(uri="mysql://ann:it's/remem\"bered@db/x")
+    assert mask("access denied (it's/remem\"bered)") == "access denied (***)"
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ FOLDER = "tracking"
 RUN_ID, EXPERIMENT_ID = "$RUN_ID", "$EXPERIMENT_ID"
 _DATA_FILES = (".yml", ".json", ".csv")
 _TAGS_FOR_PROGRAMS = re.compile(
-    r"(?:mlflow\.(?!note\.content$)|convoy|version\.).*|run_dir|model_uri|model_version|kind|sweep|trial|splits"
+    r"(?:mlflow\.(?!note\.content$)|convoy|version\.).*|run_dir|model_uri|model_version|kind|sweep|trial(?:\..*)?|splits"
 )
 Action = Literal["open", "params", "tags", "metrics", "inputs", "artifact", "model", "status"]
 
@@ -192,9 +192,7 @@ class Journal:
 
 
 def _masked(action: Action, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Mask the values of an entry. Parameters and most tags are prose; MLflow or a program interprets all other values."""
-    if action == "params":
-        return masked(dict(values))
+    """Mask the values of an entry. Most tags are prose; MLflow or a program interprets all other values."""
     if action == "tags":
         return {key: masked(value, mask_value if _TAGS_FOR_PROGRAMS.fullmatch(key) else mask) for key, value in values.items()}
     return masked(dict(values), mask_value)

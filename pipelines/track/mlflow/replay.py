@@ -11,7 +11,7 @@ from pathlib import Path
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConfigError, ConvoyError
 from pipelines.system import writeback
-from pipelines.system.secrets import MASK, mask_value
+from pipelines.system.secrets import MASK, mask_value, remember
 from pipelines.track.mlflow.follower import MlflowSync, default_tracking_uri
 from pipelines.track.mlflow.journal import Journal
 from pipelines.track.rundir import layout
@@ -46,6 +46,7 @@ def replay(run_dir: Path, tracking_uri: str = "") -> Replay:
         ConvoyError: there is no journal, it names files outside the run folder, the job is still running, or the server did not
             take everything.
     """
+    remember(tracking_uri)
     try:
         return _replay(run_dir, tracking_uri)
     finally:
