@@ -4,6 +4,7 @@ The packages of conf/constraints/local.in are solved without their version limit
 outside git; the main job and the quick tests run in that environment.
 """
 
+import argparse
 import os
 import re
 import subprocess
@@ -23,6 +24,7 @@ _COMMANDS = {
 
 
 def main() -> int:
+    argparse.ArgumentParser(prog="./convoy canary", description="Try the newest releases of everything.").parse_args()
     wanted = requirements((CONSTRAINTS / "local.in").read_text())
     solution = _compile(wanted.values(), "--generate-hashes")
     if solution.returncode:

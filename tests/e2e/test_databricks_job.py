@@ -65,8 +65,8 @@ def submitted(workspace, home):
     # From the workspace's folder of files up to the one that represents the root.
     flags += ["--param", "config=../../../../../../../small.yml"]
     own = {"CONVOY_HOME": str(ROOT), "DATABRICKS_HOST": workspace.host, "DATABRICKS_TOKEN": TOKEN}
-    command = [sys.executable, str(ROOT / "tools/databricks/__main__.py"), *flags]
-    return subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=250, check=False)
+    command = [sys.executable, "-m", "tools.databricks", *flags]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | own, capture_output=True, text=True, timeout=250, check=False)
 
 
 def tail(home):

@@ -69,6 +69,16 @@ def test_help_names_every_command():
         assert f"./convoy {command}" in shown.stdout
 
 
+@pytest.mark.parametrize("name", ["predict", "runs", "replay", "doctor", "submit", "labs", "canary"])
+def test_a_command_finds_its_modules_from_a_folder_outside_the_clone_as_well(door, name, tmp_path):
+    variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, *door.PROGRAMS[name], "--help"]
+    folder = ROOT if name in door.IN_ROOT else tmp_path
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout
+
+
 def test_train_becomes_spark_submit_and_says_when_so_that_set_up_does_not_count(clone):
     finish_set_up(clone)
     submit = clone.venv / "bin/spark-submit"
