@@ -19,7 +19,7 @@ MAY_IMPORT = {
     # The data set.
     "data.table": "errors system",
     "data.formats": "errors system config",
-    "data.sources": "errors system config data.formats",
+    "data.sources": "errors system config data.table data.formats",
     "data.ingest": "version errors system config data.table data.formats data.sources",
     "data.stream": "errors progress system config data.table",
     # The run.

@@ -14,6 +14,7 @@ from pipelines.data.ingest.write_pass import path_of, write_batches
 from pipelines.data.sources import text_pass
 from pipelines.data.sources.parsed_rows import BlockReport
 from pipelines.data.sources.text_pass import parse_batches
+from pipelines.data.table.row_hashes import hash_images
 from pipelines.score.batch.libsvm_input import image_rows
 
 ROWS = {0: 90, 1: 24}
@@ -97,6 +98,10 @@ def stored(folder, plan, split):
     return [row for table in tables for row in zip(table["image"], table["label"], strict=True)]
 
 
+def split_of(plan, row):
+    return plan.segments[row["segment"]].split
+
+
 @pytest.mark.parametrize("lines_per_batch", [1, 17, 1000])
 @pytest.mark.parametrize("values_per_row", [6, 40, 2**20])
 def test_every_row_gets_its_position_with_any_partitioning(tmp_path, monkeypatch, images, lines_per_batch, values_per_row):
@@ -113,6 +118,8 @@ def test_every_row_gets_its_position_with_any_partitioning(tmp_path, monkeypatch
     assert len(files) == sum(segment.num_files for segment in plan.segments)
     assert np.sum([file["rows_per_label"] for file in files], axis=0).tolist() == [38, 38, 38]
     for file, order, splits in ((0, plan.train_order, ("validation", "train")), (1, plan.test_order, ("test",))):
+        hashes = np.frombuffer(b"".join(row["image_hashes"] for row in files if split_of(plan, row) in splits), "<u8")
+        assert sorted(hashes) == sorted(hash_images(images[file]))
         in_order = np.argsort(order(np.arange(ROWS[file])))
         expected = [(images[file][row].tobytes(), labels_of(file)[row]) for row in in_order]
         assert [row for split in splits for row in stored(tmp_path, plan, split)] == expected

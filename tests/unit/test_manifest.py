@@ -131,6 +131,9 @@ TRAIN_FILE = ("splits", "train", "files", 0)
         edited("labels", []),
         edited("rejected_rows", 5),
         edited("unknown", 5),
+        edited("reading", {"source": "guesses"}),
+        edited("reading", "libsvm"),
+        edited("training_rows_sha256", None),
         edited("splits", []),
     ],
 )
@@ -255,7 +258,7 @@ def written_files(path, segments):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(b"x" * index)
             rows = segment.rows_of_file(index)
-            files.append(WrittenFile(number, index, index, f"{segment.split}{index}", [rows // 2, rows - rows // 2]))
+            files.append(WrittenFile(number, index, index, f"{segment.split}{index}", [rows // 2, rows - rows // 2], b""))
     return files[::-1]
 
 

@@ -47,6 +47,8 @@ class WrittenTable:
     rows_per_file: tuple[int, ...]
     """Rows of each source file, in order."""
     rejected: Rejections
+    hash_limit: int
+    """`Plan.hash_limit`."""
 
 
 def write_rows(spark: SparkSession, config: Config, source: Source, folder: Path) -> WrittenTable:
@@ -64,7 +66,7 @@ def write_rows(spark: SparkSession, config: Config, source: Source, folder: Path
             if parsed.rejected.rows:
                 quarantine.write(parsed.frame, source, parsed.reports, parsed.rejected.rows, folder)
     rows = [sum(report.rows for report in parsed.reports if report.file == number) for number in range(len(source.files))]
-    return WrittenTable(plan.segments, files, plan.dtype, tuple(rows), parsed.rejected)
+    return WrittenTable(plan.segments, files, plan.dtype, tuple(rows), parsed.rejected, plan.hash_limit)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pipelines.data.formats.image_file import CHANNELS, ENDINGS
 from pipelines.data.formats.libsvm import is_libsvm
 from pipelines.data.sources import image_pass
 from pipelines.data.sources.source import SourceSplit, refuse_test_file, short_name
+from pipelines.data.table.schema import ReadingRules
 from pipelines.errors import ConfigError, DataError
 from pipelines.system import paths
 from pipelines.system.fingerprint import Fingerprint, fingerprint
@@ -65,6 +66,9 @@ class ImageFolder:
 
     def key_settings(self, data: DataConfig) -> dict[str, Any]:
         return {"resize_pictures": data.resize_pictures}
+
+    def reading(self, data: DataConfig) -> ReadingRules:
+        return ReadingRules(source="pictures", resize_pictures=data.resize_pictures)
 
     def fingerprint(self, file: int) -> Fingerprint:
         """Fingerprint over the names, classes and contents of the pictures in a folder."""

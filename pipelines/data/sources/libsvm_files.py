@@ -10,6 +10,7 @@ from pipelines.data.formats.libsvm import ENDINGS, is_libsvm
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.sources import text_pass
 from pipelines.data.sources.source import NotThere, SourceSplit, refuse_test_file, short_name
+from pipelines.data.table.schema import ReadingRules
 from pipelines.errors import ConfigError
 from pipelines.system import paths
 from pipelines.system.fingerprint import Fingerprint, fingerprint
@@ -59,6 +60,9 @@ class LibsvmFiles:
 
     def key_settings(self, data: DataConfig) -> dict[str, Any]:
         return {}
+
+    def reading(self, data: DataConfig) -> ReadingRules:
+        return ReadingRules(source="libsvm", zero_based=data.zero_based)
 
     def fingerprint(self, file: int) -> Fingerprint:
         return fingerprint(paths.to_python(self.files[file][0]))
