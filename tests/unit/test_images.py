@@ -10,8 +10,9 @@ from PIL import Image
 
 from pipelines.data.formats import image_file
 from pipelines.data.formats.image_file import NoImage
+from pipelines.data.formats.mnist_format import to_mnist_format
 from pipelines.errors import DataError
-from pipelines.score.digits import decode_image, read_image, to_mnist_format
+from pipelines.score.digits import decode_image, read_image
 
 DIGIT, RANGE = (28, 28, 1), (0.0, 255.0)
 

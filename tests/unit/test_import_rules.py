@@ -62,7 +62,7 @@ MAY_IMPORT = {
 }
 # Every outside library and the packages or modules that may import it.
 OWNERS = {
-    "PIL": "data.formats score.digits",
+    "PIL": "data.formats",
     "cloudpickle": "launch.ranks launch.workers",
     # Train averages gradients; launch serves the rendezvous, initializes the ranks and checks each node's build.
     "horovod": "train launch.rendezvous launch.train_function launch.preflight.probe",
