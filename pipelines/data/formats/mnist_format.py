@@ -22,6 +22,24 @@ _NOISE_FRACTION = 0.2
 _MIN_CONTRAST = 8
 # Every MNIST digit has a maximum of at least 190.
 _MIN_MAXIMUM = 190
+# Share of the images that the conversion must leave as they are; in MNIST it is all of them.
+_MIN_SHARE = 0.95
+
+
+def is_mnist_format(images: npt.NDArray[Any], value_range: tuple[float, float]) -> bool:
+    """Whether images [n, height, width, channels] are in MNIST's format: converting them changes nothing."""
+    low, high = value_range
+    if not len(images) or images.shape[1:] != (_SIZE, _SIZE, 1) or low != 0:
+        return False
+    grey = images[:, :, :, 0].astype(np.float32) * np.float32(255 / high)
+    return float(np.mean([_is_unchanged(image) for image in grey])) >= _MIN_SHARE
+
+
+def _is_unchanged(grey: npt.NDArray[np.float32]) -> bool:
+    try:
+        return bool(np.array_equal(to_mnist_format(grey), grey))
+    except NoImage:
+        return False
 
 
 def to_mnist_format(grey: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
