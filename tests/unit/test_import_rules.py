@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "cli": "errors system config track.rundir",
     "track.console": "system config track.rundir",
     "track.figures": "data.table track.rundir",
-    "track.mlflow": "errors system config data.table track.rundir",
+    "track.mlflow": "errors system config data.table data.formats track.rundir",
     "track": "version errors system config data.table track.rundir track.figures track.mlflow",
     # The worker.
     "models": "errors data.table",
