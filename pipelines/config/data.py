@@ -81,6 +81,8 @@ class DataConfig:
             self.class_names,
             f"{self.classes} names (data.classes), or empty",
         )
+        twice = next((name for name in self.class_names if self.class_names.count(name) > 1), "")
+        rule(not twice, "data.class_names", self.class_names, f"different names, but {twice!r} occurs twice")
 
     @property
     def label_values(self) -> tuple[int, ...]:

@@ -7,14 +7,15 @@ from pathlib import Path
 
 from pipelines import progress
 from pipelines.config import Config
-from pipelines.data.table.schema import Table
-from pipelines.system import writeback
+from pipelines.data.table.schema import TRAINING_ROWS_NAME, Table
+from pipelines.system import paths, writeback
 from pipelines.system.tensorflow_env import import_for_training
 from pipelines.track.rundir.events import ModelSaved, SpoolWriter
 from pipelines.track.rundir.layout import MODEL_FOLDER, SPOOL_FOLDER
 from pipelines.train.result import TrainingResult
 
 _EXAMPLE_ROWS = 3
+_SAMPLE_ROWS = 100
 
 
 def work(config: Config, table: Table, run_dir: str, checkpoint: str | None = None, *, tested: bool = True) -> TrainingResult:
@@ -55,10 +56,13 @@ def work(config: Config, table: Table, run_dir: str, checkpoint: str | None = No
         progress.mark("saving the model")
         examples = RowRange(0, min(_EXAMPLE_ROWS, table.manifest.rows("test")))
         images, _ = next(iter(read_blocks(table, "test", examples)))
+        first_rows = RowRange(0, min(_SAMPLE_ROWS, table.manifest.rows("train")))
+        sample = [block for block, _ in read_blocks(table, "train", first_rows)]
+        training_rows = paths.to_python(table.uri) / TRAINING_ROWS_NAME if table.manifest.training_rows_sha256 else None
         # An earlier attempt may have saved one.
         shutil.rmtree(folder / MODEL_FOLDER, ignore_errors=True)
         with writeback.stage_of(folder).staged_folder(folder / MODEL_FOLDER) as target:
-            logged_model.save(model, target, table.manifest, images)
+            logged_model.save(model, target, table.manifest, images, sample, training_rows)
         spool.write(ModelSaved())
     spool.close()
     return result

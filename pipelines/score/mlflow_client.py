@@ -29,6 +29,11 @@ def connect(tracking_uri: str, model_name: str = "") -> "MlflowClient":
     return mlflow.MlflowClient()
 
 
+def is_absence(error: Exception) -> bool:
+    """Whether a server's error says that there is no such thing; any other error leaves that open."""
+    return getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Suppress MLflow's messages."""

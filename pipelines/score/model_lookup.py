@@ -1,9 +1,10 @@
 """Find a logged model by its URI, or the newest one, and download it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, ConvoyError
 from pipelines.score import model_info
 from pipelines.score.mlflow_client import connect, quiet
 from pipelines.score.model_info import ModelInfo
@@ -28,6 +29,7 @@ def find(uri: str, tracking_uri: str, experiment: str = "") -> ModelInfo:
 
     Raises:
         ConfigError: there is no model at the URI, or it does not take images.
+        ConvoyError: the server did not answer.
     """
     client = connect(tracking_uri, registered_name(uri))
     requested = uri
@@ -49,20 +51,31 @@ def find(uri: str, tracking_uri: str, experiment: str = "") -> ModelInfo:
 
 
 def _newest_model(client: "MlflowClient", experiment_name: str) -> str:
-    experiment = client.get_experiment_by_name(experiment_name)
-    if experiment is not None:
-        runs = client.search_runs(
+    for run in _finished_runs(client, experiment_name):
+        if _has_model(run):
+            return f"runs:/{run.info.run_id}/model"
+    raise ConfigError(
+        f"--model: experiment '{experiment_name}' has no finished run with a model; train one, or name one: {_URI_FORMS}"
+    )
+
+
+def _finished_runs(client: "MlflowClient", experiment_name: str) -> "Sequence[Run]":
+    try:
+        experiment = client.get_experiment_by_name(experiment_name)
+        if experiment is None:
+            return []
+        runs: Sequence[Run] = client.search_runs(
             [experiment.experiment_id],
             filter_string="attributes.status = 'FINISHED'",
             order_by=["attributes.start_time DESC"],
             max_results=_MAX_RUNS,
         )
-        for run in runs:
-            if _has_model(run):
-                return f"runs:/{run.info.run_id}/model"
-    raise ConfigError(
-        f"--model: experiment '{experiment_name}' has no finished run with a model; train one, or name one: {_URI_FORMS}"
-    )
+        return runs
+    except Exception as error:
+        raise ConvoyError(
+            f"--model: the runs of experiment '{experiment_name}' could not be listed ({first_line(error)}); name a model, or "
+            "try again later"
+        ) from error
 
 
 def _has_model(run: "Run") -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import ConfigError, ConvoyError
 from pipelines.score.evaluate.mcnemar import PairedCounts
-from pipelines.score.mlflow_client import connect, quiet
+from pipelines.score.mlflow_client import connect, is_absence, quiet
 from pipelines.system.reporter import Reporter
 from pipelines.system.secrets import first_line, mask
 
@@ -72,17 +72,26 @@ def version_of(client: "MlflowClient", name: str, alias: str) -> str | None:
 
     Raises:
         ConfigError: there is no registered model of this name.
+        ConvoyError: the registry did not say.
     """
+    unknown = f"{name}: the registry did not say which version has the alias {alias}"
     try:
-        return str(client.get_model_version_by_alias(name, alias).version)
-    except Exception as missing:
-        try:
-            client.get_registered_model(name)
-        except Exception as error:
+        aliases = client.get_registered_model(name).aliases
+    except Exception as error:
+        if is_absence(error):
             raise ConfigError(
                 f"{name}: no such registered model ({first_line(error)}); train with --register {name} first"
-            ) from missing
-        return None
+            ) from error
+        raise ConvoyError(f"{unknown} ({first_line(error)}); try again later") from error
+    if alias in aliases:
+        return str(aliases[alias])
+    # A registry may leave the aliases out of the model's description, so ask for this one, too.
+    try:
+        return str(client.get_model_version_by_alias(name, alias).version)
+    except Exception as error:
+        if is_absence(error) or getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE":
+            return None
+        raise ConvoyError(f"{unknown} ({first_line(error)}); try again later") from error
 
 
 def decide(pairs: PairedCounts, significance: float, table_digest: str) -> Decision:
@@ -127,8 +136,15 @@ def record(client: "MlflowClient", name: str, version: str, champion: str | None
     """Store the decision with the challenger's version, and move the aliases if it is promoted.
 
     Raises:
-        ConvoyError: the registry refused.
+        ConvoyError: the registry refused, or there is another champion than the one that was beaten; nothing is stored then.
     """
+    if decision.promoted:
+        current = version_of(client, name, CHAMPION)
+        if current != champion:
+            raise ConvoyError(
+                f"{name} version {version}: not promoted, because version {current or 'none'} has become champion in place of "
+                f"{champion or 'none'} while it was evaluated; promote again"
+            )
     tags: dict[str, Any] = decision.facts | {
         "decision": "promoted" if decision.promoted else "not promoted",
         "against_version": champion or "none",
@@ -142,6 +158,8 @@ def record(client: "MlflowClient", name: str, version: str, champion: str | None
         client.update_model_version(name, version, description=f"{verdict}{against}: {decision.reason}.")
         if decision.promoted:
             client.set_registered_model_alias(name, CHAMPION, version)
-            client.delete_registered_model_alias(name, CHALLENGER)
+            # A newer version may have become challenger meanwhile.
+            if version_of(client, name, CHALLENGER) == version:
+                client.delete_registered_model_alias(name, CHALLENGER)
     except Exception as error:
         raise ConvoyError(f"{name} version {version}: the decision could not be stored ({first_line(error)})") from error

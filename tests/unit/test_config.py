@@ -62,6 +62,7 @@ def test_flags_override_files_and_files_override_defaults(tmp_path):
         ("data.image_shape=28", "a list of whole numbers"),
         ("data.value_range=[1, 2]", "a range that includes 0"),
         ("data.labels=[1, 1]", "10 different numbers"),
+        ("data.class_names=[a, b, c, d, a, f, g, h, i, j]", "must be different names, but 'a' occurs twice"),
         ("launch.cycle_milliseconds=0.01", "launch.cycle_milliseconds=0.01: must be 0 (Horovod's own) or 0.1 to 1000"),
         ("launch.max_restarts=-1", "launch.max_restarts=-1: must be 0 (never) or more"),
         ("checkpoint.every_epochs=-1", "checkpoint.every_epochs=-1: must be 0 (none) or more"),

@@ -10,8 +10,9 @@ from PIL import Image
 
 from pipelines.data.formats import image_file
 from pipelines.data.formats.image_file import NoImage
+from pipelines.data.formats.mnist_format import is_mnist_format, to_mnist_format
 from pipelines.errors import DataError
-from pipelines.score.digits import decode_image, read_image, to_mnist_format
+from pipelines.score.digits import decode_image, read_image
 
 DIGIT, RANGE = (28, 28, 1), (0.0, 255.0)
 
@@ -60,6 +61,20 @@ def test_a_digit_on_a_large_bright_sheet_is_restored_to_mnists_format(digits):
         assert found.max() == pytest.approx(255)
     assert np.mean(likeness) > 0.96
     assert min(likeness) > 0.85
+
+
+def test_only_images_that_the_conversion_leaves_alone_are_in_mnists_format(digits):
+    images = digits[:, :, :, None]
+    assert is_mnist_format(images, RANGE)
+    assert is_mnist_format(images / 255, (0.0, 1.0))
+    scans = np.roll(255 - images, (3, -3), axis=(1, 2))
+    for others in (255 - images, np.roll(images, 3, axis=1), scans, images[:, 2:, 2:], images[:0], images * 0):
+        assert not is_mnist_format(others, RANGE)
+    assert not is_mnist_format(images, (-128.0, 127.0))
+    images[:2] = 0
+    assert is_mnist_format(images, RANGE)
+    images[:3] = 0
+    assert not is_mnist_format(images, RANGE)
 
 
 def test_both_polarities_give_the_same_result(digits):

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     # The data set.
     "data.table": "errors system",
     "data.formats": "errors system config",
-    "data.sources": "errors system config data.formats",
+    "data.sources": "errors system config data.table data.formats",
     "data.ingest": "version errors system config data.table data.formats data.sources",
     "data.stream": "errors progress system config data.table",
     # The run.
@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "cli": "errors system config track.rundir",
     "track.console": "system config track.rundir",
     "track.figures": "data.table track.rundir",
-    "track.mlflow": "errors system config data.table track.rundir",
+    "track.mlflow": "errors system config data.table data.formats track.rundir",
     "track": "version errors system config data.table track.rundir track.figures track.mlflow",
     # The worker.
     "models": "errors data.table",
@@ -62,7 +62,7 @@ MAY_IMPORT = {
 }
 # Every outside library and the packages or modules that may import it.
 OWNERS = {
-    "PIL": "data.formats score.digits",
+    "PIL": "data.formats",
     "cloudpickle": "launch.ranks launch.workers",
     # Train averages gradients; launch serves the rendezvous, initializes the ranks and checks each node's build.
     "horovod": "train launch.rendezvous launch.train_function launch.preflight.probe",

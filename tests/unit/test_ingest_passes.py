@@ -1,19 +1,25 @@
 """The three passes of ingest without Spark: the tests partition, persist and shuffle in its place."""
 
+import dataclasses
 import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.config import DataConfig
 from pipelines.data.formats.libsvm_line import Rules
+from pipelines.data.ingest.build import index_hints
 from pipelines.data.ingest.permutation import Permutation, plan_segments
 from pipelines.data.ingest.shuffle_pass import Plan, shuffle_batches
 from pipelines.data.ingest.write_pass import path_of, write_batches
-from pipelines.data.sources import text_pass
+from pipelines.data.sources import named_text, text_pass
+from pipelines.data.sources.libsvm_files import LibsvmFiles
 from pipelines.data.sources.parsed_rows import BlockReport
 from pipelines.data.sources.text_pass import parse_batches
+from pipelines.data.table.row_hashes import hash_images
 from pipelines.score.batch.libsvm_input import image_rows
 
 ROWS = {0: 90, 1: 24}
@@ -97,6 +103,10 @@ def stored(folder, plan, split):
     return [row for table in tables for row in zip(table["image"], table["label"], strict=True)]
 
 
+def split_of(plan, row):
+    return plan.segments[row["segment"]].split
+
+
 @pytest.mark.parametrize("lines_per_batch", [1, 17, 1000])
 @pytest.mark.parametrize("values_per_row", [6, 40, 2**20])
 def test_every_row_gets_its_position_with_any_partitioning(tmp_path, monkeypatch, images, lines_per_batch, values_per_row):
@@ -113,6 +123,8 @@ def test_every_row_gets_its_position_with_any_partitioning(tmp_path, monkeypatch
     assert len(files) == sum(segment.num_files for segment in plan.segments)
     assert np.sum([file["rows_per_label"] for file in files], axis=0).tolist() == [38, 38, 38]
     for file, order, splits in ((0, plan.train_order, ("validation", "train")), (1, plan.test_order, ("test",))):
+        hashes = np.frombuffer(b"".join(row["image_hashes"] for row in files if split_of(plan, row) in splits), "<u8")
+        assert sorted(hashes) == sorted(hash_images(images[file]))
         in_order = np.argsort(order(np.arange(ROWS[file])))
         expected = [(images[file][row].tobytes(), labels_of(file)[row]) for row in in_order]
         assert [row for split in splits for row in stored(tmp_path, plan, split)] == expected
@@ -129,6 +141,54 @@ def test_integers_in_a_float_table_are_stored_as_floats(tmp_path, images):
     expected = images[0].astype("<f4")
     expected[3, 5] = 0.5
     assert found == {row.tobytes() for row in expected}
+
+
+@pytest.mark.parametrize("block_bytes", [10, 100, 10**6])
+def test_files_that_spark_cannot_open_are_read_as_it_reads_the_others(tmp_path, images, monkeypatch, block_bytes):
+    lines = [b"%d %s" % (3, b" ".join(b"%d:%d" % (k + 1, v) for k, v in enumerate(row))) for row in images[0]]
+    path = tmp_path / "a:b.txt"
+    path.write_bytes(b"# a comment\n" + b"\n".join(lines) + b"\n9 1:1")
+    size = path.stat().st_size
+    blocks = pa.RecordBatch.from_pylist(
+        [
+            {"path": os.fsencode(path), "file": 4, "start": start, "stop": start + block_bytes}
+            for start in range(0, size, block_bytes)
+        ]
+    )
+    batches = list(named_text.read_blocks([blocks], RULES, False, True))
+    content = [row for batch in batches for row in batch.column("content").to_pylist() if row is not None]
+    reports = [BlockReport.from_json(batch.column("note")[0].as_py()) for batch in batches if batch.column("content").null_count]
+    assert content == [row.tobytes() for row in images[0]]
+    assert [report.block for report in reports] == list(range(0, size, block_bytes))
+    assert sum(report.lines for report in reports) == len(lines) + 2
+    (bad,) = [report for report in reports if report.bad]
+    assert sum(report.lines for report in reports if report.block < bad.block) + bad.first_bad_line == len(lines) + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "reads"),
+    [
+        *(("a.txt", True), ("a[1]{x}%41 #?*;.txt", True), ("_a=1.txt", True)),
+        *(("_a.txt", False), (".a.txt", False), ("2026-11-29T20:04.txt", False), ("a\udcff.txt", False)),
+    ],
+)
+def test_the_names_that_spark_cannot_open_are_known(name, reads):
+    assert named_text.spark_reads(Path("/data/d:e/_f") / name) == reads
+
+
+@pytest.mark.parametrize(
+    ("zero_based", "index"), [(False, "6, the last; if its indices start at 0, set data"), (True, "0; if its")]
+)
+def test_a_file_that_may_count_from_0_or_1_is_pointed_out(zero_based, index):
+    config = DataConfig(image_shape=(2, 3, 1), zero_based=zero_based)
+    source = LibsvmFiles("digits", (("a.txt", "train"), ("b.txt", "test")))
+    reports = [BlockReport(0, 0), BlockReport(0, 9), BlockReport(1, 0, uses_last_index=True, uses_first_index=True)]
+    (hint,) = index_hints(config, source, reports)
+    assert hint.startswith(f"a.txt: no row uses index {index}")
+    shown = dataclasses.replace(reports[1], uses_last_index=not zero_based, uses_first_index=zero_based)
+    assert index_hints(config, source, [reports[0], shown, reports[2]]) == ()
+    # MNIST's corners are empty, and its indices known.
+    assert index_hints(config, LibsvmFiles("mnist", source.files), reports) == ()
 
 
 def test_a_file_is_one_row_group_as_reported(tmp_path, images):

@@ -39,7 +39,8 @@ def builders(tmp_path):
 
 
 def test_of_nodes_that_come_together_one_compiles_and_all_get_its_wheel(tmp_path):
-    nodes = [start_node(tmp_path, f"node-{number}") for number in range(4)]
+    # The nodes' claims must be there within this time, on a machine that is busy with other tests.
+    nodes = [start_node(tmp_path, f"node-{number}", settle_seconds=5) for number in range(4)]
     outputs = [node.communicate(timeout=60)[0].strip() for node in nodes]
     assert [node.returncode for node in nodes] == [0] * 4
     assert outputs == [str(tmp_path / "kept/horovod-0.28.1-cp312-cp312-linux_x86_64.whl")] * 4

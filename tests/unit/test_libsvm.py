@@ -111,6 +111,8 @@ def test_garbage_that_is_accepted_parses_as_with_sklearn(lines):
         (b"3 5:1 4:1", "index 4 comes after 5; indices must ascend"),
         (b"3 5:1 5:1", "index 5 appears twice"),
         (b"3 5", "'5' has no colon"),
+        (b"3 5:1\r7 6:1\r", "contains carriage returns; save the file with LF or CRLF"),
+        (b"3 5\r", "'5' has no colon"),
         (b"3 5:1 :2", "the index is not a whole number"),
         (b"3 -5:1", "the index is not a whole number"),
         (b"3 1_0:1", "the index is not a whole number"),
@@ -184,6 +186,18 @@ def test_a_zero_based_file_is_accepted_with_the_setting(line):
 def test_labels_become_positions_in_the_order_of_the_setting():
     rules = Rules(image_shape=(1, 1, 1), value_range=(0.0, 1.0), labels=(30, 10, 20))
     assert parse(b"10 1:1\n20\n30 \n", rules).labels.tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize("tail", [b"", b" #c"], ids=["plain", "slow"])
+def test_labels_do_not_matter_where_nobody_needs_them(tail):
+    rules = Rules(image_shape=(1, 2, 1), value_range=(0.0, 1.0), labels=(1, 3_000_000_000), any_label=True)
+    labels = [b"0", b"1", b"-1", b"nan", b"2.5", b"3000000000", b"99999999999999999999", b"1e999"]
+    chunk = parse(b"".join(label + b" 2:1" + tail + b"\n" for label in labels), rules)
+    assert chunk.bad_lines == ()
+    assert chunk.labels.tolist() == [-1, 0, -1, -1, -1, 1, -1, -1]
+    assert chunk.images.tolist() == [[0, 1]] * len(labels)
+    (bad,) = parse(b"1:1 2:1\n", rules).bad_lines
+    assert bad.fault.reason == "label_not_a_number"
 
 
 def test_numbers_with_up_to_nine_and_with_more_digits_are_parsed():

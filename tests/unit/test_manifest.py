@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,6 +132,9 @@ TRAIN_FILE = ("splits", "train", "files", 0)
         edited("labels", []),
         edited("rejected_rows", 5),
         edited("unknown", 5),
+        edited("reading", {"source": "guesses"}),
+        edited("reading", "libsvm"),
+        edited("training_rows_sha256", None),
         edited("splits", []),
     ],
 )
@@ -255,7 +259,7 @@ def written_files(path, segments):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(b"x" * index)
             rows = segment.rows_of_file(index)
-            files.append(WrittenFile(number, index, index, f"{segment.split}{index}", [rows // 2, rows - rows // 2]))
+            files.append(WrittenFile(number, index, index, f"{segment.split}{index}", [rows // 2, rows - rows // 2], b""))
     return files[::-1]
 
 
@@ -273,6 +277,24 @@ def test_the_files_of_the_tasks_become_the_table_in_row_order(tmp_path):
     assert splits["train"].rows_per_label == (12, 12)
     assert splits["test"].rows_per_label == (3, 3)
     assert not half_written.exists()
+
+
+def test_a_task_that_still_runs_may_remove_its_file_first(tmp_path, monkeypatch):
+    segments = tuple(segments_of(30, None, validation_fraction=0, test_fraction=0.2, rows_per_row_group=10).values())
+    files = written_files(tmp_path, segments)
+    for name in ("removed", "left"):
+        (tmp_path / f"split=train/.part-00001.parquet.{name}").write_text("of a task")
+    listed = Path.iterdir
+
+    def removed_meanwhile(folder):
+        found = list(listed(folder))
+        (tmp_path / "split=train/.part-00001.parquet.removed").unlink(missing_ok=True)
+        return iter(found)
+
+    monkeypatch.setattr(Path, "iterdir", removed_meanwhile)
+    assert publish.summarize(tmp_path, segments, files)["train"].rows == 24
+    monkeypatch.undo()
+    assert sorted(path.name for path in (tmp_path / "split=train").iterdir()) == [f"part-0000{n}.parquet" for n in range(3)]
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -2,9 +2,11 @@
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, PERMISSION_DENIED, REQUEST_LIMIT_EXCEEDED, TEMPORARILY_UNAVAILABLE
 from support.reported import ReportedLines
 
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, ConvoyError
 from pipelines.score import model_registry
 from pipelines.score.evaluate.mcnemar import PairedCounts
 from pipelines.score.mlflow_client import connect
@@ -68,6 +70,63 @@ def test_the_first_champion_needs_no_rival_and_the_next_must_beat_it(client, nam
     assert champion.tags["promotion.table_digest"] == "abc"
     assert float(champion.tags["promotion.p_value"]) < 0.001
     assert "only the challenger gets 30 right, only the champion 5" in champion.description
+
+
+ERRORS = [
+    *(
+        MlflowException("API request failed", error_code=code)
+        for code in (INTERNAL_ERROR, PERMISSION_DENIED, REQUEST_LIMIT_EXCEEDED, TEMPORARILY_UNAVAILABLE)
+    ),
+    ConnectionError("read timed out"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: getattr(error, "error_code", "none"))
+@pytest.mark.parametrize("call", ["get_registered_model", "get_model_version_by_alias"])
+def test_an_error_of_the_registry_is_not_the_absence_of_a_champion(client, name, monkeypatch, error, call):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(client, call, fail)
+    with pytest.raises(ConvoyError, match="the registry did not say which version has the alias champion") as caught:
+        model_registry.version_of(client, name, model_registry.CHAMPION)
+    assert not isinstance(caught.value, ConfigError)
+
+
+def test_an_alias_that_the_description_leaves_out_is_asked_for(client, name, monkeypatch):
+    version = new_challenger(client, name)
+    described = client.get_registered_model
+
+    def without_aliases(name):
+        model = described(name)
+        model._aliases = {}
+        return model
+
+    monkeypatch.setattr(client, "get_registered_model", without_aliases)
+    assert model_registry.version_of(client, name, model_registry.CHALLENGER) == version
+    assert model_registry.version_of(client, name, model_registry.CHAMPION) is None
+
+
+def test_a_newer_challenger_keeps_its_alias(client, name):
+    old = new_challenger(client, name)
+    newer = new_challenger(client, name)
+    model_registry.record(client, name, old, None, model_registry.first_champion(0.97, 1000, "abc"))
+    assert model_registry.version_of(client, name, model_registry.CHAMPION) == old
+    assert model_registry.version_of(client, name, model_registry.CHALLENGER) == newer
+
+
+def test_a_champion_that_came_meanwhile_is_not_replaced(client, name):
+    first, rival, challenger = (new_challenger(client, name) for _ in range(3))
+    client.set_registered_model_alias(name, model_registry.CHAMPION, rival)
+    for beaten in (first, None):
+        with pytest.raises(ConvoyError, match=f"version {rival} has become champion in place of .*promote again"):
+            model_registry.record(client, name, challenger, beaten, model_registry.decide(counts(30, 5), 0.05, "abc"))
+    assert model_registry.version_of(client, name, model_registry.CHAMPION) == rival
+    assert model_registry.version_of(client, name, model_registry.CHALLENGER) == challenger
+    assert client.get_model_version(name, challenger).tags == {}
+    # What was not promoted moves nothing, and may be stored.
+    model_registry.record(client, name, challenger, first, model_registry.decide(counts(5, 30), 0.05, "abc"))
+    assert client.get_model_version(name, challenger).tags["promotion.against_version"] == first
 
 
 def test_a_name_that_is_not_registered_is_named(client):

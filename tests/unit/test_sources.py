@@ -162,6 +162,52 @@ def test_a_folder_with_zero_or_two_training_files_is_rejected_with_their_names(f
         resolve_source(DataConfig(dataset=str(folder), wait_seconds=0), SILENT)
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("latest_train.libsvm", "latest_test.libsvm"),
+        ("contest-train.t", "contest-test.t"),
+        ("Train.txt", "TEST1.txt"),
+        ("mnistTrain.txt", "mnistTesting.txt"),
+        ("train2.svm", "2test.svm"),
+    ],
+)
+def test_the_names_of_a_folder_are_read_by_words(tmp_path, train, test):
+    for name in (train, test, "._train.libsvm", "_train.txt", "attested.txt", "restrained.txt"):
+        (tmp_path / name).write_text("1 1:1\n")
+    found = resolve_source(DataConfig(dataset=str(tmp_path)), SILENT).files
+    assert found == ((f"{tmp_path}/{train}", "train"), (f"{tmp_path}/{test}", "test"))
+
+
+def test_a_file_is_never_both_training_and_test_file(tmp_path):
+    drop = tmp_path / "drop"
+    drop.mkdir()
+    (drop / "latest_train.libsvm").write_text("1 1:1\n")
+    with pytest.raises(ConfigError, match=r"no file with 'test' in the name .*as a word that begins with 'test'"):
+        resolve_source(DataConfig(dataset=str(drop), wait_seconds=0), SILENT)
+    (drop / "train_test.libsvm").write_text("1 1:1\n")
+    (drop / "latest_train.libsvm").unlink()
+    with pytest.raises(ConfigError, match=r"train_test\.libsvm: has both 'train' and 'test' in its name"):
+        resolve_source(DataConfig(dataset=str(drop), wait_seconds=0), SILENT)
+    (tmp_path / "a.txt").write_text("1 1:1\n")
+    (tmp_path / "link.txt").symlink_to("a.txt")
+    os.link(tmp_path / "a.txt", tmp_path / "hard.txt")
+    for name in ("a.txt", "link.txt", "hard.txt", f"file:{tmp_path}/./a.txt"):
+        with pytest.raises(ConfigError, match=r"data\.test_file=.*: must not be the training file"):
+            resolve_source(DataConfig(dataset=str(tmp_path / "a.txt"), test_file=name), SILENT)
+
+
+def test_a_link_that_leads_to_itself_or_nowhere_is_named(folder):
+    (folder / "loop").symlink_to("loop")
+    with pytest.raises(DataError, match=r"Two Digits/loop: is a symbolic link that leads nowhere or to itself"):
+        resolve_source(DataConfig(dataset=str(folder)), SILENT)
+
+
+def test_a_hidden_file_is_read_when_it_is_named(tmp_path):
+    (tmp_path / "_digits.libsvm").write_text("1 1:1\n")
+    assert resolve_source(DataConfig(dataset=str(tmp_path / "_digits.libsvm")), SILENT).dataset == "_digits"
+
+
 def test_a_file_alone_or_with_a_test_file(folder):
     train, test = str(folder / "two-train.txt"), str(folder / "two-test.txt")
     alone = resolve_source(DataConfig(dataset=train), SILENT)

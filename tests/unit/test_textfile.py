@@ -1,6 +1,7 @@
 import bz2
 import gzip
 import random
+from pathlib import Path
 
 import pytest
 
@@ -66,8 +67,13 @@ def test_text_that_spark_can_read_is_accepted(write, name, content):
         ("a.txt.gz", bz2.compress(TEXT), r"compressed with bzip2, .* give it the ending \.bz2"),
         ("a.txt", b"PK\x03\x04rest", "compressed with zip, .* decompress it"),
         ("a.txt.gz", TEXT, r"not compressed as its ending \.gz says"),
+        ("a.scale", b"PAR1" + TEXT, r"a\.scale: the file is Parquet, not text"),
+        ("a.txt", b"\x89PNG\r\n\x1a\n" + TEXT, r"a\.txt: the file is a picture, not text"),
     ],
-    ids=["empty", "empty-gz", "utf-16", "utf-16-le", "utf-8-sig", "utf-16-bz2", "gz-as-plain", "bz2-as-gz", "zip", "plain-as-gz"],
+    ids=[
+        *("empty", "empty-gz", "utf-16", "utf-16-le", "utf-8-sig", "utf-16-bz2"),
+        *("gz-as-plain", "bz2-as-gz", "zip", "plain-as-gz", "parquet", "picture"),
+    ],
 )
 def test_unsupported_files_are_rejected_before_spark_reads_them(write, name, content, message):
     with pytest.raises(DataError, match=message) as caught:
@@ -100,3 +106,33 @@ def test_a_changed_byte_in_a_gz_file_is_detected_by_its_checksum(write):
     uri = write("a.txt.gz", packed[:half] + b"\xff" + packed[half + 1 :])
     with pytest.raises(DataError, match=r"a\.txt\.gz:\d+: the compressed data is truncated or damaged"):
         text_file.check_whole(uri)
+
+
+def test_a_file_that_differs_from_its_checksum_file_is_reported_with_it(write):
+    uri = write("a.txt", TEXT)
+    text_file.check_whole(uri)
+    write(".a.txt.crc", b"crc\0")
+    with pytest.raises(DataError, match=r"a\.txt: does not match its checksum file \.a\.txt\.crc; .*delete the checksum file"):
+        text_file.check_whole(uri)
+
+
+@pytest.mark.parametrize(("ending", "compress"), [("", bytes), (".gz", gzip.compress), (".bz2", bz2.compress)])
+def test_a_file_is_cut_into_pieces_of_whole_lines(write, monkeypatch, ending, compress):
+    path = Path(write(f"a.txt{ending}", compress(TEXT.rstrip())))
+    assert b"".join(text_file.pieces(path, 12)) == TEXT
+    monkeypatch.setattr(text_file, "TEXT_BYTES", 1000)
+    monkeypatch.setattr(text_file, "DENSE_BYTES", 12 * 7)
+    pieces = list(text_file.pieces(path, 12))
+    assert b"".join(pieces) == TEXT
+    assert {piece.count(b"\n") for piece in pieces[:-1]} == {7}
+
+
+@pytest.mark.parametrize("step", [1, 2, 5, 9, 10, 11, 1000])
+def test_every_line_belongs_to_the_part_in_which_it_begins(write, step):
+    text = b"1 2:3\n\n22 4:5\n# a comment\n3"
+    path = Path(write("a.txt", text))
+    starts = [0, *(place + 1 for place, byte in enumerate(text) if byte == 10)]
+    lines = dict(zip(starts, (text + b"\n").splitlines(keepends=True), strict=True))
+    for start in range(0, len(text), step):
+        expected = b"".join(line for place, line in lines.items() if start <= place < start + step)
+        assert b"".join(text_file.pieces(path, 12, start, start + step)) == expected

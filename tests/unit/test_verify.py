@@ -1,13 +1,17 @@
 import dataclasses
 import os
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.synthetic import write_table
 
 from pipelines.data.table import verify
+from pipelines.data.table.row_hashes import TrainingRows
+from pipelines.data.table.schema import TRAINING_ROWS_NAME
 from pipelines.system.fingerprint import fingerprint
 
 PART = "split=train/part-00001.parquet"
@@ -92,6 +96,16 @@ def test_a_single_changed_bit_is_detected(table):
     folder, manifest = table
     flip_a_bit(folder / PART)
     assert verify.find_damage(folder, manifest) == f"{PART} is not as it was written: some of its bytes have changed"
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"x"), move_away_and_link])
+def test_damaged_hashes_of_the_training_rows_are_detected(table, damage):
+    folder, manifest = table
+    (folder / TRAINING_ROWS_NAME).write_bytes(TrainingRows(np.arange(3, dtype=np.uint64)).to_bytes())
+    manifest = dataclasses.replace(manifest, training_rows_sha256=fingerprint(folder / TRAINING_ROWS_NAME).sha256)
+    assert verify.find_damage(folder, manifest) is None
+    damage(folder / TRAINING_ROWS_NAME)
+    assert verify.find_damage(folder, manifest) == "_training_rows.npy is missing or changed"
 
 
 def test_the_driver_reads_a_bounded_number_of_footers_of_a_large_table(tmp_path, monkeypatch):

@@ -36,7 +36,7 @@ class Chunk:
     images: npt.NDArray[np.uint8] | npt.NDArray[np.float32]
     """(rows, values); uint8 if every value of the chunk is an integer from 0 to 255, otherwise float32."""
     labels: npt.NDArray[np.int32]
-    """(rows,): class index, the position of the label in `Rules.labels`."""
+    """(rows,): class index, the position of the label in `Rules.labels`, or -1 (`Rules.any_label`)."""
     lines: npt.NDArray[np.int64]
     """(rows,): zero-based line number of each row."""
     bad_lines: tuple[BadLine, ...]

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 # Pillow detects formats by content, not by name, and for some, such as PostScript, runs external programs.
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+# First bytes of these formats. Those of BMP alone are too short: its header's size follows at byte 14.
+_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+_BMP_HEADER_SIZES = (12, 40, 52, 56, 64, 108, 124)
+SIGNATURE_BYTES = 18
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 CHANNELS = tuple(_MODES)
 """Numbers of channels to which a picture can be converted."""
@@ -20,6 +24,17 @@ CHANNELS = tuple(_MODES)
 
 class NoImage(ValueError):
     """Bytes cannot be used as an image. The message does not name the file, which only the caller knows."""
+
+
+def has_signature(content: bytes) -> bool:
+    """Whether bytes begin as a file of one of the `ENDINGS` does. Needs the first `SIGNATURE_BYTES`."""
+    if content.startswith(_SIGNATURES):
+        return True
+    if content[:4] == b"RIFF":
+        return content[8:12] == b"WEBP"
+    if content[:2] == b"BM":
+        return int.from_bytes(content[14:18], "little") in _BMP_HEADER_SIZES
+    return content[:1] == b"P" and content[1:2] in b"123456" and content[2:3].isspace()
 
 
 def decode(content: bytes) -> "Image":

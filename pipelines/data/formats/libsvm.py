@@ -126,7 +126,7 @@ def _read_plain(text: npt.NDArray[np.uint8], rules: Rules) -> _Plain:
     tokens_per_line = np.diff(last_token, prepend=-1)
     numbers = _numbers(digits, ends, lengths)
     first_token = last_token - tokens_per_line + 1
-    labels, known = _label_positions(numbers[first_token], rules.labels)
+    labels, known = _label_positions(numbers[first_token], rules)
     of_pair = np.ones(len(numbers), np.bool_)
     of_pair[first_token] = False
     if not good.all():
@@ -166,11 +166,12 @@ def _numbers(digits: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64], lengths
     return numbers.astype(np.int32)
 
 
-def _label_positions(
-    numbers: npt.NDArray[np.int32], labels: tuple[int, ...]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Class index of each number, and whether it is a label."""
-    order = np.argsort(labels)
-    ascending = np.asarray(labels, np.int64)[order]
+def _label_positions(numbers: npt.NDArray[np.int32], rules: Rules) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Class index of each number, and whether it is allowed as a label."""
+    order = np.argsort(rules.labels)
+    ascending = np.asarray(rules.labels, np.int64)[order]
     nearest = np.minimum(np.searchsorted(ascending, numbers), len(ascending) - 1)
-    return order[nearest], ascending[nearest] == numbers
+    known = ascending[nearest] == numbers
+    if rules.any_label:
+        return np.where(known, order[nearest], -1), np.ones_like(known)
+    return order[nearest], known

@@ -24,6 +24,8 @@ class Rules:
     """Label values as written in the text."""
     first_index: int = 1
     """Index of the first value of an image: 1, or 0 in zero-based files."""
+    any_label: bool = False
+    """Accept other labels as well, as class index -1: whoever predicts need not know the labels."""
 
     @classmethod
     def from_config(cls, data: DataConfig) -> "Rules":
@@ -48,7 +50,7 @@ class Row:
     """A well-formed line."""
 
     label: int
-    """Class index: position in `Rules.labels`."""
+    """Class index: position in `Rules.labels`; -1 for another label (`Rules.any_label`)."""
     positions: list[int]
     """Zero-based positions in the image."""
     values: list[float]
@@ -68,7 +70,7 @@ def parse_line(line: bytes, rules: Rules) -> Row | Fault | None:
     for token in tokens[1:]:
         index_text, _, value_text = token.partition(b":")
         if not (index_text.isdigit() and _NUMBER.fullmatch(value_text)):
-            return _pair_fault(token)
+            return _pair_fault(token, line)
         digits = index_text.lstrip(b"0") or b"0"
         index, value = int(digits[:_MAX_INDEX_DIGITS]), float(value_text)
         if not previous < index <= rules.last_index:
@@ -83,6 +85,9 @@ def parse_line(line: bytes, rules: Rules) -> Row | Fault | None:
 
 
 def _parse_label(token: bytes, rules: Rules) -> int | Fault:
+    if rules.any_label and (_NUMBER.fullmatch(token) or _NOT_FINITE.fullmatch(token)):
+        label = float(token)
+        return rules.labels.index(int(label)) if label in rules.labels else -1
     if _NOT_FINITE.fullmatch(token):
         return Fault("label_not_finite", f"the label {_show(token)} is not a finite number")
     if not _NUMBER.fullmatch(token):
@@ -99,10 +104,12 @@ def _parse_label(token: bytes, rules: Rules) -> int | Fault:
     return rules.labels.index(int(label))
 
 
-def _pair_fault(token: bytes) -> Fault:
+def _pair_fault(token: bytes, line: bytes) -> Fault:
     index_text, colon, value_text = token.partition(b":")
     if _is_not_ascii_text(token):
         return _encoding_fault(_show(token))
+    if not colon and b"\r" in line.strip():
+        return Fault("carriage_return", "the line contains carriage returns; save the file with LF or CRLF as line ends")
     if not colon:
         return Fault("colon_missing", f"{_show(token)} has no colon; an entry is index:value")
     if index_text == b"qid":

@@ -6,7 +6,7 @@ files.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from pyspark import StorageLevel
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
-from pipelines.config import Config
+from pipelines.config import Config, DataConfig
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.ingest import quarantine
 from pipelines.data.ingest.permutation import Permutation, Segment, plan_segments
@@ -26,6 +26,7 @@ from pipelines.data.ingest.shuffle_pass import SHUFFLED_COLUMNS, Plan, shuffle_b
 from pipelines.data.ingest.spark_jobs import arrow_batches, job_group, root_cause
 from pipelines.data.ingest.write_pass import WRITTEN_COLUMNS, WrittenFile, write_batches
 from pipelines.data.sources.parsed_rows import IS_IMAGES, IS_REPORT, VALUES_PER_SPARK_ROW, BlockReport
+from pipelines.data.sources.resolve import NAMES
 from pipelines.data.sources.source import Source
 from pipelines.data.table.schema import BYTES_PER_VALUE, SPLIT_COLUMN, Dtype
 from pipelines.errors import ConfigError, DataError
@@ -47,6 +48,10 @@ class WrittenTable:
     rows_per_file: tuple[int, ...]
     """Rows of each source file, in order."""
     rejected: Rejections
+    hash_limit: int
+    """`Plan.hash_limit`."""
+    hints: tuple[str, ...]
+    """What the user may have to set, one line per file."""
 
 
 def write_rows(spark: SparkSession, config: Config, source: Source, folder: Path) -> WrittenTable:
@@ -64,7 +69,23 @@ def write_rows(spark: SparkSession, config: Config, source: Source, folder: Path
             if parsed.rejected.rows:
                 quarantine.write(parsed.frame, source, parsed.reports, parsed.rejected.rows, folder)
     rows = [sum(report.rows for report in parsed.reports if report.file == number) for number in range(len(source.files))]
-    return WrittenTable(plan.segments, files, plan.dtype, tuple(rows), parsed.rejected)
+    hints = index_hints(config.data, source, parsed.reports)
+    return WrittenTable(plan.segments, files, plan.dtype, tuple(rows), parsed.rejected, plan.hash_limit, hints)
+
+
+def index_hints(data: DataConfig, source: Source, reports: Sequence[BlockReport]) -> tuple[str, ...]:
+    """A line for each libsvm file whose indices may start at 0 as well as at 1, because no row shows it."""
+    if source.reading(data).source != "libsvm" or source.dataset in NAMES:
+        return ()
+    hints = []
+    for number, (uri, _) in enumerate(source.files):
+        blocks = [report for report in reports if report.file == number]
+        if data.zero_based and not any(report.uses_first_index for report in blocks):
+            hints.append(f"{uri}: no row uses index 0; if its indices start at 1, leave out data.zero_based=true")
+        if not data.zero_based and not any(report.uses_last_index or "index_zero" in report.bad for report in blocks):
+            last = Rules.from_config(data).last_index
+            hints.append(f"{uri}: no row uses index {last}, the last; if its indices start at 0, set data.zero_based=true")
+    return tuple(hints)
 
 
 @dataclass(frozen=True)

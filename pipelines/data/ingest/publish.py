@@ -61,9 +61,9 @@ def summarize(path: Path, segments: tuple[Segment, ...], files: Sequence[Written
         splits[segment.split] = SplitSummary(
             rows=segment.rows, rows_per_label=tuple(rows_per_label.tolist()), files=tuple(table_files)
         )
-        # Leftovers of tasks that were killed while writing.
+        # Leftovers of tasks that were killed while writing. One that still runs may remove its own first.
         for leftover in set((path / table_files[0].path).parent.iterdir()) - {path / file.path for file in table_files}:
-            leftover.unlink()
+            leftover.unlink(missing_ok=True)
     return splits
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipelines.data.ingest.permutation import Permutation, Segment
 from pipelines.data.sources.parsed_rows import VALUES_PER_SPARK_ROW
+from pipelines.data.table.row_hashes import limit_for
 from pipelines.data.table.schema import BYTES_PER_VALUE, Dtype
 
 # Images of one file of the table: their bytes, their labels (int32) and their positions in the file (int64). `segment` is an
@@ -39,6 +40,11 @@ class Plan:
     def bytes_per_row(self) -> int:
         """Size of an image in the table."""
         return self.num_values * BYTES_PER_VALUE[self.dtype]
+
+    @property
+    def hash_limit(self) -> int:
+        """The largest hash of an image that is kept."""
+        return limit_for(sum(segment.rows for segment in self.segments))
 
 
 @dataclass(frozen=True)

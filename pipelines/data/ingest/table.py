@@ -8,7 +8,7 @@ from pyspark.sql import SparkSession
 
 import pipelines
 from pipelines.config import Config
-from pipelines.data.ingest import publish
+from pipelines.data.ingest import publish, training_rows
 from pipelines.data.ingest.build import WrittenTable, write_rows
 from pipelines.data.sources.source import Source
 from pipelines.data.table import schema, verify
@@ -57,11 +57,18 @@ def open_or_build(spark: SparkSession, config: Config, source: Source, reporter:
         written = write_rows(spark, config, source, unfinished)
         for warning in written.rejected.warnings:
             reporter.warn(warning)
+        for hint in written.hints:
+            reporter.say(hint)
         key = _key(config, source, fingerprints, without_bad_rows=written.rejected.rows > 0)
         uri = _uri(config, source, key)
         target = paths.to_python(uri)
         splits = publish.summarize(unfinished, written.segments, written.files)
+        hashes = training_rows.collect(written.segments, written.files, written.hash_limit)
+        warning = training_rows.repeated_test_rows(written.segments, written.files, hashes)
+        if warning:
+            reporter.warn(f"{source.dataset}: {warning}")
         manifest = _manifest(config, source, fingerprints, written, splits, key)
+        manifest = dataclasses.replace(manifest, training_rows_sha256=training_rows.write(unfinished, hashes))
         if _fingerprints(source) != fingerprints:
             raise DataError(f"{source.files[0][0]}: the source changed while it was read; run again when it is complete")
         manifest = publish.publish(unfinished, target, manifest)
@@ -108,7 +115,19 @@ def _manifest(
         key=key,
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         convoy_version=pipelines.__version__,
+        reading=source.reading(config.data),
     )
+
+
+def _check_test_files(source: Source, fingerprints: list[Fingerprint]) -> None:
+    """Raises DataError if a test file is the copy of a training file."""
+    training = {content: uri for (uri, split), content in zip(source.files, fingerprints, strict=True) if split == "train"}
+    for (uri, split), content in zip(source.files, fingerprints, strict=True):
+        if split == "test" and content in training:
+            raise DataError(
+                f"{uri}: has the same content as the training data {training[content]}, so every test row would be a training "
+                "row; name other test data, or none to draw test rows (ingest.test_fraction)"
+            )
 
 
 def _fingerprints(source: Source) -> list[Fingerprint]:
@@ -148,6 +167,7 @@ def _uri(config: Config, source: Source, key: str) -> str:
 
 
 def _find(config: Config, source: Source, fingerprints: list[Fingerprint], reporter: Reporter) -> Table | None:
+    _check_test_files(source, fingerprints)
     for without_bad_rows in (False, True) if config.ingest.on_bad_rows == "quarantine" else (False,):
         key = _key(config, source, fingerprints, without_bad_rows=without_bad_rows)
         uri = _uri(config, source, key)
@@ -165,7 +185,8 @@ def _find(config: Config, source: Source, fingerprints: list[Fingerprint], repor
             continue
         _check_limit(config, manifest, source.unit)
         # Names and notes are not part of the key: they do not change the rows.
-        return Table(uri, dataclasses.replace(manifest, class_names=source.class_names(config.data), note=source.note))
+        names, reading = source.class_names(config.data), source.reading(config.data)
+        return Table(uri, dataclasses.replace(manifest, class_names=names, note=source.note, reading=reading))
     return None
 
 

@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.data.ingest.shuffle_pass import Plan, rows_of
+from pipelines.data.table.row_hashes import hash_images
 from pipelines.data.table.schema import IMAGE_COLUMN, LABEL_COLUMN, SPLIT_COLUMN, Split
 from pipelines.system import atomic
 
-WRITTEN_COLUMNS = "segment int, file int, num_bytes bigint, sha256 string, rows_per_label array<bigint>"
+WRITTEN_COLUMNS = "segment int, file int, num_bytes bigint, sha256 string, rows_per_label array<bigint>, image_hashes binary"
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class WrittenFile:
     num_bytes: int
     sha256: str
     rows_per_label: Sequence[int]
+    image_hashes: bytes
+    """uint64: hash of each image, without those above `Plan.hash_limit`."""
 
 
 def path_of(split: Split, number: int) -> str:
@@ -65,6 +68,7 @@ def write_batches(batches: Iterable[pa.RecordBatch], plan: Plan, folder: str) ->
             "num_bytes": pa.array([len(content)], pa.int64()),
             "sha256": pa.array([hashlib.sha256(content).hexdigest()]),
             "rows_per_label": pa.array([np.bincount(labels, minlength=plan.num_classes).tolist()], pa.list_(pa.int64())),
+            "image_hashes": pa.array([_hashes(images, plan)], pa.binary()),
         }
         yield pa.RecordBatch.from_pydict(columns)
 
@@ -82,6 +86,11 @@ def _gather(
     if (copies != 1).any():
         raise ValueError(f"{name}: {np.count_nonzero(copies != 1)} of its {count} rows are missing or duplicated; run again")
     return images, labels
+
+
+def _hashes(images: npt.NDArray[np.uint8], plan: Plan) -> bytes:
+    hashes = hash_images(images.view(np.dtype(plan.dtype).newbyteorder("<")))
+    return hashes[hashes <= np.uint64(plan.hash_limit)].tobytes()
 
 
 def _parquet(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int32]) -> pa.Buffer:

@@ -5,8 +5,6 @@ pets/train/cat/1.png  ...  pets/test/dog/7.jpg  ...             test rows are th
 """
 
 import hashlib
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -16,9 +14,11 @@ from pipelines.data.formats.image_file import CHANNELS, ENDINGS
 from pipelines.data.formats.libsvm import is_libsvm
 from pipelines.data.sources import image_pass
 from pipelines.data.sources.source import SourceSplit, refuse_test_file, short_name
+from pipelines.data.table.schema import ReadingRules
 from pipelines.errors import ConfigError, DataError
 from pipelines.system import paths
 from pipelines.system.fingerprint import Fingerprint, fingerprint
+from pipelines.system.listing import entries
 from pipelines.system.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class ImageFolder:
     @classmethod
     def recognizes(cls, location: str) -> bool:
         path = paths.to_python(location)
-        return path.is_dir() and _holds_classes(path) and not any(is_libsvm(entry) for entry in path.iterdir())
+        return path.is_dir() and _holds_classes(path) and not any(is_libsvm(file) for file in _files(path))
 
     @classmethod
     def find(cls, data: DataConfig, reporter: Reporter) -> "ImageFolder":
@@ -65,6 +65,9 @@ class ImageFolder:
 
     def key_settings(self, data: DataConfig) -> dict[str, Any]:
         return {"resize_pictures": data.resize_pictures}
+
+    def reading(self, data: DataConfig) -> ReadingRules:
+        return ReadingRules(source="pictures", resize_pictures=data.resize_pictures)
 
     def fingerprint(self, file: int) -> Fingerprint:
         """Fingerprint over the names, classes and contents of the pictures in a folder."""
@@ -91,13 +94,7 @@ class ImageFolder:
 
 def _holds_classes(folder: Path) -> bool:
     """Whether some sub-folder, or a folder in it, contains a file with the ending of a picture."""
-    return any(
-        _is_picture(file)
-        for outer in _folders(folder)
-        for inner in (outer, *_folders(outer))
-        for file in inner.iterdir()
-        if not file.name.startswith(".")
-    )
+    return any(_is_picture(file) for outer in _folders(folder) for inner in (outer, *_folders(outer)) for file in _files(inner))
 
 
 def _listed_folder(data: DataConfig, reporter: Reporter) -> ImageFolder:
@@ -192,19 +189,14 @@ def _list_pictures(folder: str, class_names: tuple[str, ...]) -> tuple[tuple[Ima
 
 def _folders(path: Path) -> list[Path]:
     """Visible sub-folders, sorted numerically if all names are numbers, otherwise by name."""
-    folders = [Path(entry.path) for entry in _entries(path) if entry.is_dir()]
+    folders = [Path(entry.path) for entry in entries(path) if entry.is_dir()]
     if all(folder.name.isdecimal() for folder in folders):
         return sorted(folders, key=lambda folder: (int(folder.name), folder.name))
     return sorted(folders)
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted(Path(entry.path) for entry in _entries(path) if entry.is_file())
-
-
-def _entries(path: Path) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(path) as entries:
-        yield from (entry for entry in entries if not entry.name.startswith((".", "_")))
+    return [Path(entry.path) for entry in entries(path) if entry.is_file()]
 
 
 def _is_picture(path: Path) -> bool:

@@ -1,7 +1,10 @@
 """libsvm text as a data set: one file, a train and a test file, or a folder with both."""
 
+import dataclasses
+import re
 import stat
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines.config import DataConfig
@@ -10,8 +13,9 @@ from pipelines.data.formats.libsvm import ENDINGS, is_libsvm
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.sources import text_pass
 from pipelines.data.sources.source import NotThere, SourceSplit, refuse_test_file, short_name
+from pipelines.data.table.schema import ReadingRules
 from pipelines.errors import ConfigError
-from pipelines.system import paths
+from pipelines.system import listing, paths
 from pipelines.system.fingerprint import Fingerprint, fingerprint
 from pipelines.system.reporter import Reporter
 
@@ -26,6 +30,8 @@ class LibsvmFiles:
     dataset: str
     files: tuple[tuple[str, SourceSplit], ...]
     note: str = ""
+    any_label: bool = False
+    """Labels do not matter (`Rules.any_label`)."""
 
     unit: ClassVar[str] = "line"
     row_form: ClassVar[str] = "a line 'label index:value index:value ...'"
@@ -51,6 +57,11 @@ class LibsvmFiles:
         if data.test_file:
             if not paths.to_python(data.test_file).is_file():
                 raise NotThere(f"data.test_file={data.test_file}: no such file; name a libsvm file or leave it empty")
+            if path.samefile(paths.to_python(data.test_file)):
+                raise ConfigError(
+                    f"data.test_file={data.test_file}: must not be the training file (data.dataset); name another one, or leave "
+                    "it empty to draw test rows (ingest.test_fraction)"
+                )
             files.append((data.test_file, "test"))
         return cls(short_name(path.name), tuple(files))
 
@@ -59,6 +70,9 @@ class LibsvmFiles:
 
     def key_settings(self, data: DataConfig) -> dict[str, Any]:
         return {}
+
+    def reading(self, data: DataConfig) -> ReadingRules:
+        return ReadingRules(source="libsvm", zero_based=data.zero_based)
 
     def fingerprint(self, file: int) -> Fingerprint:
         return fingerprint(paths.to_python(self.files[file][0]))
@@ -76,7 +90,8 @@ class LibsvmFiles:
 
     def parsed(self, spark: "SparkSession", data: DataConfig, *, keep_bad_rows: bool, images_apart: bool) -> "DataFrame":
         uris = [uri for uri, _ in self.files]
-        return text_pass.parsed(spark, uris, Rules.from_config(data), keep_bad_rows, images_apart)
+        rules = dataclasses.replace(Rules.from_config(data), any_label=self.any_label)
+        return text_pass.parsed(spark, uris, rules, keep_bad_rows, images_apart)
 
 
 def folder_files(location: str) -> tuple[tuple[str, SourceSplit], ...]:
@@ -85,16 +100,26 @@ def folder_files(location: str) -> tuple[tuple[str, SourceSplit], ...]:
     Raises:
         ConfigError: either is missing or ambiguous.
     """
-    folder = paths.to_python(location)
+    names = [entry.name for entry in listing.entries(paths.to_python(location)) if is_libsvm(Path(entry.name))]
     files: list[tuple[str, SourceSplit]] = []
     splits: tuple[SourceSplit, ...] = ("train", "test")
     for split in splits:
-        names = sorted(path.name for path in folder.iterdir() if split in path.name and is_libsvm(path))
-        if len(names) != 1:
-            what = "no file" if not names else f"{len(names)} files ({', '.join(names)})"
-            raise (ConfigError if names else NotThere)(
+        named = [name for name in names if _names_split(name, split)]
+        if len(named) != 1:
+            what = "no file" if not named else f"{len(named)} files ({', '.join(named)})"
+            raise (ConfigError if named else NotThere)(
                 f"data.dataset={location}: {what} with '{split}' in the name and an ending of {', '.join(ENDINGS)} "
-                "(or those with .bz2 or .gz); there must be one, or name the files with data.dataset and data.test_file"
+                f"(or those with .bz2 or .gz); there must be one, as a word that begins with '{split}', or name the files with "
+                "data.dataset and data.test_file"
             )
-        files.append((f"{location.rstrip('/')}/{names[0]}", split))
+        files.append((f"{location.rstrip('/')}/{named[0]}", split))
+    if files[0][0] == files[1][0]:
+        raise ConfigError(
+            f"{files[0][0]}: has both 'train' and 'test' in its name; name the files with data.dataset and data.test_file"
+        )
     return tuple(files)
+
+
+def _names_split(name: str, split: SourceSplit) -> bool:
+    """Whether a word of the name begins with `split`: test-1, Testing and mnistTest, but not latest."""
+    return re.search(rf"(?<![a-zA-Z])(?i:{split})|(?<![A-Z]){split.capitalize()}", name) is not None

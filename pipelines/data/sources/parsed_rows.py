@@ -39,6 +39,8 @@ class BlockReport:
     first_fault: str = ""
     uses_last_index: bool = False
     """Some image has a nonzero last value, so the file cannot be zero-based."""
+    uses_first_index: bool = False
+    """Some image has a nonzero first value."""
     is_float: bool = False
 
     def to_json(self) -> str:
@@ -55,6 +57,7 @@ class BlockReport:
         for line in chunk.bad_lines:
             self.bad[line.fault.reason] = self.bad.get(line.fault.reason, 0) + 1
         self.uses_last_index = self.uses_last_index or bool(chunk.images[:, -1].any())
+        self.uses_first_index = self.uses_first_index or bool(chunk.images[:, 0].any())
         self.lines += chunk.num_lines
         self.rows += len(chunk.labels)
         self.is_float = self.is_float or chunk.images.dtype != np.uint8

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from pipelines.config import DataConfig
 from pipelines.data.sources import downloads
@@ -59,8 +60,10 @@ def _wait_for(find: Callable[[], Source], data: DataConfig, reporter: Reporter) 
             waiting = True
             time.sleep(_RETRY_SECONDS)
         except OSError as error:
+            inside = error.filename is not None and Path(error.filename) != paths.to_python(data.dataset)
+            what = f"{error.filename}: " if inside else ""
             raise DataError(
-                f"data.dataset={data.dataset}: cannot be read ({error.strerror}); check the path and its permissions"
+                f"data.dataset={data.dataset}: {what}cannot be read ({error.strerror}); check the path and its permissions"
             ) from error
 
 

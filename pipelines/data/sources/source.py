@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pipelines.config import DataConfig
 from pipelines.data.formats.libsvm import COMPRESSIONS, ENDINGS
+from pipelines.data.table.schema import ReadingRules
 from pipelines.errors import ConfigError
 from pipelines.system.fingerprint import Fingerprint
 from pipelines.system.reporter import Reporter
@@ -55,6 +56,9 @@ class Source(Protocol):
 
     def key_settings(self, data: DataConfig) -> dict[str, Any]:
         """Settings that affect the rows of this kind of source only. They become part of the table's key."""
+
+    def reading(self, data: DataConfig) -> ReadingRules:
+        """How the rows are read, recorded with the table and with the models trained on it."""
 
     def fingerprint(self, file: int) -> Fingerprint:
         """Fingerprint of `files[file]`. Raises OSError if it cannot be read."""

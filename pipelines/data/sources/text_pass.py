@@ -1,5 +1,6 @@
 """Parsing of libsvm text in Spark's Python workers: Arrow batches of lines to Arrow batches of images."""
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -12,6 +13,8 @@ import pyarrow.compute as pc
 
 from pipelines.data.formats import libsvm
 from pipelines.data.formats.libsvm_line import Rules
+from pipelines.data.formats.text_file import DENSE_BYTES, TEXT_BYTES
+from pipelines.data.sources import named_text
 from pipelines.data.sources.parsed_rows import PARSED_COLUMNS, BlockReport, chunk_batches, report_batch
 from pipelines.system import paths
 
@@ -20,13 +23,27 @@ if TYPE_CHECKING:
 
 TEXT_COLUMNS = ("value", "file", "block")
 
-# A quarter of a megabyte of text with its tokens fits the processor's cache: the fastest size measured from 128 KB to 4 MB.
-_TEXT_BYTES = 2**18
-_DENSE_BYTES = 32 * 2**20
-
 
 def parsed(spark: "SparkSession", uris: Sequence[str], rules: Rules, keep_bad_lines: bool, images_apart: bool) -> "DataFrame":
-    """`PARSED_COLUMNS` of text files."""
+    """`PARSED_COLUMNS` of text files. Raises OSError if one is missing."""
+    ordinary, unusual = [], []
+    for number, uri in enumerate(uris):
+        path = paths.to_python(uri)
+        if named_text.spark_reads(path):
+            ordinary.append((number, uri))
+        else:
+            unusual.append((number, path))
+    frames = []
+    if ordinary:
+        parse = partial(parse_batches, rules=rules, keep_bad_lines=keep_bad_lines, images_apart=images_apart)
+        frames.append(_lines(spark, ordinary).mapInArrow(parse, PARSED_COLUMNS))
+    if unusual:
+        frames.append(named_text.parsed(spark, unusual, rules, keep_bad_lines, images_apart))
+    return functools.reduce(lambda one, other: one.union(other), frames)
+
+
+def _lines(spark: "SparkSession", files: Sequence[tuple[int, str]]) -> "DataFrame":
+    """`TEXT_COLUMNS` of files, each given with its number."""
     frames = [
         # Paths may contain glob characters such as brackets.
         spark.read.option("__globPaths__", "false")
@@ -34,13 +51,9 @@ def parsed(spark: "SparkSession", uris: Sequence[str], rules: Rules, keep_bad_li
         .option("lineSep", "\n")
         .text(paths.to_spark(uri))
         .selectExpr("value", f"{number} AS file", "_metadata.file_block_start AS block")
-        for number, uri in enumerate(uris)
+        for number, uri in files
     ]
-    lines = frames[0]
-    for frame in frames[1:]:
-        lines = lines.union(frame)
-    parse = partial(parse_batches, rules=rules, keep_bad_lines=keep_bad_lines, images_apart=images_apart)
-    return lines.mapInArrow(parse, PARSED_COLUMNS)
+    return functools.reduce(lambda one, other: one.union(other), frames)
 
 
 def parse_batches(
@@ -88,7 +101,7 @@ def _texts(lines: pa.Array, num_values: int) -> Iterator[memoryview]:
     # binary, because the text may not be UTF-8; large, because Spark can be configured to send either width of offsets.
     lines = pc.cast(lines, pa.large_binary())
     total = pc.sum(pc.binary_length(lines)).as_py() + len(lines)
-    step = max(1, min(_TEXT_BYTES * len(lines) // total, _DENSE_BYTES // num_values))
+    step = max(1, min(TEXT_BYTES * len(lines) // total, DENSE_BYTES // num_values))
     newline, nothing = pa.scalar(b"\n", pa.large_binary()), pa.array([b""], pa.large_binary())
     for start in range(0, len(lines), step):
         part = pa.concat_arrays([lines.slice(start, step), nothing])

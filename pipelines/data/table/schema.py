@@ -2,7 +2,8 @@
 
 A table is a folder of plain Parquet files, partitioned by `split`, with a manifest. The manifest is written last: a folder
 without one is not a table. Each file has one row group, and all files of a split except the last have the same number of rows.
-Rejected lines of the source are in a separate Parquet table in the same folder (`REJECTED_FOLDER`).
+Rejected lines of the source are in a separate Parquet table in the same folder (`REJECTED_FOLDER`), hashes of the training rows
+in a file (`TRAINING_ROWS_NAME`).
 """
 
 import dataclasses
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.errors import DataError
+from pipelines.system.fingerprint import json_sha256
 
 SCHEMA_VERSION = 2
 # Spark and pyarrow skip names with a leading underscore, so these can be next to the data.
 MANIFEST_NAME = "_manifest.json"
 REJECTED_FOLDER = "_rejected"
+TRAINING_ROWS_NAME = "_training_rows.npy"
 
 IMAGE_COLUMN = "image"  # binary: height x width x channels values, row-major, little-endian, of the manifest's dtype
 LABEL_COLUMN = "label"  # int32: position of the label in the manifest's `labels`
@@ -73,6 +76,11 @@ class SplitSummary:
     files: tuple[TableFile, ...]
     """Files in path order, which is row order."""
 
+    @property
+    def digest(self) -> str:
+        """Digest of the content: splits with the same rows in the same files have the same digest, in any table."""
+        return json_sha256({"files": [file.sha256 for file in self.files]})[:12]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
@@ -82,6 +90,16 @@ class SourceFile:
     sha256: str
     rows: int
     rejected_rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingRules:
+    """How the rows were read from their source. A model trained on them reads its input in the same way."""
+
+    source: Literal["libsvm", "pictures"]
+    zero_based: bool = False
+    """Indices of libsvm text start at 0."""
+    resize_pictures: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +123,10 @@ class TableManifest:
     """SHA-256 of sources and settings. Tables with the same key have the same rows in the same order."""
     created_at: str
     convoy_version: str
+    reading: ReadingRules | None = None
+    """None in tables that were written before it was recorded."""
+    training_rows_sha256: str = ""
+    """SHA-256 of the file with the hashes of the training rows (`pipelines.data.table.row_hashes`); empty in such tables, too."""
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -138,7 +160,7 @@ class TableManifest:
                     f"{origin}: the table has schema version {version}, this program reads {SCHEMA_VERSION}; "
                     "delete the folder and ingest again"
                 )
-            image = raw.pop("image")
+            image, reading = raw.pop("image"), raw.pop("reading", None)
             manifest = cls(
                 image=ImageSpec(
                     shape=_three(image["shape"]),
@@ -149,6 +171,7 @@ class TableManifest:
                 class_names=tuple(raw.pop("class_names")),
                 splits={name: _split_summary(split) for name, split in raw.pop("splits").items()},
                 sources=tuple(SourceFile(**source) for source in raw.pop("sources")),
+                reading=ReadingRules(**reading) if reading is not None else None,
                 **raw,
             )
             _check(manifest)
@@ -189,6 +212,8 @@ def _check(manifest: TableManifest) -> None:
     _require(isinstance(manifest.key, str) and isinstance(manifest.dataset, str), "key and dataset must be text")
     _require(len(manifest.labels) == len(manifest.class_names) >= 2, "labels and class_names differ in number")
     _require(manifest.rejected_rows == sum(manifest.rejected_by_reason.values()), "rejected_rows is not the sum of its reasons")
+    _require(manifest.reading is None or manifest.reading.source in ("libsvm", "pictures"), "reading.source")
+    _require(isinstance(manifest.training_rows_sha256, str), "training_rows_sha256 must be text")
     _require(set(manifest.splits) <= set(SPLITS), f"splits {list(manifest.splits)}")
     for name, split in manifest.splits.items():
         for file in split.files:

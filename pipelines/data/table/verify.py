@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.data.table.schema import IMAGE_COLUMN, LABEL_COLUMN, TableFile, TableManifest
+from pipelines.data.table.schema import IMAGE_COLUMN, LABEL_COLUMN, TRAINING_ROWS_NAME, TableFile, TableManifest
 from pipelines.system.fingerprint import fingerprint
 from pipelines.system.secrets import first_line
 
@@ -43,8 +43,17 @@ def find_damage(folder: Path, manifest: TableManifest) -> str | None:
             defect = f"cannot be read ({error.strerror or error})"
         return f"{file.path} {defect}" if defect else None
 
+    if manifest.training_rows_sha256 and not _is_intact(resolved / TRAINING_ROWS_NAME, manifest.training_rows_sha256):
+        return f"{TRAINING_ROWS_NAME} is missing or changed"
     with ThreadPoolExecutor(_THREADS) as pool:
         return next((text for text in pool.map(check, range(len(files))) if text), None)
+
+
+def _is_intact(path: Path, sha256: str) -> bool:
+    try:
+        return not path.is_symlink() and fingerprint(path).sha256 == sha256
+    except OSError:
+        return False
 
 
 def _check_file(folder: Path, file: TableFile, manifest: TableManifest, hash_it: bool, read_footer: bool) -> str | None:

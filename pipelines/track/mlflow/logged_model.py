@@ -7,12 +7,15 @@ model folder, and the driver logs that folder unchanged.
 import importlib.metadata
 import shutil
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.data.formats.mnist_format import is_mnist_format
+from pipelines.data.table import row_hashes
 from pipelines.data.table.schema import TableManifest
 from pipelines.errors import ConvoyError
 
@@ -21,12 +24,21 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _NAME = "model"
+_CODE_FOLDER = "code"
+_SERVED_MODULE = "convoy_served_model"
 # Libraries that users of the model must not need.
 _TRAINING_ONLY = (b"horovod", b"petastorm", b"pyspark")
 _TEXT_FILES = ("MLmodel", "requirements.txt", "conda.yaml", "python_env.yaml")
 
 
-def save(model: "keras.Model", folder: Path, manifest: TableManifest, example: npt.NDArray[Any]) -> None:
+def save(
+    model: "keras.Model",
+    folder: Path,
+    manifest: TableManifest,
+    example: npt.NDArray[Any],
+    sample: Sequence[npt.NDArray[Any]] = (),
+    training_rows: Path | None = None,
+) -> None:
     """Write an MLflow model folder.
 
     Args:
@@ -34,6 +46,9 @@ def save(model: "keras.Model", folder: Path, manifest: TableManifest, example: n
         folder: must not exist.
         manifest: manifest of the training table; image shape and class names are stored in the model's metadata.
         example: images [n, height, width, channels] in source values, stored as the input example.
+        sample: some training images in the same form, which show whether pictures are to be converted to MNIST's format. Without
+            any they are not.
+        training_rows: the file with the hashes of the table's training rows.
 
     Raises:
         ConvoyError: the saved model needs Horovod, Petastorm or Spark.
@@ -42,9 +57,8 @@ def save(model: "keras.Model", folder: Path, manifest: TableManifest, example: n
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    image = manifest.image
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *image.shape))]),
+        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *manifest.image.shape))]),
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, manifest.num_classes))]),
     )
     mlflow.tensorflow.save_model(
@@ -53,15 +67,47 @@ def save(model: "keras.Model", folder: Path, manifest: TableManifest, example: n
         signature=signature,
         input_example=example.astype(np.float32),
         pip_requirements=_requirements(),
-        metadata={
-            "class_names": list(manifest.class_names),
-            "labels": list(manifest.labels),
-            "value_range": list(image.value_range),
-            "dataset": manifest.dataset,
-            "table_digest": manifest.digest,
-        },
+        metadata=_metadata(manifest, sample),
     )
+    _serve_checked(folder)
+    if training_rows is not None:
+        shutil.copyfile(training_rows, folder / row_hashes.FILE_NAME)
     check_portable(folder)
+
+
+def _metadata(manifest: TableManifest, sample: Sequence[npt.NDArray[Any]]) -> dict[str, Any]:
+    """What is known in training about the data, and would have to be guessed later."""
+    metadata: dict[str, Any] = {
+        "task": "classification",
+        "class_names": list(manifest.class_names),
+        "labels": list(manifest.labels),
+        "value_range": list(manifest.image.value_range),
+        "dataset": manifest.dataset,
+        "table_digest": manifest.digest,
+        "splits": {name: {"rows": split.rows, "digest": split.digest} for name, split in manifest.splits.items()},
+    }
+    reading = manifest.reading
+    if reading is None:
+        return metadata
+    # Pictures are trained on as they are, digits or not.
+    is_mnist = reading.source == "libsvm" and sample and is_mnist_format(np.concatenate(sample), manifest.image.value_range)
+    return metadata | {
+        "picture_form": "digit" if is_mnist else "picture",
+        "zero_based": reading.zero_based,
+        "resize_pictures": reading.resize_pictures,
+    }
+
+
+def _serve_checked(folder: Path) -> None:
+    """Let MLflow load the model through `pipelines.track.mlflow.served_model`."""
+    from mlflow.models import Model
+
+    code = folder / _CODE_FOLDER
+    code.mkdir()
+    shutil.copyfile(Path(__file__).with_name("served_model.py"), code / f"{_SERVED_MODULE}.py")
+    saved = Model.load(str(folder))
+    saved.flavors["python_function"] |= {"loader_module": _SERVED_MODULE, "code": _CODE_FOLDER}
+    saved.save(str(folder / "MLmodel"))
 
 
 def check_portable(folder: Path) -> None:
