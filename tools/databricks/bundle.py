@@ -4,6 +4,7 @@ This implements the part of Databricks bundles that Convoy's own files use (targ
 prefix, relative paths), so that a job can be submitted where the Databricks CLI is not installed. The CLI reads the same files.
 """
 
+import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -220,7 +221,7 @@ def _lookup(reference: str, values: Mapping[str, Any]) -> Any:
 
 
 def _configurations(settings: Mapping[str, Any], parameters: Mapping[str, str], home: Path, files: str) -> list[Path]:
-    """The files of the repository that the parameters of the tasks name."""
+    """The files of the repository that the parameters of the tasks name. A path that leads elsewhere in the workspace stays."""
     values = {parameter["name"]: str(parameter["default"]) for parameter in settings.get("parameters", ())} | dict(parameters)
     named = {
         _JOB_PARAMETER.sub(lambda match: values.get(match[1], match[0]), text)
@@ -228,7 +229,8 @@ def _configurations(settings: Mapping[str, Any], parameters: Mapping[str, str], 
         for text in task.get("spark_python_task", {}).get("parameters", ())
     }
     sources = []
-    for location in sorted(name.removeprefix(f"{files}/") for name in named if name.startswith(f"{files}/")):
+    paths = {posixpath.normpath(name) for name in named}
+    for location in sorted(path.removeprefix(f"{files}/") for path in paths if path.startswith(f"{files}/")):
         source = home / location
         if not source.is_file() or home.resolve() not in source.resolve().parents:
             raise ConfigError(f"{location}: the job reads it, but there is no such file in {home}; name one such as conf/mlp.yml")
