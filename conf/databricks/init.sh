@@ -47,6 +47,7 @@ build_wheel() { # FOLDER
     # cmake 4 refuses the projects inside Horovod; setuptools 70 removed what its setup.py imports.
     "$PYTHON" -m pip install --quiet --target "$build/tools" 'cmake<4' 'setuptools<70' wheel packaging
     export PATH="$build/tools/bin:$PATH" PYTHONPATH="$build/tools" CMAKE_POLICY_VERSION_MINIMUM=3.5 MAKEFLAGS="-j$(nproc)" \
+        CXXFLAGS='-include cstdint -include stdexcept' \
         HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1
     echo "horovod==$HOROVOD --hash=sha256:$HOROVOD_HASH" >"$build/horovod.txt"
     "$PYTHON" -m pip download --quiet --no-build-isolation --no-deps --no-binary horovod --require-hashes -d "$build" -r "$build/horovod.txt"

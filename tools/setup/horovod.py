@@ -29,6 +29,8 @@ _BUILD = {
     "HOROVOD_WITHOUT_MXNET": "1",
     "HOROVOD_WITH_GLOO": "1",
     "HOROVOD_WITHOUT_MPI": "1",
+    # Headers that its sources and Gloo's use and do not name; g++ 13 and later no longer bring them by others.
+    "CXXFLAGS": f"{os.environ.get('CXXFLAGS', '')} -include cstdint -include stdexcept".strip(),
 }
 
 
