@@ -18,9 +18,11 @@ PETASTORM=0.12.1
 HOROVOD=0.28.1
 HOROVOD_HASH=92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0
 # As in tools/setup/horovod.py, which says why, with the digest that it gives to the patch.
-PATCHED_FILE=horovod/tensorflow/CMakeLists.txt
-REMOVED_LINE='list(APPEND TF_SOURCES "${PROJECT_SOURCE_DIR}/horovod/tensorflow/xla_mpi_ops.cc")'
-PATCH=9600ea2d
+PATCH=8cb05f5c
+patch_source() { # FOLDER
+    remove_line "$1/horovod/tensorflow/CMakeLists.txt" 'list(APPEND TF_SOURCES "${PROJECT_SOURCE_DIR}/horovod/tensorflow/xla_mpi_ops.cc")'
+    remove_line "$1/third_party/flatbuffers/include/flatbuffers/stl_emulation.h" '    count_ = other.count_;'
+}
 # A builder says this often that it is at work, and counts as gone after this long without a word.
 HEARTBEAT_SECONDS=${HEARTBEAT_SECONDS:-15}
 GONE_SECONDS=${GONE_SECONDS:-120}
@@ -40,6 +42,12 @@ add() {
     "$PYTHON" -m pip install --quiet --disable-pip-version-check --constraint "$scratch/there.txt" "$@"
 }
 
+remove_line() { # FILE LINE
+    [ "$(grep -cxF "$2" "$1")" = 1 ] || { say "$1 is not that of Horovod $HOROVOD; the patch does not fit"; exit 1; }
+    grep -vxF "$2" "$1" >"$1.patched"
+    mv "$1.patched" "$1"
+}
+
 build_wheel() { # FOLDER
     command -v g++ >/dev/null && command -v make >/dev/null || { say "g++ and make are missing; Horovod cannot be compiled here"; exit 1; }
     local build=$scratch/build
@@ -47,13 +55,12 @@ build_wheel() { # FOLDER
     # cmake 4 refuses the projects inside Horovod; setuptools 70 removed what its setup.py imports.
     "$PYTHON" -m pip install --quiet --target "$build/tools" 'cmake<4' 'setuptools<70' wheel packaging
     export PATH="$build/tools/bin:$PATH" PYTHONPATH="$build/tools" CMAKE_POLICY_VERSION_MINIMUM=3.5 MAKEFLAGS="-j$(nproc)" \
+        CXXFLAGS='-include cstdint -include stdexcept' \
         HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1
     echo "horovod==$HOROVOD --hash=sha256:$HOROVOD_HASH" >"$build/horovod.txt"
     "$PYTHON" -m pip download --quiet --no-build-isolation --no-deps --no-binary horovod --require-hashes -d "$build" -r "$build/horovod.txt"
     tar -xzf "$build/horovod-$HOROVOD.tar.gz" -C "$build"
-    grep -qxF "$REMOVED_LINE" "$build/horovod-$HOROVOD/$PATCHED_FILE" || { say "the patch does not fit this Horovod"; exit 1; }
-    grep -vxF "$REMOVED_LINE" "$build/horovod-$HOROVOD/$PATCHED_FILE" >"$build/patched"
-    mv "$build/patched" "$build/horovod-$HOROVOD/$PATCHED_FILE"
+    patch_source "$build/horovod-$HOROVOD"
     "$PYTHON" -m pip wheel --quiet --no-cache-dir --no-build-isolation --no-deps --wheel-dir "$1" "$build/horovod-$HOROVOD"
 }
 

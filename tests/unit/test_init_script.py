@@ -74,10 +74,16 @@ def test_a_build_that_fails_is_a_failure_of_its_node_and_the_next_tries(tmp_path
     assert builders(tmp_path) == ["first", "second"]
 
 
-def test_the_patch_and_the_source_are_those_of_the_set_up():
+def test_the_patch_and_the_source_are_those_of_the_set_up(tmp_path):
+    for folder in ("by the set-up", "by the script"):
+        for name, line in horovod.REMOVED_LINES.items():
+            (tmp_path / folder / name).parent.mkdir(parents=True)
+            (tmp_path / folder / name).write_text(f"before\n{line}\nafter\n")
+    horovod.patch(tmp_path / "by the set-up")
+    subprocess.run(["bash", "-c", f". {SCRIPT}; patch_source '{tmp_path}/by the script'"], check=True, timeout=30)
+    for name in horovod.REMOVED_LINES:
+        assert (tmp_path / "by the script" / name).read_text() == (tmp_path / "by the set-up" / name).read_text()
     text = SCRIPT.read_text()
-    assert f"PATCHED_FILE={horovod.PATCHED_FILE}\n" in text
-    assert f"REMOVED_LINE='{horovod.REMOVED_LINE.strip()}'\n" in text
     assert f"PATCH={horovod.PATCH}\n" in text
     version, _, rest = (ROOT / "conf/constraints/horovod.lock").read_text().partition("==")[2].partition(" ")
     assert f"HOROVOD={version}\n" in text

@@ -275,13 +275,12 @@ def test_a_kept_horovod_is_that_of_its_python_tensorflow_and_patch(clone, monkey
     assert name != horovod.wheel_folder(clone, "3.11").name
 
 
-def test_the_patch_takes_out_one_line_and_fits_no_other_source(tmp_path):
-    file = tmp_path / horovod.PATCHED_FILE
-    file.parent.mkdir(parents=True)
-    kept = 'list(APPEND TF_SOURCES "${PROJECT_SOURCE_DIR}/horovod/tensorflow/mpi_ops.cc")\n'
-    file.write_text(f"# TF SOURCES\n{kept}{horovod.REMOVED_LINE}\n")
+def test_the_patch_takes_out_its_lines_and_fits_no_other_source(tmp_path):
+    for name, line in horovod.REMOVED_LINES.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(f"before\n{line}\nafter\n")
     horovod.patch(tmp_path)
-    assert file.read_text() == f"# TF SOURCES\n{kept}\n"
+    assert [(tmp_path / name).read_text() for name in horovod.REMOVED_LINES] == ["before\nafter\n"] * 2
     with pytest.raises(SetupError, match=r"CMakeLists\.txt is not that of Horovod 0\.28\.1"):
         horovod.patch(tmp_path)
 

@@ -1,8 +1,13 @@
 """Horovod, compiled once for each Python and TensorFlow from its patched source distribution, and kept in the cache.
 
-The patch leaves one file out of the library for TensorFlow: xla_mpi_ops.cc includes headers of XLA that TensorFlow 2.19 and later
-have moved or do not ship. All of its code is between `#if HAVE_GPU` and `#endif`, so without a GPU it compiles to nothing; with
-one it serves XLA alone, which Convoy does not use. So patched, Horovod 0.28.1 compiles for TensorFlow 2.16 to 2.21.
+The patch takes out two lines:
+
+- the one that adds xla_mpi_ops.cc to the library for TensorFlow. That file includes headers of XLA that TensorFlow 2.19 and later
+  have moved or do not ship. All of its code is between `#if HAVE_GPU` and `#endif`, so without a GPU it compiles to nothing; with
+  one it serves XLA alone, which Convoy does not use;
+- one of FlatBuffers that assigns to a constant, in an assignment that nothing uses: g++ 14 refuses it even there.
+
+So patched, Horovod 0.28.1 compiles for TensorFlow 2.16 to 2.21.
 """
 
 from __future__ import annotations
@@ -19,9 +24,11 @@ from pathlib import Path
 from tools.setup.clone import Clone, SetupError, cache, locked_version
 from tools.setup.steps import Steps, exclusive
 
-PATCHED_FILE = "horovod/tensorflow/CMakeLists.txt"
-REMOVED_LINE = 'list(APPEND TF_SOURCES "${PROJECT_SOURCE_DIR}/horovod/tensorflow/xla_mpi_ops.cc")\n'
-PATCH = hashlib.sha256(f"{PATCHED_FILE}\n{REMOVED_LINE}".encode()).hexdigest()[:8]
+REMOVED_LINES = {
+    "horovod/tensorflow/CMakeLists.txt": 'list(APPEND TF_SOURCES "${PROJECT_SOURCE_DIR}/horovod/tensorflow/xla_mpi_ops.cc")',
+    "third_party/flatbuffers/include/flatbuffers/stl_emulation.h": "    count_ = other.count_;",
+}
+PATCH = hashlib.sha256(json.dumps(REMOVED_LINES).encode()).hexdigest()[:8]
 
 _BUILD = {
     "HOROVOD_WITH_TENSORFLOW": "1",
@@ -29,6 +36,8 @@ _BUILD = {
     "HOROVOD_WITHOUT_MXNET": "1",
     "HOROVOD_WITH_GLOO": "1",
     "HOROVOD_WITHOUT_MPI": "1",
+    # Headers that its sources and Gloo's use and do not name; g++ 13 and later no longer bring them by others.
+    "CXXFLAGS": f"{os.environ.get('CXXFLAGS', '')} -include cstdint -include stdexcept".strip(),
 }
 
 
@@ -71,11 +80,12 @@ def install_horovod(steps: Steps, python: str) -> None:
 
 def patch(source: Path) -> None:
     """Apply the patch to an unpacked source distribution. Raises SetupError when it does not fit."""
-    file = source / PATCHED_FILE
-    text = file.read_text()
-    if text.count(REMOVED_LINE) != 1:
-        raise SetupError(f"{file} is not that of Horovod 0.28.1; tools/setup/horovod.py patches no other release")
-    file.write_text(text.replace(REMOVED_LINE, ""))
+    for name, line in REMOVED_LINES.items():
+        file = source / name
+        text = file.read_text()
+        if text.count(f"\n{line}\n") != 1:
+            raise SetupError(f"{file} is not that of Horovod 0.28.1; tools/setup/horovod.py patches no other release")
+        file.write_text(text.replace(f"\n{line}\n", "\n"))
 
 
 def compiled_for(wheel: Path) -> str:
