@@ -37,6 +37,7 @@ COLUMNS, LINES = 110, 40
 FIGURE = "confusion_matrix"
 # How far the training is in the picture.
 _SHARE = 0.6
+_BRIGHT_BLACK = "#585b70"
 _COLOURS = ("#1e1e2e", "#f38ba8", "#a6e3a1", "#f9e2af", "#89b4fa", "#f5c2e7", "#94e2d5", "#cdd6f4")
 _PAGE = """<!doctype html><meta charset="utf-8"><style>
 body {{ margin: 0; background: #1e1e2e; }}
@@ -110,7 +111,7 @@ class Screen:
         style = "" if not codes or 0 in codes else self._style
         for code in codes:
             if 30 <= code <= 37 or 90 <= code <= 97:
-                style += f"color:{_COLOURS[code % 10]};"
+                style += f"color:{_BRIGHT_BLACK if code == 90 else _COLOURS[code % 10]};"
             elif code in (1, 2):
                 style += "font-weight:bold;" if code == 1 else "opacity:.7;"
         return style

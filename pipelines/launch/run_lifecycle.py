@@ -48,7 +48,7 @@ def recorded(
     """
     with _disk_errors_named(run_dir):
         log = log_to(run_dir, log_level) if parent is None else None
-        console.say(f"run folder {paths.display(run_dir)}, logs in {paths.display(run_dir / layout.LOG_FOLDER)}")
+        console.say(f"run folder {paths.display(run_dir)} (logs in {layout.LOG_FOLDER}/)")
         orphaned = orphans.mark_killed(run_dir.parent, console)
         orphans.claim(run_dir)
     try:
