@@ -27,6 +27,8 @@ KEY_TAG = "convoy.journal"
 PARENT_TAG = "mlflow.parentRunId"
 # By default MLflow retries a dead server for minutes. The journal is retried as a whole instead.
 _HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+# At the end of a run MLflow would print its address, with the password in it.
+_SILENT = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 _log = logging.getLogger(__name__)
 
 
@@ -112,7 +114,7 @@ class MlflowSync:
         """Connect and find or create the run."""
         if self._client is not None:
             return
-        for name, value in _HTTP.items():
+        for name, value in (_HTTP | _SILENT).items():
             os.environ.setdefault(name, value)
         server_compat.check_sqlite(self.tracking_uri)
         import mlflow
