@@ -47,7 +47,7 @@ def test_executors_without_the_drivers_python_are_one_line(home):
     done = submit_with(home, "spark.pyspark.python=/nowhere/python3", f"spark.pyspark.driver.python={sys.executable}")
     assert done.returncode == 1
     last = done.stdout.splitlines()[-1]
-    assert last == "error: executors cannot start Python (/nowhere/python3); set PYSPARK_PYTHON to one that all nodes have"
+    assert last == "error: executors cannot start Python (/nowhere/python3); set PYSPARK_PYTHON to a Python that all nodes have"
     assert not (home / "tables").exists()
 
 

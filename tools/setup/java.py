@@ -49,7 +49,9 @@ def archive_classes(steps: Steps, java_home: str) -> None:
     version = subprocess.run(
         [f"{java_home}/bin/java", "-version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ).stdout
-    made_of = "\n".join([version, *(f"{jar.name} {jar.stat().st_size} {jar.stat().st_mtime_ns}" for jar in jars)])
+    # How Java is started decides which modules it has, and with it whether the archive fits.
+    start = (clone.site_packages / "pyspark/bin/spark-class").read_text()
+    made_of = "\n".join([version, *(f"{jar.name} {jar.stat().st_size} {jar.stat().st_mtime_ns}" for jar in jars), start])
     archive, note = clone.venv / CLASSES, clone.venv / f"{CLASSES}.txt"
     if archive.exists() and note.exists() and note.read_text() == made_of:
         return
@@ -58,8 +60,9 @@ def archive_classes(steps: Steps, java_home: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         data, unfinished = Path(folder) / "data", clone.venv / f"{CLASSES}.new"
         data.mkdir()
-        for split in ("train", "test"):
-            (data / f"{split}.libsvm").write_text("".join(f"{row % 2} 1:{row} 2:{row + 1}\n" for row in range(64)))
+        for split, first in (("train", 0), ("test", 64)):
+            rows = "".join(f"{row % 2} 1:{row} 2:{row + 1}\n" for row in range(first, first + 64))
+            (data / f"{split}.libsvm").write_text(rows)
         settings = [f"--set=data.{setting}" for setting in ("image_shape=[1,2,1]", "classes=2")]
         options = {"CONVOY_HOME": folder, "SPARK_SUBMIT_OPTS": f'-XX:ArchiveClassesAtExit="{unfinished}"'}
         command = [str(clone.venv / "bin/spark-submit"), str(clone.root / "jobs/ingest.py"), "--data", str(data), *settings]

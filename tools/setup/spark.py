@@ -29,6 +29,13 @@ exec "$SPARK_HOME/bin/spark-submit" "$@"
 """
 
 
+# Spark 4 adds a module to Java for its linear algebra, which nothing here uses, and Java warns of it at each start.
+_EXEC = 'exec "${CMD[@]}"'
+_DROP_MODULE = """KEPT=()
+for ARG in "${CMD[@]}"; do [ "$ARG" = --add-modules=jdk.incubator.vector ] || KEPT+=("$ARG"); done
+exec "${KEPT[@]}\""""
+
+
 def environment(clone: Clone, java_home: str) -> dict[str, str]:
     """All variables of a program of the project."""
     variables = {**os.environ, **_project_variables(clone, java_home)}
@@ -63,11 +70,17 @@ def write_spark_conf(clone: Clone, java_home: str) -> None:
         _SUBMIT.format(spark=shlex.quote(str(spark)), venv=shlex.quote(str(clone.venv)), archive=CLASSES),
         0o755,
     )
+    spark_class = spark / "bin/spark-class"
+    replace(spark_class, _without_vector_module(spark_class.read_text()), 0o755)
     (clone.venv / "no-spark-conf").mkdir(exist_ok=True)
     # Spark puts itself on the path of its Python programs, as archives that every task of a worker lists anew. It is installed.
     archives = tuple(str(spark / folder) + os.sep for folder in ("jars", "python/lib"))
     line = f"import sys; sys.path[:] = [path for path in sys.path if not path.startswith({archives!r})]\n"
     replace(clone.site_packages / "convoy-spark-path.pth", line)
+
+
+def _without_vector_module(spark_class: str) -> str:
+    return spark_class.replace(_EXEC, _DROP_MODULE)
 
 
 def _project_variables(clone: Clone, java_home: str) -> dict[str, str]:
