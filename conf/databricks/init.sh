@@ -94,6 +94,14 @@ kept_wheel() { # FOLDER: prints the wheel, which this node or another has built
             sleep "$SETTLE_SECONDS"
             continue
         fi
+        # Before it begins it moves to the front, so that one whose claim is seen late does not begin, too.
+        if [ "${own#0-}" = "$own" ]; then
+            rm -f "$claims/$own"
+            own=0-$(date +%s%N)-$own
+            claim "$claims/$own"
+            sleep "$SETTLE_SECONDS"
+            continue
+        fi
         say "compiling Horovod for $(basename "$kept"); the other nodes wait for it" >&2
         (while sleep "$HEARTBEAT_SECONDS" && kill -0 $$; do claim "$claims/$own"; done) >/dev/null 2>&1 &
         heart=$!
