@@ -40,6 +40,20 @@ def alive(pid):
         return False
 
 
+def test_spark_gets_its_java_without_the_module_that_not_every_java_has(clone, tmp_path):
+    home = tmp_path / "java home"
+    (home / "bin").mkdir(parents=True)
+    (clone.venv / "bin").mkdir(parents=True)
+    (clone.venv / "lib/python3.11/site-packages/pyspark").mkdir(parents=True)
+    (home / "bin/java").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (home / "bin/java").chmod(0o755)
+    write_spark_conf(clone, str(home))
+    given = ["-cp", "a b", "--add-modules=jdk.incubator.vector", "--add-opens=x", "", "org.Main"]
+    program = program_environment(clone)["JAVA_HOME"] + "/bin/java"
+    shown = subprocess.run([program, *given], capture_output=True, text=True, timeout=30, check=True).stdout
+    assert shown.split("\n")[:-1] == ["-cp", "a b", "--add-opens=x", "", "org.Main"]
+
+
 def started(clone, **variables):
     """What the environment's `spark-submit` hands to Spark's: its own path of settings, the options of Java, the arguments."""
     spark = clone.venv / "lib/python3.11/site-packages/pyspark"
@@ -312,9 +326,9 @@ def test_programs_of_the_project_see_its_environment_and_may_write_bytecode(clon
     (clone.venv / "lib/python3.11/site-packages").mkdir(parents=True)
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.setenv("SPARK_CONF_DIR", "/elsewhere")
-    variables = program_environment(clone, "/opt/java")
+    variables = program_environment(clone)
     assert variables["PATH"].split(os.pathsep)[0] == str(clone.venv / "bin")
-    assert variables["JAVA_HOME"] == "/opt/java"
+    assert variables["JAVA_HOME"] == str(clone.venv / "spark-java")
     assert variables["CONVOY_HOME"] == str(clone.root)
     assert not {"PYTHONDONTWRITEBYTECODE", "SPARK_CONF_DIR"} & set(variables)
 
@@ -324,10 +338,10 @@ def test_each_runtime_records_in_a_store_of_its_own_unless_the_user_has_one(clon
     runtime = Clone(clone.root, "dbr-17.3-ml")
     for each in (clone, runtime):
         (each.venv / "lib/python3.12/site-packages").mkdir(parents=True)
-    assert "MLFLOW_TRACKING_URI" not in run_environment(clone, "/opt/java")
-    assert run_environment(runtime, "/opt/java")["MLFLOW_TRACKING_URI"] == f"sqlite:///{clone.root}/mlflow-dbr-17.3-ml.db"
+    assert "MLFLOW_TRACKING_URI" not in run_environment(clone)
+    assert run_environment(runtime)["MLFLOW_TRACKING_URI"] == f"sqlite:///{clone.root}/mlflow-dbr-17.3-ml.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://own:5000")
-    assert run_environment(runtime, "/opt/java")["MLFLOW_TRACKING_URI"] == "http://own:5000"
+    assert run_environment(runtime)["MLFLOW_TRACKING_URI"] == "http://own:5000"
 
 
 def test_the_spark_files_are_replaced_and_never_written_through_a_link(clone, tmp_path):
@@ -350,7 +364,7 @@ def test_the_spark_files_are_replaced_and_never_written_through_a_link(clone, tm
         check=True,
         env={"PATH": os.environ["PATH"], "CONVOY_HOME": "/mine"},
     )
-    assert shown.stdout.strip() == "/opt/java home:/mine"
+    assert shown.stdout.strip() == f"{clone.venv}/spark-java:/mine"
 
 
 def test_spark_starts_with_the_settings_of_the_project_and_the_archive_of_its_classes(clone):

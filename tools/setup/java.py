@@ -49,9 +49,14 @@ def archive_classes(steps: Steps, java_home: str) -> None:
     version = subprocess.run(
         [f"{java_home}/bin/java", "-version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ).stdout
-    # How Java is started decides which modules it has, and with it whether the archive fits.
-    start = (clone.site_packages / "pyspark/bin/spark-class").read_text()
-    made_of = "\n".join([version, *(f"{jar.name} {jar.stat().st_size} {jar.stat().st_mtime_ns}" for jar in jars), start])
+    starter = clone.venv / "spark-java/bin/java"
+    made_of = "\n".join(
+        [
+            version,
+            starter.read_text() if starter.exists() else "",
+            *(f"{jar.name} {jar.stat().st_size} {jar.stat().st_mtime_ns}" for jar in jars),
+        ]
+    )
     archive, note = clone.venv / CLASSES, clone.venv / f"{CLASSES}.txt"
     if archive.exists() and note.exists() and note.read_text() == made_of:
         return

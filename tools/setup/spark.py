@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from pathlib import Path
 
 from tools.setup.clone import Clone, replace
 from tools.setup.java import CLASSES
@@ -29,25 +30,30 @@ exec "$SPARK_HOME/bin/spark-submit" "$@"
 """
 
 
-# Spark 4 adds a module to Java for its linear algebra, which nothing here uses, and Java warns of it at each start.
-_EXEC = 'exec "${CMD[@]}"'
-_DROP_MODULE = """KEPT=()
-for ARG in "${CMD[@]}"; do [ "$ARG" = --add-modules=jdk.incubator.vector ] || KEPT+=("$ARG"); done
-exec "${KEPT[@]}\""""
+# Spark 4 has Java add a module that only the linear algebra of Spark's own ML uses. The Java of the wheel lacks it, and any other
+# prints a warning and starts later with it.
+_JAVA = """#!/bin/sh
+# Written by ./convoy setup.
+for argument; do
+    shift
+    [ "$argument" = --add-modules=jdk.incubator.vector ] || set -- "$@" "$argument"
+done
+exec {java} "$@"
+"""
 
 
-def environment(clone: Clone, java_home: str) -> dict[str, str]:
+def environment(clone: Clone) -> dict[str, str]:
     """All variables of a program of the project."""
-    variables = {**os.environ, **_project_variables(clone, java_home)}
+    variables = {**os.environ, **_project_variables(clone)}
     variables["PATH"] = f"{clone.venv}/bin{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONHOME", "SPARK_CONF_DIR"):
         variables.pop(name, None)
     return variables
 
 
-def run_environment(clone: Clone, java_home: str) -> dict[str, str]:
+def run_environment(clone: Clone) -> dict[str, str]:
     """Variables of a job. A runtime's older MLflow cannot open the store of a newer one, so each runtime has its own."""
-    variables = environment(clone, java_home)
+    variables = environment(clone)
     if clone.runtime != "local":
         variables.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{clone.root}/mlflow-{clone.runtime}.db")
     return variables
@@ -62,7 +68,7 @@ def write_spark_conf(clone: Clone, java_home: str) -> None:
     keep = ("CONVOY_HOME", "SPARK_LOCAL_IP", "SPARK_LAUNCHER_OPTS", "TF_CPP_MIN_LOG_LEVEL", "MLFLOW_DISABLE_TELEMETRY")
     lines = [
         f': "${{{name}:={value}}}"' if name in keep else f"{name}={shlex.quote(value)}"
-        for name, value in _project_variables(clone, java_home).items()
+        for name, value in _project_variables(clone).items()
     ]
     replace(spark / "conf/spark-env.sh", "\n".join(["# Written by ./convoy setup.", *lines, 'PATH="$VIRTUAL_ENV/bin:$PATH"', ""]))
     replace(
@@ -70,24 +76,25 @@ def write_spark_conf(clone: Clone, java_home: str) -> None:
         _SUBMIT.format(spark=shlex.quote(str(spark)), venv=shlex.quote(str(clone.venv)), archive=CLASSES),
         0o755,
     )
-    spark_class = spark / "bin/spark-class"
-    replace(spark_class, _without_vector_module(spark_class.read_text()), 0o755)
     (clone.venv / "no-spark-conf").mkdir(exist_ok=True)
+    (_spark_java(clone) / "bin").mkdir(parents=True, exist_ok=True)
+    replace(_spark_java(clone) / "bin/java", _JAVA.format(java=shlex.quote(f"{java_home}/bin/java")), 0o755)
     # Spark puts itself on the path of its Python programs, as archives that every task of a worker lists anew. It is installed.
     archives = tuple(str(spark / folder) + os.sep for folder in ("jars", "python/lib"))
     line = f"import sys; sys.path[:] = [path for path in sys.path if not path.startswith({archives!r})]\n"
     replace(clone.site_packages / "convoy-spark-path.pth", line)
 
 
-def _without_vector_module(spark_class: str) -> str:
-    return spark_class.replace(_EXEC, _DROP_MODULE)
+def _spark_java(clone: Clone) -> Path:
+    """A Java home with a program that starts the real one."""
+    return clone.venv / "spark-java"
 
 
-def _project_variables(clone: Clone, java_home: str) -> dict[str, str]:
+def _project_variables(clone: Clone) -> dict[str, str]:
     return {
         "VIRTUAL_ENV": str(clone.venv),
         "CONVOY_HOME": str(clone.root),
-        "JAVA_HOME": java_home,
+        "JAVA_HOME": str(_spark_java(clone)),
         "SPARK_HOME": str(clone.site_packages / "pyspark"),
         "PYSPARK_PYTHON": str(clone.python),
         "PYSPARK_DRIVER_PYTHON": str(clone.python),
