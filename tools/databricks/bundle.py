@@ -4,6 +4,7 @@ This implements the part of Databricks bundles that Convoy's own files use (targ
 prefix, relative paths), so that a job can be submitted where the Databricks CLI is not installed. The CLI reads the same files.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -228,9 +229,12 @@ def _configurations(settings: Mapping[str, Any], parameters: Mapping[str, str], 
         for text in task.get("spark_python_task", {}).get("parameters", ())
     }
     sources = []
-    for location in sorted(name.removeprefix(f"{files}/") for name in named if name.startswith(f"{files}/")):
+    for location in sorted(os.path.normpath(name.removeprefix(f"{files}/")) for name in named if name.startswith(f"{files}/")):
+        if location.startswith(".."):
+            # Another place of the workspace.
+            continue
         source = home / location
-        if not source.is_file() or home.resolve() not in source.resolve().parents:
+        if not source.is_file():
             raise ConfigError(f"{location}: the job reads it, but there is no such file in {home}; name one such as conf/mlp.yml")
         sources.append(source)
     return sources
