@@ -12,7 +12,7 @@ from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 from pipelines.errors import LaunchError
-from pipelines.system import paths, spark_submit
+from pipelines.system import paths, spark_submit, surroundings
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +31,10 @@ def open_session(app_name: str) -> Iterator[SparkSession]:
         # Databricks treats a stopped session as a crash of the driver.
         yield active or SparkSession.builder.getOrCreate()
         return
+    surroundings.apply()
+    reason = surroundings.refusal()
+    if reason:
+        raise LaunchError(f"Spark cannot start: {reason}")
     # By default Spark starts the first `python3` on the PATH of its workers.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     interrupt_handler = signal.getsignal(signal.SIGINT)

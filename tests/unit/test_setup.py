@@ -64,6 +64,8 @@ def started(clone, **variables):
     )
     (spark / "bin/spark-submit").chmod(0o755)
     write_spark_conf(clone, "/opt/java home")
+    if not clone.python.exists():
+        clone.python.symlink_to(sys.executable)
     done = subprocess.run(
         [str(clone.venv / "bin/spark-submit"), "a job.py", "--workers", "2"],
         env={"PATH": os.environ["PATH"], **variables},
