@@ -218,9 +218,7 @@ def refusal() -> str:
     raise_file_limit()
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if files != resource.RLIM_INFINITY and files < FILES:
-        return (
-            f"only {files} files may be open at a time (ulimit -n), and Spark needs {FILES}; raise the limit, also the hard one"
-        )
+        return f"only {files} files may be open at a time (ulimit -n), Spark needs {FILES}; raise the limit, also the hard one"
     if not has_name():
         uid = os.geteuid()
         return (
