@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import os
 import pwd
+import re
 import resource
 import sys
 import warnings
@@ -38,6 +39,7 @@ _OF_PYTHON = ("PYTHONHOME", "PYTHONOPTIMIZE", "PYTHONIOENCODING", "PYTHONUTF8", 
 # Each changes what Spark's shell scripts do: `cd` prints, options are on, a file is run first.
 _OF_SHELLS = ("CDPATH", "BASH_ENV", "ENV", "SHELLOPTS", "BASHOPTS", "GREP_OPTIONS", "POSIXLY_CORRECT")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+_COLLECTOR = "-XX:+UseSerialGC"
 _OWN_HOSTS = ("localhost", "127.0.0.1", "::1")
 _LC_CTYPE_MASK, _CODESET = 1, 14
 
@@ -52,6 +54,8 @@ def repaired(variables: Mapping[str, str], packages: str = "") -> Tuple[Dict[str
     result = dict(variables)
     notes: List[str] = []
     _change(result, changes(variables))
+    if packages:
+        _change(result, _spark_log(result))
     if packages and result.get("PYTHONPATH"):
         kept, notes = _without_doubles(result["PYTHONPATH"].split(os.pathsep), packages)
         _change(result, {"PYTHONPATH": os.pathsep.join(kept) or None})
@@ -77,6 +81,7 @@ def changes(variables: Mapping[str, str]) -> Changes:
     found.update(_locale(variables))
     found.update(_user(variables))
     found.update(_proxies(variables))
+    found.update(_java(variables))
     found.update(keras_settings.changes(variables))
     return found
 
@@ -132,7 +137,26 @@ def _user(variables: Mapping[str, str]) -> Changes:
     """Python's libraries ask for the user's name, and find none for a uid without an entry of its own."""
     if has_name():
         return {}
-    return {name: f"uid{os.geteuid()}" for name in ("USER", "LOGNAME") if not variables.get(name)}
+    values = {"USER": f"uid{os.geteuid()}", "LOGNAME": f"uid{os.geteuid()}", "HOME": "/"}
+    return {name: value for name, value in values.items() if not variables.get(name)}
+
+
+def _java(variables: Mapping[str, str]) -> Changes:
+    """Java does not start with two garbage collectors: Spark's launcher has one of Convoy's, and the user may have chosen one."""
+    options = " ".join(variables.get(name, "") for name in ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"))
+    launcher = variables.get("SPARK_LAUNCHER_OPTS", "")
+    if _COLLECTOR not in launcher or not re.search(r"-XX:\+Use\w+GC\b", options):
+        return {}
+    return {"SPARK_LAUNCHER_OPTS": " ".join(launcher.replace(_COLLECTOR, "").split())}
+
+
+def _spark_log(variables: Mapping[str, str]) -> Changes:
+    """Spark's log is in the clone (conf/spark/log4j2.properties); without a file to write, Spark would print it."""
+    runs = os.path.join(_ROOT, "runs")
+    if "CONVOY_SPARK_LOG" in variables or os.access(runs if os.path.isdir(runs) else _ROOT, os.W_OK):
+        return {}
+    cache = variables.get("CONVOY_CACHE") or os.path.join(variables.get("HOME") or os.path.expanduser("~"), ".cache/convoy")
+    return {"CONVOY_SPARK_LOG": os.path.join(cache, "spark.log") if os.access(cache, os.W_OK) else os.devnull}
 
 
 def has_name() -> bool:

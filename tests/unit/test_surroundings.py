@@ -14,6 +14,7 @@ import pytest
 from pipelines.system import keras_settings, surroundings
 
 PACKAGES = str(Path(pytest.__file__).parents[1])
+ROOT = Path(__file__).parents[2]
 UTF_8 = "C.UTF-8"
 
 
@@ -168,7 +169,7 @@ def test_an_archive_on_pythonpath_counts_too_and_the_environment_itself_does_not
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("numpy/__init__.py", "")
         file.writestr("numpy/core.py", "")
-    path = os.pathsep.join([str(archive), PACKAGES, str(Path(__file__).parents[2])])
+    path = os.pathsep.join([str(archive), PACKAGES, str(ROOT)])
     repaired, notes = surroundings.repaired(plain | {"PYTHONPATH": path}, PACKAGES)
     assert repaired["PYTHONPATH"] == path.partition(os.pathsep)[2]
     assert len(notes) == 1
@@ -215,7 +216,7 @@ def test_a_module_of_another_project_is_named_and_not_found(tmp_path):
 
 def test_a_job_imports_nothing_from_the_working_directory_and_a_program_of_the_user_may():
     show = ("/bin/sh", "-c", 'echo "<${PYTHONSAFEPATH:-}>"')
-    job = str(Path(__file__).parents[2] / "jobs/train_cnn.py")
+    job = str(ROOT / "jobs/train_cnn.py")
     assert become(*show, "--conf", job).stdout == "<1>\n"
     assert become(*show, "/home/me/jobs/train_cnn.py").stdout == "<>\n"
 
@@ -246,3 +247,33 @@ def test_a_user_without_a_name_is_refused_in_one_line():
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: the user with uid 54321 has no name, and Java needs one; add an entry to /etc/passwd (")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"])
+def test_the_launcher_of_spark_leaves_the_choice_of_a_garbage_collector_to_the_user(plain, name):
+    launcher = {"SPARK_LAUNCHER_OPTS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
+    assert changes(plain | launcher | {name: "-Xmx1g -XX:+UseG1GC"}) == {"SPARK_LAUNCHER_OPTS": "-XX:TieredStopAtLevel=1"}
+    assert changes(plain | launcher | {name: "-Xmx1g"}) == {}
+
+
+def test_a_user_without_name_and_home_has_both_in_variables():
+    code = f"import json, sys; sys.path.insert(0, {str(ROOT)!r}); from pipelines.system import surroundings as s; "
+    command = ["unshare", "--user", "--map-user=54321", sys.executable, "-c", code + "print(json.dumps(s.changes({})))"]
+    changed = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout)
+    assert {name: changed.get(name) for name in ("USER", "LOGNAME", "HOME")} == {
+        "USER": "uid54321",
+        "LOGNAME": "uid54321",
+        "HOME": "/",
+    }
+
+
+def test_sparks_log_is_not_in_a_clone_that_cannot_be_written(tmp_path):
+    """Without a file for it, Spark prints hundreds of lines."""
+    folder = ROOT / "runs" if (ROOT / "runs").is_dir() else ROOT
+    mount = f"mount --bind {folder} {folder} && mount -o remount,bind,ro {folder}"
+    prefix = ("unshare", "--map-root-user", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh")
+    show = ("/bin/sh", "-c", 'echo "<${CONVOY_SPARK_LOG:-}>"')
+    assert become(*show).stdout == "<>\n"
+    assert become(*show, prefix=prefix, CONVOY_CACHE=str(tmp_path)).stdout == f"<{tmp_path}/spark.log>\n"
+    assert become(*show, prefix=prefix, CONVOY_CACHE=str(tmp_path / "none")).stdout == "</dev/null>\n"
+    assert become(*show, prefix=prefix, CONVOY_SPARK_LOG="/my.log").stdout == "</my.log>\n"

@@ -89,8 +89,9 @@ def write_spark_conf(clone: Clone, java_home: str) -> None:
     (_spark_java(clone) / "bin").mkdir(parents=True, exist_ok=True)
     replace(_spark_java(clone) / "bin/java", _JAVA.format(java=shlex.quote(f"{java_home}/bin/java")), 0o755)
     # Spark adds itself to its Python programs' path, as archives that every task of a worker lists anew. It is installed already.
+    # In ASCII, because Python reads the file in the encoding of its locale.
     archives = tuple(str(spark / folder) + os.sep for folder in ("jars", "python/lib"))
-    line = f"import sys; sys.path[:] = [path for path in sys.path if not path.startswith({archives!r})]\n"
+    line = f"import sys; sys.path[:] = [path for path in sys.path if not path.startswith({archives!a})]\n"
     replace(clone.site_packages / "convoy-spark-path.pth", line)
 
 
