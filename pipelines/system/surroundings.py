@@ -12,6 +12,7 @@ which runs under whatever Python the machine has, the module imports the standar
 
 import contextlib
 import ctypes
+import io
 import os
 import pwd
 import re
@@ -68,6 +69,10 @@ def apply() -> None:
     if "PYTHONWARNINGS" in changed:
         warnings.filters[:] = [each for each in warnings.filters if each[0] != "error"]  # type: ignore[index]
     _change(os.environ, changed)
+    for stream in (sys.stdout, sys.stderr):
+        # Python has opened them in the encoding it was given, which may lack a letter of a path.
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower().replace("-", "") != "utf8":
+            stream.reconfigure(errors="backslashreplace")
     raise_file_limit()
 
 

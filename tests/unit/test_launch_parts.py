@@ -176,11 +176,17 @@ def test_a_temporary_folder_that_is_a_link_is_not_used(tmp_path, monkeypatch):
         scratch.make(tmp_path / "run", 0)
 
 
-def test_the_spark_of_another_version_in_spark_home_is_refused_in_one_line(tmp_path, monkeypatch):
-    jars = tmp_path / "jars"
-    jars.mkdir()
+@pytest.mark.parametrize("start", [lambda: session.open_session("never").__enter__(), session.is_local])
+def test_the_spark_of_another_version_in_spark_home_is_refused_in_one_line(tmp_path, monkeypatch, start):
+    for folder in ("jars", "bin"):
+        (tmp_path / folder).mkdir()
     monkeypatch.setenv("SPARK_HOME", str(tmp_path))
     monkeypatch.setattr(SparkSession, "getActiveSession", lambda: None)
-    (jars / "spark-core_2.12-3.1.2.jar").touch()
+    with pytest.raises(
+        LaunchError, match=rf"^Spark cannot start: SPARK_HOME={tmp_path} has no Spark \(bin/spark-submit\); unset "
+    ):
+        start()
+    (tmp_path / "jars/spark-core_2.12-3.1.2.jar").touch()
+    (tmp_path / "bin/spark-submit").touch()
     with pytest.raises(LaunchError, match=rf"^Spark cannot start: SPARK_HOME={tmp_path} has Spark 3\.1\.2, this Python has "):
-        session.open_session("never").__enter__()
+        start()
