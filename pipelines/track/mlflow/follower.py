@@ -17,7 +17,8 @@ from pipelines.system import paths
 from pipelines.system.secrets import first_line, mask_value
 from pipelines.track.mlflow import server_compat
 from pipelines.track.mlflow.batching import BATCHED, points, requests, single_values
-from pipelines.track.mlflow.journal import EXPERIMENT_ID, RUN_ID, Entry, Journal
+from pipelines.track.mlflow.journal import EXPERIMENT_ID, RUN_ID, Journal
+from pipelines.track.mlflow.journal_file import Entry
 from pipelines.track.rundir import layout, logs
 
 if TYPE_CHECKING:

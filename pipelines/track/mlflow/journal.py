@@ -12,19 +12,20 @@ MLflow interprets, such as names, paths and addresses, only where they hold cred
 import contextlib
 import fcntl
 import json
-import os
 import re
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pipelines.errors import ConvoyError
 from pipelines.system import atomic, writeback
 from pipelines.system.secrets import mask, mask_value, masked
+from pipelines.track.mlflow import journal_file
+from pipelines.track.mlflow.journal_file import Accepted, Action, Entry
 from pipelines.track.rundir import layout
 
 FOLDER = "tracking"
@@ -34,32 +35,6 @@ _DATA_FILES = (".yml", ".json", ".csv")
 _TAGS_FOR_PROGRAMS = re.compile(
     r"(?:mlflow\.(?!note\.content$)|convoy|version\.).*|run_dir|model_uri|model_version|kind|sweep|trial(?:\..*)?|splits"
 )
-Action = Literal["open", "params", "tags", "metrics", "inputs", "artifact", "model", "status"]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One action."""
-
-    n: int
-    """Number of the entry, from 1."""
-    action: Action
-    time: int
-    """Milliseconds since the Unix epoch."""
-    values: dict[str, Any]
-
-
-@dataclass
-class Accepted:
-    """What a tracking server has."""
-
-    tracking_uri: str = ""
-    """Without credentials."""
-    run_id: str = ""
-    model_uri: str = ""
-    entries: set[int] = field(default_factory=set)
-    refused: dict[int, str] = field(default_factory=dict)
-    """Entries with a value that the server rejected, and why."""
 
 
 class Journal:
@@ -71,8 +46,8 @@ class Journal:
         """Why something could not be written, or empty."""
         self._folder = run_dir / FOLDER
         self._lock = threading.Lock()
-        self._entries = list(_read_entries(writeback.latest(run_dir, self._folder / "journal.jsonl")))
-        self.accepted = _read_accepted(writeback.latest(run_dir, self._folder / "accepted.jsonl"))
+        self._entries = list(journal_file.read_entries(writeback.latest(run_dir, self._folder / "journal.jsonl")))
+        self.accepted = journal_file.read_accepted(writeback.latest(run_dir, self._folder / "accepted.jsonl"))
 
     @classmethod
     def of(cls, run_dir: Path) -> "Journal":
@@ -185,7 +160,7 @@ class Journal:
             growing = writeback.stage_of(self.run_dir).file(path)
             with open(growing, "ab", opener=atomic.owner_only) as file:
                 # The last line is incomplete after a full disk or a kill.
-                start = b"\n" if _torn(growing) else b""
+                start = b"\n" if journal_file.is_torn(growing) else b""
                 file.write(start + json.dumps(content).encode() + b"\n")
         except OSError as error:
             self.problem = f"{path}: cannot be written ({error.strerror})"
@@ -201,43 +176,3 @@ def _masked(action: Action, values: Mapping[str, Any]) -> dict[str, Any]:
 def new_key() -> str:
     """Random key that identifies the run on the server if the response to its creation is lost."""
     return uuid.uuid4().hex
-
-
-def _read_entries(path: Path) -> Iterator[Entry]:
-    for line in _lines(path):
-        with contextlib.suppress(TypeError):
-            yield Entry(**line)
-
-
-def _read_accepted(path: Path) -> Accepted:
-    accepted = Accepted()
-    for mark in _lines(path):
-        if "run_id" in mark:
-            accepted = Accepted(mark["tracking_uri"], mark["run_id"])
-        elif "accepted" in mark:
-            accepted.entries |= set(mark["accepted"])
-            accepted.refused = {number: why for number, why in accepted.refused.items() if number not in accepted.entries}
-            accepted.model_uri = mark.get("model_uri", accepted.model_uri)
-        elif "refused" in mark:
-            accepted.refused[mark["refused"]] = mark["why"]
-    return accepted
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The valid lines of a file; incomplete ones are skipped."""
-    if not path.exists():
-        return
-    for line in path.read_bytes().splitlines():
-        with contextlib.suppress(ValueError):
-            value = json.loads(line)
-            if isinstance(value, dict):
-                yield value
-
-
-def _torn(path: Path) -> bool:
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        if size == 0:
-            return False
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"
