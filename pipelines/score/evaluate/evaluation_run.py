@@ -16,7 +16,8 @@ from pipelines.score.model_info import ModelInfo
 from pipelines.system import paths
 from pipelines.system.reporter import Reporter
 from pipelines.track.figures import catalog
-from pipelines.track.mlflow.follower import PARENT_TAG, default_tracking_uri
+from pipelines.track.mlflow.follower import default_tracking_uri
+from pipelines.track.mlflow.parent import PARENT_TAG
 from pipelines.track.run_page import DESCRIPTION_TAG
 from pipelines.track.rundir import layout
 from pipelines.track.tracked_run import TrackedRun

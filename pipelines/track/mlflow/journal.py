@@ -10,13 +10,15 @@ MLflow interprets, such as names, paths and addresses, only where they hold cred
 """
 
 import contextlib
+import errno
 import fcntl
 import json
+import os
 import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,9 @@ class Journal:
         """Why something could not be written, or empty."""
         self._folder = run_dir / FOLDER
         self._lock = threading.Lock()
+        # Lines of each file that await space on the disk.
+        self._unwritten: dict[str, list[bytes]] = {}
+        self._unwritten_record: layout.RunRecord | None = None
         self._entries = list(journal_file.read_entries(writeback.latest(run_dir, self._folder / "journal.jsonl")))
         self.accepted = journal_file.read_accepted(writeback.latest(run_dir, self._folder / "accepted.jsonl"))
 
@@ -65,6 +70,11 @@ class Journal:
         with self._lock:
             return list(self._entries)
 
+    @property
+    def opening(self) -> Entry:
+        """The entry that says which run this is."""
+        return next(entry for entry in self.entries() if entry.action == "open")
+
     def pending(self) -> list[Entry]:
         """Entries that the server has neither performed nor rejected."""
         settled = self.accepted.entries | self.accepted.refused.keys()
@@ -73,7 +83,8 @@ class Journal:
     def append(self, action: Action, values: Mapping[str, Any], at: float | None = None) -> Entry:
         """Write an action to disk, without credentials.
 
-        A write error is kept in `problem` and not raised: training must not fail for lack of a record.
+        A write error is kept in `problem` and not raised: training must not fail for lack of a record. The next entry brings with
+        it what could not be written.
 
         Args:
             action: the kind of action.
@@ -81,7 +92,9 @@ class Journal:
             at: time in seconds since the Unix epoch; now by default.
         """
         with self._lock:
-            number = self._entries[-1].n + 1 if self._entries else 1
+            # A server may have accepted entries that a full disk kept out of the journal.
+            settled = [*self.accepted.entries, *self.accepted.refused]
+            number = 1 + max([entry.n for entry in self._entries[-1:]] + settled, default=0)
             entry = Entry(number, action, int((time.time() if at is None else at) * 1000), _masked(action, values))
             self._entries.append(entry)
             self._write("journal.jsonl", asdict(entry))
@@ -105,11 +118,8 @@ class Journal:
         if known == (self.accepted.tracking_uri, self.accepted.run_id):
             return
         self.accepted = Accepted(*known)
+        self._unwritten_record = layout.RunRecord(run_id, known[0])
         self._mark({"tracking_uri": known[0], "run_id": run_id})
-        try:
-            layout.write_record(self.run_dir, layout.RunRecord(run_id, known[0]))
-        except OSError as error:
-            self.problem = f"{self.run_dir}: cannot be written ({error.strerror})"
 
     def accept(self, numbers: list[int], model_uri: str = "") -> None:
         self.accepted.entries |= set(numbers)
@@ -123,6 +133,12 @@ class Journal:
     def refuse(self, number: int, why: str) -> None:
         self.accepted.refused[number] = why
         self._mark({"refused": number, "why": mask(why)})
+
+    def forget(self, numbers: Set[int]) -> None:
+        """Make accepted entries pending again, which the server has lost."""
+        if numbers:
+            self.accepted.entries -= numbers
+            self._mark({"lost": sorted(numbers)})
 
     def retry_refused(self) -> None:
         """Make rejected entries pending again: another server or version may accept them."""
@@ -154,16 +170,31 @@ class Journal:
             self._write("accepted.jsonl", mark)
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
-        path = self._folder / name
+        self._unwritten.setdefault(name, []).append(json.dumps(content).encode() + b"\n")
+        self._flush()
+
+    def _flush(self) -> None:
+        path = self.run_dir
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            growing = writeback.stage_of(self.run_dir).file(path)
-            with open(growing, "ab", opener=atomic.owner_only) as file:
-                # The last line is incomplete after a full disk or a kill.
-                start = b"\n" if journal_file.is_torn(growing) else b""
-                file.write(start + json.dumps(content).encode() + b"\n")
+            for name, lines in self._unwritten.items():
+                path = self._folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                growing = writeback.stage_of(self.run_dir).file(path)
+                with open(growing, "ab", buffering=0, opener=atomic.owner_only) as file:
+                    while lines:
+                        # The last line is incomplete after a full disk or a kill.
+                        line = (b"\n" if journal_file.is_torn(growing) else b"") + lines[0]
+                        if file.write(line) < len(line):
+                            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                        lines.pop(0)
+            if self._unwritten_record is not None:
+                path = self.run_dir
+                layout.write_record(self.run_dir, self._unwritten_record)
+                self._unwritten_record = None
         except OSError as error:
             self.problem = f"{path}: cannot be written ({error.strerror})"
+        else:
+            self.problem = ""
 
 
 def _masked(action: Action, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,6 +51,8 @@ def read_accepted(path: Path) -> Accepted:
             accepted.entries |= set(mark["accepted"])
             accepted.refused = {number: why for number, why in accepted.refused.items() if number not in accepted.entries}
             accepted.model_uri = mark.get("model_uri", accepted.model_uri)
+        elif "lost" in mark:
+            accepted.entries -= set(mark["lost"])
         elif "refused" in mark:
             accepted.refused[mark["refused"]] = mark["why"]
     return accepted

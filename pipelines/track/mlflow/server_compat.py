@@ -68,6 +68,11 @@ def check_sqlite(tracking_uri: str) -> None:
                 database.execute("ROLLBACK")
 
 
+def is_absence(error: Exception) -> bool:
+    """Whether a server's error says that there is no such thing; any other error leaves that open."""
+    return getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
+
+
 def is_refusal(error: Exception) -> bool:
     """Whether the request would be rejected again: by the server, or by MLflow's client because of the type of a value."""
     return isinstance(error, TypeError | AttributeError) or getattr(error, "error_code", "") in _REFUSALS
