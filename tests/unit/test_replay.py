@@ -166,3 +166,16 @@ def test_a_server_that_cannot_be_asked_is_an_error_although_everything_was_sent(
     with pytest.raises(ConvoyError, match=r"sweep: could not be compared with MLflow at sqlite.*; run the same command again"):
         replay(home / "sweep")
     change(home, "ALTER TABLE gone RENAME TO runs")
+
+
+def test_a_database_that_was_deleted_while_a_run_is_recorded_is_not_written_to_unseen(home):
+    database = home / "mlflow.db"
+    with tracked(home, home / "sweep") as run:
+        database.rename(home / "kept.db")
+        shutil.copy(home / "kept.db", database)
+        run.tags({"kind": "sweep"})
+    (home / "kept.db").replace(database)
+    assert (
+        f"{database} was deleted or replaced while this process had it open); to complete it: ./convoy replay" in run.warnings[0]
+    )
+    assert replayed(home)[0] > 0

@@ -136,12 +136,12 @@ class MlflowSync:
 
     def _open(self) -> bool:
         """Connect and find or create the run. Returns False if that failed."""
-        if self._client is not None:
-            return True
         try:
+            server_compat.check_same_sqlite(self.tracking_uri)
             with logs.kept():
-                self._client = self._connect()
+                self._client = self._client or self._connect()
         except Exception as error:
+            self._client = None
             self._trouble("the run could not be opened", error)
         return self._client is not None
 
