@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.config import Config, loader
+from pipelines.config import Config, loader, yaml_text
 from pipelines.config.rules import rule
 from pipelines.errors import ConfigError
 from pipelines.sweep import space
@@ -77,7 +77,7 @@ def save(sweep: Sweep, folder: Path) -> None:
     configs.mkdir(parents=True, exist_ok=True)
     for name, base in sweep.bases.items():
         atomic.write(configs / f"{name}.yml", loader.dump_masked(base), private=True)
-    content: dict[str, Any] = dict(yaml.safe_load(sweep.text) or {})
+    content: dict[str, Any] = dict(yaml_text.parse(sweep.text) or {})
     content = {key: value for key, value in content.items() if key not in ("config", "configs", "set")}
     files = [str((configs / f"{name}.yml").absolute()) for name in sweep.bases]
     content |= {"name": sweep.config.name}
