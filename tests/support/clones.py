@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from tools.setup import environment
+from tools.setup import environment, integrity
 from tools.setup.clone import Clone
 
 ROOT = Path(__file__).parents[2]
@@ -28,4 +28,5 @@ def finish_set_up(clone: Clone) -> None:
         program.write_text("#!/bin/sh\n")
         program.chmod(0o755)
     (clone.venv / "lib/python3.11/site-packages").mkdir(parents=True, exist_ok=True)
-    clone.ready.write_text(json.dumps({"digest": environment.digest(clone), "java_home": str(clone.venv / "java")}))
+    stamp = {"digest": environment.digest(clone), "java_home": str(clone.venv / "java"), "contents": integrity.contents(clone)}
+    clone.ready.write_text(json.dumps(stamp))
