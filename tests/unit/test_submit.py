@@ -161,6 +161,28 @@ def test_an_existing_job_is_updated_and_not_created_twice(workspace, submit):
     assert (name, nodes) == ("[dev ann] convoy (convoy submit)", 4)
 
 
+def test_a_job_of_the_same_name_that_is_another_users_is_left_alone(workspace, submit):
+    theirs = {"name": "[dev ann] convoy (convoy submit)", "job_clusters": []}
+    workspace.jobs, workspace.owners = {7: theirs}, {7: "ann@elsewhere.example"}
+    for _ in range(2):
+        workspace.errors = [("jobs/run-now", 400)]
+        with pytest.raises(LaunchError, match="refused while starting the job"):
+            submit(workspace.host)
+    assert workspace.jobs.pop(7) == theirs
+    assert [job["name"] for job in workspace.jobs.values()] == [theirs["name"]]
+
+
+def test_files_that_another_users_job_reads_are_not_overwritten(workspace, submit):
+    theirs = {"name": "convoy (convoy submit)", "job_clusters": []}
+    workspace.jobs, workspace.owners = {7: theirs}, {7: "bob@example.com"}
+    with pytest.raises(
+        LaunchError, match=r"job 7 'convoy \(convoy submit\)' belongs to bob@example.com; have its owner submit it"
+    ):
+        submit(workspace.host, "--target", "prod")
+    assert workspace.jobs == {7: theirs}
+    assert not any(call.endswith("/workspace/import") for call in workspace.calls)
+
+
 @pytest.mark.parametrize("flag", ["--var", "--param"])
 def test_a_pair_without_a_value_is_refused(submit, flag):
     with pytest.raises(ConfigError, match=rf"^{flag} workers: must be NAME=VALUE$"):

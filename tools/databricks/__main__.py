@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         built = wheel.build(paths.home(), Path(folder))
         _say(f"target {deployment.target} of {client.config.host} as {user}")
-        run_id = workspace.submit(client, deployment, built, parameters, _say)
+        run_id = workspace.submit(client, user, deployment, built, parameters, _say)
     try:
         outcome = follow.follow(client, run_id, _say, options.poll_seconds)
     except (errors.Interrupted, KeyboardInterrupt):
