@@ -47,10 +47,8 @@ def owner_only(path: str, flags: int) -> int:
 
 def write(path: Path, content: str | bytes, *, private: bool = False) -> None:
     """Write a file in an existing folder; `private`: for its owner alone. Raises OSError."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    with open(unfinished, "wb", opener=owner_only if private else None) as file:
+    with _written(path, private=private) as file:
         file.write(content.encode() if isinstance(content, str) else content)
-    replace(unfinished, path)
 
 
 def replace(unfinished: Path, path: Path) -> None:
@@ -61,18 +59,29 @@ def replace(unfinished: Path, path: Path) -> None:
         if error.errno not in _NOT_SUPPORTED or not path.exists():
             raise
         # The file is missing for a moment. Readers of shared folders expect that.
-        path.unlink()
+        path.unlink(missing_ok=True)
         os.replace(unfinished, path)
+
+
+@contextlib.contextmanager
+def _written(path: Path, *, private: bool) -> Iterator[BinaryIO]:
+    """A file that becomes `path` at the end of the block. Of several writers the last to finish wins; each file is whole."""
+    unfinished = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.unfinished")
+    try:
+        with open(unfinished, "wb", opener=owner_only if private else None) as file:
+            yield file
+        replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def copy(source: Path, path: Path) -> None:
     """Copy the content of a file, which may be growing. One for its owner alone stays so. Creates folders. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
     private = source.stat().st_mode & 0o077 == 0
-    with source.open("rb") as content, open(unfinished, "wb", opener=owner_only if private else None) as file:
+    with source.open("rb") as content, _written(path, private=private) as file:
         shutil.copyfileobj(content, file, _PIECE_BYTES)
-    replace(unfinished, path)
 
 
 def copy_folder(source: Path, folder: Path) -> None:

@@ -1,12 +1,14 @@
-"""Folders that are filled under a hidden name: never both versions gone, never one removed that is still in use."""
+"""Files and folders that are filled under a hidden name: always one of the versions, whole, and none removed that is in use."""
 
 import errno
 import os
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support.disk_faults import small_disk
 
 from pipelines.system import atomic
 
@@ -96,3 +98,27 @@ def test_what_killed_tasks_left_is_removed_although_one_of_them_still_runs(tmp_p
     (tmp_path / "part-00000.parquet").write_text("rows")
     atomic.keep_only(tmp_path, [tmp_path / "part-00000.parquet"])
     assert os.listdir(tmp_path) == ["part-00000.parquet"]
+
+
+def test_several_writers_of_one_file_leave_the_whole_text_of_one_of_them(tmp_path):
+    target = tmp_path / "summary.json"
+    texts = [str(number) * 100_000 for number in range(4)]
+
+    def write_often(text):
+        for _ in range(50):
+            atomic.write(target, text)
+            assert target.read_text() in texts
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write_often, texts))
+    assert target.read_text() in texts
+    assert os.listdir(tmp_path) == ["summary.json"]
+
+
+def test_a_file_that_could_not_be_written_keeps_its_old_text_and_leaves_nothing_else(tmp_path):
+    with small_disk(tmp_path / "disk", 1) as disk:
+        atomic.write(disk / "x", "old")
+        with pytest.raises(OSError, match="No space left"):
+            atomic.write(disk / "x", "new" * 2**20)
+        assert (disk / "x").read_text() == "old"
+        assert os.listdir(disk) == ["x"]
