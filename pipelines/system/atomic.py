@@ -46,7 +46,10 @@ def owner_only(path: str, flags: int) -> int:
 
 
 def write(path: Path, content: str | bytes, *, private: bool = False) -> None:
-    """Write a file in an existing folder; `private`: for its owner alone. Raises OSError."""
+    """Write a file in an existing folder; `private`: for its owner alone. A pipe or a device is written to. Raises OSError."""
+    if path.exists() and not path.is_file():
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return
     with _written(path, private=private) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 

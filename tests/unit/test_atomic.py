@@ -122,3 +122,12 @@ def test_a_file_that_could_not_be_written_keeps_its_old_text_and_leaves_nothing_
             atomic.write(disk / "x", "new" * 2**20)
         assert (disk / "x").read_text() == "old"
         assert os.listdir(disk) == ["x"]
+
+
+def test_a_pipe_or_a_device_is_written_to_and_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit((tmp_path / "pipe").read_text)
+        atomic.write(tmp_path / "pipe", "text")
+        assert reading.result(10) == "text"
+    assert (tmp_path / "pipe").is_fifo()
