@@ -15,7 +15,14 @@ from typing import Any
 from databricks.bundles.jobs import Job, Task
 from support.task_cluster import TaskCluster
 
-_CODES = {500: "INTERNAL_ERROR", 502: "BAD_GATEWAY", 503: "TEMPORARILY_UNAVAILABLE", 504: "GATEWAY_TIMEOUT"}
+_CODES = {
+    403: "PERMISSION_DENIED",
+    404: "RESOURCE_DOES_NOT_EXIST",
+    500: "INTERNAL_ERROR",
+    502: "BAD_GATEWAY",
+    503: "TEMPORARILY_UNAVAILABLE",
+    504: "GATEWAY_TIMEOUT",
+}
 TOKEN = "dapi-of-the-stub"
 USER = "ann@example.com"
 

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
         print(f"run {run_id} is being cancelled", flush=True)
         raise
     for mlflow_run in outcome.mlflow_runs:
-        print(f"MLflow run {mlflow_run}: {workspace.mlflow_page(client, mlflow_run) or 'not found in this workspace'}")
+        print(f"MLflow run {mlflow_run}: {workspace.mlflow_page(client, mlflow_run)}")
     if not outcome.succeeded:
         failure = LaunchError(f"{outcome.reason}; {outcome.page}")
         failure.details = outcome.details

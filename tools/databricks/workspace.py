@@ -11,7 +11,7 @@ from typing import Any
 import requests
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
-from databricks.sdk.errors import DatabricksError, PermissionDenied, Unauthenticated
+from databricks.sdk.errors import DatabricksError, NotFound, PermissionDenied, Unauthenticated
 from databricks.sdk.service.jobs import JobsAPI, JobSettings
 from databricks.sdk.service.workspace import ImportFormat
 
@@ -156,13 +156,15 @@ def differences(expected: Any, actual: Any, path: str = "job") -> Iterator[str]:
 
 
 def mlflow_page(client: WorkspaceClient, run_id: str) -> str:
-    """URL of an MLflow run's page; empty if the workspace does not know the run."""
+    """URL of an MLflow run's page, or why there is none."""
     try:
         run = client.experiments.get_run(run_id).run
-    except DatabricksError:
-        return ""
+    except NotFound:
+        return "not found in this workspace"
+    except (DatabricksError, TimeoutError, requests.RequestException) as error:
+        return f"the workspace did not say where its page is ({first_line(error)})"
     experiment = run.info.experiment_id if run is not None and run.info is not None else ""
-    return f"{client.config.host}/ml/experiments/{experiment}/runs/{run_id}" if experiment else ""
+    return f"{client.config.host}/ml/experiments/{experiment}/runs/{run_id}" if experiment else "not found in this workspace"
 
 
 def check(deployment: Deployment, parameters: Mapping[str, str]) -> None:
