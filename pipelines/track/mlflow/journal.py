@@ -53,6 +53,9 @@ class Journal:
         self._unwritten_record: layout.RunRecord | None = None
         self._entries = list(journal_file.read_entries(writeback.latest(run_dir, self._folder / "journal.jsonl")))
         self.accepted = journal_file.read_accepted(writeback.latest(run_dir, self._folder / "accepted.jsonl"))
+        # A server may have accepted entries that a full disk kept out of the journal.
+        settled = [*self.accepted.entries, *self.accepted.refused]
+        self._last = max([entry.n for entry in self._entries] + settled, default=0)
 
     @classmethod
     def of(cls, run_dir: Path) -> "Journal":
@@ -92,10 +95,8 @@ class Journal:
             at: time in seconds since the Unix epoch; now by default.
         """
         with self._lock:
-            # A server may have accepted entries that a full disk kept out of the journal.
-            settled = [*self.accepted.entries, *self.accepted.refused]
-            number = 1 + max([entry.n for entry in self._entries[-1:]] + settled, default=0)
-            entry = Entry(number, action, int((time.time() if at is None else at) * 1000), _masked(action, values))
+            self._last += 1
+            entry = Entry(self._last, action, int((time.time() if at is None else at) * 1000), _masked(action, values))
             self._entries.append(entry)
             self._write("journal.jsonl", asdict(entry))
         return entry
