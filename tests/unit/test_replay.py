@@ -12,7 +12,7 @@ from mlflow.types import Schema, TensorSpec
 
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConvoyError
-from pipelines.track.mlflow import logged_model
+from pipelines.track.mlflow import logged_model, recent_runs
 from pipelines.track.mlflow import replay as replay_module
 from pipelines.track.mlflow.replay import replay, with_trials
 from pipelines.track.rundir import layout
@@ -179,3 +179,12 @@ def test_a_database_that_was_deleted_while_a_run_is_recorded_is_not_written_to_u
         f"{database} was deleted or replaced while this process had it open); to complete it: ./convoy replay" in run.warnings[0]
     )
     assert replayed(home)[0] > 0
+
+
+def test_a_server_that_does_not_answer_is_not_one_without_runs(home):
+    assert recent_runs.find(f"sqlite:///{home}/mlflow.db", "absent", 3) == []
+    assert {run["name"] for run in recent_runs.find(f"sqlite:///{home}/mlflow.db", "lost", 3)} == {"sweep", "one"}
+    with pytest.raises(
+        ConvoyError, match=r"MLflow at http://\*\*\*@127\.0\.0\.1:9: the runs of experiment lost could not be listed"
+    ):
+        recent_runs.find("http://ann:planted@127.0.0.1:9", "lost", 3)

@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 KEY_TAG = "convoy.journal"
-# By default MLflow retries a dead server for minutes. The journal is retried as a whole instead.
-_HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
-# At the end of a run MLflow would print its address, with the password in it.
-_SILENT = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 _log = logging.getLogger(__name__)
 
 
@@ -146,8 +142,9 @@ class MlflowSync:
         return self._client is not None
 
     def _connect(self) -> "MlflowClient":
-        for name, value in (_HTTP | _SILENT).items():
-            os.environ.setdefault(name, value)
+        server_compat.answer_soon()
+        # At the end of a run MLflow would print its address, with the password in it.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         server_compat.check_sqlite(self.tracking_uri)
         import mlflow
 

@@ -1,6 +1,7 @@
 """Workarounds for MLflow's servers and databases, and what their errors mean."""
 
 import contextlib
+import os
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -20,6 +21,12 @@ _LOCKED_SECONDS = 5.0
 _logging_inputs = threading.Lock()
 # Device and inode of each database file that this process has opened.
 _opened: dict[Path, tuple[int, int]] = {}
+
+
+def answer_soon() -> None:
+    """Have MLflow fail soon if its server is dead, which it retries for minutes by default. The journal is retried as a whole."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 
 def log_inputs(client: "MlflowClient", run_id: str, datasets: Sequence[dict[str, Any]]) -> None:
