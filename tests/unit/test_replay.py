@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
+from support.synthetic import write_table
 
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConvoyError
@@ -44,6 +45,7 @@ def home(tmp_path_factory):
                 child.metrics({"loss": value, "accuracy": 0.5}, step)
             child.text("hello", "notes/hello.txt")
             child.text("top", "top.txt")
+            child.dataset(write_table(home / "table", {"train": 12, "test": 6}))
             signature = ModelSignature(Schema([TensorSpec(np.dtype("float32"), (-1, 2))]))
             mlflow.pyfunc.save_model(str(trial / "model"), python_model=Nothing(), signature=signature, pip_requirements=[])
             child.model(trial / "model")
@@ -69,7 +71,8 @@ def contents(home):
     assert logged_model.logged_uri(client, run.info.run_id, run.info.experiment_id)
     tags = {key: value for key, value in run.data.tags.items() if key in ("kind", "convoy.journal", "mlflow.parentRunId")}
     assert tags.pop("mlflow.parentRunId") == records[0].run_id
-    return run.info.status, run.info.end_time, run.data.params, tags, points, files
+    inputs = sorted((each.dataset.name, each.dataset.digest) for each in run.inputs.dataset_inputs)
+    return run.info.status, run.info.end_time, run.data.params, tags, points, files, inputs
 
 
 def replayed(home):
@@ -93,6 +96,10 @@ def lose_values(home):
     change(
         home, "DELETE FROM params", "DELETE FROM tags WHERE key = 'kind'", "UPDATE runs SET status = 'RUNNING', end_time = NULL"
     )
+
+
+def lose_inputs(home):
+    change(home, "DELETE FROM input_tags", "DELETE FROM inputs")
 
 
 def lose_file(home):
@@ -130,7 +137,9 @@ def change(home, *statements):
 
 
 @pytest.mark.parametrize(
-    "lose", [lose_all, lose_points, lose_values, lose_file, lose_model, lose_trial, lose_sweep], ids=lambda lose: lose.__name__
+    "lose",
+    [lose_all, lose_points, lose_values, lose_inputs, lose_file, lose_model, lose_trial, lose_sweep],
+    ids=lambda lose: lose.__name__,
 )
 def test_what_the_server_has_lost_is_sent_again(home, lose):
     assert replayed(home) == [0, 0]
@@ -149,7 +158,7 @@ def test_a_resumed_run_that_the_server_has_lost_is_created_again_with_all_that_i
     assert run.warnings == []
     found = contents(home)
     assert [step for step, _ in found[4]["accuracy"]] == [0, 1, 2, 9]
-    assert (found[2], found[3], found[5]) == (whole[2], whole[3], whole[5])
+    assert (found[2], found[3], *found[5:]) == (whole[2], whole[3], *whole[5:])
 
 
 def test_a_run_that_was_deleted_is_not_called_complete(home):

@@ -28,7 +28,9 @@ class _Contents:
     def __init__(self, client: "MlflowClient", run: "Run") -> None:
         self._client = client
         self._run = run
-        self._inputs = {(each.dataset.name, each.dataset.digest) for each in run.inputs.dataset_inputs}
+        # A server before MLflow 2.4 knows no inputs.
+        inputs = run.inputs.dataset_inputs if run.inputs is not None else None
+        self._inputs = None if inputs is None else {(each.dataset.name, each.dataset.digest) for each in inputs}
         self._histories: dict[str, set[tuple[int, int]]] = {}
         self._folders: dict[str, set[str]] = {}
 
@@ -41,7 +43,8 @@ class _Contents:
         if entry.action == "metrics":
             return all((values["step"], entry.time) in self._history(key) for key, _ in points(entry))
         if entry.action == "inputs":
-            return {(each["name"], each["digest"]) for each in values["datasets"]} <= self._inputs
+            recorded = {(each["name"], each["digest"]) for each in values["datasets"]}
+            return self._inputs is None or recorded <= self._inputs
         if entry.action == "artifact":
             folder, name = values["folder"], str(values["path"]).rpartition("/")[2]
             return (f"{folder}/{name}" if folder else name) in self._files(folder)
