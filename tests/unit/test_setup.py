@@ -191,6 +191,48 @@ def test_a_set_up_whose_python_or_java_has_gone_is_not_ready(clone):
     assert environment.ready(clone) is None
 
 
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("has_environment", [True, False])
+def test_a_set_up_that_is_killed_at_any_step_is_not_ready(clone, monkeypatch, has_environment):
+    """The programs do nothing; what counts is when the set-up declares the environment ready."""
+    began = []
+
+    def run(self, what, command, extra=None, killable=True):
+        assert environment.ready(clone) is None
+        began.append(what)
+        if len(began) > killed_after:
+            raise Killed
+        self.clone.venv.mkdir(exist_ok=True)
+
+    monkeypatch.setattr(environment, "find_python", lambda steps: python.Interpreter(sys.executable, "3.11", True))
+    monkeypatch.setattr(environment, "find_java", lambda clone: str(clone.venv / "java"))
+    monkeypatch.setattr(environment, "wheel_or_compiler", lambda steps, version: None)
+    monkeypatch.setattr(environment, "install_horovod", lambda steps, version: steps.run("Horovod", []))
+    monkeypatch.setattr(environment, "write_spark_conf", lambda clone, java_home: finish_set_up(clone, stamp=False))
+    monkeypatch.setattr(environment, "archive_classes", lambda steps, java_home: steps.run("archive", []))
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, "", ""))
+    monkeypatch.setattr(steps.Steps, "run", run)
+    steps_of_all = 5 if has_environment else 6
+    for killed_after in range(steps_of_all):
+        began.clear()
+        finish_set_up(clone)
+        if has_environment:
+            for name in ("bin/python3.11", "bin/pip", "pyvenv.cfg", "lib/python3.11/site-packages/pip/__init__.py"):
+                (clone.venv / name).parent.mkdir(exist_ok=True)
+                (clone.venv / name).touch()
+        (clone.root / "pyproject.toml").write_text(f"# {killed_after}\n")
+        with pytest.raises(Killed):
+            environment.set_up(clone)
+        assert environment.ready(clone) is None
+    began.clear()
+    killed_after = 100
+    environment.set_up(clone)
+    assert environment.ready(clone)
+
+
 def install(clone, name, version, **files):
     """A package as an installer leaves it."""
     site_packages = clone.venv / "lib/python3.11/site-packages"
