@@ -150,6 +150,10 @@ def test_a_key_that_occurs_twice_in_a_sweep_or_a_flag_is_an_error(tmp_path):
     (tmp_path / "s.yml").write_text("space:\n  training.epochs: [1, 2]\n  training.seed: [1, 2]\n  training.epochs: [3, 4]\n")
     with pytest.raises(ConfigError, match=r"s\.yml line 4: training\.epochs is also in line 2; put both together"):
         sweep_file.load(tmp_path / "s.yml")
+    names = "set: {training.custom_kernels: true}\nspace: {training.own_operations: [true, false]}\n"
+    (tmp_path / "s.yml").write_text(names)
+    with pytest.raises(ConfigError, match=r"training\.own_operations: is varied by .*, so it must not also be in set"):
+        sweep_file.load(tmp_path / "s.yml")
     with pytest.raises(ConfigError, match=r"--set data\.class_names={a: 1, a: 2}: a occurs twice"):
         loader.load(None, ["data.class_names={a: 1, a: 2}"])
 
