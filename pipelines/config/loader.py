@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import yaml
 
-from pipelines.config import Config
-from pipelines.config.renamed import current_name
+from pipelines.config import Config, yaml_text
+from pipelines.config.renamed import RENAMED, current_name
 from pipelines.errors import ConfigError
 from pipelines.system import paths
 from pipelines.system.secrets import MASK, mask_value, masked
@@ -46,17 +46,18 @@ def load(file: Path | None, overrides: Iterable[str] = (), settings: Mapping[str
         ConfigError: names file or flag, key, value, rule and remedy.
     """
     values: dict[str, dict[str, Any]] = {}
-    if file is not None:
-        for key, value in _read_file(file):
-            _assign(values, key, value, str(file))
-    for key, value in settings.items():
-        _assign(values, key, value, "set")
+    for origin, pairs in ((str(file), _read_file(file) if file is not None else []), ("set", list(settings.items()))):
+        _check_names(pairs, origin)
+        for key, value in pairs:
+            _assign(values, key, value, origin)
     for text in overrides:
         key, equals, raw = text.partition("=")
         if not equals:
             raise ConfigError(f"--set {text}: must be section.key=value, for example --set training.epochs=5")
         try:
-            parsed = yaml.safe_load(raw)
+            parsed = yaml_text.parse(raw)
+        except yaml_text.DuplicateKey as error:
+            raise ConfigError(f"--set {text}: {error.key} occurs twice; leave one out") from error
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {text}: '{raw}' is not a YAML value; put quotes around it") from error
         _assign(values, key.strip(), parsed, "--set")
@@ -121,7 +122,7 @@ def read_yaml(file: Path) -> Mapping[Any, Any]:
         ConfigError: the file cannot be read, or contains something else.
     """
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml_text.parse(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         folder = file.parent
         near = difflib.get_close_matches(file.name, [p.name for p in folder.glob("*.yml")] if folder.is_dir() else [], n=1)
@@ -130,9 +131,7 @@ def read_yaml(file: Path) -> Mapping[Any, Any]:
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); it must be a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark is not None else ""
-        raise ConfigError(f"{file}{line}: not valid YAML; check indentation and colons") from error
+        raise ConfigError(f"{file}{yaml_text.problem(error)}") from error
     if content is not None and not isinstance(content, Mapping):
         raise ConfigError(f"{file}: must contain sections such as 'training:' with settings below them")
     return content or {}
@@ -160,6 +159,15 @@ def _read_file(file: Path) -> list[tuple[str, Any]]:
             raise ConfigError(f"{file}: {section}: must be a section with settings below it, not {settings!r}")
         pairs.extend((f"{section}.{key}", value) for key, value in settings.items())
     return pairs
+
+
+def _check_names(pairs: Iterable[tuple[str, Any]], origin: str) -> None:
+    """Raises ConfigError if a setting is given under both its former and its current name."""
+    used: dict[str, str] = {}
+    for key, _ in pairs:
+        other = used.setdefault(current_name(key), key)
+        if other != key:
+            raise ConfigError(f"{origin}: {other} and {key}: are the same setting; leave out {key if key in RENAMED else other}")
 
 
 def _assign(values: dict[str, dict[str, Any]], key: str, value: Any, origin: str) -> None:

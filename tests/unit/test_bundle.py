@@ -279,3 +279,16 @@ def test_a_broken_job_file_is_one_line(copy, old, new, line):
     file.write_text(file.read_text().replace(old, new))
     with pytest.raises(ConfigError, match=line):
         bundle.load(copy, "ann@example.com")
+
+
+def test_a_resource_that_two_files_define_is_refused(copy):
+    (copy / "conf/databricks/more.yml").write_text((copy / "conf/databricks/experiment.yml").read_text())
+    with pytest.raises(ConfigError, match=r"more\.yml: resources\.experiments\.\w+ is also in another file of the bundle"):
+        bundle.load(copy, "ann@example.com")
+
+
+def test_a_key_that_occurs_twice_in_a_job_is_refused(copy):
+    file = copy / "conf/databricks/job.yml"
+    file.write_text(file.read_text() + "resources: {}\n")
+    with pytest.raises(ConfigError, match=r"job\.yml line \d+: resources is also in line \d+; put both together"):
+        bundle.load(copy, "ann@example.com")

@@ -1,11 +1,13 @@
+import re
 from pathlib import Path
 
 import pytest
 
 from pipelines import cli
-from pipelines.config import Config, loader, renamed
+from pipelines.config import Config, loader, renamed, yaml_text
 from pipelines.errors import ConfigError
 from pipelines.models.registry import NETWORKS, check
+from pipelines.sweep import sweep_file
 
 CONF_FILES = sorted((Path(__file__).parents[2] / "conf").glob("*.yml"))
 
@@ -121,6 +123,45 @@ def test_invalid_yaml_is_reported_with_its_line(tmp_path):
     (tmp_path / "c.yml").write_text("training:\n  epochs: [1\n")
     with pytest.raises(ConfigError, match=r"c\.yml line 3: not valid YAML"):
         loader.load(tmp_path / "c.yml")
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("training:\n  epochs: 3\ndata:\n  classes: 2\ntraining:\n  seed: 1\n", "line 5: training is also in line 1; put both"),
+        ("training:\n  epochs: 3\n  seed: 1\n  'epochs': 4\n", "line 4: epochs is also in line 2; put both"),
+        ("training: {epochs: 3, epochs: 4}\n", "line 1: epochs is also in line 1; put both"),
+        (
+            "training:\n  own_operations: true\n  custom_kernels: false\n",
+            ": training.own_operations and training.custom_kernels: are the same setting; leave out training.own_operations",
+        ),
+    ],
+)
+def test_a_setting_that_occurs_twice_is_an_error_and_neither_is_dropped(tmp_path, content, line):
+    (tmp_path / "c.yml").write_text(content)
+    with pytest.raises(ConfigError, match=re.escape(line)):
+        loader.load(tmp_path / "c.yml")
+    (tmp_path / "sweep.yml").write_text(f"config: {tmp_path}/c.yml\nspace: {{training.epochs: [1, 2]}}\n")
+    with pytest.raises(ConfigError, match=re.escape(line)):
+        sweep_file.load(tmp_path / "sweep.yml")
+
+
+def test_a_key_that_occurs_twice_in_a_sweep_or_a_flag_is_an_error(tmp_path):
+    (tmp_path / "s.yml").write_text("space:\n  training.epochs: [1, 2]\n  training.seed: [1, 2]\n  training.epochs: [3, 4]\n")
+    with pytest.raises(ConfigError, match=r"s\.yml line 4: training\.epochs is also in line 2; put both together"):
+        sweep_file.load(tmp_path / "s.yml")
+    names = "set: {training.custom_kernels: true}\nspace: {training.own_operations: [true, false]}\n"
+    (tmp_path / "s.yml").write_text(names)
+    with pytest.raises(ConfigError, match=r"training\.own_operations: is varied by .*, so it must not also be in set"):
+        sweep_file.load(tmp_path / "s.yml")
+    with pytest.raises(ConfigError, match=r"--set data\.class_names={a: 1, a: 2}: a occurs twice"):
+        loader.load(None, ["data.class_names={a: 1, a: 2}"])
+
+
+def test_values_may_be_merged_from_another_mapping_and_replaced(tmp_path):
+    (tmp_path / "c.yml").write_text("training: &most {epochs: 3, seed: 7}\n")
+    assert yaml_text.parse("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n")["b"] == {"x": 1, "y": 3}
+    assert loader.load(tmp_path / "c.yml").training.seed == 7
 
 
 def test_early_stopping_without_validation_rows_is_rejected():

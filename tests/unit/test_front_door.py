@@ -194,3 +194,19 @@ def test_the_front_door_and_its_set_up_are_written_for_python_3_8():
     masking = (ROOT / "pipelines/system").glob("secret*.py")
     for file in (ROOT / "convoy", ROOT / "tools/mlflow_page.py", *(ROOT / "tools/setup").glob("*.py"), *masking):
         ast.parse(file.read_text(), str(file), feature_version=(3, 8))
+
+
+def test_what_the_front_door_loads_evaluates_no_annotation_that_python_3_8_lacks(tmp_path):
+    code = (
+        f"import runpy, sys; sys.argv = ['convoy', 'help']; runpy.run_path({str(ROOT / 'convoy')!r}, run_name='__main__')\n"
+        "print(*(module.__file__ for name, module in sys.modules.items() if name.startswith(('pipelines', 'tools'))), sep='\\n')"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path)
+    loaded = [Path(line) for line in shown.stdout.splitlines() if line.endswith(".py")]
+    assert ROOT / "pipelines/moved.py" in loaded
+    for file in loaded:
+        tree = ast.parse(file.read_text(), str(file), feature_version=(3, 8))
+        postponed = any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in tree.body)
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        annotated = [node for node in functions if node.returns or any(argument.annotation for argument in node.args.args)]
+        assert postponed or not annotated, f"{file}: needs 'from __future__ import annotations'"

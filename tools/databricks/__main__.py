@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         built = wheel.build(paths.home(), Path(folder))
         _say(f"target {deployment.target} of {client.config.host} as {user}")
-        run_id = workspace.submit(client, deployment, built, parameters, _say)
+        run_id = workspace.submit(client, user, deployment, built, parameters, _say)
     try:
         outcome = follow.follow(client, run_id, _say, options.poll_seconds)
     except (errors.Interrupted, KeyboardInterrupt):
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
         print(f"run {run_id} is being cancelled", flush=True)
         raise
     for mlflow_run in outcome.mlflow_runs:
-        print(f"MLflow run {mlflow_run}: {workspace.mlflow_page(client, mlflow_run) or 'not found in this workspace'}")
+        print(f"MLflow run {mlflow_run}: {workspace.mlflow_page(client, mlflow_run)}")
     if not outcome.succeeded:
         failure = LaunchError(f"{outcome.reason}; {outcome.page}")
         failure.details = outcome.details

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from pipelines import __version__
+from pipelines.config import yaml_text
 from pipelines.errors import ConfigError
 from pipelines.system.secrets import MASK, is_secret_name, mask, mask_value
 
@@ -163,10 +164,12 @@ def _read(home: Path) -> tuple[dict[str, Any], dict[str, Path]]:
     resources: dict[str, dict[str, Any]] = {}
     origins: dict[str, Path] = {}
     files = [file for pattern in bundle.get("include", ()) for file in sorted(home.glob(pattern))]
-    for file in [home / BUNDLE_FILE, *files]:
+    for file in dict.fromkeys([home / BUNDLE_FILE, *files]):
         content = bundle if file.name == BUNDLE_FILE else _yaml(file)
         for kind, definitions in content.get("resources", {}).items():
-            resources.setdefault(kind, {}).update(definitions)
+            for name in resources.setdefault(kind, {}).keys() & definitions.keys():
+                raise ConfigError(f"{file}: resources.{kind}.{name} is also in another file of the bundle; rename one of them")
+            resources[kind].update(definitions)
             if kind == "jobs":
                 origins |= dict.fromkeys(definitions, file)
     return bundle | {"resources": resources}, origins
@@ -174,13 +177,11 @@ def _read(home: Path) -> tuple[dict[str, Any], dict[str, Path]]:
 
 def _yaml(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml_text.parse(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); run this in a checkout of Convoy") from error
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark is not None else ""
-        raise ConfigError(f"{file}{line}: not valid YAML; check indentation and colons") from error
+        raise ConfigError(f"{file}{yaml_text.problem(error)}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: must contain sections such as 'resources:'")
     return content
@@ -201,7 +202,7 @@ def _variables(bundle: Mapping[str, Any], target: Mapping[str, Any], overrides: 
     values = {name: variable["default"] for name, variable in known.items() if "default" in variable}
     values |= target.get("variables", {})
     # Parsed as YAML, so that a number is a number.
-    return values | {name: yaml.safe_load(value) for name, value in overrides.items()}
+    return values | {name: yaml_text.parse(value) for name, value in overrides.items()}
 
 
 def _job_key(bundle: Mapping[str, Any], requested: str) -> str:
