@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -154,21 +155,45 @@ def test_a_fork_server_imports_late_modules_while_no_rank_is_requested(tmp_path)
 
 def test_temporary_folders_of_ranks_are_private_and_removed_with_the_last_rank(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    first, second = scratch.make(tmp_path / "run", 0), scratch.make(tmp_path / "run", 1)
+    first, second = scratch.make(tmp_path / "run", 0, "001"), scratch.make(tmp_path / "run", 1, "001")
     assert first.parent.stat().st_mode & 0o777 == 0o700
     (first / "generated.py").write_text("")
-    scratch.remove(tmp_path / "run", 0)
+    scratch.remove(tmp_path / "run", 0, "001")
     assert not first.exists()
     assert second.exists()
-    scratch.remove(tmp_path / "run", 1)
+    scratch.remove(tmp_path / "run", 1, "001")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_supervisor_that_ends_late_leaves_the_folder_of_the_next_attempt_which_removes_those_of_killed_ones(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    made = ((1, "001"), (1, "002"), (1, "003"), (11, "001"))
+    folders = [scratch.make(tmp_path / "run", rank, attempt) for rank, attempt in made]
+    scratch.remove(tmp_path / "run", 1, "002")
+    assert [folder.exists() for folder in folders] == [False, False, True, True]
+
+
+@pytest.mark.timeout(60)
+def test_ranks_that_begin_while_others_end_get_their_folders(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def come_and_go(rank):
+        for _ in range(1000):
+            assert scratch.make(tmp_path / "run", rank, "001").is_dir()
+            scratch.remove(tmp_path / "run", rank, "001")
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(come_and_go, range(3)))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_temporary_folder_that_is_a_link_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    root = scratch.make(tmp_path / "run", 0).parent
+    root = scratch.make(tmp_path / "run", 0, "001").parent
     scratch.remove(tmp_path / "run")
     (tmp_path / "elsewhere").mkdir()
     root.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(PermissionError):
-        scratch.make(tmp_path / "run", 0)
+        scratch.make(tmp_path / "run", 0, "001")

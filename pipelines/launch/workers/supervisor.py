@@ -121,7 +121,7 @@ def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[st
     work_dir = Path(assignment.work_dir)
     log_file = log_path(work_dir, rank)
     try:
-        scratch_variables = {"TMPDIR": str(scratch.make(work_dir, rank))}
+        scratch_variables = {"TMPDIR": str(scratch.make(work_dir, rank, attempt_dir.name))}
         # The driver must be able to read it, who may be another user.
         opener = atomic.owner_only if work_dir.stat().st_uid == os.geteuid() else None
         with writeback.staged(work_dir) as stage, open(stage.file(log_file), "ab", opener=opener) as log:
@@ -141,7 +141,7 @@ def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[st
         unwritable = ConvoyError(f"{file}: cannot be written ({error.strerror}); launch.runs_uri must be writable on all nodes")
         raise RankFailed(embed(failure_from_exception(unwritable, "", rank=rank, host=host, log_path=""))) from error
     finally:
-        scratch.remove(work_dir, rank)
+        scratch.remove(work_dir, rank, attempt_dir.name)
     if code == 0:
         return outcome.removeprefix(RESULT)
     if outcome.startswith(FAILURE):
