@@ -1,11 +1,14 @@
+import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import cloudpickle
 import pytest
 
 from pipelines.config import LaunchConfig
@@ -13,8 +16,12 @@ from pipelines.errors import DataError
 from pipelines.launch.health import failures
 from pipelines.launch.rendezvous.server import RankPlacement, slot_info
 from pipelines.launch.slots import threads_per_worker
-from pipelines.launch.workers import scratch
+from pipelines.launch.workers import scratch, spawn
 from pipelines.launch.workers.environment import gpu_environment, horovod_environment
+from pipelines.launch.workers.supervisor import Assignment, run_locally
+from pipelines.system import local_socket
+from pipelines.system.tensorflow_env import tensorflow_environment
+from pipelines.track.rundir import layout
 from pipelines.track.rundir.events import EpochEnd, FinalScore, FirstStep, SpoolReader, SpoolWriter, StepProgress
 from pipelines.train.precision import bfloat16_instructions, resolve
 
@@ -151,6 +158,70 @@ def test_a_fork_server_imports_late_modules_while_no_rank_is_requested(tmp_path)
     finally:
         server.kill()
         server.wait()
+
+
+# Forks as a system does that has no process left for the first two.
+_SERVE = """
+import errno, os, socket, sys
+from pipelines.launch.workers import forkserver
+from pipelines.system import local_socket
+fork, failures = os.fork, [errno.EAGAIN, errno.ENOMEM]
+def fork_at_last():
+    if failures:
+        number = failures.pop(0)
+        raise OSError(number, os.strerror(number))
+    return fork()
+os.fork = fork_at_last
+listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+listener.bind(local_socket.address(sys.argv[1]))
+listener.listen()
+print("ready", flush=True)
+forkserver.serve(listener)
+"""
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no fork server elsewhere")
+def test_a_fork_server_survives_a_fork_that_fails_and_the_log_of_the_rank_says_so(tmp_path):
+    name = local_socket.new_name()
+    command = [sys.executable, "-c", _SERVE, name]
+    variables = spawn.DEFAULT_VARIABLES | dict(os.environ) | tensorflow_environment(os.environ)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables) as server:
+        assert server.stdout.readline() == "ready\n"
+        parents = []
+        for _ in range(3):
+            assignment = Assignment(
+                payload=cloudpickle.dumps((os.getppid, ())),
+                launch=LaunchConfig(),
+                work_dir=str(tmp_path),
+                attempt_dir=str(layout.new_attempt(tmp_path)),
+                fork_server=name,
+            )
+            (tmp_path / "logs").mkdir(exist_ok=True)
+            with run_locally(assignment) as (rank,):
+                parents.append(cloudpickle.loads(rank.result()))
+        server.kill()
+    assert parents == [os.getpid(), os.getpid(), server.pid]
+    log = (tmp_path / "logs/rank-0.log").read_text().splitlines()
+    told = [line for line in log if line.startswith("rank 0 is started as a new process, not forked: ")]
+    assert [line.rpartition("] ")[2] for line in told] == ["Resource temporarily unavailable", "Cannot allocate memory"]
+
+
+def test_a_rank_that_cannot_be_started_is_not_blamed_on_its_folder(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(subprocess, "Popen", fail)
+    (tmp_path / "logs").mkdir()
+    attempt = layout.new_attempt(tmp_path)
+    assignment = Assignment(payload=b"", launch=LaunchConfig(), work_dir=str(tmp_path), attempt_dir=str(attempt))
+    with run_locally(assignment) as (rank,):
+        rank.exception()
+    (failure,) = failures.read_failures(attempt)
+    assert failures.headline(failure) == (
+        f"rank 0 on {socket.gethostname()}: its process could not be started (Resource temporarily unavailable); raise the "
+        "limits of processes and open files (ulimit -u, ulimit -n, or those of the container), or free memory"
+    )
 
 
 def test_temporary_folders_of_ranks_are_private_and_removed_with_the_last_rank(tmp_path, monkeypatch):
