@@ -10,7 +10,7 @@ from pipelines import cli
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConfigError
 from pipelines.system.secrets import mask
-from pipelines.track.mlflow import listing
+from pipelines.track.mlflow import recent_runs
 from pipelines.track.mlflow.follower import default_tracking_uri
 
 
@@ -20,12 +20,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--count", metavar="N", type=int, default=10, help="number of runs (default: 10)")
     parser.add_argument("--experiment", metavar="NAME", default=defaults.experiment, help=f"default: {defaults.experiment}")
     options = parser.parse_args(arguments)
-    if not 1 <= options.count <= listing.MAX_COUNT:
-        raise ConfigError(f"--count {options.count}: must be from 1 to {listing.MAX_COUNT:,}")
+    if not 1 <= options.count <= recent_runs.MAX_COUNT:
+        raise ConfigError(f"--count {options.count}: must be from 1 to {recent_runs.MAX_COUNT:,}")
     uri = default_tracking_uri(defaults)
-    runs = listing.recent(uri, options.experiment, options.count)
+    runs = recent_runs.find(uri, options.experiment, options.count)
     if runs:
-        print("\n".join(listing.table(runs)))
+        print("\n".join(recent_runs.table(runs)))
     else:
         print(f"no runs of experiment {options.experiment} at {mask(uri)}; ./convoy train records one")
 

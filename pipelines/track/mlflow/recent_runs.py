@@ -12,7 +12,7 @@ MAX_COUNT = 50_000
 """MLflow returns no more at once."""
 
 
-def recent(tracking_uri: str, experiment: str, count: int) -> list[dict[str, str]]:
+def find(tracking_uri: str, experiment: str, count: int) -> list[dict[str, str]]:
     """One mapping per run from column to text, newest first. Empty if there is no such experiment."""
     import mlflow
 
