@@ -13,8 +13,8 @@ LearningRateScaling = Literal["linear", "square_root", "none"]
 
 TEST_VIEWS = (1, 5, 9)
 _MANY, _MAX_BATCH = 10**6, 2**31 - 1
-# Rates and norms are float32, also when multiplied.
-_SMALLEST, _LARGEST = 1e-30, 1e9
+# Numbers that remain finite and above 0 in float32.
+_SMALLEST_RATE, _LARGEST_RATE, _LARGEST = 1e-30, 1e30, 1e9
 # Beyond these an image leaves its frame or folds over itself.
 _AUGMENTATION_LIMITS = {
     "augment_shift": 0.5,
@@ -94,7 +94,7 @@ class TrainingConfig:
         bounds("training.batch_size_per_worker", self.batch_size_per_worker, 1, _MAX_BATCH)
         rate = self.base_learning_rate
         rule(rate > 0, "training.base_learning_rate", rate, "more than 0")
-        bounds("training.base_learning_rate", rate, _SMALLEST, _LARGEST)
+        bounds("training.base_learning_rate", rate, _SMALLEST_RATE, _LARGEST_RATE)
         bounds("training.learning_rate_batch", self.learning_rate_batch, 0, _MAX_BATCH, "1 or more, or 0 (automatic)")
         bounds("training.warmup_epochs", self.warmup_epochs, 0, _MANY)
         bounds("training.step_epochs", self.step_epochs, 1 / _MANY, _MANY)

@@ -26,7 +26,7 @@ HIGH = [
     *("accumulation_steps=64", "early_stopping_patience=1000000"),
     *(f"augment_{name}={largest}" for name, largest in _AUGMENTATION.items()),
 ]
-DIVERGING = ["base_learning_rate=1.0e+9", "learning_rate_batch=1", "optimizer=sgd", "weight_decay=1.0e+9"]
+DIVERGING = ["base_learning_rate=1.0e+30", "learning_rate_batch=1", "optimizer=sgd", "weight_decay=1.0e+9"]
 
 
 def trained(table, folder, *settings):

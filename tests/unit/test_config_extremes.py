@@ -8,6 +8,7 @@ import typing
 import numpy as np
 import pytest
 
+from jobs import runs
 from pipelines.config import Config, loader
 from pipelines.errors import ConfigError
 from pipelines.launch.rendezvous.server import RankPlacement, slot_info
@@ -157,3 +158,9 @@ def test_an_extreme_value_of_any_number_of_a_sweep_is_one_line_or_can_be_used():
 def parsed(text, kind):
     """A number as YAML reads it, or one that it cannot read."""
     return int(text, 0) if len(text) < 4000 or text.startswith("0x") else kind(10**4299)
+
+
+@pytest.mark.parametrize("count", ["0", "-1", str(10**30)])
+def test_an_impossible_number_of_runs_to_list_is_one_line(count):
+    with pytest.raises(ConfigError, match=f"^--count {count}: must be from 1 to 50,000$"):
+        runs.main([f"--count={count}"])

@@ -165,3 +165,10 @@ def test_an_existing_job_is_updated_and_not_created_twice(workspace, submit):
 def test_a_pair_without_a_value_is_refused(submit, flag):
     with pytest.raises(ConfigError, match=rf"^{flag} workers: must be NAME=VALUE$"):
         submit("http://127.0.0.1:1", flag, "workers")
+
+
+@pytest.mark.parametrize("seconds", ["nan", "-1", "0", "inf", "1e300"])
+def test_an_impossible_time_between_requests_is_refused(submit, capsys, seconds):
+    with pytest.raises(SystemExit):
+        submit("http://127.0.0.1:1", f"--poll-seconds={seconds}")
+    assert capsys.readouterr().err.endswith(f"--poll-seconds {float(seconds)}: must be from 0.01 to 3600\n")

@@ -28,6 +28,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--poll-seconds", metavar="S", type=float, default=5.0, help="time between status requests (default: 5)")
     parser.add_argument("--dry-run", action="store_true", help="show what would be sent, without contacting a workspace")
     options = parser.parse_args(arguments)
+    if not 0.01 <= options.poll_seconds <= 3600:
+        parser.error(f"--poll-seconds {options.poll_seconds}: must be from 0.01 to 3600")
     variables, parameters = _pairs("--var", options.var), _pairs("--param", options.param)
     if options.runtime:
         variables = bundle.runtime_variables(paths.home(), options.runtime) | variables
