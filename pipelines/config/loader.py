@@ -18,6 +18,7 @@ import yaml
 
 from pipelines.config import Config, yaml_text
 from pipelines.config.renamed import RENAMED, current_name
+from pipelines.config.rules import shown
 from pipelines.errors import ConfigError
 from pipelines.system import paths
 from pipelines.system.secrets import MASK, mask_value, masked
@@ -58,8 +59,9 @@ def load(file: Path | None, overrides: Iterable[str] = (), settings: Mapping[str
             parsed = yaml_text.parse(raw)
         except yaml_text.DuplicateKey as error:
             raise ConfigError(f"--set {text}: {error.key} occurs twice; leave one out") from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {text}: '{raw}' is not a YAML value; put quotes around it") from error
+        # ValueError: a date that does not exist, a number of thousands of digits.
+        except (yaml.YAMLError, ValueError) as error:
+            raise ConfigError(f"--set {shown(text)}: '{shown(raw)}' is not a YAML value; put quotes around it") from error
         _assign(values, key.strip(), parsed, "--set")
     _complete_address(values.get("tracking", {}))
     sections = {name: section(**values.get(name, {})) for name, section in _SECTIONS.items()}
@@ -130,7 +132,7 @@ def read_yaml(file: Path) -> Mapping[Any, Any]:
         raise ConfigError(f"{file}: no such configuration file; {hint}") from error
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); it must be a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{file}{yaml_text.problem(error)}") from error
     if content is not None and not isinstance(content, Mapping):
         raise ConfigError(f"{file}: must contain sections such as 'training:' with settings below them")
@@ -176,7 +178,7 @@ def _assign(values: dict[str, dict[str, Any]], key: str, value: Any, origin: str
     try:
         values.setdefault(section, {})[name] = convert(value, target)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{origin}: {key}={value}: must be {error}") from error
+        raise ConfigError(f"{origin}: {key}={shown(value)}: must be {error}") from error
 
 
 def convert(value: Any, target: Any) -> Any:
@@ -202,7 +204,10 @@ def convert(value: Any, target: Any) -> Any:
         # YAML 1.1 parses 1e-3, which has no dot, as a string.
         value = _float_or_text(value)
     if target is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise ValueError("a number up to 1.7e308") from None
     if target is str and isinstance(value, types.NoneType):
         value = ""
     if type(value) is not target:

@@ -29,6 +29,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--dry-run", action="store_true", help="show what would be sent, without contacting a workspace")
     parser.add_argument("--body", metavar="FILE", help=f"write {bundle.RUN_BODY} with its variables resolved, and stop")
     options = parser.parse_args(arguments)
+    if not 0.01 <= options.poll_seconds <= 3600:
+        parser.error(f"--poll-seconds {options.poll_seconds}: must be from 0.01 to 3600")
     variables, parameters = _pairs("--var", options.var), _pairs("--param", options.param)
     if options.runtime:
         variables = bundle.runtime_variables(paths.home(), options.runtime) | variables
