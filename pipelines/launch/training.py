@@ -4,7 +4,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
@@ -32,7 +32,7 @@ from pipelines.track.console.console import TrainingConsole
 from pipelines.track.recorder import Recorder
 from pipelines.track.rundir import layout
 from pipelines.track.rundir import summary as summary_file
-from pipelines.track.rundir.events import Event
+from pipelines.track.rundir.events import Event, TrainingPlan
 from pipelines.track.rundir.summary import ModelScore, SplitRows, StageSeconds, TrainingSummary
 from pipelines.track.tracked_run import TrackedRun
 from pipelines.train.result import TrainingResult
@@ -129,7 +129,8 @@ class _Training:
     trial: Trial | None
 
     def record_settings(self) -> None:
-        atomic.write(self.run_dir / layout.CONFIG_FILE, loader.dump_masked(self.config), private=True)
+        if self.resumption is None:
+            atomic.write(self.run_dir / layout.CONFIG_FILE, loader.dump_masked(self.config), private=True)
         for key in loader.without_credentials(self.config):
             self.console.warn(f"{key} is kept without its credentials; give it again (--set {key}) to resume or repeat this run")
         if self.resumption is None:
@@ -146,7 +147,8 @@ class _Training:
             data = self._open_table(spark, source)
             title = run_page.title(self.config, data.manifest.dataset)
             recorder = Recorder(self.tracked, self.run_dir, data.manifest, title, self.clock.submitted)
-            results = self._train(spark, server, data, recorder)
+            with self._taken_over():
+                results = self._train(spark, server, data, recorder)
             self._record_result(results[0], data, recorder)
         return self._summary(source.note, data, results)
 
@@ -190,6 +192,17 @@ class _Training:
         if self.resumption is not None:
             resume.check_table(self.resumption, manifest, self.console)
         return data
+
+    def _taken_over(self) -> AbstractContextManager[None]:
+        """The block within which a resumed run's folder is this training's."""
+        if self.resumption is None:
+            return nullcontext()
+        return resume.taken_over(
+            self.resumption,
+            loader.dump_masked(self.config),
+            began=lambda: TrainingPlan.kind in self.clock.marks,
+            reporter=self.console,
+        )
 
     def _train(self, spark: SparkSession, fork_server: str, data: Table, recorder: Recorder) -> list[TrainingResult]:
         clock, trial = self.clock, self.trial
