@@ -7,11 +7,15 @@ from pathlib import Path
 
 from pipelines.config import Config, loader
 from pipelines.config.renamed import current_name
+from pipelines.data.ingest import table
+from pipelines.data.sources.resolve import resolve_source
+from pipelines.data.sources.source import Source
 from pipelines.data.stream.sharding import steps_per_epoch
 from pipelines.data.table.schema import TableManifest
 from pipelines.errors import CheckpointError
 from pipelines.launch import orphans
 from pipelines.system import atomic, paths
+from pipelines.system.fingerprint import Fingerprint
 from pipelines.system.reporter import Reporter
 from pipelines.track.rundir import layout
 from pipelines.train.checkpoint import store
@@ -66,6 +70,24 @@ def prepare(identifier: str, runs_uri: str, overrides: Sequence[str], reporter: 
     return Resumption(run_dir, config, checkpoint)
 
 
+def check_source(resumption: Resumption, reporter: Reporter) -> tuple[Source, Sequence[Fingerprint]]:
+    """Find the source that the run continues with, before anything else is done.
+
+    Returns:
+        the source, and the fingerprints of its files.
+
+    Raises:
+        ConfigError, DataError: the source is not available.
+        CheckpointError: its table would have other rows than the checkpoint's.
+    """
+    source = resolve_source(resumption.config.data, reporter)
+    fingerprints = table.fingerprints_of(source)
+    keys = table.possible_keys(resumption.config, source, fingerprints)
+    if resumption.checkpoint is not None and resumption.checkpoint.state.table_key not in keys:
+        raise _another_table(resumption.checkpoint.state, keys[0])
+    return source, fingerprints
+
+
 def check_table(resumption: Resumption, manifest: TableManifest, reporter: Reporter) -> None:
     """Check that the table is the checkpoint's, and report which settings have changed.
 
@@ -76,10 +98,7 @@ def check_table(resumption: Resumption, manifest: TableManifest, reporter: Repor
         return
     state, config = resumption.checkpoint.state, resumption.config
     if manifest.key != state.table_key:
-        raise CheckpointError(
-            f"the run was trained on table {state.table_key[:12]}, this is {manifest.digest}: other files, or other settings of "
-            "data and ingest; resume with those it had, or start a new run"
-        )
+        raise _another_table(state, manifest.key)
     for line in changes(state, config, manifest.rows("train")):
         reporter.say(line)
 
@@ -137,6 +156,13 @@ def changes(state: State, config: Config, rows: int) -> list[str]:
             "that was not interrupted"
         )
     return lines
+
+
+def _another_table(state: State, key: str) -> CheckpointError:
+    return CheckpointError(
+        f"the run was trained on table {state.table_key[:12]}, this is {key[:12]}: other files, or other settings of "
+        "data and ingest; resume with those it had, or start a new run"
+    )
 
 
 def _select(run_dir: Path, path: Path, reporter: Reporter) -> Checkpoint | None:

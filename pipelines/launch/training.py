@@ -27,6 +27,7 @@ from pipelines.launch.train_function import work
 from pipelines.launch.workers import spawn
 from pipelines.models import registry
 from pipelines.system import atomic, paths
+from pipelines.system.fingerprint import Fingerprint
 from pipelines.track import provenance, run_page
 from pipelines.track.console.console import TrainingConsole
 from pipelines.track.recorder import Recorder
@@ -87,6 +88,8 @@ def run_training(
         ConvoyError: training failed; the run remains, as FAILED.
     """
     registry.check(config.model.name, config.training.label_smoothing)
+    # Before the run is touched.
+    known = resume.check_source(resumption, console) if resumption is not None else None
     clock = Clock(submitted or provenance.submitted_at())
     key = run_page.random_key()
     run_name = config.tracking.run_name or run_page.name(config, _expected_dataset(config), key)
@@ -101,7 +104,7 @@ def run_training(
     with recorded(
         config.tracking, run_name, run_dir, console, log_level=config.launch.log_level, parent=parent, patience_seconds=patience
     ) as run:
-        training = _Training(config, console, run, run_dir, clock, resumption, trial)
+        training = _Training(config, console, run, run_dir, clock, resumption, known, trial)
         training.record_settings()
         summary = training.run(fork_server, key)
     clock.mark("end")
@@ -126,6 +129,8 @@ class _Training:
     run_dir: Path
     clock: Clock
     resumption: Resumption | None
+    known: tuple[Source, Sequence[Fingerprint]] | None
+    """The source, and the fingerprints of its files, of a resumed run."""
     trial: Trial | None
 
     def record_settings(self) -> None:
@@ -140,11 +145,11 @@ class _Training:
             self.tracked.tags(self.trial.tags)
 
     def run(self, fork_server: str | None, name_key: str) -> TrainingSummary:
-        source = resolve_source(self.config.data, self.console)
+        source, fingerprints = self.known or (resolve_source(self.config.data, self.console), None)
         self._correct_name(source.dataset, name_key)
         with self._cluster(fork_server) as (spark, server):
             self.clock.mark("spark")
-            data = self._open_table(spark, source)
+            data = self._open_table(spark, source, fingerprints)
             title = run_page.title(self.config, data.manifest.dataset)
             recorder = Recorder(self.tracked, self.run_dir, data.manifest, title, self.clock.submitted)
             with self._taken_over():
@@ -170,9 +175,9 @@ class _Training:
                 self.console.warn(line)
             yield spark, address
 
-    def _open_table(self, spark: SparkSession, source: Source) -> Table:
+    def _open_table(self, spark: SparkSession, source: Source, fingerprints: Sequence[Fingerprint] | None) -> Table:
         with _tables:
-            data, built = table.open_or_build(spark, self.config, source, self.console)
+            data, built = table.open_or_build(spark, self.config, source, self.console, fingerprints)
         self.clock.mark("table")
         manifest = data.manifest
         rows = ", ".join(f"{manifest.rows(split):,} {split}" for split in SPLITS)

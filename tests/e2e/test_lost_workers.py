@@ -186,6 +186,8 @@ def test_a_resumption_refused_for_its_table_leaves_checkpoints_and_settings_as_t
         r"error: the run was trained on table \w+, this is \w+: other files, or other settings of data and ingest", last
     )
     assert "set aside" not in done.stdout
+    # Nor is the run any other than it was.
+    assert run_of(home, lost.run_dir).info.status == "FINISHED"
     after = [lost.run_dir / layout.CONFIG_FILE, *sorted((lost.run_dir / layout.CHECKPOINT_FOLDER).rglob("*"))]
     assert {path: path.read_bytes() for path in after} == before
 

@@ -4,13 +4,16 @@ import dataclasses
 
 import pytest
 from support.reported import ReportedLines
-from support.synthetic import write_table
+from support.synthetic import write_libsvm, write_table
 from test_checkpoint import STATE, arrays, write
 
 from pipelines import cli
 from pipelines.config import Config, loader
+from pipelines.data.ingest import table
+from pipelines.data.sources.resolve import resolve_source
 from pipelines.errors import CheckpointError, ConfigError, LaunchError
 from pipelines.launch import orphans, resume
+from pipelines.system.reporter import NullReporter
 from pipelines.track.rundir.layout import RunRecord, make, write_record
 from pipelines.train.checkpoint import store
 
@@ -215,6 +218,46 @@ def test_another_table_is_rejected_in_one_line(run_dir, tmp_path):
     ) as caught:
         resume.check_table(resumption, other, lines)
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def digits(run_dir, home):
+    """A run with a checkpoint on the table of a file, and that file."""
+    file = home / "digits.libsvm"
+    write_libsvm(file, 40)
+    config = loader.load(run_dir / "config.yml", [f"data.dataset={file}", "data.image_shape=[12,12,1]", "data.classes=4"])
+    (run_dir / "config.yml").write_text(loader.dump(config))
+    source = resolve_source(config.data, NullReporter())
+    (key,) = table.possible_keys(config, source, table.fingerprints_of(source))
+    path = store.write(run_dir, dataclasses.replace(STATE, table_key=key), arrays(), keep=3)
+    return file, path
+
+
+def test_a_source_with_the_checkpoints_rows_is_accepted_wherever_it_is(digits, home):
+    file, _ = digits
+    moved = home / "elsewhere.txt"
+    file.rename(moved)
+    resumption, lines = prepare("--resume", "latest", "--data", str(moved), "--set", "ingest.on_bad_rows=quarantine")
+    source, fingerprints = resume.check_source(resumption, lines)
+    assert [location for location, _ in source.files] == [str(moved)]
+    assert fingerprints == table.fingerprints_of(source)
+
+
+@pytest.mark.parametrize("change", ["ingest.seed=2", "ingest.validation_fraction=0.2", "data.value_range=[0, 300]", "other rows"])
+def test_a_source_or_settings_that_make_another_table_are_rejected_before_spark_starts(digits, run_dir, change):
+    file, _ = digits
+    settings = ["--set", change]
+    if change == "other rows":
+        write_libsvm(file, 41)
+        settings = []
+    before = contents(run_dir)
+    resumption, lines = prepare("--resume", "latest", *settings)
+    with pytest.raises(
+        CheckpointError, match=r"^the run was trained on table \w{12}, this is \w{12}: other files, or other"
+    ) as caught:
+        resume.check_source(resumption, lines)
+    assert "\n" not in str(caught.value)
+    assert contents(run_dir) == before
 
 
 def test_a_configuration_together_with_resume_is_rejected(run_dir, home):
