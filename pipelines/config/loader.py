@@ -65,7 +65,9 @@ def load(file: Path | None, overrides: Iterable[str] = (), settings: Mapping[str
         _assign(values, key.strip(), parsed, "--set")
     _complete_address(values.get("tracking", {}))
     sections = {name: section(**values.get(name, {})) for name, section in _SECTIONS.items()}
-    return Config(**sections)
+    config = Config(**sections)
+    config.check()
+    return config
 
 
 def changed(config: Config, settings: Mapping[str, Any], origin: str) -> Config:
@@ -82,9 +84,10 @@ def changed(config: Config, settings: Mapping[str, Any], origin: str) -> Config:
     values: dict[str, dict[str, Any]] = {}
     for key, value in settings.items():
         _assign(values, key, value, origin)
-    return dataclasses.replace(
-        config, **{name: dataclasses.replace(getattr(config, name), **new) for name, new in values.items()}
-    )
+    sections = {name: dataclasses.replace(getattr(config, name), **new) for name, new in values.items()}
+    replaced = dataclasses.replace(config, **sections)
+    replaced.check()
+    return replaced
 
 
 def type_of(key: str, origin: str) -> Any:
