@@ -50,7 +50,7 @@ def predict(classifier: Classifier, files: Sequence[str], digits: bool) -> Itera
     """
     info = classifier.info
     for file in files:
-        path = Path(file) if Path(file).exists() else paths.to_python(file)
+        path = paths.named_file(file)
         if libsvm.is_libsvm(path):
             for numbers, images in _libsvm_images(path, file, info):
                 yield from _predictions(classifier, [f"{file}:{number}" for number in numbers], images)

@@ -163,6 +163,8 @@ def _key(config: Config, source: Source, fingerprints: list[Fingerprint], *, wit
 
 
 def _uri(config: Config, source: Source, key: str) -> str:
+    # Before anything is written: ranks could not read the table there.
+    paths.to_petastorm(config.ingest.tables_uri)
     return f"{config.ingest.tables_uri.rstrip('/')}/{source.dataset}-{key[:12]}"
 
 

@@ -19,6 +19,7 @@ from pipelines.errors import ConfigError, DataError
 from pipelines.system import paths
 from pipelines.system.fingerprint import Fingerprint, fingerprint
 from pipelines.system.listing import entries
+from pipelines.system.path_rules import fault, printable
 from pipelines.system.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class ImageFolder:
         pass
 
     def locate(self, file: int, number: int) -> tuple[str, int | None]:
-        return f"{self.files[file][0]}/{self.pictures[file][number].name}", None
+        return printable(f"{self.files[file][0]}/{self.pictures[file][number].name}"), None
 
     def parsed(self, spark: "SparkSession", data: DataConfig, *, keep_bad_rows: bool, images_apart: bool) -> "DataFrame":
         folders = [(paths.to_python(uri), pictures) for (uri, _), pictures in zip(self.files, self.pictures, strict=True)]
@@ -143,6 +144,9 @@ def _listed_folder(data: DataConfig, reporter: Reporter) -> ImageFolder:
 
 def _class_names(data: DataConfig, folder: str) -> tuple[str, ...]:
     names = [path.name for path in _folders(paths.to_python(folder))]
+    unfit = next((name for name in names if fault(name)), "")
+    if unfit:
+        raise ConfigError(f"{folder}/{printable(unfit)}: the name of a class {fault(unfit)}")
     if data.labels not in ((), tuple(range(data.classes))):
         raise ConfigError(f"data.labels={list(data.labels)}: must be empty for pictures, whose class is the name of their folder")
     if data.class_names:

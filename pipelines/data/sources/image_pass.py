@@ -1,5 +1,6 @@
 """Decoding of pictures in Spark's Python workers, the counterpart of `text_pass` for text."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,8 @@ from pipelines.data.sources.parsed_rows import PARSED_COLUMNS, BlockReport, chun
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-_COLUMNS = "file int, block bigint, paths array<string>, labels array<int>"
+# A path need not be UTF-8.
+_COLUMNS = "file int, block bigint, paths array<binary>, labels array<int>"
 # Limits of what a worker holds decoded at once.
 _VALUES_PER_BLOCK = 2**24
 _PICTURES_PER_BLOCK = 512
@@ -60,7 +62,7 @@ def parsed(
     for number, (folder, pictures) in enumerate(folders):
         for start in range(0, len(pictures), step):
             part = pictures[start : start + step]
-            blocks.append((number, start, [str(folder / name) for name, _ in part], [label for _, label in part]))
+            blocks.append((number, start, [os.fsencode(folder / name) for name, _ in part], [label for _, label in part]))
     frame = spark.createDataFrame(blocks, _COLUMNS).repartition(min(len(blocks), 4 * spark.sparkContext.defaultParallelism))
     read = partial(read_blocks, rules=rules, keep_bad=keep_bad, images_apart=images_apart)
     return frame.mapInArrow(read, PARSED_COLUMNS)
@@ -73,7 +75,8 @@ def read_blocks(
     for batch in batches:
         for row in batch.to_pylist():
             report = BlockReport(row["file"], row["block"])
-            yield from chunk_batches(read_chunk(row["paths"], row["labels"], rules), report, keep_bad, images_apart)
+            chunk = read_chunk([os.fsdecode(path) for path in row["paths"]], row["labels"], rules)
+            yield from chunk_batches(chunk, report, keep_bad, images_apart)
             yield report_batch(report)
 
 

@@ -16,7 +16,7 @@ from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.formats.text_file import DENSE_BYTES, TEXT_BYTES
 from pipelines.data.sources import named_text
 from pipelines.data.sources.parsed_rows import PARSED_COLUMNS, BlockReport, chunk_batches, report_batch
-from pipelines.system import paths
+from pipelines.system import path_rules, paths
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -29,10 +29,10 @@ def parsed(spark: "SparkSession", uris: Sequence[str], rules: Rules, keep_bad_li
     ordinary, unusual = [], []
     for number, uri in enumerate(uris):
         path = paths.to_python(uri)
-        if named_text.spark_reads(path):
-            ordinary.append((number, uri))
-        else:
+        if path_rules.spark_file_fault(str(path)):
             unusual.append((number, path))
+        else:
+            ordinary.append((number, uri))
     frames = []
     if ordinary:
         parse = partial(parse_batches, rules=rules, keep_bad_lines=keep_bad_lines, images_apart=images_apart)

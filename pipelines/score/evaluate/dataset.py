@@ -77,7 +77,7 @@ def open_table(location: str) -> Table:
         ConfigError: it is not a table.
         DataError: it is damaged.
     """
-    folder = paths.to_python(location)
+    folder = paths.to_python(location, "--table ")
     manifest = read_manifest(folder)
     if manifest is None:
         raise ConfigError(f"--table {location}: not a table (there is no manifest in it); --data takes libsvm files")
