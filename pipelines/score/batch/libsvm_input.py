@@ -17,7 +17,7 @@ from pipelines.data.sources.parsed_rows import IS_IMAGES
 from pipelines.data.sources.resolve import NAMES, resolve_source
 from pipelines.data.sources.source import Source
 from pipelines.score.batch.scoring import ScoringInput
-from pipelines.system import paths
+from pipelines.system import listing, paths
 from pipelines.system.reporter import Reporter
 
 KEPT_COLUMNS = ("file", "line", "label")
@@ -91,5 +91,5 @@ def resolve_files(config: Config, reporter: Reporter) -> Source:
     path = paths.to_python(location)
     if path.is_file():
         return LibsvmFiles(path.name, ((location, "test"),))
-    names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file() and is_libsvm(file))
+    names = [str(file.relative_to(path)) for file in listing.files_below(path) if is_libsvm(file)]
     return LibsvmFiles(path.name, tuple((f"{location.rstrip('/')}/{name}", "test") for name in names))

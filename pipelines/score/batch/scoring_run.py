@@ -53,7 +53,7 @@ class ScoringRequest:
 
     @property
     def target(self) -> Path:
-        return paths.to_python(self.output)
+        return paths.to_python(self.output, "--output ")
 
 
 def check(request: ScoringRequest) -> Kind:
@@ -89,17 +89,17 @@ def run_scoring(spark: SparkSession, request: ScoringRequest, kind: Kind, report
         stack.enter_context(arrow_batches(spark, values_per_row))
         stack.enter_context(job_group(spark, "Convoy scoring"))
         quarantined = 0
-        if kind == "libsvm":
-            rows, quarantined = stack.enter_context(libsvm_input.read_libsvm(spark, config, reporter, folder))
-        elif kind == "table":
-            rows = inputs.read_table(spark, location, request.info)
-        elif kind == "parquet":
-            rows = inputs.read_parquet(spark, location, request.image_column)
-        else:
-            rows = inputs.read_images(spark, location)
         accumulator = new_tally(spark)
-        writing = time.monotonic()
         try:
+            if kind == "libsvm":
+                rows, quarantined = stack.enter_context(libsvm_input.read_libsvm(spark, config, reporter, folder))
+            elif kind == "table":
+                rows = inputs.read_table(spark, location, request.info)
+            elif kind == "parquet":
+                rows = inputs.read_parquet(spark, location, request.image_column)
+            else:
+                rows = inputs.read_images(spark, location)
+            writing = time.monotonic()
             scored = score(rows, target, model, accumulator)
             scored.write.mode("append").option("compression", "zstd").parquet(paths.to_spark(str(folder)))
         except (Py4JJavaError, PySparkException) as error:

@@ -24,7 +24,6 @@ from pipelines.score.evaluate.mcnemar import PairedCounts
 from pipelines.score.evaluate.partition_counts import OUT_COLUMNS, PartitionCounts, count_batches
 from pipelines.score.model_info import ModelInfo
 from pipelines.score.spark_model import packed_models
-from pipelines.system import paths
 from pipelines.track.rundir.figure_data import Predictions
 
 # Limit on the probabilities that the driver keeps for figures, 80 MB. Loss, accuracy and counts cover all rows.
@@ -71,7 +70,7 @@ def evaluate(spark: SparkSession, models: Sequence[ModelInfo], table: Table, spl
         check_compatible(info, manifest, table.uri)
     files, first_rows = _files(table, splits)
     frame = (
-        spark.read.parquet(*[paths.to_spark(f"{table.uri.rstrip('/')}/{file}") for file in files])
+        spark_jobs.read_parquet(spark, [f"{table.uri.rstrip('/')}/{file}" for file in files])
         # A table's files are named by the last two parts of their path.
         .select(
             F.col(IMAGE_COLUMN),
