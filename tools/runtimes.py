@@ -1,6 +1,6 @@
-"""Record what `.ci/runtime` found in an environment, and write the table of docs/runtimes.md from all such records.
+"""Record the results of `.ci/runtime` in an environment, and write the table of docs/runtimes.md from all records.
 
-python -m tools.runtimes NAME FOLDER    FOLDER has the tests' junit file and the trainings' summaries
+python -m tools.runtimes NAME FOLDER    FOLDER contains the tests' JUnit file and the trainings' summaries
 python -m tools.runtimes                the table alone
 """
 
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of this environment."""
+    """Package versions of this environment."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         for name in (package, f"{package}-cpu"):
@@ -54,7 +54,7 @@ def versions() -> dict[str, str]:
 
 
 def tests(junit: Path) -> dict[str, Any]:
-    """Numbers of the tests that passed, failed and were skipped, and why they were."""
+    """How many tests passed, which failed, and how many were skipped for which reason."""
     cases = list(ET.parse(junit).iter("testcase"))
     failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
     skipped = [skip for case in cases if (skip := case.find("skipped")) is not None]
@@ -81,7 +81,7 @@ def trainings(folder: Path) -> list[dict[str, float]]:
 
 
 def table(records: dict[str, dict[str, Any]]) -> str:
-    """One column for each environment."""
+    """A Markdown table with one column per environment."""
     rows = [["", *(_TITLES[name] for name in records)]]
     rows += [
         [label, *(record["versions"].get(package, "") for record in records.values())]

@@ -41,7 +41,7 @@ class CallError(HostError):
 
 
 @dataclass
-class Driver:
+class ClusterDriver:
     """A process on the head node with a Spark session, which runs functions on request."""
 
     process: "subprocess.Popen[bytes]"
@@ -141,7 +141,7 @@ class Cluster:
         return ["--master", self.master, *(word for key, value in conf.items() for word in ("--conf", f"{key}={value}"))]
 
     @contextlib.contextmanager
-    def driver(self) -> Iterator[Driver]:
+    def driver(self) -> Iterator[ClusterDriver]:
         """A Spark session on the head node."""
         parent, child = socket.socketpair()
         variables = {"PYSPARK_SUBMIT_ARGS": shlex.join([*self.submit_arguments(), "pyspark-shell"])}
@@ -156,7 +156,7 @@ class Cluster:
                 stderr=log,
             )
             child.close()
-            driver = Driver(process, Connection(parent.detach()))
+            driver = ClusterDriver(process, Connection(parent.detach()))
             try:
                 driver.call(lambda spark: spark.version, seconds=_START_SECONDS)
                 yield driver

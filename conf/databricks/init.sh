@@ -1,14 +1,14 @@
 #!/bin/bash
-# Cluster init script: puts on each node what Convoy needs and the ML runtime lacks, and replaces nothing that the runtime brings.
+# Cluster init script: installs what Convoy needs and the ML runtime lacks on each node. Replaces no package of the runtime.
 #
-#   15.4 LTS ML               nothing: it has all
+#   15.4 LTS ML               nothing: everything is included
 #   16.4, 17.3 and 18 LTS ML  Horovod and Petastorm
 #   19 ML                     TensorFlow, Horovod and Petastorm
 #
-# Horovod is compiled by the first node that comes, in some minutes, and its wheel is kept on a volume by Python, TensorFlow and
-# patch; the other nodes wait for it. Tried in environments of the runtimes' versions, never on a cluster: docs/runtimes.md.
+# The first node compiles Horovod, which takes some minutes, and stores the wheel on a volume by Python, TensorFlow and patch; the
+# other nodes wait for it. Tested in environments with the runtimes' versions, not on a cluster: docs/runtimes.md.
 #
-# PYTHON: the cluster's. CONVOY_WHEELS: where wheels are kept, a folder of a volume.
+# PYTHON: the cluster's Python. CONVOY_WHEELS: the folder for wheels, on a volume.
 set -euo pipefail
 
 PYTHON=${PYTHON:-/databricks/python/bin/python}
@@ -17,16 +17,16 @@ TENSORFLOW=2.21.0
 PETASTORM=0.12.1
 HOROVOD=0.28.1
 HOROVOD_HASH=92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0
-# As in tools/setup/horovod.py, which says why, with the digest that it gives to the patch.
+# The patch of tools/setup/horovod.py, which gives the reasons, and its digest there.
 PATCH=8cb05f5c
 patch_source() { # FOLDER
     remove_line "$1/horovod/tensorflow/CMakeLists.txt" 'list(APPEND TF_SOURCES "${PROJECT_SOURCE_DIR}/horovod/tensorflow/xla_mpi_ops.cc")'
     remove_line "$1/third_party/flatbuffers/include/flatbuffers/stl_emulation.h" '    count_ = other.count_;'
 }
-# A builder says this often that it is at work, and counts as gone after this long without a word.
+# How often a builder renews its claim, and after how long without renewal it counts as dead.
 HEARTBEAT_SECONDS=${HEARTBEAT_SECONDS:-15}
 GONE_SECONDS=${GONE_SECONDS:-120}
-# A volume shows what another node wrote some seconds later.
+# How long a volume may take to show what another node has written.
 SETTLE_SECONDS=${SETTLE_SECONDS:-5}
 
 say() { echo "convoy: $*"; }
@@ -36,14 +36,14 @@ for name in sys.argv[1:]:
     try: print(m.version(name)); break
     except m.PackageNotFoundError: pass' "$@"; }
 
-# Install without a change to what is there.
+# Install packages without changing those that are installed.
 add() {
     "$PYTHON" -m pip list --format=freeze --disable-pip-version-check 2>/dev/null >"$scratch/there.txt"
     "$PYTHON" -m pip install --quiet --disable-pip-version-check --constraint "$scratch/there.txt" "$@"
 }
 
 remove_line() { # FILE LINE
-    [ "$(grep -cxF "$2" "$1")" = 1 ] || { say "$1 is not that of Horovod $HOROVOD; the patch does not fit"; exit 1; }
+    [ "$(grep -cxF "$2" "$1")" = 1 ] || { say "$1 is not that of Horovod $HOROVOD; the patch does not apply"; exit 1; }
     grep -vxF "$2" "$1" >"$1.patched"
     mv "$1.patched" "$1"
 }
@@ -64,8 +64,8 @@ build_wheel() { # FOLDER
     "$PYTHON" -m pip wheel --quiet --no-cache-dir --no-build-isolation --no-deps --wheel-dir "$1" "$build/horovod-$HOROVOD"
 }
 
-# Volumes have no locks. Every node that finds no wheel writes a claim; of the claims with a sign of life the first in order builds.
-# Two builders at once, which slow mounts could lead to, cost time and do no harm: wheels appear whole.
+# Volumes have no locks. Every node that finds no wheel writes a claim; the first of the live claims builds. Slow mounts could lead
+# to two builders at once, which costs time but does no harm, since a wheel is renamed into place when complete.
 claim() { # FILE
     date +%s >"$scratch/claim"
     cp "$scratch/claim" "$1"
@@ -84,7 +84,7 @@ is_first() { # CLAIMS OWN
 
 wheel_in() { compgen -G "$1/horovod-*.whl" | head -n 1 || true; }
 
-kept_wheel() { # FOLDER: prints the wheel, which this node or another has built
+kept_wheel() { # FOLDER: prints the path of the wheel, built by this node or another
     local kept=$1 claims=$1/claims own heart wheel built
     own=$(date +%s%N)-${HOSTNAME:-node}-$$
     [ -n "$(wheel_in "$kept")" ] || { mkdir -p "$claims"; claim "$claims/$own"; sleep "$SETTLE_SECONDS"; }
@@ -94,7 +94,7 @@ kept_wheel() { # FOLDER: prints the wheel, which this node or another has built
             sleep "$SETTLE_SECONDS"
             continue
         fi
-        # Before it begins it moves to the front, so that one whose claim is seen late does not begin, too.
+        # Move to the front before starting, so that a node whose claim becomes visible late does not start as well.
         if [ "${own#0-}" = "$own" ]; then
             rm -f "$claims/$own"
             own=0-$(date +%s%N)-$own
@@ -127,12 +127,12 @@ main() {
         add --no-deps "$wheel"
     fi
     if [ -z "$(version petastorm)" ]; then
-        # Not with its own requirements: among them is Spark, which is on a cluster, but not as a package.
+        # Without its own requirements, which include pyspark: on a cluster, Spark is not installed as a package.
         add --no-deps "petastorm==$PETASTORM"
         add cloudpickle dill diskcache fsspec future packaging psutil pyyaml pyzmq six
     fi
     say "TensorFlow $(version tensorflow tensorflow-cpu), Horovod $(version horovod), Petastorm $(version petastorm)"
 }
 
-# Sourced by tests.
+# Tests source this file.
 [ "${BASH_SOURCE[0]}" != "$0" ] || main

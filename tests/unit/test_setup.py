@@ -113,7 +113,7 @@ def programs(folder, monkeypatch, **scripts):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
 
 
-NEEDED = "Python 3.13 or 3.12 or 3.11 or 3.10 is needed and not found"
+NEEDED = "Python 3.13 or 3.12 or 3.11 or 3.10 is needed but was not found"
 
 
 def test_without_a_fitting_python_the_one_that_this_systems_apt_has_is_named(clone, tmp_path, monkeypatch):
@@ -280,7 +280,9 @@ def test_a_kept_horovod_that_does_not_fit_is_one_line_and_not_installed(clone, t
     with pytest.raises(SetupError) as failure:
         horovod.install_horovod(steps.Steps(clone, 0), "3.11")
     needed = locked_version(clone.packages, "tensorflow")
-    assert str(failure.value) == (f"{file} was compiled {found}, needed is {needed}; delete {folder}, then run ./convoy again")
+    assert str(failure.value) == (
+        f"{file} was compiled {found}, but {needed} is needed; delete {folder}, then run ./convoy again"
+    )
 
 
 def test_a_kept_horovod_is_that_of_its_python_tensorflow_and_patch(clone, monkeypatch):
@@ -297,7 +299,7 @@ def test_the_patch_takes_out_its_lines_and_fits_no_other_source(tmp_path):
         (tmp_path / name).write_text(f"before\n{line}\nafter\n")
     horovod.patch(tmp_path)
     assert [(tmp_path / name).read_text() for name in horovod.REMOVED_LINES] == ["before\nafter\n"] * 2
-    with pytest.raises(SetupError, match=r"CMakeLists\.txt is not that of Horovod 0\.28\.1"):
+    with pytest.raises(SetupError, match=r"CMakeLists\.txt is not from Horovod 0\.28\.1"):
         horovod.patch(tmp_path)
 
 
@@ -405,7 +407,7 @@ def test_an_archive_of_classes_that_cannot_be_made_is_told_and_hinders_nothing(c
     (clone.venv / java.CLASSES).write_text("of another Java")
     with (tmp_path / "lock").open("w") as lock:
         java.archive_classes(steps.Steps(clone, lock.fileno()), str(tmp_path / "java"))
-    assert f"it was not made ({clone.log} says why)" in capsys.readouterr().out
+    assert f"the archive could not be created ({clone.log} says why)" in capsys.readouterr().out
     assert "Unrecognized VM option" in clone.log.read_text()
     assert not (clone.venv / java.CLASSES).exists()
 

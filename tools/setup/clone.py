@@ -1,4 +1,4 @@
-"""One clone of the repository on this machine: its paths, and how the set-up speaks to the user."""
+"""One clone of the repository on this machine: its paths, and the messages of the set-up."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 from pipelines.system import path_rules
 
 PYTHONS = ("3.13", "3.12", "3.11", "3.10")
-"""Of the default environment, the preferred one first."""
+"""Versions for the default environment, in order of preference."""
 
 
 class SetupError(Exception):
-    """What the user can mend, in one line."""
+    """A problem that the user can fix, described in one line."""
 
 
 @dataclass(frozen=True)
 class Clone:
-    """Paths of a clone, for the default environment or for that of a Databricks runtime.
+    """Paths of a clone, for the default environment or that of a Databricks runtime.
 
     Attributes:
         root: the repository.
@@ -43,7 +43,7 @@ class Clone:
 
     @property
     def ready(self) -> Path:
-        """The file that a finished set-up leaves."""
+        """The file that a completed set-up writes."""
         return self.venv / ".convoy-ready"
 
     @property
@@ -52,7 +52,7 @@ class Clone:
 
     @property
     def setup_lock(self) -> Path:
-        """Held by the one set-up that runs."""
+        """The lock file that a running set-up holds."""
         return self.root / ".convoy-setup.lock"
 
     @property
@@ -62,13 +62,13 @@ class Clone:
 
     @property
     def pythons(self) -> tuple[str, ...]:
-        """Python versions that may make the environment, the preferred one first."""
+        """Python versions that the environment can be built with, in order of preference."""
         if self.runtime == "local":
             return PYTHONS
         facts = self.packages.with_suffix(".txt")
         found = re.search(r"^# Python (3\.\d+),", facts.read_text(), re.M)
         if found is None:
-            raise SetupError(f"{facts} does not say which Python the runtime has")
+            raise SetupError(f"{facts} does not say which Python version the runtime has")
         return (found.group(1),)
 
     @property
@@ -94,25 +94,25 @@ class Clone:
 
 
 def cache() -> Path:
-    """Folder of downloads and compiled wheels."""
+    """The folder of downloads and compiled wheels."""
     return Path(os.environ.get("CONVOY_CACHE") or Path.home() / ".cache/convoy").absolute()
 
 
 def locked_version(lock: Path, name: str) -> str:
-    """The version that a lock file pins; for TensorFlow, of the package for this processor."""
+    """The version of a package that a lock file pins; for TensorFlow, of the package for this processor."""
     pinned = dict(re.findall(r"^([\w-]+)==([^\s;]+)", lock.read_text(), re.M))
     names = ("tensorflow-cpu", "tensorflow") if name == "tensorflow" else (name,)
     version = next((pinned[each] for each in names if each in pinned), None)
     if version is None:
-        raise SetupError(f"{lock} pins no {name}; write the lock file anew")
+        raise SetupError(f"{lock} pins no {name}; regenerate the lock file")
     return str(version)
 
 
 def locked_block(lock: str, name: str) -> str:
-    """The lines of a lock file that belong to one package, hashes included."""
+    """The lines of a lock file for one package, including its hashes."""
     found = re.search(rf"^{re.escape(name)}==.*?(?=^\S|\Z)", lock, re.M | re.S)
     if found is None:
-        raise SetupError(f"the lock file pins no {name}; write it anew")
+        raise SetupError(f"the lock file pins no {name}; regenerate it")
     return found.group(0)
 
 
@@ -121,7 +121,7 @@ def say(text: object) -> None:
 
 
 def replace(file: Path, text: str, mode: int = 0o644) -> None:
-    """Whole or not at all, and never into the old file: it may be one with that in uv's cache."""
+    """Replace a file atomically. Writing into the old one could change uv's cache, which it may be hard-linked to."""
     new = file.with_name(f"{file.name}.new")
     new.write_text(text)
     new.chmod(mode)

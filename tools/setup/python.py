@@ -1,4 +1,4 @@
-"""Which Python makes the environment: one of this machine, else one of its package manager's, else one of uv's."""
+"""Finds the Python for the environment: one on this machine, else one from its package manager, else one from uv."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ class Interpreter(NamedTuple):
     path: str
     version: str
     has_venv: bool
-    """Whether it can make environments."""
+    """Whether it can create environments."""
 
 
 def find_python(steps: Steps) -> Interpreter:
-    """The interpreter for the environment. Installs one where the machine has none and the user may.
+    """The interpreter for the environment. Installs one if the machine has none and the user is allowed to.
 
     Raises:
-        SetupError: there is none, and none could be installed; with the package that this system has of it.
+        SetupError: there is none, and none could be installed; names the package that this system offers.
     """
     versions = steps.clone.pythons
     found = best(candidates(versions), versions)
     if found is not None:
         return found
-    needed = f"Python {' or '.join(versions)} is needed and not found"
+    needed = f"Python {' or '.join(versions)} is needed but was not found"
     offered = offered_by_apt(versions)
     if offered is not None:
-        # Debian keeps venv in a package of its own.
+        # Debian has venv in a separate package.
         steps.install_system_packages([offered, f"{offered}-venv"], needed)
     else:
-        say(f"{needed}, nor does this system's package manager have it; asking uv for one of its own")
+        say(f"{needed}, and this system's package manager does not offer it; downloading one with uv")
         _install_with_uv(steps, versions[0])
     found = best(candidates(versions), versions)
     if found is None:
@@ -51,7 +51,7 @@ def find_python(steps: Steps) -> Interpreter:
 
 
 def candidates(versions: Sequence[str]) -> Iterator[str]:
-    """Interpreters that may be there. Being there says little: a pyenv shim exists and fails when run."""
+    """Paths of possible interpreters. A file that exists need not work: pyenv's shims exist and may fail when run."""
     folders = [*os.environ.get("PATH", "").split(os.pathsep), "/usr/local/bin", "/usr/bin"]
     for version in versions:
         yield from (f"{folder}/python{version}" for folder in folders if folder)
@@ -66,7 +66,7 @@ def candidates(versions: Sequence[str]) -> Iterator[str]:
 
 
 def best(paths: Iterable[str], versions: Sequence[str]) -> Interpreter | None:
-    """The best interpreter: able to make environments before unable, then by the order of versions."""
+    """The best interpreter: those that can create environments first, then by the order of versions."""
     ranked: dict[tuple[bool, int], Interpreter] = {}
     for path in dict.fromkeys(paths):
         if not os.access(path, os.X_OK):
@@ -85,7 +85,7 @@ def best(paths: Iterable[str], versions: Sequence[str]) -> Interpreter | None:
 
 
 def offered_by_apt(versions: Sequence[str]) -> str | None:
-    """The best of this system's own packages of Python, such as python3.11; None where it has none or is no Debian."""
+    """The best Python package that apt offers, such as python3.11; None if there is none, or no apt."""
     try:
         shown = subprocess.run(
             ["apt-cache", "search", "--names-only", r"^python3\.[0-9]+$"],
@@ -100,7 +100,7 @@ def offered_by_apt(versions: Sequence[str]) -> str | None:
 
 
 def _install_with_uv(steps: Steps, version: str) -> None:
-    """Have uv download a Python to the cache. Raises SetupError where there is no uv, or it cannot."""
+    """Have uv download a Python to the cache. Raises SetupError if that fails."""
     advice = f"install Python {version} (https://docs.python.org/3/using/unix.html), then run ./convoy again"
     try:
         uv = shutil.which("uv") or _uv_of_pip(steps)
@@ -110,7 +110,7 @@ def _install_with_uv(steps: Steps, version: str) -> None:
 
 
 def _uv_of_pip(steps: Steps) -> str:
-    """uv, which runs without a Python, by the pip of whatever Python runs this."""
+    """Path of uv, which does not need a Python, installed by the pip of the Python that runs this."""
     cache().mkdir(parents=True, exist_ok=True)
     folder, pinned = cache() / "uv-program", cache() / "uv.txt"
     pinned.write_text(locked_block(steps.clone.packages.read_text(), "uv"))

@@ -1,4 +1,4 @@
-"""The installed Spark is set up so that the plain `spark-submit` behaves as `./convoy train` does; what its programs see."""
+"""Configures the installed Spark so that plain `spark-submit` behaves as `./convoy train` does."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from tools.setup.clone import Clone, replace
 from tools.setup.java import CLASSES
 
-# The program of the package finds Spark only where the environment is activated. Java takes an archive of classes only where no
-# folder on its path of classes holds a file, and Spark puts its folder of settings there.
+# The package's own script finds Spark only in an activated environment. Java uses a class data archive only if no folder on the
+# class path contains a file, and Spark puts its configuration folder there.
 _SUBMIT = """#!/usr/bin/env bash
 # Written by ./convoy setup.
 export SPARK_HOME={spark}
@@ -31,8 +31,8 @@ exec "$SPARK_HOME/bin/spark-submit" "$@"
 """
 
 
-# Spark 4 has Java add a module that only the linear algebra of Spark's own ML uses. The Java of the wheel lacks it, and any other
-# prints a warning and starts later with it.
+# Spark 4 starts Java with a module that only Spark ML's linear algebra uses. The Java of the wheel lacks it; with any other it
+# causes a warning and a slower start.
 _JAVA = """#!/bin/sh
 # Written by ./convoy setup.
 for argument; do
@@ -44,7 +44,7 @@ exec {java} "$@"
 
 
 def environment(clone: Clone) -> dict[str, str]:
-    """All variables of a program of the project."""
+    """All environment variables of a program of the project."""
     variables = {**os.environ, **_project_variables(clone)}
     variables["PATH"] = f"{clone.venv}/bin{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONHOME", "SPARK_CONF_DIR"):
@@ -53,7 +53,7 @@ def environment(clone: Clone) -> dict[str, str]:
 
 
 def run_environment(clone: Clone) -> dict[str, str]:
-    """Variables of a job. A runtime's older MLflow cannot open the store of a newer one, so each runtime has its own."""
+    """Environment variables of a job. An older MLflow cannot open the store of a newer one, so each runtime has its own store."""
     variables = environment(clone)
     if clone.runtime != "local":
         variables.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{clone.root}/mlflow-{clone.runtime}.db")
@@ -61,7 +61,7 @@ def run_environment(clone: Clone) -> dict[str, str]:
 
 
 def write_spark_conf(clone: Clone, java_home: str) -> None:
-    """Write Spark's settings, its `spark-submit`, and what keeps its archives off the path of Python."""
+    """Write Spark's configuration, `spark-submit`, and a .pth file that keeps Spark's archives off Python's path."""
     spark = clone.site_packages / "pyspark"
     (spark / "conf").mkdir(exist_ok=True)
     for template in clone.spark_conf.iterdir():
@@ -82,14 +82,14 @@ def write_spark_conf(clone: Clone, java_home: str) -> None:
     (clone.venv / "no-spark-conf").mkdir(exist_ok=True)
     (_spark_java(clone) / "bin").mkdir(parents=True, exist_ok=True)
     replace(_spark_java(clone) / "bin/java", _JAVA.format(java=shlex.quote(f"{java_home}/bin/java")), 0o755)
-    # Spark puts itself on the path of its Python programs, as archives that every task of a worker lists anew. It is installed.
+    # Spark adds itself to its Python programs' path, as archives that every task of a worker lists anew. It is installed already.
     archives = tuple(str(spark / folder) + os.sep for folder in ("jars", "python/lib"))
     line = f"import sys; sys.path[:] = [path for path in sys.path if not path.startswith({archives!r})]\n"
     replace(clone.site_packages / "convoy-spark-path.pth", line)
 
 
 def _spark_java(clone: Clone) -> Path:
-    """A Java home with a program that starts the real one."""
+    """A Java home whose `java` is a script that starts the real one."""
     return clone.venv / "spark-java"
 
 
@@ -101,15 +101,15 @@ def _project_variables(clone: Clone) -> dict[str, str]:
         "SPARK_HOME": str(clone.site_packages / "pyspark"),
         "PYSPARK_PYTHON": str(clone.python),
         "PYSPARK_DRIVER_PYTHON": str(clone.python),
-        # A name of the machine that does not resolve would end Spark at its start.
+        # Spark would fail to start on a machine whose own host name does not resolve.
         "SPARK_LOCAL_IP": "127.0.0.1",
-        # For the small Java program that puts together the command of the large one.
+        # For the small Java program that assembles the command line of the large one.
         "SPARK_LAUNCHER_OPTS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
-        # A dozen processes beside MLflow's page, for work that nothing here asks for.
+        # MLflow would start a dozen processes beside its web page for features that are not used here.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        # MLflow warns at length where git is not installed.
+        # MLflow prints a long warning if git is not installed.
         "GIT_PYTHON_REFRESH": "quiet",
     }

@@ -1,4 +1,4 @@
-"""Steps of the set-up: programs that run with their output in a log, one set-up at a time."""
+"""Runs the steps of the set-up: programs whose output goes to a log, one set-up at a time."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tools.setup.clone import Clone, SetupError, say
 
 
 class Steps:
-    """Runs the steps of one set-up, with the variables that their programs get.
+    """Runs the programs of one set-up with their environment variables.
 
     Args:
-        clone: where.
+        clone: the clone to set up.
         lock: descriptor of the lock file that this set-up holds.
     """
 
@@ -28,7 +28,7 @@ class Steps:
         self.clone = clone
         self.lock = lock
         self.variables: dict[str, str] = dict(os.environ)
-        # The bytecode is wanted: without it every start compiles TensorFlow's thousands of modules.
+        # Bytecode is wanted: without it, every start compiles TensorFlow's thousands of modules.
         for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PIP_USER", "PIP_TARGET"):
             self.variables.pop(name, None)
 
@@ -36,14 +36,14 @@ class Steps:
         """Run a program with its output in the log file, and print the step and its duration.
 
         Raises:
-            SetupError: it failed; with the end of the log.
+            SetupError: it failed; quotes the end of the log.
         """
         print(f"convoy: {what} ...", end=" ", flush=True)
         start = time.monotonic()
         with open(self.clone.log, "a") as log:
             log.write(f"\n$ {' '.join(command)}\n")
             log.flush()
-            # The child holds the lock too: as long as it writes to .venv, no other set-up begins.
+            # The child also holds the lock: no other set-up starts while it still writes to .venv.
             code = subprocess.run(
                 command,
                 env={**self.variables, **(extra or {})},
@@ -63,10 +63,10 @@ class Steps:
         self.run(what, [str(self.clone.venv / "bin/uv"), "pip", *arguments])
 
     def install_system_packages(self, packages: list[str], why: str) -> None:
-        """With apt, where the user may.
+        """Install packages with apt, if the user is allowed to.
 
         Raises:
-            SetupError: it could not be done; with the command.
+            SetupError: it failed; gives the command to run.
         """
         names = " ".join(packages)
         advice = f"{names} is missing ({why}); install it (apt-get install {names}), then run ./convoy again"
@@ -85,7 +85,7 @@ class Steps:
 
 @contextlib.contextmanager
 def exclusive(file: Path, waiting: str) -> Iterator[int]:
-    """Hold a lock that the system frees when the process ends, however it ends."""
+    """Hold a lock that the system releases when the process ends, however it ends."""
     with open(file, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,7 +96,7 @@ def exclusive(file: Path, waiting: str) -> Iterator[int]:
 
 
 def _die_with_parent() -> None:
-    """A set-up that is killed must not leave an installer behind that still writes to .venv."""
+    """End a child with its parent: a killed set-up must not leave an installer behind that still writes to .venv."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 

@@ -10,7 +10,7 @@ _COLUMNS = ("started", "name", "accuracy", "minutes", "workers", "rows/s", "stat
 _RIGHT = ("accuracy", "minutes", "workers", "rows/s")
 
 
-def recent(tracking_uri: str, experiment: str, count: int) -> list[dict[str, str]]:
+def find(tracking_uri: str, experiment: str, count: int) -> list[dict[str, str]]:
     """One mapping per run from column to text, newest first. Empty if there is no such experiment."""
     import mlflow
 
