@@ -158,8 +158,9 @@ def _plan(config: Config, source: Source, reports: list[BlockReport]) -> Plan:
         is_test = report.file in test_files
         first_row[report.file, report.block] = rows[is_test]
         rows[is_test] += report.rows
-    for number, (uri, _) in enumerate(source.files):
-        if not any(report.rows for report in reports if report.file == number):
+    for is_test, empty in ((False, not rows[False]), (True, bool(test_files) and not rows[True])):
+        if empty:
+            uri = next(uri for number, (uri, _) in enumerate(source.files) if (number in test_files) == is_test)
             raise DataError(f"{uri}: contains no rows; a row is {source.row_form}")
     dtype: Dtype = "float32" if any(report.is_float for report in reports) else "uint8"
     num_values = math.prod(config.data.image_shape)
