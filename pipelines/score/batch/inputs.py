@@ -13,8 +13,8 @@ from pipelines.data.sources.resolve import NAMES
 from pipelines.data.table.schema import MANIFEST_NAME
 from pipelines.errors import ConfigError
 from pipelines.score.batch.scoring import ScoringInput
+from pipelines.score.evaluate.compatibility import check_compatible
 from pipelines.score.evaluate.dataset import open_table
-from pipelines.score.evaluate.evaluation import check_compatible
 from pipelines.score.model_info import ModelInfo
 from pipelines.system import paths
 
@@ -57,7 +57,7 @@ def read_table(spark: SparkSession, location: str, info: ModelInfo) -> ScoringIn
         DataError: its images do not fit the model, or it is damaged.
     """
     manifest = open_table(location).manifest
-    check_compatible(info, manifest, location, with_classes=False)
+    check_compatible(info, manifest, location)
     base = location.rstrip("/")
     files = [paths.to_spark(f"{base}/{file.path}") for split in manifest.splits.values() for file in split.files]
     frame = spark.read.option("basePath", paths.to_spark(location)).parquet(*files)
