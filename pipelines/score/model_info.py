@@ -66,6 +66,15 @@ class ModelInfo:
         was_resized = self.reading is None or self.reading.source != "pictures" or self.reading.resize_pictures
         return form != "auto" or was_resized
 
+    @property
+    def knows_indices(self) -> bool:
+        """Whether it records the number at which the indices of libsvm text start. Training on pictures says nothing about it."""
+        return self.reading is not None and self.reading.source == "libsvm"
+
+    def zero_based(self, configured: bool) -> bool:
+        """Whether the indices of libsvm text start at 0: as in the training data, or as configured if that is not known."""
+        return self.reading.zero_based if self.reading is not None and self.knows_indices else configured
+
     def picture_note(self, form: Form) -> str:
         """What the user must know about pictures that this model is about to see; empty if the model records their form."""
         if form != "auto" or self.picture_form != "unknown":

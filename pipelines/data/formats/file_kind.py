@@ -1,5 +1,6 @@
 """What the files that the user names hold: libsvm text, Parquet or pictures. One rule for all readers."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -38,7 +39,7 @@ def _kind_by_name(path: Path) -> FileKind | None:
 
 
 def files_by_kind(path: Path) -> dict[FileKind, list[Path]]:
-    """The file, or the files in the folder and its sub-folders, by what they hold. Hidden and empty files do not count.
+    """The file, or the files in the folder and its sub-folders, by what they hold. Hidden files and empty parts do not count.
 
     Files whose names say nothing count only if the folder holds no others, or if Spark named them `part-...`.
 
@@ -48,12 +49,17 @@ def files_by_kind(path: Path) -> dict[FileKind, list[Path]]:
     """
     if not path.is_dir():
         return {file_kind(path): [path]}
-    files = [file for file in listing.files_below(path) if file.stat().st_size]
-    named = [file for file in files if _kind_by_name(file) is not None or file.name.startswith(_PART_PREFIX)]
+    # Spark writes an empty part for an empty partition.
+    files = [file for file in listing.files_below(path) if not _is_part(file) or file.stat().st_size]
+    named = [file for file in files if _kind_by_name(file) is not None or _is_part(file)]
     by_kind: dict[FileKind, list[Path]] = {}
     for file in named or files:
         by_kind.setdefault(file_kind(file), []).append(file)
     return by_kind
+
+
+def _is_part(file: Path | os.DirEntry[str]) -> bool:
+    return file.name.startswith(_PART_PREFIX)
 
 
 def is_part_folder(path: Path) -> bool:
@@ -65,7 +71,7 @@ def is_part_folder(path: Path) -> bool:
     if not path.is_dir():
         return False
     entries = listing.entries(path)
-    return bool(entries) and all(entry.is_file() and entry.name.startswith(_PART_PREFIX) for entry in entries)
+    return bool(entries) and all(entry.is_file() and _is_part(entry) for entry in entries)
 
 
 def part_names(path: Path) -> list[str]:

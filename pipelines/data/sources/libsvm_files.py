@@ -33,6 +33,8 @@ class LibsvmFiles:
     note: str = ""
     any_label: bool = False
     """Labels do not matter (`Rules.any_label`)."""
+    index_is_known: bool = False
+    """`data.zero_based` is that of a model (`Rules.index_is_known`)."""
 
     unit: ClassVar[str] = "line"
     row_form: ClassVar[str] = "a line 'label index:value index:value ...'"
@@ -92,7 +94,7 @@ class LibsvmFiles:
 
     def parsed(self, spark: "SparkSession", data: DataConfig, *, keep_bad_rows: bool, images_apart: bool) -> "DataFrame":
         uris = [uri for uri, _ in self.files]
-        rules = dataclasses.replace(Rules.from_config(data), any_label=self.any_label)
+        rules = dataclasses.replace(Rules.from_config(data), any_label=self.any_label, index_is_known=self.index_is_known)
         return text_pass.parsed(spark, uris, rules, keep_bad_rows, images_apart)
 
 

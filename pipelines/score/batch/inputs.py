@@ -1,6 +1,5 @@
 """Detect and read the inputs of batch scoring: Convoy's tables, other Parquet, folders of images, libsvm text."""
 
-from pathlib import Path
 from typing import Literal
 
 from pyspark.sql import DataFrame, SparkSession
@@ -8,7 +7,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pipelines.data.formats import image_file
-from pipelines.data.formats.libsvm import is_libsvm
+from pipelines.data.formats.file_kind import files_by_kind
 from pipelines.data.sources.resolve import NAMES
 from pipelines.data.table.schema import MANIFEST_NAME
 from pipelines.errors import ConfigError
@@ -37,11 +36,11 @@ def detect_kind(location: str) -> Kind:
         )
     if (path / MANIFEST_NAME).exists():
         return "table"
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file() and _is_data(file, path))
+    found = files_by_kind(path)
     counts: dict[Kind, int] = {
-        "parquet": sum(file.suffix == ".parquet" for file in files),
-        "images": sum(file.suffix.lower() in image_file.ENDINGS for file in files),
-        "libsvm": sum(is_libsvm(file) for file in files),
+        "parquet": len(found.get("parquet", ())),
+        "images": len(found.get("picture", ())),
+        "libsvm": len(found.get("libsvm", ())),
     }
     kinds = [kind for kind, count in counts.items() if count]
     if len(kinds) != 1:
@@ -107,8 +106,3 @@ def read_images(spark: SparkSession, location: str) -> ScoringInput:
 def _with_row_ids(frame: DataFrame, image: str, kept: tuple[str, ...]) -> ScoringInput:
     frame = frame.withColumn(_ORIGIN, F.col("_metadata.file_name")).withColumn(_ROW, F.col("_metadata.row_index"))
     return ScoringInput(frame, image, kept, _ORIGIN, _ROW)
-
-
-def _is_data(file: Path, root: Path) -> bool:
-    """False for Spark's markers and hidden files."""
-    return not any(part.startswith(("_", ".")) for part in file.relative_to(root).parts)

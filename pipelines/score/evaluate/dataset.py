@@ -10,10 +10,11 @@ from pyspark.sql import SparkSession
 from pipelines.config import Config, DataConfig
 from pipelines.data.ingest import table
 from pipelines.data.sources.image_folder import ImageFolder
+from pipelines.data.sources.libsvm_files import LibsvmFiles
 from pipelines.data.sources.resolve import resolve_source
 from pipelines.data.sources.source import Source
 from pipelines.data.table import verify
-from pipelines.data.table.schema import SPLITS, ReadingRules, Split, Table, read_manifest
+from pipelines.data.table.schema import SPLITS, Split, Table, read_manifest
 from pipelines.errors import ConfigError, DataError
 from pipelines.score.model_info import ModelInfo
 from pipelines.system import paths
@@ -71,6 +72,8 @@ def select_rows(config: Config, info: ModelInfo, table_uri: str, split: SplitCho
         reporter.say(f"data.zero_based=true does not apply: model {info.uri} was trained on indices from 1")
     config = dataclasses.replace(config, data=data)
     source = resolve_source(data, reporter)
+    if isinstance(source, LibsvmFiles):
+        source = dataclasses.replace(source, index_is_known=info.knows_indices)
     if isinstance(source, ImageFolder) and info.converts_to_digits("auto"):
         reporter.say(f"{data.dataset}: the pictures are converted to MNIST's format, on which model {info.uri} was trained")
         source = dataclasses.replace(source, as_digits=True)
@@ -89,7 +92,8 @@ def check_read_alike(selection: Selection, infos: Sequence[ModelInfo]) -> None:
             differ = first.converts_to_digits("auto") != info.converts_to_digits("auto")
             what = "the pictures converted to MNIST's format"
         else:
-            differ = _zero_based(selection.config.data, first.reading) != _zero_based(selection.config.data, info.reading)
+            configured = selection.config.data.zero_based
+            differ = first.zero_based(configured) != info.zero_based(configured)
             what = "indices that start at 0"
         if differ:
             raise ConfigError(
@@ -123,12 +127,7 @@ def with_model_settings(data: DataConfig, info: ModelInfo) -> DataConfig:
     if info.reading is not None:
         resize = data.resize_pictures or info.resizes_pictures("auto")
         data = dataclasses.replace(data, resize_pictures=resize)
-    return dataclasses.replace(data, zero_based=_zero_based(data, info.reading))
-
-
-def _zero_based(data: DataConfig, reading: ReadingRules | None) -> bool:
-    # Training on pictures says nothing about libsvm text.
-    return reading.zero_based if reading is not None and reading.source == "libsvm" else data.zero_based
+    return dataclasses.replace(data, zero_based=info.zero_based(data.zero_based))
 
 
 def _with_named_classes(data: DataConfig, configured: DataConfig, info: ModelInfo) -> DataConfig:
