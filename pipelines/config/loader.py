@@ -150,14 +150,20 @@ def _value(key: str, raw: str, text: str) -> Any:
 
 def _check_paths(config: Config) -> None:
     """Raises ConfigError for a path that no command takes. What depends on the machine is checked where the path is used."""
-    for key in ("data.dataset", "data.test_file", "ingest.tables_uri", "launch.runs_uri"):
+    rules = {
+        "data.dataset": path_rules.fault,
+        "data.test_file": path_rules.fault,
+        "ingest.tables_uri": path_rules.table_fault,
+        "launch.runs_uri": path_rules.mlflow_fault,
+    }
+    for key, rule_of in rules.items():
         location = config.flat()[key]
-        if location or key != "data.test_file":
+        if key in ("ingest.tables_uri", "launch.runs_uri"):
             paths.to_python(location, f"{key}=")
-    for key, fault in (("ingest.tables_uri", path_rules.table_fault), ("launch.runs_uri", path_rules.mlflow_fault)):
-        location = config.flat()[key]
-        if not location.startswith("file:") and fault(location):
-            raise ConfigError(f"{key}={location}: {fault(location)}")
+        # In a URI file:/ these characters are encoded.
+        fault = rule_of(location) if not location.startswith("file:") else ""
+        if fault:
+            raise ConfigError(f"{key}={path_rules.shown(location)}: {fault}")
 
 
 def _plain(config: Config) -> dict[str, dict[str, Any]]:

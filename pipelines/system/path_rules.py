@@ -11,6 +11,7 @@ import unicodedata
 
 # Limits of Linux, in bytes.
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095
+_LONGEST_SHOWN = 200
 # It takes paths for URLs, and does not decode them.
 _PETASTORM = "#?;"
 # It decodes the path of a model's folder after it has looked whether that exists.
@@ -79,6 +80,12 @@ def printable(text: str) -> str:
         else character.encode("unicode_escape").decode()
         for character in text
     )
+
+
+def shown(path: str) -> str:
+    """A path for a message."""
+    text = printable(path)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def _is_unicode(path: str) -> bool:

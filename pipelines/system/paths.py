@@ -16,7 +16,6 @@ from urllib.parse import unquote
 from pipelines.errors import ConfigError
 from pipelines.system import path_rules
 
-_LONGEST_SHOWN = 200
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):")
 
 
@@ -127,7 +126,7 @@ def _local(location: str) -> Path:
     if scheme is not None:
         raise ConfigError(
             f"{location}: the scheme '{scheme}:' is not supported; use dbfs:/, /dbfs/, /Volumes/, file:/ or a plain path "
-            f"(mount object storage as a volume), and ./{location} for a file of that name"
+            f"(mount object storage as a volume){'' if '//' in location else f', and ./{location} for a file of that name'}"
         )
     if location == "/dbfs" or location.startswith("/dbfs/"):
         return _in_dbfs(location[len("/dbfs") :] or "/")
@@ -153,9 +152,7 @@ def _of_file_uri(location: str) -> Path:
 def _refuse(fault: str, path: Path, location: str, origin: str = "") -> None:
     if fault:
         # A relative path may be fine, and the folder that it starts from not.
-        shown = path_rules.printable(location if path_rules.fault(location) else str(path))
-        shown = shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}..."
-        raise ConfigError(f"{origin}{shown}: {fault}")
+        raise ConfigError(f"{origin}{path_rules.shown(location if path_rules.fault(location) else str(path))}: {fault}")
 
 
 def _scheme(location: str) -> str | None:

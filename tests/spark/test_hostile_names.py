@@ -82,7 +82,8 @@ def test_pictures_of_any_name_are_scored(spark, pictures):
 def test_pictures_of_any_name_are_ingested(spark, pictures):
     folder, names = pictures
     listed = [(folder, [(name, 0) for name in names])]
-    rules = DataConfig(image_shape=(1, 1, 1), classes=2)
+    data = DataConfig(image_shape=(1, 1, 1), classes=2)
+    rules = image_pass.PictureRules.from_config(data, as_digits=False)
     rows = image_pass.parsed(spark, listed, rules, True, True).where(IS_IMAGES).orderBy("block", "number").collect()
     assert [row.content[0] for row in rows] == list(range(len(names)))
 

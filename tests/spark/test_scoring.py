@@ -102,14 +102,23 @@ def test_foreign_parquet_may_hold_lists_encoded_images_or_raw_values(spark, info
         "lists": pa.array([image.ravel().astype(np.float64).tolist() for image in images]),
         "floats": pa.array([image.astype("<f4").tobytes() for image in images], pa.binary()),
         "struct": pa.array([{"bytes": picture, "path": "x.png"} for picture in pictures]),
-        "mixed": pa.array([image.tobytes() if row % 2 else pictures[row] for row, image in enumerate(images)], pa.binary()),
+        "pictures": pa.array(pictures, pa.binary()),
     }
     for kind, column in kinds.items():
         pq.write_table(pa.table({"id": pa.array(range(24)), "pixels": column}), tmp_path / f"{kind}.parquet")
-        score(spark, info, tmp_path / f"{kind}.parquet", tmp_path / kind, image_column="pixels")
+        _, lines = score(spark, info, tmp_path / f"{kind}.parquet", tmp_path / kind, image_column="pixels")
+        assert f"column pixels holds {HELD[kind]}" in lines
         table = written(tmp_path / kind).sort_values("id")
         assert list(table)[:2] == ["id", "pixels"]
         expect(table, images)
+
+
+HELD = {
+    "lists": "lists of numbers",
+    "floats": "raw values",
+    "struct": "encoded pictures (PNG, JPEG, ...)",
+    "pictures": "encoded pictures (PNG, JPEG, ...)",
+}
 
 
 def parquet(path, rows, **columns):
@@ -203,6 +212,49 @@ def test_what_cannot_be_scored_is_one_line_and_leaves_nothing(spark, info, tmp_p
         score(spark, info, tmp_path / "in", tmp_path / "out")
     assert len(str(failure.value).splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_unlabelled_lines_are_scored_and_large_labels_kept(spark, info, tmp_path):
+    large = dataclasses.replace(info, labels=(3_000_000_000, 1, 4_006_381_333_931, -3))
+    images, labels = images_and_labels(30, seed=4)
+    write_libsvm(tmp_path / "a.txt", 30, seed=4)
+    text = (tmp_path / "a.txt").read_text().splitlines()
+    known = ["0.5", "nan", *(str(large.labels[label]) for label in labels[2:])]
+    (tmp_path / "parts").mkdir()
+    for number, rows in enumerate((slice(0, 11), slice(11, 30))):
+        lines = [f"{label} {line.partition(' ')[2]}" for label, line in zip(known[rows], text[rows], strict=True)]
+        (tmp_path / "parts" / f"part-0000{number}").write_text("\n".join(lines) + "\n")
+        (tmp_path / "parts" / f".part-0000{number}.crc").write_bytes(b"crc")
+    (tmp_path / "parts" / "_SUCCESS").write_text("")
+    score(spark, large, tmp_path / "parts", tmp_path / "out")
+    table = pq.read_table(tmp_path / "out", partitioning=None).sort_by([("file", "ascending"), ("line", "ascending")]).to_pylist()
+    assert [row["label"] for row in table] == [None, None, *(large.labels[label] for label in labels[2:])]
+    best = bandmodels.BandModel().predict(None, images).argmax(1)
+    assert [row["predicted_label"] for row in table] == [large.labels[label] for label in best]
+
+
+def test_indices_are_read_as_in_the_training_data(spark, info, tmp_path):
+    images, _ = images_and_labels(20, seed=4)
+    zero_based = dataclasses.replace(info, reading=dataclasses.replace(info.reading, zero_based=True))
+    lines = [" ".join(["1", *(f"{index}:{value}" for index, value in enumerate(image))]) for image in images.reshape(20, -1)]
+    (tmp_path / "a.scale").write_text("\n".join(lines) + "\n")
+    score(spark, zero_based, tmp_path / "a.scale", tmp_path / "out")
+    expect(written(tmp_path / "out").sort_values("line"), images)
+    with pytest.raises(DataError, match=r"a\.scale:1: index 0: indices in the model's training data start at 1; renum"):
+        score(spark, info, tmp_path / "a.scale", tmp_path / "other", "data.zero_based=true")
+
+
+def test_values_on_which_the_model_was_not_trained_end_the_job_or_are_set_aside(spark, info, tmp_path):
+    images, _ = images_and_labels(24, seed=5)
+    rows = images.reshape(24, -1).astype(np.float64)
+    rows[3, 7], rows[5, 0] = np.nan, 300
+    pq.write_table(pa.table({"image": pa.array(rows.tolist())}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: row 3: the value at \[0, 7, 0\] is missing or not finite; 2 of 24"):
+        score(spark, info, tmp_path / "a.parquet", tmp_path / "out")
+    settings = ("ingest.on_bad_rows=quarantine", "ingest.max_bad_fraction=0.1")
+    summary, _ = score(spark, info, tmp_path / "a.parquet", tmp_path / "out", *settings)
+    assert (summary["rows"], summary["rejected_rows"]) == (22, 2)
+    expect(written(tmp_path / "out"), np.delete(images, [3, 5], axis=0))
 
 
 def test_a_folder_of_images_with_one_broken_file(spark, info, tmp_path):

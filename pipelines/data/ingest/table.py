@@ -57,8 +57,8 @@ def open_or_build(spark: SparkSession, config: Config, source: Source, reporter:
         written = write_rows(spark, config, source, unfinished)
         for warning in written.rejected.warnings:
             reporter.warn(warning)
-        for hint in written.hints:
-            reporter.say(hint)
+        if written.hint:
+            reporter.say(written.hint)
         key = _key(config, source, fingerprints, without_bad_rows=written.rejected.rows > 0)
         uri = _uri(config, source, key)
         target = paths.to_python(uri)

@@ -117,3 +117,9 @@ def _substitute_files(reporter: Reporter) -> tuple[tuple[str, SourceSplit], ...]
 
 _NAMED: dict[str, Callable[[Reporter], Source]] = {"mnist": _mnist, "mnist-5k": _mnist_5k, "fashion-mnist": _fashion_mnist}
 NAMES = tuple(_NAMED)
+
+
+def has_known_indices(source: Source) -> bool:
+    """Whether the files are those of a data set that is known by name, wherever they are."""
+    file_names = tuple(f"{name}-" for name in (downloads.MNIST.name, *NAMES))
+    return source.dataset in NAMES or all(Path(uri).name.startswith(file_names) for uri, _ in source.files)

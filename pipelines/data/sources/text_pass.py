@@ -1,6 +1,5 @@
 """Parsing of libsvm text in Spark's Python workers: Arrow batches of lines to Arrow batches of images."""
 
-import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -39,7 +38,7 @@ def parsed(spark: "SparkSession", uris: Sequence[str], rules: Rules, keep_bad_li
         frames.append(_lines(spark, ordinary).mapInArrow(parse, PARSED_COLUMNS))
     if unusual:
         frames.append(named_text.parsed(spark, unusual, rules, keep_bad_lines, images_apart))
-    return functools.reduce(lambda one, other: one.union(other), frames)
+    return _union(frames)
 
 
 def _lines(spark: "SparkSession", files: Sequence[tuple[int, str]]) -> "DataFrame":
@@ -53,7 +52,15 @@ def _lines(spark: "SparkSession", files: Sequence[tuple[int, str]]) -> "DataFram
         .selectExpr("value", f"{number} AS file", "_metadata.file_block_start AS block")
         for number, uri in files
     ]
-    return functools.reduce(lambda one, other: one.union(other), frames)
+    return _union(frames)
+
+
+def _union(frames: Sequence["DataFrame"]) -> "DataFrame":
+    # In halves: Spark's recursion would overflow its stack on a chain of hundreds of parts.
+    if len(frames) == 1:
+        return frames[0]
+    middle = len(frames) // 2
+    return _union(frames[:middle]).union(_union(frames[middle:]))
 
 
 def parse_batches(

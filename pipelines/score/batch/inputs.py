@@ -1,6 +1,5 @@
 """Detect and read the inputs of batch scoring: Convoy's tables, other Parquet, folders of images, libsvm text."""
 
-from pathlib import Path
 from typing import Literal
 
 from py4j.protocol import Py4JJavaError
@@ -9,18 +8,17 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pipelines.data.formats import image_file
-from pipelines.data.formats.libsvm import is_libsvm
+from pipelines.data.formats.file_kind import files_by_kind
 from pipelines.data.ingest import spark_jobs
 from pipelines.data.sources.resolve import NAMES
 from pipelines.data.table.schema import MANIFEST_NAME
 from pipelines.errors import ConfigError, DataError
 from pipelines.score.batch import parquet_files, picture_files
 from pipelines.score.batch.scoring import ScoringInput, quoted
+from pipelines.score.evaluate.compatibility import check_compatible
 from pipelines.score.evaluate.dataset import open_table
-from pipelines.score.evaluate.evaluation import check_compatible
 from pipelines.score.model_info import ModelInfo
-from pipelines.system import listing, paths
+from pipelines.system import paths
 
 Kind = Literal["table", "parquet", "images", "libsvm"]
 _ORIGIN, _ROW, _IMAGE, _METADATA = "__origin", "__row", "__image", "_metadata"
@@ -42,13 +40,13 @@ def detect_kind(location: str) -> Kind:
     if (path / MANIFEST_NAME).exists():
         return "table"
     try:
-        files = [path] if path.is_file() else listing.files_below(path)
+        found = files_by_kind(path)
     except OSError as error:
         raise DataError(f"--data {location}: {error.filename}: cannot be read ({error.strerror})") from error
     counts: dict[Kind, int] = {
-        "parquet": sum(file.suffix == ".parquet" for file in files),
-        "images": sum(map(_is_image, files)),
-        "libsvm": sum(is_libsvm(file) for file in files),
+        "parquet": len(found.get("parquet", ())),
+        "images": len(found.get("picture", ())),
+        "libsvm": len(found.get("libsvm", ())),
     }
     kinds = [kind for kind, count in counts.items() if count]
     if len(kinds) != 1:
@@ -66,7 +64,7 @@ def read_table(spark: SparkSession, location: str, info: ModelInfo) -> ScoringIn
         DataError: its images do not fit the model, or it is damaged.
     """
     manifest = open_table(location).manifest
-    check_compatible(info, manifest, location, with_classes=False)
+    check_compatible(info, manifest, location)
     base = location.rstrip("/")
     files = [f"{base}/{file.path}" for split in manifest.splits.values() for file in split.files]
     frame = spark_jobs.read_parquet(spark, files, location)
@@ -109,8 +107,7 @@ def read_parquet(spark: SparkSession, location: str, image_column: str) -> Scori
 
 def read_images(spark: SparkSession, location: str) -> ScoringInput:
     """Images of a folder and its subfolders, with path, size and modification time. Raises DataError if it cannot be read."""
-    root = paths.to_python(location)
-    files = [root] if root.is_file() else [file for file in listing.files_below(root) if _is_image(file)]
+    files = files_by_kind(paths.to_python(location))["picture"]
     frame = picture_files.frame(spark, files).withColumn(_ORIGIN, F.col("path")).withColumn(_ROW, F.lit(-1).cast("long"))
     return ScoringInput(frame, "content", ("path", "modificationTime", "length"), _ORIGIN, _ROW)
 
@@ -123,7 +120,3 @@ def _with_row_ids(frame: DataFrame, image: str, kept: tuple[str, ...]) -> Scorin
     origin = F.expr(f"regexp_replace(url_decode(replace({_METADATA}.file_path, '+', '%2B')), '^file:/+', '/')")
     frame = frame.withColumn(_ORIGIN, origin).withColumn(_ROW, F.col(f"{_METADATA}.row_index"))
     return ScoringInput(frame, image, kept, _ORIGIN, _ROW)
-
-
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in image_file.ENDINGS

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from pipelines.data.formats.file_kind import files_by_kind
 from pipelines.errors import ConfigError
-from pipelines.system import listing, path_rules, paths
+from pipelines.system import path_rules, paths
 
-ENDING = ".parquet"
 # Folders with which other programs say which files of a table count: Delta Lake, Hudi, and Spark's Structured Streaming.
 _LOGS = {"_delta_log": "a Delta table", ".hoodie": "a Hudi table", "_spark_metadata": "the output of a stream"}
 
@@ -25,7 +25,7 @@ def find(location: str) -> tuple[Path, ...]:
         OSError: a folder cannot be read.
     """
     root = paths.to_python(location)
-    files = (root,) if root.is_file() else tuple(file for file in listing.files_below(root) if file.suffix == ENDING)
+    files = tuple(files_by_kind(root).get("parquet", ()))
     for file in files:
         fault = path_rules.fault(str(file)) or path_rules.spark_file_fault(str(file))
         if fault:

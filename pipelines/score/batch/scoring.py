@@ -128,11 +128,17 @@ def added_fields(info: ModelInfo) -> list[T.StructField]:
     probabilities = T.StructType([T.StructField(name, T.FloatType()) for name in probability_fields(info)])
     return [
         T.StructField(PREDICTION, T.StringType()),
-        T.StructField(LABEL, T.IntegerType()),
+        T.StructField(LABEL, T.LongType() if label_dtype(info.labels) == np.int64 else T.IntegerType()),
         T.StructField(PROBABILITIES, probabilities),
         T.StructField(MODEL_URI, T.StringType()),
         T.StructField(MODEL_VERSION, T.StringType()),
     ]
+
+
+def label_dtype(labels: Sequence[int]) -> type[np.int32] | type[np.int64]:
+    """The type of a column of label values: 32 bits, unless one does not fit."""
+    limits = np.iinfo(np.int32)
+    return np.int32 if all(limits.min <= label <= limits.max for label in labels) else np.int64
 
 
 def probability_fields(info: ModelInfo) -> list[str]:
@@ -185,7 +191,7 @@ def _added_columns(probabilities: npt.NDArray[np.float32], info: ModelInfo) -> l
     by_class = [pa.array(np.ascontiguousarray(column)) for column in probabilities.T]
     return [
         names.dictionary_decode(),
-        pa.array(np.asarray(info.labels, np.int32)[best]),
+        pa.array(np.asarray(info.labels, label_dtype(info.labels))[best]),
         pa.StructArray.from_arrays(by_class, probability_fields(info)),
         pa.array([info.uri] * count, pa.string()),
         pa.array([info.version or None] * count, pa.string()),
