@@ -20,7 +20,7 @@ from pipelines.config import Config, yaml_text
 from pipelines.config.renamed import RENAMED, current_name
 from pipelines.config.rules import shown
 from pipelines.errors import ConfigError
-from pipelines.system import paths
+from pipelines.system import path_rules, paths
 from pipelines.system.secrets import MASK, mask_value, masked
 
 _SECTIONS: dict[str, type] = typing.get_type_hints(Config)
@@ -40,7 +40,7 @@ def load(file: Path | None, overrides: Iterable[str] = (), settings: Mapping[str
 
     Args:
         file: a YAML file of sections and settings, or None for the defaults.
-        overrides: `section.key=value` strings; the value is parsed as YAML.
+        overrides: `section.key=value` strings; the value is parsed as YAML, but a text without quotes is taken as it is.
         settings: `section.key` to value, as parsed from YAML. They override the file, and `overrides` overrides them.
 
     Raises:
@@ -55,18 +55,12 @@ def load(file: Path | None, overrides: Iterable[str] = (), settings: Mapping[str
         key, equals, raw = text.partition("=")
         if not equals:
             raise ConfigError(f"--set {text}: must be section.key=value, for example --set training.epochs=5")
-        try:
-            parsed = yaml_text.parse(raw)
-        except yaml_text.DuplicateKey as error:
-            raise ConfigError(f"--set {text}: {error.key} occurs twice; leave one out") from error
-        # ValueError: a date that does not exist, a number of thousands of digits.
-        except (yaml.YAMLError, ValueError) as error:
-            raise ConfigError(f"--set {shown(text)}: '{shown(raw)}' is not a YAML value; put quotes around it") from error
-        _assign(values, key.strip(), parsed, "--set")
+        _assign(values, key.strip(), _value(key, raw, text), "--set")
     _complete_address(values.get("tracking", {}))
     sections = {name: section(**values.get(name, {})) for name, section in _SECTIONS.items()}
     config = Config(**sections)
     config.check()
+    _check_paths(config)
     return config
 
 
@@ -140,6 +134,39 @@ def read_yaml(file: Path) -> Mapping[Any, Any]:
     if content is not None and not isinstance(content, Mapping):
         raise ConfigError(f"{file}: must contain sections such as 'training:' with settings below them")
     return content or {}
+
+
+def _value(key: str, raw: str, text: str) -> Any:
+    """The value in `--set KEY=RAW`."""
+    if type_of(key.strip(), "--set") is str and not raw.lstrip().startswith(("'", '"')):
+        # To YAML a path such as {x} is no text, and one such as a #b ends before the comment.
+        raw = raw.strip() if key != key.strip() else raw
+        return "" if raw == "null" else raw
+    try:
+        return yaml_text.parse(raw)
+    except yaml_text.DuplicateKey as error:
+        raise ConfigError(f"--set {text}: {error.key} occurs twice; leave one out") from error
+    # ValueError: a date that does not exist, a number of thousands of digits.
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"--set {shown(text)}: '{shown(raw)}' is not a YAML value; put quotes around it") from error
+
+
+def _check_paths(config: Config) -> None:
+    """Raises ConfigError for a path that no command takes. What depends on the machine is checked where the path is used."""
+    rules = {
+        "data.dataset": path_rules.fault,
+        "data.test_file": path_rules.fault,
+        "ingest.tables_uri": path_rules.table_fault,
+        "launch.runs_uri": path_rules.mlflow_fault,
+    }
+    for key, rule_of in rules.items():
+        location = config.flat()[key]
+        if key in ("ingest.tables_uri", "launch.runs_uri"):
+            paths.to_python(location, f"{key}=")
+        # In a URI file:/ these characters are encoded.
+        fault = rule_of(location) if not location.startswith("file:") else ""
+        if fault:
+            raise ConfigError(f"{key}={path_rules.shown(location)}: {fault}")
 
 
 def _plain(config: Config) -> dict[str, dict[str, Any]]:

@@ -2,6 +2,7 @@ import re
 from pathlib import Path
 
 import pytest
+from support import hostile
 
 from pipelines import cli
 from pipelines.config import Config, loader, renamed, yaml_text
@@ -138,6 +139,40 @@ def test_a_ready_made_file_is_found_from_any_home_folder_which_takes_precedence(
     (tmp_path / "conf/convnet.yml").write_text("")
     assert loader.find("conf/convnet.yml") == tmp_path / "conf/convnet.yml"
     assert loader.find("conf/none.yml") == tmp_path / "conf/none.yml"
+
+
+@pytest.mark.parametrize("name", hostile.NAMES)
+def test_a_text_on_the_command_line_is_taken_as_it_is_written(name):
+    settings = ("data.dataset", "data.test_file", "tracking.experiment")
+    config = loader.load(None, [f"{key}=/a/{name}" for key in settings])
+    assert [config.flat()[key] for key in settings] == [f"/a/{name}"] * 3
+    if not name.startswith(("'", '"')):
+        expected = {"null": ""}.get(name, name)
+        assert loader.load(None, [f"tracking.run_name={name}"]).tracking.run_name == expected
+
+
+@pytest.mark.parametrize(("text", "value"), [('"a # b"', "a # b"), ("'null'", "null"), ("", "")])
+def test_quotes_around_a_text_on_the_command_line_are_those_of_yaml(text, value):
+    assert loader.load(None, [f"tracking.run_name={text}"]).tracking.run_name == value
+    assert loader.load(None, [f"tracking.run_name = {text}"]).tracking.run_name == value
+
+
+@pytest.mark.parametrize(("name", "reason"), hostile.REFUSED)
+@pytest.mark.parametrize("key", ["data.dataset", "data.test_file", "ingest.tables_uri", "launch.runs_uri"])
+def test_a_path_that_no_command_takes_is_refused_before_anything_starts(key, name, reason):
+    with pytest.raises(ConfigError, match=reason) as failure:
+        loader.load(None, [f"{key}=/a/{name}/b"])
+    assert str(failure.value).startswith(f"{key}=")
+    assert len(str(failure.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "location"),
+    [*(("ingest.tables_uri", f"a{c}b") for c in "#?;"), ("launch.runs_uri", "a%41b"), ("ingest.tables_uri", "")],
+)
+def test_a_folder_that_a_library_would_look_for_elsewhere_is_refused_before_anything_starts(key, location):
+    with pytest.raises(ConfigError, match=f"^{key}=.*(contains '|an empty path was given)"):
+        loader.load(None, [f"{key}={location}"])
 
 
 def test_invalid_yaml_is_reported_with_its_line(tmp_path):

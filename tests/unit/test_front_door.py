@@ -47,6 +47,21 @@ def run(script, *arguments, **variables):
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **variables})
 
 
+@pytest.mark.parametrize(
+    "name", ["{x}", "50%", "a:b", "a;b", "a#b", 'a"b', "a\\b", "$HOME", "a`b", "a[1]", "a*b", "a\nb", b"Z\xfcrich"]
+)
+def test_a_folder_in_which_no_environment_works_is_refused_in_one_line(tmp_path, clone, name):
+    moved = tmp_path.parent / f"{tmp_path.name}-moved" / os.fsdecode(name)
+    moved.parent.mkdir()
+    tmp_path.rename(moved)
+    shown = run(moved / "convoy", "train")
+    (line,) = shown.stderr.splitlines()
+    assert shown.returncode == 1
+    assert line.startswith(f"convoy: {moved.parent}/")
+    assert line.endswith(", and move the clone there")
+    assert not (moved / ".venv").exists()
+
+
 def test_help_names_every_command():
     shown = run(ROOT / "convoy", "help")
     assert shown.returncode == 0

@@ -76,6 +76,7 @@ def started(clone, **variables):
         timeout=30,
         check=True,
     )
+    assert done.stderr == ""
     return done.stdout.splitlines()
 
 
@@ -535,6 +536,17 @@ def test_spark_starts_with_the_settings_of_the_project_and_the_archive_of_its_cl
     assert started(clone, SPARK_SUBMIT_OPTS="-Dmine=1", CONVOY_HOME="/mine") == [str(empty), options, "/mine", *given]
     # A job that submits another.
     assert started(clone, SPARK_CONF_DIR=str(empty))[3:] == given
+
+
+def test_a_folder_with_quotes_and_other_marks_reaches_spark_as_it_is_written(tmp_path):
+    clone = copy_clone(tmp_path / "O'Brien's (new), a=b+c@d~e^f Zürich 😀")
+    assert started(clone)[2] == str(clone.root)
+    assert started(clone, CONVOY_HOME="/it's mine")[2] == "/it's mine"
+    clone.check_folder()
+    properties = (clone.venv / "lib/python3.11/site-packages/pyspark/conf/log4j2.properties").read_text(encoding="ascii")
+    (log,) = re.findall(r"(?<=fileName = ).*", properties)
+    # Java decodes such escapes as JSON does.
+    assert json.loads(f'"{log}"') == f"${{env:CONVOY_SPARK_LOG:-{clone.root}/runs/spark.log}}"
 
 
 def test_an_archive_of_classes_that_cannot_be_made_is_told_and_hinders_nothing(clone, tmp_path, capsys):

@@ -67,8 +67,8 @@ def open_or_build(
         written = write_rows(spark, config, source, unfinished)
         for warning in written.rejected.warnings:
             reporter.warn(warning)
-        for hint in written.hints:
-            reporter.say(hint)
+        if written.hint:
+            reporter.say(written.hint)
         key = _key(config, source, fingerprints, without_bad_rows=written.rejected.rows > 0)
         uri = _uri(config, source, key)
         target = paths.to_python(uri)
@@ -180,6 +180,8 @@ def _key(config: Config, source: Source, fingerprints: Sequence[Fingerprint], *,
 
 
 def _uri(config: Config, source: Source, key: str) -> str:
+    # Before anything is written: ranks could not read the table there.
+    paths.to_petastorm(config.ingest.tables_uri)
     return f"{config.ingest.tables_uri.rstrip('/')}/{source.dataset}-{key[:12]}"
 
 

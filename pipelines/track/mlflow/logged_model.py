@@ -93,6 +93,7 @@ def _metadata(manifest: TableManifest, sample: Sequence[npt.NDArray[Any]]) -> di
     # Pictures are trained on as they are, digits or not.
     is_mnist = reading.source == "libsvm" and sample and is_mnist_format(np.concatenate(sample), manifest.image.value_range)
     return metadata | {
+        "source": reading.source,
         "picture_form": "digit" if is_mnist else "picture",
         "zero_based": reading.zero_based,
         "resize_pictures": reading.resize_pictures,
