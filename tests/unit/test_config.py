@@ -80,11 +80,6 @@ def test_flags_override_files_and_files_override_defaults(tmp_path):
             'YAML reads 2026-01-31 as a number or date: put quotes around it, as in "2026-01-31"',
         ),
         ("data.class_names=[a, [b]]", "a list of texts, but this is a list: put quotes around it if it is a text"),
-        (
-            "tracking.experiment=no",
-            'must be text, but YAML reads no, off and false as false: put quotes around the word, as in "no"',
-        ),
-        ("model.name=7", 'must be text, but YAML reads 7 as a number or date: put quotes around it, as in "7"'),
         ("launch.cycle_milliseconds=0.01", "launch.cycle_milliseconds=0.01: must be 0 (Horovod's own) or 0.1 to 1000"),
         ("launch.max_restarts=-1", "launch.max_restarts=-1: must be 0 (never) or more"),
         ("checkpoint.every_epochs=-1", "checkpoint.every_epochs=-1: must be 0 (none) or more"),
@@ -99,6 +94,29 @@ def test_an_invalid_setting_is_a_one_line_error_with_key_value_and_rule(setting,
         loader.load(None, [setting])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "tracking: {experiment: no}",
+            'must be text, but YAML reads no, off and false as false: put quotes around the word, as in "no"',
+        ),
+        ("model: {name: 7}", 'must be text, but YAML reads 7 as a number or date: put quotes around it, as in "7"'),
+    ],
+)
+def test_a_word_in_a_file_that_yaml_does_not_read_as_text_is_a_one_line_error(tmp_path, line, message):
+    (tmp_path / "run.yml").write_text(line)
+    with pytest.raises(ConfigError) as caught:
+        loader.load(tmp_path / "run.yml")
+    assert str(caught.value).startswith(f"{tmp_path}/run.yml: ")
+    assert str(caught.value).endswith(message)
+
+
+def test_a_text_after_set_is_taken_as_it_is_written():
+    config = loader.load(None, ["tracking.experiment=no", "data.dataset=a #b"])
+    assert (config.tracking.experiment, config.data.dataset) == ("no", "a #b")
 
 
 @pytest.fixture

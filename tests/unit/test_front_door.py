@@ -14,6 +14,7 @@ import pytest
 from support.clones import ROOT, copy_clone, finish_set_up
 
 from tools import mlflow_page
+from tools.setup.browser import looks_at_pages
 
 
 @pytest.fixture
@@ -204,8 +205,8 @@ def test_the_page_of_mlflow_takes_another_port_when_the_usual_one_is_taken():
         (["tests/unit"], False),
     ],
 )
-def test_a_browser_is_installed_only_for_tests_that_look_at_pages(door, options, looks):
-    assert door.looks_at_pages(options) == looks
+def test_a_browser_is_installed_only_for_tests_that_look_at_pages(options, looks):
+    assert looks_at_pages(options) == looks
 
 
 def test_what_a_server_has_started_ends_with_it():
