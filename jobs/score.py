@@ -36,6 +36,8 @@ def main(arguments: Sequence[str]) -> None:
         output=paths.made(options.output),
         image_column=options.image_column,
         digits=info.converts_to_digits(options.form),
+        resize=info.resizes_pictures(options.form),
+        picture_note=info.picture_note(options.form),
         overwrite=options.overwrite,
     )
     kind = check(scoring)

@@ -22,7 +22,7 @@ from pipelines.config import Config, loader
 from pipelines.config.data import NAMED_DATASETS
 from pipelines.config.schema import Verbosity
 from pipelines.errors import ConfigError, ConvoyError, Interrupted
-from pipelines.system import paths, spark_submit, surroundings, temporary
+from pipelines.system import path_rules, paths, spark_submit, surroundings, temporary
 from pipelines.system.reporter import PrintReporter, Reporter
 from pipelines.system.secrets import mask
 from pipelines.track.rundir import summary as summary_file
@@ -165,7 +165,10 @@ def verbosity_of(options: argparse.Namespace) -> Verbosity:
 
 
 def check_summary(file: Path | None) -> None:
-    """Raises ConfigError if the folder of `--summary` does not exist."""
+    """Raises ConfigError if the folder of `--summary` does not exist, or the path breaks a rule of `path_rules`."""
+    fault = path_rules.fault(str(file)) if file is not None else ""
+    if fault:
+        raise ConfigError(f"--summary {file}: {fault}")
     if file is not None and not file.absolute().parent.is_dir():
         raise ConfigError(f"--summary {file}: the folder does not exist; create it first")
 
@@ -189,7 +192,7 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> None
         main(arguments)
         code = 0
     except ConvoyError as error:
-        _say(f"error: {error}\n{error.details}".rstrip())
+        _say(f"error: {path_rules.printable(str(error))}\n{error.details}".rstrip())
         code = error.exit_code
     except (Interrupted, KeyboardInterrupt) as interruption:
         signum = interruption.signum if isinstance(interruption, Interrupted) else signal.SIGINT

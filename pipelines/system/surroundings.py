@@ -1,4 +1,4 @@
-"""What a program finds around it and would act on before Convoy has a word: variables, locale, user, limits.
+"""What a program finds around it and would be affected by before it could check it: variables, locale, user, limits.
 
 `repaired` gives the variables with which a process of Convoy starts, `apply` changes those of a process that has started, and
 `refusal` says in one line what cannot be repaired. The front door, `spark-submit` of the environment, jobs, the fork server,
@@ -10,6 +10,8 @@ becomes PROGRAM in repaired surroundings; PACKAGES is the folder of the environm
 which runs under whatever Python the machine has, the module imports the standard library only and is written for Python 3.8.
 """
 
+from __future__ import annotations
+
 import contextlib
 import ctypes
 import io
@@ -19,15 +21,14 @@ import re
 import resource
 import sys
 import warnings
-import zipfile
-from typing import Dict, Iterable, List, Mapping, MutableMapping, Optional, Set, Tuple
+from typing import Dict, Mapping, MutableMapping, Optional
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 if not __package__:
     # Run as a program.
     sys.path[:] = [_ROOT, *sys.path]
 
-from pipelines.system import keras_settings  # noqa: E402
+from pipelines.system import keras_settings, python_path  # noqa: E402
 
 NOT_FROM_HERE = {"PYTHONSAFEPATH": "1"}
 """For jobs, which import nothing from the working directory, where Spark's Python workers look first (from Python 3.11 on)."""
@@ -45,7 +46,7 @@ _OWN_HOSTS = ("localhost", "127.0.0.1", "::1")
 _LC_CTYPE_MASK, _CODESET = 1, 14
 
 
-def repaired(variables: Mapping[str, str], packages: str = "") -> Tuple[Dict[str, str], List[str]]:
+def repaired(variables: Mapping[str, str], packages: str = "") -> tuple[dict[str, str], list[str]]:
     """The variables of a process of Convoy, from those it would get, and a line on each that the user may miss.
 
     Args:
@@ -53,12 +54,12 @@ def repaired(variables: Mapping[str, str], packages: str = "") -> Tuple[Dict[str
         packages: the folder of the environment's packages, which none on PYTHONPATH may replace; empty to leave that as it is.
     """
     result = dict(variables)
-    notes: List[str] = []
+    notes: list[str] = []
     _change(result, changes(variables))
     if packages:
         _change(result, _spark_log(result))
     if packages and result.get("PYTHONPATH"):
-        kept, notes = _without_doubles(result["PYTHONPATH"].split(os.pathsep), packages)
+        kept, notes = python_path.without_doubles(result["PYTHONPATH"].split(os.pathsep), packages)
         _change(result, {"PYTHONPATH": os.pathsep.join(kept) or None})
     return result, notes
 
@@ -99,7 +100,7 @@ def _change(variables: MutableMapping[str, str], changed: Changes) -> None:
             variables[name] = value
 
 
-def _without_errors(options: str) -> Optional[str]:
+def _without_errors(options: str) -> str | None:
     """PYTHONWARNINGS without entries that make errors of warnings, of which libraries give some; None if there are none.
 
     Python accepts any beginning of the word.
@@ -184,45 +185,6 @@ def _proxies(variables: Mapping[str, str]) -> Changes:
     if not missing or "*" in excepted:
         return {}
     return dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join([*excepted, *missing]))
-
-
-def _without_doubles(entries: Iterable[str], packages: str) -> Tuple[List[str], List[str]]:
-    """Entries of PYTHONPATH without those that would replace a package of the environment, with a line on each of these."""
-    own = _modules(packages) | {"pipelines"} | set(getattr(sys, "stdlib_module_names", ()))
-    kept, notes = [], []
-    for entry in filter(None, entries):
-        # Python's own path may be on it, as in what Spark's tasks start.
-        inside = any(_same(entry, folder) for folder in (_ROOT, packages))
-        doubles = set() if inside else _modules(entry) & own
-        if doubles:
-            names = ", ".join(sorted(doubles)[:3]) + (", ..." if len(doubles) > 3 else "")
-            notes.append(f"PYTHONPATH: {entry} is left out, because it would replace {names} of Convoy's environment")
-        else:
-            kept.append(entry)
-    return kept, notes
-
-
-def _same(one: str, other: str) -> bool:
-    with contextlib.suppress(OSError):
-        return os.path.samefile(one, other)
-    return False
-
-
-def _modules(folder: str) -> Set[str]:
-    """Names of the modules and packages in a folder or archive. A folder without `__init__.py` replaces nothing."""
-    try:
-        if os.path.isfile(folder):
-            with zipfile.ZipFile(folder) as archive:
-                paths = [name.split("/") for name in archive.namelist()]
-            return {path[0].partition(".")[0] for path in paths if path[1:] in ([], ["__init__.py"])}
-        with os.scandir(folder) as found:
-            return {
-                entry.name.partition(".")[0]
-                for entry in found
-                if entry.name.endswith((".py", ".so")) or os.path.isfile(os.path.join(entry.path, "__init__.py"))
-            }
-    except (OSError, zipfile.BadZipFile):
-        return set()
 
 
 FILES = 512

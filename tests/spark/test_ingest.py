@@ -1,6 +1,7 @@
 import bz2
 import collections
 import gzip
+import itertools
 import os
 from pathlib import Path
 
@@ -110,6 +111,23 @@ def test_folder_names_can_contain_special_characters(spark, folder, tmp_path):
     folder.rename(odd)
     built, _ = ingest(spark, odd, odd / "tables")
     assert built.manifest.rows("test") == 100
+
+
+def test_a_file_in_parts_becomes_the_same_table(spark, folder, tmp_path):
+    whole, _ = ingest(spark, folder, tmp_path / "tables")
+    for split, cuts in (("train", (0, 1, 250, 600)), ("test", (0, 60, 60, 100))):
+        text = (folder / f"digits-{split}.txt").read_text().splitlines(keepends=True)
+        (folder / f"digits-{split}.txt").unlink()
+        (folder / f"{split}.libsvm").mkdir()
+        for number, (start, stop) in enumerate(itertools.pairwise(cuts)):
+            (folder / f"{split}.libsvm" / f"part-{number:05d}").write_text("".join(text[start:stop]))
+        (folder / f"{split}.libsvm" / "_SUCCESS").write_text("")
+    # A part may be without rows.
+    (folder / "train.libsvm" / "part-00003").write_text("# nothing\n")
+    parts, _ = ingest(spark, folder, tmp_path / "tables")
+    assert [source.rows for source in parts.manifest.sources] == [1, 249, 350, 0, 60, 40]
+    for split in ("train", "validation", "test"):
+        assert rows_of(parts, split) == rows_of(whole, split)
 
 
 def truncated(packed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from pathlib import Path
@@ -67,10 +68,12 @@ def write_spark_conf(clone: Clone, java_home: str) -> None:
     spark = clone.site_packages / "pyspark"
     (spark / "conf").mkdir(exist_ok=True)
     for template in clone.spark_conf.iterdir():
-        replace(spark / "conf" / template.name, template.read_text().replace("@CONVOY_HOME@", str(clone.root)))
+        # Java reads properties as ISO 8859-1, with other characters as escapes.
+        root = json.dumps(str(clone.root))[1:-1]
+        replace(spark / "conf" / template.name, template.read_text().replace("@CONVOY_HOME@", root))
     keep = ("CONVOY_HOME", "SPARK_LOCAL_IP", "SPARK_LAUNCHER_OPTS", "TF_CPP_MIN_LOG_LEVEL", "MLFLOW_DISABLE_TELEMETRY")
     lines = [
-        f': "${{{name}:={value}}}"' if name in keep else f"{name}={shlex.quote(value)}"
+        (f'[ -n "${{{name}:-}}" ] || ' if name in keep else "") + f"{name}={shlex.quote(value)}"
         for name, value in _project_variables(clone).items()
     ]
     replace(spark / "conf/spark-env.sh", "\n".join(["# Written by ./convoy setup.", *lines, 'PATH="$VIRTUAL_ENV/bin:$PATH"', ""]))

@@ -118,3 +118,9 @@ def _substitute_files(reporter: Reporter) -> tuple[tuple[str, SourceSplit], ...]
 
 _NAMED: dict[str, Callable[[Reporter], Source]] = dict(zip(NAMED_DATASETS, (_mnist, _mnist_5k, _fashion_mnist), strict=True))
 NAMES = NAMED_DATASETS
+
+
+def has_known_indices(source: Source) -> bool:
+    """Whether the files are those of a data set that is known by name, wherever they are."""
+    file_names = tuple(f"{name}-" for name in (downloads.MNIST.name, *NAMES))
+    return source.dataset in NAMES or all(Path(uri).name.startswith(file_names) for uri, _ in source.files)
