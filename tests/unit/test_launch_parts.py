@@ -21,7 +21,7 @@ from pipelines.launch.slots import threads_per_worker
 from pipelines.launch.workers import scratch, spawn
 from pipelines.launch.workers.environment import gpu_environment, horovod_environment
 from pipelines.launch.workers.supervisor import Assignment, run_locally
-from pipelines.system import local_socket
+from pipelines.system import local_socket, surroundings
 from pipelines.system.tensorflow_env import tensorflow_environment
 from pipelines.track.rundir import layout
 from pipelines.track.rundir.events import EpochEnd, FinalScore, FirstStep, SpoolReader, SpoolWriter, StepProgress
@@ -187,7 +187,7 @@ forkserver.serve(listener)
 def test_a_fork_server_survives_a_fork_that_fails_and_the_log_of_the_rank_says_so(tmp_path):
     name = local_socket.new_name()
     command = [sys.executable, "-c", _SERVE, name]
-    variables = spawn.DEFAULT_VARIABLES | dict(os.environ) | tensorflow_environment(os.environ)
+    variables, _ = surroundings.repaired(spawn.DEFAULT_VARIABLES | dict(os.environ) | tensorflow_environment(os.environ))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables) as server:
         assert server.stdout.readline() == "ready\n"
         parents = []
