@@ -16,7 +16,6 @@ exits. Supervisors whose request is not met start their ranks themselves.
 """
 
 import array
-import contextlib
 import dataclasses
 import gc
 import importlib
@@ -269,8 +268,7 @@ def _forget_server(request: ForkRequest, start: _Start) -> None:
     time.tzset()
     tempfile.tempdir = None
     added = [path for path in request.environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    with contextlib.suppress(OSError):
-        added.insert(0, os.getcwd())
+    # Not the working directory, a user's: neither does a new process look there (pipelines.launch.workers.spawn).
     sys.path[:] = dict.fromkeys([*added, *start.path])
     importlib.invalidate_caches()
     # Python seeds its own generator anew in each fork.
