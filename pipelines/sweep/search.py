@@ -123,11 +123,19 @@ class Study:
             return Proposal(live.number + 1, _in_axis_order(self._sweep, live.params))
 
     def report(self, number: int, epoch: int, value: float) -> bool:
-        """Report the metric of an epoch, counted from 1. Returns whether to prune the trial."""
+        """Report the metric of an epoch, counted from 1. Returns whether to prune the trial.
+
+        A trial that has lost a worker may report its epochs again. The last report counts, and nothing is pruned before the epoch
+        that it had reached.
+        """
         with self._lock:
             trial = self._live[number - 1]
+            # Optuna ignores a second report of an epoch that this copy holds.
+            reported = trial._cached_frozen_trial.intermediate_values
+            reached = max(reported, default=0)
+            reported.pop(epoch, None)
             trial.report(value, epoch)
-            return bool(trial.should_prune())
+            return epoch >= reached and bool(trial.should_prune())
 
     def tell(self, number: int, outcome: TrialOutcome) -> None:
         """Record the outcome of a trial."""

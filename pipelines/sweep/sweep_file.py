@@ -24,7 +24,7 @@ import yaml
 
 from pipelines.config import Config, loader, yaml_text
 from pipelines.config.renamed import current_name
-from pipelines.config.rules import rule
+from pipelines.config.rules import rule, shown
 from pipelines.errors import ConfigError
 from pipelines.sweep import space
 from pipelines.sweep.axes import read_axes
@@ -90,7 +90,7 @@ def _convert(file: Path, key: str, value: Any, value_type: Any) -> Any:
     try:
         return loader.convert(value, value_type)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{file}: {key}={value}: must be {error}") from error
+        raise ConfigError(f"{file}: {key}={shown(value)}: must be {error}") from error
 
 
 def _files(content: Mapping[str, Any]) -> list[Path]:

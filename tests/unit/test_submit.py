@@ -225,3 +225,10 @@ def test_an_output_that_the_workspace_does_not_hand_over_is_not_an_empty_one(wor
 def test_a_pair_without_a_value_is_refused(submit, flag):
     with pytest.raises(ConfigError, match=rf"^{flag} workers: must be NAME=VALUE$"):
         submit("http://127.0.0.1:1", flag, "workers")
+
+
+@pytest.mark.parametrize("seconds", ["nan", "-1", "0", "inf", "1e300"])
+def test_an_impossible_time_between_requests_is_refused(submit, capsys, seconds):
+    with pytest.raises(SystemExit):
+        submit("http://127.0.0.1:1", f"--poll-seconds={seconds}")
+    assert capsys.readouterr().err.endswith(f"--poll-seconds {float(seconds)}: must be from 0.01 to 3600\n")

@@ -4,6 +4,7 @@ This implements the part of Databricks bundles that Convoy's own files use (targ
 prefix, relative paths), so that a job can be submitted where the Databricks CLI is not installed. The CLI reads the same files.
 """
 
+import json
 import posixpath
 import re
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from pipelines.errors import ConfigError
 from pipelines.system.secrets import MASK, is_secret_name, mask, mask_value
 
 BUNDLE_FILE = "databricks.yml"
+RUN_BODY = "conf/databricks/train.submit.json"
 WHEEL_NAME = f"convoy-{__version__}-py3-none-any.whl"
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.-]*)\}")
@@ -139,6 +141,21 @@ def runtime_variables(home: Path, runtime: str) -> dict[str, str]:
     if scala is None:
         raise ConfigError(f"{facts[runtime]}: must say which Scala the runtime has, as in '# Python 3.12, Java 17, Scala 2.13.'")
     return {"runtime": runtime, "scala": scala[1]}
+
+
+def run_body(home: Path, target: str = "", variables: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """`conf/databricks/train.submit.json`, a body for runs/submit of the Jobs API, with the bundle's variables resolved.
+
+    Arguments and errors are those of `load`.
+    """
+    bundle, _ = _read(home)
+    values = {"var": _variables(bundle, bundle["targets"][_target_name(bundle, target)] or {}, variables or {})}
+    body: dict[str, Any] = _resolve(json.loads((home / RUN_BODY).read_text(encoding="utf-8")), values)
+    for task in body["tasks"]:
+        _use_strings(task["new_cluster"])
+        python = task["spark_python_task"]
+        python["parameters"] = [str(parameter) for parameter in python["parameters"]]
+    return body
 
 
 def _read(home: Path) -> tuple[dict[str, Any], dict[str, Path]]:
@@ -264,6 +281,9 @@ def _use_workspace_paths(settings: dict[str, Any], home: Path, folder: Path, fil
             if str(library.get("whl", "")).startswith("."):
                 library["whl"] = wheel
     for cluster in settings.get("job_clusters", ()):
-        cluster["new_cluster"]["spark_conf"] = {
-            key: str(value) for key, value in cluster["new_cluster"].get("spark_conf", {}).items()
-        }
+        _use_strings(cluster["new_cluster"])
+
+
+def _use_strings(cluster: dict[str, Any]) -> None:
+    """The API accepts only strings as Spark settings."""
+    cluster["spark_conf"] = {key: str(value) for key, value in cluster.get("spark_conf", {}).items()}

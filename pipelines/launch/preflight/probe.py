@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.launch.preflight import packages
-from pipelines.system import writeback
+from pipelines.system import surroundings, writeback
 from pipelines.system.writeback import Takes
 from pipelines.train import precision
 
@@ -174,7 +174,7 @@ def _import_probe() -> dict[str, Any]:
             capture_output=True,
             text=True,
             timeout=240,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            env=surroundings.repaired({**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})[0],
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return {"tensorflow_error": f"could not be imported: {type(error).__name__}"}

@@ -7,14 +7,16 @@ from typing import Literal
 
 from pipelines.launch.preflight.probe import VERSIONED, NodeReport
 from pipelines.launch.preflight.tested import TESTED, conflict, javas, numbers
+from pipelines.models.memory import EVALUATION_BYTES
 from pipelines.system.secrets import first_line
 
 State = Literal["ok", "note", "fail"]
 
 SETUP = "run ./convoy setup"
 GIGABYTE = 1024**3
-MEMORY_PER_WORKER_GB = 1.5
-"""A process that trained a small ConvNet on MNIST from memory peaked at 0.8 GB (resident); the rest is estimated headroom."""
+MEMORY_PER_WORKER_GB = 1.25 + EVALUATION_BYTES / GIGABYTE
+"""A process that trained a small ConvNet on MNIST from memory peaked at 0.8 GB (resident). An evaluation takes up to
+EVALUATION_BYTES; the rest is estimated headroom."""
 MEMORY_BASE_GB = 1.5
 """Estimate for the driver: a JVM and a Python process."""
 

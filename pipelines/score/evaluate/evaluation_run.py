@@ -54,9 +54,11 @@ def run_evaluation(spark: SparkSession, selection: Selection, info: ModelInfo, r
         rows = sum(table.manifest.rows(split) for split in selection.splits)
         reporter.say(f"evaluate: {info.uri} on {rows:,} rows ({', '.join(selection.splits)}) of table {table.uri}")
         evaluation_started = time.monotonic()
-        comparison = evaluate(spark, [info], table, selection.splits)
+        comparison = evaluate(spark, [info], table, selection.splits, keep_own_splits=True)
         seconds = time.monotonic() - evaluation_started
-        _record(run, comparison, table, selection.splits)
+        for note in comparison.notes:
+            reporter.say(note)
+        _record(run, comparison, table)
     result = comparison.results[0]
     return {
         "run_id": run.run_id,
@@ -69,7 +71,9 @@ def run_evaluation(spark: SparkSession, selection: Selection, info: ModelInfo, r
         "note": table.manifest.note,
         "table": table.uri,
         "table_digest": table.manifest.digest,
-        "rows": {split: table.manifest.rows(split) for split in selection.splits},
+        "rows": {split: table.manifest.rows(split) for split in comparison.splits},
+        "left_out_rows": comparison.left_out,
+        "notes": list(comparison.notes),
         "test": {"loss": result.loss, "accuracy": result.accuracy, "rows": result.rows},
         "rows_per_second": round(result.rows / seconds),
         "seconds": {"evaluate": round(seconds, 2), "total": round(time.monotonic() - started, 2)},
@@ -90,13 +94,14 @@ def find_parent(info: ModelInfo, tracking_uri: str, reporter: Reporter) -> "Run 
     return run if run.info.lifecycle_stage == "active" else None
 
 
-def _record(run: TrackedRun, comparison: Comparison, table: Table, splits: Sequence[Split]) -> None:
-    result, manifest = comparison.results[0], table.manifest
+def _record(run: TrackedRun, comparison: Comparison, table: Table) -> None:
+    result, manifest, splits = comparison.results[0], table.manifest, comparison.splits
     # Several splits together are recorded as a test set.
     prefix = splits[0] if len(splits) == 1 else "test"
     run.metrics({f"{prefix}/loss": result.loss, f"{prefix}/accuracy": result.accuracy}, step=0)
     rows = f"{result.rows:,} rows ({', '.join(splits)}) of **{manifest.dataset}**"
-    run.tags({DESCRIPTION_TAG: f"Accuracy **{100 * result.accuracy:.2f} %** on {rows}, loss {result.loss:.4f}."})
+    notes = "".join(f" {note}." for note in comparison.notes)
+    run.tags({DESCRIPTION_TAG: f"Accuracy **{100 * result.accuracy:.2f} %** on {rows}, loss {result.loss:.4f}.{notes}"})
     figures = catalog.of_predictions(lambda: comparison.predictions, manifest.class_names, manifest.image.value_range)
     for name, draw in figures.items():
         run.figure(draw, name)

@@ -10,8 +10,8 @@ import time
 from typing import TYPE_CHECKING
 
 from pipelines.config import TrackingConfig
-from pipelines.errors import ConvoyError
-from pipelines.system import paths
+from pipelines.errors import ConfigError, ConvoyError
+from pipelines.system import path_rules, paths
 from pipelines.system.secrets import first_line, mask_value
 from pipelines.track.mlflow import comparison, parent, server_compat
 from pipelines.track.mlflow.batching import BATCHED, points, requests, single_values
@@ -27,9 +27,30 @@ _log = logging.getLogger(__name__)
 
 
 def default_tracking_uri(tracking: TrackingConfig) -> str:
-    """The setting, else MLFLOW_TRACKING_URI, else the workspace, or off Databricks a SQLite file in the home folder."""
-    fallback = "databricks" if paths.on_databricks() else f"sqlite:///{paths.home().absolute() / 'mlflow.db'}"
-    return tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or fallback
+    """The setting, else MLFLOW_TRACKING_URI, else the workspace, or off Databricks a SQLite file in the home folder.
+
+    Raises:
+        ConfigError: the path of an SQLite file has a character that SQLAlchemy reads otherwise.
+    """
+    uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or ("databricks" if paths.on_databricks() else "")
+    if uri:
+        return checked_uri(uri)
+    file = str(paths.home().absolute() / "mlflow.db")
+    return _with_database(f"sqlite:///{file}", file)
+
+
+def checked_uri(uri: str) -> str:
+    """The URI of a tracking server. Raises ConfigError if it is that of an SQLite file, and SQLAlchemy would open another one."""
+    scheme, _, rest = uri.partition(":///")
+    # What follows a question mark are parameters.
+    return _with_database(uri, rest.partition("?")[0]) if scheme == "sqlite" else uri
+
+
+def _with_database(uri: str, file: str) -> str:
+    fault = path_rules.database_fault(file)
+    if fault:
+        raise ConfigError(f"tracking.uri={path_rules.printable(mask_value(uri))}: the path of the database {fault}")
+    return uri
 
 
 class MlflowSync:

@@ -18,6 +18,7 @@ from pipelines.data.formats.mnist_format import is_mnist_format
 from pipelines.data.table import row_hashes
 from pipelines.data.table.schema import TableManifest
 from pipelines.errors import ConvoyError
+from pipelines.system import keras_settings
 
 if TYPE_CHECKING:
     import keras
@@ -92,6 +93,7 @@ def _metadata(manifest: TableManifest, sample: Sequence[npt.NDArray[Any]]) -> di
     # Pictures are trained on as they are, digits or not.
     is_mnist = reading.source == "libsvm" and sample and is_mnist_format(np.concatenate(sample), manifest.image.value_range)
     return metadata | {
+        "source": reading.source,
         "picture_form": "digit" if is_mnist else "picture",
         "zero_based": reading.zero_based,
         "resize_pictures": reading.resize_pictures,
@@ -105,6 +107,7 @@ def _serve_checked(folder: Path) -> None:
     code = folder / _CODE_FOLDER
     code.mkdir()
     shutil.copyfile(Path(__file__).with_name("served_model.py"), code / f"{_SERVED_MODULE}.py")
+    shutil.copyfile(keras_settings.__file__, code / "convoy_keras_settings.py")
     saved = Model.load(str(folder))
     saved.flavors["python_function"] |= {"loader_module": _SERVED_MODULE, "code": _CODE_FOLDER}
     saved.save(str(folder / "MLmodel"))

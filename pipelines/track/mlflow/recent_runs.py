@@ -11,6 +11,8 @@ from pipelines.track.rundir import logs
 
 _COLUMNS = ("started", "name", "accuracy", "minutes", "workers", "rows/s", "status", "run id")
 _RIGHT = ("accuracy", "minutes", "workers", "rows/s")
+MAX_COUNT = 50_000
+"""MLflow returns no more at once."""
 
 
 def find(tracking_uri: str, experiment: str, count: int) -> list[dict[str, str]]:

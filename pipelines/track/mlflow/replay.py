@@ -13,7 +13,7 @@ from pipelines.config import TrackingConfig
 from pipelines.errors import ConfigError, ConvoyError
 from pipelines.system import writeback
 from pipelines.system.secrets import MASK, mask_value, remember
-from pipelines.track.mlflow.follower import MlflowSync, default_tracking_uri
+from pipelines.track.mlflow.follower import MlflowSync, checked_uri, default_tracking_uri
 from pipelines.track.mlflow.journal import FOLDER, Journal
 from pipelines.track.rundir import layout
 
@@ -64,7 +64,7 @@ def _replay(run_dir: Path, tracking_uri: str) -> Replay:
             raise ConvoyError(f"{run_dir}: its job is still running; wait for its end")
         # Read again: another replay may have finished meanwhile.
         journal = Journal.of(run_dir)
-        uri = tracking_uri or _recorded_uri(journal, run_dir)
+        uri = checked_uri(tracking_uri or _recorded_uri(journal, run_dir))
         if mask_value(uri) != journal.accepted.tracking_uri:
             journal.accepted.entries.clear()
         journal.retry_refused()

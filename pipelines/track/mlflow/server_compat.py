@@ -56,10 +56,16 @@ def experiment_id(client: "MlflowClient", name: str, tracking_uri: str) -> str:
     if experiment is not None:
         return str(experiment.experiment_id)
     # The default of a database store is the working directory.
-    location = f"file:{paths.home().absolute() / 'mlartifacts' / name}" if tracking_uri.startswith("sqlite:") else None
+    location = _artifacts(name) if tracking_uri.startswith("sqlite:") else None
     # Makes MLflow 3 show its pages for training instead of those for language models.
     kind = {"mlflow.experimentKind": "custom_model_development"}
     return str(client.create_experiment(name, artifact_location=location, tags=kind))
+
+
+def _artifacts(experiment: str) -> str:
+    """URI of the folder for the artifacts of an experiment, whose name may hold slashes; MLflow decodes it."""
+    parts = [part for part in experiment.split("/") if part not in ("", ".", "..")]
+    return paths.home().absolute().joinpath("mlartifacts", *parts).as_uri()
 
 
 def check_sqlite(tracking_uri: str) -> None:
