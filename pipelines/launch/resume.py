@@ -51,7 +51,7 @@ def prepare(identifier: str, runs_uri: str, overrides: Sequence[str], reporter: 
         CheckpointError: the settings do not fit the checkpoint.
         LaunchError: the run is still training.
     """
-    path = paths.to_python(identifier)
+    path = paths.to_mlflow(paths.given(identifier), "--resume ")
     run_dir = layout.find(paths.to_python(runs_uri), identifier, path)
     orphans.refuse_if_running(run_dir)
     config = loader.load(run_dir / layout.CONFIG_FILE, overrides)

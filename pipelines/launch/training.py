@@ -98,7 +98,7 @@ def run_training(
     elif resumption is not None:
         run_dir = resumption.run_dir
     else:
-        run_dir = layout.make(paths.to_python(config.launch.runs_uri), run_name)
+        run_dir = layout.make(paths.to_mlflow(config.launch.runs_uri, "launch.runs_uri="), run_name)
     parent = trial.parent if trial is not None else None
     patience = _MLFLOW_SECONDS if trial is None else 0
     with recorded(

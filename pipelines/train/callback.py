@@ -19,7 +19,7 @@ from pipelines.track.rundir.logs import set_epoch
 from pipelines.train.checkpoint.state import RandomGenerators
 from pipelines.train.checkpoint.training_progress import TrainingProgress
 from pipelines.train.collectives.horovod import allreduce_sum, check_equal_state
-from pipelines.train.evaluate import EVALUATION_BATCH_SIZE, Evaluator
+from pipelines.train.evaluate import Evaluator
 from pipelines.train.optim.ema import allreduce_statistics, averaged_weights, validated_weights
 from pipelines.train.optim.step_count import steps_done
 from pipelines.train.worker_setup import WorkerSetup
@@ -110,7 +110,7 @@ class EpochCallback(keras.callbacks.Callback):
         if self._validation is not None:
             self._evaluator = self._evaluator or Evaluator(self.model)
             with averaged_weights(self.model):
-                score = self._evaluator.score(self._validation.batches(EVALUATION_BATCH_SIZE))
+                score = self._evaluator.score(self._validation.batches(self._evaluator.batch_size))
             metrics |= score.named("validation")
         self.rows_per_second = (self._setup.steps_per_epoch - self._first_step) * self._setup.global_batch_size / seconds
         metrics |= {

@@ -12,7 +12,7 @@ from pipelines.config import Config
 from pipelines.data.ingest import publish, training_rows
 from pipelines.data.ingest.build import WrittenTable, write_rows
 from pipelines.data.sources.source import Source
-from pipelines.data.table import schema, verify
+from pipelines.data.table import empty_classes, schema, verify
 from pipelines.data.table.schema import ImageSpec, SourceFile, Split, SplitSummary, Table, TableManifest
 from pipelines.errors import DataError
 from pipelines.system import paths
@@ -56,6 +56,7 @@ def open_or_build(
     fingerprints = fingerprints_of(source) if fingerprints is None else fingerprints
     table = _find(config, source, fingerprints, reporter)
     if table is not None:
+        _warn_of_empty_classes(table.manifest, reporter)
         return table, False
     source.check()
     started = time.monotonic()
@@ -66,8 +67,8 @@ def open_or_build(
         written = write_rows(spark, config, source, unfinished)
         for warning in written.rejected.warnings:
             reporter.warn(warning)
-        for hint in written.hints:
-            reporter.say(hint)
+        if written.hint:
+            reporter.say(written.hint)
         key = _key(config, source, fingerprints, without_bad_rows=written.rejected.rows > 0)
         uri = _uri(config, source, key)
         target = paths.to_python(uri)
@@ -83,7 +84,14 @@ def open_or_build(
         manifest = publish.publish(unfinished, target, manifest)
     rows = sum(split.rows for split in manifest.splits.values())
     reporter.say(f"ingest: {rows:,} rows written to {paths.display(target)} in {time.monotonic() - started:.1f} s")
+    _warn_of_empty_classes(manifest, reporter)
     return Table(uri, manifest), True
+
+
+def _warn_of_empty_classes(manifest: TableManifest, reporter: Reporter) -> None:
+    warning = empty_classes.warning(manifest)
+    if warning:
+        reporter.warn(warning)
 
 
 def _manifest(
@@ -172,6 +180,8 @@ def _key(config: Config, source: Source, fingerprints: Sequence[Fingerprint], *,
 
 
 def _uri(config: Config, source: Source, key: str) -> str:
+    # Before anything is written: ranks could not read the table there.
+    paths.to_petastorm(config.ingest.tables_uri)
     return f"{config.ingest.tables_uri.rstrip('/')}/{source.dataset}-{key[:12]}"
 
 
