@@ -14,21 +14,21 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import os
 import pwd
 import re
 import resource
 import sys
 import warnings
-import zipfile
-from typing import Dict, Iterable, Mapping, MutableMapping, Optional
+from typing import Dict, Mapping, MutableMapping, Optional
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 if not __package__:
     # Run as a program.
     sys.path[:] = [_ROOT, *sys.path]
 
-from pipelines.system import keras_settings  # noqa: E402
+from pipelines.system import keras_settings, python_path  # noqa: E402
 
 NOT_FROM_HERE = {"PYTHONSAFEPATH": "1"}
 """For jobs, which import nothing from the working directory, where Spark's Python workers look first (from Python 3.11 on)."""
@@ -59,7 +59,7 @@ def repaired(variables: Mapping[str, str], packages: str = "") -> tuple[dict[str
     if packages:
         _change(result, _spark_log(result))
     if packages and result.get("PYTHONPATH"):
-        kept, notes = _without_doubles(result["PYTHONPATH"].split(os.pathsep), packages)
+        kept, notes = python_path.without_doubles(result["PYTHONPATH"].split(os.pathsep), packages)
         _change(result, {"PYTHONPATH": os.pathsep.join(kept) or None})
     return result, notes
 
@@ -70,6 +70,10 @@ def apply() -> None:
     if "PYTHONWARNINGS" in changed:
         warnings.filters[:] = [each for each in warnings.filters if each[0] != "error"]  # type: ignore[index]
     _change(os.environ, changed)
+    for stream in (sys.stdout, sys.stderr):
+        # Python has opened them in the encoding it was given, which may lack a letter of a path.
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower().replace("-", "") != "utf8":
+            stream.reconfigure(errors="backslashreplace")
     raise_file_limit()
 
 
@@ -181,45 +185,6 @@ def _proxies(variables: Mapping[str, str]) -> Changes:
     if not missing or "*" in excepted:
         return {}
     return dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join([*excepted, *missing]))
-
-
-def _without_doubles(entries: Iterable[str], packages: str) -> tuple[list[str], list[str]]:
-    """Entries of PYTHONPATH without those that would replace a package of the environment, with a line on each of these."""
-    own = _modules(packages) | {"pipelines"} | set(getattr(sys, "stdlib_module_names", ()))
-    kept, notes = [], []
-    for entry in filter(None, entries):
-        # Python's own path may be on it, as in what Spark's tasks start.
-        inside = any(_same(entry, folder) for folder in (_ROOT, packages))
-        doubles = set() if inside else _modules(entry) & own
-        if doubles:
-            names = ", ".join(sorted(doubles)[:3]) + (", ..." if len(doubles) > 3 else "")
-            notes.append(f"PYTHONPATH: {entry} is left out, because it would replace {names} of Convoy's environment")
-        else:
-            kept.append(entry)
-    return kept, notes
-
-
-def _same(one: str, other: str) -> bool:
-    with contextlib.suppress(OSError):
-        return os.path.samefile(one, other)
-    return False
-
-
-def _modules(folder: str) -> set[str]:
-    """Names of the modules and packages in a folder or archive. A folder without `__init__.py` replaces nothing."""
-    try:
-        if os.path.isfile(folder):
-            with zipfile.ZipFile(folder) as archive:
-                paths = [name.split("/") for name in archive.namelist()]
-            return {path[0].partition(".")[0] for path in paths if path[1:] in ([], ["__init__.py"])}
-        with os.scandir(folder) as found:
-            return {
-                entry.name.partition(".")[0]
-                for entry in found
-                if entry.name.endswith((".py", ".so")) or os.path.isfile(os.path.join(entry.path, "__init__.py"))
-            }
-    except (OSError, zipfile.BadZipFile):
-        return set()
 
 
 FILES = 512

@@ -102,11 +102,13 @@ def test_prediction_scoring_and_the_bare_model_are_too(trained, hostile, home):
     code = (
         "import os, sys; sys.path[:] = [p for p in sys.path if p]; before = dict(os.environ)\n"
         "import mlflow, numpy as np; mlflow.set_tracking_uri(sys.argv[1]); model = mlflow.pyfunc.load_model(sys.argv[2])\n"
-        "print(model.predict(np.zeros((1, 12, 12, 1), np.float32)).dtype, os.environ['KERAS_BACKEND'])\n"
+        "images = np.linspace(0, 255, 7200, dtype=np.float32).reshape(50, 12, 12, 1); first = model.predict(images)\n"
+        "import keras; keras.config.set_floatx('float16'); again = model.predict(images)\n"
+        "print(first.dtype, os.environ['KERAS_BACKEND'], np.array_equal(first, again), keras.config.floatx())\n"
     )
     bare = hostile(sys.executable, "-c", code, summary["tracking_uri"], summary["model_uri"], PYTHONPATH="", PYTHONWARNINGS="")
     assert bare.returncode == 0, bare.stderr
-    assert bare.stdout.splitlines()[-1] == "float32 torch"
+    assert bare.stdout.splitlines()[-1] == "float32 torch True float16"
 
 
 @pytest.mark.parametrize(

@@ -236,7 +236,7 @@ def test_a_runtime_without_a_lock_is_refused_and_the_known_ones_are_named(clone)
 def test_the_front_door_and_its_set_up_are_written_for_python_3_8():
     """It runs under whatever Python the machine has."""
     masking = (ROOT / "pipelines/system").glob("secret*.py")
-    variables = (ROOT / "pipelines/system" / name for name in ("surroundings.py", "keras_settings.py"))
+    variables = (ROOT / "pipelines/system" / name for name in ("surroundings.py", "keras_settings.py", "python_path.py"))
     for file in (ROOT / "convoy", ROOT / "tools/mlflow_page.py", *(ROOT / "tools/setup").glob("*.py"), *masking, *variables):
         ast.parse(file.read_text(), str(file), feature_version=(3, 8))
 

@@ -21,7 +21,7 @@ from pipelines.launch.slots import threads_per_worker
 from pipelines.launch.workers import scratch, spawn
 from pipelines.launch.workers.environment import gpu_environment, horovod_environment
 from pipelines.launch.workers.supervisor import Assignment, run_locally
-from pipelines.system import local_socket
+from pipelines.system import local_socket, surroundings
 from pipelines.system.tensorflow_env import tensorflow_environment
 from pipelines.track.rundir import layout
 from pipelines.track.rundir.events import EpochEnd, FinalScore, FirstStep, SpoolReader, SpoolWriter, StepProgress
@@ -187,7 +187,7 @@ forkserver.serve(listener)
 def test_a_fork_server_survives_a_fork_that_fails_and_the_log_of_the_rank_says_so(tmp_path):
     name = local_socket.new_name()
     command = [sys.executable, "-c", _SERVE, name]
-    variables = spawn.DEFAULT_VARIABLES | dict(os.environ) | tensorflow_environment(os.environ)
+    variables, _ = surroundings.repaired(spawn.DEFAULT_VARIABLES | dict(os.environ) | tensorflow_environment(os.environ))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables) as server:
         assert server.stdout.readline() == "ready\n"
         parents = []
@@ -272,11 +272,17 @@ def test_a_temporary_folder_that_is_a_link_is_not_used(tmp_path, monkeypatch):
         scratch.make(tmp_path / "run", 0, "001")
 
 
-def test_the_spark_of_another_version_in_spark_home_is_refused_in_one_line(tmp_path, monkeypatch):
-    jars = tmp_path / "jars"
-    jars.mkdir()
+@pytest.mark.parametrize("start", [lambda: session.open_session("never").__enter__(), session.is_local])
+def test_the_spark_of_another_version_in_spark_home_is_refused_in_one_line(tmp_path, monkeypatch, start):
+    for folder in ("jars", "bin"):
+        (tmp_path / folder).mkdir()
     monkeypatch.setenv("SPARK_HOME", str(tmp_path))
     monkeypatch.setattr(SparkSession, "getActiveSession", lambda: None)
-    (jars / "spark-core_2.12-3.1.2.jar").touch()
+    with pytest.raises(
+        LaunchError, match=rf"^Spark cannot start: SPARK_HOME={tmp_path} has no Spark \(bin/spark-submit\); unset "
+    ):
+        start()
+    (tmp_path / "jars/spark-core_2.12-3.1.2.jar").touch()
+    (tmp_path / "bin/spark-submit").touch()
     with pytest.raises(LaunchError, match=rf"^Spark cannot start: SPARK_HOME={tmp_path} has Spark 3\.1\.2, this Python has "):
-        session.open_session("never").__enter__()
+        start()

@@ -187,6 +187,14 @@ def test_a_running_process_is_repaired_as_far_as_it_can_be(monkeypatch):
     assert not {"PYTHONWARNINGS", "TF_USE_LEGACY_KERAS"} & set(os.environ)
 
 
+def test_no_letter_of_a_path_ends_a_program_that_prints_it():
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pipelines.system import surroundings as s; s.apply(); print('ü')"
+    command = [sys.executable, "-c", code]
+    for encoding, printed in (("ascii", b"\\xfc\n"), ("latin-1", b"\xfc\n"), ("utf-8", b"\xc3\xbc\n")):
+        variables = os.environ | {"PYTHONIOENCODING": encoding}
+        assert subprocess.run(command, env=variables, capture_output=True, timeout=30, check=True).stdout == printed
+
+
 def become(*command, prefix=(), **variables):
     """What the module, run as by `spark-submit`, turns into."""
     program = [sys.executable, "-I", "-S", surroundings.__file__, PACKAGES, *command]

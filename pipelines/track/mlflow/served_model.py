@@ -4,8 +4,11 @@ A copy of this file in the model's folder, `convoy_served_model.py`, runs where 
 copy of `pipelines.system.keras_settings` is beside it.
 """
 
+import contextlib
 import importlib
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,8 @@ class ServedModel:
         """Class probabilities. Raises MlflowException, which servers answer with status 400."""
         for values in data.values() if isinstance(data, dict) else [data]:
             self._check(np.asarray(values))
-        return self._model.predict(data)
+        with _float32():
+            return self._model.predict(data)
 
     def _check(self, images: Any) -> None:
         from mlflow.exceptions import MlflowException
@@ -47,6 +51,21 @@ class ServedModel:
                 "data",
                 error_code=INVALID_PARAMETER_VALUE,
             )
+
+
+@contextlib.contextmanager
+def _float32() -> Iterator[None]:
+    """Let Keras take the images as they are, where the process has set it to another float type for networks of its own."""
+    config = getattr(sys.modules.get("keras"), "config", None)
+    before = config.floatx() if config is not None else "float32"
+    if config is None or before == "float32":
+        yield
+        return
+    config.set_floatx("float32")
+    try:
+        yield
+    finally:
+        config.set_floatx(before)
 
 
 def _load_pyfunc(path: str) -> ServedModel:
