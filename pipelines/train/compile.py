@@ -21,6 +21,7 @@ from pipelines.train.optim.ema import with_ema
 from pipelines.train.optim.loss_scale import BoundedLossScaleOptimizer
 from pipelines.train.optim.schedule import PlannedLearningRate
 from pipelines.train.precision import ResolvedPrecision
+from pipelines.train.stopping import use_stop
 from pipelines.train.worker_setup import WorkerSetup
 
 _OPTIMIZERS: dict[Optimizer, str] = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "lamb": "Lamb"}
@@ -54,6 +55,8 @@ def compile_model(config: Config, table: Table, setup: WorkerSetup, reducer: Sha
         jit_compile=False,
     )
     model.optimizer.build(model.trainable_variables)
+    if model.steps_per_execution > 1:
+        use_stop(model, obeys=setup.rank == 0)
     return model
 
 

@@ -10,13 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cloudpickle
 import pytest
+from support import ranks
 
 from pipelines.config import LaunchConfig
 from pipelines.errors import DataError
 from pipelines.launch.health import failures
 from pipelines.launch.rendezvous.server import RankPlacement, slot_info
 from pipelines.launch.slots import threads_per_worker
-from pipelines.launch.workers import scratch, spawn
+from pipelines.launch.workers import commands, scratch, spawn
 from pipelines.launch.workers.environment import gpu_environment, horovod_environment
 from pipelines.launch.workers.supervisor import Assignment, run_locally
 from pipelines.system import local_socket
@@ -205,6 +206,19 @@ def test_a_fork_server_survives_a_fork_that_fails_and_the_log_of_the_rank_says_s
     log = (tmp_path / "logs/rank-0.log").read_text().splitlines()
     told = [line for line in log if line.startswith("rank 0 is started as a new process, not forked: ")]
     assert [line.rpartition("] ")[2] for line in told] == ["Resource temporarily unavailable", "Cannot allocate memory"]
+
+
+@pytest.mark.timeout(60)
+def test_a_rank_hears_that_it_is_to_stop_although_its_main_thread_is_outside_python(tmp_path):
+    (tmp_path / "logs").mkdir()
+    attempt = layout.new_attempt(tmp_path)
+    payload = cloudpickle.dumps((ranks.hear_a_stop_while_busy, (str(tmp_path),)))
+    with run_locally(Assignment(payload=payload, launch=LaunchConfig(), work_dir=str(tmp_path), attempt_dir=str(attempt))):
+        while not (tmp_path / "busy").exists():
+            time.sleep(0.05)
+        commands.send(attempt, commands.STOP)
+    (failure,) = failures.read_failures(attempt)
+    assert failure.error == "the process ended with exit code 7"
 
 
 def test_a_rank_that_cannot_be_started_is_not_blamed_on_its_folder(tmp_path, monkeypatch):
