@@ -183,14 +183,15 @@ forkserver.serve(listener)
 
 @pytest.mark.timeout(60)
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no fork server elsewhere")
-def test_a_fork_server_survives_a_fork_that_fails_and_the_log_of_the_rank_says_so(tmp_path):
+def test_a_fork_server_survives_a_fork_that_fails_and_the_log_of_the_rank_says_so(tmp_path, monkeypatch):
     name = local_socket.new_name()
     command = [sys.executable, "-c", _SERVE, name]
     variables = spawn.DEFAULT_VARIABLES | dict(os.environ) | tensorflow_environment(os.environ)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables) as server:
         assert server.stdout.readline() == "ready\n"
-        parents = []
-        for _ in range(3):
+        parents, server_prefix = [], sys.prefix
+        for prefix in (*[sys.prefix] * 3, "/another/python"):
+            monkeypatch.setattr(sys, "prefix", prefix)
             assignment = Assignment(
                 payload=cloudpickle.dumps((os.getppid, ())),
                 launch=LaunchConfig(),
@@ -202,10 +203,14 @@ def test_a_fork_server_survives_a_fork_that_fails_and_the_log_of_the_rank_says_s
             with run_locally(assignment) as (rank,):
                 parents.append(cloudpickle.loads(rank.result()))
         server.kill()
-    assert parents == [os.getpid(), os.getpid(), server.pid]
+    assert parents == [os.getpid(), os.getpid(), server.pid, os.getpid()]
     log = (tmp_path / "logs/rank-0.log").read_text().splitlines()
     told = [line for line in log if line.startswith("rank 0 is started as a new process, not forked: ")]
-    assert [line.rpartition("] ")[2] for line in told] == ["Resource temporarily unavailable", "Cannot allocate memory"]
+    assert [line.partition("not forked: ")[2] for line in told] == [
+        f"[Errno {errno.EAGAIN}] Resource temporarily unavailable",
+        f"[Errno {errno.ENOMEM}] Cannot allocate memory",
+        f"the fork server has another Python ({server_prefix})",
+    ]
 
 
 @pytest.mark.timeout(60)

@@ -69,6 +69,8 @@ class ForkRequest:
     details: RankDetails
     environment: dict[str, str]
     state: ProcessState
+    prefix: str
+    """`sys.prefix` of the Python that would run a new process."""
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -76,7 +78,7 @@ class ForkRequest:
     @classmethod
     def from_json(cls, text: str | bytes) -> "ForkRequest":
         raw = json.loads(text)
-        return cls(RankDetails(**raw["details"]), raw["environment"], ProcessState(**raw["state"]))
+        return cls(RankDetails(**raw["details"]), raw["environment"], ProcessState(**raw["state"]), raw["prefix"])
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,8 @@ def _fork(selector: selectors.BaseSelector, child: _Child, request: bytes, fds: 
     if len(fds) < _NUM_FDS:
         raise ValueError("the fork server has no file descriptors left")
     wanted = ForkRequest.from_json(request)
+    if wanted.prefix != sys.prefix:
+        raise ValueError(f"the fork server has another Python ({sys.prefix})")
     obstacle = _changed_variables(start.environment, wanted.environment) or wanted.state.obstacle()
     if obstacle:
         raise ValueError(obstacle)

@@ -144,7 +144,7 @@ def start(
     """
     if server:
         try:
-            request = ForkRequest(details, dict(environment), ProcessState.of_this_thread())
+            request = ForkRequest(details, dict(environment), ProcessState.of_this_thread(), sys.prefix)
             return _ForkedProcess(server, request, [standard_input, log.fileno(), outcome])
         except (OSError, ValueError) as error:
             with contextlib.suppress(OSError):
