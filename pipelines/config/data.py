@@ -13,6 +13,8 @@ _MAX_VALUE, _MIN_RANGE = 1e37, 1e-30
 _MAX_VALUES_PER_IMAGE = 2**26
 _MAX_CLASSES = 2**16
 _MAX_LABEL = 2**53
+NAMED_DATASETS = ("mnist", "mnist-5k", "fashion-mnist")
+"""Data sets that are known by name, which no path can take from them."""
 _MAX_ROWS = 2**31 - 1
 _MAX_MEGABYTES = 2**31 - 1
 

@@ -2,7 +2,7 @@
 
 Defaults are defined here and in the modules of the larger sections (`data`, `training`), nowhere else. A YAML file overrides
 them, and `--set section.key=value` overrides the file (`pipelines.config.loader`). Breaking a rule raises a `ConfigError` that
-names key, value, rule and remedy.
+names key, value, rule and remedy: those of a section when it is created, those between sections by `Config.check`.
 """
 
 import dataclasses
@@ -136,7 +136,13 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the rules between sections. They are for settings as a user gives them: a running job derives others, such as a
+        training that continues on fewer workers.
+
+        Raises:
+            ConfigError: names key, value, rule and remedy.
+        """
         for key, value in self.flat().items():
             complete = MASK not in str(value) or key == "tracking.run_name"
             rule(complete, key, value, f"complete: credentials in it were masked; give it again with --set {key}")

@@ -81,9 +81,9 @@ class TrainingConfig:
     steps_per_execution: int = 1
     """Steps per call into TensorFlow. More of them make the first trace slower."""
     custom_kernels: bool = True
-    """Use Convoy's kernels instead of Keras': the same results up to rounding, with other random numbers. Adam is one operation
-    per weight, dropout draws bytes, and gradients skip zeros where pooling and dropout follow a convolution (CPUs with Numba).
-    false: Keras' own, to compare."""
+    """Use Convoy's kernels instead of Keras': the same results up to rounding, with other random numbers. Adam is four
+    operations per weight, dropout draws bytes, and gradients skip zeros where pooling and dropout follow a convolution (CPUs
+    with Numba). false: Keras' own, to compare."""
     early_stopping_patience: int = 0
     """Stop after this many epochs without a better validation loss and restore the best weights; 0 trains all epochs."""
     seed: int = 1

@@ -17,6 +17,7 @@ import numpy as np
 
 from pipelines.errors import ConfigError, LaunchError
 from pipelines.sweep.plan import Sweep
+from pipelines.sweep.pruning import WithoutInterrupted
 from pipelines.sweep.space import Axis, AxisValue, Choices
 from pipelines.system import writeback
 
@@ -96,7 +97,7 @@ class Study:
                 study_name=sweep.config.name,
                 storage=self._optuna.storages.JournalStorage(backend),
                 direction="minimize" if sweep.minimised else "maximize",
-                pruner=_pruner(self._optuna, sweep),
+                pruner=WithoutInterrupted(_pruner(self._optuna, sweep), self._is_interrupted),
                 load_if_exists=True,
             )
         except (OSError, ValueError, KeyError) as error:
@@ -180,10 +181,10 @@ class Study:
 
     def _is_incomplete(self, trial: Any) -> bool:
         """Whether the driver was killed while it sampled this trial, which is then sampled anew."""
-        interrupted = (
-            trial.state.name in ("RUNNING", "FAIL") and _OUTCOME not in trial.user_attrs and trial.number not in self._live
-        )
-        return interrupted and _axis_values(trial).keys() != self._distributions.keys()
+        return self._is_interrupted(trial) and _axis_values(trial).keys() != self._distributions.keys()
+
+    def _is_interrupted(self, trial: Any) -> bool:
+        return trial.state.name in ("RUNNING", "FAIL") and _OUTCOME not in trial.user_attrs and trial.number not in self._live
 
 
 def library() -> Any:

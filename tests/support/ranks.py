@@ -226,6 +226,57 @@ FAULTS = {
 }
 
 
+def trained_whole_and_in_two_parts(uri, settings, folder, stop):
+    """SHA-256 of the weights of a training, and of the same training stopped after `stop`, an epoch and a step, and resumed."""
+    from pathlib import Path
+
+    from pipelines import progress
+    from pipelines.system.tensorflow_env import import_for_training
+
+    import_for_training()
+    import horovod.tensorflow as hvd
+
+    from pipelines.config import loader
+    from pipelines.data.table.schema import Table, read_manifest
+    from pipelines.track.rundir.events import SpoolWriter
+    from pipelines.train.callback import EpochCallback
+    from pipelines.train.checkpoint import store
+    from pipelines.train.collectives.horovod import allgather
+    from pipelines.train.worker import train
+
+    hvd.init()
+    config = loader.load(None, [*settings, f"launch.workers={hvd.size()}"])
+    table = Table(uri, read_manifest(Path(uri)))
+
+    def part(name, start=None):
+        spool = SpoolWriter(Path(folder) / name / "spool", hvd.rank())
+        try:
+            return train(config, table, spool, Path(folder) / name, start)[1].weights_sha256
+        finally:
+            spool.close()
+
+    whole = part("whole")
+    real = EpochCallback._stop_if_requested
+
+    def stop_all_ranks(self):
+        if (self.training_progress.epoch + 1, self.training_progress.step) == stop:
+            progress.request_stop()
+            real(self)
+            raise progress.Stopped
+
+    EpochCallback._stop_if_requested = stop_all_ranks
+    try:
+        part("parts")
+    except progress.Stopped:
+        progress._rank.stop.clear()
+    EpochCallback._stop_if_requested = real
+    # The others wait until rank 0 has written it.
+    start = allgather(store.newest(Path(folder) / "parts").path if hvd.rank() == 0 else None)[0]
+    resumed = part("parts", start)
+    hvd.shutdown()
+    return whole, resumed, store.verify(start).state.position
+
+
 def shared_memory_means(length, calls):
     """A rank's inputs and the means it got, call by call."""
     import horovod.tensorflow as hvd

@@ -10,17 +10,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cloudpickle
 import pytest
+from pyspark.sql import SparkSession
 from support import ranks
 
 from pipelines.config import LaunchConfig
-from pipelines.errors import DataError
+from pipelines.errors import DataError, LaunchError
+from pipelines.launch import session
 from pipelines.launch.health import failures
 from pipelines.launch.rendezvous.server import RankPlacement, slot_info
 from pipelines.launch.slots import threads_per_worker
 from pipelines.launch.workers import commands, scratch, spawn
 from pipelines.launch.workers.environment import gpu_environment, horovod_environment
 from pipelines.launch.workers.supervisor import Assignment, run_locally
-from pipelines.system import local_socket
+from pipelines.system import local_socket, surroundings
 from pipelines.system.tensorflow_env import tensorflow_environment
 from pipelines.track.rundir import layout
 from pipelines.track.rundir.events import EpochEnd, FinalScore, FirstStep, SpoolReader, SpoolWriter, StepProgress
@@ -165,7 +167,7 @@ def test_a_fork_server_imports_late_modules_while_no_rank_is_requested(tmp_path)
 _SERVE = """
 import errno, os, socket, sys
 from pipelines.launch.workers import forkserver
-from pipelines.system import local_socket
+from pipelines.system import local_socket, surroundings
 fork, failures = os.fork, [errno.EAGAIN, errno.ENOMEM]
 def fork_at_last():
     if failures:
@@ -186,7 +188,7 @@ forkserver.serve(listener)
 def test_a_fork_server_survives_a_fork_that_fails_and_the_log_of_the_rank_says_so(tmp_path, monkeypatch):
     name = local_socket.new_name()
     command = [sys.executable, "-c", _SERVE, name]
-    variables = spawn.DEFAULT_VARIABLES | dict(os.environ) | tensorflow_environment(os.environ)
+    variables, _ = surroundings.repaired(spawn.DEFAULT_VARIABLES | dict(os.environ) | tensorflow_environment(os.environ))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables) as server:
         assert server.stdout.readline() == "ready\n"
         parents, server_prefix = [], sys.prefix
@@ -287,3 +289,13 @@ def test_a_temporary_folder_that_is_a_link_is_not_used(tmp_path, monkeypatch):
     root.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(PermissionError):
         scratch.make(tmp_path / "run", 0, "001")
+
+
+def test_the_spark_of_another_version_in_spark_home_is_refused_in_one_line(tmp_path, monkeypatch):
+    jars = tmp_path / "jars"
+    jars.mkdir()
+    monkeypatch.setenv("SPARK_HOME", str(tmp_path))
+    monkeypatch.setattr(SparkSession, "getActiveSession", lambda: None)
+    (jars / "spark-core_2.12-3.1.2.jar").touch()
+    with pytest.raises(LaunchError, match=rf"^Spark cannot start: SPARK_HOME={tmp_path} has Spark 3\.1\.2, this Python has "):
+        session.open_session("never").__enter__()

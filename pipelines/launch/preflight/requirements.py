@@ -45,6 +45,7 @@ def check_node(found: NodeReport, workers: int = 1) -> list[CheckResult]:
         _tensorflow_row(found),
         *_horovod_rows(found),
         *_range_rows(found),
+        _packages_row(found.missing_files),
         _cores_row(found.cores, workers),
         _memory_row(found.memory, workers),
         _precision_row(found.bfloat16),
@@ -143,6 +144,13 @@ def _horovod_rows(found: NodeReport) -> list[CheckResult]:
         remedy = f"delete .venv and the wheels folder in CONVOY_CACHE (~/.cache/convoy), then {SETUP}"
         gloo = CheckResult("Horovod Gloo", "not built", "built", "fail", remedy)
     return [version, CheckResult("Horovod build", compiled, needed), gloo]
+
+
+def _packages_row(missing: Sequence[str]) -> CheckResult:
+    if not missing:
+        return CheckResult("packages", "complete", "complete")
+    more = f" and files of {len(missing) - 1} more" if len(missing) > 1 else ""
+    return CheckResult("packages", f"without {missing[0]}{more}", "complete", "fail", SETUP)
 
 
 def _cores_row(cores: int, workers: int) -> CheckResult:

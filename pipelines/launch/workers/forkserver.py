@@ -16,7 +16,6 @@ exits. Supervisors whose request is not met start their ranks themselves.
 """
 
 import array
-import contextlib
 import dataclasses
 import gc
 import importlib
@@ -88,11 +87,11 @@ class _Start:
     environment: Mapping[str, str]
     """Before imports have changed it."""
     path: tuple[str, ...]
-    """`sys.path` without the working directory and PYTHONPATH."""
+    """`sys.path` without what PYTHONPATH has added."""
 
     @classmethod
     def of_this_process(cls) -> "_Start":
-        given = [os.getcwd(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         return cls(dict(os.environ), tuple(path for path in sys.path if path not in given))
 
 
@@ -273,8 +272,6 @@ def _forget_server(request: ForkRequest, start: _Start) -> None:
     time.tzset()
     tempfile.tempdir = None
     added = [path for path in request.environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    with contextlib.suppress(OSError):
-        added.insert(0, os.getcwd())
     sys.path[:] = dict.fromkeys([*added, *start.path])
     importlib.invalidate_caches()
     # Python seeds its own generator anew in each fork.
