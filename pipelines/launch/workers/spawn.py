@@ -14,7 +14,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import BinaryIO, Protocol
 
 from pipelines.launch import session
-from pipelines.launch.workers.forkserver import LONGEST_REPLY, REFUSED, ForkRequest, Purpose
+from pipelines.launch.workers.fork_request import LONGEST_REPLY, REFUSED, ForkRequest
+from pipelines.launch.workers.forkserver import Purpose
 from pipelines.launch.workers.process_state import ProcessState
 from pipelines.launch.workers.rank import RankDetails
 from pipelines.system import local_socket, surroundings
