@@ -109,6 +109,23 @@ def fail_on_rank_1():
     time.sleep(1000)
 
 
+def hear_a_stop_while_busy(folder):
+    """Exit with code 7 when a stop is requested, while the main thread is outside Python, as in an execution of many steps."""
+    import hashlib
+    import threading
+    from pathlib import Path
+
+    from pipelines import progress
+
+    def hear():
+        progress.wait_for_stop()
+        os._exit(7)
+
+    threading.Thread(target=hear, daemon=True).start()
+    Path(folder, "busy").touch()
+    hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 2**31 - 1)
+
+
 def sleep_forever():
     time.sleep(1000)
 
