@@ -22,6 +22,7 @@ from pipelines.train.optim.loss_scale import BoundedLossScaleOptimizer
 from pipelines.train.optim.schedule import PlannedLearningRate
 from pipelines.train.optim.step_count import StepLearningRate, new_step_count, with_step_count
 from pipelines.train.precision import ResolvedPrecision
+from pipelines.train.stopping import use_stop
 from pipelines.train.worker_setup import WorkerSetup
 
 _OPTIMIZERS: dict[Optimizer, str] = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "lamb": "Lamb"}
@@ -55,6 +56,8 @@ def compile_model(config: Config, table: Table, setup: WorkerSetup, reducer: Sha
         jit_compile=False,
     )
     model.optimizer.build(model.trainable_variables)
+    if model.steps_per_execution > 1:
+        use_stop(model, obeys=setup.rank == 0)
     return model
 
 

@@ -186,7 +186,9 @@ def _fit_and_save(
     """Train, and wait until all checkpoints are on disk. Returns the seconds of the training alone."""
     started = time.monotonic()
     try:
-        fit(model, data, callback, training, setup)
+        # An execution of many steps, which takes long with a large network, is progress all the time.
+        with progress.counting(lambda: steps_done(model)):
+            fit(model, data, callback, training, setup)
     except BaseException:
         # Otherwise the process may end before the last checkpoint is on disk.
         if writer is not None:

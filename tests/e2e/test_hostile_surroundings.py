@@ -71,7 +71,7 @@ def hostile(home, tmp_path_factory):
 def trained(hostile, home):
     sets = [part for setting in (*SETTINGS, "training.epochs=3", "training.precision=float32") for part in ("--set", setting)]
     folders = ["--config", "conf/train_cnn.yml", "--data", home / "digits", "--summary", home / "summary.json"]
-    done = hostile(ROOT / "convoy", "train", *folders, *sets)
+    done = hostile(SUBMIT, "--master", "local[2]", ROOT / "jobs/train_cnn.py", *folders, *sets)
     assert done.returncode == 0, done.stdout + done.stderr
     return done, json.loads((home / "summary.json").read_text())
 
@@ -84,6 +84,9 @@ def test_training_is_as_anywhere_else(trained, home):
     assert sorted(folder.name for folder in home.iterdir()) == ["digits", "mlflow.db", "mlruns", "runs", "summary.json", "tables"]
     shown = done.stdout + done.stderr
     assert "Traceback" not in shown
+    # A fork server in other surroundings than its ranks would be passed over.
+    (log,) = home.glob("runs/*/logs/rank-0.log")
+    assert "is started as a new process" not in log.read_text()
     assert sum("is left out, because it would replace" in line for line in shown.splitlines()) == 1
 
 
@@ -91,7 +94,7 @@ def test_prediction_scoring_and_the_bare_model_are_too(trained, hostile, home):
     _, summary = trained
     rows = home / "digits/größe-test.txt"
     labels = [line.split()[0] for line in rows.read_text().splitlines()]
-    done = hostile(ROOT / "convoy", "predict", "--json", rows)
+    done = hostile(ROOT / "convoy", "predict", "--json", "--set", f"tracking.uri={summary['tracking_uri']}", rows)
     assert done.returncode == 0, done.stdout + done.stderr
     predicted = [json.loads(line)["label"] for line in done.stdout.splitlines()]
     assert sum(map(str.__eq__, predicted, labels)) == round(summary["test"]["accuracy"] * len(labels))

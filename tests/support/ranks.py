@@ -109,6 +109,23 @@ def fail_on_rank_1():
     time.sleep(1000)
 
 
+def hear_a_stop_while_busy(folder):
+    """Exit with code 7 when a stop is requested, while the main thread is outside Python, as in an execution of many steps."""
+    import hashlib
+    import threading
+    from pathlib import Path
+
+    from pipelines import progress
+
+    def hear():
+        progress.wait_for_stop()
+        os._exit(7)
+
+    threading.Thread(target=hear, daemon=True).start()
+    Path(folder, "busy").touch()
+    hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 2**31 - 1)
+
+
 def sleep_forever():
     time.sleep(1000)
 
@@ -209,8 +226,12 @@ FAULTS = {
 }
 
 
-def trained_whole_and_in_two_parts(uri, settings, folder, stop):
-    """SHA-256 of the weights of a training, and of the same training stopped after `stop`, an epoch and a step, and resumed."""
+def trained_whole_and_in_two_parts(uri, settings, folder, stop, changed=()):
+    """SHA-256 of the weights of a training, and of the same training stopped after `stop`, an epoch and a step, and resumed.
+
+    Args:
+        changed: settings of the whole training, and of the resumed part.
+    """
     from pathlib import Path
 
     from pipelines import progress
@@ -228,17 +249,17 @@ def trained_whole_and_in_two_parts(uri, settings, folder, stop):
     from pipelines.train.worker import train
 
     hvd.init()
-    config = loader.load(None, [*settings, f"launch.workers={hvd.size()}"])
     table = Table(uri, read_manifest(Path(uri)))
 
-    def part(name, start=None):
+    def part(name, start=None, more=()):
+        config = loader.load(None, [*settings, f"launch.workers={hvd.size()}", *more])
         spool = SpoolWriter(Path(folder) / name / "spool", hvd.rank())
         try:
             return train(config, table, spool, Path(folder) / name, start)[1].weights_sha256
         finally:
             spool.close()
 
-    whole = part("whole")
+    whole = part("whole", more=changed)
     real = EpochCallback._stop_if_requested
 
     def stop_all_ranks(self):
@@ -255,7 +276,7 @@ def trained_whole_and_in_two_parts(uri, settings, folder, stop):
     EpochCallback._stop_if_requested = real
     # The others wait until rank 0 has written it.
     start = allgather(store.newest(Path(folder) / "parts").path if hvd.rank() == 0 else None)[0]
-    resumed = part("parts", start)
+    resumed = part("parts", start, changed)
     hvd.shutdown()
     return whole, resumed, store.verify(start).state.position
 

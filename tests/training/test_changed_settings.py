@@ -48,7 +48,8 @@ CHANGES = {
     "precision": ("float16", "the loss scale starts anew, or is left"),
     "accumulation_steps": (2, NO_STATE),
     "compression": ("float16", NO_STATE),
-    "steps_per_execution": (7, NO_STATE),
+    # More than are left of the epoch.
+    "steps_per_execution": (16, NO_STATE),
     "custom_kernels": (False, NO_STATE),
     "early_stopping_patience": (2, "the best weights are those of the best epoch of all"),
     "seed": (5, "order, augmentation and dropout are those of the new seed from here on"),

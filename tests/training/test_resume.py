@@ -1,5 +1,8 @@
 """Checkpoints and resumption of one worker, in this process."""
 
+import threading
+import time
+
 import keras
 import numpy as np
 import pytest
@@ -107,6 +110,38 @@ def test_resumed_inside_an_epoch_weights_and_metrics_equal_those_of_an_uninterru
         epoch: values for epoch, values in expected.items() if epoch != 3
     }
     assert found_metrics[3]["validation/loss"] == expected[3]["validation/loss"]
+
+
+def test_within_an_execution_of_many_steps_each_is_progress_and_a_stop_is_heard(table, tmp_path, monkeypatch):
+    settings = ("training.steps_per_execution=1000", "training.batch_size_per_worker=5", "training.epochs=2")
+    whole, result = run(tmp_path / "whole", table, settings)
+    stop, marks = threading.Event(), []
+
+    def watch():
+        """Stops the second epoch, which is one execution, in its middle."""
+        while progress.now().activity != "epoch 2, step 1":
+            time.sleep(0.001)
+        first = progress.now().marks
+        while progress.now().marks < first + 30:
+            marks.append(progress.now().marks)
+            time.sleep(0.001)
+        stop.set()
+
+    monkeypatch.setattr(progress, "stop_requested", stop.is_set)
+    monkeypatch.setattr(progress, "wait_for_stop", stop.wait)
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    with pytest.raises(progress.Stopped):
+        run(tmp_path / "broken", table, settings)
+    watcher.join(10)
+    stop.clear()
+    assert len(set(marks)) > 5
+    checkpoint = store.newest(tmp_path / "broken")
+    assert checkpoint.state.epoch == 1
+    assert 30 <= checkpoint.state.step < 129
+    resumed, again = run(tmp_path / "broken", table, settings, checkpoint.path)
+    assert weights(resumed) == weights(whole)
+    assert again.weights_sha256 == result.weights_sha256
 
 
 def test_steps_that_overflowed_count_as_steps_of_the_epoch_and_of_the_schedule(table, tmp_path, monkeypatch):

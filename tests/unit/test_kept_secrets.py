@@ -272,6 +272,17 @@ def test_replay_follows_no_path_out_of_the_run_folder(tmp_path, kind):
     assert not (tmp_path / "m.db").exists()
 
 
+@pytest.mark.parametrize("name", ["lock", "accepted.jsonl"])
+def test_replay_writes_through_no_link_out_of_the_run_folder(tmp_path, name):
+    private = tmp_path / "private.txt"
+    private.write_text("precious")
+    journal_with(tmp_path / "runs/x", f"sqlite:///{tmp_path}/m.db", "tags", note="x")
+    (tmp_path / "runs/x/tracking" / name).symlink_to(private)
+    with pytest.raises(ConvoyError, match=rf"x: its record names tracking/{name}, which leads out of the run folder"):
+        replay(tmp_path / "runs/x")
+    assert private.read_text() == "precious"
+
+
 def test_a_file_and_a_link_within_the_run_folder_are_followed(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a/file").write_text("")

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import cloudpickle
 import pytest
 from pyspark.sql import SparkSession
+from support import ranks
 
 from pipelines.config import LaunchConfig
 from pipelines.errors import DataError, LaunchError
@@ -18,7 +19,7 @@ from pipelines.launch import session
 from pipelines.launch.health import failures
 from pipelines.launch.rendezvous.server import RankPlacement, slot_info
 from pipelines.launch.slots import threads_per_worker
-from pipelines.launch.workers import scratch, spawn
+from pipelines.launch.workers import commands, scratch, spawn
 from pipelines.launch.workers.environment import gpu_environment, horovod_environment
 from pipelines.launch.workers.supervisor import Assignment, run_locally
 from pipelines.system import local_socket, surroundings
@@ -166,7 +167,7 @@ def test_a_fork_server_imports_late_modules_while_no_rank_is_requested(tmp_path)
 _SERVE = """
 import errno, os, socket, sys
 from pipelines.launch.workers import forkserver
-from pipelines.system import local_socket
+from pipelines.system import local_socket, surroundings
 fork, failures = os.fork, [errno.EAGAIN, errno.ENOMEM]
 def fork_at_last():
     if failures:
@@ -184,14 +185,15 @@ forkserver.serve(listener)
 
 @pytest.mark.timeout(60)
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no fork server elsewhere")
-def test_a_fork_server_survives_a_fork_that_fails_and_the_log_of_the_rank_says_so(tmp_path):
+def test_a_fork_server_survives_a_fork_that_fails_and_the_log_of_the_rank_says_so(tmp_path, monkeypatch):
     name = local_socket.new_name()
     command = [sys.executable, "-c", _SERVE, name]
     variables, _ = surroundings.repaired(spawn.DEFAULT_VARIABLES | dict(os.environ) | tensorflow_environment(os.environ))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables) as server:
         assert server.stdout.readline() == "ready\n"
-        parents = []
-        for _ in range(3):
+        parents, server_prefix = [], sys.prefix
+        for prefix in (*[sys.prefix] * 3, "/another/python"):
+            monkeypatch.setattr(sys, "prefix", prefix)
             assignment = Assignment(
                 payload=cloudpickle.dumps((os.getppid, ())),
                 launch=LaunchConfig(),
@@ -203,10 +205,27 @@ def test_a_fork_server_survives_a_fork_that_fails_and_the_log_of_the_rank_says_s
             with run_locally(assignment) as (rank,):
                 parents.append(cloudpickle.loads(rank.result()))
         server.kill()
-    assert parents == [os.getpid(), os.getpid(), server.pid]
+    assert parents == [os.getpid(), os.getpid(), server.pid, os.getpid()]
     log = (tmp_path / "logs/rank-0.log").read_text().splitlines()
     told = [line for line in log if line.startswith("rank 0 is started as a new process, not forked: ")]
-    assert [line.rpartition("] ")[2] for line in told] == ["Resource temporarily unavailable", "Cannot allocate memory"]
+    assert [line.partition("not forked: ")[2] for line in told] == [
+        f"[Errno {errno.EAGAIN}] Resource temporarily unavailable",
+        f"[Errno {errno.ENOMEM}] Cannot allocate memory",
+        f"the fork server has another Python ({server_prefix})",
+    ]
+
+
+@pytest.mark.timeout(60)
+def test_a_rank_hears_that_it_is_to_stop_although_its_main_thread_is_outside_python(tmp_path):
+    (tmp_path / "logs").mkdir()
+    attempt = layout.new_attempt(tmp_path)
+    payload = cloudpickle.dumps((ranks.hear_a_stop_while_busy, (str(tmp_path),)))
+    with run_locally(Assignment(payload=payload, launch=LaunchConfig(), work_dir=str(tmp_path), attempt_dir=str(attempt))):
+        while not (tmp_path / "busy").exists():
+            time.sleep(0.05)
+        commands.send(attempt, commands.STOP)
+    (failure,) = failures.read_failures(attempt)
+    assert failure.error == "the process ended with exit code 7"
 
 
 def test_a_rank_that_cannot_be_started_is_not_blamed_on_its_folder(tmp_path, monkeypatch):

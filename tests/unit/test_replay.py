@@ -108,8 +108,11 @@ def lose_file(home):
 
 
 def lose_model(home):
-    (found,) = home.glob("mlartifacts/**/MLmodel")
-    shutil.rmtree(found.parent)
+    found = list(home.glob("mlartifacts/**/MLmodel"))
+    assert found
+    # MLflow 2 keeps a second one below `metadata`.
+    for file in found:
+        shutil.rmtree(file.parent, ignore_errors=True)
 
 
 def lose_trial(home):

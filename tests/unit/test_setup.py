@@ -282,6 +282,17 @@ def test_a_thorough_set_up_misses_every_file_of_a_package(clone, monkeypatch):
     assert environment.ready(clone, thorough=True) is None
 
 
+def test_a_file_of_two_packages_and_one_that_was_never_as_recorded_are_no_damage(clone, monkeypatch):
+    site_packages = install(clone, "one", "1.0", tests__init_py="short\n")
+    install(clone, "two", "1.0", tests__init_py="of the last one\n", two__init_py="x = 1\n")
+    assert integrity.damaged(clone) == {}
+    (site_packages / "two/init.py").write_text("published so")
+    assert list(integrity.damaged(clone)) == ["two"]
+    assert integrity.damaged(clone, integrity.deviations(clone)) == {}
+    (site_packages / "tests/init.py").unlink()
+    assert list(integrity.damaged(clone, ["two/init.py"])) == ["one", "two"]
+
+
 def test_damaged_packages_are_installed_again_and_changed_ones_not_from_the_cache(clone, monkeypatch, capsys):
     site_packages = install(clone, "PyYAML", "6.0", yaml__init_py="import x\n", yaml__loader_py="y = 1\n")
     install(clone, "absl_py", "2.1", absl__init_py="")

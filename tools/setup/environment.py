@@ -49,7 +49,9 @@ def ready(clone: Clone, thorough: bool = False) -> str | None:
             return None
         if not set(stamp.get("contents", ())) <= set(integrity.contents(clone)):
             return None
-        if thorough and (integrity.damaged(clone) or java_home != (find_java(clone) or wheel_java(clone))):
+        if thorough and (
+            integrity.damaged(clone, stamp.get("deviations", ())) or java_home != (find_java(clone) or wheel_java(clone))
+        ):
             return None
         return java_home
     except (OSError, ValueError, KeyError):
@@ -73,7 +75,7 @@ def _build(steps: Steps) -> str:
     python = find_python(steps)
     programs = (f"bin/python{python.version}", "bin/python", "bin/pip", "pyvenv.cfg")
     has_pip = any(clone.venv.glob("lib/python3.*/site-packages/pip/__init__.py"))
-    damaged = integrity.damaged(clone)
+    damaged = integrity.damaged(clone, _known_deviations(clone))
     has_environment = has_pip and "pip" not in damaged and all((clone.venv / name).exists() for name in programs)
     if not clone.ready.exists() or not has_environment:
         if clone.ready.exists():
@@ -84,6 +86,7 @@ def _build(steps: Steps) -> str:
             )
         wheel_or_compiler(steps, python.version)
         _make_venv(steps, python.path)
+        damaged = {}
     else:
         clone.ready.unlink()
         wheel_or_compiler(steps, python.version)
@@ -96,12 +99,19 @@ def _build(steps: Steps) -> str:
     write_spark_conf(clone, java_home)
     archive_classes(steps, java_home)
     for name, damage in integrity.damaged(clone).items():
-        raise SetupError(
-            f"{clone.site_packages / damage.file} of {name} is still damaged; delete {clone.venv}, then run ./convoy again"
-        )
-    stamp = {"digest": digest(clone), "java_home": java_home, "contents": integrity.contents(clone)}
-    replace(clone.ready, json.dumps(stamp))
+        if name in damaged:
+            file = clone.site_packages / damage.file
+            raise SetupError(f"{file} of {name} is still damaged; delete {clone.venv}, then run ./convoy again")
+    state = {"contents": integrity.contents(clone), "deviations": integrity.deviations(clone)}
+    replace(clone.ready, json.dumps({"digest": digest(clone), "java_home": java_home, **state}))
     return java_home
+
+
+def _known_deviations(clone: Clone) -> list[str]:
+    try:
+        return list(json.loads(clone.ready.read_text()).get("deviations", ()))
+    except (OSError, ValueError):
+        return []
 
 
 def _make_venv(steps: Steps, python: str) -> None:

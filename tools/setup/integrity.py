@@ -6,7 +6,7 @@ import csv
 import os
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Collection, NamedTuple
 
 from tools.setup.clone import Clone
 
@@ -30,17 +30,39 @@ def contents(clone: Clone) -> list[str]:
     return sorted(found)
 
 
-def damaged(clone: Clone) -> dict[str, Damage]:
-    """The packages with a missing or changed file, by normalized name. Compares all files with the packages' records, by size."""
+def damaged(clone: Clone, known: Collection[str] = ()) -> dict[str, Damage]:
+    """The packages with a missing or changed file, by normalized name. Compares all files with the packages' records, by size.
+
+    Args:
+        clone: the clone.
+        known: files that were like that when they were installed, from `deviations`.
+    """
     found: dict[str, Damage] = {}
+    for name, damage in _deviations(clone):
+        if damage.file not in known:
+            found.setdefault(name, damage)
+    return dict(sorted(found.items()))
+
+
+def deviations(clone: Clone) -> list[str]:
+    """Files that are not as a package's record says. Some packages are published with a record that is wrong."""
+    return sorted({damage.file for _, damage in _deviations(clone)})
+
+
+def _deviations(clone: Clone) -> list[tuple[str, Damage]]:
+    found = []
+    intact: set[str] = set()
     for record in sorted(clone.venv.glob("lib/python3.*/site-packages/*.dist-info/RECORD")):
         name = re.sub(r"[-_.]+", "-", record.parent.name.partition("-")[0]).lower()
         with record.open(newline="", encoding="utf-8") as rows:
-            for row in csv.reader(rows):
-                damage = _damage(record.parents[1], row) if row else None
-                if damage is not None:
-                    found.setdefault(name, damage)
-    return dict(sorted(found.items()))
+            for row in filter(None, csv.reader(rows)):
+                damage = _damage(record.parents[1], row)
+                if damage is None:
+                    intact.add(row[0])
+                else:
+                    found.append((name, damage))
+    # Of packages that bring the same file, the last to be installed wins.
+    return [(name, damage) for name, damage in found if damage.file not in intact]
 
 
 def _damage(site_packages: Path, row: list[str]) -> Damage | None:

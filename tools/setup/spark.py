@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import sys
 from pathlib import Path
 
 from pipelines.system import surroundings
-from tools.setup.clone import Clone, replace, say
+from tools.setup.clone import Clone, replace
 from tools.setup.java import CLASSES
 
 # The package's own script finds Spark only in an activated environment. Java uses a class data archive only if no folder on the
@@ -48,7 +49,8 @@ def environment(clone: Clone) -> dict[str, str]:
     """All environment variables of a program of the project."""
     variables, notes = surroundings.repaired({**os.environ, **_project_variables(clone)}, str(clone.site_packages))
     for note in notes:
-        say(note)
+        # What a command prints may be for programs.
+        print(f"convoy: {note}", file=sys.stderr, flush=True)
     variables["PATH"] = f"{clone.venv}/bin{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     for name in ("PYTHONDONTWRITEBYTECODE", "SPARK_CONF_DIR"):
         variables.pop(name, None)

@@ -16,12 +16,9 @@ exits. Supervisors whose request is not met start their ranks themselves.
 """
 
 import array
-import dataclasses
 import gc
 import importlib
-import json
 import os
-import re
 import selectors
 import signal
 import socket
@@ -34,8 +31,7 @@ from dataclasses import dataclass
 from typing import Literal, NoReturn, cast
 
 from pipelines.launch.workers import rank
-from pipelines.launch.workers.process_state import ProcessState
-from pipelines.launch.workers.rank import RankDetails
+from pipelines.launch.workers.fork_request import LONGEST_REPLY, REFUSED, ForkRequest
 from pipelines.system import local_socket
 from pipelines.system.tensorflow_env import import_for_training
 
@@ -52,30 +48,6 @@ _LARGEST_REQUEST = 2**18
 _NUM_FDS = 4
 # Without free file descriptors a connection cannot be accepted, and waits.
 _ACCEPT_AGAIN_SECONDS = 0.1
-LONGEST_REPLY = 300
-REFUSED = "refused: "
-"""Begins the reply to a request for a rank that is not forked; the reason follows."""
-# Variables that the interpreter, the C library or an import reads once, which is too late for a forked rank.
-_READ_AT_START = re.compile(
-    r"(TF|XLA|KERAS|NUMBA|MALLOC|LC)_.*|LANG|LD_PRELOAD|GLIBC_TUNABLES|PYTHON(HASHSEED|WARNINGS|OPTIMIZE|UTF8|IOENCODING|DEVMODE)"
-)
-
-
-@dataclass(frozen=True)
-class ForkRequest:
-    """A supervisor's request for a rank, with all of its environment variables."""
-
-    details: RankDetails
-    environment: dict[str, str]
-    state: ProcessState
-
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> "ForkRequest":
-        raw = json.loads(text)
-        return cls(RankDetails(**raw["details"]), raw["environment"], ProcessState(**raw["state"]))
 
 
 @dataclass(frozen=True)
@@ -85,11 +57,11 @@ class _Start:
     environment: Mapping[str, str]
     """Before imports have changed it."""
     path: tuple[str, ...]
-    """`sys.path` without the working directory and PYTHONPATH."""
+    """`sys.path` without what PYTHONPATH has added."""
 
     @classmethod
     def of_this_process(cls) -> "_Start":
-        given = [os.getcwd(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         return cls(dict(os.environ), tuple(path for path in sys.path if path not in given))
 
 
@@ -186,7 +158,7 @@ def _fork(selector: selectors.BaseSelector, child: _Child, request: bytes, fds: 
     if len(fds) < _NUM_FDS:
         raise ValueError("the fork server has no file descriptors left")
     wanted = ForkRequest.from_json(request)
-    obstacle = _changed_variables(start.environment, wanted.environment) or wanted.state.obstacle()
+    obstacle = wanted.obstacle(start.environment)
     if obstacle:
         raise ValueError(obstacle)
     server = os.getpid()
@@ -201,13 +173,6 @@ def _fork(selector: selectors.BaseSelector, child: _Child, request: bytes, fds: 
         os.waitpid(pid, 0)
         raise
     child.pid = pid
-
-
-def _changed_variables(started: Mapping[str, str], wanted: Mapping[str, str]) -> str:
-    """A text that names the variables that have changed too late; empty if there are none."""
-    names = sorted(name for name in started.keys() | wanted.keys() if _READ_AT_START.fullmatch(name))
-    changed = [name for name in names if started.get(name) != wanted.get(name)]
-    return f"changed since the fork server was started: {', '.join(changed)}" if changed else ""
 
 
 def _reap(selector: selectors.BaseSelector, child: _Child) -> None:

@@ -14,7 +14,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import BinaryIO, Protocol
 
 from pipelines.launch import session
-from pipelines.launch.workers.forkserver import LONGEST_REPLY, REFUSED, ForkRequest, Purpose
+from pipelines.launch.workers.fork_request import LONGEST_REPLY, REFUSED, ForkRequest
+from pipelines.launch.workers.forkserver import Purpose
 from pipelines.launch.workers.process_state import ProcessState
 from pipelines.launch.workers.rank import RankDetails
 from pipelines.system import local_socket, surroundings
@@ -154,7 +155,7 @@ def start(
     """
     if server:
         try:
-            request = ForkRequest(details, dict(environment), ProcessState.of_this_thread())
+            request = ForkRequest(details, dict(environment), ProcessState.of_this_thread(), sys.prefix)
             return _ForkedProcess(server, request, [standard_input, log.fileno(), outcome])
         except (OSError, ValueError) as error:
             with contextlib.suppress(OSError):

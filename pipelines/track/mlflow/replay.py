@@ -14,7 +14,7 @@ from pipelines.errors import ConfigError, ConvoyError
 from pipelines.system import writeback
 from pipelines.system.secrets import MASK, mask_value, remember
 from pipelines.track.mlflow.follower import MlflowSync, checked_uri, default_tracking_uri
-from pipelines.track.mlflow.journal import Journal
+from pipelines.track.mlflow.journal import FOLDER, Journal
 from pipelines.track.rundir import layout
 
 _ATTEMPTS = 3
@@ -56,6 +56,8 @@ def replay(run_dir: Path, tracking_uri: str = "") -> Replay:
 
 
 def _replay(run_dir: Path, tracking_uri: str) -> Replay:
+    # A run folder is input, too: a link in it must lead neither its lock nor its records elsewhere.
+    layout.inside(run_dir, FOLDER)
     journal = Journal.of(run_dir)
     with journal.exclusive() as acquired:
         if not acquired:
@@ -67,7 +69,7 @@ def _replay(run_dir: Path, tracking_uri: str) -> Replay:
             journal.accepted.entries.clear()
         journal.retry_refused()
         for entry in journal.entries():
-            # A run folder is input, too: the files that it names are uploaded.
+            # The files that it names are uploaded.
             if entry.action in ("artifact", "model"):
                 layout.inside(run_dir, str(entry.values["path"]))
         sync = MlflowSync(journal, uri)
