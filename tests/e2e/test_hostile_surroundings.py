@@ -81,7 +81,9 @@ def test_training_is_as_anywhere_else(trained, home):
     assert (summary["epochs"], summary["precision"], summary["rows"]["train"]) == (3, "float32", 540)
     assert summary["test"]["accuracy"] > 0.9
     assert summary["table"].startswith("tables/digits-")
-    assert sorted(folder.name for folder in home.iterdir()) == ["digits", "mlflow.db", "mlruns", "runs", "summary.json", "tables"]
+    assert {folder.name for folder in home.iterdir()} >= {"digits", "mlflow.db", "runs", "tables"}
+    # Java and Python write the name of the folder alike.
+    assert [folder.name for folder in home.parent.iterdir()] == ["Zürich"]
     shown = done.stdout + done.stderr
     assert "Traceback" not in shown
     # A fork server in other surroundings than its ranks would be passed over.
