@@ -13,9 +13,11 @@ from support.reported import ReportedLines
 from support.synthetic import images_and_labels, write_libsvm, write_table
 
 from pipelines.config import loader
+from pipelines.data.ingest.spark_jobs import job_group
 from pipelines.errors import ConfigError, ConvoyError, DataError
 from pipelines.score import model_info
 from pipelines.score.batch.scoring_run import ScoringRequest, check, run_scoring
+from pipelines.score.spark_model import packed_models
 
 CLASSES = ["zero", "one", "two", "three"]
 
@@ -310,3 +312,18 @@ def test_an_output_is_replaced_only_by_a_complete_one(spark, info, tmp_path):
     write_table(tmp_path / "t2", {"test": 5})
     score(spark, info, tmp_path / "t2", tmp_path / "out", overwrite=True)
     assert len(written(tmp_path / "out")) == 5
+
+
+def test_work_that_fails_before_its_first_task_leaves_the_session_as_it_was(spark, info):
+    context = spark.sparkContext
+    properties = ("spark.jobGroup.id", "spark.job.description", "spark.job.interruptOnCancel")
+    context.setJobGroup("cell", "a cell of a notebook", interruptOnCancel=True)
+    try:
+        with pytest.raises(ConfigError), packed_models(spark, [info]), job_group(spark, "Convoy scoring"):
+            raise ConfigError("refused before a task has fetched the model")
+        assert [context.getLocalProperty(name) for name in properties] == ["cell", "a cell of a notebook", "true"]
+        # Each task first fetches all files of the application.
+        assert spark.range(10).repartition(2).count() == 10
+    finally:
+        for name in properties:
+            context.setLocalProperty(name, None)
