@@ -81,7 +81,11 @@ class Clone:
         return self.root / "conf/spark"
 
     def check_folder(self) -> None:
-        """Raises SetupError for a folder in which an environment would not work."""
+        """Raises SetupError for a folder in which an environment would not work, or a deleted working directory."""
+        try:
+            os.getcwd()
+        except OSError:
+            raise SetupError("the working directory no longer exists; change to one that does") from None
         fault = path_rules.clone_fault(str(self.root))
         if fault:
             raise SetupError(f"{path_rules.printable(str(self.root))}: {fault}, and move the clone there")
