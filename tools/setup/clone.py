@@ -81,10 +81,11 @@ class Clone:
         return self.root / "conf/spark"
 
     def check_folder(self) -> None:
-        """Raises SetupError for a folder in which an environment would not work."""
-        fault = path_rules.clone_fault(str(self.root))
-        if fault:
-            raise SetupError(f"{path_rules.printable(str(self.root))}: {fault}, and move the clone there")
+        """Raises SetupError for a folder, or one of downloads, in which an environment would not work."""
+        for folder, remedy in ((self.root, "move the clone there"), (cache(), "set CONVOY_CACHE to it")):
+            fault = path_rules.clone_fault(str(folder))
+            if fault:
+                raise SetupError(f"{path_rules.shown(str(folder))}: {fault}, and {remedy}")
 
     def check_runtime(self) -> None:
         """Raises SetupError for a runtime without a lock file."""

@@ -68,10 +68,10 @@ def _wait_for(find: Callable[[], Source], data: DataConfig, reporter: Reporter) 
 
 
 def _find(data: DataConfig, reporter: Reporter) -> Source:
+    path = paths.to_python(data.dataset, "data.dataset=")
     for kind in KINDS:
         if kind.recognizes(data.dataset):
             return kind.find(data, reporter)
-    path = paths.to_python(data.dataset)
     if path.exists():
         raise ConfigError(f"data.dataset={data.dataset}: is neither a file nor a folder; copy the data into a file first")
     raise NotThere(
