@@ -8,6 +8,7 @@ from support import hostile
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConfigError
 from pipelines.system import path_rules, paths
+from pipelines.system.reporter import PrintReporter
 from pipelines.track.mlflow.follower import default_tracking_uri
 
 OBJECT_STORES = ("s3://bucket/x", "s3a://bucket/x", "abfss://c@a.dfs.core.windows.net/x", "gs://bucket/x", "hdfs:///x")
@@ -154,6 +155,12 @@ def test_a_file_with_a_colon_is_read_by_its_path(laptop):
     with pytest.raises(ConfigError, match=r"and \./a:b\.txt for a file of that name$"):
         paths.to_python("a:b.txt")
     assert paths.to_python("./a:b.txt") == Path("/home/ann/convoy/a:b.txt")
+
+
+def test_a_name_found_in_a_folder_is_shown_in_one_line_of_any_terminal(capsys):
+    PrintReporter().say("Z\udcfcrich\n\x1b[2J \u2028ü\tx")
+    PrintReporter().warn("\ud800")
+    assert capsys.readouterr().out == "Z\\xfcrich\\n\\x1b[2J \\u2028ü\tx\nwarning: \\ud800\n"
 
 
 def test_a_folder_of_tables_with_a_colon_and_a_bracket_is_refused(laptop):
