@@ -14,6 +14,7 @@ from pipelines.launch.session import open_session
 from pipelines.score import flags, mlflow_client, model_lookup, model_registry
 from pipelines.score.evaluate.dataset import check_read_alike, select_rows
 from pipelines.score.evaluate.evaluation import evaluate
+from pipelines.system import paths
 from pipelines.track.mlflow.follower import default_tracking_uri
 
 
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     if challenger is None or challenger == champion:
         raise ConfigError(f"{options.name}: has no challenger; train with --register {options.name} first")
     infos = [model_lookup.find(f"models:/{options.name}/{version}", tracking_uri) for version in versions if version is not None]
-    selection = select_rows(request.config, infos[0], options.table, options.split, request.reporter)
+    selection = select_rows(request.config, infos[0], paths.given(options.table), options.split, request.reporter)
     check_read_alike(selection, infos)
     started = time.monotonic()
     with open_session("convoy-promote") as spark:

@@ -9,6 +9,8 @@ OnBadRows = Literal["fail", "quarantine"]
 
 _MAX_FLOAT32 = 3.4028234e38
 _MAX_LABEL = 2**53
+NAMED_DATASETS = ("mnist", "mnist-5k", "fashion-mnist")
+"""Data sets that are known by name, which no path can take from them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ _PROJECT = Path(__file__).resolve().parents[2]
 
 def find(location: str) -> Path:
     """Path of a configuration file. The ready-made ones, such as `conf/convnet.yml`, are found from any home folder."""
-    path = paths.to_python(location)
+    path = paths.to_python(paths.given(location))
     ready_made = _PROJECT / location
     return ready_made if ready_made.is_file() and not path.exists() else path
 
@@ -55,7 +55,7 @@ def load(file: Path | None, overrides: Iterable[str] = (), settings: Mapping[str
         key, equals, raw = text.partition("=")
         if not equals:
             raise ConfigError(f"--set {text}: must be section.key=value, for example --set training.epochs=5")
-        _assign(values, key.strip(), _value(key, raw, text), "--set")
+        _assign(values, key.strip(), value_of(key, raw), "--set")
     _complete_address(values.get("tracking", {}))
     sections = {name: section(**values.get(name, {})) for name, section in _SECTIONS.items()}
     config = Config(**sections)
@@ -136,8 +136,8 @@ def read_yaml(file: Path) -> Mapping[Any, Any]:
     return content or {}
 
 
-def _value(key: str, raw: str, text: str) -> Any:
-    """The value in `--set KEY=RAW`."""
+def value_of(key: str, raw: str) -> Any:
+    """The value in `--set KEY=RAW`. Raises ConfigError if there is no such setting, or the value is not YAML."""
     if type_of(key.strip(), "--set") is str and not raw.lstrip().startswith(("'", '"')):
         # To YAML a path such as {x} is no text, and one such as a #b ends before the comment.
         raw = raw.strip() if key != key.strip() else raw
@@ -145,7 +145,7 @@ def _value(key: str, raw: str, text: str) -> Any:
     try:
         return yaml.safe_load(raw)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text}: '{raw}' is not a YAML value; put quotes around it") from error
+        raise ConfigError(f"--set {key}={raw}: '{raw}' is not a YAML value; put quotes around it") from error
 
 
 def _check_paths(config: Config) -> None:
@@ -215,6 +215,8 @@ def convert(value: Any, target: Any) -> Any:
         (item, _) = typing.get_args(target)
         if not isinstance(value, list | tuple):
             raise TypeError(f"a list of {_noun(item)}s, for example [1, 2]")
+        if item is str and not all(isinstance(element, str) for element in value):
+            raise TypeError(f"a list of texts, but {_read_as(next(each for each in value if not isinstance(each, str)))}")
         return tuple(convert(element, item) for element in value)
     if target is float and isinstance(value, str):
         # YAML 1.1 parses 1e-3, which has no dot, as a string.
@@ -224,7 +226,7 @@ def convert(value: Any, target: Any) -> Any:
     if target is str and isinstance(value, types.NoneType):
         value = ""
     if type(value) is not target:
-        raise TypeError(_noun(target, article=True))
+        raise TypeError(f"text, but {_read_as(value)}" if target is str else _noun(target, article=True))
     return value
 
 
@@ -233,6 +235,17 @@ def _float_or_text(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
+
+
+def _read_as(value: Any) -> str:
+    """Why a value that was written without quotes is not text."""
+    if isinstance(value, bool):
+        words, kind = ("yes", "on", "true") if value else ("no", "off", "false"), "true" if value else "false"
+        return f'YAML reads {", ".join(words[:-1])} and {words[-1]} as {kind}: put quotes around the word, as in "{words[0]}"'
+    if isinstance(value, list | dict):
+        return f"this is a {'list' if isinstance(value, list) else 'mapping'}: put quotes around it if it is a text"
+    shown = "null" if value is None else value
+    return f'YAML reads {shown} as {"nothing" if value is None else "a number or date"}: put quotes around it, as in "{shown}"'
 
 
 def _noun(kind: type, *, article: bool = False) -> str:

@@ -44,7 +44,7 @@ def prepare(identifier: str, runs_uri: str, overrides: Sequence[str], reporter: 
         CheckpointError: network or optimizer differ from those of the checkpoint.
         LaunchError: the run is still training.
     """
-    path = paths.to_mlflow(identifier, "--resume ")
+    path = paths.to_mlflow(paths.given(identifier), "--resume ")
     run_dir = layout.find(paths.to_python(runs_uri), identifier, path)
     orphans.refuse_if_running(run_dir)
     config = loader.load(run_dir / layout.CONFIG_FILE, overrides)

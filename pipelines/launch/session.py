@@ -6,13 +6,15 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import pyspark
 from py4j.java_gateway import is_instance_of
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 from pipelines.errors import LaunchError
-from pipelines.system import paths, spark_submit
+from pipelines.system import paths, spark_submit, surroundings
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +33,10 @@ def open_session(app_name: str) -> Iterator[SparkSession]:
         # Databricks treats a stopped session as a crash of the driver.
         yield active or SparkSession.builder.getOrCreate()
         return
+    surroundings.apply()
+    reason = surroundings.refusal() or _other_spark(os.environ.get("SPARK_HOME", ""))
+    if reason:
+        raise LaunchError(f"Spark cannot start: {reason}")
     # By default Spark starts the first `python3` on the PATH of its workers.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     interrupt_handler = signal.getsignal(signal.SIGINT)
@@ -59,6 +65,17 @@ def open_session(app_name: str) -> Iterator[SparkSession]:
         except Exception:
             # After a Ctrl-C the JVM is already gone.
             _log.info("Spark had already stopped", exc_info=True)
+
+
+def _other_spark(home: str) -> str:
+    """Why the Spark in SPARK_HOME cannot be used by this Python; empty if it can, or if none is there."""
+    versions = [jar.stem.rpartition("-")[2] for jar in Path(home, "jars").glob("spark-core_*.jar")] if home else []
+    if not versions or pyspark.__version__ in versions:
+        return ""
+    return (
+        f"SPARK_HOME={home} has Spark {versions[0]}, this Python has pyspark {pyspark.__version__}; unset SPARK_HOME, or start "
+        "the job with its spark-submit"
+    )
 
 
 def is_local() -> bool:

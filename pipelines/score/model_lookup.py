@@ -35,7 +35,7 @@ def find(uri: str, tracking_uri: str, experiment: str = "") -> ModelInfo:
     requested = uri
     if not uri:
         uri = _newest_model(client, experiment)
-    folder = Path() if _has_scheme(uri) else paths.to_mlflow(uri, "--model ")
+    folder = Path() if _has_scheme(uri) else paths.to_mlflow(paths.given(uri), "--model ")
     version = ""
     if _has_scheme(uri):
         try:

@@ -18,6 +18,7 @@ from pyspark.sql import SparkSession
 
 from pipelines.score.classifier import Classifier
 from pipelines.score.model_info import ModelInfo
+from pipelines.system import surroundings
 from pipelines.system.tensorflow_env import tensorflow_environment
 
 _loaded: dict[str, Classifier] = {}
@@ -53,6 +54,7 @@ def load(model: PackedModel) -> Classifier:
         # TensorFlow reads these on import. More threads than the task's cores would slow down the other tasks.
         for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
             os.environ.setdefault(variable, threads)
+        surroundings.apply()
         os.environ.update(tensorflow_environment(os.environ))
         # Spark deletes this folder when the application ends.
         folder = Path(tempfile.mkdtemp(prefix="convoy-model-", dir=SparkFiles.getRootDirectory()))

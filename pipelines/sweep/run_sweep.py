@@ -62,7 +62,7 @@ def find(identifier: str, overrides: Sequence[str] = ()) -> tuple[Sweep, Path]:
     for text in overrides:
         if not text.startswith(plan.FIXED):
             raise ConfigError(f"--resume {identifier}: a resumed sweep keeps its settings; leave {text} out")
-    path = paths.to_mlflow(identifier, "--resume ")
+    path = paths.to_mlflow(paths.given(identifier), "--resume ")
     folder = layout.find_sweep(paths.to_python(Config().launch.runs_uri), identifier, path)
     orphans.refuse_if_running(folder)
     return sweep_file.load(folder / layout.SWEEP_FILE, overrides), folder

@@ -2,7 +2,8 @@
 
 Users write `dbfs:/x`, `/dbfs/x`, `file:/x`, `/Volumes/x` or a plain path. Spark, Python and Petastorm each need a different form
 of it; the three `to_*` functions return these. Off Databricks, `dbfs:/` and `/Volumes/` map to folders below `CONVOY_DBFS_ROOT`
-(default `~/.cache/convoy/dbfs`). Relative paths start at `CONVOY_HOME`, or else at the working directory.
+(default `~/.cache/convoy/dbfs`). Relative paths start at `CONVOY_HOME`, or else at the working directory; those on the command
+line are looked for in the working directory first (`given`).
 
 Object-store URIs (`s3://`, `abfss://`, `gs://`) are refused: the workers read with Python, which needs a mounted path. Other
 paths are taken as they are written, or refused by `pipelines.system.path_rules`.
@@ -61,15 +62,27 @@ def to_python(location: str, origin: str = "") -> Path:
     return path
 
 
-def named_file(location: str) -> Path:
-    """The file that a command line names: from the working directory if it is there, else as `to_python` has it.
+def given(location: str) -> str:
+    """A location from the command line: a relative path is that in the working directory, if there is something, else `home`'s.
 
-    Raises:
-        ConfigError: as `to_python`.
+    Returns:
+        the absolute path in the first case, so that what is recorded means the same from anywhere; otherwise `location`.
     """
-    if location and not path_rules.fault(location) and os.path.exists(location):
-        return Path(location)
-    return to_python(location)
+    if not location or _scheme(location) is not None or location.startswith(("/", "~")):
+        return location
+    try:
+        here = Path.cwd() / location
+    except OSError:
+        # The working directory has been deleted.
+        return location
+    return str(here) if os.path.lexists(here) and here != home() / location else location
+
+
+def made(location: str) -> str:
+    """A location from the command line of something that is to be written: a relative path starts in the working directory."""
+    if not location or _scheme(location) is not None or location.startswith(("/", "~")):
+        return location
+    return str(Path.cwd() / location)
 
 
 def to_spark(location: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.ingesting import ingest, rows_of
+from support.reported import ReportedLines
 from support.synthetic import images_and_labels, write_libsvm
 
 from pipelines.errors import DataError
@@ -86,20 +87,23 @@ def test_a_malformed_line_is_reported_with_file_and_line_and_leaves_no_table(spa
 def test_labels_can_be_any_integers_and_values_any_numbers(spark, tmp_path):
     file = tmp_path / "two.libsvm"
     file.write_text("".join(f"{label} 1:{value} 4:1\n" for label, value in [(-1, 0.25), (1, -2)] * 20))
-    built, _ = ingest(
-        spark,
-        file,
-        tmp_path / "tables",
-        "data.image_shape=[2, 2, 1]",
-        "data.classes=2",
-        "data.labels=[-1, 1]",
-        "data.value_range=[-2, 1]",
-    )
+    settings = ("data.image_shape=[2, 2, 1]", "data.classes=2", "data.labels=[-1, 1]", "data.value_range=[-2, 1]")
+    built, _ = ingest(spark, file, tmp_path / "tables", *settings)
     assert built.manifest.image.dtype == "float32"
     everything = [row for split in ("train", "validation", "test") for row in rows_of(built, split)]
     found = {(tuple(np.frombuffer(image, "<f4")), label) for image, label in everything}
     assert found == {((0.25, 0, 0, 1), 0), ((-2, 0, 0, 1), 1)}
     assert built.manifest.rows("test") == 4
+
+
+def test_rows_of_one_class_only_are_told_whenever_the_table_is_opened(spark, tmp_path):
+    file = tmp_path / "one.libsvm"
+    file.write_text("0 1:3\n" * 40)
+    for new in (True, False):
+        lines = ReportedLines()
+        assert ingest(spark, file, tmp_path / "tables", "data.image_shape=[2, 2, 1]", reporter=lines)[1] == new
+        told = "all rows of train, validation and test are of class 0: the network cannot learn a class that it never sees"
+        assert f"warning: {told}" in lines
 
 
 def test_folder_names_can_contain_special_characters(spark, folder, tmp_path):

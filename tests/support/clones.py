@@ -15,7 +15,7 @@ def copy_clone(folder: Path) -> Clone:
     # The front door masks what it shows with a module of the package.
     for name in ("conf/constraints", "conf/spark", "tools", "pipelines/system"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("convoy", "pyproject.toml", "pipelines/__init__.py"):
+    for name in ("convoy", "pyproject.toml", "pipelines/__init__.py", "pipelines/moved.py"):
         shutil.copy2(ROOT / name, folder / name)
     return Clone(folder)
 

@@ -64,6 +64,18 @@ def test_flags_override_files_and_files_override_defaults(tmp_path):
         ("data.value_range=[1, 2]", "a range that includes 0"),
         ("data.labels=[1, 1]", "10 different numbers"),
         ("data.class_names=[a, b, c, d, a, f, g, h, i, j]", "must be different names, but 'a' occurs twice"),
+        (
+            "data.class_names=[no, yes]",
+            'a list of texts, but YAML reads no, off and false as false: put quotes around the word, as in "no"',
+        ),
+        ("data.class_names=[a, on]", 'YAML reads yes, on and true as true: put quotes around the word, as in "yes"'),
+        ("data.class_names=[a, ~]", 'YAML reads null as nothing: put quotes around it, as in "null"'),
+        ("data.class_names=[cat, 7]", 'YAML reads 7 as a number or date: put quotes around it, as in "7"'),
+        (
+            "data.class_names=[a, 2026-01-31]",
+            'YAML reads 2026-01-31 as a number or date: put quotes around it, as in "2026-01-31"',
+        ),
+        ("data.class_names=[a, [b]]", "a list of texts, but this is a list: put quotes around it if it is a text"),
         ("launch.cycle_milliseconds=0.01", "launch.cycle_milliseconds=0.01: must be 0 (Horovod's own) or 0.1 to 1000"),
         ("launch.max_restarts=-1", "launch.max_restarts=-1: must be 0 (never) or more"),
         ("checkpoint.every_epochs=-1", "checkpoint.every_epochs=-1: must be 0 (none) or more"),
@@ -111,6 +123,8 @@ def test_a_missing_file_is_reported_with_the_nearest_match(tmp_path):
 
 def test_a_ready_made_file_is_found_from_any_home_folder_which_takes_precedence(tmp_path, monkeypatch):
     monkeypatch.setenv("CONVOY_HOME", str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     assert loader.find("conf/convnet.yml") == CONF_FILES[0].parent / "convnet.yml"
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf/convnet.yml").write_text("")

@@ -115,6 +115,34 @@ def test_train_becomes_spark_submit_and_says_when_so_that_set_up_does_not_count(
     assert started <= float(told) <= time.time()
 
 
+def test_a_command_starts_in_repaired_surroundings_and_says_what_it_leaves_out(clone, tmp_path):
+    finish_set_up(clone)
+    submit = clone.venv / "bin/spark-submit"
+    submit.write_text(
+        '#!/bin/sh\necho "<$LC_ALL> <$KERAS_BACKEND> <${PYTHONPATH:-}> <${PYTHONWARNINGS:-}> <${PYTHONSAFEPATH:-}>"\n'
+    )
+    submit.chmod(0o755)
+    (clone.venv / "bin/python").unlink()
+    (clone.venv / "bin/python").symlink_to(submit)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/numpy.py").touch()
+    (clone.site_packages / "numpy").mkdir()
+    (clone.site_packages / "numpy/__init__.py").touch()
+    hostile = {"LC_ALL": "C", "KERAS_BACKEND": "jax", "PYTHONWARNINGS": "error", "PYTHONPATH": str(tmp_path / "other")}
+    for command, safe in (("train", ""), ("predict", "1"), ("bench", "")):
+        shown = run(clone.root / "convoy", command, **hostile).stdout.splitlines()
+        assert shown[-1] == f"<C.UTF-8> <tensorflow> <> <> <{safe}>"
+        left_out = f"convoy: PYTHONPATH: {tmp_path / 'other'} is left out, because it would replace numpy of Convoy's environment"
+        assert shown.count(left_out) == 1
+
+
+def test_a_working_directory_that_has_gone_is_one_line(tmp_path):
+    command = ["sh", "-c", f'cd {tmp_path}; rmdir {tmp_path}; exec "$@"', "sh", sys.executable, str(ROOT / "convoy"), "runs"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert shown.returncode == 1
+    assert shown.stderr.splitlines()[-1] == "convoy: the working directory no longer exists; change to one that does"
+
+
 def test_a_command_is_shown_without_the_passwords_in_its_addresses(door):
     shown = door.without_passwords("mlflow server --backend-store-uri postgresql://ann:s3cret@db/mlflow --port 5000")
     assert shown == "mlflow server --backend-store-uri postgresql://***@db/mlflow --port 5000"
@@ -214,5 +242,6 @@ def test_a_runtime_without_a_lock_is_refused_and_the_known_ones_are_named(clone)
 def test_the_front_door_and_its_set_up_are_written_for_python_3_8():
     """It runs under whatever Python the machine has."""
     masking = (ROOT / "pipelines/system").glob("secret*.py")
-    for file in (ROOT / "convoy", ROOT / "tools/mlflow_page.py", *(ROOT / "tools/setup").glob("*.py"), *masking):
+    variables = (ROOT / "pipelines/system" / name for name in ("surroundings.py", "keras_settings.py"))
+    for file in (ROOT / "convoy", ROOT / "tools/mlflow_page.py", *(ROOT / "tools/setup").glob("*.py"), *masking, *variables):
         ast.parse(file.read_text(), str(file), feature_version=(3, 8))

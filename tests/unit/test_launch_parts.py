@@ -6,9 +6,11 @@ import tempfile
 import time
 
 import pytest
+from pyspark.sql import SparkSession
 
 from pipelines.config import LaunchConfig
-from pipelines.errors import DataError
+from pipelines.errors import DataError, LaunchError
+from pipelines.launch import session
 from pipelines.launch.health import failures
 from pipelines.launch.rendezvous.server import RankPlacement, slot_info
 from pipelines.launch.slots import threads_per_worker
@@ -172,3 +174,13 @@ def test_a_temporary_folder_that_is_a_link_is_not_used(tmp_path, monkeypatch):
     root.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(PermissionError):
         scratch.make(tmp_path / "run", 0)
+
+
+def test_the_spark_of_another_version_in_spark_home_is_refused_in_one_line(tmp_path, monkeypatch):
+    jars = tmp_path / "jars"
+    jars.mkdir()
+    monkeypatch.setenv("SPARK_HOME", str(tmp_path))
+    monkeypatch.setattr(SparkSession, "getActiveSession", lambda: None)
+    (jars / "spark-core_2.12-3.1.2.jar").touch()
+    with pytest.raises(LaunchError, match=rf"^Spark cannot start: SPARK_HOME={tmp_path} has Spark 3\.1\.2, this Python has "):
+        session.open_session("never").__enter__()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from support import hostile
 
+from pipelines import cli
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConfigError
 from pipelines.system import path_rules, paths
@@ -212,3 +213,68 @@ def test_a_tracking_store_that_sqlalchemy_would_look_for_elsewhere_is_refused(la
             default_tracking_uri(TrackingConfig(uri=uri))
     given = "sqlite:////a/x.db?timeout=5%20"
     assert default_tracking_uri(TrackingConfig(uri=given)) == given
+
+
+@pytest.fixture
+def here_and_home(tmp_path, monkeypatch):
+    """A working directory with `here` and `both`, in a home folder with `there` and `both`."""
+    home = tmp_path / "clone"
+    here = home / "data"
+    here.mkdir(parents=True)
+    for file in (here / "here", here / "both", home / "there", home / "both"):
+        file.touch()
+    monkeypatch.setenv("CONVOY_HOME", str(home))
+    monkeypatch.chdir(here)
+    return here, home
+
+
+def test_a_relative_path_given_is_that_of_the_working_directory_or_else_of_the_home_folder(here_and_home):
+    here, home = here_and_home
+    for name in ("here", "both", "./here", "../data/both"):
+        assert paths.to_python(paths.given(name)) == here / name
+    for name in ("there", "nowhere"):
+        assert paths.given(name) == name
+        assert paths.to_python(name) == home / name
+    for name in ("dbfs:/here", "file:/here", str(home / "there"), "~/here", ""):
+        assert paths.given(name) == name
+    assert paths.made("new") == str(here / "new")
+    assert paths.made("dbfs:/new") == "dbfs:/new"
+
+
+def test_what_is_recorded_of_a_path_given_means_the_same_from_anywhere(here_and_home, monkeypatch, capsys):
+    here, home = here_and_home
+
+    def dataset(*arguments):
+        return cli.parse(arguments, "", None).config.data
+
+    assert dataset("--data", "here").dataset == str(here / "here")
+    assert dataset("--set", "data.test_file=here", "--data", "there").test_file == str(here / "here")
+    assert dataset("--data", "there").dataset == "there"
+    (here / "mnist").mkdir()
+    assert dataset("--data", "mnist").dataset == "mnist"
+    assert capsys.readouterr() == ("", "")
+    assert dataset("--data", "both").dataset == str(here / "both")
+    told = "".join(capsys.readouterr())
+    assert told == f"warning: both is in the working directory and in {home}; {here / 'both'} is taken\n"
+    monkeypatch.chdir(home)
+    assert dataset("--data", "both").dataset == "both"
+    (home / "run.yml").write_text("data: {dataset: there}")
+    (here / "run.yml").write_text("data: {dataset: here}")
+    assert dataset("--config", "run.yml").dataset == "there"
+    monkeypatch.chdir(here)
+    assert dataset("--config", "run.yml").dataset == "here"
+
+
+def test_the_help_says_where_relative_paths_start(capsys):
+    with pytest.raises(SystemExit):
+        cli.parse(["--help"], "", None)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Relative paths on the command line start in the working directory, or in CONVOY_HOME (the clone)" in shown
+
+
+def test_a_working_directory_that_has_gone_is_not_looked_into(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVOY_HOME", "/home/ann/convoy")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert paths.given("x") == "x"

@@ -65,6 +65,8 @@ def started(clone, **variables):
     )
     (spark / "bin/spark-submit").chmod(0o755)
     write_spark_conf(clone, "/opt/java home")
+    if not clone.python.exists():
+        clone.python.symlink_to(sys.executable)
     done = subprocess.run(
         [str(clone.venv / "bin/spark-submit"), "a job.py", "--workers", "2"],
         env={"PATH": os.environ["PATH"], **variables},
@@ -410,6 +412,42 @@ def test_an_archive_of_classes_that_cannot_be_made_is_told_and_hinders_nothing(c
     assert f"the archive could not be created ({clone.log} says why)" in capsys.readouterr().out
     assert "Unrecognized VM option" in clone.log.read_text()
     assert not (clone.venv / java.CLASSES).exists()
+
+
+def test_another_spark_and_a_module_of_another_project_do_not_get_into_the_start_of_spark(clone, tmp_path):
+    (tmp_path / "other/pipelines").mkdir(parents=True)
+    (tmp_path / "other/pipelines/__init__.py").touch()
+    spark = clone.venv / "lib/python3.11/site-packages/pyspark"
+    given = {"SPARK_HOME": "/opt/other", "PYTHONPATH": str(tmp_path / "other"), "SHELLOPTS": "braceexpand:hashall:nounset"}
+    started(clone)
+    (spark / "bin/spark-submit").write_text('#!/bin/sh\nprintf "%s\\n" "$SPARK_HOME" "<${PYTHONPATH:-}>" "<${SHELLOPTS:-}>"\n')
+    command = [str(clone.venv / "bin/spark-submit"), "a job.py"]
+    variables = {"PATH": os.environ["PATH"], **given}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.splitlines() == [str(spark), "<>", "<>"]
+    assert done.stderr.count("\n") == 1
+    assert f"PYTHONPATH: {tmp_path / 'other'} is left out" in done.stderr
+
+
+def test_what_python_reads_at_its_start_is_ascii_wherever_the_clone_is(tmp_path):
+    clone = copy_clone(tmp_path / "Zürich")
+    started(clone)
+    (path,) = clone.site_packages.glob("*.pth")
+    assert path.read_bytes().isascii()
+    shown = subprocess.run(
+        [
+            sys.executable,
+            "-S",
+            "-c",
+            f"import sys; sys.path.append({str(clone.site_packages / 'pyspark/jars/x.jar')!r}); "
+            f"exec(open({str(path)!r}).read()); print([p for p in sys.path if 'rich' in p])",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert shown.stdout == "[]\n"
 
 
 def test_a_folder_of_settings_of_the_users_own_is_left_to_spark(clone):

@@ -11,7 +11,7 @@ from pipelines.config import Config
 from pipelines.data.ingest import publish, training_rows
 from pipelines.data.ingest.build import WrittenTable, write_rows
 from pipelines.data.sources.source import Source
-from pipelines.data.table import schema, verify
+from pipelines.data.table import empty_classes, schema, verify
 from pipelines.data.table.schema import ImageSpec, SourceFile, Split, SplitSummary, Table, TableManifest
 from pipelines.errors import DataError
 from pipelines.system import paths
@@ -47,6 +47,7 @@ def open_or_build(spark: SparkSession, config: Config, source: Source, reporter:
     fingerprints = _fingerprints(source)
     table = _find(config, source, fingerprints, reporter)
     if table is not None:
+        _warn_of_empty_classes(table.manifest, reporter)
         return table, False
     source.check()
     started = time.monotonic()
@@ -74,7 +75,14 @@ def open_or_build(spark: SparkSession, config: Config, source: Source, reporter:
         manifest = publish.publish(unfinished, target, manifest)
     rows = sum(split.rows for split in manifest.splits.values())
     reporter.say(f"ingest: {rows:,} rows written to {paths.display(target)} in {time.monotonic() - started:.1f} s")
+    _warn_of_empty_classes(manifest, reporter)
     return Table(uri, manifest), True
+
+
+def _warn_of_empty_classes(manifest: TableManifest, reporter: Reporter) -> None:
+    warning = empty_classes.warning(manifest)
+    if warning:
+        reporter.warn(warning)
 
 
 def _manifest(

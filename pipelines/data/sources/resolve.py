@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipelines.config import DataConfig
+from pipelines.config.data import NAMED_DATASETS
 from pipelines.data.sources import downloads
 from pipelines.data.sources.image_folder import ImageFolder
 from pipelines.data.sources.libsvm_files import LibsvmFiles, folder_files
@@ -68,10 +69,10 @@ def _wait_for(find: Callable[[], Source], data: DataConfig, reporter: Reporter) 
 
 
 def _find(data: DataConfig, reporter: Reporter) -> Source:
-    path = paths.to_python(data.dataset, "data.dataset=")
     for kind in KINDS:
         if kind.recognizes(data.dataset):
             return kind.find(data, reporter)
+    path = paths.to_python(data.dataset)
     if path.exists():
         raise ConfigError(f"data.dataset={data.dataset}: is neither a file nor a folder; copy the data into a file first")
     raise NotThere(
@@ -115,8 +116,8 @@ def _substitute_files(reporter: Reporter) -> tuple[tuple[str, SourceSplit], ...]
     return folder_files(_SUBSTITUTE_FOLDER)
 
 
-_NAMED: dict[str, Callable[[Reporter], Source]] = {"mnist": _mnist, "mnist-5k": _mnist_5k, "fashion-mnist": _fashion_mnist}
-NAMES = tuple(_NAMED)
+_NAMED: dict[str, Callable[[Reporter], Source]] = dict(zip(NAMED_DATASETS, (_mnist, _mnist_5k, _fashion_mnist), strict=True))
+NAMES = NAMED_DATASETS
 
 
 def has_known_indices(source: Source) -> bool:

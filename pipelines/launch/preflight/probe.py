@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.system import writeback
+from pipelines.system import surroundings, writeback
 from pipelines.system.writeback import Takes
 from pipelines.train import precision
 
@@ -170,7 +170,7 @@ def _import_probe() -> dict[str, Any]:
             capture_output=True,
             text=True,
             timeout=240,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            env=surroundings.repaired({**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})[0],
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return {"tensorflow_error": f"could not be imported: {type(error).__name__}"}

@@ -16,7 +16,7 @@ from typing import BinaryIO, Protocol
 from pipelines.launch import session
 from pipelines.launch.workers.forkserver import ForkRequest, Purpose
 from pipelines.launch.workers.rank import RankDetails
-from pipelines.system import local_socket
+from pipelines.system import local_socket, surroundings
 from pipelines.system.secrets import without_secrets
 from pipelines.system.tensorflow_env import tensorflow_environment
 
@@ -30,6 +30,13 @@ _SERVER_ENVIRONMENT = {
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
     "PYTHONUNBUFFERED": "1",
 }
+# Runs a module as `-m` does, which would also look for modules in the working directory, a user's, and there first.
+_MODULE = (
+    sys.executable,
+    "-c",
+    "import sys; sys.path[:] = filter(None, sys.path); import runpy; del sys.argv[0]; "
+    "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)",
+)
 
 
 class RankProcess(Protocol):
@@ -62,9 +69,12 @@ def fork_server(purpose: Purpose) -> Iterator[str]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(local_socket.address(address))
         listener.listen()
+        variables, _ = surroundings.repaired(
+            without_secrets(os.environ) | _SERVER_ENVIRONMENT | tensorflow_environment(os.environ)
+        )
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.launch.workers.forkserver", str(os.getpid()), str(listener.fileno()), purpose],
-            env=without_secrets(os.environ) | _SERVER_ENVIRONMENT | tensorflow_environment(os.environ),
+            [*_MODULE, "pipelines.launch.workers.forkserver", str(os.getpid()), str(listener.fileno()), purpose],
+            env=variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -143,8 +153,7 @@ def start(
             return _ForkedProcess(server, ForkRequest(details, dict(environment)), [standard_input, log.fileno(), outcome])
     return subprocess.Popen(
         [
-            sys.executable,
-            "-m",
+            *_MODULE,
             "pipelines.launch.workers.rank",
             str(os.getpid()),
             str(outcome),

@@ -39,7 +39,7 @@ from pipelines.launch.workers import commands, scratch, spawn
 from pipelines.launch.workers.environment import gpu_environment, horovod_environment
 from pipelines.launch.workers.rank import FAILURE, RESULT, RankDetails
 from pipelines.launch.workers.spawn import RankProcess
-from pipelines.system import atomic, paths, writeback
+from pipelines.system import atomic, paths, surroundings, writeback
 from pipelines.system.secrets import without_secrets
 from pipelines.track.rundir.layout import LOG_FOLDER, SPOOL_FOLDER
 
@@ -164,8 +164,10 @@ def _run_process(assignment: Assignment, details: RankDetails, log: BinaryIO, en
     with os.fdopen(reader, "rb") as outcome, os.fdopen(payload_writer, "wb") as payload:
         try:
             # The rank also needs the paths that `--py-files` and a cluster's libraries have added to this worker's path.
-            path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-            variables = without_secrets(os.environ) | path | dict(assignment.path_variables) | environment
+            path = {"PYTHONPATH": os.pathsep.join(folder or os.getcwd() for folder in sys.path)}
+            variables, _ = surroundings.repaired(
+                without_secrets(os.environ) | path | dict(assignment.path_variables) | environment
+            )
             # A fork must not use CUDA that its parent process has initialized.
             server = "" if "CUDA_VISIBLE_DEVICES" in environment else assignment.fork_server
             process = spawn.start(details, variables, standard_input=payload_reader, log=log, outcome=writer, server=server)

@@ -18,6 +18,7 @@ from pipelines.data.formats.mnist_format import is_mnist_format
 from pipelines.data.table import row_hashes
 from pipelines.data.table.schema import TableManifest
 from pipelines.errors import ConvoyError
+from pipelines.system import keras_settings
 
 if TYPE_CHECKING:
     import keras
@@ -106,6 +107,7 @@ def _serve_checked(folder: Path) -> None:
     code = folder / _CODE_FOLDER
     code.mkdir()
     shutil.copyfile(Path(__file__).with_name("served_model.py"), code / f"{_SERVED_MODULE}.py")
+    shutil.copyfile(keras_settings.__file__, code / "convoy_keras_settings.py")
     saved = Model.load(str(folder))
     saved.flavors["python_function"] |= {"loader_module": _SERVED_MODULE, "code": _CODE_FOLDER}
     saved.save(str(folder / "MLmodel"))

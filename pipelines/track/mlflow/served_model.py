@@ -1,8 +1,11 @@
 """The logged model as MLflow's python_function, with a check of its input.
 
-A copy of this file in the model's folder, `convoy_served_model.py`, runs where only the model's requirements are installed.
+A copy of this file in the model's folder, `convoy_served_model.py`, runs where only the model's requirements are installed. A
+copy of `pipelines.system.keras_settings` is beside it.
 """
 
+import importlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +51,13 @@ class ServedModel:
 
 def _load_pyfunc(path: str) -> ServedModel:
     """Called by MLflow with the path of the folder `data` in the model's folder."""
-    import mlflow.tensorflow
     from mlflow.models import Model
 
+    own = __name__.startswith("pipelines.")
+    keras_settings = importlib.import_module("pipelines.system.keras_settings" if own else "convoy_keras_settings")
     low, high = Model.load(str(Path(path).parent)).metadata["value_range"]
-    return ServedModel(mlflow.tensorflow._load_pyfunc(path), (low, high))
+    # Unless the process has imported Keras already, this does.
+    with keras_settings.defaults(os.environ):
+        import mlflow.tensorflow
+
+        return ServedModel(mlflow.tensorflow._load_pyfunc(path), (low, high))
