@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 import yaml
 
-from pipelines.config import Config
-from pipelines.config.renamed import current_name
+from pipelines.config import Config, yaml_text
+from pipelines.config.renamed import RENAMED, current_name
+from pipelines.config.rules import shown
 from pipelines.errors import ConfigError
 from pipelines.system import path_rules, paths
 from pipelines.system.secrets import MASK, mask_value, masked
@@ -46,11 +47,10 @@ def load(file: Path | None, overrides: Iterable[str] = (), settings: Mapping[str
         ConfigError: names file or flag, key, value, rule and remedy.
     """
     values: dict[str, dict[str, Any]] = {}
-    if file is not None:
-        for key, value in _read_file(file):
-            _assign(values, key, value, str(file))
-    for key, value in settings.items():
-        _assign(values, key, value, "set")
+    for origin, pairs in ((str(file), _read_file(file) if file is not None else []), ("set", list(settings.items()))):
+        _check_names(pairs, origin)
+        for key, value in pairs:
+            _assign(values, key, value, origin)
     for text in overrides:
         key, equals, raw = text.partition("=")
         if not equals:
@@ -59,6 +59,7 @@ def load(file: Path | None, overrides: Iterable[str] = (), settings: Mapping[str
     _complete_address(values.get("tracking", {}))
     sections = {name: section(**values.get(name, {})) for name, section in _SECTIONS.items()}
     config = Config(**sections)
+    config.check()
     _check_paths(config)
     return config
 
@@ -77,9 +78,10 @@ def changed(config: Config, settings: Mapping[str, Any], origin: str) -> Config:
     values: dict[str, dict[str, Any]] = {}
     for key, value in settings.items():
         _assign(values, key, value, origin)
-    return dataclasses.replace(
-        config, **{name: dataclasses.replace(getattr(config, name), **new) for name, new in values.items()}
-    )
+    sections = {name: dataclasses.replace(getattr(config, name), **new) for name, new in values.items()}
+    replaced = dataclasses.replace(config, **sections)
+    replaced.check()
+    return replaced
 
 
 def type_of(key: str, origin: str) -> Any:
@@ -119,7 +121,7 @@ def read_yaml(file: Path) -> Mapping[Any, Any]:
         ConfigError: the file cannot be read, or contains something else.
     """
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml_text.parse(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         folder = file.parent
         near = difflib.get_close_matches(file.name, [p.name for p in folder.glob("*.yml")] if folder.is_dir() else [], n=1)
@@ -127,10 +129,8 @@ def read_yaml(file: Path) -> Mapping[Any, Any]:
         raise ConfigError(f"{file}: no such configuration file; {hint}") from error
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); it must be a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark is not None else ""
-        raise ConfigError(f"{file}{line}: not valid YAML; check indentation and colons") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{file}{yaml_text.problem(error)}") from error
     if content is not None and not isinstance(content, Mapping):
         raise ConfigError(f"{file}: must contain sections such as 'training:' with settings below them")
     return content or {}
@@ -143,9 +143,12 @@ def value_of(key: str, raw: str) -> Any:
         raw = raw.strip() if key != key.strip() else raw
         return "" if raw == "null" else raw
     try:
-        return yaml.safe_load(raw)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {key}={raw}: '{raw}' is not a YAML value; put quotes around it") from error
+        return yaml_text.parse(raw)
+    except yaml_text.DuplicateKey as error:
+        raise ConfigError(f"--set {key}={raw}: {error.key} occurs twice; leave one out") from error
+    # ValueError: a date that does not exist, a number of thousands of digits.
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"--set {shown(f'{key}={raw}')}: '{shown(raw)}' is not a YAML value; put quotes around it") from error
 
 
 def _check_paths(config: Config) -> None:
@@ -190,13 +193,22 @@ def _read_file(file: Path) -> list[tuple[str, Any]]:
     return pairs
 
 
+def _check_names(pairs: Iterable[tuple[str, Any]], origin: str) -> None:
+    """Raises ConfigError if a setting is given under both its former and its current name."""
+    used: dict[str, str] = {}
+    for key, _ in pairs:
+        other = used.setdefault(current_name(key), key)
+        if other != key:
+            raise ConfigError(f"{origin}: {other} and {key}: are the same setting; leave out {key if key in RENAMED else other}")
+
+
 def _assign(values: dict[str, dict[str, Any]], key: str, value: Any, origin: str) -> None:
     target = type_of(key, origin)
     section, _, name = current_name(key).partition(".")
     try:
         values.setdefault(section, {})[name] = convert(value, target)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{origin}: {key}={value}: must be {error}") from error
+        raise ConfigError(f"{origin}: {key}={shown(value)}: must be {error}") from error
 
 
 def convert(value: Any, target: Any) -> Any:
@@ -222,7 +234,10 @@ def convert(value: Any, target: Any) -> Any:
         # YAML 1.1 parses 1e-3, which has no dot, as a string.
         value = _float_or_text(value)
     if target is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise ValueError("a number up to 1.7e308") from None
     if target is str and isinstance(value, types.NoneType):
         value = ""
     if type(value) is not target:

@@ -42,9 +42,8 @@ def find(uri: str, tracking_uri: str, experiment: str = "") -> ModelInfo:
             uri, version = _resolve_alias(client, uri)
             folder = _download(uri)
         except Exception as error:
-            raise ConfigError(
-                f"--model {requested or uri}: not found at {mask(tracking_uri)} ({first_line(error)}); use {_URI_FORMS}"
-            ) from error
+            problem = f"could not be fetched from {mask(tracking_uri)} ({first_line(error)})"
+            raise ConfigError(f"--model {requested or uri}: {problem}; use {_URI_FORMS}") from error
     if not (folder / "MLmodel").is_file():
         raise ConfigError(f"--model {requested}: no MLmodel file in {folder}; use {_URI_FORMS}")
     return model_info.read(folder, uri, version)

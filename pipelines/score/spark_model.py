@@ -35,15 +35,17 @@ class PackedModel:
 
 @contextmanager
 def packed_models(spark: SparkSession, models: Sequence[ModelInfo]) -> Iterator[tuple[PackedModel, ...]]:
-    """Distribute models through Spark. They are available to jobs that end within the block."""
-    with tempfile.TemporaryDirectory(prefix="convoy-ship-") as folder:
-        packed = []
-        for info in models:
-            archive = Path(folder) / f"convoy-model-{uuid.uuid4().hex}.zip"
-            _pack(info.path, archive)
-            spark.sparkContext.addFile(str(archive))
-            packed.append(PackedModel(archive.name, info))
-        yield tuple(packed)
+    """Distribute models through Spark. They stay available as long as the application."""
+    # Every executor copies all files of the application before its next task, also one that is added long after this job. A file
+    # that is gone would fail all jobs of the session. Spark deletes its folder when the application ends.
+    folder = Path(tempfile.mkdtemp(prefix="convoy-ship-", dir=SparkFiles.getRootDirectory()))
+    packed = []
+    for info in models:
+        archive = folder / f"convoy-model-{uuid.uuid4().hex}.zip"
+        _pack(info.path, archive)
+        spark.sparkContext.addFile(str(archive))
+        packed.append(PackedModel(archive.name, info))
+    yield tuple(packed)
 
 
 def load(model: PackedModel) -> Classifier:

@@ -5,10 +5,12 @@ epochs changes results without a word. A copy of this file is in the folder of e
 library only.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
-from typing import Dict, Iterator, Mapping, MutableMapping, Optional
+from typing import Iterator, Mapping, MutableMapping
 
 _SET = {"KERAS_BACKEND": "tensorflow"}
 _UNSET = ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH", "KERAS_NNX_ENABLED", "TF_USE_LEGACY_KERAS")
@@ -18,12 +20,12 @@ _DEFAULTS = {"floatx": "float32", "epsilon": 1e-7, "image_data_format": "channel
 _NOWHERE = os.path.join(os.devnull, "keras")
 
 
-def changes(variables: Mapping[str, str]) -> Dict[str, Optional[str]]:
+def changes(variables: Mapping[str, str]) -> dict[str, str | None]:
     """Variables to set, or to unset (None), so that Keras has its own defaults and TensorFlow as its backend.
 
     Keras' folder, which also holds downloads, is another one only if the settings in it are not the defaults.
     """
-    found: Dict[str, Optional[str]] = {name: None for name in _UNSET if name in variables}
+    found: dict[str, str | None] = {name: None for name in _UNSET if name in variables}
     found.update({name: value for name, value in _SET.items() if variables.get(name) != value})
     if not _has_defaults(os.path.join(_folder(variables), "keras.json")):
         found["KERAS_HOME"] = _NOWHERE
@@ -42,7 +44,7 @@ def defaults(variables: MutableMapping[str, str]) -> Iterator[None]:
         _apply(variables, before)
 
 
-def _apply(variables: MutableMapping[str, str], changed: Mapping[str, Optional[str]]) -> None:
+def _apply(variables: MutableMapping[str, str], changed: Mapping[str, str | None]) -> None:
     for name, value in changed.items():
         if value is None:
             variables.pop(name, None)

@@ -1,4 +1,4 @@
-"""What a program finds around it and would act on before Convoy has a word: variables, locale, user, limits.
+"""What a program finds around it and would be affected by before it could check it: variables, locale, user, limits.
 
 `repaired` gives the variables with which a process of Convoy starts, `apply` changes those of a process that has started, and
 `refusal` says in one line what cannot be repaired. The front door, `spark-submit` of the environment, jobs, the fork server,
@@ -10,6 +10,8 @@ becomes PROGRAM in repaired surroundings; PACKAGES is the folder of the environm
 which runs under whatever Python the machine has, the module imports the standard library only and is written for Python 3.8.
 """
 
+from __future__ import annotations
+
 import contextlib
 import ctypes
 import os
@@ -19,7 +21,7 @@ import resource
 import sys
 import warnings
 import zipfile
-from typing import Dict, Iterable, List, Mapping, MutableMapping, Optional, Set, Tuple
+from typing import Dict, Iterable, Mapping, MutableMapping, Optional
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 if not __package__:
@@ -44,7 +46,7 @@ _OWN_HOSTS = ("localhost", "127.0.0.1", "::1")
 _LC_CTYPE_MASK, _CODESET = 1, 14
 
 
-def repaired(variables: Mapping[str, str], packages: str = "") -> Tuple[Dict[str, str], List[str]]:
+def repaired(variables: Mapping[str, str], packages: str = "") -> tuple[dict[str, str], list[str]]:
     """The variables of a process of Convoy, from those it would get, and a line on each that the user may miss.
 
     Args:
@@ -52,7 +54,7 @@ def repaired(variables: Mapping[str, str], packages: str = "") -> Tuple[Dict[str
         packages: the folder of the environment's packages, which none on PYTHONPATH may replace; empty to leave that as it is.
     """
     result = dict(variables)
-    notes: List[str] = []
+    notes: list[str] = []
     _change(result, changes(variables))
     if packages:
         _change(result, _spark_log(result))
@@ -94,7 +96,7 @@ def _change(variables: MutableMapping[str, str], changed: Changes) -> None:
             variables[name] = value
 
 
-def _without_errors(options: str) -> Optional[str]:
+def _without_errors(options: str) -> str | None:
     """PYTHONWARNINGS without entries that make errors of warnings, of which libraries give some; None if there are none.
 
     Python accepts any beginning of the word.
@@ -181,7 +183,7 @@ def _proxies(variables: Mapping[str, str]) -> Changes:
     return dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join([*excepted, *missing]))
 
 
-def _without_doubles(entries: Iterable[str], packages: str) -> Tuple[List[str], List[str]]:
+def _without_doubles(entries: Iterable[str], packages: str) -> tuple[list[str], list[str]]:
     """Entries of PYTHONPATH without those that would replace a package of the environment, with a line on each of these."""
     own = _modules(packages) | {"pipelines"} | set(getattr(sys, "stdlib_module_names", ()))
     kept, notes = [], []
@@ -203,7 +205,7 @@ def _same(one: str, other: str) -> bool:
     return False
 
 
-def _modules(folder: str) -> Set[str]:
+def _modules(folder: str) -> set[str]:
     """Names of the modules and packages in a folder or archive. A folder without `__init__.py` replaces nothing."""
     try:
         if os.path.isfile(folder):

@@ -311,3 +311,19 @@ def test_an_output_is_replaced_only_by_a_complete_one(spark, info, tmp_path):
     write_table(tmp_path / "t2", {"test": 5})
     score(spark, info, tmp_path / "t2", tmp_path / "out", overwrite=True)
     assert len(written(tmp_path / "out")) == 5
+
+
+def test_a_scoring_that_fails_before_its_first_task_leaves_the_session_as_it_was(spark, info, tmp_path):
+    context = spark.sparkContext
+    properties = ("spark.jobGroup.id", "spark.job.description", "spark.job.interruptOnCancel")
+    context.setJobGroup("cell", "a cell of a notebook", interruptOnCancel=True)
+    try:
+        pq.write_table(pa.table({"other": pa.array([b"x"])}), tmp_path / "rows.parquet")
+        with pytest.raises(ConfigError, match="image"):
+            score(spark, info, tmp_path / "rows.parquet", tmp_path / "out")
+        assert [context.getLocalProperty(name) for name in properties] == ["cell", "a cell of a notebook", "true"]
+        # Each task gets the files of the application first.
+        assert spark.range(10).repartition(2).count() == 10
+    finally:
+        for name in properties:
+            context.setLocalProperty(name, None)

@@ -1,12 +1,14 @@
+import re
 from pathlib import Path
 
 import pytest
 from support import hostile
 
 from pipelines import cli
-from pipelines.config import Config, loader, renamed
+from pipelines.config import Config, loader, renamed, yaml_text
 from pipelines.errors import ConfigError
 from pipelines.models.registry import NETWORKS, check
+from pipelines.sweep import sweep_file
 
 CONF_FILES = sorted((Path(__file__).parents[2] / "conf").glob("*.yml"))
 
@@ -47,8 +49,10 @@ def test_flags_override_files_and_files_override_defaults(tmp_path):
         ("training.optimizer=rmsprop", "must be one of adam, adamw, sgd, lamb"),
         ("training.momentum=0.9", "must be 0 unless training.optimizer is sgd"),
         ("training.weight_decay=0.1", "must be 0 with training.optimizer adam; adamw is Adam with weight decay"),
-        ("training.clip_norm=-1", "training.clip_norm=-1.0: must be more than 0, or 0 for no limit"),
-        ("training.average_decay=1", "training.average_decay=1.0: must be from 0 (no average) to below 1"),
+        ("training.clip_norm=-1", "training.clip_norm=-1.0: must be at least 1e-06, or 0 for no limit"),
+        ("training.average_decay=1", "training.average_decay=1.0: must be from 0 (no average) to 0.999999"),
+        ("training.seed=-1", "training.seed=-1: must be at least 0"),
+        ("training.seed=5000000000", "training.seed=5000000000: must be at most 4,294,967,295"),
         ("training.augment_shift=0.6", "training.augment_shift=0.6: must be from 0 (none) to 0.5"),
         ("training.augment_rotation=-5", "training.augment_rotation=-5.0: must be from 0 (none) to 180"),
         ("training.augment_scale=1", "training.augment_scale=1.0: must be from 0 (none) to 0.5"),
@@ -90,6 +94,29 @@ def test_an_invalid_setting_is_a_one_line_error_with_key_value_and_rule(setting,
         loader.load(None, [setting])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "tracking: {experiment: no}",
+            'must be text, but YAML reads no, off and false as false: put quotes around the word, as in "no"',
+        ),
+        ("model: {name: 7}", 'must be text, but YAML reads 7 as a number or date: put quotes around it, as in "7"'),
+    ],
+)
+def test_a_word_in_a_file_that_yaml_does_not_read_as_text_is_a_one_line_error(tmp_path, line, message):
+    (tmp_path / "run.yml").write_text(line)
+    with pytest.raises(ConfigError) as caught:
+        loader.load(tmp_path / "run.yml")
+    assert str(caught.value).startswith(f"{tmp_path}/run.yml: ")
+    assert str(caught.value).endswith(message)
+
+
+def test_a_text_after_set_is_taken_as_it_is_written():
+    config = loader.load(None, ["tracking.experiment=no", "data.dataset=a #b"])
+    assert (config.tracking.experiment, config.data.dataset) == ("no", "a #b")
 
 
 @pytest.fixture
@@ -170,6 +197,45 @@ def test_invalid_yaml_is_reported_with_its_line(tmp_path):
     (tmp_path / "c.yml").write_text("training:\n  epochs: [1\n")
     with pytest.raises(ConfigError, match=r"c\.yml line 3: not valid YAML"):
         loader.load(tmp_path / "c.yml")
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("training:\n  epochs: 3\ndata:\n  classes: 2\ntraining:\n  seed: 1\n", "line 5: training is also in line 1; put both"),
+        ("training:\n  epochs: 3\n  seed: 1\n  'epochs': 4\n", "line 4: epochs is also in line 2; put both"),
+        ("training: {epochs: 3, epochs: 4}\n", "line 1: epochs is also in line 1; put both"),
+        (
+            "training:\n  own_operations: true\n  custom_kernels: false\n",
+            ": training.own_operations and training.custom_kernels: are the same setting; leave out training.own_operations",
+        ),
+    ],
+)
+def test_a_setting_that_occurs_twice_is_an_error_and_neither_is_dropped(tmp_path, content, line):
+    (tmp_path / "c.yml").write_text(content)
+    with pytest.raises(ConfigError, match=re.escape(line)):
+        loader.load(tmp_path / "c.yml")
+    (tmp_path / "sweep.yml").write_text(f"config: {tmp_path}/c.yml\nspace: {{training.epochs: [1, 2]}}\n")
+    with pytest.raises(ConfigError, match=re.escape(line)):
+        sweep_file.load(tmp_path / "sweep.yml")
+
+
+def test_a_key_that_occurs_twice_in_a_sweep_or_a_flag_is_an_error(tmp_path):
+    (tmp_path / "s.yml").write_text("space:\n  training.epochs: [1, 2]\n  training.seed: [1, 2]\n  training.epochs: [3, 4]\n")
+    with pytest.raises(ConfigError, match=r"s\.yml line 4: training\.epochs is also in line 2; put both together"):
+        sweep_file.load(tmp_path / "s.yml")
+    names = "set: {training.custom_kernels: true}\nspace: {training.own_operations: [true, false]}\n"
+    (tmp_path / "s.yml").write_text(names)
+    with pytest.raises(ConfigError, match=r"training\.own_operations: is varied by .*, so it must not also be in set"):
+        sweep_file.load(tmp_path / "s.yml")
+    with pytest.raises(ConfigError, match=r"--set data\.class_names={a: 1, a: 2}: a occurs twice"):
+        loader.load(None, ["data.class_names={a: 1, a: 2}"])
+
+
+def test_values_may_be_merged_from_another_mapping_and_replaced(tmp_path):
+    (tmp_path / "c.yml").write_text("training: &most {epochs: 3, seed: 7}\n")
+    assert yaml_text.parse("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n")["b"] == {"x": 1, "y": 3}
+    assert loader.load(tmp_path / "c.yml").training.seed == 7
 
 
 def test_early_stopping_without_validation_rows_is_rejected():

@@ -14,6 +14,7 @@ import pytest
 from support.clones import ROOT, copy_clone, finish_set_up
 
 from tools import mlflow_page
+from tools.setup.browser import looks_at_pages
 
 
 @pytest.fixture
@@ -211,8 +212,8 @@ def test_the_page_of_mlflow_takes_another_port_when_the_usual_one_is_taken():
         (["tests/unit"], False),
     ],
 )
-def test_a_browser_is_installed_only_for_tests_that_look_at_pages(door, options, looks):
-    assert door.looks_at_pages(options) == looks
+def test_a_browser_is_installed_only_for_tests_that_look_at_pages(options, looks):
+    assert looks_at_pages(options) == looks
 
 
 def test_what_a_server_has_started_ends_with_it():
@@ -245,3 +246,19 @@ def test_the_front_door_and_its_set_up_are_written_for_python_3_8():
     variables = (ROOT / "pipelines/system" / name for name in ("surroundings.py", "keras_settings.py"))
     for file in (ROOT / "convoy", ROOT / "tools/mlflow_page.py", *(ROOT / "tools/setup").glob("*.py"), *masking, *variables):
         ast.parse(file.read_text(), str(file), feature_version=(3, 8))
+
+
+def test_what_the_front_door_loads_evaluates_no_annotation_that_python_3_8_lacks(tmp_path):
+    code = (
+        f"import runpy, sys; sys.argv = ['convoy', 'help']; runpy.run_path({str(ROOT / 'convoy')!r}, run_name='__main__')\n"
+        "print(*(module.__file__ for name, module in sys.modules.items() if name.startswith(('pipelines', 'tools'))), sep='\\n')"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path)
+    loaded = [Path(line) for line in shown.stdout.splitlines() if line.endswith(".py")]
+    assert ROOT / "pipelines/moved.py" in loaded
+    for file in loaded:
+        tree = ast.parse(file.read_text(), str(file), feature_version=(3, 8))
+        postponed = any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in tree.body)
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        annotated = [node for node in functions if node.returns or any(argument.annotation for argument in node.args.args)]
+        assert postponed or not annotated, f"{file}: needs 'from __future__ import annotations'"

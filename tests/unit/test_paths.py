@@ -204,17 +204,6 @@ def test_the_tracking_store_of_a_laptop_is_in_the_home_folder(laptop, monkeypatc
     assert default_tracking_uri(TrackingConfig()) == "sqlite:////home/ann/convoy/mlflow.db"
 
 
-@pytest.mark.parametrize("folder", ["/a%41b", "/a%b", "/a?b", "/a\nb"])
-def test_a_tracking_store_that_sqlalchemy_would_look_for_elsewhere_is_refused(laptop, monkeypatch, folder):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("CONVOY_HOME", folder)
-    for uri in ("", *([f"sqlite:///{folder}/x.db"] if "?" not in folder else [])):
-        with pytest.raises(ConfigError, match=r"^tracking\.uri=sqlite:////a.*: the path of the database contains "):
-            default_tracking_uri(TrackingConfig(uri=uri))
-    given = "sqlite:////a/x.db?timeout=5%20"
-    assert default_tracking_uri(TrackingConfig(uri=given)) == given
-
-
 @pytest.fixture
 def here_and_home(tmp_path, monkeypatch):
     """A working directory with `here` and `both`, in a home folder with `there` and `both`."""
@@ -278,3 +267,14 @@ def test_a_working_directory_that_has_gone_is_not_looked_into(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     assert paths.given("x") == "x"
+
+
+@pytest.mark.parametrize("folder", ["/a%41b", "/a%b", "/a?b", "/a\nb"])
+def test_a_tracking_store_that_sqlalchemy_would_look_for_elsewhere_is_refused(laptop, monkeypatch, folder):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("CONVOY_HOME", folder)
+    for uri in ("", *([f"sqlite:///{folder}/x.db"] if "?" not in folder else [])):
+        with pytest.raises(ConfigError, match=r"^tracking\.uri=sqlite:////a.*: the path of the database contains "):
+            default_tracking_uri(TrackingConfig(uri=uri))
+    given = "sqlite:////a/x.db?timeout=5%20"
+    assert default_tracking_uri(TrackingConfig(uri=given)) == given

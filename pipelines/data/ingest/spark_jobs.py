@@ -20,6 +20,8 @@ _GLOB_CHARACTERS = re.compile(f"[{re.escape(path_rules.GLOB_CHARACTERS)}]")
 # Arrow batches are built in memory, and a line of text can be ten times as large as its image ("784:0.123456 ").
 _VALUES_PER_ARROW_BATCH = 16 * 2**20
 _MAX_ROWS_PER_ARROW_BATCH = 10_000
+# What `setJobGroup` sets.
+_GROUP_PROPERTIES = ("spark.jobGroup.id", "spark.job.description", "spark.job.interruptOnCancel")
 
 
 @contextmanager
@@ -65,9 +67,13 @@ def read_parquet(
 
 @contextmanager
 def job_group(spark: SparkSession, name: str) -> Iterator[None]:
-    """Cancel our own jobs on any exception; they would keep writing to a folder that is being removed."""
+    """Cancel our own jobs on any exception; they would keep writing to a folder that is being removed.
+
+    Restores the group of before, by which a notebook cancels a cell.
+    """
     context = spark.sparkContext
     group = f"convoy-{uuid.uuid4().hex[:8]}"
+    before = {key: context.getLocalProperty(key) for key in _GROUP_PROPERTIES}
     context.setJobGroup(group, name)
     try:
         yield
@@ -75,8 +81,8 @@ def job_group(spark: SparkSession, name: str) -> Iterator[None]:
         context.cancelJobGroup(group)
         raise
     finally:
-        context.setLocalProperty("spark.jobGroup.id", None)
-        context.setLocalProperty("spark.job.description", None)
+        for key, value in before.items():
+            context.setLocalProperty(key, value)
 
 
 def root_cause(error: Py4JJavaError | PySparkException) -> str:

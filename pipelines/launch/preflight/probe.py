@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipelines.launch.preflight import packages
 from pipelines.system import surroundings, writeback
 from pipelines.system.writeback import Takes
 from pipelines.train import precision
@@ -50,6 +51,8 @@ class NodeReport:
     """The version line of `java -version`."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of keras, petastorm, pyarrow, numpy, mlflow, horovod and pyspark, from package metadata, without an import."""
+    missing_files: tuple[str, ...] = ()
+    """Files that needed packages lack, one per package, as `FILE (PACKAGE)`; probed only thoroughly."""
     tensorflow: str = ""
     tensorflow_error: str = ""
     """Why the import failed."""
@@ -80,6 +83,7 @@ def probe_node() -> NodeReport:
         host=socket.gethostname(),
         java=_java(),
         versions={name: _version(name) for name in (*VERSIONED, "horovod", "pyspark")},
+        missing_files=packages.missing_files(),
         tensorflow=str(probed.get("tensorflow", "")),
         tensorflow_error=str(probed.get("tensorflow_error", "")),
         horovod_tensorflow=str(probed.get("horovod_tensorflow", "")),

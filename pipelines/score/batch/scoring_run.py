@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -159,14 +158,12 @@ def _task_slots(spark: SparkSession) -> int:
 @contextmanager
 def _unfinished_output(request: ScoringRequest) -> Iterator[Path]:
     """A hidden folder beside the output, removed on exit."""
-    try:
-        folder = atomic.unfinished_folder(request.target.parent, ".scoring-", request.target.name)
-    except OSError as error:
-        raise ConfigError(f"--output {request.output}: cannot be written ({error.strerror}); name another folder") from error
-    try:
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(atomic.unfinished(request.target.parent, ".scoring-", request.target.name))
+        except OSError as error:
+            raise ConfigError(f"--output {request.output}: cannot be written ({error.strerror}); name another folder") from error
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _publish(folder: Path, target: Path) -> None:

@@ -15,8 +15,10 @@ from pipelines.score.evaluate.evaluation import Comparison, evaluate
 from pipelines.score.model_info import ModelInfo
 from pipelines.system import paths
 from pipelines.system.reporter import Reporter
+from pipelines.system.secrets import first_line
 from pipelines.track.figures import catalog
-from pipelines.track.mlflow.follower import PARENT_TAG, default_tracking_uri
+from pipelines.track.mlflow.follower import default_tracking_uri
+from pipelines.track.mlflow.parent import PARENT_TAG
 from pipelines.track.run_page import DESCRIPTION_TAG
 from pipelines.track.rundir import layout
 from pipelines.track.tracked_run import TrackedRun
@@ -42,7 +44,7 @@ def run_evaluation(spark: SparkSession, selection: Selection, info: ModelInfo, r
     """
     started = time.monotonic()
     config = selection.config
-    parent = find_parent(info, default_tracking_uri(config.tracking))
+    parent = find_parent(info, default_tracking_uri(config.tracking), reporter)
     name = config.tracking.run_name or f"evaluate-{selection.dataset}"
     run_dir = layout.make(paths.to_python(config.launch.runs_uri), name)
     with TrackedRun(_in_experiment_of(config.tracking, parent), name, run_dir, reporter=reporter) as run:
@@ -78,13 +80,16 @@ def run_evaluation(spark: SparkSession, selection: Selection, info: ModelInfo, r
     }
 
 
-def find_parent(info: ModelInfo, tracking_uri: str) -> "Run | None":
-    """The run that logged a model, or None if the tracking server no longer has it."""
+def find_parent(info: ModelInfo, tracking_uri: str, reporter: Reporter) -> "Run | None":
+    """The run that logged a model, or None if the tracking server no longer has it, or does not say, which is reported."""
     if not info.run_id:
         return None
     try:
         run = mlflow_client.connect(tracking_uri).get_run(info.run_id)
-    except Exception:
+    except Exception as error:
+        if not mlflow_client.is_absence(error):
+            problem = f"MLflow did not say which run logged it ({first_line(error)})"
+            reporter.warn(f"{info.uri}: {problem}; the evaluation is recorded, but not as a child of that run")
         return None
     return run if run.info.lifecycle_stage == "active" else None
 

@@ -141,7 +141,7 @@ def adopt(folder: Path, run_id: str, experiment_id: str, tracking_uri: str) -> s
 
 
 def logged_uri(client: "MlflowClient", run_id: str, experiment_id: str) -> str:
-    """URI of the model of a run, empty if it has none. Remains of interrupted uploads are deleted."""
+    """URI of the model of a run, empty if it has none, or none with its files. Remains of interrupted uploads are deleted."""
     if not hasattr(client, "search_logged_models"):
         # MLflow 2 stores a model among the artifacts of its run, so logging it again overwrites the same files.
         files = {file.path for file in client.list_artifacts(run_id, _NAME)}
@@ -149,7 +149,9 @@ def logged_uri(client: "MlflowClient", run_id: str, experiment_id: str) -> str:
     uri = ""
     for model in client.search_logged_models([experiment_id], filter_string=f"source_run_id = '{run_id}'"):
         if str(model.status) == "READY" and model.name == _NAME:
-            uri = str(model.model_uri)
+            # Files can be lost where the database is kept.
+            if any(file.path == "MLmodel" for file in client.list_logged_model_artifacts(model.model_id)):
+                uri = str(model.model_uri)
         elif model.name == _NAME:
             client.delete_logged_model(model.model_id)
     return uri

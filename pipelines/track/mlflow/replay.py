@@ -1,6 +1,7 @@
 """Complete a run in MLflow from its folder, after the tracking server was down, slow, full, or lost.
 
-Idempotent: a complete run is left unchanged.
+Asks the server for everything that it once accepted, too, so that a run is complete after a loss of its data. Idempotent: a
+complete run is left unchanged.
 """
 
 import contextlib
@@ -65,25 +66,30 @@ def _replay(run_dir: Path, tracking_uri: str) -> Replay:
         if mask_value(uri) != journal.accepted.tracking_uri:
             journal.accepted.entries.clear()
         journal.retry_refused()
-        for entry in journal.pending():
+        for entry in journal.entries():
             # A run folder is input, too: the files that it names are uploaded.
             if entry.action in ("artifact", "model"):
                 layout.inside(run_dir, str(entry.values["path"]))
-        pending = len(journal.pending())
         sync = MlflowSync(journal, uri)
-        for attempt in range(_ATTEMPTS):
-            if sync.catch_up():
-                break
-            if attempt + 1 < _ATTEMPTS:
-                time.sleep(_PAUSE_SECONDS)
-        missing = len(journal.pending())
-        if missing:
-            raise ConvoyError(
-                f"{run_dir}: {missing} of {pending} entries could not be sent to MLflow at {mask_value(uri)} ({sync.trouble}); "
-                "run the same command again when the server works"
-            )
+        pending = _complete(sync, run_dir)
     accepted = journal.accepted
     return Replay(mask_value(uri), accepted.run_id, accepted.model_uri, pending - len(accepted.refused), tuple(sync.refusals))
+
+
+def _complete(sync: MlflowSync, run_dir: Path) -> int:
+    """Send what the server lacks. Returns the number of entries that were pending."""
+    pending = 0
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            time.sleep(_PAUSE_SECONDS)
+        if sync.recheck():
+            pending = max(pending, len(sync.journal.pending()))
+            if sync.catch_up():
+                return pending
+    missing = len(sync.journal.pending())
+    problem = f"{missing} of {max(pending, missing)} entries could not be sent" if missing else "could not be compared"
+    server = f"{'to' if missing else 'with'} MLflow at {mask_value(sync.tracking_uri)}"
+    raise ConvoyError(f"{run_dir}: {problem} {server} ({sync.trouble}); run the same command again when the server works")
 
 
 def with_trials(run_dir: Path) -> list[Path]:
