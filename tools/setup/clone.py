@@ -81,7 +81,7 @@ class Clone:
         return self.root / "conf/spark"
 
     def check_folder(self) -> None:
-        """Raises SetupError for a folder, or one of downloads, where an environment cannot work, or a deleted working directory."""
+        """Raises SetupError for a folder where an environment cannot work, of the clone or of downloads, or one that is deleted."""
         try:
             os.getcwd()
         except OSError:
