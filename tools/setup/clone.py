@@ -81,7 +81,7 @@ class Clone:
         return self.root / "conf/spark"
 
     def check_folder(self) -> None:
-        """Raises SetupError for a folder where an environment cannot work, of the clone or of downloads, or one that is deleted."""
+        """Raises SetupError if the clone or the downloads are where no environment works, or the working directory is gone."""
         try:
             os.getcwd()
         except OSError:
