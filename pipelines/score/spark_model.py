@@ -18,6 +18,7 @@ from pyspark.sql import SparkSession
 
 from pipelines.score.classifier import Classifier
 from pipelines.score.model_info import ModelInfo
+from pipelines.system import connect
 from pipelines.system.tensorflow_env import tensorflow_environment
 
 _loaded: dict[str, Classifier] = {}
@@ -40,7 +41,7 @@ def packed_models(spark: SparkSession, models: Sequence[ModelInfo]) -> Iterator[
         for info in models:
             archive = Path(folder) / f"convoy-model-{uuid.uuid4().hex}.zip"
             _pack(info.path, archive)
-            spark.sparkContext.addFile(str(archive))
+            connect.add_file(spark, archive)
             packed.append(PackedModel(archive.name, info))
         yield tuple(packed)
 

@@ -1,7 +1,6 @@
 """Helpers for Spark jobs in a session that may belong to a notebook: bounded batches, cancellation, one-line errors."""
 
 import re
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +9,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from pipelines.errors import DataError
+from pipelines.system import connect
 from pipelines.system.secrets import first_line
 
 # Last line of a Python worker's traceback, for errors with a message for the user.
@@ -37,17 +37,12 @@ def arrow_batches(spark: SparkSession, values_per_row: int) -> Iterator[None]:
 @contextmanager
 def job_group(spark: SparkSession, name: str) -> Iterator[None]:
     """Cancel our own jobs on any exception; they would keep writing to a folder that is being removed."""
-    context = spark.sparkContext
-    group = f"convoy-{uuid.uuid4().hex[:8]}"
-    context.setJobGroup(group, name)
-    try:
-        yield
-    except BaseException:
-        context.cancelJobGroup(group)
-        raise
-    finally:
-        context.setLocalProperty("spark.jobGroup.id", None)
-        context.setLocalProperty("spark.job.description", None)
+    with connect.JobGroup(spark, name) as group:
+        try:
+            yield
+        except BaseException:
+            group.cancel()
+            raise
 
 
 def root_cause(error: Py4JJavaError | PySparkException) -> str:

@@ -81,8 +81,8 @@ def evaluate(spark: SparkSession, models: Sequence[ModelInfo], table: Table, spl
         )
     )
     expected = sum(manifest.rows(split) for split in splits)
-    # Each task's process loads the model, which costs as much time as many rows.
-    partitions = max(1, min(frame.rdd.getNumPartitions(), expected // _MIN_ROWS_PER_TASK))
+    # Each task's process loads the model, which costs as much time as many rows. If Spark reads fewer partitions, they stay.
+    partitions = max(1, expected // _MIN_ROWS_PER_TASK)
     try:
         with (
             packed_models(spark, models) as packed,
