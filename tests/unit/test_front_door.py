@@ -93,6 +93,12 @@ def test_train_becomes_spark_submit_and_says_when_so_that_set_up_does_not_count(
     assert started <= float(told) <= time.time()
 
 
+def test_with_spark_connect_train_needs_no_spark_submit(clone):
+    finish_set_up(clone)
+    shown = run(clone.root / "convoy", "train", "--workers", "2", SPARK_REMOTE="sc://head:15002")
+    assert shown.stdout.splitlines()[-1] == f"convoy: $ python {clone.root}/jobs/train_cnn.py --workers 2"
+
+
 def test_a_command_is_shown_without_the_passwords_in_its_addresses(door):
     shown = door.without_passwords("mlflow server --backend-store-uri postgresql://ann:s3cret@db/mlflow --port 5000")
     assert shown == "mlflow server --backend-store-uri postgresql://***@db/mlflow --port 5000"
