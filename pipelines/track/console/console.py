@@ -121,7 +121,7 @@ def arithmetic(plan: TrainingPlan) -> str:
     left_out = plan.rows - plan.steps * global_batch_size
     return (
         f"{plan.rows:,} rows, {_count(plan.workers, 'worker')} x batch {plan.batch_size_per_worker} = global batch "
-        f"{global_batch_size}, {plan.steps} steps an epoch ({left_out} rows left out, others each time), "
+        f"{global_batch_size}, {plan.steps} steps an epoch ({left_out} rows left out, different ones each epoch), "
         f"learning rate {plan.learning_rate:g}, {_count(plan.threads, 'thread')} a worker, {plan.precision}, "
         f"{'from memory' if plan.in_memory else 'streamed'} (at most {plan.held_mb:,} MB of rows in a worker)"
     )
