@@ -38,7 +38,8 @@ def open_session(app_name: str) -> Iterator[SparkSession]:
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     interrupt_handler = signal.getsignal(signal.SIGINT)
     with connect.kept_address():
-        session = _connected() if connect.requested().startswith("sc://") else _started(app_name)
+        address = connect.requested()
+        session = _connected(address) if address and not address.startswith("local") else _started(app_name)
         # Spark's own handler asks the JVM to cancel and fails if Ctrl-C has already ended it.
         signal.signal(signal.SIGINT, interrupt_handler)
         try:
@@ -74,11 +75,14 @@ def _started(app_name: str) -> SparkSession:
     return session
 
 
-def _connected() -> SparkSession:
+def _connected(address: str) -> SparkSession:
     """A session of a Spark Connect server that is already running, whose settings are its own."""
-    address = connect.requested()
     try:
-        return SparkSession.builder.getOrCreate()
+        connect.check_reachable(address)
+        session = SparkSession.builder.getOrCreate()
+        # The first question to the server.
+        _log.info("Spark Connect, Spark %s", session.version)
+        return session
     except ImportError as error:
         remedy = "install Spark Connect's packages: pip install 'pyspark[connect]'"
         raise LaunchError(f"SPARK_REMOTE={mask(address)}: {first_line(error)}; {remedy}") from error

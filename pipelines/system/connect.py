@@ -3,6 +3,9 @@
 import contextlib
 import os
 import re
+import socket
+import urllib.parse
+import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+_PORT = 15002
+_ANSWER_SECONDS = 20
 _SPLITS = re.compile(r"\bsplits=(\d+)")
 
 
@@ -22,6 +27,21 @@ def is_remote(spark: "SparkSession") -> bool:
 def requested() -> str:
     """The address of Spark Connect that a new session will use: `sc://...`, `local` or `local[N]`; empty for classic Spark."""
     return os.environ.get("SPARK_REMOTE", "")
+
+
+def check_reachable(address: str) -> None:
+    """Connect to a server, as Spark's client would go on trying for ten minutes. Through a proxy it is not tried.
+
+    Raises:
+        OSError: it does not answer.
+        ValueError: the address is malformed.
+    """
+    parts = urllib.parse.urlsplit(address)
+    if parts.scheme != "sc" or not parts.hostname:
+        raise ValueError("must be sc://HOST:PORT, local or local[N]")
+    if not urllib.request.getproxies():
+        with socket.create_connection((parts.hostname, parts.port or _PORT), _ANSWER_SECONDS):
+            pass
 
 
 def server_is_here(spark: "SparkSession") -> bool:

@@ -173,6 +173,8 @@ def test_a_server_that_does_not_answer_is_one_line_with_the_remedy(home):
         nowhere = f"sc://127.0.0.1:{unused.getsockname()[1]}"
         process = start(home, nowhere, "ingest.py", "--data", str(home / "digits"), settings=submitting.SETTINGS[:2])
         output = finish(process)
+        misspelt = start(home, "sc:/head", "ingest.py", "--data", str(home / "digits"), settings=submitting.SETTINGS[:2])
+        assert "error: SPARK_REMOTE=sc:/head: must be sc://HOST:PORT, local or local[N]" in finish(misspelt)
     assert process.returncode == 1, output
     last = output.strip().splitlines()[-1]
     assert last.startswith(f"error: SPARK_REMOTE={nowhere}: ")
