@@ -6,9 +6,13 @@
 import sys
 from collections.abc import Sequence
 
-from pipelines import cli
-from pipelines.errors import LaunchError
-from pipelines.launch.preflight import check, probe, requirements
+try:
+    from pipelines import cli
+    from pipelines.errors import LaunchError
+    from pipelines.launch.preflight import check, probe, requirements
+except ImportError as error:
+    # A package that this program needs itself is missing or damaged.
+    sys.exit(f"error: the environment is damaged ({error}); run ./convoy setup")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from pipelines.launch.session import open_session
 from pipelines.score import flags, model_lookup, model_registry
 from pipelines.score.evaluate.dataset import select_rows
 from pipelines.score.evaluate.evaluation_run import run_evaluation
+from pipelines.system import paths
 from pipelines.track.mlflow.follower import default_tracking_uri
 
 
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.register:
         model_registry.check_name(options.register)
     info = model_lookup.find(options.model, default_tracking_uri(tracking), tracking.experiment)
-    selection = select_rows(request.config, info, options.table, options.split, reporter)
+    selection = select_rows(request.config, info, paths.given(options.table), options.split, reporter)
     with open_session("convoy-evaluate") as spark:
         summary = run_evaluation(spark, selection, info, reporter)
     test = summary["test"]

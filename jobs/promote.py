@@ -12,8 +12,9 @@ from pipelines import cli
 from pipelines.errors import ConfigError
 from pipelines.launch.session import open_session
 from pipelines.score import flags, mlflow_client, model_lookup, model_registry
-from pipelines.score.evaluate.dataset import select_rows
+from pipelines.score.evaluate.dataset import check_read_alike, select_rows
 from pipelines.score.evaluate.evaluation import evaluate
+from pipelines.system import paths
 from pipelines.track.mlflow.follower import default_tracking_uri
 
 
@@ -40,11 +41,14 @@ def main(arguments: Sequence[str]) -> None:
     if challenger is None or challenger == champion:
         raise ConfigError(f"{options.name}: has no challenger; train with --register {options.name} first")
     infos = [model_lookup.find(f"models:/{options.name}/{version}", tracking_uri) for version in versions if version is not None]
-    selection = select_rows(request.config, infos[0], options.table, options.split, request.reporter)
+    selection = select_rows(request.config, infos[0], paths.given(options.table), options.split, request.reporter)
+    check_read_alike(selection, infos)
     started = time.monotonic()
     with open_session("convoy-promote") as spark:
         table = selection.open(spark, request.reporter)
         comparison = evaluate(spark, infos, table, selection.splits)
+    for note in comparison.notes:
+        request.reporter.say(note)
     digest = table.manifest.digest
     if comparison.pairs is None:
         decision = model_registry.first_champion(comparison.results[0].accuracy, comparison.results[0].rows, digest)
@@ -62,6 +66,7 @@ def main(arguments: Sequence[str]) -> None:
             "promoted": decision.promoted,
             "reason": decision.reason,
             **decision.facts,
+            "left_out_rows": comparison.left_out,
             "table": table.uri,
             "tracking_uri": tracking_uri,
             "seconds": {"total": round(time.monotonic() - started, 2)},

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     # Warnings are printed below.
     logging.getLogger().addHandler(logging.NullHandler())
-    for run_dir in with_trials(paths.to_python(options.run_dir)):
+    for run_dir in with_trials(paths.to_python(paths.given(options.run_dir), "RUN_DIR ")):
         result = replay(run_dir, options.to)
         for refusal in result.refusals:
             PrintReporter().warn(refusal)

@@ -20,8 +20,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--count", metavar="N", type=int, default=10, help="number of runs (default: 10)")
     parser.add_argument("--experiment", metavar="NAME", default=defaults.experiment, help=f"default: {defaults.experiment}")
     options = parser.parse_args(arguments)
-    if options.count < 1:
-        raise ConfigError(f"--count {options.count}: must be at least 1")
+    if not 1 <= options.count <= recent_runs.MAX_COUNT:
+        raise ConfigError(f"--count {options.count}: must be from 1 to {recent_runs.MAX_COUNT:,}")
     uri = default_tracking_uri(defaults)
     runs = recent_runs.find(uri, options.experiment, options.count)
     if runs:

@@ -12,6 +12,7 @@ from pipelines.errors import ConfigError
 from pipelines.launch.session import open_session
 from pipelines.score import flags, model_lookup
 from pipelines.score.batch.scoring_run import ScoringRequest, check, run_scoring
+from pipelines.system import paths
 from pipelines.track.mlflow.follower import default_tracking_uri
 
 
@@ -32,9 +33,11 @@ def main(arguments: Sequence[str]) -> None:
     scoring = ScoringRequest(
         config=request.config,
         info=info,
-        output=options.output,
+        output=paths.made(options.output),
         image_column=options.image_column,
         digits=info.converts_to_digits(options.form),
+        resize=info.resizes_pictures(options.form),
+        picture_note=info.picture_note(options.form),
         overwrite=options.overwrite,
     )
     kind = check(scoring)

@@ -19,12 +19,20 @@ from typing import Any, NoReturn
 import yaml
 
 from pipelines.config import Config, loader
+from pipelines.config.data import NAMED_DATASETS
 from pipelines.config.schema import Verbosity
 from pipelines.errors import ConfigError, ConvoyError, Interrupted
-from pipelines.system import paths, spark_submit, temporary
+from pipelines.system import path_rules, paths, spark_submit, surroundings, temporary
 from pipelines.system.reporter import PrintReporter, Reporter
 from pipelines.system.secrets import mask
 from pipelines.track.rundir import summary as summary_file
+
+# Settings that name what is read.
+_INPUTS = ("data.dataset", "data.test_file")
+_PATHS = (
+    "Relative paths on the command line start in the working directory, or in CONVOY_HOME (the clone) if there is nothing of "
+    "that name; those in configuration files start in CONVOY_HOME, as do the folders for tables and runs."
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ def parse(
     Raises:
         ConfigError: a value is invalid. Unknown flags and `--help` exit as argparse does.
     """
-    parser = Parser(description=description, allow_abbrev=False)
+    parser = Parser(description=description, epilog=_PATHS, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE", help=f"YAML settings (default: {default_config or 'none'})")
     add_flags(parser, reads_data=reads_data, starts_workers=default_config is not None)
     if own_flags is not None:
@@ -121,9 +129,9 @@ def add_resume(parser: argparse.ArgumentParser) -> None:
 
 def overrides_of(options: argparse.Namespace) -> tuple[str, ...]:
     """Settings from the flags of `add_flags`, as `section.key=value`."""
-    overrides = list(options.set)
+    overrides = [_located(setting) for setting in options.set]
     if getattr(options, "data", None) is not None:
-        overrides.append(f"data.dataset={yaml.safe_dump(options.data, default_style=chr(34), width=10**6).strip()}")
+        overrides.append(_input("data.dataset", options.data))
     if getattr(options, "workers", None) is not None:
         overrides.append(f"launch.workers={options.workers}")
     if options.log_level is not None:
@@ -131,12 +139,36 @@ def overrides_of(options: argparse.Namespace) -> tuple[str, ...]:
     return tuple(overrides)
 
 
+def _located(setting: str) -> str:
+    """`section.key=value` with the path in it found, if it is that of an input."""
+    key, _, raw = setting.partition("=")
+    if key.strip() not in _INPUTS:
+        return setting
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError:
+        # For the loader to refuse.
+        return setting
+    return _input(key.strip(), value) if isinstance(value, str) else setting
+
+
+def _input(key: str, location: str) -> str:
+    found = location if location in NAMED_DATASETS else paths.given(location)
+    elsewhere = paths.home() / location
+    if found != location and elsewhere.exists():
+        PrintReporter().warn(f"{location} is in the working directory and in {paths.home()}; {found} is taken")
+    return f"{key}={yaml.safe_dump(found, default_style=chr(34), width=10**6, allow_unicode=True).strip()}"
+
+
 def verbosity_of(options: argparse.Namespace) -> Verbosity:
     return "quiet" if options.quiet else "verbose" if options.verbose else "normal"
 
 
 def check_summary(file: Path | None) -> None:
-    """Raises ConfigError if the folder of `--summary` does not exist."""
+    """Raises ConfigError if the folder of `--summary` does not exist, or the path breaks a rule of `path_rules`."""
+    fault = path_rules.fault(str(file)) if file is not None else ""
+    if fault:
+        raise ConfigError(f"--summary {file}: {fault}")
     if file is not None and not file.absolute().parent.is_dir():
         raise ConfigError(f"--summary {file}: the folder does not exist; create it first")
 
@@ -154,12 +186,13 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> None
         _run_as_guest(main, arguments)
         return
     _raise_on_signals()
+    surroundings.apply()
     spark_submit.attach()
     try:
         main(arguments)
         code = 0
     except ConvoyError as error:
-        _say(f"error: {error}\n{error.details}".rstrip())
+        _say(f"error: {path_rules.printable(str(error))}\n{error.details}".rstrip())
         code = error.exit_code
     except (Interrupted, KeyboardInterrupt) as interruption:
         signum = interruption.signum if isinstance(interruption, Interrupted) else signal.SIGINT

@@ -1,12 +1,14 @@
 """Former import paths of public modules: they lead to the new modules, with a DeprecationWarning that names them."""
 
+from __future__ import annotations
+
 import importlib
 import importlib.util
 import sys
 import warnings
-from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Sequence
 
 # A package moves with the modules in it.
 _MODULES = {

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipelines.system.secrets import mask
+
 # Maximum rows of a table. Databricks shows more, with paging, which a printed page does not have.
 _ROWS = 20
 _DPI = 110
@@ -54,6 +56,8 @@ def result(value: object) -> Output:
         return figure_output(value)
     if _is(value, "pandas", "DataFrame"):
         return _table(value, index=True)
+    if _is(value, "pandas", "Series"):
+        value = _without_secrets(value)
     html = getattr(value, "_repr_html_", lambda: None)() if not isinstance(value, type) else None
     if html is not None:
         return Html(html)
@@ -101,7 +105,19 @@ class Stream(io.TextIOBase):
 
 def _table(frame: Any, *, index: bool) -> Html:
     more = f'<p class="more">the first {_ROWS} rows</p>' if len(frame) > _ROWS else ""
-    return Html(frame.head(_ROWS).to_html(index=index, border=0, float_format=lambda number: f"{number:.5g}") + more)
+    shown = frame.head(_ROWS).apply(_without_secrets)
+    return Html(shown.to_html(index=index, border=0, float_format=lambda number: f"{number:.5g}") + more)
+
+
+def _without_secrets(column: Any) -> Any:
+    """A column of a table with the credentials in its texts masked: pandas shows 50 characters, by which none would be found."""
+    return column if column.dtype.kind in "biufcmM" else column.map(_without_secret)
+
+
+def _without_secret(value: object) -> object:
+    text = str(value)
+    masked = mask(text)
+    return value if masked == text else masked
 
 
 def _is(value: object, module: str, name: str) -> bool:

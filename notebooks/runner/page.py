@@ -41,13 +41,13 @@ def render(execution: Execution, siblings: Sequence[Notebook] = ()) -> str:
         f"<footer>{_error(execution)}notebooks/{html.escape(notebook.path.name)}, run in {execution.seconds:.0f} s on "
         f"{time.strftime('%Y-%m-%d')}{html.escape(' with ' + widgets if widgets else '')}</footer>"
     )
-    return _document(notebook.title, "\n".join(parts))
+    return _document(mask(notebook.title), "\n".join(parts))
 
 
 def render_index(executions: Sequence[Execution]) -> str:
     """A page with links to the others."""
     rows = "\n".join(
-        f'<li><a href="{file_name(execution.notebook)}">{html.escape(execution.notebook.title)}</a> {_error(execution)}</li>'
+        f'<li><a href="{file_name(execution.notebook)}">{_title(execution.notebook)}</a> {_error(execution)}</li>'
         for execution in executions
     )
     return _document("Labs", f"<h1>Labs</h1>\n<ul>\n{rows}\n</ul>")
@@ -67,11 +67,15 @@ def _navigation(notebook: Notebook, siblings: Sequence[Notebook]) -> str:
     previous = siblings[index - 1] if index > 0 else None
     following = siblings[index + 1] if index + 1 < len(siblings) else None
     links = (
-        f'<a href="{file_name(previous)}">← {html.escape(previous.title)}</a>' if previous else "<span></span>",
+        f'<a href="{file_name(previous)}">← {_title(previous)}</a>' if previous else "<span></span>",
         f'<a href="{_INDEX}">all labs</a>',
-        f'<a href="{file_name(following)}">{html.escape(following.title)} →</a>' if following else "<span></span>",
+        f'<a href="{file_name(following)}">{_title(following)} →</a>' if following else "<span></span>",
     )
     return f"<nav>{''.join(links)}</nav>"
+
+
+def _title(notebook: Notebook) -> str:
+    return html.escape(mask(notebook.title))
 
 
 def _error(execution: Execution) -> str:
@@ -80,7 +84,7 @@ def _error(execution: Execution) -> str:
 
 def _cell(result: CellResult) -> str:
     cell = result.cell
-    title = f'<div class="title">{html.escape(cell.title)}</div>' if cell.title else ""
+    title = f'<div class="title">{html.escape(mask(cell.title))}</div>' if cell.title else ""
     if cell.kind == "markdown":
         return f'<section id="cell-{cell.number}">{title}{_MARKDOWN.render(mask(cell.text))}</section>'
     outputs = "".join(_output(output) for output in result.outputs)

@@ -1,14 +1,22 @@
 """The settings of sections `data`, `ingest` and `stream`: what is read, and how."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.config.rules import rule
+from pipelines.config.rules import bounds, rule
 
 OnBadRows = Literal["fail", "quarantine"]
 
-_MAX_FLOAT32 = 3.4028234e38
+# Networks multiply by the reciprocal of the range, in float32.
+_MAX_VALUE, _MIN_RANGE = 1e37, 1e-30
+_MAX_VALUES_PER_IMAGE = 2**26
+_MAX_CLASSES = 2**16
 _MAX_LABEL = 2**53
+NAMED_DATASETS = ("mnist", "mnist-5k", "fashion-mnist")
+"""Data sets that are known by name, which no path can take from them."""
+_MAX_ROWS = 2**31 - 1
+_MAX_MEGABYTES = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +52,12 @@ class DataConfig:
             "three positive numbers: height, width, channels, for example [28, 28, 1]",
         )
         rule(
+            math.prod(self.image_shape) <= _MAX_VALUES_PER_IMAGE,
+            "data.image_shape",
+            self.image_shape,
+            f"of at most {_MAX_VALUES_PER_IMAGE:,} values: height x width x channels",
+        )
+        rule(
             len(self.value_range) == 2 and self.value_range[0] < self.value_range[1],
             "data.value_range",
             self.value_range,
@@ -56,12 +70,12 @@ class DataConfig:
             "a range that includes 0, because libsvm omits zeros",
         )
         rule(
-            max(map(abs, self.value_range)) <= _MAX_FLOAT32,
+            max(map(abs, self.value_range)) <= _MAX_VALUE and self.value_range[1] - self.value_range[0] >= _MIN_RANGE,
             "data.value_range",
             self.value_range,
-            "a range within -3.4e38 to 3.4e38, because values are stored as float32",
+            f"a range within {-_MAX_VALUE:g} to {_MAX_VALUE:g}, at least {_MIN_RANGE:g} wide: networks divide by it in float32",
         )
-        rule(self.classes >= 2, "data.classes", self.classes, "at least 2")
+        bounds("data.classes", self.classes, 2, _MAX_CLASSES)
         rule(
             not self.labels or (len(self.labels) == self.classes and len(set(self.labels)) == self.classes),
             "data.labels",
@@ -118,7 +132,8 @@ class IngestConfig:
             rule(0 <= value <= 0.5, f"ingest.{name}", value, "a number from 0 to 0.5")
         rule(self.test_fraction > 0, "ingest.test_fraction", self.test_fraction, "more than 0: a run reports a test accuracy")
         rule(0 <= self.max_bad_fraction < 1, "ingest.max_bad_fraction", self.max_bad_fraction, "a number from 0 to below 1")
-        rule(self.rows_per_row_group >= 0, "ingest.rows_per_row_group", self.rows_per_row_group, "0 (automatic) or more")
+        bounds("ingest.rows_per_row_group", self.rows_per_row_group, 0, _MAX_ROWS, "0 (automatic) or more")
+        bounds("ingest.seed", self.seed, -(2**63), 2**63 - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,5 +146,5 @@ class StreamConfig:
     """Rows in the shuffle buffer of a streaming worker."""
 
     def __post_init__(self) -> None:
-        rule(self.memory_limit_mb >= 0, "stream.memory_limit_mb", self.memory_limit_mb, "0 (always stream) or more")
-        rule(self.shuffle_buffer_rows >= 1, "stream.shuffle_buffer_rows", self.shuffle_buffer_rows, "at least 1")
+        bounds("stream.memory_limit_mb", self.memory_limit_mb, 0, _MAX_MEGABYTES, "0 (always stream) or more")
+        bounds("stream.shuffle_buffer_rows", self.shuffle_buffer_rows, 1, _MAX_ROWS)

@@ -16,10 +16,11 @@ from typing import Any, Literal
 
 import yaml
 
-from pipelines.config import Config
-from pipelines.config.renamed import current_name
+from pipelines.config import Config, yaml_text
+from pipelines.config.renamed import RENAMED, current_name
+from pipelines.config.rules import shown
 from pipelines.errors import ConfigError
-from pipelines.system import paths
+from pipelines.system import path_rules, paths
 from pipelines.system.secrets import MASK, mask_value, masked
 
 _SECTIONS: dict[str, type] = typing.get_type_hints(Config)
@@ -29,7 +30,7 @@ _PROJECT = Path(__file__).resolve().parents[2]
 
 def find(location: str) -> Path:
     """Path of a configuration file. The ready-made ones, such as `conf/convnet.yml`, are found from any home folder."""
-    path = paths.to_python(location)
+    path = paths.to_python(paths.given(location))
     ready_made = _PROJECT / location
     return ready_made if ready_made.is_file() and not path.exists() else path
 
@@ -39,30 +40,28 @@ def load(file: Path | None, overrides: Iterable[str] = (), settings: Mapping[str
 
     Args:
         file: a YAML file of sections and settings, or None for the defaults.
-        overrides: `section.key=value` strings; the value is parsed as YAML.
+        overrides: `section.key=value` strings; the value is parsed as YAML, but a text without quotes is taken as it is.
         settings: `section.key` to value, as parsed from YAML. They override the file, and `overrides` overrides them.
 
     Raises:
         ConfigError: names file or flag, key, value, rule and remedy.
     """
     values: dict[str, dict[str, Any]] = {}
-    if file is not None:
-        for key, value in _read_file(file):
-            _assign(values, key, value, str(file))
-    for key, value in settings.items():
-        _assign(values, key, value, "set")
+    for origin, pairs in ((str(file), _read_file(file) if file is not None else []), ("set", list(settings.items()))):
+        _check_names(pairs, origin)
+        for key, value in pairs:
+            _assign(values, key, value, origin)
     for text in overrides:
         key, equals, raw = text.partition("=")
         if not equals:
             raise ConfigError(f"--set {text}: must be section.key=value, for example --set training.epochs=5")
-        try:
-            parsed = yaml.safe_load(raw)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {text}: '{raw}' is not a YAML value; put quotes around it") from error
-        _assign(values, key.strip(), parsed, "--set")
+        _assign(values, key.strip(), _value(key, raw, text), "--set")
     _complete_address(values.get("tracking", {}))
     sections = {name: section(**values.get(name, {})) for name, section in _SECTIONS.items()}
-    return Config(**sections)
+    config = Config(**sections)
+    config.check()
+    _check_paths(config)
+    return config
 
 
 def changed(config: Config, settings: Mapping[str, Any], origin: str) -> Config:
@@ -79,9 +78,10 @@ def changed(config: Config, settings: Mapping[str, Any], origin: str) -> Config:
     values: dict[str, dict[str, Any]] = {}
     for key, value in settings.items():
         _assign(values, key, value, origin)
-    return dataclasses.replace(
-        config, **{name: dataclasses.replace(getattr(config, name), **new) for name, new in values.items()}
-    )
+    sections = {name: dataclasses.replace(getattr(config, name), **new) for name, new in values.items()}
+    replaced = dataclasses.replace(config, **sections)
+    replaced.check()
+    return replaced
 
 
 def type_of(key: str, origin: str) -> Any:
@@ -121,7 +121,7 @@ def read_yaml(file: Path) -> Mapping[Any, Any]:
         ConfigError: the file cannot be read, or contains something else.
     """
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml_text.parse(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         folder = file.parent
         near = difflib.get_close_matches(file.name, [p.name for p in folder.glob("*.yml")] if folder.is_dir() else [], n=1)
@@ -129,13 +129,44 @@ def read_yaml(file: Path) -> Mapping[Any, Any]:
         raise ConfigError(f"{file}: no such configuration file; {hint}") from error
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); it must be a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark is not None else ""
-        raise ConfigError(f"{file}{line}: not valid YAML; check indentation and colons") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{file}{yaml_text.problem(error)}") from error
     if content is not None and not isinstance(content, Mapping):
         raise ConfigError(f"{file}: must contain sections such as 'training:' with settings below them")
     return content or {}
+
+
+def _value(key: str, raw: str, text: str) -> Any:
+    """The value in `--set KEY=RAW`."""
+    if type_of(key.strip(), "--set") is str and not raw.lstrip().startswith(("'", '"')):
+        # To YAML a path such as {x} is no text, and one such as a #b ends before the comment.
+        raw = raw.strip() if key != key.strip() else raw
+        return "" if raw == "null" else raw
+    try:
+        return yaml_text.parse(raw)
+    except yaml_text.DuplicateKey as error:
+        raise ConfigError(f"--set {text}: {error.key} occurs twice; leave one out") from error
+    # ValueError: a date that does not exist, a number of thousands of digits.
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"--set {shown(text)}: '{shown(raw)}' is not a YAML value; put quotes around it") from error
+
+
+def _check_paths(config: Config) -> None:
+    """Raises ConfigError for a path that no command takes. What depends on the machine is checked where the path is used."""
+    rules = {
+        "data.dataset": path_rules.fault,
+        "data.test_file": path_rules.fault,
+        "ingest.tables_uri": path_rules.table_fault,
+        "launch.runs_uri": path_rules.mlflow_fault,
+    }
+    for key, rule_of in rules.items():
+        location = config.flat()[key]
+        if key in ("ingest.tables_uri", "launch.runs_uri"):
+            paths.to_python(location, f"{key}=")
+        # In a URI file:/ these characters are encoded.
+        fault = rule_of(location) if not location.startswith("file:") else ""
+        if fault:
+            raise ConfigError(f"{key}={path_rules.shown(location)}: {fault}")
 
 
 def _plain(config: Config) -> dict[str, dict[str, Any]]:
@@ -162,13 +193,22 @@ def _read_file(file: Path) -> list[tuple[str, Any]]:
     return pairs
 
 
+def _check_names(pairs: Iterable[tuple[str, Any]], origin: str) -> None:
+    """Raises ConfigError if a setting is given under both its former and its current name."""
+    used: dict[str, str] = {}
+    for key, _ in pairs:
+        other = used.setdefault(current_name(key), key)
+        if other != key:
+            raise ConfigError(f"{origin}: {other} and {key}: are the same setting; leave out {key if key in RENAMED else other}")
+
+
 def _assign(values: dict[str, dict[str, Any]], key: str, value: Any, origin: str) -> None:
     target = type_of(key, origin)
     section, _, name = current_name(key).partition(".")
     try:
         values.setdefault(section, {})[name] = convert(value, target)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{origin}: {key}={value}: must be {error}") from error
+        raise ConfigError(f"{origin}: {key}={shown(value)}: must be {error}") from error
 
 
 def convert(value: Any, target: Any) -> Any:
@@ -187,16 +227,21 @@ def convert(value: Any, target: Any) -> Any:
         (item, _) = typing.get_args(target)
         if not isinstance(value, list | tuple):
             raise TypeError(f"a list of {_noun(item)}s, for example [1, 2]")
+        if item is str and not all(isinstance(element, str) for element in value):
+            raise TypeError(f"a list of texts, but {_read_as(next(each for each in value if not isinstance(each, str)))}")
         return tuple(convert(element, item) for element in value)
     if target is float and isinstance(value, str):
         # YAML 1.1 parses 1e-3, which has no dot, as a string.
         value = _float_or_text(value)
     if target is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise ValueError("a number up to 1.7e308") from None
     if target is str and isinstance(value, types.NoneType):
         value = ""
     if type(value) is not target:
-        raise TypeError(_noun(target, article=True))
+        raise TypeError(f"text, but {_read_as(value)}" if target is str else _noun(target, article=True))
     return value
 
 
@@ -205,6 +250,17 @@ def _float_or_text(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
+
+
+def _read_as(value: Any) -> str:
+    """Why a value that was written without quotes is not text."""
+    if isinstance(value, bool):
+        words, kind = ("yes", "on", "true") if value else ("no", "off", "false"), "true" if value else "false"
+        return f'YAML reads {", ".join(words[:-1])} and {words[-1]} as {kind}: put quotes around the word, as in "{words[0]}"'
+    if isinstance(value, list | dict):
+        return f"this is a {'list' if isinstance(value, list) else 'mapping'}: put quotes around it if it is a text"
+    shown = "null" if value is None else value
+    return f'YAML reads {shown} as {"nothing" if value is None else "a number or date"}: put quotes around it, as in "{shown}"'
 
 
 def _noun(kind: type, *, article: bool = False) -> str:

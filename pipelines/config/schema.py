@@ -2,7 +2,7 @@
 
 Defaults are defined here and in the modules of the larger sections (`data`, `training`), nowhere else. A YAML file overrides
 them, and `--set section.key=value` overrides the file (`pipelines.config.loader`). Breaking a rule raises a `ConfigError` that
-names key, value, rule and remedy.
+names key, value, rule and remedy: those of a section when it is created, those between sections by `Config.check`.
 """
 
 import dataclasses
@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipelines.config.data import DataConfig, IngestConfig, StreamConfig
-from pipelines.config.rules import rule
+from pipelines.config.rules import DAYS_30, bounds, rule
 from pipelines.config.training import TrainingConfig
 from pipelines.system.secrets import MASK, remember
 
 Verbosity = Literal["quiet", "normal", "verbose"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+_MAX_WORKERS, _MAX_THREADS, _MANY = 2**16, 2**10, 10**6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,28 +46,30 @@ class LaunchConfig:
     log_level: LogLevel = "INFO"
     """Lowest level of the lines in the log files of driver and ranks."""
     start_timeout_seconds: int = 120
-    """How long the workers may take to find each other."""
+    """How long the workers of a training may take to find each other."""
     stall_warning_seconds: int = 60
     """A worker that makes no progress for this long is named on the driver's terminal."""
     stall_shutdown_seconds: int = 300
-    """A worker that makes no progress for this long is terminated and counts as lost."""
+    """A worker that makes no progress for this long is terminated and counts as lost. Each step and each batch of an evaluation
+    is progress."""
     max_restarts: int = 2
     """How often a training that lost a worker restarts from its last checkpoint. Errors in the code never cause a restart."""
     min_workers: int = 0
     """Fewest workers to continue with when there is no task slot for a lost worker; 0: the training fails."""
 
     def __post_init__(self) -> None:
-        rule(self.workers >= 1, "launch.workers", self.workers, "at least 1")
-        rule(self.threads_per_worker >= 0, "launch.threads_per_worker", self.threads_per_worker, "0 (automatic) or more")
+        bounds("launch.workers", self.workers, 1, _MAX_WORKERS)
+        bounds("launch.threads_per_worker", self.threads_per_worker, 0, _MAX_THREADS, "0 (automatic) or more")
         rule(
             self.cycle_milliseconds == 0 or 0.1 <= self.cycle_milliseconds <= 1000,
             "launch.cycle_milliseconds",
             self.cycle_milliseconds,
             "0 (Horovod's own) or 0.1 to 1000",
         )
-        rule(self.start_timeout_seconds >= 1, "launch.start_timeout_seconds", self.start_timeout_seconds, "at least 1")
-        rule(self.stall_warning_seconds >= 1, "launch.stall_warning_seconds", self.stall_warning_seconds, "at least 1")
-        rule(self.max_restarts >= 0, "launch.max_restarts", self.max_restarts, "0 (never) or more")
+        bounds("launch.start_timeout_seconds", self.start_timeout_seconds, 1, DAYS_30)
+        bounds("launch.stall_warning_seconds", self.stall_warning_seconds, 1, DAYS_30)
+        bounds("launch.stall_shutdown_seconds", self.stall_shutdown_seconds, 1, DAYS_30)
+        bounds("launch.max_restarts", self.max_restarts, 0, _MANY, "0 (never) or more")
         rule(
             0 <= self.min_workers <= self.workers,
             "launch.min_workers",
@@ -90,8 +94,8 @@ class CheckpointConfig:
     """Checkpoints kept per run; older ones are removed."""
 
     def __post_init__(self) -> None:
-        rule(self.every_epochs >= 0, "checkpoint.every_epochs", self.every_epochs, "0 (none) or more")
-        rule(self.keep >= 1, "checkpoint.keep", self.keep, "at least 1; checkpoint.every_epochs=0 writes none")
+        bounds("checkpoint.every_epochs", self.every_epochs, 0, _MANY, "0 (none) or more")
+        bounds("checkpoint.keep", self.keep, 1, _MANY, "at least 1; checkpoint.every_epochs=0 writes none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +120,7 @@ class TrackingConfig:
             self.uri,
             "complete: its credentials were masked; set MLFLOW_TRACKING_URI to the whole address, or --set tracking.uri",
         )
-        rule(self.finish_timeout_seconds >= 0, "tracking.finish_timeout_seconds", self.finish_timeout_seconds, "0 or more")
+        bounds("tracking.finish_timeout_seconds", self.finish_timeout_seconds, 0, DAYS_30)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +136,13 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the rules between sections. They are for settings as a user gives them: a running job derives others, such as a
+        training that continues on fewer workers.
+
+        Raises:
+            ConfigError: names key, value, rule and remedy.
+        """
         for key, value in self.flat().items():
             complete = MASK not in str(value) or key == "tracking.run_name"
             rule(complete, key, value, f"complete: credentials in it were masked; give it again with --set {key}")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.config.rules import rule
+from pipelines.config.rules import bounds, rule
 
 Optimizer = Literal["adam", "adamw", "sgd", "lamb"]
 Schedule = Literal["constant", "cosine", "step", "one_cycle"]
@@ -12,6 +12,9 @@ Compression = Literal["none", "float16"]
 LearningRateScaling = Literal["linear", "square_root", "none"]
 
 TEST_VIEWS = (1, 5, 9)
+_MANY, _MAX_BATCH = 10**6, 2**31 - 1
+# Numbers that remain finite and above 0 in float32.
+_SMALLEST_RATE, _LARGEST_RATE, _LARGEST = 1e-30, 1e30, 1e9
 # Beyond these an image leaves its frame or folds over itself.
 _AUGMENTATION_LIMITS = {
     "augment_shift": 0.5,
@@ -78,40 +81,41 @@ class TrainingConfig:
     steps_per_execution: int = 1
     """Steps per call into TensorFlow. More of them make the first trace slower."""
     custom_kernels: bool = True
-    """Use Convoy's kernels instead of Keras': the same results up to rounding, with other random numbers. Adam is one operation
-    per weight, dropout draws bytes, and gradients skip zeros where pooling and dropout follow a convolution (CPUs with Numba).
-    false: Keras' own, to compare."""
+    """Use Convoy's kernels instead of Keras': the same results up to rounding, with other random numbers. Adam is four
+    operations per weight, dropout draws bytes, and gradients skip zeros where pooling and dropout follow a convolution (CPUs
+    with Numba). false: Keras' own, to compare."""
     early_stopping_patience: int = 0
     """Stop after this many epochs without a better validation loss and restore the best weights; 0 trains all epochs."""
     seed: int = 1
     """Determines initial weights, dropout and the order of the rows."""
 
     def __post_init__(self) -> None:
-        rule(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
-        rule(self.batch_size_per_worker >= 1, "training.batch_size_per_worker", self.batch_size_per_worker, "at least 1")
-        rule(self.base_learning_rate > 0, "training.base_learning_rate", self.base_learning_rate, "more than 0")
-        rule(
-            self.learning_rate_batch >= 0, "training.learning_rate_batch", self.learning_rate_batch, "1 or more, or 0 (automatic)"
-        )
-        rule(self.warmup_epochs >= 0, "training.warmup_epochs", self.warmup_epochs, "0 or more")
-        rule(self.step_epochs > 0, "training.step_epochs", self.step_epochs, "more than 0")
+        bounds("training.epochs", self.epochs, 1, _MANY)
+        bounds("training.batch_size_per_worker", self.batch_size_per_worker, 1, _MAX_BATCH)
+        rate = self.base_learning_rate
+        rule(rate > 0, "training.base_learning_rate", rate, "more than 0")
+        bounds("training.base_learning_rate", rate, _SMALLEST_RATE, _LARGEST_RATE)
+        bounds("training.learning_rate_batch", self.learning_rate_batch, 0, _MAX_BATCH, "1 or more, or 0 (automatic)")
+        bounds("training.warmup_epochs", self.warmup_epochs, 0, _MANY)
+        bounds("training.step_epochs", self.step_epochs, 1 / _MANY, _MANY)
         rule(0 < self.step_factor <= 1, "training.step_factor", self.step_factor, "more than 0, at most 1")
-        rule(0 <= self.momentum < 1, "training.momentum", self.momentum, "from 0 to below 1")
+        bounds("training.momentum", self.momentum, 0, 0.9999)
         rule(
             self.momentum == 0 or self.optimizer == "sgd",
             "training.momentum",
             self.momentum,
             f"0 unless training.optimizer is sgd (it is {self.optimizer})",
         )
-        rule(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "0 or more")
+        bounds("training.weight_decay", self.weight_decay, 0, _LARGEST)
         rule(
             self.weight_decay == 0 or self.optimizer != "adam",
             "training.weight_decay",
             self.weight_decay,
             "0 with training.optimizer adam; adamw is Adam with weight decay",
         )
-        rule(self.clip_norm >= 0, "training.clip_norm", self.clip_norm, "more than 0, or 0 for no limit")
-        rule(0 <= self.average_decay < 1, "training.average_decay", self.average_decay, "from 0 (no average) to below 1")
+        if self.clip_norm != 0:
+            bounds("training.clip_norm", self.clip_norm, 1 / _MANY, _LARGEST, f"at least {1 / _MANY:g}, or 0 for no limit")
+        rule(0 <= self.average_decay <= 0.999999, "training.average_decay", self.average_decay, "from 0 (no average) to 0.999999")
         for name, largest in _AUGMENTATION_LIMITS.items():
             value = getattr(self, name)
             rule(0 <= value <= largest, f"training.{name}", value, f"from 0 (none) to {largest:g}")
@@ -123,5 +127,6 @@ class TrainingConfig:
             self.accumulation_steps,
             f"a divisor of training.batch_size_per_worker ({self.batch_size_per_worker}), which it divides into equal parts",
         )
-        rule(self.steps_per_execution >= 1, "training.steps_per_execution", self.steps_per_execution, "at least 1")
-        rule(self.early_stopping_patience >= 0, "training.early_stopping_patience", self.early_stopping_patience, "0 or more")
+        bounds("training.steps_per_execution", self.steps_per_execution, 1, _MANY)
+        bounds("training.early_stopping_patience", self.early_stopping_patience, 0, _MANY)
+        bounds("training.seed", self.seed, 0, 2**32 - 1)

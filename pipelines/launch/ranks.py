@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from pipelines.config import LaunchConfig
 from pipelines.errors import ConfigError
 from pipelines.launch import session
-from pipelines.launch.health.failures import read_failures
+from pipelines.launch.health.failures import extract, read_failures
 from pipelines.launch.preflight import check
 from pipelines.launch.workers import barrier, commands, spawn
 from pipelines.launch.workers.barrier import RankError
@@ -101,7 +101,7 @@ def _on_driver(call: tuple[Any, ...], launch: LaunchConfig, work_dir: Path) -> l
         if waiting or any(rank.exception() for rank in done):
             # The others would wait for the failed one.
             commands.send(attempt_dir, commands.KILL)
-    failures = read_failures(attempt_dir)
+    failures = read_failures(attempt_dir) or extract("\n".join(str(rank.exception() or "") for rank in ranks))
     if failures:
         raise RankError(failures)
     return [cloudpickle.loads(rank.result()) for rank in ranks]

@@ -7,13 +7,15 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import pyspark
 from py4j.java_gateway import is_instance_of
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 from pipelines.errors import LaunchError
-from pipelines.system import connect, paths, spark_submit
+from pipelines.system import connect, paths, spark_submit, surroundings
 from pipelines.system.secrets import first_line, mask
 
 _log = logging.getLogger(__name__)
@@ -34,6 +36,7 @@ def open_session(app_name: str) -> Iterator[SparkSession]:
         # Databricks treats a stopped session as a crash of the driver.
         yield active or SparkSession.builder.getOrCreate()
         return
+    _check_surroundings()
     # By default Spark starts the first `python3` on the PATH of its workers.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     interrupt_handler = signal.getsignal(signal.SIGINT)
@@ -91,13 +94,39 @@ def _connected(address: str) -> SparkSession:
         raise LaunchError(f"SPARK_REMOTE={mask(address)}: {first_line(error)}; {remedy}") from error
 
 
+def _check_surroundings() -> None:
+    """Before the JVM starts. Raises LaunchError where it cannot."""
+    surroundings.apply()
+    reason = surroundings.refusal() or _other_spark(os.environ.get("SPARK_HOME", ""))
+    if reason:
+        raise LaunchError(f"Spark cannot start: {reason}")
+
+
+def _other_spark(home: str) -> str:
+    """Why the Spark in SPARK_HOME cannot be used by this Python; empty if it can."""
+    if home and not Path(home, "bin/spark-submit").exists():
+        return f"SPARK_HOME={home} has no Spark (bin/spark-submit); unset SPARK_HOME"
+    versions = [jar.stem.rpartition("-")[2] for jar in Path(home, "jars").glob("spark-core_*.jar")] if home else []
+    if not versions or pyspark.__version__ in versions:
+        return ""
+    return (
+        f"SPARK_HOME={home} has Spark {versions[0]}, this Python has pyspark {pyspark.__version__}; unset SPARK_HOME, or start "
+        "the job with its spark-submit"
+    )
+
+
 def is_local() -> bool:
-    """Whether the tasks of the active session, or else of the next one, run on this machine."""
+    """Whether the tasks of the active session, or else of the next one, run on this machine. Starts Spark's JVM.
+
+    Raises:
+        LaunchError: Spark cannot start here.
+    """
     active = SparkSession.getActiveSession()
     if active is not None:
         return runs_here(active)
     if connect.requested():
         return connect.requested().startswith("local")
+    _check_surroundings()
     SparkContext._ensure_initialized()
     return bool(SparkConf().get("spark.master", "local[*]").startswith("local"))
 

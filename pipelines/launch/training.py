@@ -4,7 +4,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
@@ -27,12 +27,13 @@ from pipelines.launch.train_function import work
 from pipelines.launch.workers import spawn
 from pipelines.models import registry
 from pipelines.system import atomic, paths
+from pipelines.system.fingerprint import Fingerprint
 from pipelines.track import provenance, run_page
 from pipelines.track.console.console import TrainingConsole
 from pipelines.track.recorder import Recorder
 from pipelines.track.rundir import layout
 from pipelines.track.rundir import summary as summary_file
-from pipelines.track.rundir.events import Event
+from pipelines.track.rundir.events import Event, TrainingPlan
 from pipelines.track.rundir.summary import ModelScore, SplitRows, StageSeconds, TrainingSummary
 from pipelines.track.tracked_run import TrackedRun
 from pipelines.train.result import TrainingResult
@@ -87,6 +88,8 @@ def run_training(
         ConvoyError: training failed; the run remains, as FAILED.
     """
     registry.check(config.model.name, config.training.label_smoothing)
+    # Before the run is touched.
+    known = resume.check_source(resumption, console) if resumption is not None else None
     clock = Clock(submitted or provenance.submitted_at())
     key = run_page.random_key()
     run_name = config.tracking.run_name or run_page.name(config, _expected_dataset(config), key)
@@ -95,13 +98,13 @@ def run_training(
     elif resumption is not None:
         run_dir = resumption.run_dir
     else:
-        run_dir = layout.make(paths.to_python(config.launch.runs_uri), run_name)
+        run_dir = layout.make(paths.to_mlflow(config.launch.runs_uri, "launch.runs_uri="), run_name)
     parent = trial.parent if trial is not None else None
     patience = _MLFLOW_SECONDS if trial is None else 0
     with recorded(
         config.tracking, run_name, run_dir, console, log_level=config.launch.log_level, parent=parent, patience_seconds=patience
     ) as run:
-        training = _Training(config, console, run, run_dir, clock, resumption, trial)
+        training = _Training(config, console, run, run_dir, clock, resumption, known, trial)
         training.record_settings()
         summary = training.run(fork_server, key)
     clock.mark("end")
@@ -126,10 +129,13 @@ class _Training:
     run_dir: Path
     clock: Clock
     resumption: Resumption | None
+    known: tuple[Source, Sequence[Fingerprint]] | None
+    """The source, and the fingerprints of its files, of a resumed run."""
     trial: Trial | None
 
     def record_settings(self) -> None:
-        atomic.write(self.run_dir / layout.CONFIG_FILE, loader.dump_masked(self.config), private=True)
+        if self.resumption is None:
+            atomic.write(self.run_dir / layout.CONFIG_FILE, loader.dump_masked(self.config), private=True)
         for key in loader.without_credentials(self.config):
             self.console.warn(f"{key} is kept without its credentials; give it again (--set {key}) to resume or repeat this run")
         if self.resumption is None:
@@ -139,14 +145,15 @@ class _Training:
             self.tracked.tags(self.trial.tags)
 
     def run(self, fork_server: str | None, name_key: str) -> TrainingSummary:
-        source = resolve_source(self.config.data, self.console)
+        source, fingerprints = self.known or (resolve_source(self.config.data, self.console), None)
         self._correct_name(source.dataset, name_key)
         with self._cluster(fork_server) as (spark, server):
             self.clock.mark("spark")
-            data = self._open_table(spark, source)
+            data = self._open_table(spark, source, fingerprints)
             title = run_page.title(self.config, data.manifest.dataset)
             recorder = Recorder(self.tracked, self.run_dir, data.manifest, title, self.clock.submitted)
-            results = self._train(spark, server, data, recorder)
+            with self._taken_over():
+                results = self._train(spark, server, data, recorder)
             self._record_result(results[0], data, recorder)
         return self._summary(source.note, data, results)
 
@@ -168,9 +175,9 @@ class _Training:
                 self.console.warn(line)
             yield spark, address
 
-    def _open_table(self, spark: SparkSession, source: Source) -> Table:
+    def _open_table(self, spark: SparkSession, source: Source, fingerprints: Sequence[Fingerprint] | None) -> Table:
         with _tables:
-            data, built = table.open_or_build(spark, self.config, source, self.console)
+            data, built = table.open_or_build(spark, self.config, source, self.console, fingerprints)
         self.clock.mark("table")
         manifest = data.manifest
         rows = ", ".join(f"{manifest.rows(split):,} {split}" for split in SPLITS)
@@ -190,6 +197,17 @@ class _Training:
         if self.resumption is not None:
             resume.check_table(self.resumption, manifest, self.console)
         return data
+
+    def _taken_over(self) -> AbstractContextManager[None]:
+        """The block within which a resumed run's folder is this training's."""
+        if self.resumption is None:
+            return nullcontext()
+        return resume.taken_over(
+            self.resumption,
+            loader.dump_masked(self.config),
+            began=lambda: TrainingPlan.kind in self.clock.marks,
+            reporter=self.console,
+        )
 
     def _train(self, spark: SparkSession, fork_server: str, data: Table, recorder: Recorder) -> list[TrainingResult]:
         clock, trial = self.clock, self.trial

@@ -2,17 +2,16 @@
 
 import contextlib
 import io
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipelines.errors import DataError
+from pipelines.models.memory import evaluation_rows
 from pipelines.score.mlflow_client import quiet
 from pipelines.score.model_info import ModelInfo
-
-# Larger batches are no faster and cost memory.
-_BATCH_ROWS = 1000
 
 
 class Classifier:
@@ -26,7 +25,9 @@ class Classifier:
             self._model = mlflow.pyfunc.load_model(str(info.path))
         implementation = getattr(self._model, "_model_impl", None)
         # MLflow calls Keras with batches of 32 and a progress bar; measured four times slower than batches of 1,000.
-        self._predict_on_batch = getattr(getattr(implementation, "keras_model", None), "predict_on_batch", None)
+        keras_model = getattr(implementation, "keras_model", None)
+        self._predict_on_batch = getattr(keras_model, "predict_on_batch", None)
+        self._batch_rows = evaluation_rows(keras_model, math.prod(info.image_shape))
 
     def probabilities(self, images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Class probabilities.
@@ -40,7 +41,8 @@ class Classifier:
         Raises:
             DataError: the model's output has another shape.
         """
-        batches = [self._predict(images[start : start + _BATCH_ROWS]) for start in range(0, len(images), _BATCH_ROWS)]
+        rows = self._batch_rows
+        batches = [self._predict(images[start : start + rows]) for start in range(0, len(images), rows)]
         if not batches:
             return np.empty((0, self.info.num_classes), np.float32)
         return np.concatenate(batches)

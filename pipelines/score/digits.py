@@ -1,6 +1,7 @@
 """Convert an image file to a network's input.
 
-A network that was trained on digits in MNIST's format gets them in this format; any other gets the whole picture, resized.
+A network that was trained on digits in MNIST's format gets them in this format; any other gets the whole picture. One that was
+trained on pictures of one size gets only such.
 """
 
 from pathlib import Path
@@ -9,20 +10,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.data.formats import image_file
+from pipelines.data.formats import image_file, mnist_format
 from pipelines.data.formats.image_file import NoImage
-from pipelines.data.formats.mnist_format import to_mnist_format
 from pipelines.errors import DataError
 
 
-def read_image(path: Path, shape: tuple[int, int, int], value_range: tuple[float, float], *, digits: bool) -> npt.NDArray[Any]:
+def read_image(
+    path: Path, shape: tuple[int, int, int], value_range: tuple[float, float], *, digits: bool, resize: bool = True
+) -> npt.NDArray[Any]:
     """The network's input from an image file; see `decode_image`.
 
     Raises:
         DataError: the file cannot be read, or is not an image; names the file.
     """
     try:
-        return decode_image(path.read_bytes(), shape, value_range, digits=digits)
+        return decode_image(path.read_bytes(), shape, value_range, digits=digits, resize=resize)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}); check the path and its permissions") from error
     except NoImage as error:
@@ -30,7 +32,7 @@ def read_image(path: Path, shape: tuple[int, int, int], value_range: tuple[float
 
 
 def decode_image(
-    content: bytes, shape: tuple[int, int, int], value_range: tuple[float, float], *, digits: bool
+    content: bytes, shape: tuple[int, int, int], value_range: tuple[float, float], *, digits: bool, resize: bool = True
 ) -> npt.NDArray[np.float32]:
     """Decode an image.
 
@@ -39,15 +41,18 @@ def decode_image(
         shape: height, width and channels of the network's input.
         value_range: values of black and white.
         digits: convert the picture to MNIST's format (shape 28 x 28 x 1 only).
+        resize: resize a picture of another size.
 
     Returns:
         [height, width, channels] float32 in `value_range`.
 
     Raises:
-        NoImage: the bytes are not an image, it shows no digit, or the number of channels is not supported.
+        NoImage: the bytes are not an image, it shows no digit, has another size, or the number of channels is not supported.
     """
     picture = image_file.decode(content)
     if digits:
-        grey = np.asarray(image_file.flatten_alpha(picture).convert("L"), np.float32)
-        return image_file.scale_to(to_mnist_format(grey)[:, :, None], value_range)
+        return image_file.scale_to(mnist_format.from_picture(picture), value_range)
+    if not resize and picture.size != (shape[1], shape[0]):
+        actual, expected = f"{picture.size[1]} x {picture.size[0]}", f"{shape[0]} x {shape[1]}"
+        raise NoImage(f"is {actual}, but the model was trained on pictures of {expected} only; --form picture resizes it")
     return image_file.scale_to(image_file.to_array(picture, shape), value_range)

@@ -1,15 +1,22 @@
 """The inputs, outputs and metadata of a logged model, read from its folder without loading it.
 
 Works with any MLflow model that maps a tensor of images to one probability per class. The metadata that Convoy adds to its own
-models (class names, label values, value range) is used where present. Needs MLflow 2.13 or later, but no Spark.
+models (class names, label values, value range, how rows are read, training rows) is used where present. Needs MLflow 2.13 or
+later, but no Spark.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pipelines.data.table import row_hashes
+from pipelines.data.table.row_hashes import TrainingRows
+from pipelines.data.table.schema import ReadingRules
 from pipelines.errors import ConfigError
+
+Form = Literal["auto", "digit", "picture"]
+"""How to take pictures: as the model was trained, converted to MNIST's format, or only resized."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +44,12 @@ class ModelInfo:
     describes_classes: bool = True
     """False for a model that Convoy did not log: labels, class names and value range are then unverified defaults."""
 
-    @property
-    def expects_digits(self) -> bool:
-        """Whether the model expects grey digits in MNIST's format, to which pictures of digits must be converted."""
-        grey = self.image_shape == (28, 28, 1) and self.value_range == (0.0, 255.0)
-        named_digits = self.describes_classes and self.class_names == tuple("0123456789")
-        return grey and named_digits and self.dataset != "fashion-mnist"
+    picture_form: Literal["digit", "picture", "unknown"] = "unknown"
+    """`digit`: trained on images in MNIST's format, to which pictures of digits must be converted."""
+    reading: ReadingRules | None = None
+    """How the training rows were read; None if the model does not record it."""
 
-    def converts_to_digits(self, form: Literal["auto", "digit", "picture"]) -> bool:
+    def converts_to_digits(self, form: Form) -> bool:
         """Whether to convert pictures to MNIST's format, given the value of `--form`.
 
         Raises:
@@ -54,7 +59,38 @@ class ModelInfo:
             raise ConfigError(
                 f"--form digit: must be picture for this model, which takes images of shape {list(self.image_shape)}"
             )
-        return self.expects_digits if form == "auto" else form == "digit"
+        return self.picture_form == "digit" if form == "auto" else form == "digit"
+
+    def resizes_pictures(self, form: Form) -> bool:
+        """Whether to resize pictures of another size: not if training refused them."""
+        was_resized = self.reading is None or self.reading.source != "pictures" or self.reading.resize_pictures
+        return form != "auto" or was_resized
+
+    @property
+    def knows_indices(self) -> bool:
+        """Whether it records the number at which the indices of libsvm text start. Training on pictures says nothing about it."""
+        return self.reading is not None and self.reading.source == "libsvm"
+
+    def zero_based(self, configured: bool) -> bool:
+        """Whether the indices of libsvm text start at 0: as in the training data, or as configured if that is not known."""
+        return self.reading.zero_based if self.reading is not None and self.knows_indices else configured
+
+    def picture_note(self, form: Form) -> str:
+        """What the user must know about pictures that this model is about to see; empty if the model records their form."""
+        if form != "auto" or self.picture_form != "unknown":
+            return ""
+        return (
+            f"{self.uri} does not record how it takes pictures: they are resized as they are; --form digit converts them to "
+            "MNIST's format"
+        )
+
+    def training_rows(self) -> TrainingRows | None:
+        """The hashes of the rows that the model was trained on; None if it does not record them.
+
+        Raises:
+            DataError: the file with them is damaged.
+        """
+        return TrainingRows.read(self.path / row_hashes.FILE_NAME)
 
 
 def read(folder: Path, uri: str, version: str = "") -> ModelInfo:
@@ -83,7 +119,15 @@ def read(folder: Path, uri: str, version: str = "") -> ModelInfo:
         dataset=metadata.get("dataset", ""),
         table_digest=metadata.get("table_digest", ""),
         describes_classes="labels" in metadata,
+        picture_form=metadata.get("picture_form", "unknown"),
+        reading=_reading(metadata),
     )
+
+
+def _reading(metadata: Mapping[str, Any]) -> ReadingRules | None:
+    if "source" not in metadata:
+        return None
+    return ReadingRules(source=metadata["source"], zero_based=metadata["zero_based"], resize_pictures=metadata["resize_pictures"])
 
 
 def _tensor_shapes(signature: Any, uri: str) -> tuple[tuple[int, int, int], int]:

@@ -35,16 +35,15 @@ def find(uri: str, tracking_uri: str, experiment: str = "") -> ModelInfo:
     requested = uri
     if not uri:
         uri = _newest_model(client, experiment)
-    folder = Path() if _has_scheme(uri) else paths.to_python(uri)
+    folder = Path() if _has_scheme(uri) else paths.to_mlflow(paths.given(uri), "--model ")
     version = ""
     if _has_scheme(uri):
         try:
             uri, version = _resolve_alias(client, uri)
             folder = _download(uri)
         except Exception as error:
-            raise ConfigError(
-                f"--model {requested or uri}: not found at {mask(tracking_uri)} ({first_line(error)}); use {_URI_FORMS}"
-            ) from error
+            problem = f"could not be fetched from {mask(tracking_uri)} ({first_line(error)})"
+            raise ConfigError(f"--model {requested or uri}: {problem}; use {_URI_FORMS}") from error
     if not (folder / "MLmodel").is_file():
         raise ConfigError(f"--model {requested}: no MLmodel file in {folder}; use {_URI_FORMS}")
     return model_info.read(folder, uri, version)

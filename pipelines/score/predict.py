@@ -5,17 +5,18 @@ import gzip
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
-from pipelines.data.formats import libsvm
+from pipelines.data.formats import libsvm, text_file
+from pipelines.data.formats.file_kind import FileKind, files_by_kind
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.errors import DataError
 from pipelines.score.classifier import Classifier
 from pipelines.score.digits import read_image
-from pipelines.score.model_info import ModelInfo
 from pipelines.system import paths
+from pipelines.system.path_rules import printable
 
 _CHUNK_LINES = 1000
 
@@ -37,26 +38,64 @@ class Prediction:
         return self.probabilities[self.label]
 
 
-def predict(classifier: Classifier, files: Sequence[str], digits: bool) -> Iterator[Prediction]:
+def predict(
+    classifier: Classifier, files: Sequence[str], digits: bool, *, resize: bool = True, zero_based: bool = False
+) -> Iterator[Prediction]:
     """Predict every image of every file, in order.
 
     Args:
         classifier: the loaded model.
-        files: images (PNG, JPEG, ...) and libsvm files (.txt, .libsvm, .svm, .t; also .gz, .bz2).
+        files: images (PNG, JPEG, ...), libsvm text (also .gz, .bz2; labels do not matter), and folders of either.
         digits: convert pictures to MNIST's format.
+        resize: resize pictures of another size.
+        zero_based: indices of libsvm text start at 0.
 
     Raises:
         DataError: a file is missing or of neither kind (`FILE: reason`), or a line is malformed (`FILE:LINE: reason`).
     """
     info = classifier.info
-    for file in files:
-        path = Path(file) if Path(file).exists() else paths.to_python(file)
-        if libsvm.is_libsvm(path):
-            for numbers, images in _libsvm_images(path, file, info):
-                yield from _predictions(classifier, [f"{file}:{number}" for number in numbers], images)
+    rules = Rules(
+        image_shape=info.image_shape,
+        value_range=info.value_range,
+        labels=info.labels,
+        first_index=0 if zero_based else 1,
+        any_label=True,
+        index_is_known=info.knows_indices,
+    )
+    for file in find_inputs(files):
+        if file.kind == "libsvm":
+            for numbers, images in _libsvm_images(file.path, file.name, rules):
+                yield from _predictions(classifier, [f"{file.name}:{number}" for number in numbers], images)
         else:
-            image = read_image(path, info.image_shape, info.value_range, digits=digits)
-            yield from _predictions(classifier, [file], image[None])
+            image = read_image(file.path, info.image_shape, info.value_range, digits=digits, resize=resize)
+            yield from _predictions(classifier, [file.name], image[None])
+
+
+class NamedFile(NamedTuple):
+    name: str
+    """For messages: as the user wrote it."""
+    path: Path
+    kind: FileKind
+
+
+def find_inputs(files: Sequence[str]) -> list[NamedFile]:
+    """The files to predict, with those in folders. Raises DataError for one that is missing or neither text nor a picture."""
+    return [found for file in files for found in _found(file)]
+
+
+def _found(file: str) -> Iterator[NamedFile]:
+    path = paths.named_file(file)
+    try:
+        by_kind = files_by_kind(path)
+    except OSError as error:
+        shown = error.filename if path.is_dir() else file
+        raise DataError(f"{shown}: cannot be read ({error.strerror or error}); check the path and its permissions") from error
+    if list(by_kind) not in (["libsvm"], ["picture"]):
+        content = " and ".join(f"{len(found)} of kind {kind}" for kind, found in by_kind.items()) or "no files with content"
+        raise DataError(f"{file}: contains {content}; name pictures or libsvm text, or score it with ./convoy score")
+    for kind, found in by_kind.items():
+        for one in found:
+            yield NamedFile(printable(file if one == path else f"{file.rstrip('/')}/{one.relative_to(path)}"), one, kind)
 
 
 def _predictions(classifier: Classifier, origins: Sequence[str], images: npt.NDArray[Any]) -> Iterator[Prediction]:
@@ -65,15 +104,15 @@ def _predictions(classifier: Classifier, origins: Sequence[str], images: npt.NDA
         yield Prediction(origin, names[int(row.argmax())], dict(zip(names, row.tolist(), strict=True)))
 
 
-def _libsvm_images(path: Path, display_name: str, info: ModelInfo) -> Iterator[tuple[list[int], npt.NDArray[Any]]]:
+def _libsvm_images(path: Path, display_name: str, rules: Rules) -> Iterator[tuple[list[int], npt.NDArray[Any]]]:
     """Line numbers (from 1) and images [n, height, width, channels], one chunk of lines at a time."""
-    rules = Rules(image_shape=info.image_shape, value_range=info.value_range, labels=info.labels)
+    text_file.check(str(path.absolute()))
     for numbers, lines in _line_chunks(path, display_name):
         chunk = libsvm.parse(b"\n".join(lines) + b"\n", rules)
         if chunk.bad_lines:
             first = chunk.bad_lines[0]
             raise DataError(f"{display_name}:{numbers[first.number]}: {first.fault.text}")
-        yield numbers, chunk.images.reshape(-1, *info.image_shape)
+        yield numbers, chunk.images.reshape(-1, *rules.image_shape)
 
 
 def _line_chunks(path: Path, display_name: str) -> Iterator[tuple[list[int], list[bytes]]]:

@@ -5,6 +5,7 @@ Workers need neither access to the tracking server nor a token, because Spark co
 
 import dataclasses
 import os
+import shutil
 import tempfile
 import uuid
 import zipfile
@@ -18,7 +19,7 @@ from pyspark.sql import SparkSession
 
 from pipelines.score.classifier import Classifier
 from pipelines.score.model_info import ModelInfo
-from pipelines.system import connect
+from pipelines.system import connect, surroundings
 from pipelines.system.tensorflow_env import tensorflow_environment
 
 _loaded: dict[str, Classifier] = {}
@@ -35,15 +36,23 @@ class PackedModel:
 
 @contextmanager
 def packed_models(spark: SparkSession, models: Sequence[ModelInfo]) -> Iterator[tuple[PackedModel, ...]]:
-    """Distribute models through Spark. They are available to jobs that end within the block."""
-    with tempfile.TemporaryDirectory(prefix="convoy-ship-") as folder:
+    """Distribute models through Spark. They stay available as long as the application."""
+    # Every executor copies all files of the application before its next task, also one that is added long after this job. A file
+    # that is gone would fail all jobs of the session. Spark deletes its folder when the application ends. A server of Spark
+    # Connect, which keeps a copy of its own, has no folder here.
+    remote = connect.is_remote(spark)
+    folder = Path(tempfile.mkdtemp(prefix="convoy-ship-", dir=None if remote else SparkFiles.getRootDirectory()))
+    try:
         packed = []
         for info in models:
-            archive = Path(folder) / f"convoy-model-{uuid.uuid4().hex}.zip"
+            archive = folder / f"convoy-model-{uuid.uuid4().hex}.zip"
             _pack(info.path, archive)
             connect.add_file(spark, archive)
             packed.append(PackedModel(archive.name, info))
-        yield tuple(packed)
+    finally:
+        if remote:
+            shutil.rmtree(folder)
+    yield tuple(packed)
 
 
 def load(model: PackedModel) -> Classifier:
@@ -54,6 +63,7 @@ def load(model: PackedModel) -> Classifier:
         # TensorFlow reads these on import. More threads than the task's cores would slow down the other tasks.
         for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
             os.environ.setdefault(variable, threads)
+        surroundings.apply()
         os.environ.update(tensorflow_environment(os.environ))
         # Spark deletes this folder when the application ends.
         folder = Path(tempfile.mkdtemp(prefix="convoy-model-", dir=SparkFiles.getRootDirectory()))

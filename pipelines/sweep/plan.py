@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipelines.config import Config, loader
-from pipelines.config.rules import rule
+from pipelines.config.rules import bounds, rule
 from pipelines.models import registry
 from pipelines.sweep import space
 from pipelines.sweep.space import CONFIGURATION, SEED, Assignment, Axis, Choices
@@ -16,6 +16,7 @@ Purpose = Literal["choose", "compare"]
 Objective = Literal["validation/loss", "validation/accuracy"]
 Pruning = Literal["none", "median", "halving"]
 
+_MANY = 10**6
 FIXED = ("tracking.", "launch.runs_uri", "launch.log_level")
 """Settings that a trial takes from the sweep: where and how it is recorded."""
 
@@ -57,9 +58,11 @@ class SweepConfig:
             self.pruning,
             "none with purpose compare, all of whose trials are trained to the end",
         )
-        rule(self.pruning_after_epochs >= 1, "pruning_after_epochs", self.pruning_after_epochs, "at least 1")
-        rule(self.pruning_after_trials >= 1, "pruning_after_trials", self.pruning_after_trials, "at least 1")
-        rule(self.side_by_side >= 0, "side_by_side", self.side_by_side, "0 (automatic) or more")
+        bounds("pruning_after_epochs", self.pruning_after_epochs, 1, _MANY)
+        bounds("pruning_after_trials", self.pruning_after_trials, 1, _MANY)
+        bounds("side_by_side", self.side_by_side, 0, _MANY, "0 (automatic) or more")
+        bounds("trials", self.trials, 0, _MANY)
+        bounds("seed", self.seed, 0, 2**32 - 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,7 @@ def begin(sweep: Sweep) -> Path:
         LaunchError: the folder cannot be written.
     """
     library()
-    folder = layout.make(paths.to_python(sweep.base.launch.runs_uri), sweep.config.name)
+    folder = layout.make(paths.to_mlflow(sweep.base.launch.runs_uri, "launch.runs_uri="), sweep.config.name)
     try:
         sweep_file.save(sweep, folder)
     except OSError as error:
@@ -62,7 +62,8 @@ def find(identifier: str, overrides: Sequence[str] = ()) -> tuple[Sweep, Path]:
     for text in overrides:
         if not text.startswith(plan.FIXED):
             raise ConfigError(f"--resume {identifier}: a resumed sweep keeps its settings; leave {text} out")
-    folder = layout.find_sweep(paths.to_python(Config().launch.runs_uri), identifier, paths.to_python(identifier))
+    path = paths.to_mlflow(paths.given(identifier), "--resume ")
+    folder = layout.find_sweep(paths.to_python(Config().launch.runs_uri), identifier, path)
     orphans.refuse_if_running(folder)
     return sweep_file.load(folder / layout.SWEEP_FILE, overrides), folder
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from pipelines.errors import ConfigError, LaunchError
 from pipelines.sweep.plan import Sweep
+from pipelines.sweep.pruning import WithoutInterrupted
 from pipelines.sweep.space import Axis, AxisValue, Choices
 from pipelines.system import writeback
 
@@ -96,7 +97,7 @@ class Study:
                 study_name=sweep.config.name,
                 storage=self._optuna.storages.JournalStorage(backend),
                 direction="minimize" if sweep.minimised else "maximize",
-                pruner=_pruner(self._optuna, sweep),
+                pruner=WithoutInterrupted(_pruner(self._optuna, sweep), self._is_interrupted),
                 load_if_exists=True,
             )
         except (OSError, ValueError, KeyError) as error:
@@ -122,11 +123,19 @@ class Study:
             return Proposal(live.number + 1, _in_axis_order(self._sweep, live.params))
 
     def report(self, number: int, epoch: int, value: float) -> bool:
-        """Report the metric of an epoch, counted from 1. Returns whether to prune the trial."""
+        """Report the metric of an epoch, counted from 1. Returns whether to prune the trial.
+
+        A trial that has lost a worker may report its epochs again. The last report counts, and nothing is pruned before the epoch
+        that it had reached.
+        """
         with self._lock:
             trial = self._live[number - 1]
+            # Optuna ignores a second report of an epoch that this copy holds.
+            reported = trial._cached_frozen_trial.intermediate_values
+            reached = max(reported, default=0)
+            reported.pop(epoch, None)
             trial.report(value, epoch)
-            return bool(trial.should_prune())
+            return epoch >= reached and bool(trial.should_prune())
 
     def tell(self, number: int, outcome: TrialOutcome) -> None:
         """Record the outcome of a trial."""
@@ -172,10 +181,10 @@ class Study:
 
     def _is_incomplete(self, trial: Any) -> bool:
         """Whether the driver was killed while it sampled this trial, which is then sampled anew."""
-        interrupted = (
-            trial.state.name in ("RUNNING", "FAIL") and _OUTCOME not in trial.user_attrs and trial.number not in self._live
-        )
-        return interrupted and _axis_values(trial).keys() != self._distributions.keys()
+        return self._is_interrupted(trial) and _axis_values(trial).keys() != self._distributions.keys()
+
+    def _is_interrupted(self, trial: Any) -> bool:
+        return trial.state.name in ("RUNNING", "FAIL") and _OUTCOME not in trial.user_attrs and trial.number not in self._live
 
 
 def library() -> Any:

@@ -22,8 +22,9 @@ from typing import Any
 
 import yaml
 
-from pipelines.config import Config, loader
-from pipelines.config.rules import rule
+from pipelines.config import Config, loader, yaml_text
+from pipelines.config.renamed import current_name
+from pipelines.config.rules import rule, shown
 from pipelines.errors import ConfigError
 from pipelines.sweep import space
 from pipelines.sweep.axes import read_axes
@@ -77,7 +78,7 @@ def save(sweep: Sweep, folder: Path) -> None:
     configs.mkdir(parents=True, exist_ok=True)
     for name, base in sweep.bases.items():
         atomic.write(configs / f"{name}.yml", loader.dump_masked(base), private=True)
-    content: dict[str, Any] = dict(yaml.safe_load(sweep.text) or {})
+    content: dict[str, Any] = dict(yaml_text.parse(sweep.text) or {})
     content = {key: value for key, value in content.items() if key not in ("config", "configs", "set")}
     files = [str((configs / f"{name}.yml").absolute()) for name in sweep.bases]
     content |= {"name": sweep.config.name}
@@ -89,7 +90,7 @@ def _convert(file: Path, key: str, value: Any, value_type: Any) -> Any:
     try:
         return loader.convert(value, value_type)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{file}: {key}={value}: must be {error}") from error
+        raise ConfigError(f"{file}: {key}={shown(value)}: must be {error}") from error
 
 
 def _files(content: Mapping[str, Any]) -> list[Path]:
@@ -117,16 +118,16 @@ def _base(path: Path, content: Mapping[str, Any], overrides: tuple[str, ...]) ->
 
 def _check_keys(axes: Iterable[Axis], settings: Mapping[str, Any], overrides: tuple[str, ...]) -> None:
     """Raises ConfigError if a setting is set in two places."""
-    set_by = dict.fromkeys(settings, "set")
-    flags = dict.fromkeys((text.partition("=")[0].strip() for text in overrides), "--set")
+    set_by = dict.fromkeys(map(current_name, settings), "set")
+    flags = dict.fromkeys((current_name(text.partition("=")[0].strip()) for text in overrides), "--set")
     for axis in axes:
         for key in axis.keys:
-            other = (set_by | flags).get(key)
+            other = (set_by | flags).get(current_name(key))
             if other is not None:
                 raise ConfigError(f"{key}: is varied by {axis.name}, so it must not also be in {other}")
             if key.startswith(FIXED):
                 raise ConfigError(f"{key}: must be the same for all trials; put it under set")
-        set_by |= dict.fromkeys(axis.keys, axis.name)
+        set_by |= dict.fromkeys(map(current_name, axis.keys), axis.name)
 
 
 def _check_points(sweep: Sweep, file: Path) -> None:

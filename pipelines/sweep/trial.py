@@ -84,10 +84,11 @@ class _Watch:
                 self._epoch(event.values.epoch, dict(event.values.metrics))
 
     def _epoch(self, epoch: int, metrics: dict[str, float]) -> None:
-        if epoch <= len(self.history):
-            # A training restarted after the loss of a worker repeats the epochs since its last checkpoint.
+        if metrics in self.history[epoch - 1 : epoch]:
+            # A restarted training reports the epochs of its checkpoint again.
             return
-        self.history.append(metrics)
+        # It repeats those since then, with other results if it has fewer workers.
+        self.history[epoch - 1 :] = [metrics]
         sweep = self._context.sweep
         if sweep.config.pruning == "none" or epoch == self._epochs:
             return

@@ -8,9 +8,12 @@ import contextlib
 import errno
 import io
 import os
+import re
 import shutil
+import threading
 import time
 import uuid
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +21,10 @@ from typing import Any, BinaryIO
 _NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.EEXIST)
 _PIECE_BYTES = 2**20
 _STALE_SECONDS = 24 * 3600
+_TOUCH_SECONDS = 600.0
+# Ends the name of a folder that is being replaced, between two renames.
+_OLD = "-old"
+_RENAMING_SECONDS = 60
 
 
 class Sequential(io.RawIOBase):
@@ -39,11 +46,12 @@ def owner_only(path: str, flags: int) -> int:
 
 
 def write(path: Path, content: str | bytes, *, private: bool = False) -> None:
-    """Write a file in an existing folder; `private`: for its owner alone. Raises OSError."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    with open(unfinished, "wb", opener=owner_only if private else None) as file:
+    """Write a file in an existing folder; `private`: for its owner alone. A pipe or a device is written to. Raises OSError."""
+    if path.exists() and not path.is_file():
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return
+    with _written(path, private=private) as file:
         file.write(content.encode() if isinstance(content, str) else content)
-    replace(unfinished, path)
 
 
 def replace(unfinished: Path, path: Path) -> None:
@@ -54,18 +62,29 @@ def replace(unfinished: Path, path: Path) -> None:
         if error.errno not in _NOT_SUPPORTED or not path.exists():
             raise
         # The file is missing for a moment. Readers of shared folders expect that.
-        path.unlink()
+        path.unlink(missing_ok=True)
         os.replace(unfinished, path)
+
+
+@contextlib.contextmanager
+def _written(path: Path, *, private: bool) -> Iterator[BinaryIO]:
+    """A file that becomes `path` at the end of the block. Of several writers the last to finish wins; each file is whole."""
+    unfinished = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.unfinished")
+    try:
+        with open(unfinished, "wb", opener=owner_only if private else None) as file:
+            yield file
+        replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def copy(source: Path, path: Path) -> None:
     """Copy the content of a file, which may be growing. One for its owner alone stays so. Creates folders. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
     private = source.stat().st_mode & 0o077 == 0
-    with source.open("rb") as content, open(unfinished, "wb", opener=owner_only if private else None) as file:
+    with source.open("rb") as content, _written(path, private=private) as file:
         shutil.copyfileobj(content, file, _PIECE_BYTES)
-    replace(unfinished, path)
 
 
 def copy_folder(source: Path, folder: Path) -> None:
@@ -75,10 +94,35 @@ def copy_folder(source: Path, folder: Path) -> None:
             copy(path, folder / path.relative_to(source))
 
 
+@contextlib.contextmanager
+def unfinished(parent: Path, prefix: str, name: str) -> Iterator[Path]:
+    """`unfinished_folder`, which no other process takes for abandoned during the block, and which is removed at its end.
+
+    Raises:
+        OSError: `parent` cannot be written.
+    """
+    folder = unfinished_folder(parent, prefix, name)
+    ended = threading.Event()
+
+    def keep_young() -> None:
+        # A cluster may work for hours before it writes the first file.
+        while not ended.wait(_TOUCH_SECONDS):
+            with contextlib.suppress(OSError):
+                os.utime(folder)
+
+    threading.Thread(target=keep_young, name="unfinished", daemon=True).start()
+    try:
+        yield folder
+    finally:
+        ended.set()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def unfinished_folder(parent: Path, prefix: str, name: str) -> Path:
     """Create a hidden folder in `parent`, to be filled and then renamed by `replace_folder`, or removed.
 
-    Folders with this prefix left by killed processes are removed after a day; a newer one may belong to a live process.
+    Folders with this prefix left by killed processes are removed after a day without a change in them; in a younger one a live
+    process may be at work. A folder that such a process was about to replace is put back.
 
     Args:
         parent: created if missing.
@@ -92,27 +136,74 @@ def unfinished_folder(parent: Path, prefix: str, name: str) -> Path:
     folder.mkdir(parents=True)
     for other in parent.glob(f"{prefix}*"):
         with contextlib.suppress(OSError):
-            if time.time() - other.stat().st_mtime > _STALE_SECONDS:
+            replaced = re.fullmatch(rf"{re.escape(prefix)}(.+)-[0-9a-f]{{8}}{_OLD}", other.name)
+            if replaced is not None and time.time() - other.lstat().st_ctime > _RENAMING_SECONDS:
+                _put_back(other, parent / replaced[1])
+            elif replaced is None and time.time() - _last_change(other) > _STALE_SECONDS:
                 shutil.rmtree(other, ignore_errors=True)
     return folder
 
 
 def replace_folder(unfinished: Path, folder: Path) -> None:
-    """Rename a finished folder, replacing any existing file, link or folder. On failure that stays. Raises OSError."""
-    old = unfinished.with_name(f"{unfinished.name}-old")
+    """Rename a finished folder, replacing any existing file, link or folder. On failure that stays.
+
+    Raises:
+        OSError: `strerror` names the hidden folder with what was there, if that could not be put back either.
+    """
+    old = unfinished.with_name(f"{unfinished.name}{_OLD}")
     replaces = folder.is_symlink() or folder.exists()
     if replaces:
         folder.rename(old)
     try:
         unfinished.rename(folder)
-    except OSError:
+    except BaseException as error:
+        # An interrupt, too, must not leave what was there under a hidden name.
         if replaces:
-            old.rename(folder)
+            try:
+                old.rename(folder)
+            except OSError as again:
+                reason = error.strerror if isinstance(error, OSError) else again.strerror
+                raise OSError(again.errno, f"{reason}; what was there is now {old}", str(folder)) from error
         raise
-    if old.is_dir() and not old.is_symlink():
-        shutil.rmtree(old, ignore_errors=True)
+    if replaces:
+        _discard(old)
+
+
+def keep_only(folder: Path, kept: Collection[Path]) -> None:
+    """Remove everything else in a folder, such as what killed tasks left. One that still runs may remove its own first."""
+    for leftover in set(folder.iterdir()) - set(kept):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def _put_back(old: Path, folder: Path) -> None:
+    """Undo the first half of a replacement whose process was killed, or finish it. Raises OSError."""
+    if folder.is_symlink() or folder.exists():
+        _discard(old)
     else:
-        old.unlink(missing_ok=True)
+        old.rename(folder)
+
+
+def _discard(old: Path) -> None:
+    # What is removed in part must not be put back later.
+    replaced = old.with_name(f"{old.name.removesuffix(_OLD)}-replaced")
+    old.rename(replaced)
+    if replaced.is_dir() and not replaced.is_symlink():
+        shutil.rmtree(replaced, ignore_errors=True)
+    else:
+        replaced.unlink(missing_ok=True)
+
+
+def _last_change(folder: Path) -> float:
+    """When a folder or anything below it last changed, in seconds since the Unix epoch. Raises OSError."""
+    times = [folder.lstat().st_mtime]
+    for path, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            with contextlib.suppress(FileNotFoundError):
+                times.append(os.lstat(os.path.join(path, name)).st_mtime)
+    return max(times)
 
 
 def flush_to_disk(file: BinaryIO) -> None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+# What `setJobGroup` sets.
+_GROUP_PROPERTIES = ("spark.jobGroup.id", "spark.job.description", "spark.job.interruptOnCancel")
 _PORT = 15002
 _ANSWER_SECONDS = 20
 _SPLITS = re.compile(r"\bsplits=(\d+)")
@@ -90,6 +92,7 @@ def _counted_parts(spark: "SparkSession") -> int:
 class JobGroup:
     """The jobs that the thread starts within the context. Any thread can cancel them.
 
+    The end of the context restores the group of before, by which a notebook cancels a cell.
     Spark Connect has tags instead of groups, and always interrupts the threads of cancelled tasks.
     """
 
@@ -97,20 +100,23 @@ class JobGroup:
         """`interrupt`: end the Python worker of a cancelled task at once."""
         self._spark, self._description, self._interrupt = spark, description, interrupt
         self._name = f"convoy-{uuid.uuid4()}"
+        self._before: dict[str, str | None] = {}
 
     def __enter__(self) -> "JobGroup":
         if is_remote(self._spark):
             self._spark.addTag(self._name)
         else:
-            self._spark.sparkContext.setJobGroup(self._name, self._description, interruptOnCancel=self._interrupt)
+            context = self._spark.sparkContext
+            self._before = {key: context.getLocalProperty(key) for key in _GROUP_PROPERTIES}
+            context.setJobGroup(self._name, self._description, interruptOnCancel=self._interrupt)
         return self
 
     def __exit__(self, *_: object) -> None:
         if is_remote(self._spark):
             self._spark.removeTag(self._name)
             return
-        for name in ("spark.jobGroup.id", "spark.job.description"):
-            self._spark.sparkContext.setLocalProperty(name, None)
+        for key, value in self._before.items():
+            self._spark.sparkContext.setLocalProperty(key, value)
 
     def cancel(self) -> None:
         """Cancel what is running. Raises what Spark raises, for example if it has exited."""

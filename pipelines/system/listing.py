@@ -1,15 +1,10 @@
-"""Which files of a folder are data: one rule for all readers, that of Spark."""
+"""Which files of a folder are data: one rule for all readers, that of Spark. A file that is named itself is always read."""
 
 import os
 from pathlib import Path
 
 from pipelines.errors import DataError
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is skipped when its folder is read. One that is named itself is always read."""
-    # _x=1 is a folder of a Hive partition.
-    return name.startswith(".") or (name.startswith("_") and "=" not in name)
+from pipelines.system.path_rules import is_hidden, printable
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -23,7 +18,7 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
         found = sorted((entry for entry in scan if not is_hidden(entry.name)), key=lambda entry: entry.name)
     for entry in found:
         if entry.is_symlink() and not os.path.exists(entry.path):
-            raise DataError(f"{entry.path}: is a symbolic link that leads nowhere or to itself; remove or mend it")
+            raise DataError(f"{printable(entry.path)}: is a symbolic link that leads nowhere or to itself; remove or mend it")
     return found
 
 
@@ -41,7 +36,7 @@ def _files_below(folder: Path, outer: tuple[tuple[int, int], ...]) -> list[Path]
     status = folder.stat()
     identity = (status.st_dev, status.st_ino)
     if identity in outer:
-        raise DataError(f"{folder}: is a symbolic link to a folder that contains it; remove the link")
+        raise DataError(f"{printable(str(folder))}: is a symbolic link to a folder that contains it; remove the link")
     files: list[Path] = []
     for entry in entries(folder):
         if entry.is_dir():

@@ -19,6 +19,18 @@ def address(name: str) -> bytes:
     return b"\0" + name.encode()
 
 
+def connect(connection: socket.socket, name: str) -> None:
+    """Connect a socket to a name, if the process that listens there belongs to the same user as this one.
+
+    Raises:
+        OSError: nobody listens.
+        ConnectionError: another user does.
+    """
+    connection.connect(address(name))
+    if not is_ours(connection):
+        raise ConnectionError(f"the socket {name} belongs to another user")
+
+
 def is_ours(connection: socket.socket) -> bool:
     """Whether the peer runs as the same user as this process."""
     pid_uid_gid = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))

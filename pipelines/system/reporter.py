@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from pipelines.system.path_rules import printable
 from pipelines.system.secrets import mask
 
 
@@ -23,10 +24,10 @@ class PrintReporter:
 
     def say(self, line: str) -> None:
         if not self._quiet:
-            print(mask(line), flush=True)
+            print(mask(printable(line)), flush=True)
 
     def warn(self, line: str) -> None:
-        print(mask(f"warning: {line}"), flush=True)
+        print(mask(f"warning: {printable(line)}"), flush=True)
 
 
 class NullReporter:

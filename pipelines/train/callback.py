@@ -19,19 +19,13 @@ from pipelines.track.rundir.logs import set_epoch
 from pipelines.train.checkpoint.state import RandomGenerators
 from pipelines.train.checkpoint.training_progress import TrainingProgress
 from pipelines.train.collectives.horovod import allreduce_sum, check_equal_state
-from pipelines.train.evaluate import EVALUATION_BATCH_SIZE, Evaluator
-from pipelines.train.optim.ema import allreduce_statistics, averaged_weights
-from pipelines.train.optim.loss_scale import base_optimizer
+from pipelines.train.evaluate import Evaluator
+from pipelines.train.optim.ema import allreduce_statistics, averaged_weights, validated_weights
+from pipelines.train.optim.step_count import steps_done
 from pipelines.train.worker_setup import WorkerSetup
 
 _log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 0.5
-
-
-def optimizer_steps(model: keras.Model) -> int:
-    """Number of steps that the optimizer has taken."""
-    # In Keras 3.2, int() does not accept a Variable.
-    return int(keras.ops.convert_to_numpy(base_optimizer(model.optimizer).iterations))
 
 
 class EpochCallback(keras.callbacks.Callback):
@@ -72,7 +66,6 @@ class EpochCallback(keras.callbacks.Callback):
         self._save = save
         self._evaluator: Evaluator | None = None
         self._first_step = 0
-        self._updates_before = 0
         self._epoch_started = 0.0
         self._reported = 0.0
 
@@ -80,14 +73,13 @@ class EpochCallback(keras.callbacks.Callback):
         self._data.begin(epoch)
         self._generators.begin(epoch, self.training_progress.dropout_calls)
         self._first_step = self.training_progress.step
-        self._updates_before = optimizer_steps(self.model)
         self._epoch_started = time.monotonic()
         progress.mark(f"epoch {epoch + 1}, step {self._first_step + 1}")
         set_epoch(epoch + 1)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         # Not `batch`: with several steps per execution, it is the first of them in Keras 3.2 and the last in later versions.
-        step = self._first_step + optimizer_steps(self.model) - self._updates_before
+        step = steps_done(self.model) - self.training_progress.epoch * self._setup.steps_per_epoch
         self.training_progress.step = step
         progress.mark(f"epoch {self.training_progress.epoch + 1}, step {step + 1}")
         now = time.monotonic()
@@ -118,7 +110,7 @@ class EpochCallback(keras.callbacks.Callback):
         if self._validation is not None:
             self._evaluator = self._evaluator or Evaluator(self.model)
             with averaged_weights(self.model):
-                score = self._evaluator.score(self._validation.batches(EVALUATION_BATCH_SIZE))
+                score = self._evaluator.score(self._validation.batches(self._evaluator.batch_size))
             metrics |= score.named("validation")
         self.rows_per_second = (self._setup.steps_per_epoch - self._first_step) * self._setup.global_batch_size / seconds
         metrics |= {
@@ -146,9 +138,9 @@ class EpochCallback(keras.callbacks.Callback):
         training_progress.history.append(metrics)
         if loss < training_progress.best_loss:
             training_progress.best_loss, training_progress.best_epoch = loss, training_progress.epoch
-            if patience:
-                with averaged_weights(self.model):
-                    training_progress.best_weights = self.model.get_weights()
+            # Without patience, only a resumption with it may need them.
+            keep = patience or self._setup.rank == 0
+            training_progress.best_weights = validated_weights(self.model) if keep else None
         self.model.stop_training = training_progress.stops_early(patience)
 
     def _stop_if_requested(self) -> None:

@@ -20,7 +20,9 @@ from pipelines.train.optim.distributed import with_allreduce, with_gradient_chec
 from pipelines.train.optim.ema import with_ema
 from pipelines.train.optim.loss_scale import BoundedLossScaleOptimizer
 from pipelines.train.optim.schedule import PlannedLearningRate
+from pipelines.train.optim.step_count import StepLearningRate, new_step_count, with_step_count
 from pipelines.train.precision import ResolvedPrecision
+from pipelines.train.stopping import use_stop
 from pipelines.train.worker_setup import WorkerSetup
 
 _OPTIMIZERS: dict[Optimizer, str] = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "lamb": "Lamb"}
@@ -54,6 +56,8 @@ def compile_model(config: Config, table: Table, setup: WorkerSetup, reducer: Sha
         jit_compile=False,
     )
     model.optimizer.build(model.trainable_variables)
+    if model.steps_per_execution > 1:
+        use_stop(model, obeys=setup.rank == 0)
     return model
 
 
@@ -75,8 +79,8 @@ def make_optimizer(
 ) -> keras.optimizers.Optimizer:
     """The configured optimizer, which also averages gradients over ranks and, if configured, keeps an average of the weights.
 
-    Wrapped around the update, from the outside in: gradient capture (for accumulation), allreduce, loss scaling, the check for
-    values that are not finite, clipping.
+    Wrapped around the update, from the outside in: gradient capture (for accumulation), the count of steps, allreduce, loss
+    scaling, the check for values that are not finite, clipping.
 
     Raises:
         ConfigError: this version of Keras does not have the optimizer.
@@ -97,10 +101,13 @@ def make_optimizer(
     if training.average_decay:
         kind = with_ema(kind, model, training.average_decay)
     kind = with_gradient_checks(kind, training.clip_norm)
+    steps = new_step_count()
+    by_step = StepLearningRate(rate, steps)
     outer = with_allreduce(BoundedLossScaleOptimizer if resolved == "float16" else kind, training.compression, reducer)
+    outer = with_step_count(outer, steps)
     if training.accumulation_steps > 1:
         outer = with_gradient_capture(outer)
-    return outer(kind(rate, **settings)) if resolved == "float16" else outer(rate, **settings)
+    return outer(kind(by_step, **settings)) if resolved == "float16" else outer(by_step, **settings)
 
 
 def make_loss(label_smoothing: float, num_classes: int) -> keras.losses.Loss | LossFunction:

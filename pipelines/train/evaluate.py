@@ -1,5 +1,6 @@
 """Evaluation: loss and metrics over every row exactly once, for any number of workers."""
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import tensorflow as tf
 from pipelines import progress
 from pipelines.data.stream.batches import EvaluationData, Shard, TrainingData
 from pipelines.data.stream.reader import Block
+from pipelines.models.memory import evaluation_rows
 from pipelines.track.rundir.figure_data import PredictionWriter
 from pipelines.train import figure_inputs
 from pipelines.train.collectives.horovod import allreduce_sum
@@ -21,8 +23,8 @@ from pipelines.train.worker_setup import WorkerSetup
 BatchObserver = Callable[[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]], None]
 """Takes images, labels and probabilities of a batch."""
 
-# Rows per batch. No gradients are kept, so it may be larger than a training batch.
-EVALUATION_BATCH_SIZE = 1000
+# Rows among which examples of different classes are looked for.
+_EXAMPLE_ROWS = 1000
 # Names of sums that no metric can have.
 _LOSS, _ROWS = "/loss", "/rows"
 
@@ -31,6 +33,8 @@ class Evaluator:
     """Scores a network on this rank's batches and sums over ranks. Every rank must make the same number of calls."""
 
     def __init__(self, model: keras.Model) -> None:
+        self.batch_size = evaluation_rows(model, math.prod(model.inputs[0].shape[1:]))
+        """Rows per batch. No gradients are kept, so it may be larger than a training batch."""
         self._model = model
         self._sums = tf.function(self._batch_sums, reduce_retracing=True)
 
@@ -81,13 +85,15 @@ def evaluate_test_rows(
     single_view = None
     predictions = PredictionWriter(shard.rows.start, setup.workers)
     rows = EvaluationData(shard)
-    score = Evaluator(logged).score(rows.batches(EVALUATION_BATCH_SIZE), predictions.add)
+    evaluator = Evaluator(logged)
+    score = evaluator.score(rows.batches(evaluator.batch_size), predictions.add)
     if logged is not network:
-        single_view = Evaluator(network).score(rows.batches(EVALUATION_BATCH_SIZE)).accuracy
+        evaluator = Evaluator(network)
+        single_view = evaluator.score(rows.batches(evaluator.batch_size)).accuracy
     if run_dir is not None:
         predictions.save(run_dir, setup.rank)
         # On the last rank, because the first one saves the network next.
         if setup.rank == setup.workers - 1:
             progress.mark("keeping examples")
-            figure_inputs.save_figure_inputs(run_dir, network, training_data.dataset(), next(rows.batches(EVALUATION_BATCH_SIZE)))
+            figure_inputs.save_figure_inputs(run_dir, network, training_data.dataset(), next(rows.batches(_EXAMPLE_ROWS)))
     return score, single_view

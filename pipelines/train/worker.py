@@ -16,7 +16,7 @@ from pipelines.data.table.schema import Split, Table
 from pipelines.errors import TrainingError
 from pipelines.track.rundir.events import FinalScore, SpoolWriter, TrainingPlan
 from pipelines.track.rundir.logs import set_epoch
-from pipelines.train.callback import EpochCallback, optimizer_steps
+from pipelines.train.callback import EpochCallback
 from pipelines.train.checkpoint import restore
 from pipelines.train.checkpoint.state import RandomGenerators
 from pipelines.train.checkpoint.training_progress import TrainingProgress
@@ -28,6 +28,7 @@ from pipelines.train.compile import build_model, compile_model
 from pipelines.train.evaluate import evaluate_test_rows
 from pipelines.train.optim.ema import assign_averages
 from pipelines.train.optim.loss_scale import NOT_FINITE
+from pipelines.train.optim.step_count import steps_done
 from pipelines.train.result import TrainingResult
 from pipelines.train.test_time_augmentation import average_over_views
 from pipelines.train.worker_setup import WorkerSetup, set_up
@@ -153,11 +154,11 @@ def fit(model: keras.Model, data: TrainingData, callback: EpochCallback, trainin
     """
     training_progress, steps = callback.training_progress, setup.steps_per_epoch
     try:
-        if training_progress.step:
+        if training_progress.step and not training_progress.is_complete(training.epochs, training.early_stopping_patience):
             # The rest of an interrupted epoch has fewer steps than the others, so Keras needs a separate call for it.
             rest, epoch = data.dataset(skip_steps=training_progress.step), training_progress.epoch
             _fit(model, rest, callback, epoch, epoch + 1)
-        if training_progress.epoch < training.epochs and not training_progress.stops_early(training.early_stopping_patience):
+        if not training_progress.is_complete(training.epochs, training.early_stopping_patience):
             _fit(model, data.dataset(), callback, training_progress.epoch, training.epochs)
     except tf.errors.UnknownError as error:
         if shared_memory.PEER_EXITED not in str(error):
@@ -166,7 +167,7 @@ def fit(model: keras.Model, data: TrainingData, callback: EpochCallback, trainin
     except tf.errors.InvalidArgumentError as error:
         if NOT_FINITE not in str(error):
             raise
-        step = optimizer_steps(model) - training_progress.epoch * steps + 1
+        step = steps_done(model) - training_progress.epoch * steps + 1
         rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
         raise TrainingError(
             f"the loss is not finite in epoch {training_progress.epoch + 1}, step {step} of {steps}, at learning rate "
@@ -185,7 +186,9 @@ def _fit_and_save(
     """Train, and wait until all checkpoints are on disk. Returns the seconds of the training alone."""
     started = time.monotonic()
     try:
-        fit(model, data, callback, training, setup)
+        # An execution of many steps, which takes long with a large network, is progress all the time.
+        with progress.counting(lambda: steps_done(model)):
+            fit(model, data, callback, training, setup)
     except BaseException:
         # Otherwise the process may end before the last checkpoint is on disk.
         if writer is not None:
@@ -201,7 +204,7 @@ def _trained_network(
     config: Config, table: Table, model: keras.Model, training_progress: TrainingProgress
 ) -> tuple[keras.Model, str]:
     """The network in float32 with the best or averaged weights if configured, else the last; and their SHA-256."""
-    if training_progress.best_weights is not None:
+    if config.training.early_stopping_patience and training_progress.best_weights is not None:
         model.set_weights(training_progress.best_weights)
     else:
         assign_averages(model)

@@ -1,5 +1,6 @@
 """Allreduce of gradients through shared memory."""
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -34,3 +35,9 @@ def test_the_exit_of_a_rank_reaches_the_others_as_an_effect(launch):
     *others, last = run(ranks.leave_after_two_means, -3, launch=launch)
     assert (others, last) == ([shared_memory.PEER_EXITED] * 2, "left")
     assert Failure(rank=0, host="a", time=0.0, error=f"ConnectionError: {others[0]}", traceback="", log_path="").is_effect
+
+
+def test_a_rank_may_stand_still_for_longer_than_the_start_may_take(launch):
+    """As on a machine that swaps; the limit of that is launch.stall_shutdown_seconds."""
+    launch = dataclasses.replace(launch, start_timeout_seconds=1, stall_warning_seconds=10, stall_shutdown_seconds=20)
+    assert run(ranks.means_while_rank_1_stands_still, -2, (2.5,), launch=launch) == [[0.5] * 4] * 2

@@ -108,12 +108,16 @@ def test_the_token_reaches_the_driver_but_no_file(submitted, home, server):
     assert [path for path in written if TOKEN.encode() in path.read_bytes()] == []
 
 
-def test_a_body_for_runs_submit_runs_unchanged_and_a_failed_task_names_its_cause(workspace, home, monkeypatch, tmp_path):
+def test_the_body_for_runs_submit_runs_and_a_failed_task_names_its_cause(workspace, home, monkeypatch, tmp_path):
     monkeypatch.setenv("DATABRICKS_HOST", workspace.host)
     monkeypatch.setenv("DATABRICKS_TOKEN", TOKEN)
     client, user = connect()
     assert user == "ann@example.com"
-    body = json.loads((ROOT / "conf/databricks/train.submit.json").read_text())
+    written = subprocess.run(
+        [sys.executable, "-m", "tools.databricks", "--body", str(tmp_path / "run.json")], cwd=ROOT, timeout=60, check=False
+    )
+    assert written.returncode == 0
+    body = json.loads((tmp_path / "run.json").read_text())
     upload_shared(client, wheel.build(ROOT, tmp_path))
     (task,) = body["tasks"]
     task["new_cluster"]["spark_conf"] = {"spark.task.cpus": "1"}

@@ -175,6 +175,23 @@ def test_the_run_folder_is_complete_and_nothing_is_left_elsewhere(resumed, lost,
     assert left == []
 
 
+def test_a_resumption_refused_for_its_table_leaves_checkpoints_and_settings_as_they_were(resumed, lost, home, runs, variables):
+    kept = [lost.run_dir / layout.CONFIG_FILE, *sorted((lost.run_dir / layout.CHECKPOINT_FOLDER).rglob("*"))]
+    before = {path: path.read_bytes() for path in kept}
+    oldest = store.available(lost.run_dir)[-1]
+    done = resume(home, runs, variables, str(oldest), "--set", "ingest.seed=2", "--set", "training.seed=2")
+    assert done.returncode == 1
+    last = done.stdout.strip().splitlines()[-1]
+    assert re.match(
+        r"error: the run was trained on table \w+, this is \w+: other files, or other settings of data and ingest", last
+    )
+    assert "set aside" not in done.stdout
+    # Nor is the run any other than it was.
+    assert run_of(home, lost.run_dir).info.status == "FINISHED"
+    after = [lost.run_dir / layout.CONFIG_FILE, *sorted((lost.run_dir / layout.CHECKPOINT_FOLDER).rglob("*"))]
+    assert {path: path.read_bytes() for path in after} == before
+
+
 def test_another_network_is_rejected_in_one_line(lost, home, runs, variables):
     done = resume(home, runs, variables, "latest", "--set", "model.name=mlp")
     assert done.returncode == 1

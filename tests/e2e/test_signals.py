@@ -29,9 +29,15 @@ def wait_until_nothing_is_left(training, seconds):
 
 
 def wait_until_mlflow_has_the_run(home):
-    """MLflow is imported once the ranks have started."""
+    """MLflow is imported once the ranks have started, and on a busy machine later than the first epochs end.
+
+    At the end of an interrupted job it gets a few seconds, which are for the end of the run.
+    """
     deadline = time.monotonic() + 60
     while not (newest_run(home) / "run.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    while "train/loss" not in tracked(home, newest_run(home)).data.metrics:
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -40,9 +46,13 @@ def newest_run(home):
     return max((home / "runs").glob("*-convnet-2w-*"), key=lambda folder: folder.stat().st_mtime)
 
 
-def status(home, run_dir):
+def tracked(home, run_dir):
     run_id = json.loads((run_dir / "run.json").read_text())["run_id"]
-    return mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db").get_run(run_id).info.status
+    return mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db").get_run(run_id)
+
+
+def status(home, run_dir):
+    return tracked(home, run_dir).info.status
 
 
 def test_sigterm_ends_everything_within_ten_seconds_with_sockets_on_loopback_and_no_secret_in_ranks(home, tmp_path):
@@ -51,6 +61,7 @@ def test_sigterm_ends_everything_within_ten_seconds_with_sockets_on_loopback_and
     variables = {"AWS_SECRET_ACCESS_KEY": "planted-key", "TMPDIR": str(scratch), "SPARK_LOCAL_DIRS": str(scratch)}
     with Training(home, "training.epochs=100000", **variables) as training:
         training.wait_for("epoch 2/")
+        wait_until_mlflow_has_the_run(home)
         listening = [
             connection.laddr
             for process in training.processes()

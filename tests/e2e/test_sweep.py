@@ -7,6 +7,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import yaml
+from support import hostile
 from support.submitting import ROOT, SUBMIT, Training, write_digits
 
 from pipelines.config import loader
@@ -40,7 +41,7 @@ class Sweep(Training):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("home")
+    folder = hostile.folder(tmp_path_factory.mktemp("home"))
     write_digits(folder)
     content = {
         "name": "rates",

@@ -8,6 +8,7 @@ import time
 
 import mlflow
 import pytest
+from support import hostile
 from support.disk_faults import fill, small_disk
 from support.submitting import ROOT, Training, environment, submit, write_digits
 from support.tracking_server import Server, free_port, slow
@@ -218,7 +219,7 @@ def test_a_run_is_not_replayed_while_its_job_records_it(home, server):
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("home")
+    folder = hostile.folder(tmp_path_factory.mktemp("home"))
     write_digits(folder)
     return folder
 

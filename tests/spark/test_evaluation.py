@@ -1,5 +1,7 @@
 """Evaluation in Spark's workers, with models that need no TensorFlow."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from support import bandmodels
@@ -82,11 +84,47 @@ def test_the_loss_equals_keras_even_for_confident_mistakes():
     assert losses[1] == pytest.approx(-np.log(0.75), rel=1e-6)
 
 
+def test_classes_are_matched_by_name_whatever_their_order(spark, table, models, tmp_path):
+    names = ["zero", "one", "two", "three"]
+    about = bandmodels.ABOUT | {"class_names": names[::-1]}
+    turned = model_info.read(bandmodels.save(tmp_path / "m", metadata=about, order=(3, 2, 1, 0)), "turned")
+    named = type(table)(table.uri, dataclasses.replace(table.manifest, class_names=tuple(names)))
+    comparison = evaluate(spark, [models[0], turned], named, ["test"])
+    one, other = comparison.results
+    np.testing.assert_array_equal(one.confusion, other.confusion)
+    assert other.loss == pytest.approx(one.loss, rel=1e-6)
+    assert (one.accuracy, comparison.pairs.only_first, comparison.pairs.only_second) == (other.accuracy, 0, 0)
+    alone = evaluate(spark, [turned], named, ["test"]).predictions
+    np.testing.assert_allclose(alone.probabilities, comparison.predictions.probabilities, rtol=1e-6)
+
+
+def test_rows_that_a_model_was_trained_with_are_left_out(spark, table, models, tmp_path):
+    images, labels = images_and_labels(230, seed=2)
+    first, second = (
+        model_info.read(bandmodels.save(tmp_path / name, blind=(2,), training_rows=images[rows]), f"models:/m/{name}")
+        for name, rows in (("0", slice(60)), ("1", slice(50, 100)))
+    )
+    comparison = evaluate(spark, [first], table, ["test"])
+    right = bandmodels.BandModel((2,)).predict(None, images).argmax(1) == labels
+    assert (comparison.results[0].rows, comparison.left_out) == (170, 60)
+    assert comparison.results[0].accuracy == pytest.approx(right[60:].mean())
+    assert comparison.notes == ("60 of 230 rows are left out, because model models:/m/0 was trained with them",)
+    np.testing.assert_array_equal(comparison.predictions.rows, np.arange(60, 230))
+    # The training rows of both count.
+    comparison = evaluate(spark, [models[0], second], table, ["test"])
+    assert (comparison.pairs.rows, comparison.left_out) == (180, 50)
+    comparison = evaluate(spark, [first, second], table, ["test"])
+    assert (comparison.pairs.rows, comparison.left_out) == (130, 100)
+    assert [note[:13] for note in comparison.notes] == ["60 of 230 row", "50 of 230 row"]
+    known = model_info.read(bandmodels.save(tmp_path / "all", training_rows=images), "models:/m/3")
+    with pytest.raises(DataError, match=r"all rows \(230\) are rows that model models:/m/3 was trained with; name other data"):
+        evaluate(spark, [known], table, ["test"])
+    # The test rows of its own table were held out.
+    own = dataclasses.replace(known, table_digest=table.manifest.digest)
+    assert evaluate(spark, [own], table, ["test"]).results[0].rows == 230
+
+
 def test_a_table_that_does_not_fit_the_model_is_refused(spark, table, models, tmp_path):
-    about = {"labels": [1, 2, 3, 4], "class_names": list("abcd"), "value_range": [0.0, 255.0]}
-    other = model_info.read(bandmodels.save(tmp_path / "m", metadata=about), "m")
-    with pytest.raises(DataError, match=r"has labels \[0, 1, 2, 3\], but model m was trained on \[1, 2, 3, 4\]"):
-        evaluate(spark, [other], table, ["test"])
     wide = model_info.read(bandmodels.save(tmp_path / "w", shape=(12, 24, 1)), "w")
     with pytest.raises(DataError, match=r"has image shape \[12, 12, 1\].*\[12, 24, 1\]"):
         evaluate(spark, [wide], table, ["test"])

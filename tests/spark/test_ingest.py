@@ -1,12 +1,14 @@
 import bz2
 import collections
 import gzip
+import itertools
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.ingesting import ingest, rows_of
+from support.reported import ReportedLines
 from support.synthetic import images_and_labels, write_libsvm
 
 from pipelines.errors import DataError
@@ -85,15 +87,8 @@ def test_a_malformed_line_is_reported_with_file_and_line_and_leaves_no_table(spa
 def test_labels_can_be_any_integers_and_values_any_numbers(spark, tmp_path):
     file = tmp_path / "two.libsvm"
     file.write_text("".join(f"{label} 1:{value} 4:1\n" for label, value in [(-1, 0.25), (1, -2)] * 20))
-    built, _ = ingest(
-        spark,
-        file,
-        tmp_path / "tables",
-        "data.image_shape=[2, 2, 1]",
-        "data.classes=2",
-        "data.labels=[-1, 1]",
-        "data.value_range=[-2, 1]",
-    )
+    settings = ("data.image_shape=[2, 2, 1]", "data.classes=2", "data.labels=[-1, 1]", "data.value_range=[-2, 1]")
+    built, _ = ingest(spark, file, tmp_path / "tables", *settings)
     assert built.manifest.image.dtype == "float32"
     everything = [row for split in ("train", "validation", "test") for row in rows_of(built, split)]
     found = {(tuple(np.frombuffer(image, "<f4")), label) for image, label in everything}
@@ -101,11 +96,38 @@ def test_labels_can_be_any_integers_and_values_any_numbers(spark, tmp_path):
     assert built.manifest.rows("test") == 4
 
 
+def test_rows_of_one_class_only_are_told_whenever_the_table_is_opened(spark, tmp_path):
+    file = tmp_path / "one.libsvm"
+    file.write_text("0 1:3\n" * 40)
+    for new in (True, False):
+        lines = ReportedLines()
+        assert ingest(spark, file, tmp_path / "tables", "data.image_shape=[2, 2, 1]", reporter=lines)[1] == new
+        told = "all rows of train, validation and test are of class 0: the network cannot learn a class that it never sees"
+        assert f"warning: {told}" in lines
+
+
 def test_folder_names_can_contain_special_characters(spark, folder, tmp_path):
     odd = tmp_path / "my [first] {50%20} d\u00e9j\u00e0 vu"
     folder.rename(odd)
     built, _ = ingest(spark, odd, odd / "tables")
     assert built.manifest.rows("test") == 100
+
+
+def test_a_file_in_parts_becomes_the_same_table(spark, folder, tmp_path):
+    whole, _ = ingest(spark, folder, tmp_path / "tables")
+    for split, cuts in (("train", (0, 1, 250, 600)), ("test", (0, 60, 60, 100))):
+        text = (folder / f"digits-{split}.txt").read_text().splitlines(keepends=True)
+        (folder / f"digits-{split}.txt").unlink()
+        (folder / f"{split}.libsvm").mkdir()
+        for number, (start, stop) in enumerate(itertools.pairwise(cuts)):
+            (folder / f"{split}.libsvm" / f"part-{number:05d}").write_text("".join(text[start:stop]))
+        (folder / f"{split}.libsvm" / "_SUCCESS").write_text("")
+    # A part may be without rows.
+    (folder / "train.libsvm" / "part-00003").write_text("# nothing\n")
+    parts, _ = ingest(spark, folder, tmp_path / "tables")
+    assert [source.rows for source in parts.manifest.sources] == [1, 249, 350, 0, 60, 40]
+    for split in ("train", "validation", "test"):
+        assert rows_of(parts, split) == rows_of(whole, split)
 
 
 def truncated(packed):

@@ -29,10 +29,13 @@ def test_spark_submit_returns_after_a_barrier_stage(tmp_path, fails):
     job.write_text(JOB + ("    raise SystemExit(3)\n" if fails else ""))
     command = [str(Path(sys.executable).parent / "spark-submit"), "--master", "local[2]", str(job)]
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "CONVOY_SPARK_LOG": str(tmp_path / "spark.log")}
+    # Two sizes for which Java's garbage collection has a warning.
+    variables["SPARK_SUBMIT_OPTS"] = "-XX:NewSize=64m -XX:MaxNewSize=32m"
     started = time.monotonic()
     done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=100, check=False)
     assert f"{[['here', 'here']] * 2}" in done.stdout
     assert bool(done.returncode) == fails, done.stderr
+    assert "[warning]" not in done.stdout + done.stderr
     assert time.monotonic() - started < 90
     log = tmp_path / "spark.log"
     assert "could not be ended" not in done.stderr + (log.read_text() if log.exists() else "")

@@ -23,21 +23,44 @@ def joint_gradients(features, targets, weights):
 
 
 def description():
-    """The environment of a rank, without what must differ between ranks."""
+    """The environment and state of a rank, without what must differ between ranks."""
+    import resource
     import sys
     import tempfile
 
     sys.stdout.write("this line is in the log of any rank\n")
-    environment = {name: value for name, value in os.environ.items() if name.startswith(("HOROVOD_", "OMP_", "TF_", "TMPDIR"))}
+    environment = dict(os.environ)
+    scratch = environment.pop("TMPDIR")
     del environment["HOROVOD_GLOO_RENDEZVOUS_PORT"]
+    with open("/proc/self/status") as file:
+        status = dict(line.split(":\t", 1) for line in file.read().splitlines())
     return {
         "environment": environment,
-        "temporary": tempfile.gettempdir(),
-        "handlers": [str(signal.getsignal(signum)).split(" at ")[0] for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
+        "temporary folder": tempfile.gettempdir() == scratch and os.listdir(scratch) == [],
+        "directory": os.getcwd(),
+        "path": list(dict.fromkeys(sys.path)),
+        "arguments": sys.argv[:1],
+        "state": {name: status[name] for name in ("Umask", "SigBlk", "Cpus_allowed_list")},
+        # Without those that are the C library's own.
+        "ignored": int(status["SigIgn"], 16) & (2**31 - 1),
+        "limits": {name: resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")},
+        "niceness": os.nice(0),
+        "handlers": [str(signal.getsignal(signum)).split(" at ")[0] for signum in sorted(signal.Signals)],
         "open files": sorted(_kind_of_file(fd) for fd in range(3, 100) if os.path.exists(f"/proc/self/fd/{fd}")),
         "threads": len([name for name in os.listdir("/proc/self/task") if "jemalloc" not in _comm(name)]) - 1,
         "tensorflow imported": "tensorflow" in sys.modules,
     }
+
+
+def random_numbers():
+    """A number from the global generator of each library that a rank may use."""
+    import random
+
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    return random.random(), np.random.rand(), float(tf.random.uniform(())), float(keras.random.uniform(()))
 
 
 def _kind_of_file(fd):
@@ -84,6 +107,23 @@ def fail_on_rank_1():
     if os.environ["HOROVOD_RANK"] == "1":
         raise ValueError("deliberate failure")
     time.sleep(1000)
+
+
+def hear_a_stop_while_busy(folder):
+    """Exit with code 7 when a stop is requested, while the main thread is outside Python, as in an execution of many steps."""
+    import hashlib
+    import threading
+    from pathlib import Path
+
+    from pipelines import progress
+
+    def hear():
+        progress.wait_for_stop()
+        os._exit(7)
+
+    threading.Thread(target=hear, daemon=True).start()
+    Path(folder, "busy").touch()
+    hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 2**31 - 1)
 
 
 def sleep_forever():
@@ -186,6 +226,61 @@ FAULTS = {
 }
 
 
+def trained_whole_and_in_two_parts(uri, settings, folder, stop, changed=()):
+    """SHA-256 of the weights of a training, and of the same training stopped after `stop`, an epoch and a step, and resumed.
+
+    Args:
+        changed: settings of the whole training, and of the resumed part.
+    """
+    from pathlib import Path
+
+    from pipelines import progress
+    from pipelines.system.tensorflow_env import import_for_training
+
+    import_for_training()
+    import horovod.tensorflow as hvd
+
+    from pipelines.config import loader
+    from pipelines.data.table.schema import Table, read_manifest
+    from pipelines.track.rundir.events import SpoolWriter
+    from pipelines.train.callback import EpochCallback
+    from pipelines.train.checkpoint import store
+    from pipelines.train.collectives.horovod import allgather
+    from pipelines.train.worker import train
+
+    hvd.init()
+    table = Table(uri, read_manifest(Path(uri)))
+
+    def part(name, start=None, more=()):
+        config = loader.load(None, [*settings, f"launch.workers={hvd.size()}", *more])
+        spool = SpoolWriter(Path(folder) / name / "spool", hvd.rank())
+        try:
+            return train(config, table, spool, Path(folder) / name, start)[1].weights_sha256
+        finally:
+            spool.close()
+
+    whole = part("whole", more=changed)
+    real = EpochCallback._stop_if_requested
+
+    def stop_all_ranks(self):
+        if (self.training_progress.epoch + 1, self.training_progress.step) == stop:
+            progress.request_stop()
+            real(self)
+            raise progress.Stopped
+
+    EpochCallback._stop_if_requested = stop_all_ranks
+    try:
+        part("parts")
+    except progress.Stopped:
+        progress._rank.stop.clear()
+    EpochCallback._stop_if_requested = real
+    # The others wait until rank 0 has written it.
+    start = allgather(store.newest(Path(folder) / "parts").path if hvd.rank() == 0 else None)[0]
+    resumed = part("parts", start, changed)
+    hvd.shutdown()
+    return whole, resumed, store.verify(start).state.position
+
+
 def shared_memory_means(length, calls):
     """A rank's inputs and the means it got, call by call."""
     import horovod.tensorflow as hvd
@@ -200,6 +295,29 @@ def shared_memory_means(length, calls):
     means = [(time.sleep(0.001 * rng.integers(3)), reducer.mean(values))[1] for values in inputs]
     hvd.shutdown()
     return inputs, means
+
+
+def means_while_rank_1_stands_still(seconds):
+    """Means through shared memory and through Horovod, around a time in which rank 1 is stopped."""
+    import subprocess
+
+    import horovod.tensorflow as hvd
+    import numpy as np
+    import tensorflow as tf
+
+    from pipelines.train.collectives.shared_memory import SharedMemoryReducer
+
+    hvd.init()
+    reducer, value = SharedMemoryReducer(), np.full(10, hvd.rank(), np.float32)
+    means = []
+    for _ in range(2):
+        hvd.allreduce(tf.constant(0.0), name="together")
+        if hvd.rank() == 1:
+            subprocess.Popen(["sh", "-c", f"sleep {seconds}; kill -CONT {os.getpid()}"])
+            os.kill(os.getpid(), signal.SIGSTOP)
+        means += [float(reducer.mean(value)[0]), float(hvd.allreduce(tf.constant(value), name="mean")[0])]
+    hvd.shutdown()
+    return means
 
 
 def leave_after_two_means():

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.data.table.schema import MANIFEST_NAME, ImageSpec, SplitSummary, Table, TableFile, TableManifest
+from pipelines.data.table.schema import MANIFEST_NAME, ImageSpec, ReadingRules, SplitSummary, Table, TableFile, TableManifest
 from pipelines.system.fingerprint import fingerprint
 
 
@@ -66,6 +66,7 @@ def write_table(
         key="0" * 64,
         created_at="2026-01-01T00:00:00Z",
         convoy_version="0",
+        reading=ReadingRules(source="libsvm"),
     )
     (folder / MANIFEST_NAME).write_text(manifest.to_json())
     return Table(str(folder), manifest)

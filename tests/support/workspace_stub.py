@@ -15,7 +15,14 @@ from typing import Any
 from databricks.bundles.jobs import Job, Task
 from support.task_cluster import TaskCluster
 
-_CODES = {500: "INTERNAL_ERROR", 502: "BAD_GATEWAY", 503: "TEMPORARILY_UNAVAILABLE", 504: "GATEWAY_TIMEOUT"}
+_CODES = {
+    403: "PERMISSION_DENIED",
+    404: "RESOURCE_DOES_NOT_EXIST",
+    500: "INTERNAL_ERROR",
+    502: "BAD_GATEWAY",
+    503: "TEMPORARILY_UNAVAILABLE",
+    504: "GATEWAY_TIMEOUT",
+}
 TOKEN = "dapi-of-the-stub"
 USER = "ann@example.com"
 
@@ -39,6 +46,8 @@ class Workspace:
         self.cluster_environment = cluster_environment
         self.calls: list[str] = []
         self.jobs: dict[int, dict[str, Any]] = {}
+        self.owners: dict[int, str] = {}
+        """Creators of the jobs that are not the stub's user's."""
         self.runs: dict[int, dict[str, Any]] = {}
         self.outputs: dict[int, dict[str, Any]] = {}
         self.idempotent: dict[str, int] = {}
@@ -126,7 +135,11 @@ class Workspace:
         return {}
 
     def _jobs_list(self, query: dict[str, Any]) -> dict[str, Any]:
-        jobs = [{"job_id": job_id, "settings": job} for job_id, job in self.jobs.items() if job["name"] == query["name"]]
+        jobs = [
+            {"job_id": job_id, "settings": job, "creator_user_name": self.owners.get(job_id, USER)}
+            for job_id, job in self.jobs.items()
+            if job["name"] == query["name"]
+        ]
         return {"jobs": jobs, "has_more": False}
 
     def _jobs_create(self, body: dict[str, Any]) -> dict[str, Any]:

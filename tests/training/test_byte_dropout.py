@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from pipelines.train.kernels.byte_dropout import ByteDropout, use_byte_dropout
@@ -32,6 +33,25 @@ def test_values_are_dropped_at_the_rate_and_the_others_scaled_up(rate, policy):
     # Two bytes hold a rate to 1/65,536, and bfloat16 has eight bits.
     np.testing.assert_allclose(kept, 1 / (1 - rate), rtol=0.01)
     assert np.unique(kept).size == 1
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_dropped_value_is_zero_and_so_is_its_gradient_whatever_the_value_as_in_keras(value, policy):
+    images = np.full((20, 50, 3), value, np.float32)
+    for model in (with_byte_dropout(0.5, policy), network(0.5, policy)):
+        inputs = tf.constant(images)
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = model(inputs, training=True)
+            # An infinite gradient comes from above where a step overflows.
+            loss = tf.reduce_sum(tf.cast(outputs, tf.float32) * np.float32(value))
+        found, gradients = np.array(tf.cast(outputs, tf.float32)), np.array(tape.gradient(loss, inputs))
+        is_dropped = found == 0
+        assert 0.4 < is_dropped.mean() < 0.6
+        np.testing.assert_array_equal(found[~is_dropped], np.float32(value))
+        assert (gradients[is_dropped] == 0).all()
+        assert not np.isfinite(gradients[~is_dropped]).any()
 
 
 def test_values_within_a_word_and_in_adjacent_words_are_independent():

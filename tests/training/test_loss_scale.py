@@ -6,10 +6,10 @@ import pytest
 import tensorflow as tf
 
 from pipelines.config.training import TrainingConfig
-from pipelines.train.callback import optimizer_steps
 from pipelines.train.compile import make_optimizer
-from pipelines.train.optim.loss_scale import NOT_FINITE
+from pipelines.train.optim.loss_scale import NOT_FINITE, base_optimizer
 from pipelines.train.optim.schedule import PlannedLearningRate, plan_learning_rate
+from pipelines.train.optim.step_count import steps_done
 
 pytestmark = pytest.mark.usefixtures("horovod")
 
@@ -29,7 +29,8 @@ def model():
 
 def stepped(model, gradient):
     """The weight and the scale after a step with a scaled gradient."""
-    tf.function(lambda: model.optimizer.apply([tf.constant([[gradient]])], model.trainable_variables))()
+    # Not a constant of the graph, which would decide while it is traced whether it is finite.
+    tf.function(lambda value: model.optimizer.apply([value], model.trainable_variables))(tf.constant([[gradient]]))
     return float(model.get_weights()[0][0, 0]), float(model.optimizer.dynamic_scale.numpy())
 
 
@@ -38,11 +39,24 @@ def test_gradients_are_unscaled_before_they_are_clipped(model):
     assert stepped(model, 9.0 * INITIAL_SCALE) == pytest.approx((-0.3, INITIAL_SCALE))
 
 
-def test_a_step_that_overflows_changes_no_weight_is_not_counted_and_halves_the_scale(model):
+def counts(model):
+    """Updates of the optimizer, and steps of the training."""
+    return int(keras.ops.convert_to_numpy(base_optimizer(model.optimizer).iterations)), steps_done(model)
+
+
+def test_a_step_that_overflows_changes_no_weight_is_no_update_but_a_step_and_halves_the_scale(model):
     assert stepped(model, np.inf) == (0.0, INITIAL_SCALE / 2)
-    assert optimizer_steps(model) == 0
+    assert counts(model) == (0, 1)
     assert stepped(model, INITIAL_SCALE / 2) == pytest.approx((-0.1, INITIAL_SCALE / 2))
-    assert optimizer_steps(model) == 1
+    assert counts(model) == (1, 2)
+
+
+def test_building_again_adds_no_variable_and_keeps_the_scale(model):
+    variables = [id(variable) for variable in model.optimizer.variables]
+    stepped(model, np.inf)
+    model.optimizer.build(model.trainable_variables)
+    assert [id(variable) for variable in model.optimizer.variables] == variables
+    assert float(model.optimizer.dynamic_scale.numpy()) == INITIAL_SCALE / 2
 
 
 def test_a_loss_that_is_not_finite_at_any_scale_ends_the_training(model):
@@ -51,3 +65,5 @@ def test_a_loss_that_is_not_finite_at_any_scale_ends_the_training(model):
     with pytest.raises(tf.errors.InvalidArgumentError, match=NOT_FINITE):
         stepped(model, np.nan)
     assert float(model.get_weights()[0][0, 0]) == 0.0
+    # A step that fails is not counted.
+    assert counts(model) == (0, 25)

@@ -1,5 +1,9 @@
 """Checkpoints and resumption of one worker, in this process."""
 
+import threading
+import time
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,12 +13,15 @@ from pipelines import progress
 from pipelines.config import loader
 from pipelines.errors import CheckpointError, TrainingError
 from pipelines.track.rundir.events import SpoolReader, SpoolWriter
+from pipelines.train import compile
 from pipelines.train.checkpoint import store
 from pipelines.train.worker import train
 
 pytestmark = pytest.mark.usefixtures("horovod")
 
 STEPS = 20
+# Only Keras 3.2, of Databricks Runtime 15.4 LTS ML, may lack LAMB.
+HAS_LAMB = not keras.__version__.startswith("3.2.")
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +72,25 @@ def metrics(folder):
         ("model.name=convnet_batchnorm", "training.optimizer=sgd", "training.momentum=0.9"),
         ("stream.memory_limit_mb=0", "stream.shuffle_buffer_rows=100"),
         ("training.steps_per_execution=3",),
+        ("model.name=mlp", "training.precision=bfloat16", "training.optimizer=adamw", "training.weight_decay=0.01"),
+        (
+            "model.name=convnet_batchnorm",
+            "training.precision=float16",
+            "training.accumulation_steps=4",
+            "training.average_decay=0.9",
+            "training.clip_norm=1",
+        ),
+        *([("model.name=mlp", "training.optimizer=lamb", "training.accumulation_steps=2")] if HAS_LAMB else []),
     ],
-    ids=["dropout", "batchnorm-momentum", "streamed", "steps-per-execution"],
+    ids=[
+        "dropout",
+        "batchnorm-momentum",
+        "streamed",
+        "steps-per-execution",
+        "bfloat16-adamw",
+        "float16-accumulated-averaged",
+        *(["lamb"] if HAS_LAMB else []),
+    ],
 )
 def test_resumed_inside_an_epoch_weights_and_metrics_equal_those_of_an_uninterrupted_training(table, tmp_path, settings):
     whole, result = run(tmp_path / "whole", table, settings)
@@ -86,6 +110,61 @@ def test_resumed_inside_an_epoch_weights_and_metrics_equal_those_of_an_uninterru
         epoch: values for epoch, values in expected.items() if epoch != 3
     }
     assert found_metrics[3]["validation/loss"] == expected[3]["validation/loss"]
+
+
+def test_within_an_execution_of_many_steps_each_is_progress_and_a_stop_is_heard(table, tmp_path, monkeypatch):
+    settings = ("training.steps_per_execution=1000", "training.batch_size_per_worker=5", "training.epochs=2")
+    whole, result = run(tmp_path / "whole", table, settings)
+    stop, marks = threading.Event(), []
+
+    def watch():
+        """Stops the second epoch, which is one execution, in its middle."""
+        while progress.now().activity != "epoch 2, step 1":
+            time.sleep(0.001)
+        first = progress.now().marks
+        while progress.now().marks < first + 30:
+            marks.append(progress.now().marks)
+            time.sleep(0.001)
+        stop.set()
+
+    monkeypatch.setattr(progress, "stop_requested", stop.is_set)
+    monkeypatch.setattr(progress, "wait_for_stop", stop.wait)
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    with pytest.raises(progress.Stopped):
+        run(tmp_path / "broken", table, settings)
+    watcher.join(10)
+    stop.clear()
+    assert len(set(marks)) > 5
+    checkpoint = store.newest(tmp_path / "broken")
+    assert checkpoint.state.epoch == 1
+    assert 30 <= checkpoint.state.step < 129
+    resumed, again = run(tmp_path / "broken", table, settings, checkpoint.path)
+    assert weights(resumed) == weights(whole)
+    assert again.weights_sha256 == result.weights_sha256
+
+
+def test_steps_that_overflowed_count_as_steps_of_the_epoch_and_of_the_schedule(table, tmp_path, monkeypatch):
+    class OverflowingAtFirst(compile.BoundedLossScaleOptimizer):
+        def __init__(self, inner):
+            super().__init__(inner, initial_scale=2.0**24)
+
+    monkeypatch.setattr(compile, "BoundedLossScaleOptimizer", OverflowingAtFirst)
+    settings = ("model.name=mlp", "training.precision=float16", "training.epochs=2")
+    whole, _ = run(tmp_path / "whole", table, settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "stop_requested", lambda: progress.now().activity == "epoch 2, step 10")
+        with pytest.raises(progress.Stopped):
+            run(tmp_path / "broken", table, settings)
+    checkpoint = store.newest(tmp_path / "broken")
+    updates = int(store.read_arrays(checkpoint)["optimizer/0000"])
+    assert checkpoint.state.position == "epoch 1, step 9"
+    assert 1 < STEPS + 9 - updates < STEPS
+    resumed, _ = run(tmp_path / "broken", table, settings, checkpoint.path)
+    assert weights(resumed) == weights(whole)
+    assert int(store.read_arrays(store.newest(tmp_path / "broken"))["optimizer/0000"]) == updates + 2 * STEPS - STEPS - 9
+    # A cosine ends at zero after all steps, not after as many updates.
+    assert metrics(tmp_path / "broken")[2]["learning_rate"] == metrics(tmp_path / "whole")[2]["learning_rate"] == 0
 
 
 def test_a_stop_during_the_last_step_of_an_epoch_takes_effect_after_the_epoch(table, tmp_path, monkeypatch):

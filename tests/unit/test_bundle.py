@@ -20,7 +20,6 @@ from tools.databricks.workspace import check, differences, validated
 
 ROOT = Path(__file__).parents[2]
 RESOURCES = sorted((ROOT / "conf/databricks").glob("*.yml"))
-BODIES = sorted((ROOT / "conf/databricks").glob("*.submit.json"))
 # What docs/runtimes.md has a column for.
 RUNTIMES = {
     "15.4": "15.4.x-cpu-ml-scala2.12",
@@ -43,7 +42,7 @@ def raw_jobs():
 
 
 def submitted_tasks():
-    return [task for body in BODIES for task in json.loads(body.read_text())["tasks"]]
+    return bundle.run_body(ROOT)["tasks"]
 
 
 def clusters_and_tasks(deployment):
@@ -53,7 +52,7 @@ def clusters_and_tasks(deployment):
 
 def test_there_is_something_to_check():
     assert raw_jobs()
-    assert BODIES
+    assert submitted_tasks()
 
 
 def test_the_bundle_has_no_key_or_mode_that_the_cli_would_ignore():
@@ -86,9 +85,11 @@ def test_the_sdk_drops_nothing_from_a_resolved_job_and_no_reference_is_left_in_i
     assert set(deployment.job) <= set(inspect.signature(JobsAPI.create).parameters)
 
 
-@pytest.mark.parametrize("body", BODIES, ids=lambda body: body.name)
-def test_the_sdk_and_the_service_accept_every_runs_submit_body(body):
-    content = json.loads(body.read_text())
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_the_sdk_and_the_service_accept_the_runs_submit_body_of_every_runtime(runtime):
+    content = bundle.run_body(ROOT, "prod", bundle.runtime_variables(ROOT, runtime))
+    assert "${" not in json.dumps(content)
+    assert [task["new_cluster"]["spark_version"] for task in content["tasks"]] == [RUNTIMES[runtime]]
     assert set(content) <= set(inspect.signature(JobsAPI.submit).parameters)
     for task in content["tasks"]:
         assert list(differences(task, SubmitTask.from_dict(task).as_dict())) == []
@@ -277,4 +278,17 @@ def test_a_broken_job_file_is_one_line(copy, old, new, line):
     file = copy / "conf/databricks/job.yml"
     file.write_text(file.read_text().replace(old, new))
     with pytest.raises(ConfigError, match=line):
+        bundle.load(copy, "ann@example.com")
+
+
+def test_a_resource_that_two_files_define_is_refused(copy):
+    (copy / "conf/databricks/more.yml").write_text((copy / "conf/databricks/experiment.yml").read_text())
+    with pytest.raises(ConfigError, match=r"more\.yml: resources\.experiments\.\w+ is also in another file of the bundle"):
+        bundle.load(copy, "ann@example.com")
+
+
+def test_a_key_that_occurs_twice_in_a_job_is_refused(copy):
+    file = copy / "conf/databricks/job.yml"
+    file.write_text(file.read_text() + "resources: {}\n")
+    with pytest.raises(ConfigError, match=r"job\.yml line \d+: resources is also in line \d+; put both together"):
         bundle.load(copy, "ann@example.com")

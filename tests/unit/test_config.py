@@ -1,11 +1,14 @@
+import re
 from pathlib import Path
 
 import pytest
+from support import hostile
 
 from pipelines import cli
-from pipelines.config import Config, loader, renamed
+from pipelines.config import Config, loader, renamed, yaml_text
 from pipelines.errors import ConfigError
 from pipelines.models.registry import NETWORKS, check
+from pipelines.sweep import sweep_file
 
 CONF_FILES = sorted((Path(__file__).parents[2] / "conf").glob("*.yml"))
 
@@ -46,8 +49,10 @@ def test_flags_override_files_and_files_override_defaults(tmp_path):
         ("training.optimizer=rmsprop", "must be one of adam, adamw, sgd, lamb"),
         ("training.momentum=0.9", "must be 0 unless training.optimizer is sgd"),
         ("training.weight_decay=0.1", "must be 0 with training.optimizer adam; adamw is Adam with weight decay"),
-        ("training.clip_norm=-1", "training.clip_norm=-1.0: must be more than 0, or 0 for no limit"),
-        ("training.average_decay=1", "training.average_decay=1.0: must be from 0 (no average) to below 1"),
+        ("training.clip_norm=-1", "training.clip_norm=-1.0: must be at least 1e-06, or 0 for no limit"),
+        ("training.average_decay=1", "training.average_decay=1.0: must be from 0 (no average) to 0.999999"),
+        ("training.seed=-1", "training.seed=-1: must be at least 0"),
+        ("training.seed=5000000000", "training.seed=5000000000: must be at most 4,294,967,295"),
         ("training.augment_shift=0.6", "training.augment_shift=0.6: must be from 0 (none) to 0.5"),
         ("training.augment_rotation=-5", "training.augment_rotation=-5.0: must be from 0 (none) to 180"),
         ("training.augment_scale=1", "training.augment_scale=1.0: must be from 0 (none) to 0.5"),
@@ -63,6 +68,18 @@ def test_flags_override_files_and_files_override_defaults(tmp_path):
         ("data.value_range=[1, 2]", "a range that includes 0"),
         ("data.labels=[1, 1]", "10 different numbers"),
         ("data.class_names=[a, b, c, d, a, f, g, h, i, j]", "must be different names, but 'a' occurs twice"),
+        (
+            "data.class_names=[no, yes]",
+            'a list of texts, but YAML reads no, off and false as false: put quotes around the word, as in "no"',
+        ),
+        ("data.class_names=[a, on]", 'YAML reads yes, on and true as true: put quotes around the word, as in "yes"'),
+        ("data.class_names=[a, ~]", 'YAML reads null as nothing: put quotes around it, as in "null"'),
+        ("data.class_names=[cat, 7]", 'YAML reads 7 as a number or date: put quotes around it, as in "7"'),
+        (
+            "data.class_names=[a, 2026-01-31]",
+            'YAML reads 2026-01-31 as a number or date: put quotes around it, as in "2026-01-31"',
+        ),
+        ("data.class_names=[a, [b]]", "a list of texts, but this is a list: put quotes around it if it is a text"),
         ("launch.cycle_milliseconds=0.01", "launch.cycle_milliseconds=0.01: must be 0 (Horovod's own) or 0.1 to 1000"),
         ("launch.max_restarts=-1", "launch.max_restarts=-1: must be 0 (never) or more"),
         ("checkpoint.every_epochs=-1", "checkpoint.every_epochs=-1: must be 0 (none) or more"),
@@ -77,6 +94,29 @@ def test_an_invalid_setting_is_a_one_line_error_with_key_value_and_rule(setting,
         loader.load(None, [setting])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "tracking: {experiment: no}",
+            'must be text, but YAML reads no, off and false as false: put quotes around the word, as in "no"',
+        ),
+        ("model: {name: 7}", 'must be text, but YAML reads 7 as a number or date: put quotes around it, as in "7"'),
+    ],
+)
+def test_a_word_in_a_file_that_yaml_does_not_read_as_text_is_a_one_line_error(tmp_path, line, message):
+    (tmp_path / "run.yml").write_text(line)
+    with pytest.raises(ConfigError) as caught:
+        loader.load(tmp_path / "run.yml")
+    assert str(caught.value).startswith(f"{tmp_path}/run.yml: ")
+    assert str(caught.value).endswith(message)
+
+
+def test_a_text_after_set_is_taken_as_it_is_written():
+    config = loader.load(None, ["tracking.experiment=no", "data.dataset=a #b"])
+    assert (config.tracking.experiment, config.data.dataset) == ("no", "a #b")
 
 
 @pytest.fixture
@@ -110,6 +150,8 @@ def test_a_missing_file_is_reported_with_the_nearest_match(tmp_path):
 
 def test_a_ready_made_file_is_found_from_any_home_folder_which_takes_precedence(tmp_path, monkeypatch):
     monkeypatch.setenv("CONVOY_HOME", str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     assert loader.find("conf/convnet.yml") == CONF_FILES[0].parent / "convnet.yml"
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf/convnet.yml").write_text("")
@@ -117,10 +159,83 @@ def test_a_ready_made_file_is_found_from_any_home_folder_which_takes_precedence(
     assert loader.find("conf/none.yml") == tmp_path / "conf/none.yml"
 
 
+@pytest.mark.parametrize("name", hostile.NAMES)
+def test_a_text_on_the_command_line_is_taken_as_it_is_written(name):
+    settings = ("data.dataset", "data.test_file", "tracking.experiment")
+    config = loader.load(None, [f"{key}=/a/{name}" for key in settings])
+    assert [config.flat()[key] for key in settings] == [f"/a/{name}"] * 3
+    if not name.startswith(("'", '"')):
+        expected = {"null": ""}.get(name, name)
+        assert loader.load(None, [f"tracking.run_name={name}"]).tracking.run_name == expected
+
+
+@pytest.mark.parametrize(("text", "value"), [('"a # b"', "a # b"), ("'null'", "null"), ("", "")])
+def test_quotes_around_a_text_on_the_command_line_are_those_of_yaml(text, value):
+    assert loader.load(None, [f"tracking.run_name={text}"]).tracking.run_name == value
+    assert loader.load(None, [f"tracking.run_name = {text}"]).tracking.run_name == value
+
+
+@pytest.mark.parametrize(("name", "reason"), hostile.REFUSED)
+@pytest.mark.parametrize("key", ["data.dataset", "data.test_file", "ingest.tables_uri", "launch.runs_uri"])
+def test_a_path_that_no_command_takes_is_refused_before_anything_starts(key, name, reason):
+    with pytest.raises(ConfigError, match=reason) as failure:
+        loader.load(None, [f"{key}=/a/{name}/b"])
+    assert str(failure.value).startswith(f"{key}=")
+    assert len(str(failure.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "location"),
+    [*(("ingest.tables_uri", f"a{c}b") for c in "#?;"), ("launch.runs_uri", "a%41b"), ("ingest.tables_uri", "")],
+)
+def test_a_folder_that_a_library_would_look_for_elsewhere_is_refused_before_anything_starts(key, location):
+    with pytest.raises(ConfigError, match=f"^{key}=.*(contains '|an empty path was given)"):
+        loader.load(None, [f"{key}={location}"])
+
+
 def test_invalid_yaml_is_reported_with_its_line(tmp_path):
     (tmp_path / "c.yml").write_text("training:\n  epochs: [1\n")
     with pytest.raises(ConfigError, match=r"c\.yml line 3: not valid YAML"):
         loader.load(tmp_path / "c.yml")
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("training:\n  epochs: 3\ndata:\n  classes: 2\ntraining:\n  seed: 1\n", "line 5: training is also in line 1; put both"),
+        ("training:\n  epochs: 3\n  seed: 1\n  'epochs': 4\n", "line 4: epochs is also in line 2; put both"),
+        ("training: {epochs: 3, epochs: 4}\n", "line 1: epochs is also in line 1; put both"),
+        (
+            "training:\n  own_operations: true\n  custom_kernels: false\n",
+            ": training.own_operations and training.custom_kernels: are the same setting; leave out training.own_operations",
+        ),
+    ],
+)
+def test_a_setting_that_occurs_twice_is_an_error_and_neither_is_dropped(tmp_path, content, line):
+    (tmp_path / "c.yml").write_text(content)
+    with pytest.raises(ConfigError, match=re.escape(line)):
+        loader.load(tmp_path / "c.yml")
+    (tmp_path / "sweep.yml").write_text(f"config: {tmp_path}/c.yml\nspace: {{training.epochs: [1, 2]}}\n")
+    with pytest.raises(ConfigError, match=re.escape(line)):
+        sweep_file.load(tmp_path / "sweep.yml")
+
+
+def test_a_key_that_occurs_twice_in_a_sweep_or_a_flag_is_an_error(tmp_path):
+    (tmp_path / "s.yml").write_text("space:\n  training.epochs: [1, 2]\n  training.seed: [1, 2]\n  training.epochs: [3, 4]\n")
+    with pytest.raises(ConfigError, match=r"s\.yml line 4: training\.epochs is also in line 2; put both together"):
+        sweep_file.load(tmp_path / "s.yml")
+    names = "set: {training.custom_kernels: true}\nspace: {training.own_operations: [true, false]}\n"
+    (tmp_path / "s.yml").write_text(names)
+    with pytest.raises(ConfigError, match=r"training\.own_operations: is varied by .*, so it must not also be in set"):
+        sweep_file.load(tmp_path / "s.yml")
+    with pytest.raises(ConfigError, match=r"--set data\.class_names={a: 1, a: 2}: a occurs twice"):
+        loader.load(None, ["data.class_names={a: 1, a: 2}"])
+
+
+def test_values_may_be_merged_from_another_mapping_and_replaced(tmp_path):
+    (tmp_path / "c.yml").write_text("training: &most {epochs: 3, seed: 7}\n")
+    assert yaml_text.parse("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n")["b"] == {"x": 1, "y": 3}
+    assert loader.load(tmp_path / "c.yml").training.seed == 7
 
 
 def test_early_stopping_without_validation_rows_is_rejected():

@@ -26,6 +26,7 @@ SWEEP = "e2e/test_sweep.py::test_a_killed_sweep_continues_and_its_trials_are_chi
 SWEEP_FILES = "unit/test_sweep_plan.py::test_every_sweep_file_of_the_repository_is_valid_and_documents_its_command"
 REPLAY = "e2e/test_tracking_trouble.py::test_a_training_without_its_server_succeeds_leaks_no_secret_and_is_completed_by_replay"
 SUBMIT = "e2e/test_databricks_job.py::test_the_job_of_the_bundle_runs_to_its_end_from_the_wheel"
+BODY = "e2e/test_databricks_job.py::test_the_body_for_runs_submit_runs_and_a_failed_task_names_its_cause"
 LABS = "e2e/test_labs.py::test_a_lab_runs_with_figures_and_without_warnings"
 HOSTS = "distributed/test_hosts.py::test_one_rank_on_each_of_three_hosts_trains_like_three_on_one_and_depends_on_the_network"
 SERVER = "e2e/test_using_a_model.py::test_the_server_returns_the_same_probabilities_for_tensors_and_dataframes"
@@ -91,9 +92,8 @@ RUN_BY = {
     "./convoy submit": (SUBMIT,),
     "./convoy submit --target dev --var node_type=m5.2xlarge --var cores_per_node=8": (SUBMIT,),
     "export DATABRICKS_HOST=https://...": (SUBMIT,),
-    "databricks jobs submit --json @conf/databricks/train.submit.json": (
-        "e2e/test_databricks_job.py::test_a_body_for_runs_submit_runs_unchanged_and_a_failed_task_names_its_cause",
-    ),
+    "./convoy submit --runtime 17.3 --body run.json": (BODY,),
+    "databricks jobs submit --json @run.json": (BODY,),
     "spark-submit --master spark://HEAD:7077 jobs/train_cnn.py --workers 2": (HOSTS,),
     "SPARK_REMOTE=sc://HOST:15002 ./convoy train --workers 2": (
         "e2e/test_spark_connect.py::test_a_training_ingests_trains_two_workers_and_restarts_when_one_is_lost",

@@ -14,6 +14,7 @@ import pytest
 from support.clones import ROOT, copy_clone, finish_set_up
 
 from tools import mlflow_page
+from tools.setup.browser import looks_at_pages
 
 
 @pytest.fixture
@@ -45,6 +46,21 @@ def door():
 def run(script, *arguments, **variables):
     command = [sys.executable, str(script), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **variables})
+
+
+@pytest.mark.parametrize(
+    "name", ["{x}", "50%", "a:b", "a;b", "a#b", 'a"b', "a\\b", "$HOME", "a`b", "a[1]", "a*b", "a\nb", b"Z\xfcrich"]
+)
+def test_a_folder_in_which_no_environment_works_is_refused_in_one_line(tmp_path, clone, name):
+    moved = tmp_path.parent / f"{tmp_path.name}-moved" / os.fsdecode(name)
+    moved.parent.mkdir()
+    tmp_path.rename(moved)
+    shown = run(moved / "convoy", "train")
+    (line,) = shown.stderr.splitlines()
+    assert shown.returncode == 1
+    assert line.startswith(f"convoy: {moved.parent}/")
+    assert line.endswith(", and move the clone there")
+    assert not (moved / ".venv").exists()
 
 
 def test_help_names_every_command():
@@ -91,6 +107,34 @@ def test_train_becomes_spark_submit_and_says_when_so_that_set_up_does_not_count(
     assert arguments[1:] == ["--workers", "2"]
     assert arguments[0].endswith("jobs/train_cnn.py")
     assert started <= float(told) <= time.time()
+
+
+def test_a_command_starts_in_repaired_surroundings_and_says_what_it_leaves_out(clone, tmp_path):
+    finish_set_up(clone)
+    submit = clone.venv / "bin/spark-submit"
+    submit.write_text(
+        '#!/bin/sh\necho "<$LC_ALL> <$KERAS_BACKEND> <${PYTHONPATH:-}> <${PYTHONWARNINGS:-}> <${PYTHONSAFEPATH:-}>"\n'
+    )
+    submit.chmod(0o755)
+    (clone.venv / "bin/python").unlink()
+    (clone.venv / "bin/python").symlink_to(submit)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/numpy.py").touch()
+    (clone.site_packages / "numpy").mkdir()
+    (clone.site_packages / "numpy/__init__.py").touch()
+    hostile = {"LC_ALL": "C", "KERAS_BACKEND": "jax", "PYTHONWARNINGS": "error", "PYTHONPATH": str(tmp_path / "other")}
+    for command, safe in (("train", ""), ("predict", "1"), ("bench", "")):
+        shown = run(clone.root / "convoy", command, **hostile).stdout.splitlines()
+        assert shown[-1] == f"<C.UTF-8> <tensorflow> <> <> <{safe}>"
+        left_out = f"convoy: PYTHONPATH: {tmp_path / 'other'} is left out, because it would replace numpy of Convoy's environment"
+        assert shown.count(left_out) == 1
+
+
+def test_a_working_directory_that_has_gone_is_one_line(tmp_path):
+    command = ["sh", "-c", f'cd {tmp_path}; rmdir {tmp_path}; exec "$@"', "sh", sys.executable, str(ROOT / "convoy"), "runs"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert shown.returncode == 1
+    assert shown.stderr.splitlines()[-1] == "convoy: the working directory no longer exists; change to one that does"
 
 
 def test_with_spark_connect_train_needs_no_spark_submit(clone):
@@ -167,8 +211,8 @@ def test_the_page_of_mlflow_takes_another_port_when_the_usual_one_is_taken():
         (["tests/unit"], False),
     ],
 )
-def test_a_browser_is_installed_only_for_tests_that_look_at_pages(door, options, looks):
-    assert door.looks_at_pages(options) == looks
+def test_a_browser_is_installed_only_for_tests_that_look_at_pages(options, looks):
+    assert looks_at_pages(options) == looks
 
 
 def test_what_a_server_has_started_ends_with_it():
@@ -198,5 +242,22 @@ def test_a_runtime_without_a_lock_is_refused_and_the_known_ones_are_named(clone)
 def test_the_front_door_and_its_set_up_are_written_for_python_3_8():
     """It runs under whatever Python the machine has."""
     masking = (ROOT / "pipelines/system").glob("secret*.py")
-    for file in (ROOT / "convoy", ROOT / "tools/mlflow_page.py", *(ROOT / "tools/setup").glob("*.py"), *masking):
+    variables = (ROOT / "pipelines/system" / name for name in ("surroundings.py", "keras_settings.py", "python_path.py"))
+    for file in (ROOT / "convoy", ROOT / "tools/mlflow_page.py", *(ROOT / "tools/setup").glob("*.py"), *masking, *variables):
         ast.parse(file.read_text(), str(file), feature_version=(3, 8))
+
+
+def test_what_the_front_door_loads_evaluates_no_annotation_that_python_3_8_lacks(tmp_path):
+    code = (
+        f"import runpy, sys; sys.argv = ['convoy', 'help']; runpy.run_path({str(ROOT / 'convoy')!r}, run_name='__main__')\n"
+        "print(*(module.__file__ for name, module in sys.modules.items() if name.startswith(('pipelines', 'tools'))), sep='\\n')"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path)
+    loaded = [Path(line) for line in shown.stdout.splitlines() if line.endswith(".py")]
+    assert ROOT / "pipelines/moved.py" in loaded
+    for file in loaded:
+        tree = ast.parse(file.read_text(), str(file), feature_version=(3, 8))
+        postponed = any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in tree.body)
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        annotated = [node for node in functions if node.returns or any(argument.annotation for argument in node.args.args)]
+        assert postponed or not annotated, f"{file}: needs 'from __future__ import annotations'"

@@ -11,6 +11,7 @@ from PIL import Image
 from pipelines.data.formats import image_file
 from pipelines.data.formats.image_file import NoImage
 from pipelines.data.formats.mnist_format import is_mnist_format, to_mnist_format
+from pipelines.data.sources import image_pass
 from pipelines.errors import DataError
 from pipelines.score.digits import decode_image, read_image
 
@@ -75,6 +76,23 @@ def test_only_images_that_the_conversion_leaves_alone_are_in_mnists_format(digit
     assert is_mnist_format(images, RANGE)
     images[:3] = 0
     assert not is_mnist_format(images, RANGE)
+
+
+@pytest.mark.parametrize("value_range", [RANGE, (-1.0, 1.0)])
+@pytest.mark.parametrize(("digits", "size"), [(True, 140), (False, 28), (False, 40)])
+def test_ingest_and_prediction_make_the_same_image_of_a_picture(tmp_path, digits, value_range, size):
+    sheet = np.random.default_rng(1).integers(0, 256, (size, size), np.uint8)
+    (tmp_path / "a.png").write_bytes(encoded(sheet))
+    rules = image_pass.PictureRules(shape=DIGIT, value_range=value_range, resize=size != 28, as_digits=digits)
+    chunk = image_pass.read_chunk([str(tmp_path / "a.png")], [0], rules)
+    predicted = read_image(tmp_path / "a.png", DIGIT, value_range, digits=digits, resize=size != 28)
+    np.testing.assert_array_equal(chunk.images.reshape(DIGIT), predicted)
+
+
+def test_a_picture_of_another_size_is_refused_for_a_model_that_was_trained_on_one_size(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(np.zeros((20, 30), np.uint8)))
+    with pytest.raises(DataError, match=r"a\.png: is 20 x 30, but the model was trained on pictures of 28 x 28 only; --form pic"):
+        read_image(tmp_path / "a.png", DIGIT, RANGE, digits=False, resize=False)
 
 
 def test_both_polarities_give_the_same_result(digits):

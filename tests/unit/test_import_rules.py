@@ -14,6 +14,7 @@ MAY_IMPORT = {
     "version": "moved",  # `pipelines/__init__.py`
     "errors": "",
     "progress": "",
+    "models.memory": "",
     "system": "errors",
     "config": "errors system",
     # The data set.
@@ -38,7 +39,7 @@ MAY_IMPORT = {
     "train.devices": "errors",
     "train.worker_setup": "errors config data.table data.stream train.precision train.devices train.collectives train.optim",
     "train.checkpoint": "errors system config track.rundir train.optim train.worker_setup",
-    "train": "errors progress config data.table data.stream track.rundir models "
+    "train": "errors progress config data.table data.stream track.rundir models models.memory "
     "train.precision train.worker_setup train.collectives train.kernels train.optim train.checkpoint",
     # The driver.
     "launch.session": "errors system",
@@ -46,14 +47,14 @@ MAY_IMPORT = {
     "launch.tasks": "system",
     "launch.rendezvous": "errors",
     "launch.health": "errors progress system config track.rundir",
-    "launch.preflight": "errors system train.precision launch.session launch.slots launch.tasks",
+    "launch.preflight": "errors system models.memory train.precision launch.session launch.slots launch.tasks",
     "launch.workers": "errors progress system config track.rundir "
     "launch.session launch.slots launch.tasks launch.rendezvous launch.health",
     "launch": "errors progress system config data.table data.sources data.ingest data.stream "
     "track.rundir track.console track.mlflow track models train.checkpoint train.collectives train "
     "launch.session launch.slots launch.health launch.preflight launch.workers",
     # A finished model.
-    "score": "errors system data.table data.formats",
+    "score": "errors system models.memory data.table data.formats",
     "score.evaluate": "errors system config data.table data.sources data.ingest "
     "track.rundir track.figures track.mlflow track score",
     "score.model_registry": "errors system score score.evaluate",

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +10,7 @@ import pytest
 
 from pipelines.config import DataConfig
 from pipelines.data.formats.libsvm_line import Rules
-from pipelines.data.ingest.build import index_hints
+from pipelines.data.ingest.build import index_hint
 from pipelines.data.ingest.permutation import Permutation, plan_segments
 from pipelines.data.ingest.shuffle_pass import Plan, shuffle_batches
 from pipelines.data.ingest.write_pass import path_of, write_batches
@@ -150,10 +149,7 @@ def test_files_that_spark_cannot_open_are_read_as_it_reads_the_others(tmp_path, 
     path.write_bytes(b"# a comment\n" + b"\n".join(lines) + b"\n9 1:1")
     size = path.stat().st_size
     blocks = pa.RecordBatch.from_pylist(
-        [
-            {"path": os.fsencode(path), "file": 4, "start": start, "stop": start + block_bytes}
-            for start in range(0, size, block_bytes)
-        ]
+        [{"path": str(path), "file": 4, "start": start, "stop": start + block_bytes} for start in range(0, size, block_bytes)]
     )
     batches = list(named_text.read_blocks([blocks], RULES, False, True))
     content = [row for batch in batches for row in batch.column("content").to_pylist() if row is not None]
@@ -165,30 +161,22 @@ def test_files_that_spark_cannot_open_are_read_as_it_reads_the_others(tmp_path, 
     assert sum(report.lines for report in reports if report.block < bad.block) + bad.first_bad_line == len(lines) + 1
 
 
-@pytest.mark.parametrize(
-    ("name", "reads"),
-    [
-        *(("a.txt", True), ("a[1]{x}%41 #?*;.txt", True), ("_a=1.txt", True)),
-        *(("_a.txt", False), (".a.txt", False), ("2026-11-29T20:04.txt", False), ("a\udcff.txt", False)),
-    ],
-)
-def test_the_names_that_spark_cannot_open_are_known(name, reads):
-    assert named_text.spark_reads(Path("/data/d:e/_f") / name) == reads
-
-
-@pytest.mark.parametrize(
-    ("zero_based", "index"), [(False, "6, the last; if its indices start at 0, set data"), (True, "0; if its")]
-)
+@pytest.mark.parametrize(("zero_based", "index"), [(False, "6, the last; if indices start at 0, set data"), (True, "0; if ind")])
 def test_a_file_that_may_count_from_0_or_1_is_pointed_out(zero_based, index):
     config = DataConfig(image_shape=(2, 3, 1), zero_based=zero_based)
     source = LibsvmFiles("digits", (("a.txt", "train"), ("b.txt", "test")))
-    reports = [BlockReport(0, 0), BlockReport(0, 9), BlockReport(1, 0, uses_last_index=True, uses_first_index=True)]
-    (hint,) = index_hints(config, source, reports)
-    assert hint.startswith(f"a.txt: no row uses index {index}")
-    shown = dataclasses.replace(reports[1], uses_last_index=not zero_based, uses_first_index=zero_based)
-    assert index_hints(config, source, [reports[0], shown, reports[2]]) == ()
+    no_proof = "uses_last_index" if zero_based else "uses_first_index"
+    reports = [BlockReport(0, 0), BlockReport(0, 9), BlockReport(1, 0, **{no_proof: True})]
+    assert index_hint(config, source, reports).startswith(f"a.txt and b.txt: no row uses index {index}")
+    # One row of either file shows it.
+    for number in range(3):
+        shown = dataclasses.replace(reports[number], uses_last_index=True, uses_first_index=True)
+        assert index_hint(config, source, [*reports[:number], shown, *reports[number + 1 :]]) == ""
     # MNIST's corners are empty, and its indices known.
-    assert index_hints(config, LibsvmFiles("mnist", source.files), reports) == ()
+    published = (("/elsewhere/mnist-digits-train.txt.bz2", "train"), ("/elsewhere/mnist-digits-test.txt.bz2", "test"))
+    assert index_hint(config, LibsvmFiles("mnist", source.files), reports) == ""
+    assert index_hint(config, LibsvmFiles("data-001", published), reports) == ""
+    assert index_hint(config, LibsvmFiles("digits", (published[0], source.files[1])), reports) != ""
 
 
 def test_a_file_is_one_row_group_as_reported(tmp_path, images):

@@ -2,9 +2,10 @@ import subprocess
 import sys
 
 import pytest
+from support.disk_faults import fill, small_disk
 
 from pipelines.errors import ConvoyError
-from pipelines.track.mlflow.follower import MlflowSync
+from pipelines.track.mlflow import parent
 from pipelines.track.mlflow.journal import Journal
 from pipelines.track.mlflow.replay import with_trials
 from pipelines.track.rundir import layout
@@ -47,6 +48,35 @@ def test_only_entries_that_no_server_has_accepted_are_pending(tmp_path):
     assert [entry.n for entry in again.pending()] == [2, 3]
     again.accept([2])
     assert Journal(tmp_path).accepted.refused == {}
+
+
+def test_what_a_full_disk_refused_is_written_when_it_has_room(tmp_path):
+    with small_disk(tmp_path / "disk", 1) as disk:
+        journal = Journal(disk)
+        journal.append("open", {})
+        ballast = fill(disk)
+        journal.append("metrics", {"step": 1, "values": {"loss": 0.5, "note": "x" * 5000}})
+        journal.opened("sqlite:///a.db", "run1")
+        assert journal.problem.endswith("cannot be written (No space left on device)")
+        ballast.unlink()
+        journal.accept([1, 2])
+        assert journal.problem == ""
+        again = Journal(disk)
+        assert again.entries() == journal.entries()
+        assert again.accepted == journal.accepted
+        assert layout.read_record(disk).run_id == "run1"
+
+
+def test_the_number_of_an_entry_that_only_the_server_has_is_not_used_again(tmp_path):
+    journal = Journal(tmp_path)
+    journal.append("open", {})
+    journal.opened("sqlite:///a.db", "run1")
+    journal.accept([1, 2])
+    journal.refuse(3, "too long")
+    again = Journal(tmp_path)
+    entry = again.append("metrics", {"step": 1, "values": {"loss": 0.5}})
+    assert entry.n == 4
+    assert again.pending() == Journal(tmp_path).pending() == [entry]
 
 
 def test_entries_accepted_by_one_server_are_pending_for_another(tmp_path):
@@ -103,14 +133,14 @@ def test_a_folder_without_a_journal_is_an_error_that_names_it(tmp_path):
 def test_a_child_run_waits_for_its_parent_on_the_same_server(tmp_path):
     sweep, trial = tmp_path / "sweep", tmp_path / "sweep/trials/one"
     trial.mkdir(parents=True)
-    entry = Journal(trial).append("open", {"parent": "../.."})
-    follower = MlflowSync(Journal(trial), "sqlite:///a.db")
+    journal = Journal(trial)
+    journal.append("open", {"parent": "../.."})
     with pytest.raises(ConvoyError, match=r"sweep must be created first"):
-        follower._parent_tags(entry)
+        parent.tags(journal, "sqlite:///a.db")
     layout.write_record(sweep, layout.RunRecord("run1", "sqlite:///other.db"))
     with pytest.raises(ConvoyError, match=r"sweep must be created first"):
-        follower._parent_tags(entry)
+        parent.tags(journal, "sqlite:///a.db")
     layout.write_record(sweep, layout.RunRecord("run2", "sqlite:///a.db"))
-    assert follower._parent_tags(entry) == {"mlflow.parentRunId": "run2"}
+    assert parent.tags(journal, "sqlite:///a.db") == {"mlflow.parentRunId": "run2"}
     assert with_trials(sweep) == [sweep, trial]
     assert with_trials(trial) == [trial]

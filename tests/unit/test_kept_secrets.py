@@ -221,18 +221,22 @@ def test_the_page_of_a_lab_holds_no_secret(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", secret)
     execution = run_notebook(
         tmp_path,
-        "# MAGIC %md\n# MAGIC # Lab\n# MAGIC at http://ann:planted-1@h",
+        "# MAGIC %md\n# MAGIC # Lab http://ann:planted-0@h\n# MAGIC at http://ann:planted-1@h",
         'import os\ndbutils.widgets.text("address", "")\nuri = "http://ann:planted-2@h"',
         'print("the", end=" "); print(os.environ["HF_TOKEN"][:9], end=""); print(os.environ["HF_TOKEN"][9:])',
         'displayHTML("<b>" + __import__("html").escape(os.environ["HF_TOKEN"]) + "</b>")',
         '[os.environ["HF_TOKEN"]]',
+        "# DBTITLE 1,at http://ann:planted-5@h\n"
+        'import pandas as pd\nlong = "x" * 40 + " token=planted-" + "z" * 60\n'
+        'pd.DataFrame({"name": [long, None], "n": [1, 2], "more": [[long], {"token": "planted-6"}]})',
+        "pd.Series([long, 1.5])",
         'import matplotlib.pyplot as plt\nplt.plot([1]); plt.title("at http://ann:planted-3@h");',
         'raise ValueError("no " + os.environ["HF_TOKEN"])',
         widgets={"address": "http://ann:planted-4@h"},
     )
-    text = page.render(execution) + page.render_index([execution])
+    text = page.render(execution, [execution.notebook, execution.notebook]) + page.render_index([execution])
     assert "planted" not in text
-    assert text.count("***") >= 9
+    assert text.count("***") >= 16
 
 
 # Out of the run folder
@@ -266,6 +270,17 @@ def test_replay_follows_no_path_out_of_the_run_folder(tmp_path, kind):
         replay(run_dir)
     # Nothing was sent: the server has not even been asked.
     assert not (tmp_path / "m.db").exists()
+
+
+@pytest.mark.parametrize("name", ["lock", "accepted.jsonl"])
+def test_replay_writes_through_no_link_out_of_the_run_folder(tmp_path, name):
+    private = tmp_path / "private.txt"
+    private.write_text("precious")
+    journal_with(tmp_path / "runs/x", f"sqlite:///{tmp_path}/m.db", "tags", note="x")
+    (tmp_path / "runs/x/tracking" / name).symlink_to(private)
+    with pytest.raises(ConvoyError, match=rf"x: its record names tracking/{name}, which leads out of the run folder"):
+        replay(tmp_path / "runs/x")
+    assert private.read_text() == "precious"
 
 
 def test_a_file_and_a_link_within_the_run_folder_are_followed(tmp_path):

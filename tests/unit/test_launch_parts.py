@@ -1,19 +1,30 @@
+import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import cloudpickle
 import pytest
+from pyspark.sql import SparkSession
+from support import ranks
 
 from pipelines.config import LaunchConfig
-from pipelines.errors import DataError
+from pipelines.errors import DataError, LaunchError
+from pipelines.launch import session
 from pipelines.launch.health import failures
 from pipelines.launch.rendezvous.server import RankPlacement, slot_info
 from pipelines.launch.slots import threads_per_worker
-from pipelines.launch.workers import scratch
+from pipelines.launch.workers import commands, scratch, spawn
 from pipelines.launch.workers.environment import gpu_environment, horovod_environment
+from pipelines.launch.workers.supervisor import Assignment, run_locally
+from pipelines.system import local_socket, surroundings
+from pipelines.system.tensorflow_env import tensorflow_environment
+from pipelines.track.rundir import layout
 from pipelines.track.rundir.events import EpochEnd, FinalScore, FirstStep, SpoolReader, SpoolWriter, StepProgress
 from pipelines.train.precision import bfloat16_instructions, resolve
 
@@ -152,23 +163,145 @@ def test_a_fork_server_imports_late_modules_while_no_rank_is_requested(tmp_path)
         server.wait()
 
 
+# Forks as a system does that has no process left for the first two.
+_SERVE = """
+import errno, os, socket, sys
+from pipelines.launch.workers import forkserver
+from pipelines.system import local_socket, surroundings
+fork, failures = os.fork, [errno.EAGAIN, errno.ENOMEM]
+def fork_at_last():
+    if failures:
+        number = failures.pop(0)
+        raise OSError(number, os.strerror(number))
+    return fork()
+os.fork = fork_at_last
+listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+listener.bind(local_socket.address(sys.argv[1]))
+listener.listen()
+print("ready", flush=True)
+forkserver.serve(listener)
+"""
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no fork server elsewhere")
+def test_a_fork_server_survives_a_fork_that_fails_and_the_log_of_the_rank_says_so(tmp_path, monkeypatch):
+    name = local_socket.new_name()
+    command = [sys.executable, "-c", _SERVE, name]
+    variables, _ = surroundings.repaired(spawn.DEFAULT_VARIABLES | dict(os.environ) | tensorflow_environment(os.environ))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables) as server:
+        assert server.stdout.readline() == "ready\n"
+        parents, server_prefix = [], sys.prefix
+        for prefix in (*[sys.prefix] * 3, "/another/python"):
+            monkeypatch.setattr(sys, "prefix", prefix)
+            assignment = Assignment(
+                payload=cloudpickle.dumps((os.getppid, ())),
+                launch=LaunchConfig(),
+                work_dir=str(tmp_path),
+                attempt_dir=str(layout.new_attempt(tmp_path)),
+                fork_server=name,
+            )
+            (tmp_path / "logs").mkdir(exist_ok=True)
+            with run_locally(assignment) as (rank,):
+                parents.append(cloudpickle.loads(rank.result()))
+        server.kill()
+    assert parents == [os.getpid(), os.getpid(), server.pid, os.getpid()]
+    log = (tmp_path / "logs/rank-0.log").read_text().splitlines()
+    told = [line for line in log if line.startswith("rank 0 is started as a new process, not forked: ")]
+    assert [line.partition("not forked: ")[2] for line in told] == [
+        f"[Errno {errno.EAGAIN}] Resource temporarily unavailable",
+        f"[Errno {errno.ENOMEM}] Cannot allocate memory",
+        f"the fork server has another Python ({server_prefix})",
+    ]
+
+
+@pytest.mark.timeout(60)
+def test_a_rank_hears_that_it_is_to_stop_although_its_main_thread_is_outside_python(tmp_path):
+    (tmp_path / "logs").mkdir()
+    attempt = layout.new_attempt(tmp_path)
+    payload = cloudpickle.dumps((ranks.hear_a_stop_while_busy, (str(tmp_path),)))
+    with run_locally(Assignment(payload=payload, launch=LaunchConfig(), work_dir=str(tmp_path), attempt_dir=str(attempt))):
+        while not (tmp_path / "busy").exists():
+            time.sleep(0.05)
+        commands.send(attempt, commands.STOP)
+    (failure,) = failures.read_failures(attempt)
+    assert failure.error == "the process ended with exit code 7"
+
+
+def test_a_rank_that_cannot_be_started_is_not_blamed_on_its_folder(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(subprocess, "Popen", fail)
+    (tmp_path / "logs").mkdir()
+    attempt = layout.new_attempt(tmp_path)
+    assignment = Assignment(payload=b"", launch=LaunchConfig(), work_dir=str(tmp_path), attempt_dir=str(attempt))
+    with run_locally(assignment) as (rank,):
+        rank.exception()
+    (failure,) = failures.read_failures(attempt)
+    assert failures.headline(failure) == (
+        f"rank 0 on {socket.gethostname()}: its process could not be started (Resource temporarily unavailable); raise the "
+        "limits of processes and open files (ulimit -u, ulimit -n, or those of the container), or free memory"
+    )
+
+
 def test_temporary_folders_of_ranks_are_private_and_removed_with_the_last_rank(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    first, second = scratch.make(tmp_path / "run", 0), scratch.make(tmp_path / "run", 1)
+    first, second = scratch.make(tmp_path / "run", 0, "001"), scratch.make(tmp_path / "run", 1, "001")
     assert first.parent.stat().st_mode & 0o777 == 0o700
     (first / "generated.py").write_text("")
-    scratch.remove(tmp_path / "run", 0)
+    scratch.remove(tmp_path / "run", 0, "001")
     assert not first.exists()
     assert second.exists()
-    scratch.remove(tmp_path / "run", 1)
+    scratch.remove(tmp_path / "run", 1, "001")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_supervisor_that_ends_late_leaves_the_folder_of_the_next_attempt_which_removes_those_of_killed_ones(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    made = ((1, "001"), (1, "002"), (1, "003"), (11, "001"))
+    folders = [scratch.make(tmp_path / "run", rank, attempt) for rank, attempt in made]
+    scratch.remove(tmp_path / "run", 1, "002")
+    assert [folder.exists() for folder in folders] == [False, False, True, True]
+
+
+@pytest.mark.timeout(60)
+def test_ranks_that_begin_while_others_end_get_their_folders(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def come_and_go(rank):
+        for _ in range(1000):
+            assert scratch.make(tmp_path / "run", rank, "001").is_dir()
+            scratch.remove(tmp_path / "run", rank, "001")
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(come_and_go, range(3)))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_temporary_folder_that_is_a_link_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    root = scratch.make(tmp_path / "run", 0).parent
+    root = scratch.make(tmp_path / "run", 0, "001").parent
     scratch.remove(tmp_path / "run")
     (tmp_path / "elsewhere").mkdir()
     root.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(PermissionError):
-        scratch.make(tmp_path / "run", 0)
+        scratch.make(tmp_path / "run", 0, "001")
+
+
+@pytest.mark.parametrize("start", [lambda: session.open_session("never").__enter__(), session.is_local])
+def test_the_spark_of_another_version_in_spark_home_is_refused_in_one_line(tmp_path, monkeypatch, start):
+    for folder in ("jars", "bin"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.setenv("SPARK_HOME", str(tmp_path))
+    monkeypatch.setattr(SparkSession, "getActiveSession", lambda: None)
+    with pytest.raises(
+        LaunchError, match=rf"^Spark cannot start: SPARK_HOME={tmp_path} has no Spark \(bin/spark-submit\); unset "
+    ):
+        start()
+    (tmp_path / "jars/spark-core_2.12-3.1.2.jar").touch()
+    (tmp_path / "bin/spark-submit").touch()
+    with pytest.raises(LaunchError, match=rf"^Spark cannot start: SPARK_HOME={tmp_path} has Spark 3\.1\.2, this Python has "):
+        start()

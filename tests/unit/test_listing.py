@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from pipelines.data.formats import image_file
-from pipelines.data.formats.file_kind import file_kind
+from pipelines.data.formats.file_kind import file_kind, files_by_kind
 from pipelines.errors import DataError
 from pipelines.system.listing import files_below
 
@@ -66,3 +66,24 @@ def test_pictures_are_known_by_their_first_bytes(tmp_path, form):
 def test_a_named_file_is_text_unless_it_is_something_else(tmp_path, name, content, kind):
     (tmp_path / name).write_bytes(content)
     assert file_kind(tmp_path / name) == kind
+
+
+def test_the_files_of_a_folder_count_by_what_they_hold(tmp_path):
+    def found(*contents):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        for name, content in contents:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        return {kind: [str(file.relative_to(folder)) for file in files] for kind, files in files_by_kind(folder).items()}
+
+    text, picture, parquet = b"1 1:1\n", encoded("PNG"), b"PAR1 PAR1"
+    assert found(("part-00000", text), ("part-00001", b""), ("_SUCCESS", b""), (".part-00000.crc", b"crc")) == {
+        "libsvm": ["part-00000"]
+    }
+    assert found(("x/part-00000", parquet), ("x/part-1.snappy.parquet", parquet)) == {
+        "parquet": ["x/part-00000", "x/part-1.snappy.parquet"]
+    }
+    # Beside files of a known kind, a file of another name is not data.
+    assert found(("a.png", picture), ("scan", picture), ("LICENSE", text), ("labels.csv", text)) == {"picture": ["a.png"]}
+    assert found(("letter.scale", text), ("scan", picture)) == {"libsvm": ["letter.scale"], "picture": ["scan"]}
+    assert found(("a.txt", text), ("b.parquet", parquet)) == {"libsvm": ["a.txt"], "parquet": ["b.parquet"]}

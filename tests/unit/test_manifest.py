@@ -162,7 +162,7 @@ def known(tmp_path):
     text.write_text("0 1:1\n")
     config = Config(data=DataConfig(image_shape=(12, 12, 1), classes=4), ingest=IngestConfig(tables_uri=str(tmp_path / "tables")))
     source = LibsvmFiles("some", ((str(text), "train"),))
-    key = table._key(config, source, table._fingerprints(source), without_bad_rows=False)
+    key = table._key(config, source, table.fingerprints_of(source), without_bad_rows=False)
     folder = tmp_path / "tables" / f"some-{key[:12]}"
     folder.mkdir(parents=True)
     manifest = dataclasses.replace(write_table(folder, {"train": 120, "test": 30}).manifest, key=key)
@@ -218,7 +218,7 @@ def test_a_table_without_its_malformed_rows_is_used_only_in_quarantine_mode(know
     assert clean is not None
     # Without malformed rows it is the same table.
     assert table.find(accepting, source) == clean
-    key = table._key(config, source, table._fingerprints(source), without_bad_rows=True)
+    key = table._key(config, source, table.fingerprints_of(source), without_bad_rows=True)
     sources = (dataclasses.replace(SOURCE_FILE, rows=147, rejected_rows=3),)
     manifest = dataclasses.replace(
         clean.manifest, key=key, rejected_rows=3, rejected_by_reason={"label_unknown": 3}, sources=sources

@@ -1,42 +1,36 @@
 import dataclasses
-from pathlib import Path
 
 import pytest
+from support.model_infos import MNIST
 
+from pipelines.data.table.schema import ReadingRules
 from pipelines.errors import ConfigError
-from pipelines.score.model_info import ModelInfo
 
-MNIST = ModelInfo(
-    uri="runs:/1/model",
-    path=Path(),
-    version="",
-    run_id="1",
-    image_shape=(28, 28, 1),
-    num_classes=10,
-    labels=tuple(range(10)),
-    class_names=tuple("0123456789"),
-    value_range=(0.0, 255.0),
-    dataset="mnist",
-    table_digest="abc",
-)
+PICTURES = ReadingRules(source="pictures")
 
 
-def test_pictures_are_converted_to_mnists_format_only_for_models_of_grey_digits():
-    assert MNIST.converts_to_digits("auto")
-    assert dataclasses.replace(MNIST, dataset="data-001").converts_to_digits("auto")
-    for other in (
-        {"dataset": "fashion-mnist"},
-        {"class_names": tuple("abcdefghij")},
-        {"image_shape": (32, 32, 3)},
-        {"value_range": (0.0, 1.0)},
-        {"describes_classes": False},
-    ):
-        assert not dataclasses.replace(MNIST, **other).converts_to_digits("auto")
+def test_pictures_are_taken_as_training_took_them():
+    as_they_are = dataclasses.replace(MNIST, picture_form="picture")
+    unknown = dataclasses.replace(MNIST, picture_form="unknown", reading=None)
+    # Nothing is guessed from shape, range or names.
+    assert [info.converts_to_digits("auto") for info in (MNIST, as_they_are, unknown)] == [True, False, False]
+    assert [info.resizes_pictures("auto") for info in (MNIST, as_they_are, unknown)] == [True, True, True]
+    exact = dataclasses.replace(as_they_are, reading=PICTURES)
+    assert not exact.resizes_pictures("auto")
+    assert exact.resizes_pictures("picture")
+    resized = dataclasses.replace(as_they_are, reading=dataclasses.replace(PICTURES, resize_pictures=True))
+    assert resized.resizes_pictures("auto")
+
+
+def test_a_model_that_does_not_record_it_says_so():
+    unknown = dataclasses.replace(MNIST, picture_form="unknown", reading=None)
+    assert unknown.picture_note("auto").startswith("runs:/1/model does not record how it takes pictures: they are resized")
+    assert MNIST.picture_note("auto") == unknown.picture_note("picture") == ""
 
 
 def test_the_form_can_be_chosen_if_the_model_accepts_it():
     assert not MNIST.converts_to_digits("picture")
-    assert dataclasses.replace(MNIST, dataset="fashion-mnist").converts_to_digits("digit")
+    assert dataclasses.replace(MNIST, picture_form="picture").converts_to_digits("digit")
     message = r"--form digit: must be picture for this model, which takes images of shape \[32, 32, 3\]"
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(MNIST, image_shape=(32, 32, 3)).converts_to_digits("digit")

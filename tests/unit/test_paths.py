@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+from support import hostile
 
+from pipelines import cli
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConfigError
-from pipelines.system import paths
+from pipelines.system import path_rules, paths
 from pipelines.track.mlflow.follower import default_tracking_uri
 
 OBJECT_STORES = ("s3://bucket/x", "s3a://bucket/x", "abfss://c@a.dfs.core.windows.net/x", "gs://bucket/x", "hdfs:///x")
@@ -102,6 +104,59 @@ def test_an_empty_path_is_rejected(laptop):
         paths.to_python("")
 
 
+@pytest.mark.parametrize("name", hostile.NAMES)
+def test_a_path_is_taken_as_it_is_written(laptop, name):
+    for location, expected in (
+        (f"/a/{name}", f"/a/{name}"),
+        (f"./{name}", f"/home/ann/convoy/{name}"),
+        (f"/a/{name}/b", f"/a/{name}/b"),
+    ):
+        path = paths.to_python(location)
+        assert str(path) == expected
+        assert paths.to_spark(location) == f"file:{path}"
+
+
+@pytest.mark.parametrize(("name", "reason"), hostile.REFUSED)
+def test_what_no_command_takes_is_refused_in_one_line_that_shows_it(laptop, name, reason):
+    with pytest.raises(ConfigError, match=reason) as failure:
+        paths.to_python(f"/a/{name}/b", "--output ")
+    line = str(failure.value)
+    assert line.startswith("--output ")
+    assert len(line.splitlines()) == 1
+    assert len(line) < 300
+    line.encode()
+
+
+@pytest.mark.parametrize("location", ["~nosuchuser/x", "~nosuchuser"])
+def test_the_folder_of_a_user_who_does_not_exist_is_one_line(laptop, location):
+    with pytest.raises(ConfigError, match=f"^{location}: there is no such user; ./{location} is a file of that name$"):
+        paths.to_python(location)
+    assert paths.to_python(f"./{location}") == Path("/home/ann/convoy") / location
+
+
+def test_a_tilde_is_the_home_of_a_user_only_at_the_beginning(laptop, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert paths.to_python("~/x") == Path("/home/ann/x")
+    assert paths.to_python("./~") == Path("/home/ann/convoy/~")
+
+
+@pytest.mark.parametrize(("location", "path"), [("file://localhost/a/b", "/a/b"), ("file:/a%C3%BC%25", "/aü%")])
+def test_file_uris_are_decoded(location, path):
+    assert str(paths.to_python(location)) == path
+
+
+@pytest.mark.parametrize("location", ["file:a/b", "file:", "file://server/a"])
+def test_file_uris_of_no_place_on_this_machine_are_rejected(location):
+    with pytest.raises(ConfigError, match=f"^{location}: must be file:/ and an absolute path on this machine$"):
+        paths.to_python(location)
+
+
+def test_a_file_with_a_colon_is_read_by_its_path(laptop):
+    with pytest.raises(ConfigError, match=r"and \./a:b\.txt for a file of that name$"):
+        paths.to_python("a:b.txt")
+    assert paths.to_python("./a:b.txt") == Path("/home/ann/convoy/a:b.txt")
+
+
 @pytest.mark.parametrize("character", "#?;")
 def test_characters_with_a_meaning_in_urls_are_rejected_for_petastorm_only(laptop, character):
     location = f"/a{character}b"
@@ -110,6 +165,102 @@ def test_characters_with_a_meaning_in_urls_are_rejected_for_petastorm_only(lapto
         paths.to_petastorm(location)
 
 
+@pytest.mark.parametrize("location", ["/a%41b", "file:/a%2541b", "./a%b"])
+def test_a_folder_of_models_that_mlflow_would_look_for_elsewhere_is_refused(laptop, location):
+    assert paths.to_python(location)
+    with pytest.raises(
+        ConfigError, match=r"^--model .*: contains '%', and MLflow would open another folder; use another folder$"
+    ):
+        paths.to_mlflow(location, "--model ")
+
+
+@pytest.mark.parametrize(
+    ("name", "reads"),
+    [
+        *(("a.txt", True), ("a[1]{x}%41 #?*;.txt", True), ("_a=1.txt", True)),
+        *(("_a.txt", False), (".a.txt", False), ("2026-11-29T20:04.txt", False), ("a.txt._COPYING_", False)),
+    ],
+)
+def test_the_names_that_spark_cannot_open_are_known(name, reads):
+    assert (path_rules.spark_file_fault(f"/data/d:e/_f/{name}") == "") == reads
+
+
 def test_the_tracking_store_of_a_laptop_is_in_the_home_folder(laptop, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert default_tracking_uri(TrackingConfig()) == "sqlite:////home/ann/convoy/mlflow.db"
+
+
+@pytest.fixture
+def here_and_home(tmp_path, monkeypatch):
+    """A working directory with `here` and `both`, in a home folder with `there` and `both`."""
+    home = tmp_path / "clone"
+    here = home / "data"
+    here.mkdir(parents=True)
+    for file in (here / "here", here / "both", home / "there", home / "both"):
+        file.touch()
+    monkeypatch.setenv("CONVOY_HOME", str(home))
+    monkeypatch.chdir(here)
+    return here, home
+
+
+def test_a_relative_path_given_is_that_of_the_working_directory_or_else_of_the_home_folder(here_and_home):
+    here, home = here_and_home
+    for name in ("here", "both", "./here", "../data/both"):
+        assert paths.to_python(paths.given(name)) == here / name
+    for name in ("there", "nowhere"):
+        assert paths.given(name) == name
+        assert paths.to_python(name) == home / name
+    for name in ("dbfs:/here", "file:/here", str(home / "there"), "~/here", ""):
+        assert paths.given(name) == name
+    assert paths.made("new") == str(here / "new")
+    assert paths.made("dbfs:/new") == "dbfs:/new"
+
+
+def test_what_is_recorded_of_a_path_given_means_the_same_from_anywhere(here_and_home, monkeypatch, capsys):
+    here, home = here_and_home
+
+    def dataset(*arguments):
+        return cli.parse(arguments, "", None).config.data
+
+    assert dataset("--data", "here").dataset == str(here / "here")
+    assert dataset("--set", "data.test_file=here", "--data", "there").test_file == str(here / "here")
+    assert dataset("--data", "there").dataset == "there"
+    (here / "mnist").mkdir()
+    assert dataset("--data", "mnist").dataset == "mnist"
+    assert capsys.readouterr() == ("", "")
+    assert dataset("--data", "both").dataset == str(here / "both")
+    told = "".join(capsys.readouterr())
+    assert told == f"warning: both is in the working directory and in {home}; {here / 'both'} is taken\n"
+    monkeypatch.chdir(home)
+    assert dataset("--data", "both").dataset == "both"
+    (home / "run.yml").write_text("data: {dataset: there}")
+    (here / "run.yml").write_text("data: {dataset: here}")
+    assert dataset("--config", "run.yml").dataset == "there"
+    monkeypatch.chdir(here)
+    assert dataset("--config", "run.yml").dataset == "here"
+
+
+def test_the_help_says_where_relative_paths_start(capsys):
+    with pytest.raises(SystemExit):
+        cli.parse(["--help"], "", None)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Relative paths on the command line start in the working directory, or in CONVOY_HOME (the clone)" in shown
+
+
+def test_a_working_directory_that_has_gone_is_not_looked_into(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVOY_HOME", "/home/ann/convoy")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert paths.given("x") == "x"
+
+
+@pytest.mark.parametrize("folder", ["/a%41b", "/a%b", "/a?b", "/a\nb"])
+def test_a_tracking_store_that_sqlalchemy_would_look_for_elsewhere_is_refused(laptop, monkeypatch, folder):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("CONVOY_HOME", folder)
+    for uri in ("", *([f"sqlite:///{folder}/x.db"] if "?" not in folder else [])):
+        with pytest.raises(ConfigError, match=r"^tracking\.uri=sqlite:////a.*: the path of the database contains "):
+            default_tracking_uri(TrackingConfig(uri=uri))
+    given = "sqlite:////a/x.db?timeout=5%20"
+    assert default_tracking_uri(TrackingConfig(uri=given)) == given

@@ -1,11 +1,14 @@
 import dataclasses
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from jobs import doctor
-from pipelines.launch.preflight import check, probe, requirements
+from pipelines.launch.preflight import check, packages, probe, requirements
 
 GOOD = probe.NodeReport(
     python="3.13.0",
@@ -78,12 +81,41 @@ def test_the_supported_stacks_pass_without_a_remedy(found):
         (dataclasses.replace(GOOD, horovod_tensorflow=""), "Horovod build"),
         (dataclasses.replace(GOOD, horovod_error="ImportError: undefined symbol"), "Horovod build"),
         (dataclasses.replace(GOOD, gloo=False), "Horovod Gloo"),
+        (dataclasses.replace(GOOD, missing_files=("yaml/__init__.py (PyYAML)",)), "packages"),
     ],
 )
 def test_one_wrong_part_is_one_failed_row_whose_remedy_is_setup(found, name):
     (row,) = failures(found)
     assert row.name == name
     assert "./convoy setup" in row.remedy
+
+
+def test_a_file_that_a_package_has_lost_is_found(tmp_path, monkeypatch):
+    assert packages.missing_files() == ()
+    for name, requires in (("Some_Thing", "Requires-Dist: other>=1; python_version>'3'\nRequires-Dist: absent\n"), ("other", "")):
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{requires}")
+        (tmp_path / name).mkdir()
+        files = ["__init__.py", "core.so", "notes.txt", "tests/test_it.py"]
+        (info / "RECORD").write_text("".join(f"{name}/{file},,\n" for file in files) + "../../../bin/it.py,,\n")
+        for file in files[:2]:
+            (tmp_path / name / file).touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert packages.missing_files(["some-thing"]) == ()
+    (tmp_path / "other/__init__.py").unlink()
+    (tmp_path / "other/core.so").unlink()
+    assert packages.missing_files(["some-thing"]) == ("other/__init__.py (other)",)
+
+
+def test_a_doctor_that_lacks_a_package_itself_says_so_in_one_line(tmp_path):
+    (tmp_path / "yaml.py").write_text("raise ModuleNotFoundError(\"No module named 'yaml'\")")
+    doctor = [sys.executable, str(Path(__file__).parents[2] / "jobs/doctor.py")]
+    done = subprocess.run(
+        doctor, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stderr == "error: the environment is damaged (No module named 'yaml'); run ./convoy setup\n"
+    assert done.returncode == 1
 
 
 def test_a_tensorflow_that_crashes_on_import_fails_its_row_and_the_horovod_build_but_raises_nothing():

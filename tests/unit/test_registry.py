@@ -1,5 +1,7 @@
 """From registered version to champion, on a real registry in an sqlite file. Models are only named, not loaded."""
 
+from pathlib import Path
+
 import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
@@ -8,8 +10,10 @@ from support.reported import ReportedLines
 
 from pipelines.errors import ConfigError, ConvoyError
 from pipelines.score import model_registry
+from pipelines.score.evaluate import evaluation_run
 from pipelines.score.evaluate.mcnemar import PairedCounts
 from pipelines.score.mlflow_client import connect
+from pipelines.score.model_info import ModelInfo
 from pipelines.score.model_lookup import registered_name
 
 
@@ -165,3 +169,31 @@ def test_three_part_names_on_databricks_belong_to_unity_catalog(monkeypatch, sto
 )
 def test_the_name_in_a_models_uri(uri, name):
     assert registered_name(uri) == name
+
+
+def test_an_error_is_not_the_absence_of_the_run_that_logged_a_model(client, store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    lines = ReportedLines()
+
+    def parent(run_id, uri):
+        info = ModelInfo(
+            uri="models:/m-1",
+            path=Path(),
+            version="",
+            run_id=run_id,
+            image_shape=(1, 1, 1),
+            num_classes=2,
+            labels=(0, 1),
+            class_names=("a", "b"),
+            value_range=(0.0, 1.0),
+            dataset="d",
+            table_digest="abc",
+        )
+        return evaluation_run.find_parent(info, uri, lines)
+
+    run_id = client.create_run(client.create_experiment("parents")).info.run_id
+    assert parent(run_id, store).info.run_id == run_id
+    assert parent("0" * 32, store) is None
+    assert lines == []
+    assert parent(run_id, "http://127.0.0.1:9") is None
+    assert "warning: models:/m-1: MLflow did not say which run logged it" in lines[0]

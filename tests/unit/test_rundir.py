@@ -32,3 +32,10 @@ def test_a_sweep_is_found_by_latest_by_its_run_and_by_its_folder(tmp_path):
         layout.find(tmp_path, "run-old", tmp_path / "run-old")
     with pytest.raises(ConfigError, match="no such sweep"):
         layout.find_sweep(tmp_path / "none", "latest", tmp_path / "latest")
+
+
+def test_the_number_of_a_start_is_not_used_again_if_an_earlier_folder_is_gone(tmp_path):
+    for number in ("001", "002"):
+        assert layout.new_attempt(tmp_path).name == number
+    (tmp_path / layout.ATTEMPT_FOLDER / "001").rmdir()
+    assert layout.new_attempt(tmp_path).name == "003"

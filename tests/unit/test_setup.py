@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from support.clones import ROOT, copy_clone, finish_set_up
+from support.disk_faults import fill, small_disk
 
-from tools.setup import environment, horovod, java, python, steps
+from tools.setup import environment, horovod, integrity, java, python, steps
 from tools.setup.clone import Clone, SetupError, locked_block, locked_version
 from tools.setup.spark import environment as program_environment
 from tools.setup.spark import run_environment, write_spark_conf
@@ -64,6 +66,8 @@ def started(clone, **variables):
     )
     (spark / "bin/spark-submit").chmod(0o755)
     write_spark_conf(clone, "/opt/java home")
+    if not clone.python.exists():
+        clone.python.symlink_to(sys.executable)
     done = subprocess.run(
         [str(clone.venv / "bin/spark-submit"), "a job.py", "--workers", "2"],
         env={"PATH": os.environ["PATH"], **variables},
@@ -72,6 +76,7 @@ def started(clone, **variables):
         timeout=30,
         check=True,
     )
+    assert done.stderr == ""
     return done.stdout.splitlines()
 
 
@@ -187,6 +192,166 @@ def test_a_set_up_whose_python_or_java_has_gone_is_not_ready(clone):
     finish_set_up(clone)
     (clone.venv / "bin/python").unlink()
     assert environment.ready(clone) is None
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("has_environment", [True, False])
+def test_a_set_up_that_is_killed_at_any_step_is_not_ready(clone, monkeypatch, has_environment):
+    """The programs do nothing; what counts is when the set-up declares the environment ready."""
+    began = []
+
+    def run(self, what, command, extra=None, killable=True):
+        assert environment.ready(clone) is None
+        began.append(what)
+        if len(began) > killed_after:
+            raise Killed
+        self.clone.venv.mkdir(exist_ok=True)
+
+    monkeypatch.setattr(environment, "find_python", lambda steps: python.Interpreter(sys.executable, "3.11", True))
+    monkeypatch.setattr(environment, "find_java", lambda clone: str(clone.venv / "java"))
+    monkeypatch.setattr(environment, "wheel_or_compiler", lambda steps, version: None)
+    monkeypatch.setattr(environment, "install_horovod", lambda steps, version: steps.run("Horovod", []))
+    monkeypatch.setattr(environment, "write_spark_conf", lambda clone, java_home: finish_set_up(clone, stamp=False))
+    monkeypatch.setattr(environment, "archive_classes", lambda steps, java_home: steps.run("archive", []))
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, "", ""))
+    monkeypatch.setattr(steps.Steps, "run", run)
+    steps_of_all = 5 if has_environment else 6
+    for killed_after in range(steps_of_all):
+        began.clear()
+        finish_set_up(clone)
+        if has_environment:
+            for name in ("bin/python3.11", "bin/pip", "pyvenv.cfg", "lib/python3.11/site-packages/pip/__init__.py"):
+                (clone.venv / name).parent.mkdir(exist_ok=True)
+                (clone.venv / name).touch()
+        (clone.root / "pyproject.toml").write_text(f"# {killed_after}\n")
+        with pytest.raises(Killed):
+            environment.set_up(clone)
+        assert environment.ready(clone) is None
+    began.clear()
+    killed_after = 100
+    environment.set_up(clone)
+    assert environment.ready(clone)
+
+
+def install(clone, name, version, **files):
+    """A package as an installer leaves it."""
+    site_packages = clone.venv / "lib/python3.11/site-packages"
+    info = f"{name}-{version}.dist-info"
+    rows = [f"{info}/RECORD,,"]
+    for path, content in files.items():
+        file = site_packages / path.replace("__", "/", 1).replace("_py", ".py")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+        rows.append(f"{file.relative_to(site_packages)},sha256=x,{len(content)}")
+    (site_packages / info).mkdir(parents=True)
+    (site_packages / info / "RECORD").write_text("\n".join([*rows, "../../../bin/tool,sha256=x,7", ""]))
+    (clone.venv / "bin").mkdir(exist_ok=True)
+    (clone.venv / "bin/tool").write_text("written for this environment")
+    return site_packages
+
+
+@pytest.mark.parametrize("gone", ["yaml", "PyYAML-6.0.dist-info", "../../../bin/tool"])
+def test_an_environment_that_has_lost_a_package_is_not_ready(clone, gone):
+    site_packages = install(clone, "PyYAML", "6.0", yaml__init_py="import x\n")
+    finish_set_up(clone)
+    (site_packages / "another").mkdir()
+    assert environment.ready(clone)
+    (site_packages / gone).rename(clone.root / "away")
+    assert environment.ready(clone) is None
+    (clone.root / "away").rename(site_packages / gone)
+    assert environment.ready(clone)
+
+
+def test_a_thorough_set_up_misses_every_file_of_a_package(clone, monkeypatch):
+    site_packages = install(clone, "PyYAML", "6.0", yaml__init_py="import x\n", yaml__loader_py="y = 1\n")
+    install(clone, "absl_py", "2.1", absl__init_py="")
+    finish_set_up(clone)
+    monkeypatch.setattr(environment, "find_java", lambda clone: str(clone.venv / "java"))
+    assert environment.ready(clone, thorough=True)
+    assert integrity.damaged(clone) == {}
+    (site_packages / "yaml/loader.py").write_text("y = 1")
+    (site_packages / "absl/init.py").unlink()
+    assert integrity.damaged(clone) == {
+        "pyyaml": integrity.Damage("yaml/loader.py", is_changed=True),
+        "absl-py": integrity.Damage("absl/init.py", is_changed=False),
+    }
+    assert environment.ready(clone)
+    assert environment.ready(clone, thorough=True) is None
+
+
+def test_a_file_of_two_packages_and_one_that_was_never_as_recorded_are_no_damage(clone, monkeypatch):
+    site_packages = install(clone, "one", "1.0", tests__init_py="short\n")
+    install(clone, "two", "1.0", tests__init_py="of the last one\n", two__init_py="x = 1\n")
+    assert integrity.damaged(clone) == {}
+    (site_packages / "two/init.py").write_text("published so")
+    assert list(integrity.damaged(clone)) == ["two"]
+    assert integrity.damaged(clone, integrity.deviations(clone)) == {}
+    (site_packages / "tests/init.py").unlink()
+    assert list(integrity.damaged(clone, ["two/init.py"])) == ["one", "two"]
+
+
+def test_damaged_packages_are_installed_again_and_changed_ones_not_from_the_cache(clone, monkeypatch, capsys):
+    site_packages = install(clone, "PyYAML", "6.0", yaml__init_py="import x\n", yaml__loader_py="y = 1\n")
+    install(clone, "absl_py", "2.1", absl__init_py="")
+    for name in ("python", "uv"):
+        (clone.venv / "bin" / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        (clone.venv / "bin" / name).chmod(0o755)
+    (site_packages / "yaml/loader.py").write_text("y = 1")
+    (site_packages / "absl/init.py").unlink()
+    with steps.exclusive(clone.setup_lock, "") as lock:
+        environment._install_locked(steps.Steps(clone, lock), integrity.damaged(clone))
+    assert "found damaged packages: absl-py, pyyaml" in capsys.readouterr().out
+    log = clone.log.read_text()
+    assert "\nuv cache clean pyyaml\n" in log
+    assert re.search(r"\nuv pip sync .* --reinstall-package=absl-py --reinstall-package=pyyaml ", log)
+
+
+SECRET_PROGRAM = "echo looking in https://ann:PLANTED1@pypi.example/simple; echo $INDEX_TOKEN >&2; exit 3"
+
+
+@pytest.mark.parametrize("killable", [True, False])
+def test_neither_the_log_nor_the_error_of_a_step_shows_a_credential(clone, monkeypatch, killable):
+    monkeypatch.setenv("INDEX_TOKEN", "PLANTED2-token")
+    with steps.exclusive(clone.setup_lock, "") as lock:
+        runner = steps.Steps(clone, lock)
+        runner.new_log()
+        with pytest.raises(SetupError) as failure:
+            runner.run("downloading", ["sh", "-c", SECRET_PROGRAM], {"MORE_PASSWORD": "PLANTED3"}, killable=killable)
+    for text in (str(failure.value), clone.log.read_text()):
+        assert "looking in https://***@pypi.example/simple" in text
+        assert "PLANTED" not in text
+    assert clone.log.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_step_whose_program_is_not_there_is_one_line(clone):
+    with steps.exclusive(clone.setup_lock, "") as lock:
+        with pytest.raises(SetupError, match=r"^'packages' failed: .*/bin/uv: No such file or directory$"):
+            steps.Steps(clone, lock).uv("packages", "sync")
+
+
+def test_a_full_disk_is_one_line_at_every_step_that_writes(clone, tmp_path, monkeypatch):
+    """A disk that is full from the start, and one that fills up while a program runs."""
+    monkeypatch.setenv("CONVOY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(python, "candidates", lambda versions: [sys.executable])
+    monkeypatch.setattr(environment, "wheel_or_compiler", lambda steps, version: None)
+    with small_disk(tmp_path / "disk", 30) as disk:
+        here = copy_clone(disk / "clone")
+        ballast = fill(disk)
+        for _ in range(2):
+            with pytest.raises(
+                SetupError, match=r"No space left on device|no space left on the disk of .*disk.*: free some"
+            ) as failure:
+                environment.set_up(here)
+            assert "run ./convoy again" in str(failure.value)
+        assert not here.ready.exists()
+        ballast.unlink()
+        with steps.exclusive(here.setup_lock, "") as lock:
+            runner = steps.Steps(here, lock)
+            with pytest.raises(SetupError, match=r"'big' failed with exit code 1 \(no space left on the disk of .*disk/clone"):
+                runner.run("big", ["sh", "-c", f"cat /dev/zero > {disk}/big"])
 
 
 def test_a_torn_stamp_is_not_ready(clone):
@@ -384,6 +549,17 @@ def test_spark_starts_with_the_settings_of_the_project_and_the_archive_of_its_cl
     assert started(clone, SPARK_CONF_DIR=str(empty))[3:] == given
 
 
+def test_a_folder_with_quotes_and_other_marks_reaches_spark_as_it_is_written(tmp_path):
+    clone = copy_clone(tmp_path / "O'Brien's (new), a=b+c@d~e^f Zürich 😀")
+    assert started(clone)[2] == str(clone.root)
+    assert started(clone, CONVOY_HOME="/it's mine")[2] == "/it's mine"
+    clone.check_folder()
+    properties = (clone.venv / "lib/python3.11/site-packages/pyspark/conf/log4j2.properties").read_text(encoding="ascii")
+    (log,) = re.findall(r"(?<=fileName = ).*", properties)
+    # Java decodes such escapes as JSON does.
+    assert json.loads(f'"{log}"') == f"${{env:CONVOY_SPARK_LOG:-{clone.root}/runs/spark.log}}"
+
+
 def test_an_archive_of_classes_that_cannot_be_made_is_told_and_hinders_nothing(clone, tmp_path, capsys):
     (clone.venv / "bin").mkdir(parents=True)
     (clone.venv / "lib/python3.11/site-packages/pyspark/jars").mkdir(parents=True)
@@ -397,6 +573,42 @@ def test_an_archive_of_classes_that_cannot_be_made_is_told_and_hinders_nothing(c
     assert f"the archive could not be created ({clone.log} says why)" in capsys.readouterr().out
     assert "Unrecognized VM option" in clone.log.read_text()
     assert not (clone.venv / java.CLASSES).exists()
+
+
+def test_another_spark_and_a_module_of_another_project_do_not_get_into_the_start_of_spark(clone, tmp_path):
+    (tmp_path / "other/pipelines").mkdir(parents=True)
+    (tmp_path / "other/pipelines/__init__.py").touch()
+    spark = clone.venv / "lib/python3.11/site-packages/pyspark"
+    given = {"SPARK_HOME": "/opt/other", "PYTHONPATH": str(tmp_path / "other"), "SHELLOPTS": "braceexpand:hashall:nounset"}
+    started(clone)
+    (spark / "bin/spark-submit").write_text('#!/bin/sh\nprintf "%s\\n" "$SPARK_HOME" "<${PYTHONPATH:-}>" "<${SHELLOPTS:-}>"\n')
+    command = [str(clone.venv / "bin/spark-submit"), "a job.py"]
+    variables = {"PATH": os.environ["PATH"], **given}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.splitlines() == [str(spark), "<>", "<>"]
+    assert done.stderr.count("\n") == 1
+    assert f"PYTHONPATH: {tmp_path / 'other'} is left out" in done.stderr
+
+
+def test_what_python_reads_at_its_start_is_ascii_wherever_the_clone_is(tmp_path):
+    clone = copy_clone(tmp_path / "Zürich")
+    started(clone)
+    (path,) = clone.site_packages.glob("*.pth")
+    assert path.read_bytes().isascii()
+    shown = subprocess.run(
+        [
+            sys.executable,
+            "-S",
+            "-c",
+            f"import sys; sys.path.append({str(clone.site_packages / 'pyspark/jars/x.jar')!r}); "
+            f"exec(open({str(path)!r}).read()); print([p for p in sys.path if 'rich' in p])",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert shown.stdout == "[]\n"
 
 
 def test_a_folder_of_settings_of_the_users_own_is_left_to_spark(clone):

@@ -2,8 +2,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipelines.errors import LaunchError
-from pipelines.launch import slots
+from pipelines.config import loader
+from pipelines.errors import ConfigError, LaunchError
+from pipelines.launch import restarts, slots
+from pipelines.launch.health.failures import Failure
+from pipelines.launch.workers.barrier import RankError
+
+LOST = Failure(rank=1, host="node", time=0.0, error="its Spark task was lost", traceback="", log_path="", lost=True)
 
 
 @pytest.fixture
@@ -34,6 +39,19 @@ def test_too_few_slots_are_rejected_with_the_setting_responsible(spark):
         slots.wait_for_return(spark, 4, 2, 0.1)
     with pytest.raises(LaunchError, match=r"^launch\.workers=4: only 1 task slots are available"):
         slots.wait_for_return(spark, 4, 0, 0.1)
+
+
+def test_a_training_that_compresses_gradients_continues_on_the_one_worker_that_is_left(spark):
+    # Rules for what a user asks for, as that one worker has nothing to compress, are not for what becomes of it.
+    settings = ["launch.workers=2", "launch.min_workers=1", "training.compression=float16", "launch.start_timeout_seconds=1"]
+    config = loader.load(None, settings)
+    spark.left = [1]
+    left = restarts._with_available_workers(spark, config, 2, RankError((LOST,)))
+    assert (left.launch.workers, left.training) == (1, config.training)
+    with pytest.raises(ConfigError, match=r"training\.compression=float16: must be none when launch\.workers is 1"):
+        loader.load(None, [*settings, "launch.workers=1"])
+    with pytest.raises(ConfigError, match=r"training\.compression=float16: must be none when launch\.workers is 1"):
+        loader.changed(config, {"launch.workers": 1}, "trial")
 
 
 def test_only_executors_of_a_new_session_are_waited_for(spark, monkeypatch):

@@ -217,6 +217,44 @@ def test_a_file_alone_or_with_a_test_file(folder):
         resolve_source(DataConfig(dataset=train, test_file="none.txt", wait_seconds=0), SILENT)
 
 
+def spark_output(folder, parts, ending=".libsvm"):
+    """A folder as Spark writes text: an empty part for an empty partition, checksums and a marker."""
+    folder.mkdir()
+    for number, text in enumerate((*parts, "")):
+        (folder / f"part-{number:05d}{ending}").write_text(text)
+        (folder / f".part-{number:05d}{ending}.crc").write_bytes(b"crc\0")
+    (folder / "_SUCCESS").write_text("")
+    return folder
+
+
+@pytest.mark.parametrize("ending", [".libsvm", "-4f2c.c000.libsvm", ""])
+def test_a_folder_of_parts_counts_as_one_file(tmp_path, ending):
+    train = spark_output(tmp_path / "digits-train.libsvm", ["1 1:1\n", "1 1:2\n"], ending)
+    test = spark_output(tmp_path / "digits-test.libsvm", ["1 1:3\n"], ending)
+    parts = [(f"{train}/part-0000{number}{ending}", "train") for number in range(2)]
+    tests = [(f"{test}/part-00000{ending}", "test")]
+    for dataset, test_file, files in (
+        (train, "", parts),
+        (f"{train}/", f"{test}/", parts + tests),
+        (tmp_path, "", parts + tests),
+    ):
+        source = resolve_source(DataConfig(dataset=str(dataset), test_file=test_file), SILENT)
+        assert list(source.files) == files
+        assert source.dataset == (tmp_path.name[:40].lower() if dataset == tmp_path else "digits-train")
+    with pytest.raises(ConfigError, match="must not be the training file"):
+        resolve_source(DataConfig(dataset=str(train), test_file=f"file:{train}"), SILENT)
+
+
+def test_a_folder_of_parts_that_is_empty_or_unfinished_is_refused(tmp_path):
+    folder = spark_output(tmp_path / "a", [])
+    with pytest.raises(DataError, match="a: contains no rows: all its files are empty"):
+        resolve_source(DataConfig(dataset=str(folder)), SILENT)
+    (folder / "part-00000").write_text("1 1:1\n")
+    (folder / "_temporary").mkdir()
+    with pytest.raises(DataError, match="a: Spark has not finished writing it"):
+        resolve_source(DataConfig(dataset=str(folder)), SILENT)
+
+
 @pytest.mark.parametrize("dataset", ["mnist-5k", "Two Digits"])
 def test_a_test_file_is_rejected_if_the_data_set_has_its_own(folder, dataset):
     with pytest.raises(ConfigError, match=r"data\.test_file=two-test\.txt: must be empty"):

@@ -11,10 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+from databricks.sdk import WorkspaceClient
+from databricks.sdk.service.jobs import Run, RunLifeCycleState, RunResultState, RunState, RunTask
 from support.workspace_stub import TOKEN, Workspace
 
 from pipelines.errors import ConfigError, LaunchError
-from tools.databricks import wheel
+from tools.databricks import follow, wheel
+from tools.databricks.workspace import mlflow_page
 
 ROOT = Path(__file__).parents[2]
 JOB = ROOT / "tools/databricks/__main__.py"
@@ -161,7 +164,71 @@ def test_an_existing_job_is_updated_and_not_created_twice(workspace, submit):
     assert (name, nodes) == ("[dev ann] convoy (convoy submit)", 4)
 
 
+def test_a_job_of_the_same_name_that_is_another_users_is_left_alone(workspace, submit):
+    theirs = {"name": "[dev ann] convoy (convoy submit)", "job_clusters": []}
+    workspace.jobs, workspace.owners = {7: theirs}, {7: "ann@elsewhere.example"}
+    for _ in range(2):
+        workspace.errors = [("jobs/run-now", 400)]
+        with pytest.raises(LaunchError, match="refused while starting the job"):
+            submit(workspace.host)
+    assert workspace.jobs.pop(7) == theirs
+    assert [job["name"] for job in workspace.jobs.values()] == [theirs["name"]]
+
+
+def test_files_that_another_users_job_reads_are_not_overwritten(workspace, submit):
+    theirs = {"name": "convoy (convoy submit)", "job_clusters": []}
+    workspace.jobs, workspace.owners = {7: theirs}, {7: "bob@example.com"}
+    with pytest.raises(
+        LaunchError, match=r"job 7 'convoy \(convoy submit\)' belongs to bob@example.com; have its owner submit it"
+    ):
+        submit(workspace.host, "--target", "prod")
+    assert workspace.jobs == {7: theirs}
+    assert not any(call.endswith("/workspace/import") for call in workspace.calls)
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        ([], "/ml/experiments/7/runs/1234"),
+        ([("mlflow/runs/get", 404)], "not found in this workspace"),
+        ([("mlflow/runs/get", 400)], "the workspace did not say where its page is (out of order)"),
+    ],
+    ids=["a run", "no run", "an error"],
+)
+def test_an_error_is_not_taken_for_a_run_that_is_not_there(workspace, monkeypatch, failure, said):
+    for name in [name for name in os.environ if name.startswith("DATABRICKS_")]:
+        monkeypatch.delenv(name)
+    client = WorkspaceClient(host=workspace.host, token=TOKEN)
+    workspace.errors = failure
+    assert mlflow_page(client, "1234").endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"), [([], ""), ([("runs/get-output", 403)], "did not hand over this output (out of order")]
+)
+def test_an_output_that_the_workspace_does_not_hand_over_is_not_an_empty_one(workspace, monkeypatch, failure, said):
+    for name in [name for name in os.environ if name.startswith("DATABRICKS_")]:
+        monkeypatch.delenv(name)
+    client = WorkspaceClient(host=workspace.host, token=TOKEN)
+    workspace.errors = failure
+    failed = RunState(
+        life_cycle_state=RunLifeCycleState.TERMINATED, result_state=RunResultState.FAILED, state_message="Workload failed"
+    )
+    run = Run(tasks=[RunTask(task_key="train", run_id=7, state=failed)], state=failed)
+    outcome = follow._outcome(client, run, failed)
+    assert outcome.reason == "task train failed: Workload failed"
+    assert said in outcome.details
+    assert bool(said) == bool(outcome.details)
+
+
 @pytest.mark.parametrize("flag", ["--var", "--param"])
 def test_a_pair_without_a_value_is_refused(submit, flag):
     with pytest.raises(ConfigError, match=rf"^{flag} workers: must be NAME=VALUE$"):
         submit("http://127.0.0.1:1", flag, "workers")
+
+
+@pytest.mark.parametrize("seconds", ["nan", "-1", "0", "inf", "1e300"])
+def test_an_impossible_time_between_requests_is_refused(submit, capsys, seconds):
+    with pytest.raises(SystemExit):
+        submit("http://127.0.0.1:1", f"--poll-seconds={seconds}")
+    assert capsys.readouterr().err.endswith(f"--poll-seconds {float(seconds)}: must be from 0.01 to 3600\n")

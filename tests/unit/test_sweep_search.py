@@ -153,6 +153,32 @@ def test_successive_halving_continues_one_trial_of_three(sweep, tmp_path):
     assert sum(ends) >= 3
 
 
+def test_an_interrupted_trial_competes_in_no_rung_of_successive_halving(sweep, tmp_path):
+    """Its retry does. Counting both would hold the same value against others twice."""
+    random = sweep(search="random", trials=8, space=RATES, pruning="halving")
+    # The fifth would be the second best of six, which continues, if one of the others counted twice.
+    values = (0.1, 0.5, 0.6, 0.7, 0.2, 0.15, 0.9, 0.05)
+
+    def ends(interrupted):
+        folder = tmp_path / f"interrupted-{interrupted}"
+        folder.mkdir()
+        study, number = Study(random, folder), 0
+        while (proposal := study.ask()) is not None:
+            pruned = next((epoch for epoch in range(1, 9) if study.report(proposal.number, epoch, values[number] / epoch)), 0)
+            if number == interrupted:
+                interrupted, study = None, Study(random, folder)
+                continue
+            number += 1
+            study.tell(proposal.number, TrialOutcome(state="pruned" if pruned else "finished", value=0.5, epochs=pruned))
+        return [(trial.outcome.state, trial.outcome.epochs) for trial in study.ended()]
+
+    whole = ends(None)
+    assert whole[0] == whole[7] == ("finished", 0)
+    assert whole[4] == ("pruned", 1)
+    for number in range(8):
+        assert ends(number) == whole
+
+
 def test_amended_outcomes_persist_in_the_next_process(sweep, tmp_path):
     grid = sweep(space={"training.seed": [1, 2]})
     study = Study(grid, tmp_path)

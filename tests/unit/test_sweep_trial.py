@@ -51,10 +51,31 @@ def test_a_trial_is_not_pruned_in_its_last_epoch(context):
     assert len(following.history) == 3
 
 
-def test_epochs_repeated_after_a_restart_count_once(context):
+def test_of_an_epoch_that_a_restart_repeats_the_last_values_count(context):
+    """With fewer workers they differ."""
     following = watch(context)
-    following([epoch(1, 0.05), epoch(1, 0.06), epoch(2, 0.04)])
+    following([epoch(1, 0.05), epoch(2, 0.05)])
+    following([epoch(1, 0.06)])
+    assert [metrics["validation/loss"] for metrics in following.history] == [0.06]
+    following([epoch(2, 0.04)])
+    assert [metrics["validation/loss"] for metrics in following.history] == [0.06, 0.04]
+    (trial,) = [trial for trial in context.study._study.get_trials() if trial.number == 1]
+    assert trial.intermediate_values == {1: 0.06, 2: 0.04}
+
+
+def test_epochs_that_a_checkpoint_reports_again_keep_those_after_them(context):
+    following = watch(context)
+    following([epoch(1, 0.05), epoch(2, 0.04), epoch(1, 0.05)])
     assert [metrics["validation/loss"] for metrics in following.history] == [0.05, 0.04]
+
+
+def test_a_restarted_trial_is_pruned_by_its_new_values_and_not_before_it_is_where_it_was(context):
+    following = watch(context)
+    # Better than the median, and lost afterwards.
+    following([epoch(1, 0.05), epoch(2, 0.05)])
+    following([epoch(1, 0.9)])
+    with pytest.raises(EndedEarly, match="after epoch 2 of 3"):
+        following([epoch(2, 0.8)])
 
 
 def test_a_trial_stops_when_the_sweep_does(context):

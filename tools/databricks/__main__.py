@@ -27,10 +27,22 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--param", metavar="NAME=VALUE", action="append", default=[], help="a parameter of the job, for this run")
     parser.add_argument("--poll-seconds", metavar="S", type=float, default=5.0, help="time between status requests (default: 5)")
     parser.add_argument("--dry-run", action="store_true", help="show what would be sent, without contacting a workspace")
+    parser.add_argument("--body", metavar="FILE", help=f"write {bundle.RUN_BODY} with its variables resolved, and stop")
     options = parser.parse_args(arguments)
+    if not 0.01 <= options.poll_seconds <= 3600:
+        parser.error(f"--poll-seconds {options.poll_seconds}: must be from 0.01 to 3600")
     variables, parameters = _pairs("--var", options.var), _pairs("--param", options.param)
     if options.runtime:
         variables = bundle.runtime_variables(paths.home(), options.runtime) | variables
+    if options.body:
+        body = bundle.run_body(paths.home(), options.target, variables)
+        workspace.validated({"name": body["run_name"], "tasks": body["tasks"]})
+        try:
+            Path(options.body).write_text(json.dumps(body, indent=2) + "\n")
+        except OSError as error:
+            raise ConfigError(f"--body {options.body}: cannot be written ({error.strerror}); name another file") from error
+        _say(f"{options.body} written; databricks jobs submit --json @{options.body} runs it")
+        return
     if options.dry_run:
         deployment = bundle.load(paths.home(), _PLACEHOLDER_USER, options.target, variables, options.job, parameters)
         workspace.check(deployment, parameters)
@@ -50,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         built = wheel.build(paths.home(), Path(folder))
         _say(f"target {deployment.target} of {client.config.host} as {user}")
-        run_id = workspace.submit(client, deployment, built, parameters, _say)
+        run_id = workspace.submit(client, user, deployment, built, parameters, _say)
     try:
         outcome = follow.follow(client, run_id, _say, options.poll_seconds)
     except (errors.Interrupted, KeyboardInterrupt):
@@ -58,7 +70,7 @@ def main(arguments: Sequence[str]) -> None:
         print(f"run {run_id} is being cancelled", flush=True)
         raise
     for mlflow_run in outcome.mlflow_runs:
-        print(f"MLflow run {mlflow_run}: {workspace.mlflow_page(client, mlflow_run) or 'not found in this workspace'}")
+        print(f"MLflow run {mlflow_run}: {workspace.mlflow_page(client, mlflow_run)}")
     if not outcome.succeeded:
         failure = LaunchError(f"{outcome.reason}; {outcome.page}")
         failure.details = outcome.details

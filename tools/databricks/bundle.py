@@ -4,6 +4,7 @@ This implements the part of Databricks bundles that Convoy's own files use (targ
 prefix, relative paths), so that a job can be submitted where the Databricks CLI is not installed. The CLI reads the same files.
 """
 
+import json
 import posixpath
 import re
 from collections.abc import Mapping
@@ -14,10 +15,12 @@ from typing import Any
 import yaml
 
 from pipelines import __version__
+from pipelines.config import yaml_text
 from pipelines.errors import ConfigError
 from pipelines.system.secrets import MASK, is_secret_name, mask, mask_value
 
 BUNDLE_FILE = "databricks.yml"
+RUN_BODY = "conf/databricks/train.submit.json"
 WHEEL_NAME = f"convoy-{__version__}-py3-none-any.whl"
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.-]*)\}")
@@ -140,16 +143,33 @@ def runtime_variables(home: Path, runtime: str) -> dict[str, str]:
     return {"runtime": runtime, "scala": scala[1]}
 
 
+def run_body(home: Path, target: str = "", variables: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """`conf/databricks/train.submit.json`, a body for runs/submit of the Jobs API, with the bundle's variables resolved.
+
+    Arguments and errors are those of `load`.
+    """
+    bundle, _ = _read(home)
+    values = {"var": _variables(bundle, bundle["targets"][_target_name(bundle, target)] or {}, variables or {})}
+    body: dict[str, Any] = _resolve(json.loads((home / RUN_BODY).read_text(encoding="utf-8")), values)
+    for task in body["tasks"]:
+        _use_strings(task["new_cluster"])
+        python = task["spark_python_task"]
+        python["parameters"] = [str(parameter) for parameter in python["parameters"]]
+    return body
+
+
 def _read(home: Path) -> tuple[dict[str, Any], dict[str, Path]]:
     """The bundle with the resources of all included files, and the file that defines each job."""
     bundle = _yaml(home / BUNDLE_FILE)
     resources: dict[str, dict[str, Any]] = {}
     origins: dict[str, Path] = {}
     files = [file for pattern in bundle.get("include", ()) for file in sorted(home.glob(pattern))]
-    for file in [home / BUNDLE_FILE, *files]:
+    for file in dict.fromkeys([home / BUNDLE_FILE, *files]):
         content = bundle if file.name == BUNDLE_FILE else _yaml(file)
         for kind, definitions in content.get("resources", {}).items():
-            resources.setdefault(kind, {}).update(definitions)
+            for name in resources.setdefault(kind, {}).keys() & definitions.keys():
+                raise ConfigError(f"{file}: resources.{kind}.{name} is also in another file of the bundle; rename one of them")
+            resources[kind].update(definitions)
             if kind == "jobs":
                 origins |= dict.fromkeys(definitions, file)
     return bundle | {"resources": resources}, origins
@@ -157,13 +177,11 @@ def _read(home: Path) -> tuple[dict[str, Any], dict[str, Path]]:
 
 def _yaml(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml_text.parse(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); run this in a checkout of Convoy") from error
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark is not None else ""
-        raise ConfigError(f"{file}{line}: not valid YAML; check indentation and colons") from error
+        raise ConfigError(f"{file}{yaml_text.problem(error)}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: must contain sections such as 'resources:'")
     return content
@@ -184,7 +202,7 @@ def _variables(bundle: Mapping[str, Any], target: Mapping[str, Any], overrides: 
     values = {name: variable["default"] for name, variable in known.items() if "default" in variable}
     values |= target.get("variables", {})
     # Parsed as YAML, so that a number is a number.
-    return values | {name: yaml.safe_load(value) for name, value in overrides.items()}
+    return values | {name: yaml_text.parse(value) for name, value in overrides.items()}
 
 
 def _job_key(bundle: Mapping[str, Any], requested: str) -> str:
@@ -263,6 +281,9 @@ def _use_workspace_paths(settings: dict[str, Any], home: Path, folder: Path, fil
             if str(library.get("whl", "")).startswith("."):
                 library["whl"] = wheel
     for cluster in settings.get("job_clusters", ()):
-        cluster["new_cluster"]["spark_conf"] = {
-            key: str(value) for key, value in cluster["new_cluster"].get("spark_conf", {}).items()
-        }
+        _use_strings(cluster["new_cluster"])
+
+
+def _use_strings(cluster: dict[str, Any]) -> None:
+    """The API accepts only strings as Spark settings."""
+    cluster["spark_conf"] = {key: str(value) for key, value in cluster.get("spark_conf", {}).items()}

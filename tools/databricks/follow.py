@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import requests
 from databricks.sdk import WorkspaceClient
-from databricks.sdk.errors import DatabricksError, DeadlineExceeded, InternalError, TemporarilyUnavailable
+from databricks.sdk.errors import BadRequest, DatabricksError, DeadlineExceeded, InternalError, NotFound, TemporarilyUnavailable
 from databricks.sdk.service.jobs import Run, RunLifeCycleState, RunResultState, RunState, RunTask
 
 from pipelines.system.secrets import first_line, mask
@@ -121,13 +122,18 @@ def _outcome(client: WorkspaceClient, run: Run, state: RunState) -> JobOutcome:
 
 
 def _output(client: WorkspaceClient, task: RunTask) -> tuple[str, str]:
-    """A task's output and error message; empty where the workspace has none, as for a task that never started."""
+    """A task's output and error message; empty where the workspace has none, as for a task that never started.
+
+    If the workspace does not answer, the output says so.
+    """
     if task.run_id is None:
         return "", ""
     try:
         output = client.jobs.get_run_output(task.run_id)
-    except DatabricksError:
+    except (NotFound, BadRequest):
         return "", ""
+    except (DatabricksError, TimeoutError, requests.RequestException) as error:
+        return f"the workspace did not hand over this output ({first_line(error)}); it is on the page of the run", ""
     return output.logs or "", output.error or ""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import requests
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
-from databricks.sdk.errors import DatabricksError, PermissionDenied, Unauthenticated
+from databricks.sdk.errors import DatabricksError, NotFound, PermissionDenied, Unauthenticated
 from databricks.sdk.service.jobs import JobsAPI, JobSettings
 from databricks.sdk.service.workspace import ImportFormat
 
@@ -81,8 +81,28 @@ def upload(client: WorkspaceClient, deployment: Deployment, wheel: Path) -> int:
     return len(files)
 
 
-def put_job(client: WorkspaceClient, settings: Mapping[str, Any]) -> int:
-    """Create the job, or update the one of this name. Returns its ID.
+def find_job(client: WorkspaceClient, deployment: Deployment, user: str) -> int | None:
+    """ID of the user's own job of this name; None if there is none.
+
+    A job of another user is never updated: it runs in that user's name. Neither are the files that it reads.
+
+    Raises:
+        LaunchError: only another user has such a job, and its files are not in the own folder; or the workspace refuses.
+    """
+    name, other = str(deployment.job["name"]), None
+    with api_errors(client.config.host, "looking for the job"):
+        for existing in client.jobs.list(name=name):
+            owner = existing.creator_user_name or user
+            if existing.job_id is not None and owner.casefold() == user.casefold():
+                return int(existing.job_id)
+            other = f"job {existing.job_id} '{name}' belongs to {owner}"
+    if other and f"/Users/{user}/" not in deployment.wheel:
+        raise LaunchError(f"{client.config.host}: {other}; have its owner submit it or delete it, or take another --target")
+    return None
+
+
+def put_job(client: WorkspaceClient, settings: Mapping[str, Any], job_id: int | None) -> int:
+    """Update a job, or create it if `job_id` is None. Returns its ID.
 
     Raises:
         ConfigError: a setting is unknown to the Jobs API.
@@ -90,10 +110,9 @@ def put_job(client: WorkspaceClient, settings: Mapping[str, Any]) -> int:
     """
     job = validated(settings)
     with api_errors(client.config.host, "creating the job"):
-        for existing in client.jobs.list(name=job.name):
-            if existing.job_id is not None:
-                client.jobs.reset(existing.job_id, job)
-                return int(existing.job_id)
+        if job_id is not None:
+            client.jobs.reset(job_id, job)
+            return job_id
         fields = {name: getattr(job, name) for name in inspect.signature(JobsAPI.create).parameters if hasattr(job, name)}
         created = client.jobs.create(**fields)
     return int(created.job_id)
@@ -137,13 +156,15 @@ def differences(expected: Any, actual: Any, path: str = "job") -> Iterator[str]:
 
 
 def mlflow_page(client: WorkspaceClient, run_id: str) -> str:
-    """URL of an MLflow run's page; empty if the workspace does not know the run."""
+    """URL of an MLflow run's page, or why there is none."""
     try:
         run = client.experiments.get_run(run_id).run
-    except DatabricksError:
-        return ""
+    except NotFound:
+        return "not found in this workspace"
+    except (DatabricksError, TimeoutError, requests.RequestException) as error:
+        return f"the workspace did not say where its page is ({first_line(error)})"
     experiment = run.info.experiment_id if run is not None and run.info is not None else ""
-    return f"{client.config.host}/ml/experiments/{experiment}/runs/{run_id}" if experiment else ""
+    return f"{client.config.host}/ml/experiments/{experiment}/runs/{run_id}" if experiment else "not found in this workspace"
 
 
 def check(deployment: Deployment, parameters: Mapping[str, str]) -> None:
@@ -155,12 +176,18 @@ def check(deployment: Deployment, parameters: Mapping[str, str]) -> None:
 
 
 def submit(
-    client: WorkspaceClient, deployment: Deployment, wheel: Path, parameters: Mapping[str, str], say: Callable[[str], None]
+    client: WorkspaceClient,
+    user: str,
+    deployment: Deployment,
+    wheel: Path,
+    parameters: Mapping[str, str],
+    say: Callable[[str], None],
 ) -> int:
     """Upload the files, create or update the job, and start it.
 
     Args:
         client: the workspace's client.
+        user: the name of its user.
         deployment: the job.
         wheel: Convoy's wheel.
         parameters: override the job's defaults in this run.
@@ -173,8 +200,9 @@ def submit(
         ConvoyError: something is refused; the message says what, and the remedy.
     """
     check(deployment, parameters)
+    existing = find_job(client, deployment, user)
     count = upload(client, deployment, wheel)
     say(f"{count} files uploaded, the wheel to {deployment.wheel}")
-    job_id = put_job(client, deployment.job)
+    job_id = put_job(client, deployment.job, existing)
     say(f"job {job_id}: {deployment.job['name']}")
     return start(client, job_id, parameters)

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.system import path_rules
+
 PYTHONS = ("3.13", "3.12", "3.11", "3.10")
 """Versions for the default environment, in order of preference."""
 
@@ -77,6 +79,16 @@ class Clone:
     @property
     def spark_conf(self) -> Path:
         return self.root / "conf/spark"
+
+    def check_folder(self) -> None:
+        """Raises SetupError for a folder in which an environment would not work, or a deleted working directory."""
+        try:
+            os.getcwd()
+        except OSError:
+            raise SetupError("the working directory no longer exists; change to one that does") from None
+        fault = path_rules.clone_fault(str(self.root))
+        if fault:
+            raise SetupError(f"{path_rules.printable(str(self.root))}: {fault}, and move the clone there")
 
     def check_runtime(self) -> None:
         """Raises SetupError for a runtime without a lock file."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from pathlib import Path
 
-from tools.setup.clone import Clone, replace
+from pipelines.system import surroundings
+from tools.setup.clone import Clone, replace, say
 from tools.setup.java import CLASSES
 
 # The package's own script finds Spark only in an activated environment. Java uses a class data archive only if no folder on the
@@ -19,14 +21,14 @@ if [ "${{SPARK_CONF_DIR:-$venv/no-spark-conf}}" = "$venv/no-spark-conf" ]; then
     set -a
     . "$SPARK_HOME/conf/spark-env.sh"
     SPARK_CONF_DIR="$venv/no-spark-conf"
-    SPARK_SUBMIT_OPTS="-Dlog4j2.configurationFile=\\"$SPARK_HOME/conf/log4j2.properties\\" $SPARK_SUBMIT_OPTS"
+    SPARK_SUBMIT_OPTS="-Dlog4j2.configurationFile=\\"$SPARK_HOME/conf/log4j2.properties\\" ${{SPARK_SUBMIT_OPTS:-}}"
     if [ -e "$venv/{archive}" ]; then
         SPARK_SUBMIT_OPTS="-XX:SharedArchiveFile=\\"$venv/{archive}\\" -Xlog:cds*=off $SPARK_SUBMIT_OPTS"
     fi
     set +a
     set -- --properties-file "$SPARK_HOME/conf/spark-defaults.conf" "$@"
 fi
-exec "$SPARK_HOME/bin/spark-submit" "$@"
+exec "$venv/bin/python" -I -S {surroundings} {packages} "$SPARK_HOME/bin/spark-submit" "$@"
 """
 
 
@@ -44,9 +46,11 @@ exec {java} "$@"
 
 def environment(clone: Clone) -> dict[str, str]:
     """All environment variables of a program of the project."""
-    variables = {**os.environ, **_project_variables(clone)}
+    variables, notes = surroundings.repaired({**os.environ, **_project_variables(clone)}, str(clone.site_packages))
+    for note in notes:
+        say(note)
     variables["PATH"] = f"{clone.venv}/bin{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONHOME", "SPARK_CONF_DIR"):
+    for name in ("PYTHONDONTWRITEBYTECODE", "SPARK_CONF_DIR"):
         variables.pop(name, None)
     return variables
 
@@ -64,24 +68,33 @@ def write_spark_conf(clone: Clone, java_home: str) -> None:
     spark = clone.site_packages / "pyspark"
     (spark / "conf").mkdir(exist_ok=True)
     for template in clone.spark_conf.iterdir():
-        replace(spark / "conf" / template.name, template.read_text().replace("@CONVOY_HOME@", str(clone.root)))
+        # Java reads properties as ISO 8859-1, with other characters as escapes.
+        root = json.dumps(str(clone.root))[1:-1]
+        replace(spark / "conf" / template.name, template.read_text().replace("@CONVOY_HOME@", root))
     keep = ("CONVOY_HOME", "SPARK_LOCAL_IP", "SPARK_LAUNCHER_OPTS", "TF_CPP_MIN_LOG_LEVEL", "MLFLOW_DISABLE_TELEMETRY")
     lines = [
-        f': "${{{name}:={value}}}"' if name in keep else f"{name}={shlex.quote(value)}"
+        (f'[ -n "${{{name}:-}}" ] || ' if name in keep else "") + f"{name}={shlex.quote(value)}"
         for name, value in _project_variables(clone).items()
     ]
     replace(spark / "conf/spark-env.sh", "\n".join(["# Written by ./convoy setup.", *lines, 'PATH="$VIRTUAL_ENV/bin:$PATH"', ""]))
     replace(
         clone.venv / "bin/spark-submit",
-        _SUBMIT.format(spark=shlex.quote(str(spark)), venv=shlex.quote(str(clone.venv)), archive=CLASSES),
+        _SUBMIT.format(
+            spark=shlex.quote(str(spark)),
+            venv=shlex.quote(str(clone.venv)),
+            archive=CLASSES,
+            surroundings=shlex.quote(str(clone.root / "pipelines/system/surroundings.py")),
+            packages=shlex.quote(str(clone.site_packages)),
+        ),
         0o755,
     )
     (clone.venv / "no-spark-conf").mkdir(exist_ok=True)
     (_spark_java(clone) / "bin").mkdir(parents=True, exist_ok=True)
     replace(_spark_java(clone) / "bin/java", _JAVA.format(java=shlex.quote(f"{java_home}/bin/java")), 0o755)
     # Spark adds itself to its Python programs' path, as archives that every task of a worker lists anew. It is installed already.
+    # In ASCII, because Python reads the file in the encoding of its locale.
     archives = tuple(str(spark / folder) + os.sep for folder in ("jars", "python/lib"))
-    line = f"import sys; sys.path[:] = [path for path in sys.path if not path.startswith({archives!r})]\n"
+    line = f"import sys; sys.path[:] = [path for path in sys.path if not path.startswith({archives!a})]\n"
     replace(clone.site_packages / "convoy-spark-path.pth", line)
 
 

@@ -9,11 +9,15 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Iterator, Sequence
 
-from tools.setup.clone import Clone, SetupError, say
+from pipelines.system.secrets import masker
+from tools.setup.clone import Clone, SetupError, cache, say
+
+_LITTLE_SPACE = 20 * 2**20
 
 
 class Steps:
@@ -40,27 +44,65 @@ class Steps:
         """
         print(f"convoy: {what} ...", end=" ", flush=True)
         start = time.monotonic()
-        with open(self.clone.log, "a") as log:
-            log.write(f"\n$ {' '.join(command)}\n")
-            log.flush()
-            # The child also holds the lock: no other set-up starts while it still writes to .venv.
-            code = subprocess.run(
-                command,
-                env={**self.variables, **(extra or {})},
-                cwd=str(self.clone.root),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[self.lock],
-                preexec_fn=_die_with_parent if killable else None,
-            ).returncode
+        variables = {**self.variables, **(extra or {})}
+        try:
+            code = self._run(command, variables, killable)
+        except OSError as error:
+            print("failed", flush=True)
+            raise SetupError(f"'{what}' failed: {error.filename or command[0]}: {error.strerror}{self._full_disks()}") from error
         print(f"{time.monotonic() - start:.0f} s" if code == 0 else "failed", flush=True)
         if code:
             tail = "\n".join("    " + line for line in self.clone.log.read_text(errors="replace").splitlines()[-12:])
-            raise SetupError(f"'{what}' failed with exit code {code}. The end of {self.clone.log}:\n{tail}")
+            full = self._full_disks()
+            raise SetupError(f"'{what}' failed with exit code {code}{full}. The end of {self.clone.log}:\n{tail}")
+
+    def _run(self, command: Sequence[str], variables: dict[str, str], killable: bool) -> int:
+        """Run a program. Its output goes to the log without credentials, such as those of a package index."""
+        mask = masker(variables)
+        with open(self.clone.log, "a", opener=_owner_only) as log:
+            log.write(f"\n$ {mask(' '.join(command))}\n")
+            log.flush()
+            # The child also holds the lock: no other set-up starts while it still writes to .venv.
+            process = subprocess.Popen(
+                command,
+                env=variables,
+                cwd=str(self.clone.root),
+                stdin=subprocess.DEVNULL,
+                # One that must survive this process must not write to it.
+                stdout=subprocess.PIPE if killable else log,
+                stderr=subprocess.STDOUT,
+                pass_fds=[self.lock],
+                preexec_fn=_die_with_parent if killable else None,
+                text=True,
+                errors="replace",
+            )
+            with process:
+                try:
+                    for line in process.stdout or ():
+                        log.write(mask(line))
+                        log.flush()
+                except BaseException:
+                    process.kill()
+                    raise
+        if not killable:
+            self.clone.log.write_text(mask(self.clone.log.read_text(errors="replace")))
+        return process.returncode
+
+    def _full_disks(self) -> str:
+        """Which of the disks that a set-up writes to are full, for an error."""
+        places = (self.clone.root, cache(), Path(tempfile.gettempdir()))
+        existing = (next(path for path in (place, *place.parents) if path.exists()) for place in places)
+        full = sorted({str(path) for path in existing if shutil.disk_usage(str(path)).free < _LITTLE_SPACE})
+        return f" (no space left on the disk of {' and '.join(full)}: free some, then run ./convoy again)" if full else ""
 
     def uv(self, what: str, *arguments: str) -> None:
         self.run(what, [str(self.clone.venv / "bin/uv"), "pip", *arguments])
+
+    def new_log(self) -> None:
+        """Start an empty log, which its owner alone may read."""
+        self.clone.log.unlink(missing_ok=True)
+        with open(self.clone.log, "w", opener=_owner_only):
+            pass
 
     def install_system_packages(self, packages: list[str], why: str) -> None:
         """Install packages with apt, if the user is allowed to.
@@ -93,6 +135,10 @@ def exclusive(file: Path, waiting: str) -> Iterator[int]:
             say(waiting)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock.fileno()
+
+
+def _owner_only(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _die_with_parent() -> None:

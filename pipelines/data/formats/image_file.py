@@ -14,7 +14,8 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".
 # Pillow detects formats by content, not by name, and for some, such as PostScript, runs external programs.
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 # First bytes of these formats. Those of BMP alone are too short: its header's size follows at byte 14.
-_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_SIGNATURES = (PNG_MAGIC, b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 _BMP_HEADER_SIZES = (12, 40, 52, 56, 64, 108, 124)
 SIGNATURE_BYTES = 18
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}

@@ -26,6 +26,8 @@ class Rules:
     """Index of the first value of an image: 1, or 0 in zero-based files."""
     any_label: bool = False
     """Accept other labels as well, as class index -1: whoever predicts need not know the labels."""
+    index_is_known: bool = False
+    """The first index is that of a model's training data, which no setting changes."""
 
     @classmethod
     def from_config(cls, data: DataConfig) -> "Rules":
@@ -123,6 +125,8 @@ def _pair_fault(token: bytes, line: bytes) -> Fault:
 
 def _index_fault(digits: bytes, index: int, previous: int, rules: Rules) -> Fault:
     if index < rules.first_index:
+        if rules.index_is_known:
+            return Fault("index_zero", "index 0: indices in the model's training data start at 1; renumber this file")
         return Fault("index_zero", "index 0: libsvm indices start at 1; for a zero-based file set data.zero_based=true")
     if index > rules.last_index:
         limit = f"the number of values of data.image_shape={list(rules.image_shape)}"

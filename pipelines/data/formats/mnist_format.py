@@ -5,12 +5,16 @@ applied to document recognition", section III.A): the digit is size normalized t
 ratio, and centred in a 28x28 image by its centre of mass. Ink is bright on black.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.data.formats import image_file
 from pipelines.data.formats.image_file import NoImage
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _SIZE = 28
 _BOX_SIZE = 20
@@ -40,6 +44,12 @@ def _is_unchanged(grey: npt.NDArray[np.float32]) -> bool:
         return bool(np.array_equal(to_mnist_format(grey), grey))
     except NoImage:
         return False
+
+
+def from_picture(picture: "Image") -> npt.NDArray[np.float32]:
+    """The picture of a digit [28, 28, 1] in MNIST's format, from 0 to 255; see `to_mnist_format`."""
+    grey = np.asarray(image_file.flatten_alpha(picture).convert("L"), np.float32)
+    return to_mnist_format(grey)[:, :, None]
 
 
 def to_mnist_format(grey: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

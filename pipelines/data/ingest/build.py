@@ -26,7 +26,7 @@ from pipelines.data.ingest.shuffle_pass import SHUFFLED_COLUMNS, Plan, shuffle_b
 from pipelines.data.ingest.spark_jobs import arrow_batches, job_group, root_cause
 from pipelines.data.ingest.write_pass import WRITTEN_COLUMNS, WrittenFile, write_batches
 from pipelines.data.sources.parsed_rows import IS_IMAGES, IS_REPORT, VALUES_PER_SPARK_ROW, BlockReport
-from pipelines.data.sources.resolve import NAMES
+from pipelines.data.sources.resolve import has_known_indices
 from pipelines.data.sources.source import Source
 from pipelines.data.table.schema import BYTES_PER_VALUE, SPLIT_COLUMN, Dtype
 from pipelines.errors import ConfigError, DataError
@@ -51,8 +51,8 @@ class WrittenTable:
     rejected: Rejections
     hash_limit: int
     """`Plan.hash_limit`."""
-    hints: tuple[str, ...]
-    """What the user may have to set, one line per file."""
+    hint: str
+    """What the user may have to set. Often empty."""
 
 
 def write_rows(spark: SparkSession, config: Config, source: Source, folder: Path) -> WrittenTable:
@@ -70,23 +70,22 @@ def write_rows(spark: SparkSession, config: Config, source: Source, folder: Path
             if parsed.rejected.rows:
                 quarantine.write(parsed.frame, source, parsed.reports, parsed.rejected.rows, folder)
     rows = [sum(report.rows for report in parsed.reports if report.file == number) for number in range(len(source.files))]
-    hints = index_hints(config.data, source, parsed.reports)
-    return WrittenTable(plan.segments, files, plan.dtype, tuple(rows), parsed.rejected, plan.hash_limit, hints)
+    hint = index_hint(config.data, source, parsed.reports)
+    return WrittenTable(plan.segments, files, plan.dtype, tuple(rows), parsed.rejected, plan.hash_limit, hint)
 
 
-def index_hints(data: DataConfig, source: Source, reports: Sequence[BlockReport]) -> tuple[str, ...]:
-    """A line for each libsvm file whose indices may start at 0 as well as at 1, because no row shows it."""
-    if source.reading(data).source != "libsvm" or source.dataset in NAMES:
-        return ()
-    hints = []
-    for number, (uri, _) in enumerate(source.files):
-        blocks = [report for report in reports if report.file == number]
-        if data.zero_based and not any(report.uses_first_index for report in blocks):
-            hints.append(f"{uri}: no row uses index 0; if its indices start at 1, leave out data.zero_based=true")
-        if not data.zero_based and not any(report.uses_last_index or "index_zero" in report.bad for report in blocks):
-            last = Rules.from_config(data).last_index
-            hints.append(f"{uri}: no row uses index {last}, the last; if its indices start at 0, set data.zero_based=true")
-    return tuple(hints)
+def index_hint(data: DataConfig, source: Source, reports: Sequence[BlockReport]) -> str:
+    """What to set if the indices of libsvm text start at another number than `data.zero_based` says; empty if a row shows it."""
+    if source.reading(data).source != "libsvm" or has_known_indices(source):
+        return ""
+    files = " and ".join(uri for uri, _ in source.files[:2]) + (" and others" if len(source.files) > 2 else "")
+    if data.zero_based:
+        shown = any(report.uses_first_index for report in reports)
+        return "" if shown else f"{files}: no row uses index 0; if indices start at 1, leave out data.zero_based=true"
+    if any(report.uses_last_index or "index_zero" in report.bad for report in reports):
+        return ""
+    last = Rules.from_config(data).last_index
+    return f"{files}: no row uses index {last}, the last; if indices start at 0, set data.zero_based=true"
 
 
 @dataclass(frozen=True)
@@ -160,8 +159,9 @@ def _plan(config: Config, source: Source, reports: list[BlockReport]) -> Plan:
         is_test = report.file in test_files
         first_row[report.file, report.block] = rows[is_test]
         rows[is_test] += report.rows
-    for number, (uri, _) in enumerate(source.files):
-        if not any(report.rows for report in reports if report.file == number):
+    for is_test, empty in ((False, not rows[False]), (True, bool(test_files) and not rows[True])):
+        if empty:
+            uri = next(uri for number, (uri, _) in enumerate(source.files) if (number in test_files) == is_test)
             raise DataError(f"{uri}: contains no rows; a row is {source.row_form}")
     dtype: Dtype = "float32" if any(report.is_float for report in reports) else "uint8"
     num_values = math.prod(config.data.image_shape)

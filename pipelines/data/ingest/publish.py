@@ -1,8 +1,7 @@
 """The folder of a table: written under a hidden name, checked, and renamed when complete."""
 
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,21 +22,21 @@ def building(parent: Path, name: str, setting: str) -> Iterator[Path]:
         ConfigError: `parent`, given by the user as `setting`, cannot be written.
         DataError: an OSError in the body; mostly a full disk.
     """
-    try:
-        path = atomic.unfinished_folder(parent, ".building-", name)
-    except OSError as error:
-        raise ConfigError(f"ingest.tables_uri={setting}: cannot be written ({error.strerror}); name another folder") from error
-    try:
-        yield path
-    except ConnectionError:
-        # Spark exited; the folder is not at fault.
-        raise
-    except OSError as error:
-        raise DataError(
-            f"ingest.tables_uri={setting}: the table cannot be written ({error.strerror}); free disk space or name another folder"
-        ) from error
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
+    with ExitStack() as stack:
+        try:
+            path = stack.enter_context(atomic.unfinished(parent, ".building-", name))
+        except OSError as error:
+            raise ConfigError(
+                f"ingest.tables_uri={setting}: cannot be written ({error.strerror}); name another folder"
+            ) from error
+        try:
+            yield path
+        except ConnectionError:
+            # Spark exited; the folder is not at fault.
+            raise
+        except OSError as error:
+            remedy = "free disk space or name another folder"
+            raise DataError(f"ingest.tables_uri={setting}: the table cannot be written ({error.strerror}); {remedy}") from error
 
 
 def summarize(path: Path, segments: tuple[Segment, ...], files: Sequence[WrittenFile]) -> dict[Split, SplitSummary]:
@@ -61,9 +60,7 @@ def summarize(path: Path, segments: tuple[Segment, ...], files: Sequence[Written
         splits[segment.split] = SplitSummary(
             rows=segment.rows, rows_per_label=tuple(rows_per_label.tolist()), files=tuple(table_files)
         )
-        # Leftovers of tasks that were killed while writing. One that still runs may remove its own first.
-        for leftover in set((path / table_files[0].path).parent.iterdir()) - {path / file.path for file in table_files}:
-            leftover.unlink(missing_ok=True)
+        atomic.keep_only((path / table_files[0].path).parent, [path / file.path for file in table_files])
     return splits
 
 

@@ -17,7 +17,7 @@ from pipelines.data.sources.parsed_rows import IS_BAD_LINE, BlockReport
 from pipelines.data.sources.source import Source
 from pipelines.data.table.schema import REJECTED_FOLDER, format_counts
 from pipelines.errors import DataError
-from pipelines.system import paths
+from pipelines.system import atomic, paths
 
 REJECTED_COLUMNS = "file string, line bigint, reason string, detail string, raw binary"
 _LINES_PER_FILE = 200_000
@@ -93,9 +93,8 @@ def write(frame: DataFrame, source: Source, reports: Sequence[BlockReport], num_
     parts = sorted(target.glob("part-*.parquet"))
     for number, part in enumerate(parts):
         part.rename(target / f"part-{number:05d}.parquet")
-    for leftover in set(target.iterdir()) - {target / f"part-{number:05d}.parquet" for number in range(len(parts))}:
-        # Spark's success markers and checksums.
-        leftover.unlink()
+    # Not Spark's success markers and checksums.
+    atomic.keep_only(target, [target / f"part-{number:05d}.parquet" for number in range(len(parts))])
 
 
 def locate_batches(

@@ -1,15 +1,15 @@
-"""Helpers for Spark jobs in a session that may belong to a notebook: bounded batches, cancellation, one-line errors."""
+"""Helpers for Spark jobs in a session that may belong to a notebook: literal paths, bounded batches, cancellation, errors."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from pipelines.errors import DataError
-from pipelines.system import connect
+from pipelines.system import connect, paths
 from pipelines.system.secrets import first_line
 
 # Last line of a Python worker's traceback, for errors with a message for the user.
@@ -23,15 +23,41 @@ _MAX_ROWS_PER_ARROW_BATCH = 10_000
 @contextmanager
 def arrow_batches(spark: SparkSession, values_per_row: int) -> Iterator[None]:
     """Bound the size of the batches sent to Python. Restores the setting, because the session may belong to a notebook."""
-    name = "spark.sql.execution.arrow.maxRecordsPerBatch"
+    rows = max(1, min(_MAX_ROWS_PER_ARROW_BATCH, _VALUES_PER_ARROW_BATCH // values_per_row))
+    with _setting(spark, "spark.sql.execution.arrow.maxRecordsPerBatch", str(rows)):
+        yield
+
+
+@contextmanager
+def _setting(spark: SparkSession, name: str, value: str) -> Iterator[None]:
     before = spark.conf.get(name)
     try:
-        rows = max(1, min(_MAX_ROWS_PER_ARROW_BATCH, _VALUES_PER_ARROW_BATCH // values_per_row))
-        spark.conf.set(name, str(rows))
+        spark.conf.set(name, value)
         yield
     finally:
         if before is not None:
             spark.conf.set(name, before)
+
+
+def read_parquet(
+    spark: SparkSession, locations: Sequence[str], root: str = "", *, columns_of_all_files: bool = False
+) -> DataFrame:
+    """Parquet files whose names are taken literally. By default Spark reads brackets, braces, `*` and `?` as patterns.
+
+    Args:
+        spark: the session.
+        locations: files.
+        root: folder above them whose sub-folders KEY=VALUE become columns, of text: as numbers 007 and 7 would be the same.
+        columns_of_all_files: read the columns that any file has, instead of those of one file.
+
+    Raises:
+        PySparkException, Py4JJavaError: a file cannot be read, or two files have columns of one name and different types.
+    """
+    reader = spark.read.option("__globPaths__", "false").option("mergeSchema", str(columns_of_all_files).lower())
+    if root:
+        reader = reader.option("basePath", paths.to_spark(root))
+    with _setting(spark, "spark.sql.sources.partitionColumnTypeInference.enabled", "false"):
+        return reader.parquet(*map(paths.to_spark, locations))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from datetime import datetime, timezone
 
 from pyspark.sql import SparkSession
@@ -11,7 +12,7 @@ from pipelines.config import Config
 from pipelines.data.ingest import publish, training_rows
 from pipelines.data.ingest.build import WrittenTable, write_rows
 from pipelines.data.sources.source import Source
-from pipelines.data.table import schema, verify
+from pipelines.data.table import empty_classes, schema, verify
 from pipelines.data.table.schema import ImageSpec, SourceFile, Split, SplitSummary, Table, TableManifest
 from pipelines.errors import DataError
 from pipelines.system import paths
@@ -25,10 +26,17 @@ def find(config: Config, source: Source) -> Table | None:
     Raises:
         DataError: a source file cannot be read, or the table excludes more lines than ingest.max_bad_fraction allows.
     """
-    return _find(config, source, _fingerprints(source), NullReporter())
+    return _find(config, source, fingerprints_of(source), NullReporter())
 
 
-def open_or_build(spark: SparkSession, config: Config, source: Source, reporter: Reporter) -> tuple[Table, bool]:
+def possible_keys(config: Config, source: Source, fingerprints: Sequence[Fingerprint]) -> list[str]:
+    """The keys that the table of this source and these settings can have: another one if it has no malformed lines."""
+    return [_key(config, source, fingerprints, without_bad_rows=without) for without in _exclusions(config)]
+
+
+def open_or_build(
+    spark: SparkSession, config: Config, source: Source, reporter: Reporter, fingerprints: Sequence[Fingerprint] | None = None
+) -> tuple[Table, bool]:
     """The table of this source and these settings, and whether it was just written.
 
     A damaged table is rewritten, and the reason is reported. The folder is renamed when all rows are written, and then gets its
@@ -39,14 +47,16 @@ def open_or_build(spark: SparkSession, config: Config, source: Source, reporter:
         config: `data` and `ingest` determine the table.
         source: from `pipelines.data.sources.resolve.resolve_source`.
         reporter: receives progress messages.
+        fingerprints: those of the source files if they were read already (`fingerprints_of`).
 
     Raises:
         DataError: a line is malformed (the message begins `FILE:LINE: `), a file is damaged, or there are no rows.
         ConfigError: ingest.tables_uri cannot be written, or ingest.rows_per_row_group is too large for these images.
     """
-    fingerprints = _fingerprints(source)
+    fingerprints = fingerprints_of(source) if fingerprints is None else fingerprints
     table = _find(config, source, fingerprints, reporter)
     if table is not None:
+        _warn_of_empty_classes(table.manifest, reporter)
         return table, False
     source.check()
     started = time.monotonic()
@@ -57,8 +67,8 @@ def open_or_build(spark: SparkSession, config: Config, source: Source, reporter:
         written = write_rows(spark, config, source, unfinished)
         for warning in written.rejected.warnings:
             reporter.warn(warning)
-        for hint in written.hints:
-            reporter.say(hint)
+        if written.hint:
+            reporter.say(written.hint)
         key = _key(config, source, fingerprints, without_bad_rows=written.rejected.rows > 0)
         uri = _uri(config, source, key)
         target = paths.to_python(uri)
@@ -69,18 +79,25 @@ def open_or_build(spark: SparkSession, config: Config, source: Source, reporter:
             reporter.warn(f"{source.dataset}: {warning}")
         manifest = _manifest(config, source, fingerprints, written, splits, key)
         manifest = dataclasses.replace(manifest, training_rows_sha256=training_rows.write(unfinished, hashes))
-        if _fingerprints(source) != fingerprints:
+        if fingerprints_of(source) != fingerprints:
             raise DataError(f"{source.files[0][0]}: the source changed while it was read; run again when it is complete")
         manifest = publish.publish(unfinished, target, manifest)
     rows = sum(split.rows for split in manifest.splits.values())
     reporter.say(f"ingest: {rows:,} rows written to {paths.display(target)} in {time.monotonic() - started:.1f} s")
+    _warn_of_empty_classes(manifest, reporter)
     return Table(uri, manifest), True
+
+
+def _warn_of_empty_classes(manifest: TableManifest, reporter: Reporter) -> None:
+    warning = empty_classes.warning(manifest)
+    if warning:
+        reporter.warn(warning)
 
 
 def _manifest(
     config: Config,
     source: Source,
-    fingerprints: list[Fingerprint],
+    fingerprints: Sequence[Fingerprint],
     written: WrittenTable,
     splits: dict[Split, SplitSummary],
     key: str,
@@ -119,7 +136,7 @@ def _manifest(
     )
 
 
-def _check_test_files(source: Source, fingerprints: list[Fingerprint]) -> None:
+def _check_test_files(source: Source, fingerprints: Sequence[Fingerprint]) -> None:
     """Raises DataError if a test file is the copy of a training file."""
     training = {content: uri for (uri, split), content in zip(source.files, fingerprints, strict=True) if split == "train"}
     for (uri, split), content in zip(source.files, fingerprints, strict=True):
@@ -130,8 +147,8 @@ def _check_test_files(source: Source, fingerprints: list[Fingerprint]) -> None:
             )
 
 
-def _fingerprints(source: Source) -> list[Fingerprint]:
-    """Fingerprints of the source files, in order."""
+def fingerprints_of(source: Source) -> Sequence[Fingerprint]:
+    """Fingerprints of the source files, in order. Raises DataError if one cannot be read."""
     fingerprints = []
     for number, (uri, _) in enumerate(source.files):
         try:
@@ -141,7 +158,7 @@ def _fingerprints(source: Source) -> list[Fingerprint]:
     return fingerprints
 
 
-def _key(config: Config, source: Source, fingerprints: list[Fingerprint], *, without_bad_rows: bool) -> str:
+def _key(config: Config, source: Source, fingerprints: Sequence[Fingerprint], *, without_bad_rows: bool) -> str:
     """Key of the table. A table without rejected lines has the same key for any ingest.on_bad_rows."""
     draws_test_rows = all(split == "train" for _, split in source.files)
     return json_sha256(
@@ -163,12 +180,14 @@ def _key(config: Config, source: Source, fingerprints: list[Fingerprint], *, wit
 
 
 def _uri(config: Config, source: Source, key: str) -> str:
+    # Before anything is written: ranks could not read the table there.
+    paths.to_petastorm(config.ingest.tables_uri)
     return f"{config.ingest.tables_uri.rstrip('/')}/{source.dataset}-{key[:12]}"
 
 
-def _find(config: Config, source: Source, fingerprints: list[Fingerprint], reporter: Reporter) -> Table | None:
+def _find(config: Config, source: Source, fingerprints: Sequence[Fingerprint], reporter: Reporter) -> Table | None:
     _check_test_files(source, fingerprints)
-    for without_bad_rows in (False, True) if config.ingest.on_bad_rows == "quarantine" else (False,):
+    for without_bad_rows in _exclusions(config):
         key = _key(config, source, fingerprints, without_bad_rows=without_bad_rows)
         uri = _uri(config, source, key)
         path = paths.to_python(uri)
@@ -188,6 +207,11 @@ def _find(config: Config, source: Source, fingerprints: list[Fingerprint], repor
         names, reading = source.class_names(config.data), source.reading(config.data)
         return Table(uri, dataclasses.replace(manifest, class_names=names, note=source.note, reading=reading))
     return None
+
+
+def _exclusions(config: Config) -> Sequence[bool]:
+    """Whether the table may lack malformed lines: no, or both."""
+    return (False, True) if config.ingest.on_bad_rows == "quarantine" else (False,)
 
 
 def _mismatch(config: Config, manifest: TableManifest, key: str) -> str | None:

@@ -10,11 +10,10 @@ import hashlib
 import http.client
 import importlib.util
 import os
-import shutil
 import urllib.request
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -188,13 +187,13 @@ def _download(url: str, reporter: Reporter) -> bytes:
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
     """A folder beside `folder` that is renamed to it at the end."""
-    try:
-        unfinished = atomic.unfinished_folder(folder.parent, ".downloading-", folder.name)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written ({error.strerror}); set CONVOY_DBFS_ROOT to a writable folder") from error
-    try:
+    with ExitStack() as stack:
+        try:
+            unfinished = stack.enter_context(atomic.unfinished(folder.parent, ".downloading-", folder.name))
+        except OSError as error:
+            raise DataError(
+                f"{folder}: cannot be written ({error.strerror}); set CONVOY_DBFS_ROOT to a writable folder"
+            ) from error
         yield unfinished
         if not folder.exists():
             atomic.replace_folder(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

@@ -19,6 +19,7 @@ from pipelines.errors import ConfigError, DataError
 from pipelines.system import paths
 from pipelines.system.fingerprint import Fingerprint, fingerprint
 from pipelines.system.listing import entries
+from pipelines.system.path_rules import fault, printable
 from pipelines.system.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class ImageFolder:
     pictures: tuple[tuple[ImageFile, ...], ...]
     """Pictures of each folder, ordered by class and name."""
     note: str = ""
+    as_digits: bool = False
+    """Convert the pictures to MNIST's format, for a model that was trained on it."""
 
     unit: ClassVar[str] = "picture"
     row_form: ClassVar[str] = "a picture in the folder of its class"
@@ -64,7 +67,8 @@ class ImageFolder:
         return self.classes
 
     def key_settings(self, data: DataConfig) -> dict[str, Any]:
-        return {"resize_pictures": data.resize_pictures}
+        # Tables without the conversion had their keys before there was one.
+        return {"resize_pictures": data.resize_pictures} | ({"as_digits": True} if self.as_digits else {})
 
     def reading(self, data: DataConfig) -> ReadingRules:
         return ReadingRules(source="pictures", resize_pictures=data.resize_pictures)
@@ -85,11 +89,12 @@ class ImageFolder:
         pass
 
     def locate(self, file: int, number: int) -> tuple[str, int | None]:
-        return f"{self.files[file][0]}/{self.pictures[file][number].name}", None
+        return printable(f"{self.files[file][0]}/{self.pictures[file][number].name}"), None
 
     def parsed(self, spark: "SparkSession", data: DataConfig, *, keep_bad_rows: bool, images_apart: bool) -> "DataFrame":
         folders = [(paths.to_python(uri), pictures) for (uri, _), pictures in zip(self.files, self.pictures, strict=True)]
-        return image_pass.parsed(spark, folders, data, keep_bad_rows, images_apart)
+        rules = image_pass.PictureRules.from_config(data, as_digits=self.as_digits)
+        return image_pass.parsed(spark, folders, rules, keep_bad_rows, images_apart)
 
 
 def _holds_classes(folder: Path) -> bool:
@@ -143,7 +148,10 @@ def _listed_folder(data: DataConfig, reporter: Reporter) -> ImageFolder:
 
 def _class_names(data: DataConfig, folder: str) -> tuple[str, ...]:
     names = [path.name for path in _folders(paths.to_python(folder))]
-    if data.labels not in ((), tuple(range(data.classes))):
+    unfit = next((name for name in names if fault(name)), "")
+    if unfit:
+        raise ConfigError(f"{folder}/{printable(unfit)}: the name of a class {fault(unfit)}")
+    if data.labels not in ((), tuple(range(data.classes))) and not data.class_names:
         raise ConfigError(f"data.labels={list(data.labels)}: must be empty for pictures, whose class is the name of their folder")
     if data.class_names:
         unknown = sorted(set(names) - set(data.class_names))

@@ -1,17 +1,19 @@
 """Decoding of pictures in Spark's Python workers, the counterpart of `text_pass` for text."""
 
+import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.config import DataConfig
-from pipelines.data.formats import image_file
+from pipelines.data.formats import image_file, mnist_format
 from pipelines.data.formats.chunk import BadLine, Chunk, Fault
 from pipelines.data.sources.parsed_rows import PARSED_COLUMNS, BlockReport, chunk_batches, report_batch
 from pipelines.system import connect
@@ -19,7 +21,8 @@ from pipelines.system import connect
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-_COLUMNS = "file int, block bigint, paths array<string>, labels array<int>"
+# A path need not be UTF-8.
+_COLUMNS = "file int, block bigint, paths array<binary>, labels array<int>"
 # Limits of what a worker holds decoded at once.
 _VALUES_PER_BLOCK = 2**24
 _PICTURES_PER_BLOCK = 512
@@ -35,12 +38,21 @@ class PictureRules:
     """Values of black and white."""
     resize: bool
     """Whether pictures of another size are resized to `shape`."""
+    as_digits: bool = False
+    """Whether pictures are converted to MNIST's format."""
+
+    @classmethod
+    def from_config(cls, data: DataConfig, *, as_digits: bool) -> "PictureRules":
+        height, width, channels = data.image_shape
+        low, high = data.value_range
+        shape = (height, width, channels)
+        return cls(shape=shape, value_range=(low, high), resize=data.resize_pictures, as_digits=as_digits)
 
 
 def parsed(
     spark: "SparkSession",
     folders: Sequence[tuple[Path, Sequence[tuple[str, int]]]],
-    data: DataConfig,
+    rules: PictureRules,
     keep_bad: bool,
     images_apart: bool,
 ) -> "DataFrame":
@@ -49,19 +61,16 @@ def parsed(
     Args:
         spark: the session.
         folders: each folder with the pictures in it: path below the folder, and label.
-        data: shape and value range.
+        rules: what a picture must be.
         keep_bad: keep files that are not valid pictures in the frame.
         images_apart: one image per Spark row.
     """
-    height, width, channels = data.image_shape
-    low, high = data.value_range
-    rules = PictureRules(shape=(height, width, channels), value_range=(low, high), resize=data.resize_pictures)
-    step = max(1, min(_VALUES_PER_BLOCK // (height * width * channels), _PICTURES_PER_BLOCK))
+    step = max(1, min(_VALUES_PER_BLOCK // math.prod(rules.shape), _PICTURES_PER_BLOCK))
     blocks = []
     for number, (folder, pictures) in enumerate(folders):
         for start in range(0, len(pictures), step):
             part = pictures[start : start + step]
-            blocks.append((number, start, [str(folder / name) for name, _ in part], [label for _, label in part]))
+            blocks.append((number, start, [os.fsencode(folder / name) for name, _ in part], [label for _, label in part]))
     frame = spark.createDataFrame(blocks, _COLUMNS).repartition(min(len(blocks), 4 * connect.parallelism(spark)))
     read = partial(read_blocks, rules=rules, keep_bad=keep_bad, images_apart=images_apart)
     return frame.mapInArrow(read, PARSED_COLUMNS)
@@ -74,13 +83,14 @@ def read_blocks(
     for batch in batches:
         for row in batch.to_pylist():
             report = BlockReport(row["file"], row["block"])
-            yield from chunk_batches(read_chunk(row["paths"], row["labels"], rules), report, keep_bad, images_apart)
+            chunk = read_chunk([os.fsdecode(path) for path in row["paths"]], row["labels"], rules)
+            yield from chunk_batches(chunk, report, keep_bad, images_apart)
             yield report_batch(report)
 
 
 def read_chunk(files: Sequence[str], labels: Sequence[int], rules: PictureRules) -> Chunk:
     """Read pictures. Invalid ones do not raise but are part of the result."""
-    images: list[npt.NDArray[np.uint8]] = []
+    images: list[npt.NDArray[Any]] = []
     lines: list[int] = []
     bad: list[BadLine] = []
     for number, file in enumerate(files):
@@ -110,8 +120,11 @@ class _WrongSize(ValueError):
     pass
 
 
-def _values(content: bytes, rules: PictureRules) -> npt.NDArray[np.uint8]:
+def _values(content: bytes, rules: PictureRules) -> npt.NDArray[Any]:
+    """Values [height, width, channels] from 0 to 255."""
     picture = image_file.decode(content)
+    if rules.as_digits:
+        return mnist_format.from_picture(picture)
     height, width, _ = rules.shape
     if picture.size != (width, height) and not rules.resize:
         size = f"is {picture.size[1]} x {picture.size[0]} where data.image_shape says {height} x {width}"

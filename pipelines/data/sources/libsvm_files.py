@@ -1,4 +1,4 @@
-"""libsvm text as a data set: one file, a train and a test file, or a folder with both."""
+"""libsvm text as a data set: one file, a train and a test file, or a folder with both. A folder of parts counts as a file."""
 
 import dataclasses
 import re
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines.config import DataConfig
 from pipelines.data.formats import text_file
+from pipelines.data.formats.file_kind import is_part_folder, part_names
 from pipelines.data.formats.libsvm import ENDINGS, is_libsvm
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.sources import text_pass
@@ -32,6 +33,8 @@ class LibsvmFiles:
     note: str = ""
     any_label: bool = False
     """Labels do not matter (`Rules.any_label`)."""
+    index_is_known: bool = False
+    """`data.zero_based` is that of a model (`Rules.index_is_known`)."""
 
     unit: ClassVar[str] = "line"
     row_form: ClassVar[str] = "a line 'label index:value index:value ...'"
@@ -50,19 +53,20 @@ class LibsvmFiles:
     @classmethod
     def find(cls, data: DataConfig, reporter: Reporter) -> "LibsvmFiles":
         path = paths.to_python(data.dataset)
-        if path.is_dir():
+        if path.is_dir() and not is_part_folder(path):
             refuse_test_file(data)
             return cls(short_name(path.name), folder_files(data.dataset))
-        files: list[tuple[str, SourceSplit]] = [(data.dataset, "train")]
+        files: list[tuple[str, SourceSplit]] = [(uri, "train") for uri in text_uris(data.dataset)]
         if data.test_file:
-            if not paths.to_python(data.test_file).is_file():
+            test_path = paths.to_python(data.test_file)
+            if not test_path.is_file() and not is_part_folder(test_path):
                 raise NotThere(f"data.test_file={data.test_file}: no such file; name a libsvm file or leave it empty")
-            if path.samefile(paths.to_python(data.test_file)):
+            if path.samefile(test_path):
                 raise ConfigError(
                     f"data.test_file={data.test_file}: must not be the training file (data.dataset); name another one, or leave "
                     "it empty to draw test rows (ingest.test_fraction)"
                 )
-            files.append((data.test_file, "test"))
+            files += [(uri, "test") for uri in text_uris(data.test_file)]
         return cls(short_name(path.name), tuple(files))
 
     def class_names(self, data: DataConfig) -> tuple[str, ...]:
@@ -90,18 +94,21 @@ class LibsvmFiles:
 
     def parsed(self, spark: "SparkSession", data: DataConfig, *, keep_bad_rows: bool, images_apart: bool) -> "DataFrame":
         uris = [uri for uri, _ in self.files]
-        rules = dataclasses.replace(Rules.from_config(data), any_label=self.any_label)
+        rules = dataclasses.replace(Rules.from_config(data), any_label=self.any_label, index_is_known=self.index_is_known)
         return text_pass.parsed(spark, uris, rules, keep_bad_rows, images_apart)
 
 
 def folder_files(location: str) -> tuple[tuple[str, SourceSplit], ...]:
-    """The train and the test file in a folder.
+    """The train and the test file in a folder; each may be a folder of parts.
 
     Raises:
         ConfigError: either is missing or ambiguous.
     """
-    names = [entry.name for entry in listing.entries(paths.to_python(location)) if is_libsvm(Path(entry.name))]
-    files: list[tuple[str, SourceSplit]] = []
+    entries = listing.entries(paths.to_python(location))
+    names = [
+        entry.name for entry in entries if (is_libsvm(Path(entry.name)) if entry.is_file() else is_part_folder(Path(entry.path)))
+    ]
+    found: list[tuple[str, SourceSplit]] = []
     splits: tuple[SourceSplit, ...] = ("train", "test")
     for split in splits:
         named = [name for name in names if _names_split(name, split)]
@@ -112,12 +119,23 @@ def folder_files(location: str) -> tuple[tuple[str, SourceSplit], ...]:
                 f"(or those with .bz2 or .gz); there must be one, as a word that begins with '{split}', or name the files with "
                 "data.dataset and data.test_file"
             )
-        files.append((f"{location.rstrip('/')}/{named[0]}", split))
-    if files[0][0] == files[1][0]:
+        found.append((f"{location.rstrip('/')}/{named[0]}", split))
+    if found[0][0] == found[1][0]:
         raise ConfigError(
-            f"{files[0][0]}: has both 'train' and 'test' in its name; name the files with data.dataset and data.test_file"
+            f"{found[0][0]}: has both 'train' and 'test' in its name; name the files with data.dataset and data.test_file"
         )
-    return tuple(files)
+    return tuple((uri, split) for one, split in found for uri in text_uris(one))
+
+
+def text_uris(location: str) -> list[str]:
+    """The file, or the parts of the folder that Spark wrote in its place.
+
+    Raises:
+        OSError: the folder cannot be read.
+        DataError: Spark has not finished the folder, or there is nothing in it.
+    """
+    path = paths.to_python(location)
+    return [f"{location.rstrip('/')}/{name}" for name in part_names(path)] if path.is_dir() else [location]
 
 
 def _names_split(name: str, split: SourceSplit) -> bool:

@@ -1,6 +1,5 @@
 """Libsvm text in files that Spark's reader skips or cannot open because of their names, read with Python in Spark's workers."""
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,26 +11,12 @@ from pipelines.data.formats import libsvm, text_file
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.sources.parsed_rows import PARSED_COLUMNS, BlockReport, chunk_batches, report_batch
 from pipelines.system import connect
-from pipelines.system.listing import is_hidden
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-# A path need not be UTF-8.
-_COLUMNS = "path binary, file int, start bigint, stop bigint"
+_COLUMNS = "path string, file int, start bigint, stop bigint"
 _BLOCK_BYTES = 32 * 2**20
-
-
-def spark_reads(path: Path) -> bool:
-    """Whether Spark opens a file of this path: not with a hidden name, and Hadoop takes the part before a colon for a scheme."""
-    name = path.name
-    if is_hidden(name) or name.endswith("._COPYING_") or ":" in name:
-        return False
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def parsed(
@@ -43,7 +28,7 @@ def parsed(
         # The members of a compressed file have no boundaries that a reader could find.
         size = path.stat().st_size if path.suffix not in (".gz", ".bz2") else 1
         blocks += [
-            (os.fsencode(path), number, start, start + _BLOCK_BYTES if start + _BLOCK_BYTES < size else -1)
+            (str(path), number, start, start + _BLOCK_BYTES if start + _BLOCK_BYTES < size else -1)
             for start in range(0, max(size, 1), _BLOCK_BYTES)
         ]
     frame = spark.createDataFrame(blocks, _COLUMNS).repartition(min(len(blocks), 4 * connect.parallelism(spark)))
@@ -58,6 +43,6 @@ def read_blocks(
     for batch in batches:
         for row in batch.to_pylist():
             report = BlockReport(row["file"], row["start"])
-            for text in text_file.pieces(Path(os.fsdecode(row["path"])), rules.num_values, row["start"], row["stop"]):
+            for text in text_file.pieces(Path(row["path"]), rules.num_values, row["start"], row["stop"]):
                 yield from chunk_batches(libsvm.parse(text, rules), report, keep_bad_lines, images_apart)
             yield report_batch(report)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipelines.config import DataConfig
+from pipelines.config.data import NAMED_DATASETS
 from pipelines.data.sources import downloads
 from pipelines.data.sources.image_folder import ImageFolder
 from pipelines.data.sources.libsvm_files import LibsvmFiles, folder_files
@@ -115,5 +116,11 @@ def _substitute_files(reporter: Reporter) -> tuple[tuple[str, SourceSplit], ...]
     return folder_files(_SUBSTITUTE_FOLDER)
 
 
-_NAMED: dict[str, Callable[[Reporter], Source]] = {"mnist": _mnist, "mnist-5k": _mnist_5k, "fashion-mnist": _fashion_mnist}
-NAMES = tuple(_NAMED)
+_NAMED: dict[str, Callable[[Reporter], Source]] = dict(zip(NAMED_DATASETS, (_mnist, _mnist_5k, _fashion_mnist), strict=True))
+NAMES = NAMED_DATASETS
+
+
+def has_known_indices(source: Source) -> bool:
+    """Whether the files are those of a data set that is known by name, wherever they are."""
+    file_names = tuple(f"{name}-" for name in (downloads.MNIST.name, *NAMES))
+    return source.dataset in NAMES or all(Path(uri).name.startswith(file_names) for uri, _ in source.files)

@@ -1,6 +1,5 @@
 """Parsing of libsvm text in Spark's Python workers: Arrow batches of lines to Arrow batches of images."""
 
-import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -16,7 +15,7 @@ from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.formats.text_file import DENSE_BYTES, TEXT_BYTES
 from pipelines.data.sources import named_text
 from pipelines.data.sources.parsed_rows import PARSED_COLUMNS, BlockReport, chunk_batches, report_batch
-from pipelines.system import paths
+from pipelines.system import path_rules, paths
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -29,17 +28,17 @@ def parsed(spark: "SparkSession", uris: Sequence[str], rules: Rules, keep_bad_li
     ordinary, unusual = [], []
     for number, uri in enumerate(uris):
         path = paths.to_python(uri)
-        if named_text.spark_reads(path):
-            ordinary.append((number, uri))
-        else:
+        if path_rules.spark_file_fault(str(path)):
             unusual.append((number, path))
+        else:
+            ordinary.append((number, uri))
     frames = []
     if ordinary:
         parse = partial(parse_batches, rules=rules, keep_bad_lines=keep_bad_lines, images_apart=images_apart)
         frames.append(_lines(spark, ordinary).mapInArrow(parse, PARSED_COLUMNS))
     if unusual:
         frames.append(named_text.parsed(spark, unusual, rules, keep_bad_lines, images_apart))
-    return functools.reduce(lambda one, other: one.union(other), frames)
+    return _union(frames)
 
 
 def _lines(spark: "SparkSession", files: Sequence[tuple[int, str]]) -> "DataFrame":
@@ -53,7 +52,15 @@ def _lines(spark: "SparkSession", files: Sequence[tuple[int, str]]) -> "DataFram
         .selectExpr("value", f"{number} AS file", "_metadata.file_block_start AS block")
         for number, uri in files
     ]
-    return functools.reduce(lambda one, other: one.union(other), frames)
+    return _union(frames)
+
+
+def _union(frames: Sequence["DataFrame"]) -> "DataFrame":
+    # In halves: Spark's recursion would overflow its stack on a chain of hundreds of parts.
+    if len(frames) == 1:
+        return frames[0]
+    middle = len(frames) // 2
+    return _union(frames[:middle]).union(_union(frames[middle:]))
 
 
 def parse_batches(

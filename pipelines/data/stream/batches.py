@@ -5,6 +5,7 @@ through a shuffle buffer. Either way every epoch has the same number of batches 
 Batches contain source values (uint8 or float32); the network's first layer scales them.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from pipelines.data.stream.augment import Augmentation, augmented, epoch_keys
 from pipelines.data.stream.reader import FILES_AT_ONCE, Block, read_blocks
 from pipelines.data.stream.sharding import RowRange, file_parts
 from pipelines.data.table.schema import ImageSpec, Split, Table
+from pipelines.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +52,7 @@ class Shard:
 
 def load(shard: Shard) -> Block:
     """Decode a whole shard: images [rows, height, width, channels] and labels [rows] int32, in table order."""
-    image = shard.table.manifest.image
-    images = np.empty((len(shard.rows), *image.shape), dtype=image.dtype)
-    labels = np.empty(len(shard.rows), dtype=np.int32)
+    images, labels = _reserve(len(shard.rows), shard.table.manifest.image, "stream.memory_limit_mb", shard.stream.memory_limit_mb)
     filled = 0
     for block_images, block_labels in _read(shard):
         images[filled : filled + len(block_labels)] = block_images
@@ -80,6 +80,9 @@ class TrainingData:
         self._augmentation = augmentation
         self._epoch = 0
         self._cached = tuple(tf.constant(part) for part in load(shard)) if shard.fits_memory else None
+        if self._cached is None:
+            # What a generator of TensorFlow's raises is not shown as one line.
+            _ShuffleBuffer(shard.stream, batch_size, shard.table.manifest.image, np.random.default_rng())
 
     def begin(self, epoch: int) -> None:
         """Select the epoch, counted from 0, for iterators started from now on."""
@@ -172,7 +175,7 @@ def _shuffled_epoch(shard: Shard, steps: int, batch_size: int, seed: int, epoch:
     rng = np.random.default_rng((seed, epoch))
     order_seed = int(rng.integers(2**31))
     left = steps * batch_size
-    buffer = _ShuffleBuffer(_buffer_rows(shard.stream, batch_size), shard.table.manifest.image, rng)
+    buffer = _ShuffleBuffer(shard.stream, batch_size, shard.table.manifest.image, rng)
     half = buffer.capacity // 2 // batch_size * batch_size
     for block in _read(shard, order_seed):
         waiting: Block | None = block
@@ -191,10 +194,9 @@ def _shuffled_epoch(shard: Shard, steps: int, batch_size: int, seed: int, epoch:
 class _ShuffleBuffer:
     """Shuffle buffer of preallocated memory."""
 
-    def __init__(self, capacity: int, image: ImageSpec, rng: np.random.Generator) -> None:
-        self.capacity = capacity
-        self._images = np.empty((capacity, *image.shape), image.dtype)
-        self._labels = np.empty(capacity, np.int32)
+    def __init__(self, stream: StreamConfig, batch_size: int, image: ImageSpec, rng: np.random.Generator) -> None:
+        self.capacity = _buffer_rows(stream, batch_size)
+        self._images, self._labels = _reserve(self.capacity, image, "stream.shuffle_buffer_rows", stream.shuffle_buffer_rows)
         self._held = 0
         self._rng = rng
 
@@ -226,6 +228,15 @@ class _ShuffleBuffer:
 
 def _buffer_rows(stream: StreamConfig, batch_size: int) -> int:
     return max(stream.shuffle_buffer_rows, 2 * batch_size)
+
+
+def _reserve(rows: int, image: ImageSpec, setting: str, value: int) -> Block:
+    """Memory for images and labels; a DataError that names the setting if there is not enough."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if rows * image.num_bytes > total:
+        size = f"{rows:,} rows of {image.num_bytes:,} bytes are {rows * image.num_bytes / 1e9:,.1f} GB"
+        raise DataError(f"{setting}={value}: {size}, more than this machine has ({total / 1e9:,.1f} GB); lower it")
+    return np.empty((rows, *image.shape), image.dtype), np.empty(rows, np.int32)
 
 
 def _read(shard: Shard, order_seed: int | None = None) -> Iterator[Block]:

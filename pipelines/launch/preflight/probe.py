@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.system import writeback
+from pipelines.launch.preflight import packages
+from pipelines.system import surroundings, writeback
 from pipelines.system.writeback import Takes
 from pipelines.train import precision
 
@@ -50,6 +51,8 @@ class NodeReport:
     """The version line of `java -version`."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of keras, petastorm, pyarrow, numpy, mlflow, horovod and pyspark, from package metadata, without an import."""
+    missing_files: tuple[str, ...] = ()
+    """Files that needed packages lack, one per package, as `FILE (PACKAGE)`; probed only thoroughly."""
     tensorflow: str = ""
     tensorflow_error: str = ""
     """Why the import failed."""
@@ -80,6 +83,7 @@ def probe_node() -> NodeReport:
         host=socket.gethostname(),
         java=_java(),
         versions={name: _version(name) for name in (*VERSIONED, "horovod", "pyspark")},
+        missing_files=packages.missing_files(),
         tensorflow=str(probed.get("tensorflow", "")),
         tensorflow_error=str(probed.get("tensorflow_error", "")),
         horovod_tensorflow=str(probed.get("horovod_tensorflow", "")),
@@ -170,7 +174,7 @@ def _import_probe() -> dict[str, Any]:
             capture_output=True,
             text=True,
             timeout=240,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            env=surroundings.repaired({**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})[0],
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return {"tensorflow_error": f"could not be imported: {type(error).__name__}"}

@@ -7,14 +7,16 @@ from typing import Literal
 
 from pipelines.launch.preflight.probe import VERSIONED, NodeReport
 from pipelines.launch.preflight.tested import TESTED, conflict, javas, numbers
+from pipelines.models.memory import EVALUATION_BYTES
 from pipelines.system.secrets import first_line
 
 State = Literal["ok", "note", "fail"]
 
 SETUP = "run ./convoy setup"
 GIGABYTE = 1024**3
-MEMORY_PER_WORKER_GB = 1.5
-"""A process that trained a small ConvNet on MNIST from memory peaked at 0.8 GB (resident); the rest is estimated headroom."""
+MEMORY_PER_WORKER_GB = 1.25 + EVALUATION_BYTES / GIGABYTE
+"""A process that trained a small ConvNet on MNIST from memory peaked at 0.8 GB (resident). An evaluation takes up to
+EVALUATION_BYTES; the rest is estimated headroom."""
 MEMORY_BASE_GB = 1.5
 """Estimate for the driver: a JVM and a Python process."""
 
@@ -43,6 +45,7 @@ def check_node(found: NodeReport, workers: int = 1) -> list[CheckResult]:
         _tensorflow_row(found),
         *_horovod_rows(found),
         *_range_rows(found),
+        _packages_row(found.missing_files),
         _cores_row(found.cores, workers),
         _memory_row(found.memory, workers),
         _precision_row(found.bfloat16),
@@ -141,6 +144,13 @@ def _horovod_rows(found: NodeReport) -> list[CheckResult]:
         remedy = f"delete .venv and the wheels folder in CONVOY_CACHE (~/.cache/convoy), then {SETUP}"
         gloo = CheckResult("Horovod Gloo", "not built", "built", "fail", remedy)
     return [version, CheckResult("Horovod build", compiled, needed), gloo]
+
+
+def _packages_row(missing: Sequence[str]) -> CheckResult:
+    if not missing:
+        return CheckResult("packages", "complete", "complete")
+    more = f" and files of {len(missing) - 1} more" if len(missing) > 1 else ""
+    return CheckResult("packages", f"without {missing[0]}{more}", "complete", "fail", SETUP)
 
 
 def _cores_row(cores: int, workers: int) -> CheckResult:

@@ -18,6 +18,7 @@ def horovod_environment(placement: RankPlacement, launch: LaunchConfig) -> dict[
     address, _, port = placement.server.rpartition(":")
     cycle = {"HOROVOD_CYCLE_TIME": f"{launch.cycle_milliseconds:g}"} if launch.cycle_milliseconds else {}
     threads = slots.threads_per_worker(launch.threads_per_worker, slots.own_cores(), slot.local_size)
+    horovod_limit = str(launch.stall_shutdown_seconds + _HOROVOD_EXTRA_SECONDS)
     return {
         "HOROVOD_RANK": str(slot.rank),
         "HOROVOD_SIZE": str(slot.size),
@@ -31,9 +32,10 @@ def horovod_environment(placement: RankPlacement, launch: LaunchConfig) -> dict[
         "HOROVOD_GLOO_RENDEZVOUS_ADDR": address,
         "HOROVOD_GLOO_RENDEZVOUS_PORT": port,
         "HOROVOD_GLOO_IFACE": placement.interface,
-        "HOROVOD_GLOO_TIMEOUT_SECONDS": str(launch.start_timeout_seconds),
+        # Gloo's limit holds for every operation, not only while the ranks connect.
+        "HOROVOD_GLOO_TIMEOUT_SECONDS": horovod_limit,
         "HOROVOD_STALL_CHECK_TIME_SECONDS": str(launch.stall_warning_seconds),
-        "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(launch.stall_shutdown_seconds + _HOROVOD_EXTRA_SECONDS),
+        "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": horovod_limit,
         "OMP_NUM_THREADS": str(threads),
         "PYTHONUNBUFFERED": "1",
         **cycle,

@@ -4,33 +4,34 @@
 
 Serves the supervisors on the driver's machine, and imports while Spark starts and the table is checked. Each supervisor connects,
 sends a request for its rank, and receives the rank's process id and, when the rank has ended, its exit code. A rank dies with its
-supervisor, as if the supervisor had started it, and with this server.
+supervisor, as if the supervisor had started it, and with this server. Otherwise it is as a new process would be: environment,
+working directory, umask, limits, signals, module path and random numbers are not the server's. Where that is impossible, and
+where forking fails, the server refuses the request with the reason.
 
 For a single training, the modules of training are imported first, and those for saving the model only while no rank is waiting,
 as during an ingest. For anything else, such as functions of a user, everything is imported first.
 
 Forking is safe only with a single thread; `serve` checks that the imports have started no others. A server that cannot serve
-exits, and supervisors then start their ranks themselves.
+exits. Supervisors whose request is not met start their ranks themselves.
 """
 
 import array
-import dataclasses
 import gc
 import importlib
-import json
 import os
 import selectors
 import signal
 import socket
 import sys
 import tempfile
+import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn, cast
 
 from pipelines.launch.workers import rank
-from pipelines.launch.workers.rank import RankDetails
+from pipelines.launch.workers.fork_request import LONGEST_REPLY, REFUSED, ForkRequest
 from pipelines.system import local_socket
 from pipelines.system.tensorflow_env import import_for_training
 
@@ -43,24 +44,25 @@ _LATE_IMPORTS = ("mlflow", "mlflow.models", "mlflow.tensorflow")
 _IDLE_SECONDS = 3.0
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LARGEST_REQUEST = 2**18
-# A request comes with three file descriptors: the rank's standard input, its log, and the pipe for its outcome.
-_NUM_FDS = 3
+# A request comes with file descriptors: the rank's working directory, its standard input, its log, and the pipe for its outcome.
+_NUM_FDS = 4
+# Without free file descriptors a connection cannot be accepted, and waits.
+_ACCEPT_AGAIN_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class ForkRequest:
-    """A supervisor's request for a rank, with all of its environment variables."""
+class _Start:
+    """What this process was started with, and what a new process would not inherit from it."""
 
-    details: RankDetails
-    environment: dict[str, str]
-
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self))
+    environment: Mapping[str, str]
+    """Before imports have changed it."""
+    path: tuple[str, ...]
+    """`sys.path` without what PYTHONPATH has added."""
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> "ForkRequest":
-        raw = json.loads(text)
-        return cls(RankDetails(**raw["details"]), raw["environment"])
+    def of_this_process(cls) -> "_Start":
+        given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        return cls(dict(os.environ), tuple(path for path in sys.path if path not in given))
 
 
 @dataclass
@@ -82,6 +84,7 @@ def serve(listener: socket.socket, idle_imports: Sequence[str] = ()) -> None:
     Raises:
         RuntimeError: an import has started threads.
     """
+    start = _Start.of_this_process()
     _prepare_to_fork()
     pending_imports = list(idle_imports)
     with selectors.DefaultSelector() as selector:
@@ -95,13 +98,9 @@ def serve(listener: socket.socket, idle_imports: Sequence[str] = ()) -> None:
                 _prepare_to_fork()
             for key, _ in events:
                 if key.fileobj is listener:
-                    connection, _ = listener.accept()
-                    if local_socket.is_ours(connection):
-                        selector.register(connection, selectors.EVENT_READ, _Child(connection))
-                    else:
-                        connection.close()
+                    _accept(selector, listener)
                 elif key.fileobj is key.data.connection:
-                    _handle_request(selector, key.data)
+                    _handle_request(selector, key.data, start)
                 else:
                     _reap(selector, key.data)
 
@@ -113,7 +112,19 @@ def _prepare_to_fork() -> None:
     gc.freeze()
 
 
-def _handle_request(selector: selectors.BaseSelector, child: _Child) -> None:
+def _accept(selector: selectors.BaseSelector, listener: socket.socket) -> None:
+    try:
+        connection, _ = listener.accept()
+    except OSError:
+        time.sleep(_ACCEPT_AGAIN_SECONDS)
+        return
+    if local_socket.is_ours(connection):
+        selector.register(connection, selectors.EVENT_READ, _Child(connection))
+    else:
+        connection.close()
+
+
+def _handle_request(selector: selectors.BaseSelector, child: _Child, start: _Start) -> None:
     """Handle a request, or the end of a supervisor's connection."""
     if child.connection.fileno() == -1:
         # Its rank has ended in the same round, and has been reaped.
@@ -127,16 +138,41 @@ def _handle_request(selector: selectors.BaseSelector, child: _Child) -> None:
         child.connection.close()
         if child.pid:
             signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
-        return
-    server = os.getpid()
-    child.pid = os.fork()
-    if child.pid == 0:
-        _become_rank(selector, server, ForkRequest.from_json(request), fds)
-    child.pidfd = os.pidfd_open(child.pid)
-    selector.register(child.pidfd, selectors.EVENT_READ, child)
+    else:
+        try:
+            _fork(selector, child, request, fds, start)
+            _reply(child, str(child.pid))
+        except (OSError, ValueError) as error:
+            _reply(child, f"{REFUSED}{error}"[:LONGEST_REPLY])
     for fd in fds:
         os.close(fd)
-    _reply(child, child.pid)
+
+
+def _fork(selector: selectors.BaseSelector, child: _Child, request: bytes, fds: list[int], start: _Start) -> None:
+    """Fork a rank as requested.
+
+    Raises:
+        OSError: it cannot be forked.
+        ValueError: it would not be as a new process.
+    """
+    if len(fds) < _NUM_FDS:
+        raise ValueError("the fork server has no file descriptors left")
+    wanted = ForkRequest.from_json(request)
+    obstacle = wanted.obstacle(start.environment)
+    if obstacle:
+        raise ValueError(obstacle)
+    server = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        _become_rank(selector, server, wanted, fds, start)
+    try:
+        child.pidfd = os.pidfd_open(pid)
+        selector.register(child.pidfd, selectors.EVENT_READ, child)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    child.pid = pid
 
 
 def _reap(selector: selectors.BaseSelector, child: _Child) -> None:
@@ -146,7 +182,7 @@ def _reap(selector: selectors.BaseSelector, child: _Child) -> None:
     os.close(child.pidfd)
     if child.connection.fileno() != -1:
         selector.unregister(child.connection)
-        _reply(child, os.waitstatus_to_exitcode(status))
+        _reply(child, str(os.waitstatus_to_exitcode(status)))
         child.connection.close()
 
 
@@ -159,37 +195,50 @@ def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
     return data, list(fds)
 
 
-def _reply(child: _Child, number: int) -> None:
+def _reply(child: _Child, text: str) -> None:
     try:
-        child.connection.send(str(number).encode())
+        child.connection.send(text.encode())
     except OSError:
         # The supervisor has exited; the selector reports it next.
         return
 
 
-def _become_rank(selector: selectors.BaseSelector, server: int, request: ForkRequest, fds: list[int]) -> NoReturn:
-    """In the forked process: set up everything as in a new process with the request's environment, and run the rank."""
+def _become_rank(selector: selectors.BaseSelector, server: int, request: ForkRequest, fds: list[int], start: _Start) -> NoReturn:
+    """In the forked process: set up everything as in a new process of the supervisor, and run the rank."""
     code = 1
     try:
-        standard_input, log, outcome = fds
+        directory, standard_input, log, outcome = fds
         for key in list(selector.get_map().values()):
             os.close(key.fd)
         selector.close()
         for source, target in ((standard_input, 0), (log, 1), (log, 2)):
             os.dup2(source, target)
-        os.close(standard_input)
-        os.close(log)
-        os.environ.clear()
-        os.environ.update(request.environment)
-        tempfile.tempdir = None
-        sys.path += [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
-        for signum in _IGNORED:
-            signal.signal(signum, signal.SIG_DFL)
+        os.fchdir(directory)
+        for fd in (directory, standard_input, log):
+            os.close(fd)
+        _forget_server(request, start)
+        request.state.take_over()
+        sys.argv = [str(rank.__file__), str(server), str(outcome), request.details.to_json()]
         code = rank.main(server, outcome, request.details)
     except Exception:
         traceback.print_exc()
     finally:
         rank.exit_immediately(code)
+
+
+def _forget_server(request: ForkRequest, start: _Start) -> None:
+    """Replace what Python itself has taken from the server's environment, directory and past."""
+    os.environ.clear()
+    os.environ.update(request.environment)
+    time.tzset()
+    tempfile.tempdir = None
+    added = [path for path in request.environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path[:] = dict.fromkeys([*added, *start.path])
+    importlib.invalidate_caches()
+    # Python seeds its own generator anew in each fork.
+    numpy = sys.modules.get("numpy.random")
+    if numpy is not None:
+        numpy.seed()
 
 
 def main(parent: int, listening_fd: int, purpose: Purpose) -> None:

@@ -10,6 +10,7 @@ import faulthandler
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -30,6 +31,7 @@ from pipelines.track.rundir import logs
 RESULT, FAILURE = b"R", b"F"
 """First byte of a rank's outcome."""
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,15 +124,28 @@ def main(parent: int, outcome_fd: int, details: RankDetails) -> int:
 def _handle_stop_signals() -> None:
     """On a termination signal, stop the training after its current step, and exit within the grace period in any case."""
 
-    def stop(signum: int, _frame: FrameType | None) -> None:
+    def stop(signum: int, _frame: FrameType | None = None) -> None:
         if not progress.stop_requested():
             progress.request_stop()
             timer = threading.Timer(GRACE_SECONDS, os._exit, (128 + signum,))
             timer.daemon = True
             timer.start()
 
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for signum in _STOP_SIGNALS:
         signal.signal(signum, stop)
+    # Python calls handlers in the main thread, which may be inside TensorFlow for minutes. It writes to this socket at once.
+    received, raised = socket.socketpair()
+    raised.setblocking(False)
+    signal.set_wakeup_fd(raised.fileno(), warn_on_full_buffer=False)
+
+    def listen() -> None:
+        # Keeps the sockets open.
+        while raised.fileno() >= 0:
+            (signum,) = received.recv(1)
+            if signum in _STOP_SIGNALS:
+                stop(signum)
+
+    threading.Thread(target=listen, name="signals", daemon=True).start()
 
 
 def exit_immediately(code: int) -> NoReturn:

@@ -14,15 +14,16 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import BinaryIO, Protocol
 
 from pipelines.launch import session
-from pipelines.launch.workers.forkserver import ForkRequest, Purpose
+from pipelines.launch.workers.fork_request import LONGEST_REPLY, REFUSED, ForkRequest
+from pipelines.launch.workers.forkserver import Purpose
+from pipelines.launch.workers.process_state import ProcessState
 from pipelines.launch.workers.rank import RankDetails
-from pipelines.system import local_socket
+from pipelines.system import local_socket, surroundings
 from pipelines.system.secrets import without_secrets
 from pipelines.system.tensorflow_env import tensorflow_environment
 
 # The server may still be importing TensorFlow, which a new process would have to do, too.
 _REPLY_SECONDS = 120
-_LONGEST_REPLY = 32
 _SERVER_ENVIRONMENT = {
     # OpenBLAS and pyarrow's allocator would start threads, which a fork loses. Ranks compute in TensorFlow's threads.
     "OMP_NUM_THREADS": "1",
@@ -30,6 +31,16 @@ _SERVER_ENVIRONMENT = {
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
     "PYTHONUNBUFFERED": "1",
 }
+# Runs a module as `-m` does, which would also look for modules in the working directory, a user's, and there first.
+_MODULE = (
+    sys.executable,
+    "-c",
+    "import sys; sys.path[:] = filter(None, sys.path); import runpy; del sys.argv[0]; "
+    "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)",
+)
+# As Spark sets it for its Python workers, so that all ranks iterate over sets of texts in the same order.
+DEFAULT_VARIABLES = {"PYTHONHASHSEED": "0"}
+"""Environment variables of all ranks, unless they are set."""
 
 
 class RankProcess(Protocol):
@@ -62,9 +73,12 @@ def fork_server(purpose: Purpose) -> Iterator[str]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(local_socket.address(address))
         listener.listen()
+        variables, _ = surroundings.repaired(
+            DEFAULT_VARIABLES | without_secrets(os.environ) | _SERVER_ENVIRONMENT | tensorflow_environment(os.environ)
+        )
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.launch.workers.forkserver", str(os.getpid()), str(listener.fileno()), purpose],
-            env=without_secrets(os.environ) | _SERVER_ENVIRONMENT | tensorflow_environment(os.environ),
+            [*_MODULE, "pipelines.launch.workers.forkserver", str(os.getpid()), str(listener.fileno()), purpose],
+            env=variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -133,18 +147,23 @@ def start(
         standard_input: file descriptor to read the pickled function from.
         log: receives the process's output.
         outcome: file descriptor that receives the outcome.
-        server: address of a fork server; empty for none. If it does not reply, a new process is started.
+        server: address of a fork server; empty for none. If it refuses or does not reply, the log says so, and a new process is
+            started.
 
     Raises:
         OSError: the process cannot be started.
     """
     if server:
-        with contextlib.suppress(OSError, ValueError):
-            return _ForkedProcess(server, ForkRequest(details, dict(environment)), [standard_input, log.fileno(), outcome])
+        try:
+            request = ForkRequest(details, dict(environment), ProcessState.of_this_thread(), sys.prefix)
+            return _ForkedProcess(server, request, [standard_input, log.fileno(), outcome])
+        except (OSError, ValueError) as error:
+            with contextlib.suppress(OSError):
+                log.write(f"rank {details.rank} is started as a new process, not forked: {error}\n".encode())
+                log.flush()
     return subprocess.Popen(
         [
-            sys.executable,
-            "-m",
+            *_MODULE,
             "pipelines.launch.workers.rank",
             str(os.getpid()),
             str(outcome),
@@ -165,11 +184,14 @@ class _ForkedProcess:
         self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._connection.settimeout(_REPLY_SECONDS)
-            self._connection.connect(local_socket.address(server))
-            if not local_socket.is_ours(self._connection):
-                raise ConnectionError("the fork server belongs to another user")
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
-            self._connection.sendmsg([request.to_json().encode()], [rights])
+            local_socket.connect(self._connection, server)
+            # By descriptor, because it may have been moved or removed.
+            directory = os.open(".", os.O_PATH)
+            try:
+                rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [directory, *fds]))
+                self._connection.sendmsg([request.to_json().encode()], [rights])
+            finally:
+                os.close(directory)
             self._pid = self._receive()
             self._pidfd = os.pidfd_open(self._pid)
         except BaseException:
@@ -205,7 +227,10 @@ class _ForkedProcess:
 
     def _receive(self) -> int:
         """The next reply: first the process id, then the exit code."""
-        message = self._connection.recv(_LONGEST_REPLY)
+        message = self._connection.recv(LONGEST_REPLY)
         if not message:
             raise ConnectionError("the fork server has exited")
-        return int(message)
+        text = message.decode()
+        if text.startswith(REFUSED):
+            raise ConnectionError(text.removeprefix(REFUSED))
+        return int(text)

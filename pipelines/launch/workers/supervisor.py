@@ -5,6 +5,7 @@ would leak into the next task. It also keeps the rank's output separate, and can
 """
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -39,12 +40,14 @@ from pipelines.launch.workers import commands, scratch, spawn
 from pipelines.launch.workers.environment import gpu_environment, horovod_environment
 from pipelines.launch.workers.rank import FAILURE, RESULT, RankDetails
 from pipelines.launch.workers.spawn import RankProcess
-from pipelines.system import atomic, paths, writeback
+from pipelines.system import atomic, paths, surroundings, writeback
 from pipelines.system.secrets import without_secrets
 from pipelines.track.rundir.layout import LOG_FOLDER, SPOOL_FOLDER
 
 _POLL_SECONDS = 0.2
 _CAUSE_FIRST_SECONDS = 3.0
+# The system lacks what a process needs, not the file.
+_EXHAUSTED = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +124,7 @@ def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[st
     work_dir = Path(assignment.work_dir)
     log_file = log_path(work_dir, rank)
     try:
-        scratch_variables = {"TMPDIR": str(scratch.make(work_dir, rank))}
+        scratch_variables = {"TMPDIR": str(scratch.make(work_dir, rank, attempt_dir.name))}
         # The driver must be able to read it, who may be another user.
         opener = atomic.owner_only if work_dir.stat().st_uid == os.geteuid() else None
         with writeback.staged(work_dir) as stage, open(stage.file(log_file), "ab", opener=opener) as log:
@@ -137,11 +140,12 @@ def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[st
             )
             code, outcome = _run_process(assignment, details, log, environment | scratch_variables)
     except OSError as error:
-        file = error.filename or log_file
-        unwritable = ConvoyError(f"{file}: cannot be written ({error.strerror}); launch.runs_uri must be writable on all nodes")
-        raise RankFailed(embed(failure_from_exception(unwritable, "", rank=rank, host=host, log_path=""))) from error
+        failure = failure_from_exception(_start_error(error, rank, host, log_file), "", rank=rank, host=host, log_path="")
+        with contextlib.suppress(OSError):
+            write_failure(attempt_dir, failure)
+        raise RankFailed(embed(failure)) from error
     finally:
-        scratch.remove(work_dir, rank)
+        scratch.remove(work_dir, rank, attempt_dir.name)
     if code == 0:
         return outcome.removeprefix(RESULT)
     if outcome.startswith(FAILURE):
@@ -157,6 +161,14 @@ def _run_rank(assignment: Assignment, rank: int, host: str, environment: dict[st
     raise RankFailed(embed(failure))
 
 
+def _start_error(error: OSError, rank: int, host: str, log_file: Path) -> ConvoyError:
+    if error.errno in _EXHAUSTED:
+        remedy = "raise the limits of processes and open files (ulimit -u, ulimit -n, or those of the container), or free memory"
+        return ConvoyError(f"rank {rank} on {host}: its process could not be started ({error.strerror}); {remedy}")
+    file = error.filename or log_file
+    return ConvoyError(f"{file}: cannot be written ({error.strerror}); launch.runs_uri must be writable on all nodes")
+
+
 def _run_process(assignment: Assignment, details: RankDetails, log: BinaryIO, environment: dict[str, str]) -> tuple[int, bytes]:
     """Run the rank's process without any credentials. Returns its exit code, as in `subprocess`, and the outcome it sent."""
     reader, writer = os.pipe()
@@ -164,8 +176,9 @@ def _run_process(assignment: Assignment, details: RankDetails, log: BinaryIO, en
     with os.fdopen(reader, "rb") as outcome, os.fdopen(payload_writer, "wb") as payload:
         try:
             # The rank also needs the paths that `--py-files` and a cluster's libraries have added to this worker's path.
-            path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-            variables = without_secrets(os.environ) | path | dict(assignment.path_variables) | environment
+            path = {"PYTHONPATH": os.pathsep.join(folder or os.getcwd() for folder in sys.path)}
+            variables = spawn.DEFAULT_VARIABLES | without_secrets(os.environ) | path
+            variables, _ = surroundings.repaired(variables | dict(assignment.path_variables) | environment)
             # A fork must not use CUDA that its parent process has initialized.
             server = "" if "CUDA_VISIBLE_DEVICES" in environment else assignment.fork_server
             process = spawn.start(details, variables, standard_input=payload_reader, log=log, outcome=writer, server=server)

@@ -1,5 +1,6 @@
 """Read libsvm text for scoring: parsed and validated as by ingest, in the order of the text."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -10,28 +11,34 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from pipelines.config import Config
-from pipelines.data.formats.libsvm import is_libsvm
+from pipelines.data.formats.file_kind import files_by_kind
 from pipelines.data.ingest import build, quarantine
 from pipelines.data.sources.libsvm_files import LibsvmFiles
 from pipelines.data.sources.parsed_rows import IS_IMAGES
 from pipelines.data.sources.resolve import NAMES, resolve_source
 from pipelines.data.sources.source import Source
-from pipelines.score.batch.scoring import ScoringInput
+from pipelines.score.batch.scoring import ScoringInput, label_dtype
 from pipelines.system import paths
 from pipelines.system.reporter import Reporter
 
 KEPT_COLUMNS = ("file", "line", "label")
-_ROW_COLUMNS = "file string, line bigint, label int, content binary, __origin string, __row bigint"
+_ROW_COLUMNS = "file string, line bigint, label {label}, content binary, __origin string, __row bigint"
 
 
 @contextmanager
-def read_libsvm(spark: SparkSession, config: Config, reporter: Reporter, folder: Path) -> Iterator[tuple[ScoringInput, int]]:
+def read_libsvm(
+    spark: SparkSession, config: Config, reporter: Reporter, folder: Path, *, index_is_known: bool = False
+) -> Iterator[tuple[ScoringInput, int]]:
     """The rows of `data.dataset` with file, line (from 1) and label value, and the number of lines quarantined in `folder`.
+
+    A label that the model does not know is null: rows to predict need not be labelled.
 
     Raises:
         DataError: a line is malformed, or too many are (`ingest.on_bad_rows`); begins `FILE:LINE: reason`.
     """
-    source = resolve_files(config, reporter)
+    source: Source = resolve_files(config, reporter)
+    if isinstance(source, LibsvmFiles):
+        source = dataclasses.replace(source, any_label=True, index_is_known=index_is_known)
     with build.parsed_source(spark, config, source, images_apart=True) as text:
         for warning in text.rejected.warnings:
             reporter.warn(warning)
@@ -43,7 +50,8 @@ def read_libsvm(spark: SparkSession, config: Config, reporter: Reporter, folder:
             first_lines=quarantine.first_lines(text.reports),
             labels=config.data.label_values,
         )
-        frame = text.frame.where(IS_IMAGES).mapInArrow(rows, _ROW_COLUMNS)
+        label_type = "bigint" if label_dtype(config.data.label_values) == np.int64 else "int"
+        frame = text.frame.where(IS_IMAGES).mapInArrow(rows, _ROW_COLUMNS.format(label=label_type))
         yield ScoringInput(frame, "content", KEPT_COLUMNS, "__origin", "__row"), text.rejected.rows
 
 
@@ -56,7 +64,7 @@ def image_rows(
         batches: `pipelines.data.sources.parsed_rows.PARSED_COLUMNS`, one image per row.
         uris: URIs of the source's files, by file number.
         first_lines: (file, block) -> zero-based number of the block's first line in its file.
-        labels: label values by class index.
+        labels: label values by class index. Class index -1 becomes null.
 
     Yields:
         `_ROW_COLUMNS`: file, line (from 1), label value, image, and the columns that identify the row.
@@ -70,7 +78,7 @@ def image_rows(
         columns = {
             "file": uri,
             "line": pa.array(offsets + lines + 1),
-            "label": pa.array(np.asarray(labels, np.int32)[classes]),
+            "label": pa.array(np.asarray(labels, label_dtype(labels))[classes], mask=classes < 0),
             "content": batch.column("content"),
             "__origin": uri,
             "__row": pa.array(lines),
@@ -91,5 +99,5 @@ def resolve_files(config: Config, reporter: Reporter) -> Source:
     path = paths.to_python(location)
     if path.is_file():
         return LibsvmFiles(path.name, ((location, "test"),))
-    names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file() and is_libsvm(file))
+    names = [str(file.relative_to(path)) for file in files_by_kind(path)["libsvm"]]
     return LibsvmFiles(path.name, tuple((f"{location.rstrip('/')}/{name}", "test") for name in names))

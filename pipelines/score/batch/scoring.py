@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyspark import TaskContext
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pipelines.errors import ConfigError
@@ -108,15 +109,23 @@ def score(rows: ScoringInput, target: ImageFormat, model: PackedModel, tallies: 
     Raises:
         ConfigError: the input already has one of the added columns.
     """
-    conflicts = sorted(set(rows.kept) & set(ADDED_COLUMNS))
+    # Spark does not tell upper from lower case.
+    conflicts = sorted(name for name in rows.kept if name.lower() in ADDED_COLUMNS)
     if conflicts:
         raise ConfigError(f"the input already has a column '{conflicts[0]}', which scoring adds; rename or drop it first")
     columns = [*rows.kept, *(() if rows.image in rows.kept else (rows.image,)), rows.origin, rows.row]
-    frame = rows.frame.select(*[f"`{name}`" for name in columns])
+    # PySpark looks columns up by their names, and finds none with a dot or a backtick.
+    frame = rows.frame.select(*[F.col(quoted(name)).alias(f"c{position}") for position, name in enumerate(columns)])
     image = columns.index(rows.image)
-    work = partial(score_batches, kept=len(rows.kept), image=image, target=target, model=model, tallies=tallies)
-    schema = T.StructType([*frame.schema.fields[: len(rows.kept)], *added_fields(model.info)])
+    work = partial(score_batches, kept=rows.kept, image=image, target=target, model=model, tallies=tallies)
+    kept = [T.StructField(name, field.dataType) for name, field in zip(rows.kept, frame.schema.fields, strict=False)]
+    schema = T.StructType([*kept, *added_fields(model.info)])
     return frame.mapInArrow(work, schema)
+
+
+def quoted(name: str) -> str:
+    """A column's name for Spark, which would take a dot in it for a field of a struct."""
+    return f"`{name.replace('`', '``')}`"
 
 
 def added_fields(info: ModelInfo) -> list[T.StructField]:
@@ -124,11 +133,17 @@ def added_fields(info: ModelInfo) -> list[T.StructField]:
     probabilities = T.StructType([T.StructField(name, T.FloatType()) for name in probability_fields(info)])
     return [
         T.StructField(PREDICTION, T.StringType()),
-        T.StructField(LABEL, T.IntegerType()),
+        T.StructField(LABEL, T.LongType() if label_dtype(info.labels) == np.int64 else T.IntegerType()),
         T.StructField(PROBABILITIES, probabilities),
         T.StructField(MODEL_URI, T.StringType()),
         T.StructField(MODEL_VERSION, T.StringType()),
     ]
+
+
+def label_dtype(labels: Sequence[int]) -> type[np.int32] | type[np.int64]:
+    """The type of a column of label values: 32 bits, unless one does not fit."""
+    limits = np.iinfo(np.int32)
+    return np.int32 if all(limits.min <= label <= limits.max for label in labels) else np.int64
 
 
 def probability_fields(info: ModelInfo) -> list[str]:
@@ -141,7 +156,7 @@ def probability_fields(info: ModelInfo) -> list[str]:
 def score_batches(
     batches: Iterable[pa.RecordBatch],
     *,
-    kept: int,
+    kept: Sequence[str],
     image: int,
     target: ImageFormat,
     model: PackedModel,
@@ -151,7 +166,7 @@ def score_batches(
 
     Args:
         batches: begin with the columns to keep; the last two columns are file and row.
-        kept: number of columns to keep.
+        kept: names of the columns to keep.
         image: index of the image column.
         target: the images that the model expects.
         model: the model.
@@ -168,10 +183,10 @@ def score_batches(
         probabilities = classifier.probabilities(decoded.images)
         rejected = _rejected_rows(batch, decoded.errors)
         tally.add(Tally(len(decoded.indices), time.monotonic() - loaded, loaded - started, rejected))
-        columns = batch.columns[:kept]
+        columns = batch.columns[: len(kept)]
         if len(decoded.indices) < len(batch):
             columns = [column.take(pa.array(decoded.indices)) for column in columns]
-        names = [*batch.schema.names[:kept], *ADDED_COLUMNS]
+        names = [*kept, *ADDED_COLUMNS]
         yield pa.RecordBatch.from_arrays([*columns, *_added_columns(probabilities, model.info)], names)
     context = TaskContext.get()
     file = tallies / f"{context.partitionId()}-{context.taskAttemptId()}"
@@ -185,7 +200,7 @@ def _added_columns(probabilities: npt.NDArray[np.float32], info: ModelInfo) -> l
     by_class = [pa.array(np.ascontiguousarray(column)) for column in probabilities.T]
     return [
         names.dictionary_decode(),
-        pa.array(np.asarray(info.labels, np.int32)[best]),
+        pa.array(np.asarray(info.labels, label_dtype(info.labels))[best]),
         pa.StructArray.from_arrays(by_class, probability_fields(info)),
         pa.array([info.uri] * count, pa.string()),
         pa.array([info.version or None] * count, pa.string()),

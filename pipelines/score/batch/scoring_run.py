@@ -25,9 +25,9 @@ from pipelines.data.ingest.spark_jobs import arrow_batches, job_group
 from pipelines.data.table.schema import REJECTED_FOLDER
 from pipelines.errors import ConfigError, DataError
 from pipelines.score.arrow_images import ImageFormat
-from pipelines.score.batch import inputs, libsvm_input
+from pipelines.score.batch import image_column, inputs, libsvm_input
 from pipelines.score.batch.inputs import Kind
-from pipelines.score.batch.scoring import RejectedRow, Tally, score, total
+from pipelines.score.batch.scoring import RejectedRow, ScoringInput, Tally, score, total
 from pipelines.score.evaluate.dataset import with_model_settings
 from pipelines.score.model_info import ModelInfo
 from pipelines.score.spark_model import packed_models
@@ -51,11 +51,15 @@ class ScoringRequest:
     image_column: str
     digits: bool
     """Convert pictures to MNIST's format."""
+    resize: bool = True
+    """Resize pictures of another size."""
+    picture_note: str = ""
+    """What to say if the input holds pictures."""
     overwrite: bool
 
     @property
     def target(self) -> Path:
-        return paths.to_python(self.output)
+        return paths.to_python(self.output, "--output ")
 
 
 def check(request: ScoringRequest) -> Kind:
@@ -82,7 +86,13 @@ def run_scoring(spark: SparkSession, request: ScoringRequest, kind: Kind, report
     started = time.monotonic()
     config = dataclasses.replace(request.config, data=with_model_settings(request.config.data, request.info))
     location = config.data.dataset
-    target = ImageFormat(shape=request.info.image_shape, value_range=request.info.value_range, digits=request.digits)
+    target = ImageFormat(
+        shape=request.info.image_shape,
+        value_range=request.info.value_range,
+        digits=request.digits,
+        resize=request.resize,
+        is_range_known=request.info.describes_classes,
+    )
     with ExitStack() as stack:
         folder = stack.enter_context(_unfinished_output(request))
         (model,) = stack.enter_context(packed_models(spark, [request.info]))
@@ -91,18 +101,20 @@ def run_scoring(spark: SparkSession, request: ScoringRequest, kind: Kind, report
         stack.enter_context(arrow_batches(spark, values_per_row))
         stack.enter_context(job_group(spark, "Convoy scoring"))
         quarantined = 0
-        if kind == "libsvm":
-            rows, quarantined = stack.enter_context(libsvm_input.read_libsvm(spark, config, reporter, folder))
-        elif kind == "table":
-            rows = inputs.read_table(spark, location, request.info)
-        elif kind == "parquet":
-            rows = inputs.read_parquet(spark, location, request.image_column)
-        else:
-            rows = inputs.read_images(spark, location)
         tallies = folder / _TALLIES
         tallies.mkdir()
-        writing = time.monotonic()
         try:
+            if kind == "libsvm":
+                text = libsvm_input.read_libsvm(spark, config, reporter, folder, index_is_known=request.info.knows_indices)
+                rows, quarantined = stack.enter_context(text)
+            elif kind == "table":
+                rows = inputs.read_table(spark, location, request.info)
+            elif kind == "parquet":
+                rows = inputs.read_parquet(spark, location, request.image_column)
+            else:
+                rows = inputs.read_images(spark, location)
+            writing = time.monotonic()
+            target = _with_content(rows, kind, target, request, reporter)
             scored = score(rows, target, model, tallies)
             scored.write.mode("append").option("compression", "zstd").parquet(paths.to_spark(str(folder)))
         except (Py4JJavaError, PySparkException) as error:
@@ -132,6 +144,18 @@ def run_scoring(spark: SparkSession, request: ScoringRequest, kind: Kind, report
     }
 
 
+def _with_content(
+    rows: ScoringInput, kind: Kind, target: ImageFormat, request: ScoringRequest, reporter: Reporter
+) -> ImageFormat:
+    """The image format with what the column holds, which is reported."""
+    content = image_column.content(rows, kind, target)
+    if kind == "parquet":
+        reporter.say(image_column.describe(request.image_column, content))
+    if content == "encoded" and request.picture_note:
+        reporter.say(request.picture_note)
+    return dataclasses.replace(target, content=content)
+
+
 def _task_slots(spark: SparkSession) -> int:
     return max(1, connect.parallelism(spark))
 
@@ -139,14 +163,12 @@ def _task_slots(spark: SparkSession) -> int:
 @contextmanager
 def _unfinished_output(request: ScoringRequest) -> Iterator[Path]:
     """A hidden folder beside the output, removed on exit."""
-    try:
-        folder = atomic.unfinished_folder(request.target.parent, ".scoring-", request.target.name)
-    except OSError as error:
-        raise ConfigError(f"--output {request.output}: cannot be written ({error.strerror}); name another folder") from error
-    try:
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(atomic.unfinished(request.target.parent, ".scoring-", request.target.name))
+        except OSError as error:
+            raise ConfigError(f"--output {request.output}: cannot be written ({error.strerror}); name another folder") from error
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _publish(folder: Path, target: Path) -> None:

@@ -13,18 +13,20 @@ import numpy as np
 import numpy.typing as npt
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
-from pyspark.sql import SparkSession
+from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
 from pipelines.data.ingest import spark_jobs
 from pipelines.data.ingest.spark_jobs import arrow_batches, job_group
 from pipelines.data.table.schema import IMAGE_COLUMN, LABEL_COLUMN, Split, Table, TableManifest
 from pipelines.errors import DataError
+from pipelines.score.evaluate import own_rows
+from pipelines.score.evaluate.compatibility import check_compatible, class_order, reading_note
 from pipelines.score.evaluate.mcnemar import PairedCounts
-from pipelines.score.evaluate.partition_counts import OUT_COLUMNS, PartitionCounts, count_batches
+from pipelines.score.evaluate.own_rows import OwnRows, Recognized
+from pipelines.score.evaluate.partition_counts import OUT_COLUMNS, Contestant, PartitionCounts, count_batches
 from pipelines.score.model_info import ModelInfo
 from pipelines.score.spark_model import packed_models
-from pipelines.system import paths
 from pipelines.track.rundir.figure_data import Predictions
 
 # Limit on the probabilities that the driver keeps for figures, 80 MB. Loss, accuracy and counts cover all rows.
@@ -52,26 +54,70 @@ class Comparison:
     """Paired counts of the first two models."""
     predictions: Predictions
     """The first model's predictions, in table order."""
+    splits: tuple[Split, ...]
+    """The splits whose rows were counted."""
+    left_out: int
+    """Rows of these splits that were not counted, because a model was trained with them."""
+    notes: tuple[str, ...]
+    """Lines for the user about the rows."""
 
 
-def evaluate(spark: SparkSession, models: Sequence[ModelInfo], table: Table, splits: Sequence[Split]) -> Comparison:
-    """Evaluate models on some splits of a table.
+def evaluate(
+    spark: SparkSession,
+    models: Sequence[ModelInfo],
+    table: Table,
+    splits: Sequence[Split],
+    *,
+    keep_own_splits: bool = False,
+) -> Comparison:
+    """Evaluate models on some splits of a table, without the rows that any of them was trained with.
 
     Args:
         spark: reads the table.
         models: one or more.
         table: the table.
         splits: the rows to evaluate on. Rows are numbered through the splits in this order.
+        keep_own_splits: count the training rows, or the validation rows, of a model's own table if only these are asked for.
 
     Raises:
-        DataError: the table does not fit the models, is damaged, or has no rows in these splits.
+        DataError: the table does not fit the models, is damaged, or has no rows in these splits that can be counted.
     """
-    manifest, image = table.manifest, table.manifest.image
+    manifest = table.manifest
     for info in models:
         check_compatible(info, manifest, table.uri)
+    plans = [own_rows.plan(info, table, splits, keep=keep_own_splits) for info in models]
+    splits = own_rows.remaining_splits(plans, models, splits)
+    orders = [class_order(info, manifest, table.uri) for info in models]
+    contestants = [(info, order, own.compare) for info, order, own in zip(models, orders, plans, strict=True)]
+    output = _counted(spark, contestants, table, splits)
+    counts = [PartitionCounts(**json.loads(row.counts)) for row in output if row.counts is not None]
+    rows, expected = sum(partition.rows for partition in counts), sum(manifest.rows(split) for split in splits)
+    if rows != expected:
+        raise DataError(f"table {table.uri}: has {rows} rows, but its manifest says {expected}; ingest it again")
+    notes = tuple(filter(None, (reading_note(info, manifest, table.uri) for info in models)))
+    notes += _notes(models, plans, counts, rows)
+    results = tuple(_result(counts, index) for index in range(len(models)))
+    pairs = np.sum([partition.pairs for partition in counts], axis=0).tolist()
+    return Comparison(
+        results=results,
+        pairs=PairedCounts(both=pairs[0], only_first=pairs[1], only_second=pairs[2], neither=pairs[3])
+        if len(models) > 1
+        else None,
+        predictions=_predictions([row for row in output if row.counts is None], manifest),
+        splits=splits,
+        left_out=rows - results[0].rows,
+        notes=notes,
+    )
+
+
+def _counted(
+    spark: SparkSession, models: Sequence[tuple[ModelInfo, Sequence[int], bool]], table: Table, splits: Sequence[Split]
+) -> list[Row]:
+    """The rows of `OUT_COLUMNS` from all partitions. Each model comes with the other two fields of `Contestant`."""
+    image, rows = table.manifest.image, sum(table.manifest.rows(split) for split in splits)
     files, first_rows = _files(table, splits)
     frame = (
-        spark.read.parquet(*[paths.to_spark(f"{table.uri.rstrip('/')}/{file}") for file in files])
+        spark_jobs.read_parquet(spark, [f"{table.uri.rstrip('/')}/{file}" for file in files])
         # A table's files are named by the last two parts of their path.
         .select(
             F.col(IMAGE_COLUMN),
@@ -80,61 +126,43 @@ def evaluate(spark: SparkSession, models: Sequence[ModelInfo], table: Table, spl
             F.col("_metadata.row_index").alias("row"),
         )
     )
-    expected = sum(manifest.rows(split) for split in splits)
     # Each task's process loads the model, which costs as much time as many rows. If Spark reads fewer partitions, they stay.
-    partitions = max(1, expected // _MIN_ROWS_PER_TASK)
+    partitions = max(1, rows // _MIN_ROWS_PER_TASK)
     try:
         with (
-            packed_models(spark, models) as packed,
+            packed_models(spark, [info for info, _, _ in models]) as packed,
             arrow_batches(spark, image.num_values),
             job_group(spark, "Convoy evaluation"),
         ):
             work = partial(
                 count_batches,
-                models=packed,
+                models=[
+                    Contestant(model, order, leaves_out) for model, (_, order, leaves_out) in zip(packed, models, strict=True)
+                ],
                 image=image,
                 first_rows=first_rows,
-                kept_rows=_MAX_PROBABILITIES // manifest.num_classes,
+                kept_rows=_MAX_PROBABILITIES // table.manifest.num_classes,
             )
-            output = frame.coalesce(partitions).mapInArrow(work, OUT_COLUMNS).collect()
+            return list(frame.coalesce(partitions).mapInArrow(work, OUT_COLUMNS).collect())
     except (Py4JJavaError, PySparkException) as error:
         raise spark_jobs.as_data_error(error, f"table {table.uri}: could not be evaluated") from error
-    counts = [PartitionCounts(**json.loads(row.counts)) for row in output if row.counts is not None]
-    results = tuple(_result(counts, index) for index in range(len(models)))
-    if results[0].rows != expected:
-        raise DataError(f"table {table.uri}: has {results[0].rows} rows, but its manifest says {expected}; ingest it again")
-    pairs = np.sum([partition.pairs for partition in counts], axis=0).tolist()
-    return Comparison(
-        results=results,
-        pairs=PairedCounts(both=pairs[0], only_first=pairs[1], only_second=pairs[2], neither=pairs[3])
-        if len(models) > 1
-        else None,
-        predictions=_predictions([row for row in output if row.counts is None], manifest),
-    )
 
 
-def check_compatible(info: ModelInfo, manifest: TableManifest, uri: str, *, with_classes: bool = True) -> None:
-    """Raises DataError unless a table's images, and with `with_classes` its classes, are those of the model."""
-    compared: dict[str, tuple[Any, Any]] = {"image shape": (manifest.image.shape, info.image_shape)}
-    if info.describes_classes:
-        compared["value range"] = (manifest.image.value_range, info.value_range)
-    if with_classes:
-        compared["number of classes"] = (manifest.num_classes, info.num_classes)
-    if with_classes and info.describes_classes:
-        compared["labels"] = (manifest.labels, info.labels)
-    for property_name, (actual, expected) in compared.items():
-        if actual != expected:
-            raise DataError(
-                f"table {uri}: has {property_name} {_shortened(actual)}, but model {info.uri} was trained on "
-                f"{_shortened(expected)}; name data that fit this model"
-            )
+def _notes(
+    models: Sequence[ModelInfo], plans: Sequence[OwnRows], counts: Sequence[PartitionCounts], rows: int
+) -> tuple[str, ...]:
+    found = [own.note for own in plans]
+    for index, info in enumerate(models):
+        known, comparable = (sum(numbers) for numbers in zip(*(partition.own[index] for partition in counts), strict=True))
+        found.append(own_rows.describe(info, Recognized(known=known, comparable=comparable, rows=rows)))
+    return tuple(note for note in found if note)
 
 
 def _result(counts: Sequence[PartitionCounts], model_index: int) -> EvaluationResult:
-    if not counts:
-        raise DataError("there are no rows to evaluate; choose other splits or other data")
     confusion = np.sum([np.asarray(partition.confusions[model_index]) for partition in counts], axis=0)
     rows = int(confusion.sum())
+    if not rows:
+        raise DataError("there are no rows to evaluate, except those that a model was trained with; choose other data")
     loss = sum(partition.losses[model_index] for partition in counts)
     return EvaluationResult(loss=loss / rows, accuracy=float(np.trace(confusion)) / rows, rows=rows, confusion=confusion)
 
@@ -169,8 +197,3 @@ def _files(table: Table, splits: Sequence[Split]) -> tuple[list[str], dict[str, 
     if not files:
         raise DataError(f"table {table.uri}: has no rows in {' and '.join(splits)}; choose another --split")
     return files, first_rows
-
-
-def _shortened(value: Any) -> str:
-    text = str(list(value)) if isinstance(value, tuple) else str(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -15,8 +15,10 @@ from pipelines.score.evaluate.evaluation import Comparison, evaluate
 from pipelines.score.model_info import ModelInfo
 from pipelines.system import paths
 from pipelines.system.reporter import Reporter
+from pipelines.system.secrets import first_line
 from pipelines.track.figures import catalog
-from pipelines.track.mlflow.follower import PARENT_TAG, default_tracking_uri
+from pipelines.track.mlflow.follower import default_tracking_uri
+from pipelines.track.mlflow.parent import PARENT_TAG
 from pipelines.track.run_page import DESCRIPTION_TAG
 from pipelines.track.rundir import layout
 from pipelines.track.tracked_run import TrackedRun
@@ -42,7 +44,7 @@ def run_evaluation(spark: SparkSession, selection: Selection, info: ModelInfo, r
     """
     started = time.monotonic()
     config = selection.config
-    parent = find_parent(info, default_tracking_uri(config.tracking))
+    parent = find_parent(info, default_tracking_uri(config.tracking), reporter)
     name = config.tracking.run_name or f"evaluate-{selection.dataset}"
     run_dir = layout.make(paths.to_python(config.launch.runs_uri), name)
     with TrackedRun(_in_experiment_of(config.tracking, parent), name, run_dir, reporter=reporter) as run:
@@ -52,9 +54,11 @@ def run_evaluation(spark: SparkSession, selection: Selection, info: ModelInfo, r
         rows = sum(table.manifest.rows(split) for split in selection.splits)
         reporter.say(f"evaluate: {info.uri} on {rows:,} rows ({', '.join(selection.splits)}) of table {table.uri}")
         evaluation_started = time.monotonic()
-        comparison = evaluate(spark, [info], table, selection.splits)
+        comparison = evaluate(spark, [info], table, selection.splits, keep_own_splits=True)
         seconds = time.monotonic() - evaluation_started
-        _record(run, comparison, table, selection.splits)
+        for note in comparison.notes:
+            reporter.say(note)
+        _record(run, comparison, table)
     result = comparison.results[0]
     return {
         "run_id": run.run_id,
@@ -67,31 +71,37 @@ def run_evaluation(spark: SparkSession, selection: Selection, info: ModelInfo, r
         "note": table.manifest.note,
         "table": table.uri,
         "table_digest": table.manifest.digest,
-        "rows": {split: table.manifest.rows(split) for split in selection.splits},
+        "rows": {split: table.manifest.rows(split) for split in comparison.splits},
+        "left_out_rows": comparison.left_out,
+        "notes": list(comparison.notes),
         "test": {"loss": result.loss, "accuracy": result.accuracy, "rows": result.rows},
         "rows_per_second": round(result.rows / seconds),
         "seconds": {"evaluate": round(seconds, 2), "total": round(time.monotonic() - started, 2)},
     }
 
 
-def find_parent(info: ModelInfo, tracking_uri: str) -> "Run | None":
-    """The run that logged a model, or None if the tracking server no longer has it."""
+def find_parent(info: ModelInfo, tracking_uri: str, reporter: Reporter) -> "Run | None":
+    """The run that logged a model, or None if the tracking server no longer has it, or does not say, which is reported."""
     if not info.run_id:
         return None
     try:
         run = mlflow_client.connect(tracking_uri).get_run(info.run_id)
-    except Exception:
+    except Exception as error:
+        if not mlflow_client.is_absence(error):
+            problem = f"MLflow did not say which run logged it ({first_line(error)})"
+            reporter.warn(f"{info.uri}: {problem}; the evaluation is recorded, but not as a child of that run")
         return None
     return run if run.info.lifecycle_stage == "active" else None
 
 
-def _record(run: TrackedRun, comparison: Comparison, table: Table, splits: Sequence[Split]) -> None:
-    result, manifest = comparison.results[0], table.manifest
+def _record(run: TrackedRun, comparison: Comparison, table: Table) -> None:
+    result, manifest, splits = comparison.results[0], table.manifest, comparison.splits
     # Several splits together are recorded as a test set.
     prefix = splits[0] if len(splits) == 1 else "test"
     run.metrics({f"{prefix}/loss": result.loss, f"{prefix}/accuracy": result.accuracy}, step=0)
     rows = f"{result.rows:,} rows ({', '.join(splits)}) of **{manifest.dataset}**"
-    run.tags({DESCRIPTION_TAG: f"Accuracy **{100 * result.accuracy:.2f} %** on {rows}, loss {result.loss:.4f}."})
+    notes = "".join(f" {note}." for note in comparison.notes)
+    run.tags({DESCRIPTION_TAG: f"Accuracy **{100 * result.accuracy:.2f} %** on {rows}, loss {result.loss:.4f}.{notes}"})
     figures = catalog.of_predictions(lambda: comparison.predictions, manifest.class_names, manifest.image.value_range)
     for name, draw in figures.items():
         run.figure(draw, name)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipelines.data.table.row_hashes import TrainingRows, hash_images
 from pipelines.data.table.schema import ImageSpec
 from pipelines.errors import DataError
 from pipelines.score import arrow_images
@@ -22,10 +23,24 @@ _MAX_MISTAKES = 25
 _EPSILON = 1e-7
 
 
+@dataclass(frozen=True)
+class Contestant:
+    """A model that is evaluated."""
+
+    model: PackedModel
+    order: Sequence[int]
+    """Its class index of each class of the table."""
+    leaves_out_own_rows: bool
+    """Do not count the rows that it was trained with. It must record them."""
+
+
 @dataclass
 class PartitionCounts:
-    """Sums over the rows of a partition."""
+    """Sums over the rows of a partition. Rows that a model was trained with are part of `rows` and `own` only."""
 
+    rows: int
+    own: list[list[int]]
+    """By model: the rows that it was trained with, and those that its record covers."""
     losses: list[float]
     confusions: list[list[list[int]]]
     pairs: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
@@ -41,7 +56,7 @@ class _Mistake(NamedTuple):
 def count_batches(
     batches: Iterable[pa.RecordBatch],
     *,
-    models: Sequence[PackedModel],
+    models: Sequence[Contestant],
     image: ImageSpec,
     first_rows: Mapping[str, int],
     kept_rows: int,
@@ -50,7 +65,7 @@ def count_batches(
 
     Args:
         batches: columns image, label, file, row.
-        models: the models.
+        models: the models, all with the classes of the table.
         image: layout of the image bytes.
         first_rows: number of the first row of each file.
         kept_rows: predictions for rows from this number on are counted, but not returned.
@@ -63,11 +78,13 @@ def count_batches(
     for batch in batches:
         if not len(batch):
             continue
-        classifiers = [load(model) for model in models]
-        num_classes = classifiers[0].info.num_classes
+        classifiers = [load(contestant.model) for contestant in models]
         if counts is None:
-            zeros = np.zeros((num_classes, num_classes), np.int64).tolist()
-            counts = PartitionCounts([0.0] * len(classifiers), [zeros] * len(classifiers))
+            counts = _nothing(len(models), classifiers[0].info.num_classes)
+            own_rows = [
+                classifier.info.training_rows() if contestant.leaves_out_own_rows else None
+                for contestant, classifier in zip(models, classifiers, strict=True)
+            ]
         files = batch.column(2).dictionary_encode()
         starts = np.asarray([first_rows[name] for name in files.dictionary.to_pylist()])
         rows = starts[files.indices.to_numpy()] + batch.column(3).to_numpy()
@@ -75,7 +92,13 @@ def count_batches(
             raise DataError(f"{files.dictionary[0]}: an image does not have the {image.num_bytes} bytes that the manifest says")
         images = arrow_images.raw_images(batch.column(0), image.shape, image.dtype)
         labels = batch.column(1).to_numpy()
-        probabilities = [classifier.probabilities(images) for classifier in classifiers]
+        are_own = _are_own(counts, images, own_rows)
+        if are_own.any():
+            rows, images, labels = rows[~are_own], images[~are_own], labels[~are_own]
+        probabilities = [
+            classifier.probabilities(images)[:, contestant.order]
+            for contestant, classifier in zip(models, classifiers, strict=True)
+        ]
         _add(counts, labels, probabilities)
         kept = np.flatnonzero(rows < kept_rows)
         if len(kept):
@@ -87,6 +110,26 @@ def count_batches(
         if worst:
             worst_rows = np.asarray([mistake.row for mistake in worst], np.int64)
             yield _output(worst=worst_rows, worst_images=b"".join(mistake.image for mistake in worst))
+
+
+def _nothing(num_models: int, num_classes: int) -> PartitionCounts:
+    zeros = np.zeros((num_classes, num_classes), np.int64).tolist()
+    return PartitionCounts(0, [[0, 0] for _ in range(num_models)], [0.0] * num_models, [zeros] * num_models)
+
+
+def _are_own(counts: PartitionCounts, images: npt.NDArray[Any], own_rows: Sequence[TrainingRows | None]) -> npt.NDArray[np.bool_]:
+    """Whether a model was trained with each image [n]. Adds what is found to the counts."""
+    are_own = np.zeros(len(images), np.bool_)
+    counts.rows += len(images)
+    hashes = hash_images(images) if any(record is not None for record in own_rows) else None
+    for own, record in zip(counts.own, own_rows, strict=True):
+        if record is None or hashes is None:
+            continue
+        known = record.contain(hashes)
+        own[0] += int(known.sum())
+        own[1] += int((hashes <= np.uint64(record.limit)).sum())
+        are_own |= known
+    return are_own
 
 
 def _add(counts: PartitionCounts, labels: npt.NDArray[Any], probabilities: Sequence[npt.NDArray[np.float32]]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from pipelines.config.schema import Verbosity
+from pipelines.system.path_rules import printable
 from pipelines.system.secrets import mask
 from pipelines.track.console import terminal
 from pipelines.track.rundir import layout
@@ -107,6 +108,7 @@ class TrainingConsole:
         self._status.show(done / total, "  ".join(parts))
 
     def _print(self, line: str) -> None:
+        line = printable(line)
         if self._status is not None:
             self._status.print(mask(line))
         else:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipelines.track.mlflow.journal import Entry
+from pipelines.track.mlflow.journal_file import Entry
 
 BATCHED = ("params", "tags", "metrics")
 """Actions that can share a request."""

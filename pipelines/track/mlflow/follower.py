@@ -7,35 +7,50 @@ points that the server has are not sent again, and a model is logged once; all o
 import logging
 import os
 import time
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.config import TrackingConfig
-from pipelines.errors import ConvoyError
-from pipelines.system import paths
+from pipelines.errors import ConfigError, ConvoyError
+from pipelines.system import path_rules, paths
 from pipelines.system.secrets import first_line, mask_value
-from pipelines.track.mlflow import server_compat
+from pipelines.track.mlflow import comparison, parent, server_compat
 from pipelines.track.mlflow.batching import BATCHED, points, requests, single_values
-from pipelines.track.mlflow.journal import EXPERIMENT_ID, RUN_ID, Entry, Journal
+from pipelines.track.mlflow.journal import EXPERIMENT_ID, RUN_ID, Journal
+from pipelines.track.mlflow.journal_file import Entry
 from pipelines.track.rundir import layout, logs
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 KEY_TAG = "convoy.journal"
-PARENT_TAG = "mlflow.parentRunId"
-# By default MLflow retries a dead server for minutes. The journal is retried as a whole instead.
-_HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
-# At the end of a run MLflow would print its address, with the password in it.
-_SILENT = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 _log = logging.getLogger(__name__)
 
 
 def default_tracking_uri(tracking: TrackingConfig) -> str:
-    """The setting, else MLFLOW_TRACKING_URI, else the workspace, or off Databricks a SQLite file in the home folder."""
-    fallback = "databricks" if paths.on_databricks() else f"sqlite:///{paths.home().absolute() / 'mlflow.db'}"
-    return tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or fallback
+    """The setting, else MLFLOW_TRACKING_URI, else the workspace, or off Databricks a SQLite file in the home folder.
+
+    Raises:
+        ConfigError: the path of an SQLite file has a character that SQLAlchemy reads otherwise.
+    """
+    uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or ("databricks" if paths.on_databricks() else "")
+    if uri:
+        return checked_uri(uri)
+    file = str(paths.home().absolute() / "mlflow.db")
+    return _with_database(f"sqlite:///{file}", file)
+
+
+def checked_uri(uri: str) -> str:
+    """The URI of a tracking server. Raises ConfigError if it is that of an SQLite file, and SQLAlchemy would open another one."""
+    scheme, _, rest = uri.partition(":///")
+    # What follows a question mark are parameters.
+    return _with_database(uri, rest.partition("?")[0]) if scheme == "sqlite" else uri
+
+
+def _with_database(uri: str, file: str) -> str:
+    fault = path_rules.database_fault(file)
+    if fault:
+        raise ConfigError(f"tracking.uri={path_rules.printable(mask_value(uri))}: the path of the database {fault}")
+    return uri
 
 
 class MlflowSync:
@@ -61,17 +76,43 @@ class MlflowSync:
         pending = self.journal.pending()
         if not pending:
             return True
-        try:
-            with logs.kept():
-                self._open(pending)
-        except Exception as error:
-            self._client = None
-            self._trouble("the run could not be opened", error)
+        if not self._open():
             return False
-        for group in requests(pending):
+        for group in requests(self.journal.pending()):
             if not self._try(group):
                 break
         return not self.journal.pending()
+
+    def recheck(self) -> bool:
+        """Make pending again what the server has lost, as by a backup that was put back. Returns False if it does not answer.
+
+        Raises:
+            ConvoyError: the run was deleted on the server, or its parent is not there.
+        """
+        self.trouble = ""
+        if not self._open():
+            return False
+        assert self._client is not None
+        try:
+            with logs.kept():
+                run = self._client.get_run(self.journal.accepted.run_id)
+                if run.info.lifecycle_stage == "deleted":
+                    where = f"{self.journal.run_dir}: its run was deleted in MLflow at {mask_value(self.tracking_uri)}"
+                    command = f"mlflow runs restore --run-id {run.info.run_id}"
+                    raise ConvoyError(f"{where}; restore it there ({command}), or name another server")
+                lost = comparison.lost_entries(self._client, run, self.journal)
+                for key, value in parent.tags(self.journal, self.tracking_uri).items():
+                    if run.data.tags.get(key) != value:
+                        self._client.set_tag(run.info.run_id, key, value)
+        except ConvoyError:
+            raise
+        except Exception as error:
+            self._client = None
+            self._trouble("the run could not be compared with its record", error)
+            return False
+        self._doubtful |= lost
+        self.journal.forget(lost)
+        return True
 
     @property
     def silent_seconds(self) -> float:
@@ -110,57 +151,61 @@ class MlflowSync:
         self.journal.accept(numbers, model_uri)
         return True
 
-    def _open(self, pending: Sequence[Entry]) -> None:
-        """Connect and find or create the run."""
-        if self._client is not None:
-            return
-        for name, value in (_HTTP | _SILENT).items():
-            os.environ.setdefault(name, value)
+    def _open(self) -> bool:
+        """Connect and find or create the run. Returns False if that failed."""
+        try:
+            server_compat.check_same_sqlite(self.tracking_uri)
+            with logs.kept():
+                self._client = self._client or self._connect()
+        except Exception as error:
+            self._client = None
+            self._trouble("the run could not be opened", error)
+        return self._client is not None
+
+    def _connect(self) -> "MlflowClient":
+        server_compat.answer_soon()
+        # At the end of a run MLflow would print its address, with the password in it.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         server_compat.check_sqlite(self.tracking_uri)
         import mlflow
 
         logs.silence_mlflow()
         self._first_asked = self._first_asked or time.monotonic()
         client = mlflow.MlflowClient(self.tracking_uri)
-        entry = next(entry for entry in self.journal.entries() if entry.action == "open")
-        accepted = self.journal.accepted
+        entry, accepted = self.journal.opening, self.journal.accepted
         run_id = accepted.run_id if accepted.tracking_uri == mask_value(self.tracking_uri) else ""
         if not run_id and entry.values["tracking_uri"] == mask_value(self.tracking_uri):
             run_id = entry.values.get("run_id", "")
         if run_id:
-            self._experiment_id = client.get_run(run_id).info.experiment_id
-        else:
+            try:
+                self._experiment_id = client.get_run(run_id).info.experiment_id
+            except Exception as error:
+                if not server_compat.is_absence(error):
+                    raise
+                _log.warning("MLflow has lost run %s", run_id)
+                # A replay whose record was lost may have created it again.
+                self._doubtful |= {entry.n for entry in self.journal.entries()}
+                run_id = ""
+        if not run_id:
             self._experiment_id = server_compat.experiment_id(client, entry.values["experiment"], self.tracking_uri)
             self._answered = True
             run_id = self._find_or_create(client, entry)
         self._answered = True
         self.journal.opened(self.tracking_uri, run_id)
         self.journal.accept([entry.n])
-        self._client = client
+        return client
 
     def _find_or_create(self, client: "MlflowClient", entry: Entry) -> str:
-        key, tags = entry.values["key"], self._parent_tags(entry)
+        key, tags = entry.values["key"], parent.tags(self.journal, self.tracking_uri)
         if entry.n in self._doubtful:
             runs = client.search_runs([self._experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
             if runs:
                 return str(runs[0].info.run_id)
+        parent.check(client, tags)
         self._doubtful.add(entry.n)
         name = entry.values["name"]
         created = client.create_run(self._experiment_id, start_time=entry.time, tags={KEY_TAG: key} | tags, run_name=name)
         return str(created.info.run_id)
-
-    def _parent_tags(self, entry: Entry) -> dict[str, str]:
-        """Tags that make the run a child of its parent. Raises ConvoyError while the server lacks that."""
-        if "parent" not in entry.values:
-            return {}
-        run_dir = self.journal.run_dir.absolute()
-        parent = Path(os.path.normpath(run_dir / entry.values["parent"]))
-        if parent not in run_dir.parents:
-            raise ConvoyError(f"{run_dir}: its record names {parent} as its parent, but is not below it")
-        record = layout.read_record(parent)
-        if record is None or record.tracking_uri != mask_value(self.tracking_uri):
-            raise ConvoyError(f"the run of {paths.display(parent)} must be created first")
-        return {PARENT_TAG: record.run_id}
 
     def _apply(self, group: list[Entry]) -> str:
         """Perform the actions of a group. Returns the URI if that is a model."""

@@ -10,6 +10,7 @@ MLflow interprets, such as names, paths and addresses, only where they hold cred
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -17,14 +18,16 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pipelines.errors import ConvoyError
 from pipelines.system import atomic, writeback
 from pipelines.system.secrets import mask, mask_value, masked
+from pipelines.track.mlflow import journal_file
+from pipelines.track.mlflow.journal_file import Accepted, Action, Entry
 from pipelines.track.rundir import layout
 
 FOLDER = "tracking"
@@ -34,32 +37,6 @@ _DATA_FILES = (".yml", ".json", ".csv")
 _TAGS_FOR_PROGRAMS = re.compile(
     r"(?:mlflow\.(?!note\.content$)|convoy|version\.).*|run_dir|model_uri|model_version|kind|sweep|trial(?:\..*)?|splits"
 )
-Action = Literal["open", "params", "tags", "metrics", "inputs", "artifact", "model", "status"]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One action."""
-
-    n: int
-    """Number of the entry, from 1."""
-    action: Action
-    time: int
-    """Milliseconds since the Unix epoch."""
-    values: dict[str, Any]
-
-
-@dataclass
-class Accepted:
-    """What a tracking server has."""
-
-    tracking_uri: str = ""
-    """Without credentials."""
-    run_id: str = ""
-    model_uri: str = ""
-    entries: set[int] = field(default_factory=set)
-    refused: dict[int, str] = field(default_factory=dict)
-    """Entries with a value that the server rejected, and why."""
 
 
 class Journal:
@@ -71,8 +48,14 @@ class Journal:
         """Why something could not be written, or empty."""
         self._folder = run_dir / FOLDER
         self._lock = threading.Lock()
-        self._entries = list(_read_entries(writeback.latest(run_dir, self._folder / "journal.jsonl")))
-        self.accepted = _read_accepted(writeback.latest(run_dir, self._folder / "accepted.jsonl"))
+        # Lines of each file that await space on the disk.
+        self._unwritten: dict[str, list[bytes]] = {}
+        self._unwritten_record: layout.RunRecord | None = None
+        self._entries = list(journal_file.read_entries(writeback.latest(run_dir, self._folder / "journal.jsonl")))
+        self.accepted = journal_file.read_accepted(writeback.latest(run_dir, self._folder / "accepted.jsonl"))
+        # A server may have accepted entries that a full disk kept out of the journal.
+        settled = [*self.accepted.entries, *self.accepted.refused]
+        self._last = max([entry.n for entry in self._entries] + settled, default=0)
 
     @classmethod
     def of(cls, run_dir: Path) -> "Journal":
@@ -90,6 +73,11 @@ class Journal:
         with self._lock:
             return list(self._entries)
 
+    @property
+    def opening(self) -> Entry:
+        """The entry that says which run this is."""
+        return next(entry for entry in self.entries() if entry.action == "open")
+
     def pending(self) -> list[Entry]:
         """Entries that the server has neither performed nor rejected."""
         settled = self.accepted.entries | self.accepted.refused.keys()
@@ -98,7 +86,8 @@ class Journal:
     def append(self, action: Action, values: Mapping[str, Any], at: float | None = None) -> Entry:
         """Write an action to disk, without credentials.
 
-        A write error is kept in `problem` and not raised: training must not fail for lack of a record.
+        A write error is kept in `problem` and not raised: training must not fail for lack of a record. The next entry brings with
+        it what could not be written.
 
         Args:
             action: the kind of action.
@@ -106,8 +95,8 @@ class Journal:
             at: time in seconds since the Unix epoch; now by default.
         """
         with self._lock:
-            number = self._entries[-1].n + 1 if self._entries else 1
-            entry = Entry(number, action, int((time.time() if at is None else at) * 1000), _masked(action, values))
+            self._last += 1
+            entry = Entry(self._last, action, int((time.time() if at is None else at) * 1000), _masked(action, values))
             self._entries.append(entry)
             self._write("journal.jsonl", asdict(entry))
         return entry
@@ -130,11 +119,8 @@ class Journal:
         if known == (self.accepted.tracking_uri, self.accepted.run_id):
             return
         self.accepted = Accepted(*known)
+        self._unwritten_record = layout.RunRecord(run_id, known[0])
         self._mark({"tracking_uri": known[0], "run_id": run_id})
-        try:
-            layout.write_record(self.run_dir, layout.RunRecord(run_id, known[0]))
-        except OSError as error:
-            self.problem = f"{self.run_dir}: cannot be written ({error.strerror})"
 
     def accept(self, numbers: list[int], model_uri: str = "") -> None:
         self.accepted.entries |= set(numbers)
@@ -148,6 +134,12 @@ class Journal:
     def refuse(self, number: int, why: str) -> None:
         self.accepted.refused[number] = why
         self._mark({"refused": number, "why": mask(why)})
+
+    def forget(self, numbers: Set[int]) -> None:
+        """Make accepted entries pending again, which the server has lost."""
+        if numbers:
+            self.accepted.entries -= numbers
+            self._mark({"lost": sorted(numbers)})
 
     def retry_refused(self) -> None:
         """Make rejected entries pending again: another server or version may accept them."""
@@ -179,16 +171,31 @@ class Journal:
             self._write("accepted.jsonl", mark)
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
-        path = self._folder / name
+        self._unwritten.setdefault(name, []).append(json.dumps(content).encode() + b"\n")
+        self._flush()
+
+    def _flush(self) -> None:
+        path = self.run_dir
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            growing = writeback.stage_of(self.run_dir).file(path)
-            with open(growing, "ab", opener=atomic.owner_only) as file:
-                # The last line is incomplete after a full disk or a kill.
-                start = b"\n" if _torn(growing) else b""
-                file.write(start + json.dumps(content).encode() + b"\n")
+            for name, lines in self._unwritten.items():
+                path = self._folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                growing = writeback.stage_of(self.run_dir).file(path)
+                with open(growing, "ab", buffering=0, opener=atomic.owner_only) as file:
+                    while lines:
+                        # The last line is incomplete after a full disk or a kill.
+                        line = (b"\n" if journal_file.is_torn(growing) else b"") + lines[0]
+                        if file.write(line) < len(line):
+                            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                        lines.pop(0)
+            if self._unwritten_record is not None:
+                path = self.run_dir
+                layout.write_record(self.run_dir, self._unwritten_record)
+                self._unwritten_record = None
         except OSError as error:
             self.problem = f"{path}: cannot be written ({error.strerror})"
+        else:
+            self.problem = ""
 
 
 def _masked(action: Action, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,43 +208,3 @@ def _masked(action: Action, values: Mapping[str, Any]) -> dict[str, Any]:
 def new_key() -> str:
     """Random key that identifies the run on the server if the response to its creation is lost."""
     return uuid.uuid4().hex
-
-
-def _read_entries(path: Path) -> Iterator[Entry]:
-    for line in _lines(path):
-        with contextlib.suppress(TypeError):
-            yield Entry(**line)
-
-
-def _read_accepted(path: Path) -> Accepted:
-    accepted = Accepted()
-    for mark in _lines(path):
-        if "run_id" in mark:
-            accepted = Accepted(mark["tracking_uri"], mark["run_id"])
-        elif "accepted" in mark:
-            accepted.entries |= set(mark["accepted"])
-            accepted.refused = {number: why for number, why in accepted.refused.items() if number not in accepted.entries}
-            accepted.model_uri = mark.get("model_uri", accepted.model_uri)
-        elif "refused" in mark:
-            accepted.refused[mark["refused"]] = mark["why"]
-    return accepted
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The valid lines of a file; incomplete ones are skipped."""
-    if not path.exists():
-        return
-    for line in path.read_bytes().splitlines():
-        with contextlib.suppress(ValueError):
-            value = json.loads(line)
-            if isinstance(value, dict):
-                yield value
-
-
-def _torn(path: Path) -> bool:
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        if size == 0:
-            return False
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"

@@ -18,6 +18,7 @@ from pipelines.data.formats.mnist_format import is_mnist_format
 from pipelines.data.table import row_hashes
 from pipelines.data.table.schema import TableManifest
 from pipelines.errors import ConvoyError
+from pipelines.system import keras_settings
 
 if TYPE_CHECKING:
     import keras
@@ -92,6 +93,7 @@ def _metadata(manifest: TableManifest, sample: Sequence[npt.NDArray[Any]]) -> di
     # Pictures are trained on as they are, digits or not.
     is_mnist = reading.source == "libsvm" and sample and is_mnist_format(np.concatenate(sample), manifest.image.value_range)
     return metadata | {
+        "source": reading.source,
         "picture_form": "digit" if is_mnist else "picture",
         "zero_based": reading.zero_based,
         "resize_pictures": reading.resize_pictures,
@@ -105,6 +107,7 @@ def _serve_checked(folder: Path) -> None:
     code = folder / _CODE_FOLDER
     code.mkdir()
     shutil.copyfile(Path(__file__).with_name("served_model.py"), code / f"{_SERVED_MODULE}.py")
+    shutil.copyfile(keras_settings.__file__, code / "convoy_keras_settings.py")
     saved = Model.load(str(folder))
     saved.flavors["python_function"] |= {"loader_module": _SERVED_MODULE, "code": _CODE_FOLDER}
     saved.save(str(folder / "MLmodel"))
@@ -138,7 +141,7 @@ def adopt(folder: Path, run_id: str, experiment_id: str, tracking_uri: str) -> s
 
 
 def logged_uri(client: "MlflowClient", run_id: str, experiment_id: str) -> str:
-    """URI of the model of a run, empty if it has none. Remains of interrupted uploads are deleted."""
+    """URI of the model of a run, empty if it has none, or none with its files. Remains of interrupted uploads are deleted."""
     if not hasattr(client, "search_logged_models"):
         # MLflow 2 stores a model among the artifacts of its run, so logging it again overwrites the same files.
         files = {file.path for file in client.list_artifacts(run_id, _NAME)}
@@ -146,7 +149,9 @@ def logged_uri(client: "MlflowClient", run_id: str, experiment_id: str) -> str:
     uri = ""
     for model in client.search_logged_models([experiment_id], filter_string=f"source_run_id = '{run_id}'"):
         if str(model.status) == "READY" and model.name == _NAME:
-            uri = str(model.model_uri)
+            # Files can be lost where the database is kept.
+            if any(file.path == "MLmodel" for file in client.list_logged_model_artifacts(model.model_id)):
+                uri = str(model.model_uri)
         elif model.name == _NAME:
             client.delete_logged_model(model.model_id)
     return uri

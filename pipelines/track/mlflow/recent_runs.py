@@ -4,23 +4,37 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from pipelines.errors import ConvoyError
+from pipelines.system.secrets import first_line, mask_value
+from pipelines.track.mlflow import server_compat
 from pipelines.track.rundir import logs
 
 _COLUMNS = ("started", "name", "accuracy", "minutes", "workers", "rows/s", "status", "run id")
 _RIGHT = ("accuracy", "minutes", "workers", "rows/s")
+MAX_COUNT = 50_000
+"""MLflow returns no more at once."""
 
 
 def find(tracking_uri: str, experiment: str, count: int) -> list[dict[str, str]]:
-    """One mapping per run from column to text, newest first. Empty if there is no such experiment."""
+    """One mapping per run from column to text, newest first. Empty if there is no such experiment.
+
+    Raises:
+        ConvoyError: the server did not answer.
+    """
+    server_compat.answer_soon()
     import mlflow
 
     logs.silence_mlflow()
-    client = mlflow.MlflowClient(tracking_uri)
-    with logs.kept():
-        entity = client.get_experiment_by_name(experiment)
-    if entity is None:
-        return []
-    runs = client.search_runs([entity.experiment_id], max_results=count, order_by=["attributes.start_time DESC"])
+    try:
+        client = mlflow.MlflowClient(tracking_uri)
+        with logs.kept():
+            entity = client.get_experiment_by_name(experiment)
+        if entity is None:
+            return []
+        runs = client.search_runs([entity.experiment_id], max_results=count, order_by=["attributes.start_time DESC"])
+    except Exception as error:
+        problem = f"the runs of experiment {experiment} could not be listed ({first_line(error)})"
+        raise ConvoyError(f"MLflow at {mask_value(tracking_uri)}: {problem}; check MLFLOW_TRACKING_URI and the server") from error
     return [_row(run) for run in runs]
 
 

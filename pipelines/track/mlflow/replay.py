@@ -1,6 +1,7 @@
 """Complete a run in MLflow from its folder, after the tracking server was down, slow, full, or lost.
 
-Idempotent: a complete run is left unchanged.
+Asks the server for everything that it once accepted, too, so that a run is complete after a loss of its data. Idempotent: a
+complete run is left unchanged.
 """
 
 import contextlib
@@ -12,8 +13,8 @@ from pipelines.config import TrackingConfig
 from pipelines.errors import ConfigError, ConvoyError
 from pipelines.system import writeback
 from pipelines.system.secrets import MASK, mask_value, remember
-from pipelines.track.mlflow.follower import MlflowSync, default_tracking_uri
-from pipelines.track.mlflow.journal import Journal
+from pipelines.track.mlflow.follower import MlflowSync, checked_uri, default_tracking_uri
+from pipelines.track.mlflow.journal import FOLDER, Journal
 from pipelines.track.rundir import layout
 
 _ATTEMPTS = 3
@@ -55,35 +56,42 @@ def replay(run_dir: Path, tracking_uri: str = "") -> Replay:
 
 
 def _replay(run_dir: Path, tracking_uri: str) -> Replay:
+    # A run folder is input, too: a link in it must lead neither its lock nor its records elsewhere.
+    layout.inside(run_dir, FOLDER)
     journal = Journal.of(run_dir)
     with journal.exclusive() as acquired:
         if not acquired:
             raise ConvoyError(f"{run_dir}: its job is still running; wait for its end")
         # Read again: another replay may have finished meanwhile.
         journal = Journal.of(run_dir)
-        uri = tracking_uri or _recorded_uri(journal, run_dir)
+        uri = checked_uri(tracking_uri or _recorded_uri(journal, run_dir))
         if mask_value(uri) != journal.accepted.tracking_uri:
             journal.accepted.entries.clear()
         journal.retry_refused()
-        for entry in journal.pending():
-            # A run folder is input, too: the files that it names are uploaded.
+        for entry in journal.entries():
+            # The files that it names are uploaded.
             if entry.action in ("artifact", "model"):
                 layout.inside(run_dir, str(entry.values["path"]))
-        pending = len(journal.pending())
         sync = MlflowSync(journal, uri)
-        for attempt in range(_ATTEMPTS):
-            if sync.catch_up():
-                break
-            if attempt + 1 < _ATTEMPTS:
-                time.sleep(_PAUSE_SECONDS)
-        missing = len(journal.pending())
-        if missing:
-            raise ConvoyError(
-                f"{run_dir}: {missing} of {pending} entries could not be sent to MLflow at {mask_value(uri)} ({sync.trouble}); "
-                "run the same command again when the server works"
-            )
+        pending = _complete(sync, run_dir)
     accepted = journal.accepted
     return Replay(mask_value(uri), accepted.run_id, accepted.model_uri, pending - len(accepted.refused), tuple(sync.refusals))
+
+
+def _complete(sync: MlflowSync, run_dir: Path) -> int:
+    """Send what the server lacks. Returns the number of entries that were pending."""
+    pending = 0
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            time.sleep(_PAUSE_SECONDS)
+        if sync.recheck():
+            pending = max(pending, len(sync.journal.pending()))
+            if sync.catch_up():
+                return pending
+    missing = len(sync.journal.pending())
+    problem = f"{missing} of {max(pending, missing)} entries could not be sent" if missing else "could not be compared"
+    server = f"{'to' if missing else 'with'} MLflow at {mask_value(sync.tracking_uri)}"
+    raise ConvoyError(f"{run_dir}: {problem} {server} ({sync.trouble}); run the same command again when the server works")
 
 
 def with_trials(run_dir: Path) -> list[Path]:

@@ -1,8 +1,14 @@
 """The logged model as MLflow's python_function, with a check of its input.
 
-A copy of this file in the model's folder, `convoy_served_model.py`, runs where only the model's requirements are installed.
+A copy of this file in the model's folder, `convoy_served_model.py`, runs where only the model's requirements are installed. A
+copy of `pipelines.system.keras_settings` is beside it.
 """
 
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +30,8 @@ class ServedModel:
         """Class probabilities. Raises MlflowException, which servers answer with status 400."""
         for values in data.values() if isinstance(data, dict) else [data]:
             self._check(np.asarray(values))
-        return self._model.predict(data)
+        with _float32():
+            return self._model.predict(data)
 
     def _check(self, images: Any) -> None:
         from mlflow.exceptions import MlflowException
@@ -46,10 +53,30 @@ class ServedModel:
             )
 
 
+@contextlib.contextmanager
+def _float32() -> Iterator[None]:
+    """Let Keras take the images as they are, where the process has set it to another float type for networks of its own."""
+    config = getattr(sys.modules.get("keras"), "config", None)
+    before = config.floatx() if config is not None else "float32"
+    if config is None or before == "float32":
+        yield
+        return
+    config.set_floatx("float32")
+    try:
+        yield
+    finally:
+        config.set_floatx(before)
+
+
 def _load_pyfunc(path: str) -> ServedModel:
     """Called by MLflow with the path of the folder `data` in the model's folder."""
-    import mlflow.tensorflow
     from mlflow.models import Model
 
+    own = __name__.startswith("pipelines.")
+    keras_settings = importlib.import_module("pipelines.system.keras_settings" if own else "convoy_keras_settings")
     low, high = Model.load(str(Path(path).parent)).metadata["value_range"]
-    return ServedModel(mlflow.tensorflow._load_pyfunc(path), (low, high))
+    # Unless the process has imported Keras already, this does.
+    with keras_settings.defaults(os.environ):
+        import mlflow.tensorflow
+
+        return ServedModel(mlflow.tensorflow._load_pyfunc(path), (low, high))

@@ -61,9 +61,9 @@ def attempts(run_dir: Path) -> int:
 
 
 def new_attempt(run_dir: Path) -> Path:
-    """Create a folder for one start of the workers, numbered from 1."""
-    number = 1 + attempts(run_dir)
-    folder = run_dir / ATTEMPT_FOLDER / f"{number:03d}"
+    """Create a folder for one start of the workers, numbered from 1. A number is not used again if an earlier folder is gone."""
+    numbers = [int(path.name) for path in (run_dir / ATTEMPT_FOLDER).glob("*") if path.name.isdigit()]
+    folder = run_dir / ATTEMPT_FOLDER / f"{1 + max(numbers, default=0):03d}"
     try:
         folder.mkdir(parents=True)
     except OSError as error:

@@ -12,7 +12,8 @@ from pipelines.train.checkpoint import state, store
 from pipelines.train.checkpoint.store import State
 from pipelines.train.checkpoint.training_progress import TrainingProgress
 from pipelines.train.checkpoint.writer import CheckpointWriter
-from pipelines.train.optim.loss_scale import base_optimizer
+from pipelines.train.optim.ema import validated_weights
+from pipelines.train.optim.step_count import set_steps_done
 from pipelines.train.worker_setup import WorkerSetup
 
 
@@ -39,10 +40,9 @@ def restore_training(model: keras.Model, path: Path | None, setup: WorkerSetup) 
     before = stored.workers, stored.batch_size_per_worker, stored.steps_per_epoch
     same = before == (setup.workers, setup.batch_size_per_worker, steps)
     step = stored.step if same else stored.step * steps // stored.steps_per_epoch
-    if not same:
-        # The schedule counts steps: keep the completed share of the training.
-        base_optimizer(model.optimizer).iterations.assign(stored.epoch * steps + step)
-    return TrainingProgress(
+    # With other steps per epoch, this keeps the completed share of the training.
+    set_steps_done(model, stored.epoch * steps + step)
+    training_progress = TrainingProgress(
         epoch=stored.epoch,
         step=step,
         best_epoch=stored.best_epoch,
@@ -51,6 +51,23 @@ def restore_training(model: keras.Model, path: Path | None, setup: WorkerSetup) 
         history=list(stored.history),
         dropout_calls=stored.dropout_calls if same else (),
     )
+    if best is None and stored.best_epoch:
+        _find_best(training_progress, stored, model)
+    return training_progress
+
+
+def _find_best(training_progress: TrainingProgress, stored: State, model: keras.Model) -> None:
+    """Complete the best epoch of a checkpoint that does not hold its weights."""
+    if _holds_best(stored):
+        training_progress.best_weights = validated_weights(model)
+    else:
+        # Of an earlier version, which kept them only with early stopping: patience counts from here.
+        training_progress.best_epoch, training_progress.best_loss = stored.epoch, math.inf
+
+
+def _holds_best(current: State) -> bool:
+    """Whether the weights of the best epoch follow from the checkpoint's own."""
+    return current.step == 0 and current.best_epoch == current.epoch
 
 
 def report_history(spool: SpoolWriter, training_progress: TrainingProgress) -> None:
@@ -96,7 +113,8 @@ def checkpoint_saver(
             dropout_calls=training_progress.dropout_calls,
             weights_sha256=training_progress.weights_sha256 if training_progress.step == 0 else "",
         )
-        writer.save(current, state.collect(model, model.optimizer, training_progress.best_weights))
+        best = None if _holds_best(current) else training_progress.best_weights
+        writer.save(current, state.collect(model, model.optimizer, best))
         if final:
             writer.finish()
 
@@ -104,6 +122,4 @@ def checkpoint_saver(
 
 
 def _is_last(training_progress: TrainingProgress, config: Config) -> bool:
-    return training_progress.epoch == config.training.epochs or training_progress.stops_early(
-        config.training.early_stopping_patience
-    )
+    return training_progress.is_complete(config.training.epochs, config.training.early_stopping_patience)

@@ -8,16 +8,18 @@ import numpy.typing as npt
 
 from pipelines.errors import CheckpointError
 from pipelines.train.checkpoint.store import Arrays
+from pipelines.train.optim.loss_scale import base_optimizer
 
 Weights = Sequence[npt.NDArray[np.float32]]
 
 
 def collect(model: keras.Model, optimizer: keras.optimizers.Optimizer, best: Weights | None) -> Arrays:
     """Copies of weights, optimizer state and best weights, under the names that a checkpoint gives them."""
-    arrays = {f"weights/{number:04d}": _copy(variable) for number, variable in enumerate(model.weights)}
-    arrays |= {f"optimizer/{number:04d}": _copy(variable) for number, variable in enumerate(optimizer.variables)}
-    arrays |= {f"best/{number:04d}": array for number, array in enumerate(best or ())}
-    return arrays
+    kinds = {"weights": model.weights, "optimizer": base_optimizer(optimizer).variables, "scale": _loss_scaling(optimizer)}
+    arrays = {
+        f"{kind}/{number:04d}": _copy(variable) for kind, variables in kinds.items() for number, variable in enumerate(variables)
+    }
+    return arrays | {f"best/{number:04d}": array for number, array in enumerate(best or ())}
 
 
 def restore(model: keras.Model, optimizer: keras.optimizers.Optimizer, arrays: Arrays) -> Weights | None:
@@ -26,7 +28,7 @@ def restore(model: keras.Model, optimizer: keras.optimizers.Optimizer, arrays: A
     Raises:
         CheckpointError: the arrays belong to another network or optimizer.
     """
-    for kind, variables in (("weights", model.weights), ("optimizer", optimizer.variables)):
+    for kind, variables in (("weights", model.weights), ("optimizer", base_optimizer(optimizer).variables)):
         stored = _of_kind(arrays, kind)
         if [array.shape for array in stored] != [tuple(variable.shape) for variable in variables]:
             raise CheckpointError(
@@ -35,7 +37,16 @@ def restore(model: keras.Model, optimizer: keras.optimizers.Optimizer, arrays: A
             )
         for variable, array in zip(variables, stored, strict=True):
             variable.assign(array)
+    # Only one of them has loss scaling if the precision was changed: the scale then starts anew, or is of no use.
+    for variable, array in zip(_loss_scaling(optimizer), _of_kind(arrays, "scale"), strict=False):
+        variable.assign(array)
     return _of_kind(arrays, "best") or None
+
+
+def _loss_scaling(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """The variables of loss scaling itself; empty without it."""
+    own = {id(variable) for variable in base_optimizer(optimizer).variables}
+    return [variable for variable in optimizer.variables if id(variable) not in own]
 
 
 class RandomGenerators:

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,6 +187,15 @@ def set_aside_after(run_dir: Path, chosen: Path) -> list[Path]:
             atomic.replace(data, aside / data.name)
         atomic.replace(path, aside / path.name)
     return newer
+
+
+def put_back(moved: Sequence[Path]) -> None:
+    """Undo `set_aside_after`, which returned these paths."""
+    for path in moved:
+        aside = path.parent / _ASIDE
+        for data in aside.glob(f"{path.stem}-*.npz"):
+            atomic.replace(data, path.parent / data.name)
+        atomic.replace(aside / path.name, path)
 
 
 def _describe(path: Path) -> tuple[State, Path, str]:

@@ -8,7 +8,7 @@ from pipelines.train.checkpoint.state import Weights
 
 @dataclass
 class TrainingProgress:
-    """The progress of a training and its metrics so far, equal on all ranks."""
+    """The progress of a training and its metrics so far; equal on all ranks, except for `best_weights`."""
 
     epoch: int = 0
     """Number of complete epochs."""
@@ -17,6 +17,7 @@ class TrainingProgress:
     best_epoch: int = 0
     best_loss: float = math.inf
     best_weights: Weights | None = None
+    """The network as validated after `best_epoch`. Without early stopping on rank 0 only, for a resumption with it."""
     history: list[dict[str, float]] = field(default_factory=list)
     """The metrics of each epoch."""
     dropout_calls: tuple[int, ...] = ()
@@ -25,3 +26,7 @@ class TrainingProgress:
 
     def stops_early(self, patience: int) -> bool:
         return patience > 0 and self.epoch - self.best_epoch >= patience
+
+    def is_complete(self, epochs: int, patience: int) -> bool:
+        """Whether no epoch is left to train, with these values of the settings."""
+        return self.epoch >= epochs or self.stops_early(patience)

@@ -114,7 +114,7 @@ def _connect_peers(rank: int, size: int) -> dict[int, socket.socket]:
         names = hvd.allgather_object(name)
         for other in range(rank):
             peers[other] = socket.socket(socket.AF_UNIX)
-            peers[other].connect(local_socket.address(names[other]))
+            local_socket.connect(peers[other], names[other])
             peers[other].sendall(_RANK_STRUCT.pack(rank))
         while len(peers) < size - 1:
             connection, _ = listener.accept()

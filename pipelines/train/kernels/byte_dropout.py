@@ -36,4 +36,5 @@ class ByteDropout(keras.layers.Dropout):
         bytes_drawn = tf.random.stateless_uniform([words], seed, minval=None, maxval=None, dtype=tf.uint32)
         bytes_drawn = tf.reshape(tf.bitcast(bytes_drawn, kind), [-1])[: tf.reduce_prod(shape)]
         kept = tf.cast(tf.reshape(bytes_drawn, shape) >= tf.constant(dropped, kind), inputs.dtype)
-        return inputs * (kept * tf.cast(2**bits / (2**bits - dropped), inputs.dtype))
+        # A plain product with zero would be NaN for an infinite or undefined value.
+        return tf.math.multiply_no_nan(inputs, kept * tf.cast(2**bits / (2**bits - dropped), inputs.dtype))

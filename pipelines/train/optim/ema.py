@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from pipelines.train.collectives.horovod import allreduce_mean
@@ -60,6 +62,12 @@ def assign_averages(model: keras.Model) -> None:
     """Replace a network's weights by their averages; does nothing without EMA."""
     for average, weight in zip(averages(model), floating_point(model.weights), strict=False):
         weight.assign(average)
+
+
+def validated_weights(model: keras.Model) -> list[npt.NDArray[Any]]:
+    """Copies of the weights that validation uses, in the order of `model.weights`: the averages if there are any."""
+    average = {id(weight): average for weight, average in zip(floating_point(model.weights), averages(model), strict=False)}
+    return [np.array(keras.ops.convert_to_numpy(average.get(id(weight), weight))) for weight in model.weights]
 
 
 @contextlib.contextmanager

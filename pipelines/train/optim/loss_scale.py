@@ -24,6 +24,11 @@ class BoundedLossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
     Fails in the graph, as `pipelines.train.optim.distributed.assert_finite` does, after too many such steps in a row.
     """
 
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        # Keras' own would add its variables again, with the initial scale.
+        if not self.built:
+            super().build(variables)
+
     def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> Any:
         with tf.control_dependencies([tf.debugging.assert_greater(self.dynamic_scale.value, _SMALLEST_SCALE, NOT_FINITE)]):
             return super().apply([tf.identity(gradient) for gradient in grads], trainable_variables)

@@ -1,7 +1,8 @@
 """The learning rate as a function of the step.
 
 The peak is the base rate scaled with the global batch (`training.learning_rate_scaling`). After the warm-up, which rises to it,
-the schedule takes over. Steps are optimizer updates from 0, so a resumed optimizer continues at its rate.
+the schedule takes over. Steps are those of the whole training from 0 (`pipelines.train.optim.step_count`), so a resumed training
+continues at its rate.
 """
 
 import math
