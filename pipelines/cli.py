@@ -144,11 +144,7 @@ def _located(setting: str) -> str:
     key, _, raw = setting.partition("=")
     if key.strip() not in _INPUTS:
         return setting
-    try:
-        value = yaml.safe_load(raw)
-    except yaml.YAMLError:
-        # For the loader to refuse.
-        return setting
+    value = loader.value_of(key, raw)
     return _input(key.strip(), value) if isinstance(value, str) else setting
 
 

@@ -55,7 +55,7 @@ def load(file: Path | None, overrides: Iterable[str] = (), settings: Mapping[str
         key, equals, raw = text.partition("=")
         if not equals:
             raise ConfigError(f"--set {text}: must be section.key=value, for example --set training.epochs=5")
-        _assign(values, key.strip(), _value(key, raw, text), "--set")
+        _assign(values, key.strip(), value_of(key, raw), "--set")
     _complete_address(values.get("tracking", {}))
     sections = {name: section(**values.get(name, {})) for name, section in _SECTIONS.items()}
     config = Config(**sections)
@@ -136,8 +136,8 @@ def read_yaml(file: Path) -> Mapping[Any, Any]:
     return content or {}
 
 
-def _value(key: str, raw: str, text: str) -> Any:
-    """The value in `--set KEY=RAW`."""
+def value_of(key: str, raw: str) -> Any:
+    """The value in `--set KEY=RAW`. Raises ConfigError if there is no such setting, or the value is not YAML."""
     if type_of(key.strip(), "--set") is str and not raw.lstrip().startswith(("'", '"')):
         # To YAML a path such as {x} is no text, and one such as a #b ends before the comment.
         raw = raw.strip() if key != key.strip() else raw
@@ -145,10 +145,10 @@ def _value(key: str, raw: str, text: str) -> Any:
     try:
         return yaml_text.parse(raw)
     except yaml_text.DuplicateKey as error:
-        raise ConfigError(f"--set {text}: {error.key} occurs twice; leave one out") from error
+        raise ConfigError(f"--set {key}={raw}: {error.key} occurs twice; leave one out") from error
     # ValueError: a date that does not exist, a number of thousands of digits.
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"--set {shown(text)}: '{shown(raw)}' is not a YAML value; put quotes around it") from error
+        raise ConfigError(f"--set {shown(f'{key}={raw}')}: '{shown(raw)}' is not a YAML value; put quotes around it") from error
 
 
 def _check_paths(config: Config) -> None:

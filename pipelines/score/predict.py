@@ -84,7 +84,7 @@ def find_inputs(files: Sequence[str]) -> list[NamedFile]:
 
 
 def _found(file: str) -> Iterator[NamedFile]:
-    path = paths.named_file(file)
+    path = paths.to_python(paths.given(file))
     try:
         by_kind = files_by_kind(path)
     except OSError as error:

@@ -12,6 +12,8 @@ import unicodedata
 # Limits of Linux, in bytes.
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095
 _LONGEST_SHOWN = 200
+# In Spark's paths of more than one file.
+GLOB_CHARACTERS = "\\{}[]*?"
 # It takes paths for URLs, and does not decode them.
 _PETASTORM = "#?;"
 # It decodes the path of a model's folder after it has looked whether that exists.
@@ -36,8 +38,8 @@ def fault(path: str) -> str:
 
 
 def table_fault(path: str) -> str:
-    """The same for a folder of tables, which Petastorm reads."""
-    return fault(path) or _contains(path, _PETASTORM, "Petastorm cannot open such a path")
+    """The same for a folder of tables, which Spark and Petastorm read."""
+    return fault(path) or _contains(path, _PETASTORM, "Petastorm cannot open such a path") or _pattern_fault(path)
 
 
 def mlflow_fault(path: str) -> str:
@@ -58,6 +60,8 @@ def clone_fault(path: str) -> str:
 def spark_file_fault(path: str) -> str:
     """The same for a file that Spark reads by itself."""
     name = path.rpartition("/")[2]
+    if _pattern_fault(path):
+        return _pattern_fault(path)
     if is_hidden(name) or name.endswith("._COPYING_"):
         return "has a name that Spark skips; rename it so that it begins with a letter"
     # Hadoop takes what is before the colon in the name of the checksum file for the scheme of a URI.
@@ -94,6 +98,12 @@ def _is_unicode(path: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _pattern_fault(path: str) -> str:
+    # Such characters are escaped (`pipelines.data.ingest.spark_jobs`), and Hadoop compares escaped paths name by name.
+    found = next((character for character in path if character in GLOB_CHARACTERS), "") if ":" in path else ""
+    return f"contains ':' and '{found}', which Spark cannot open together; use another folder" if found else ""
 
 
 def _contains(path: str, characters: str, reason: str) -> str:

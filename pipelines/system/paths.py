@@ -62,17 +62,6 @@ def to_python(location: str, origin: str = "") -> Path:
     return path
 
 
-def named_file(location: str) -> Path:
-    """The file that a command line names: from the working directory if it is there, else as `to_python` has it.
-
-    Raises:
-        ConfigError: as `to_python`.
-    """
-    if location and not path_rules.fault(location) and os.path.exists(location):
-        return Path(location)
-    return to_python(location)
-
-
 def given(location: str) -> str:
     """A location from the command line: a relative path is that in the working directory, if there is something, else `home`'s.
 

@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pyspark
 import pytest
@@ -135,6 +136,17 @@ def test_the_model_scores_every_row_and_counts_those_it_cannot_read(trained, hom
     rows = pq.read_table(home / "scored", partitioning=None).to_pylist()
     right = sum(row["predicted_label"] == row["label"] for row in rows)
     assert right / len(rows) == pytest.approx(summary["test"]["accuracy"])
+
+
+def test_partitions_of_parquet_keep_their_text(trained, home, address):
+    _, summary = trained
+    (home / "parts/id=007").mkdir(parents=True)
+    pq.write_table(pa.table({"image": pa.array([bytes(144)] * 3, pa.binary())}), home / "parts/id=007/a.parquet")
+    words = ("--model", summary["model_uri"], "--data", str(home / "parts"), "--output", str(home / "parts-scored"))
+    process = start(home, address, "score.py", *words)
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert pq.read_table(home / "parts-scored", partitioning=None)["id"].to_pylist() == ["007"] * 3
 
 
 def test_the_evaluation_of_the_model_agrees_with_the_training(trained, home, address):

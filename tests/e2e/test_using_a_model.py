@@ -23,6 +23,9 @@ from support import hostile
 from pipelines.data.formats import libsvm
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.sources import downloads
+from pipelines.data.table.row_hashes import hash_images
+from pipelines.data.table.schema import ReadingRules
+from pipelines.score import model_info
 from pipelines.system.reporter import NullReporter
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +115,14 @@ def in_process(client, trained):
 def test_training_registered_the_model_as_challenger(client, trained):
     assert trained["registered"] == {"name": "digits", "version": "1", "alias": "challenger"}
     assert str(client.get_model_version_by_alias("digits", "challenger").version) == "1"
+
+
+def test_the_model_records_how_its_rows_were_read_and_which_they_were(client, trained, test_digits):
+    info = model_info.read(Path(mlflow.artifacts.download_artifacts(trained["model_uri"])), trained["model_uri"])
+    assert (info.picture_form, info.reading) == ("digit", ReadingRules(source="libsvm"))
+    record = info.training_rows()
+    assert (len(record.hashes), record.is_complete) == (4000, True)
+    assert not record.contain(hash_images(test_digits[0])).any()
 
 
 def test_an_evaluation_reproduces_the_results_of_the_training_as_a_child_of_its_run(home, client, trained):

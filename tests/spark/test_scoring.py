@@ -173,7 +173,8 @@ def test_partitions_keep_their_text(spark, info, tmp_path):
 
 
 def test_a_struct_whose_name_has_a_dot_holds_the_images(spark, info, tmp_path):
-    column = pa.array([{"bytes": bytes(144)}] * 2, pa.struct([("bytes", pa.binary())]))
+    Image.new("L", (12, 12)).save(tmp_path / "a.png")
+    column = pa.array([{"bytes": (tmp_path / "a.png").read_bytes()}] * 2, pa.struct([("bytes", pa.binary())]))
     pq.write_table(pa.table({"img.raw": column, "img": [{"raw": {"bytes": b"x"}}] * 2}), tmp_path / "a.parquet")
     summary, _ = score(spark, info, tmp_path / "a.parquet", tmp_path / "out", image_column="img.raw")
     assert summary["rows"] == 2

@@ -11,7 +11,9 @@ import pytest
 from support.synthetic import images_and_labels, write_table
 
 from pipelines.config import loader
+from pipelines.data.table.row_hashes import TrainingRows, hash_images
 from pipelines.errors import ConvoyError, DataError
+from pipelines.score import model_info
 from pipelines.track.mlflow import logged_model as tracked_model
 from pipelines.track.rundir import figure_data
 from pipelines.track.rundir.events import SpoolWriter
@@ -151,11 +153,18 @@ def test_label_smoothing_raises_the_loss_of_a_confident_prediction():
 def test_the_saved_model_predicts_the_same_and_needs_no_training_library(table, tmp_path):
     model, _, _ = trained(table, tmp_path)
     images, _ = images_and_labels(5, seed=9)
-    tracked_model.save(model, tmp_path / "model", table.manifest, images)
+    record = TrainingRows(np.unique(hash_images(images[:3])))
+    (tmp_path / "rows").write_bytes(record.to_bytes())
+    tracked_model.save(model, tmp_path / "model", table.manifest, images, [images], tmp_path / "rows")
     loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"))
     np.testing.assert_allclose(
         loaded.predict(images.astype(np.float32)), model.predict(images.astype(np.float32), verbose=0), rtol=1e-5
     )
+    # What evaluation and prediction must not guess.
+    info = model_info.read(tmp_path / "model", "m")
+    assert (info.reading, info.picture_form, info.table_digest) == (table.manifest.reading, "picture", table.manifest.digest)
+    assert info.class_names == table.manifest.class_names
+    assert info.training_rows().contain(hash_images(images)).tolist() == [True] * 3 + [False] * 2
     requirements = (tmp_path / "model" / "requirements.txt").read_text()
     assert "tensorflow" in requirements
     assert not any(name in requirements for name in ("horovod", "petastorm", "pyspark"))

@@ -63,6 +63,13 @@ def test_a_folder_in_which_no_environment_works_is_refused_in_one_line(tmp_path,
     assert not (moved / ".venv").exists()
 
 
+def test_a_cache_in_which_no_environment_works_is_refused_in_one_line(clone, tmp_path):
+    shown = run(tmp_path / "convoy", "setup", CONVOY_CACHE=f"{tmp_path}/a[1]")
+    assert shown.returncode == 1
+    reason = "contains '[', and its environment would not work there; use another folder, and set CONVOY_CACHE to it"
+    assert shown.stderr == f"convoy: {tmp_path}/a[1]: {reason}\n"
+
+
 def test_help_names_every_command():
     shown = run(ROOT / "convoy", "help")
     assert shown.returncode == 0

@@ -18,10 +18,9 @@ def found(root):
 
 
 def test_sub_folders_count_and_what_spark_writes_beside_its_files_does_not(tmp_path):
-    write(
-        tmp_path, "b.parquet", "a/c.parquet", "a/d/e.parquet", "_SUCCESS", ".b.parquet.crc", "_temporary/0/x.parquet", "README.md"
-    )
-    assert found(tmp_path) == ["a/c.parquet", "a/d/e.parquet", "b.parquet"]
+    write(tmp_path, "b.parquet", "a/c.parquet", "a/d/e.parquet", "f.PARQUET", "g.parq")
+    write(tmp_path, "_SUCCESS", ".b.parquet.crc", "_temporary/0/x.parquet", "README.md")
+    assert found(tmp_path) == ["a/c.parquet", "a/d/e.parquet", "b.parquet", "f.PARQUET", "g.parq"]
 
 
 def test_partitions_may_be_nested_and_begin_with_an_underscore(tmp_path):

@@ -9,6 +9,7 @@ from pipelines import cli
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConfigError
 from pipelines.system import path_rules, paths
+from pipelines.system.reporter import PrintReporter
 from pipelines.track.mlflow.follower import default_tracking_uri
 
 OBJECT_STORES = ("s3://bucket/x", "s3a://bucket/x", "abfss://c@a.dfs.core.windows.net/x", "gs://bucket/x", "hdfs:///x")
@@ -157,6 +158,18 @@ def test_a_file_with_a_colon_is_read_by_its_path(laptop):
     assert paths.to_python("./a:b.txt") == Path("/home/ann/convoy/a:b.txt")
 
 
+def test_a_name_found_in_a_folder_is_shown_in_one_line_of_any_terminal(capsys):
+    PrintReporter().say("Z\udcfcrich\n\x1b[2J \u2028ü\tx")
+    PrintReporter().warn("\ud800")
+    assert capsys.readouterr().out == "Z\\xfcrich\\n\\x1b[2J \\u2028ü\tx\nwarning: \\ud800\n"
+
+
+def test_a_folder_of_tables_with_a_colon_and_a_bracket_is_refused(laptop):
+    assert paths.to_petastorm("/a:b/c") == "file:///a:b/c"
+    with pytest.raises(ConfigError, match=r"^/a:b/c\[1\]: contains ':' and '\[', which Spark cannot open together"):
+        paths.to_petastorm("/a:b/c[1]")
+
+
 @pytest.mark.parametrize("character", "#?;")
 def test_characters_with_a_meaning_in_urls_are_rejected_for_petastorm_only(laptop, character):
     location = f"/a{character}b"
@@ -179,10 +192,11 @@ def test_a_folder_of_models_that_mlflow_would_look_for_elsewhere_is_refused(lapt
     [
         *(("a.txt", True), ("a[1]{x}%41 #?*;.txt", True), ("_a=1.txt", True)),
         *(("_a.txt", False), (".a.txt", False), ("2026-11-29T20:04.txt", False), ("a.txt._COPYING_", False)),
+        *(("d:e/a.txt", True), ("d:e/a[1].txt", False), ("d:e[1]/a.txt", False)),
     ],
 )
 def test_the_names_that_spark_cannot_open_are_known(name, reads):
-    assert (path_rules.spark_file_fault(f"/data/d:e/_f/{name}") == "") == reads
+    assert (path_rules.spark_file_fault(f"/data/_f/{name}") == "") == reads
 
 
 def test_the_tracking_store_of_a_laptop_is_in_the_home_folder(laptop, monkeypatch):

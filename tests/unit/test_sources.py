@@ -179,6 +179,17 @@ def test_the_names_of_a_folder_are_read_by_words(tmp_path, train, test):
     assert found == ((f"{tmp_path}/{train}", "train"), (f"{tmp_path}/{test}", "test"))
 
 
+def test_the_files_of_a_folder_are_text_whatever_their_endings(tmp_path):
+    for name in ("letter-train.scale", "letter-test.scale"):
+        (tmp_path / name).write_text("1 1:1\n")
+    (tmp_path / "train.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    found = ((f"{tmp_path}/letter-train.scale", "train"), (f"{tmp_path}/letter-test.scale", "test"))
+    assert resolve_source(DataConfig(dataset=str(tmp_path)), SILENT).files == found
+    # A known ending comes first.
+    (tmp_path / "a-train.libsvm").write_text("1 1:1\n")
+    assert resolve_source(DataConfig(dataset=str(tmp_path)), SILENT).files == ((f"{tmp_path}/a-train.libsvm", "train"), found[1])
+
+
 def test_a_file_is_never_both_training_and_test_file(tmp_path):
     drop = tmp_path / "drop"
     drop.mkdir()

@@ -81,14 +81,15 @@ class Clone:
         return self.root / "conf/spark"
 
     def check_folder(self) -> None:
-        """Raises SetupError for a folder in which an environment would not work, or a deleted working directory."""
+        """Raises SetupError if the clone or the downloads are where no environment works, or the working directory is gone."""
         try:
             os.getcwd()
         except OSError:
             raise SetupError("the working directory no longer exists; change to one that does") from None
-        fault = path_rules.clone_fault(str(self.root))
-        if fault:
-            raise SetupError(f"{path_rules.printable(str(self.root))}: {fault}, and move the clone there")
+        for folder, remedy in ((self.root, "move the clone there"), (cache(), "set CONVOY_CACHE to it")):
+            fault = path_rules.clone_fault(str(folder))
+            if fault:
+                raise SetupError(f"{path_rules.shown(str(folder))}: {fault}, and {remedy}")
 
     def check_runtime(self) -> None:
         """Raises SetupError for a runtime without a lock file."""

@@ -11,6 +11,7 @@ from pipelines.system import listing
 
 FileKind = Literal["libsvm", "parquet", "picture"]
 _PARQUET_MAGIC = b"PAR1"
+_PARQUET_ENDINGS = (".parquet", ".parq", ".pq")
 _PART_PREFIX = "part-"
 
 
@@ -35,7 +36,7 @@ def _kind_by_name(path: Path) -> FileKind | None:
         return "libsvm"
     if path.suffix.lower() in image_file.ENDINGS:
         return "picture"
-    return "parquet" if path.suffix == ".parquet" else None
+    return "parquet" if path.suffix.lower() in _PARQUET_ENDINGS else None
 
 
 def files_by_kind(path: Path) -> dict[FileKind, list[Path]]:

@@ -9,12 +9,13 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from pipelines.errors import DataError
-from pipelines.system import connect, paths
+from pipelines.system import connect, path_rules, paths
 from pipelines.system.secrets import first_line
 
 # Last line of a Python worker's traceback, for errors with a message for the user.
 _USER_ERROR = re.compile(r"^(?:pipelines\.errors\.)?(?:DataError|ConfigError|ConvoyError): (.+)$", re.MULTILINE)
 
+_GLOB_CHARACTERS = re.compile(f"[{re.escape(path_rules.GLOB_CHARACTERS)}]")
 # Arrow batches are built in memory, and a line of text can be ten times as large as its image ("784:0.123456 ").
 _VALUES_PER_ARROW_BATCH = 16 * 2**20
 _MAX_ROWS_PER_ARROW_BATCH = 10_000
@@ -25,6 +26,13 @@ def arrow_batches(spark: SparkSession, values_per_row: int) -> Iterator[None]:
     """Bound the size of the batches sent to Python. Restores the setting, because the session may belong to a notebook."""
     rows = max(1, min(_MAX_ROWS_PER_ARROW_BATCH, _VALUES_PER_ARROW_BATCH // values_per_row))
     with _setting(spark, "spark.sql.execution.arrow.maxRecordsPerBatch", str(rows)):
+        yield
+
+
+@contextmanager
+def partitions_as_text(spark: SparkSession) -> Iterator[None]:
+    """Sub-folders KEY=VALUE become columns of text. Spark Connect looks at the files only when a job runs."""
+    with _setting(spark, "spark.sql.sources.partitionColumnTypeInference.enabled", "false"):
         yield
 
 
@@ -53,11 +61,12 @@ def read_parquet(
     Raises:
         PySparkException, Py4JJavaError: a file cannot be read, or two files have columns of one name and different types.
     """
-    reader = spark.read.option("__globPaths__", "false").option("mergeSchema", str(columns_of_all_files).lower())
+    reader = spark.read.option("mergeSchema", str(columns_of_all_files).lower())
     if root:
         reader = reader.option("basePath", paths.to_spark(root))
-    with _setting(spark, "spark.sql.sources.partitionColumnTypeInference.enabled", "false"):
-        return reader.parquet(*map(paths.to_spark, locations))
+    with partitions_as_text(spark):
+        # With the option __globPaths__ Spark would read all files once more for each path that has such a character in it.
+        return reader.parquet(*[_GLOB_CHARACTERS.sub(r"\\\g<0>", paths.to_spark(location)) for location in locations])
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines.config import DataConfig
 from pipelines.data.formats import text_file
-from pipelines.data.formats.file_kind import is_part_folder, part_names
-from pipelines.data.formats.libsvm import ENDINGS, is_libsvm
+from pipelines.data.formats.file_kind import file_kind, is_part_folder, part_names
+from pipelines.data.formats.libsvm import is_libsvm
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.sources import text_pass
 from pipelines.data.sources.source import NotThere, SourceSplit, refuse_test_file, short_name
@@ -104,20 +104,17 @@ def folder_files(location: str) -> tuple[tuple[str, SourceSplit], ...]:
     Raises:
         ConfigError: either is missing or ambiguous.
     """
-    entries = listing.entries(paths.to_python(location))
-    names = [
-        entry.name for entry in entries if (is_libsvm(Path(entry.name)) if entry.is_file() else is_part_folder(Path(entry.path)))
-    ]
+    folder = paths.to_python(location)
+    names = [entry.name for entry in listing.entries(folder) if not entry.is_dir() or is_part_folder(Path(entry.path))]
     found: list[tuple[str, SourceSplit]] = []
     splits: tuple[SourceSplit, ...] = ("train", "test")
     for split in splits:
-        named = [name for name in names if _names_split(name, split)]
+        named = _text_names(folder, [name for name in names if _names_split(name, split)])
         if len(named) != 1:
             what = "no file" if not named else f"{len(named)} files ({', '.join(named)})"
             raise (ConfigError if named else NotThere)(
-                f"data.dataset={location}: {what} with '{split}' in the name and an ending of {', '.join(ENDINGS)} "
-                f"(or those with .bz2 or .gz); there must be one, as a word that begins with '{split}', or name the files with "
-                "data.dataset and data.test_file"
+                f"data.dataset={location}: {what} with '{split}' in the name (as a word that begins with '{split}'); there must "
+                "be one libsvm file, or name the files with data.dataset and data.test_file"
             )
         found.append((f"{location.rstrip('/')}/{named[0]}", split))
     if found[0][0] == found[1][0]:
@@ -136,6 +133,12 @@ def text_uris(location: str) -> list[str]:
     """
     path = paths.to_python(location)
     return [f"{location.rstrip('/')}/{name}" for name in part_names(path)] if path.is_dir() else [location]
+
+
+def _text_names(folder: Path, names: list[str]) -> list[str]:
+    """The names of libsvm text among those in a folder: those with its endings and folders of parts, or else all text."""
+    named = [name for name in names if is_libsvm(Path(name)) or (folder / name).is_dir()]
+    return named or [name for name in names if file_kind(folder / name) == "libsvm"]
 
 
 def _names_split(name: str, split: SourceSplit) -> bool:

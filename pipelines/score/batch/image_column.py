@@ -1,4 +1,4 @@
-"""What the image column of an input holds, decided once for all rows by the kind of input, the schema or the first bytes."""
+"""What the image column of an input holds, decided once for all rows by the kind of input, the type or the first bytes."""
 
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -17,16 +17,13 @@ _DESCRIPTIONS: dict[Content, str] = {
 
 
 def content(rows: ScoringInput, kind: Kind, target: ImageFormat) -> Content:
-    """What the column holds. Reads the first bytes of some rows if the schema leaves it open."""
+    """What the column holds. Reads the first bytes of some rows if the type leaves it open."""
     if kind in ("table", "libsvm"):
         return "raw"
     if kind == "images":
         return "encoded"
     if isinstance(rows.frame.schema[rows.image].dataType, T.ArrayType):
         return "lists"
-    if rows.image not in rows.kept:
-        # The field `bytes` of a struct, by which other programs store picture files.
-        return "encoded"
     image = F.col(quoted(rows.image))
     sample = (
         rows.frame.where(image.isNotNull())

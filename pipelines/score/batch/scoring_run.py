@@ -100,6 +100,7 @@ def run_scoring(spark: SparkSession, request: ScoringRequest, kind: Kind, report
         values_per_row = _VALUES_PER_ENCODED_IMAGE if kind == "images" else math.prod(target.shape)
         stack.enter_context(arrow_batches(spark, values_per_row))
         stack.enter_context(job_group(spark, "Convoy scoring"))
+        stack.enter_context(spark_jobs.partitions_as_text(spark))
         quarantined = 0
         tallies = folder / _TALLIES
         tallies.mkdir()
