@@ -10,6 +10,7 @@ try:
     from pipelines import cli
     from pipelines.errors import LaunchError
     from pipelines.launch.preflight import check, probe, requirements
+    from pipelines.system import connect
 except ImportError as error:
     # A package that this program needs itself is missing or damaged.
     sys.exit(f"error: the environment is damaged ({error}); run ./convoy setup")
@@ -22,7 +23,9 @@ def main(arguments: Sequence[str]) -> None:
     if options.workers is not None and options.workers < 1:
         parser.error(f"--workers {options.workers}: must be at least 1")
     node = probe.probe_node()
-    rows = requirements.check_node(node, options.workers or 1)
+    # The server of Spark Connect has the workers, not this machine.
+    elsewhere = connect.requested().startswith("sc://")
+    rows = requirements.check_node(node, 1 if elsewhere else options.workers or 1)
     if options.workers is not None and requirements.all_pass(rows):
         rows += check.check_with_spark(node, options.workers)
     print(check.table(rows))

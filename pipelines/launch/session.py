@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,8 @@ from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 from pipelines.errors import LaunchError
-from pipelines.system import paths, spark_submit, surroundings
+from pipelines.system import connect, paths, spark_submit, surroundings
+from pipelines.system.secrets import first_line, mask
 
 _log = logging.getLogger(__name__)
 
@@ -23,7 +25,8 @@ _log = logging.getLogger(__name__)
 def open_session(app_name: str) -> Iterator[SparkSession]:
     """The active session, or else a new one that is stopped at the end.
 
-    The session of a Databricks cluster is never stopped. A new one uses the master of `spark-submit`, or `local[*]`.
+    The session of a Databricks cluster is never stopped. A new one uses the master of `spark-submit`, or `local[*]`; if
+    `SPARK_REMOTE` is set, it is one of Spark Connect.
 
     Raises:
         LaunchError: Spark could not be started.
@@ -37,6 +40,24 @@ def open_session(app_name: str) -> Iterator[SparkSession]:
     # By default Spark starts the first `python3` on the PATH of its workers.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     interrupt_handler = signal.getsignal(signal.SIGINT)
+    with connect.kept_address():
+        address = connect.requested()
+        session = _connected(address) if address and not address.startswith("local") else _started(app_name)
+        # Spark's own handler asks the JVM to cancel and fails if Ctrl-C has already ended it.
+        signal.signal(signal.SIGINT, interrupt_handler)
+        try:
+            yield session
+        finally:
+            if not connect.is_remote(session):
+                _end_barrier_timers(session)
+            try:
+                session.stop()
+            except Exception:
+                # After a Ctrl-C the JVM is already gone.
+                _log.info("Spark had already stopped", exc_info=True)
+
+
+def _started(app_name: str) -> SparkSession:
     try:
         builder = (
             SparkSession.builder.appName(app_name)
@@ -46,22 +67,31 @@ def open_session(app_name: str) -> Iterator[SparkSession]:
         )
         for key, value in _loopback().items():
             builder = builder.config(key, value)
-        session = builder.getOrCreate()
-        if spark_submit.is_submitted():
+        with warnings.catch_warnings():
+            # Connect sets on its new server, a second time and in vain, what that was started with.
+            warnings.filterwarnings("ignore", "Failed to set spark", UserWarning)
+            session = builder.getOrCreate()
+        if spark_submit.is_submitted() and not connect.is_remote(session):
             _leave_interrupts_to_the_driver(session)
     except Exception as error:
-        raise LaunchError(f"Spark could not be started ({error}); run ./convoy doctor") from error
-    # Spark's own handler asks the JVM to cancel and fails if Ctrl-C has already ended it.
-    signal.signal(signal.SIGINT, interrupt_handler)
+        raise LaunchError(f"Spark could not be started ({first_line(error)}); run ./convoy doctor") from error
+    return session
+
+
+def _connected(address: str) -> SparkSession:
+    """A session of a Spark Connect server that is already running, whose settings are its own."""
     try:
-        yield session
-    finally:
-        _end_barrier_timers(session)
-        try:
-            session.stop()
-        except Exception:
-            # After a Ctrl-C the JVM is already gone.
-            _log.info("Spark had already stopped", exc_info=True)
+        connect.check_reachable(address)
+        session = SparkSession.builder.getOrCreate()
+        # The first question to the server.
+        _log.info("Spark Connect, Spark %s", session.version)
+        return session
+    except ImportError as error:
+        remedy = "install Spark Connect's packages: pip install 'pyspark[connect]'"
+        raise LaunchError(f"SPARK_REMOTE={mask(address)}: {first_line(error)}; {remedy}") from error
+    except Exception as error:
+        remedy = "start the server, or unset SPARK_REMOTE to train without Spark Connect"
+        raise LaunchError(f"SPARK_REMOTE={mask(address)}: {first_line(error)}; {remedy}") from error
 
 
 def _check_surroundings() -> None:
@@ -94,6 +124,8 @@ def is_local() -> bool:
     active = SparkSession.getActiveSession()
     if active is not None:
         return runs_here(active)
+    if connect.requested():
+        return connect.requested().startswith("local")
     _check_surroundings()
     SparkContext._ensure_initialized()
     return bool(SparkConf().get("spark.master", "local[*]").startswith("local"))
@@ -101,6 +133,8 @@ def is_local() -> bool:
 
 def runs_here(spark: SparkSession) -> bool:
     """Whether the tasks of a session run on this machine."""
+    if connect.is_remote(spark):
+        return connect.server_is_here(spark)
     return bool(spark.sparkContext.master.startswith("local"))
 
 
@@ -108,8 +142,11 @@ def _loopback() -> dict[str, str]:
     """Settings for one machine, where nothing should listen on the network unless the user configured it."""
     if not is_local():
         return {}
-    conf = SparkConf()
     settings = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+    if connect.requested():
+        # The settings of `spark-submit` and Spark's files are read only when the server starts.
+        return settings | {"spark.connect.grpc.binding.address": "127.0.0.1", "spark.ui.enabled": "false"}
+    conf = SparkConf()
     if "SPARK_LOCAL_IP" not in os.environ:
         # Only this variable sets the address of the web UI.
         settings["spark.ui.enabled"] = "false"

@@ -1,5 +1,6 @@
 """Task slots: how many workers the cluster can run at once, and how they share its cores."""
 
+import contextlib
 import os
 import re
 import time
@@ -8,6 +9,7 @@ from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
 
 from pipelines.errors import LaunchError
+from pipelines.system import connect
 
 # Executors of a new session register one by one. Spark itself waits as long for them
 # (spark.scheduler.maxRegisteredResourcesWaitingTime), but not at all in its standalone cluster manager.
@@ -22,7 +24,7 @@ def check(spark: SparkSession, workers: int) -> None:
     slots = available(spark)
     if workers > slots:
         raise LaunchError(
-            f"launch.workers={workers}: only {slots} task slots are available ({spark.sparkContext.master}); "
+            f"launch.workers={workers}: only {slots} task slots are available ({connect.master(spark)}); "
             "ask for fewer workers, add nodes, or lower spark.task.cpus"
         )
 
@@ -30,9 +32,11 @@ def check(spark: SparkSession, workers: int) -> None:
 def wait_for_start(spark: SparkSession, workers: int) -> None:
     """Wait for the executors of a new session to register. Raises LaunchError like `check`."""
     _check_fixed(spark)
-    context = spark.sparkContext
-    if not context.master.startswith("local"):
-        _wait(spark, workers, context.startTime / 1000 + _REGISTER_SECONDS - time.time())
+    if connect.is_remote(spark):
+        # How long its executors have had is not known.
+        _wait(spark, workers, 0 if connect.server_is_here(spark) else _REGISTER_SECONDS)
+    elif not spark.sparkContext.master.startswith("local"):
+        _wait(spark, workers, spark.sparkContext.startTime / 1000 + _REGISTER_SECONDS - time.time())
     check(spark, workers)
 
 
@@ -60,7 +64,7 @@ def wait_for_return(spark: SparkSession, workers: int, least: int, seconds: floa
     left = min(workers, available(spark))
     if left < least:
         raise LaunchError(
-            f"launch.min_workers={least}: only {left} task slots are left ({spark.sparkContext.master}); "
+            f"launch.min_workers={least}: only {left} task slots are left ({connect.master(spark)}); "
             "add nodes and continue with --resume, or allow fewer workers"
         )
     return left
@@ -73,7 +77,7 @@ def _wait(spark: SparkSession, workers: int, seconds: float) -> None:
 
 
 def _check_fixed(spark: SparkSession) -> None:
-    if spark.sparkContext.getConf().get("spark.dynamicAllocation.enabled", "false") == "true":
+    if connect.setting(spark, "spark.dynamicAllocation.enabled") == "true":
         raise LaunchError(
             "spark.dynamicAllocation.enabled=true: workers must all run at once, which Spark's barrier stages do not support "
             "with dynamic allocation; set it to false and fix the number of executors"
@@ -82,23 +86,25 @@ def _check_fixed(spark: SparkSession) -> None:
 
 def available(spark: SparkSession) -> int:
     """Number of tasks that can run at once, as Spark counts them for barrier stages."""
-    try:
-        inner = spark.sparkContext._jsc.sc()
-        return int(inner.maxNumConcurrentTasks(inner.resourceProfileManager().defaultResourceProfile()))
-    except Py4JError:
-        # Not a public interface of Spark, so it may be missing. The fallback counts two cores if there is one.
-        return cores(spark) // int(spark.sparkContext.getConf().get("spark.task.cpus", "1"))
+    if not connect.is_remote(spark):
+        # Not a public interface of Spark, so it may be missing.
+        with contextlib.suppress(Py4JError):
+            inner = spark.sparkContext._jsc.sc()
+            return int(inner.maxNumConcurrentTasks(inner.resourceProfileManager().defaultResourceProfile()))
+    # Counts two cores if there is one, or none.
+    return cores(spark) // int(connect.setting(spark, "spark.task.cpus", "1"))
 
 
 def cores(spark: SparkSession) -> int:
     """Number of cores as Spark counts them; in local mode its number of threads."""
-    context = spark.sparkContext
-    local = re.fullmatch(r"local(?:\[(\*|\d+)(?:,\s*\d+)?\])?", context.master)
+    if connect.is_remote(spark):
+        return connect.parallelism(spark)
+    local = re.fullmatch(r"local(?:\[(\*|\d+)(?:,\s*\d+)?\])?", spark.sparkContext.master)
     if local is not None:
         threads = local.group(1) or "1"
         return own_cores() if threads == "*" else int(threads)
     # The sum of the executors' cores, unless the user set it.
-    return int(context.defaultParallelism)
+    return connect.parallelism(spark)
 
 
 def own_cores() -> int:

@@ -5,6 +5,7 @@ Workers need neither access to the tracking server nor a token, because Spark co
 
 import dataclasses
 import os
+import shutil
 import tempfile
 import uuid
 import zipfile
@@ -18,7 +19,7 @@ from pyspark.sql import SparkSession
 
 from pipelines.score.classifier import Classifier
 from pipelines.score.model_info import ModelInfo
-from pipelines.system import surroundings
+from pipelines.system import connect, surroundings
 from pipelines.system.tensorflow_env import tensorflow_environment
 
 _loaded: dict[str, Classifier] = {}
@@ -37,14 +38,20 @@ class PackedModel:
 def packed_models(spark: SparkSession, models: Sequence[ModelInfo]) -> Iterator[tuple[PackedModel, ...]]:
     """Distribute models through Spark. They stay available as long as the application."""
     # Every executor copies all files of the application before its next task, also one that is added long after this job. A file
-    # that is gone would fail all jobs of the session. Spark deletes its folder when the application ends.
-    folder = Path(tempfile.mkdtemp(prefix="convoy-ship-", dir=SparkFiles.getRootDirectory()))
-    packed = []
-    for info in models:
-        archive = folder / f"convoy-model-{uuid.uuid4().hex}.zip"
-        _pack(info.path, archive)
-        spark.sparkContext.addFile(str(archive))
-        packed.append(PackedModel(archive.name, info))
+    # that is gone would fail all jobs of the session. Spark deletes its folder when the application ends. A server of Spark
+    # Connect, which keeps a copy of its own, has no folder here.
+    remote = connect.is_remote(spark)
+    folder = Path(tempfile.mkdtemp(prefix="convoy-ship-", dir=None if remote else SparkFiles.getRootDirectory()))
+    try:
+        packed = []
+        for info in models:
+            archive = folder / f"convoy-model-{uuid.uuid4().hex}.zip"
+            _pack(info.path, archive)
+            connect.add_file(spark, archive)
+            packed.append(PackedModel(archive.name, info))
+    finally:
+        if remote:
+            shutil.rmtree(folder)
     yield tuple(packed)
 
 

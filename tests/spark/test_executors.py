@@ -3,10 +3,13 @@ from pathlib import Path
 
 import pyspark
 import pytest
+from support.ranks import own_task, own_task_and_those_met
 
 from pipelines.errors import LaunchError
+from pipelines.launch import tasks
 from pipelines.launch.preflight import check
 from pipelines.launch.preflight.probe import probe_quickly
+from pipelines.system import connect
 
 ANOTHER_NAME = str(Path(sys.executable).with_name(f"python{sys.version_info.major}.{sys.version_info.minor}"))
 
@@ -31,6 +34,25 @@ def test_a_run_folder_that_executors_do_not_see_is_rejected_with_the_remedy(spar
 def test_more_workers_than_slots_are_rejected_before_anything_runs(spark):
     with pytest.raises(LaunchError, match=r"launch\.workers=3: only 2 task slots"):
         check.check_cluster(spark, 3)
+
+
+@pytest.mark.parametrize("remote", [False, True], ids=["RDD", "DataFrame"])
+@pytest.mark.parametrize("barrier", [False, True], ids=["plain", "barrier"])
+def test_tasks_return_what_the_function_returns_in_their_order(spark, monkeypatch, remote, barrier):
+    # The way of Spark Connect works on any session.
+    monkeypatch.setattr(connect, "is_remote", lambda _: remote)
+    function, expected = (own_task_and_those_met, [(0, ["0", "1"]), (1, ["0", "1"])]) if barrier else (own_task, [0, 1])
+    assert tasks.run(spark, function, 2, barrier=barrier) == expected
+
+
+def test_what_spark_connect_cannot_ask_is_found_in_other_ways(spark, monkeypatch):
+    asked = connect.parallelism(spark)
+    assert connect._planned_parts(spark) == connect._counted_parts(spark) == asked == 2
+    names = ("spark.master", "spark.speculation", "spark.executor.memory", "spark.dynamicAllocation.enabled")
+    told = [connect.setting(spark, name, "none") for name in names]
+    assert told[0] == "local[2]"
+    monkeypatch.setattr(connect, "is_remote", lambda _: True)
+    assert [connect.setting(spark, name, "none") for name in names] == told
 
 
 def test_python_workers_do_not_list_sparks_archives_for_every_task(spark):

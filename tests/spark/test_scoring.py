@@ -16,6 +16,7 @@ from pipelines.config import loader
 from pipelines.data.ingest.spark_jobs import job_group
 from pipelines.errors import ConfigError, ConvoyError, DataError
 from pipelines.score import model_info
+from pipelines.score.batch.scoring import RejectedRow, Tally, total
 from pipelines.score.batch.scoring_run import ScoringRequest, check, run_scoring
 from pipelines.score.spark_model import packed_models
 
@@ -62,6 +63,18 @@ def test_a_table_keeps_its_columns_and_every_row_gets_a_prediction(spark, info, 
     assert (summary["rows"], summary["rejected_rows"], summary["kind"]) == (105, 0, "table")
     assert json.loads((tmp_path / "out" / "_scoring.json").read_text())["model_uri"] == "models:/bands/7"
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_partition_that_spark_has_run_twice_counts_once(tmp_path):
+    content = {
+        "rows": 3,
+        "predict_seconds": 0.5,
+        "load_seconds": 0.0,
+        "rejected": [{"origin": "a", "row": 7, "reason": "is odd"}],
+    }
+    for name in ("0-10", "0-12", "1-11", ".1-13.unfinished"):
+        (tmp_path / name).write_text(json.dumps(content))
+    assert total(tmp_path) == Tally(6, 1.0, 0.0, (RejectedRow("a", 7, "is odd"),) * 2)
 
 
 def test_libsvm_lines_keep_file_line_and_label(spark, info, tmp_path):

@@ -383,3 +383,18 @@ def horovod_operations():
     found["objects"] = hvd.allgather_object({"rank": 0} if hvd.rank() == 0 else {"rank": 1, "more": "text"})
     found["built"] = {"gloo": bool(hvd.gloo_built()), "mpi": bool(hvd.mpi_built())}
     return found
+
+
+def own_task():
+    """Number of the Spark task."""
+    from pyspark import TaskContext
+
+    return TaskContext.get().partitionId()
+
+
+def own_task_and_those_met():
+    """Number of the barrier task, and those of all tasks as it hears them."""
+    from pyspark import BarrierTaskContext
+
+    context = BarrierTaskContext.get()
+    return context.partitionId(), context.allGather(str(context.partitionId()))

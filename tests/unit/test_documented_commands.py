@@ -95,6 +95,13 @@ RUN_BY = {
     "./convoy submit --runtime 17.3 --body run.json": (BODY,),
     "databricks jobs submit --json @run.json": (BODY,),
     "spark-submit --master spark://HEAD:7077 jobs/train_cnn.py --workers 2": (HOSTS,),
+    "SPARK_REMOTE=sc://HOST:15002 ./convoy train --workers 2": (
+        "e2e/test_spark_connect.py::test_a_training_ingests_trains_two_workers_and_restarts_when_one_is_lost",
+        "unit/test_front_door.py::test_with_spark_connect_train_needs_no_spark_submit",
+    ),
+    "SPARK_REMOTE=local[2] ./convoy train --workers 2": (
+        "e2e/test_spark_connect.py::test_without_a_server_a_job_starts_its_own",
+    ),
     ".venv/bin/uv pip freeze --exclude-editable > installed.txt": (
         "unit/test_dependencies.py::test_the_list_for_an_audit_names_every_package",
     ),

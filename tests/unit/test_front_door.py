@@ -144,6 +144,12 @@ def test_a_working_directory_that_has_gone_is_one_line(tmp_path):
     assert shown.stderr.splitlines()[-1] == "convoy: the working directory no longer exists; change to one that does"
 
 
+def test_with_spark_connect_train_needs_no_spark_submit(clone):
+    finish_set_up(clone)
+    shown = run(clone.root / "convoy", "train", "--workers", "2", SPARK_REMOTE="sc://head:15002")
+    assert shown.stdout.splitlines()[-1] == f"convoy: $ python {clone.root}/jobs/train_cnn.py --workers 2"
+
+
 def test_a_command_is_shown_without_the_passwords_in_its_addresses(door):
     shown = door.without_passwords("mlflow server --backend-store-uri postgresql://ann:s3cret@db/mlflow --port 5000")
     assert shown == "mlflow server --backend-store-uri postgresql://***@db/mlflow --port 5000"

@@ -43,11 +43,13 @@ MAY_IMPORT = {
     "train.precision train.worker_setup train.collectives train.kernels train.optim train.checkpoint",
     # The driver.
     "launch.session": "errors system",
-    "launch.slots": "errors",
+    "launch.slots": "errors system",
+    "launch.tasks": "system",
     "launch.rendezvous": "errors",
     "launch.health": "errors progress system config track.rundir",
-    "launch.preflight": "errors system models.memory train.precision launch.session launch.slots",
-    "launch.workers": "errors progress system config track.rundir launch.session launch.slots launch.rendezvous launch.health",
+    "launch.preflight": "errors system models.memory train.precision launch.session launch.slots launch.tasks",
+    "launch.workers": "errors progress system config track.rundir "
+    "launch.session launch.slots launch.tasks launch.rendezvous launch.health",
     "launch": "errors progress system config data.table data.sources data.ingest data.stream "
     "track.rundir track.console track.mlflow track models train.checkpoint train.collectives train "
     "launch.session launch.slots launch.health launch.preflight launch.workers",
@@ -76,7 +78,7 @@ OWNERS = {
     "petastorm": "data.stream",
     "psutil": "system track launch",
     "py4j": "data.ingest launch.session launch.slots score",
-    "pyarrow": "data.table data.sources data.ingest data.stream.petastorm_compat score",
+    "pyarrow": "data.table data.sources data.ingest data.stream.petastorm_compat launch.tasks score",
     # Only launch.session opens a session; score and sweep receive it.
     "pyspark": "data.ingest launch score sweep",
     "rich": "data.sources.downloads track.console.terminal",

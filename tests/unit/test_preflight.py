@@ -278,3 +278,8 @@ def test_a_run_folder_that_takes_no_appends_is_a_note_that_says_how_it_is_handle
 
 def test_a_patch_release_of_python_may_differ():
     assert executor_failures(dataclasses.replace(GOOD, python="3.13.9")) == []
+
+
+def test_a_client_of_spark_connect_needs_no_java(monkeypatch):
+    monkeypatch.setenv("SPARK_REMOTE", "sc://head:15002")
+    assert requirements.all_pass(requirements.check_node(dataclasses.replace(GOOD, java="")))

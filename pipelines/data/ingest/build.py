@@ -30,6 +30,7 @@ from pipelines.data.sources.resolve import has_known_indices
 from pipelines.data.sources.source import Source
 from pipelines.data.table.schema import BYTES_PER_VALUE, SPLIT_COLUMN, Dtype
 from pipelines.errors import ConfigError, DataError
+from pipelines.system import connect
 
 _MEGABYTE = 2**20
 # A task writes its files one after another; several tasks per core balance the load.
@@ -195,7 +196,7 @@ def _write(spark: SparkSession, frame: DataFrame, plan: Plan, folder: Path) -> t
         (folder / f"{SPLIT_COLUMN}={segment.split}").mkdir()
     num_files = sum(segment.num_files for segment in plan.segments)
     num_bytes = sum(segment.rows for segment in plan.segments) * plan.bytes_per_row
-    tasks = max(3 * spark.sparkContext.defaultParallelism, -(-num_bytes // _BYTES_PER_WRITE_TASK))
+    tasks = max(3 * connect.parallelism(spark), -(-num_bytes // _BYTES_PER_WRITE_TASK))
     written = (
         frame.where(IS_IMAGES)
         .mapInArrow(partial(shuffle_batches, plan=plan), SHUFFLED_COLUMNS)

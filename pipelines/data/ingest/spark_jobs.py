@@ -1,7 +1,6 @@
 """Helpers for Spark jobs in a session that may belong to a notebook: literal paths, bounded batches, cancellation, errors."""
 
 import re
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -10,7 +9,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from pipelines.errors import DataError
-from pipelines.system import path_rules, paths
+from pipelines.system import connect, path_rules, paths
 from pipelines.system.secrets import first_line
 
 # Last line of a Python worker's traceback, for errors with a message for the user.
@@ -20,8 +19,6 @@ _GLOB_CHARACTERS = re.compile(f"[{re.escape(path_rules.GLOB_CHARACTERS)}]")
 # Arrow batches are built in memory, and a line of text can be ten times as large as its image ("784:0.123456 ").
 _VALUES_PER_ARROW_BATCH = 16 * 2**20
 _MAX_ROWS_PER_ARROW_BATCH = 10_000
-# What `setJobGroup` sets.
-_GROUP_PROPERTIES = ("spark.jobGroup.id", "spark.job.description", "spark.job.interruptOnCancel")
 
 
 @contextmanager
@@ -29,6 +26,13 @@ def arrow_batches(spark: SparkSession, values_per_row: int) -> Iterator[None]:
     """Bound the size of the batches sent to Python. Restores the setting, because the session may belong to a notebook."""
     rows = max(1, min(_MAX_ROWS_PER_ARROW_BATCH, _VALUES_PER_ARROW_BATCH // values_per_row))
     with _setting(spark, "spark.sql.execution.arrow.maxRecordsPerBatch", str(rows)):
+        yield
+
+
+@contextmanager
+def partitions_as_text(spark: SparkSession) -> Iterator[None]:
+    """Sub-folders KEY=VALUE become columns of text. Spark Connect looks at the files only when a job runs."""
+    with _setting(spark, "spark.sql.sources.partitionColumnTypeInference.enabled", "false"):
         yield
 
 
@@ -60,29 +64,20 @@ def read_parquet(
     reader = spark.read.option("mergeSchema", str(columns_of_all_files).lower())
     if root:
         reader = reader.option("basePath", paths.to_spark(root))
-    with _setting(spark, "spark.sql.sources.partitionColumnTypeInference.enabled", "false"):
+    with partitions_as_text(spark):
         # With the option __globPaths__ Spark would read all files once more for each path that has such a character in it.
         return reader.parquet(*[_GLOB_CHARACTERS.sub(r"\\\g<0>", paths.to_spark(location)) for location in locations])
 
 
 @contextmanager
 def job_group(spark: SparkSession, name: str) -> Iterator[None]:
-    """Cancel our own jobs on any exception; they would keep writing to a folder that is being removed.
-
-    Restores the group of before, by which a notebook cancels a cell.
-    """
-    context = spark.sparkContext
-    group = f"convoy-{uuid.uuid4().hex[:8]}"
-    before = {key: context.getLocalProperty(key) for key in _GROUP_PROPERTIES}
-    context.setJobGroup(group, name)
-    try:
-        yield
-    except BaseException:
-        context.cancelJobGroup(group)
-        raise
-    finally:
-        for key, value in before.items():
-            context.setLocalProperty(key, value)
+    """Cancel our own jobs on any exception; they would keep writing to a folder that is being removed."""
+    with connect.JobGroup(spark, name) as group:
+        try:
+            yield
+        except BaseException:
+            group.cancel()
+            raise
 
 
 def root_cause(error: Py4JJavaError | PySparkException) -> str:

@@ -16,6 +16,7 @@ from pipelines.config import DataConfig
 from pipelines.data.formats import image_file, mnist_format
 from pipelines.data.formats.chunk import BadLine, Chunk, Fault
 from pipelines.data.sources.parsed_rows import PARSED_COLUMNS, BlockReport, chunk_batches, report_batch
+from pipelines.system import connect
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -70,7 +71,7 @@ def parsed(
         for start in range(0, len(pictures), step):
             part = pictures[start : start + step]
             blocks.append((number, start, [os.fsencode(folder / name) for name, _ in part], [label for _, label in part]))
-    frame = spark.createDataFrame(blocks, _COLUMNS).repartition(min(len(blocks), 4 * spark.sparkContext.defaultParallelism))
+    frame = spark.createDataFrame(blocks, _COLUMNS).repartition(min(len(blocks), 4 * connect.parallelism(spark)))
     read = partial(read_blocks, rules=rules, keep_bad=keep_bad, images_apart=images_apart)
     return frame.mapInArrow(read, PARSED_COLUMNS)
 

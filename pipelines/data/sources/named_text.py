@@ -10,6 +10,7 @@ import pyarrow as pa
 from pipelines.data.formats import libsvm, text_file
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.sources.parsed_rows import PARSED_COLUMNS, BlockReport, chunk_batches, report_batch
+from pipelines.system import connect
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -30,7 +31,7 @@ def parsed(
             (str(path), number, start, start + _BLOCK_BYTES if start + _BLOCK_BYTES < size else -1)
             for start in range(0, max(size, 1), _BLOCK_BYTES)
         ]
-    frame = spark.createDataFrame(blocks, _COLUMNS).repartition(min(len(blocks), 4 * spark.sparkContext.defaultParallelism))
+    frame = spark.createDataFrame(blocks, _COLUMNS).repartition(min(len(blocks), 4 * connect.parallelism(spark)))
     read = partial(read_blocks, rules=rules, keep_bad_lines=keep_bad_lines, images_apart=images_apart)
     return frame.mapInArrow(read, PARSED_COLUMNS)
 

@@ -10,14 +10,16 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from pyspark.sql import SparkSession
 
 from pipelines.errors import LaunchError
-from pipelines.launch import session, slots
+from pipelines.launch import session, slots, tasks
 from pipelines.launch.preflight.probe import NodeReport, probe_quickly
 from pipelines.launch.preflight.requirements import CheckResult, check_executor
-from pipelines.launch.preflight.spark_conf import check_spark_conf
+from pipelines.launch.preflight.spark_conf import SETTINGS, check_spark_conf
+from pipelines.system import connect
 
 
 def check_cluster(spark: SparkSession, workers: int, run_dir: str = "") -> list[str]:
@@ -52,22 +54,27 @@ def check_cluster(spark: SparkSession, workers: int, run_dir: str = "") -> list[
 def probe_executors(spark: SparkSession, workers: int, run_dir: str = "") -> list[NodeReport]:
     """Reports of the executors; identical ones are listed once.
 
-    If the executors run on this machine with this Python, this process probes for them. Otherwise one task runs for each slot:
+    If classic Spark's executors run on this machine with this Python, this process probes for them. Otherwise one task runs for
+    each slot:
     Spark assigns tasks round-robin, so every executor gets some. A barrier stage would wait up to a second to place its tasks.
 
     Raises:
         LaunchError: Spark could not run the tasks, for example because the executors have another Python.
     """
-    python = shutil.which(spark.sparkContext.pythonExec)
-    if session.runs_here(spark) and python is not None and os.path.abspath(python) == os.path.abspath(sys.executable):
+    if _share_this_python(spark):
         return [probe_quickly(run_dir)]
-    tasks = max(workers, slots.available(spark))
     try:
-        stage = spark.sparkContext.parallelize(range(tasks), tasks)
-        reports: list[NodeReport] = stage.map(lambda _: probe_quickly(run_dir)).collect()
+        reports = tasks.run(spark, partial(probe_quickly, run_dir), max(workers, slots.available(spark)))
     except Exception as error:
         raise LaunchError(_reason(str(error))) from error
     return [report for number, report in enumerate(reports) if report not in reports[:number]]
+
+
+def _share_this_python(spark: SparkSession) -> bool:
+    if connect.is_remote(spark) or not session.runs_here(spark):
+        return False
+    python = shutil.which(spark.sparkContext.pythonExec)
+    return python is not None and os.path.abspath(python) == os.path.abspath(sys.executable)
 
 
 def _check_executors(
@@ -77,8 +84,8 @@ def _check_executors(
 
 
 def _check_settings(spark: SparkSession, workers: int, reports: Sequence[NodeReport]) -> list[CheckResult]:
-    context = spark.sparkContext
-    return check_spark_conf(dict(context.getConf().getAll()), context.master, reports, workers)
+    conf = {name: value for name in SETTINGS if (value := connect.setting(spark, name))}
+    return check_spark_conf(conf, connect.setting(spark, "spark.master"), reports, workers)
 
 
 def _reason(error: str) -> str:

@@ -8,6 +8,7 @@ from typing import Literal
 from pipelines.launch.preflight.probe import VERSIONED, NodeReport
 from pipelines.launch.preflight.tested import TESTED, conflict, javas, numbers
 from pipelines.models.memory import EVALUATION_BYTES
+from pipelines.system import connect
 from pipelines.system.secrets import first_line
 
 State = Literal["ok", "note", "fail"]
@@ -103,6 +104,8 @@ def _range_rows(found: NodeReport) -> list[CheckResult]:
 
 
 def _java_row(line: str, spark: str) -> CheckResult:
+    if connect.requested().startswith("sc://"):
+        return CheckResult("Java", "none looked for", "none: Spark runs on another machine (SPARK_REMOTE)")
     suitable = javas(spark)
     needed = " or ".join(str(version) for version in reversed(suitable))
     remedy = f"unset JAVA_HOME or let it name a Java {suitable[-1]}, then {SETUP}"

@@ -9,6 +9,15 @@ from collections.abc import Mapping, Sequence
 from pipelines.launch.preflight.probe import NodeReport
 from pipelines.launch.preflight.requirements import GIGABYTE, MEMORY_PER_WORKER_GB, CheckResult
 
+SETTINGS = (
+    "spark.dynamicAllocation.enabled",
+    "spark.speculation",
+    "spark.task.cpus",
+    "spark.task.resource.gpu.amount",
+    "spark.executor.cores",
+    "spark.executor.memory",
+)
+"""All settings that are checked."""
 _UNITS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40, "": 2**20}
 _HEAP = "1g"
 # A JVM's memory besides its heap: https://spark.apache.org/docs/3.5.0/configuration.html (spark.executor.memoryOverheadFactor).
@@ -19,7 +28,7 @@ def check_spark_conf(conf: Mapping[str, str], master: str, executors: Sequence[N
     """One row for each setting that matters to training.
 
     Args:
-        conf: the session's settings.
+        conf: the session's `SETTINGS`, those that are set.
         master: its master URL.
         executors: distinct reports of the executors.
         workers: number of workers.

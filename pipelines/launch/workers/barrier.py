@@ -10,8 +10,8 @@ import dataclasses
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,13 @@ from pyspark.sql import SparkSession
 
 from pipelines.config import LaunchConfig
 from pipelines.errors import LaunchError
-from pipelines.launch import session, slots
+from pipelines.launch import session, slots, tasks
 from pipelines.launch.health import heartbeat
 from pipelines.launch.health.failures import Failure, extract, failed_task, failure_from_lost_task, headline, read_failures
 from pipelines.launch.rendezvous import server
 from pipelines.launch.workers import commands
 from pipelines.launch.workers.supervisor import Assignment, log_path, supervise
-from pipelines.system import spark_submit
+from pipelines.system import connect, spark_submit
 from pipelines.system.secrets import first_line
 from pipelines.track.rundir import layout
 
@@ -57,13 +57,14 @@ class WorkerGroup:
     """A group of running ranks. Poll `done`, then call `results`; `cancel` stops the ranks early."""
 
     def __init__(self, spark: SparkSession, assignment: Assignment, workers: int) -> None:
-        self._context = spark.sparkContext
+        self._spark = spark
         self._is_local = session.runs_here(spark)
         self._assignment = assignment
         self._workers = workers
         self.attempt_dir = Path(assignment.attempt_dir)
         """Folder of the heartbeats and failure reports of this start."""
-        self._group = f"convoy-{uuid.uuid4()}"
+        # Spark then kills the Python worker of a cancelled task, and thereby the rank.
+        self._jobs = connect.JobGroup(spark, "Horovod ranks", interrupt=True)
         self._results: list[Any] = []
         self._error: Exception | None = None
         self._aborted_for: tuple[Failure, ...] = ()
@@ -96,7 +97,7 @@ class WorkerGroup:
         if self.done:
             return
         try:
-            self._context.cancelJobGroup(self._group)
+            self._jobs.cancel()
         except Exception:
             # Ctrl-C reaches Spark's JVM, too; if the JVM has exited, so have its tasks.
             _log.info("Spark could not cancel the workers", exc_info=True)
@@ -129,11 +130,8 @@ class WorkerGroup:
 
     def _run(self) -> None:
         try:
-            # With interruptOnCancel, Spark kills the Python worker of a cancelled task, and thereby the rank.
-            self._context.setJobGroup(self._group, "Horovod ranks", interruptOnCancel=True)
-            with self._with_placements() as assignment:
-                stage = self._context.parallelize(range(self._workers), self._workers).barrier()
-                pairs = stage.mapPartitions(lambda _: [supervise(assignment)]).collect()
+            with self._jobs, self._with_placements() as assignment:
+                pairs = tasks.run(self._spark, partial(supervise, assignment), self._workers, barrier=True)
             self._results = [cloudpickle.loads(result) for _, result in sorted(pairs)]
         except Exception as error:
             self._error = error

@@ -9,6 +9,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
 from pipelines.errors import DataError
+from pipelines.system import connect
 from pipelines.system.path_rules import printable
 
 COLUMNS = "path string, modificationTime timestamp, length bigint, content binary"
@@ -22,7 +23,7 @@ _SCHEMA = pa.schema(
 def frame(spark: SparkSession, files: Iterable[Path]) -> DataFrame:
     """`COLUMNS` of files, whose names need not be UTF-8; bytes that are not become escapes in the column `path`."""
     names = [(os.fsencode(file),) for file in files]
-    partitions = max(1, min(len(names), 4 * spark.sparkContext.defaultParallelism))
+    partitions = max(1, min(len(names), 4 * connect.parallelism(spark)))
     return spark.createDataFrame(names, "name binary").repartition(partitions).mapInArrow(read, COLUMNS)
 
 

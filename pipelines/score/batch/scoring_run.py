@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,15 +27,17 @@ from pipelines.errors import ConfigError, DataError
 from pipelines.score.arrow_images import ImageFormat
 from pipelines.score.batch import image_column, inputs, libsvm_input
 from pipelines.score.batch.inputs import Kind
-from pipelines.score.batch.scoring import RejectedRow, ScoringInput, Tally, new_tally, score
+from pipelines.score.batch.scoring import RejectedRow, ScoringInput, Tally, score, total
 from pipelines.score.evaluate.dataset import with_model_settings
 from pipelines.score.model_info import ModelInfo
 from pipelines.score.spark_model import packed_models
-from pipelines.system import atomic, paths
+from pipelines.system import atomic, connect, paths
 from pipelines.system.reporter import Reporter
 
 _VALUES_PER_ENCODED_IMAGE = 250_000
 RECORD_NAME = "_scoring.json"
+# Readers of Parquet ignore it.
+_TALLIES = "_tallies"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +100,10 @@ def run_scoring(spark: SparkSession, request: ScoringRequest, kind: Kind, report
         values_per_row = _VALUES_PER_ENCODED_IMAGE if kind == "images" else math.prod(target.shape)
         stack.enter_context(arrow_batches(spark, values_per_row))
         stack.enter_context(job_group(spark, "Convoy scoring"))
+        stack.enter_context(spark_jobs.partitions_as_text(spark))
         quarantined = 0
-        accumulator = new_tally(spark)
+        tallies = folder / _TALLIES
+        tallies.mkdir()
         try:
             if kind == "libsvm":
                 text = libsvm_input.read_libsvm(spark, config, reporter, folder, index_is_known=request.info.knows_indices)
@@ -111,12 +116,13 @@ def run_scoring(spark: SparkSession, request: ScoringRequest, kind: Kind, report
                 rows = inputs.read_images(spark, location)
             writing = time.monotonic()
             target = _with_content(rows, kind, target, request, reporter)
-            scored = score(rows, target, model, accumulator)
+            scored = score(rows, target, model, tallies)
             scored.write.mode("append").option("compression", "zstd").parquet(paths.to_spark(str(folder)))
         except (Py4JJavaError, PySparkException) as error:
             raise spark_jobs.as_data_error(error, f"{location} could not be scored") from error
         seconds = time.monotonic() - writing
-        tally: Tally = accumulator.value
+        tally = total(tallies)
+        shutil.rmtree(tallies)
         _check_rejected(config.ingest, tally, reporter)
         if tally.rejected:
             _write_rejected(tally.rejected, folder)
@@ -152,7 +158,7 @@ def _with_content(
 
 
 def _task_slots(spark: SparkSession) -> int:
-    return max(1, int(spark.sparkContext.defaultParallelism))
+    return max(1, connect.parallelism(spark))
 
 
 @contextmanager

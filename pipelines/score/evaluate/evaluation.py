@@ -126,8 +126,8 @@ def _counted(
             F.col("_metadata.row_index").alias("row"),
         )
     )
-    # Each task's process loads the model, which costs as much time as many rows.
-    partitions = max(1, min(frame.rdd.getNumPartitions(), rows // _MIN_ROWS_PER_TASK))
+    # Each task's process loads the model, which costs as much time as many rows. If Spark reads fewer partitions, they stay.
+    partitions = max(1, rows // _MIN_ROWS_PER_TASK)
     try:
         with (
             packed_models(spark, [info for info, _, _ in models]) as packed,

@@ -1,0 +1,204 @@
+"""Jobs on a Spark Connect server, which is another process that knows only what jobs send it."""
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pyspark
+import pytest
+from support import submitting
+from support.rank_processes import wait_until_no_rank_is_left
+from support.submitting import ROOT, SUBMIT
+
+from pipelines.launch.health import heartbeat
+
+EPOCHS = 40
+# The PyPI releases of Spark 3.5 lack the server, and Databricks' list of packages may lack what its client needs.
+_WHY_NOT = [
+    *([] if list((Path(pyspark.__file__).parent / "jars").glob("spark-connect_*.jar")) else ["this Spark has no Connect server"]),
+    *(f"{name} is not installed" for name in ("grpc_status", "zstandard") if importlib.util.find_spec(name) is None),
+]
+pytestmark = [pytest.mark.timeout(280), pytest.mark.skipif(bool(_WHY_NOT), reason="; ".join(_WHY_NOT))]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("home")
+    submitting.write_digits(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(home):
+    """Address of a Spark Connect server with two task slots, as its own start script starts it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = {"binding.address": "127.0.0.1", "binding.port": str(port)}
+    words = [str(SUBMIT), "--master", "local[2]", "--class", "org.apache.spark.sql.connect.service.SparkConnectServer"]
+    words += [word for name, value in settings.items() for word in ("--conf", f"spark.connect.grpc.{name}={value}")]
+    with (home / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            [*words, "spark-internal"], env=submitting.environment(home), cwd=home, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 100
+        while True:
+            with socket.socket() as client:
+                if client.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            alive = server.poll() is None and time.monotonic() < deadline
+            assert alive, (home / "server.log").read_text()
+            time.sleep(0.2)
+        yield f"sc://127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def start(home, address, job, *words, settings=()):
+    """Start a job as `./convoy` does with `SPARK_REMOTE`: as a Python program. The client of a server needs no Java."""
+    java = {"JAVA_HOME": "/nonexistent"} if address.startswith("sc:") else {}
+    sets = [word for setting in settings for word in ("--set", setting)]
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "jobs" / job), *words, *sets],
+        env=submitting.environment(home, SPARK_REMOTE=address, **java),
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process, timeout=150):
+    try:
+        return process.communicate(timeout=timeout)[0]
+    finally:
+        process.kill()
+
+
+def kill_rank_one(run_dirs, job):
+    """Kill rank 1 when it has begun its second epoch."""
+    while job.poll() is None:
+        for run_dir in run_dirs.glob("*"):
+            last = heartbeat.read(run_dir / "attempts/001", 1)
+            if last is not None and re.match(r"epoch ([2-9]|\d\d), step", last.progress.activity):
+                os.kill(last.pid, signal.SIGKILL)
+                return
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def trained(home, address):
+    """Output and summary of a training whose rank 1 was killed in its second epoch."""
+    settings = (*submitting.SETTINGS, f"training.epochs={EPOCHS}", "launch.stall_warning_seconds=1")
+    words = ("--data", str(home / "digits"), "--workers", "2", "--summary", str(home / "trained.json"))
+    process = start(home, address, "train_cnn.py", *words, settings=settings)
+    with ThreadPoolExecutor(1) as reading:
+        output_later = reading.submit(finish, process)
+        kill_rank_one(home / "runs", process)
+        output = output_later.result()
+    assert process.returncode == 0, output
+    return output, json.loads((home / "trained.json").read_text())
+
+
+def test_a_training_ingests_trains_two_workers_and_restarts_when_one_is_lost(trained):
+    output, summary = trained
+    (restart,) = [line for line in output.splitlines() if line.startswith("warning: restart 1 of ")]
+    assert "rank 1 on " in restart
+    assert re.search(r"killed by SIGKILL.*training continues from the checkpoint of epoch \d+", restart)
+    assert (summary["workers"], summary["epochs"], summary["rows"]["test"]) == (2, EPOCHS, 100)
+    assert summary["test"]["accuracy"] > 0.9
+    wait_until_no_rank_is_left()
+
+
+def test_the_model_scores_every_row_and_counts_those_it_cannot_read(trained, home, address):
+    _, summary = trained
+    lines = (home / "digits/digits-test.txt").read_text() + "1 200:3\n"
+    (home / "new.libsvm").write_text(lines)
+    words = ("--model", summary["model_uri"], "--data", str(home / "new.libsvm"), "--output", str(home / "scored"))
+    quarantine = ("ingest.on_bad_rows=quarantine", "ingest.max_bad_fraction=0.05")
+    process = start(home, address, "score.py", *words, "--summary", str(home / "scored.json"), settings=quarantine)
+    output = finish(process)
+    assert process.returncode == 0, output
+    scored = json.loads((home / "scored.json").read_text())
+    assert (scored["rows"], scored["rejected_rows"]) == (100, 1)
+    rows = pq.read_table(home / "scored", partitioning=None).to_pylist()
+    right = sum(row["predicted_label"] == row["label"] for row in rows)
+    assert right / len(rows) == pytest.approx(summary["test"]["accuracy"])
+
+
+def test_partitions_of_parquet_keep_their_text(trained, home, address):
+    _, summary = trained
+    (home / "parts/id=007").mkdir(parents=True)
+    pq.write_table(pa.table({"image": pa.array([bytes(144)] * 3, pa.binary())}), home / "parts/id=007/a.parquet")
+    words = ("--model", summary["model_uri"], "--data", str(home / "parts"), "--output", str(home / "parts-scored"))
+    process = start(home, address, "score.py", *words)
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert pq.read_table(home / "parts-scored", partitioning=None)["id"].to_pylist() == ["007"] * 3
+
+
+def test_the_evaluation_of_the_model_agrees_with_the_training(trained, home, address):
+    _, summary = trained
+    words = ("--model", summary["model_uri"], "--table", summary["table"], "--summary", str(home / "evaluated.json"))
+    process = start(home, address, "evaluate.py", *words)
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert json.loads((home / "evaluated.json").read_text())["test"]["accuracy"] == pytest.approx(summary["test"]["accuracy"])
+
+
+def test_an_interrupted_training_leaves_no_rank_on_the_server(trained, home, address):
+    words = ("--data", str(home / "digits"), "--workers", "2")
+    process = start(home, address, "train_cnn.py", *words, settings=(*submitting.SETTINGS, "training.epochs=400"))
+    try:
+        for line in process.stdout:
+            if line.startswith("epoch 2/"):
+                break
+        process.send_signal(signal.SIGINT)
+    finally:
+        output = finish(process, timeout=60)
+    assert process.returncode == 130, output
+    wait_until_no_rank_is_left()
+
+
+def test_more_workers_than_the_servers_slots_are_rejected(home, address):
+    process = start(home, address, "doctor.py", "--workers", "3")
+    output = finish(process)
+    assert process.returncode == 1, output
+    assert "launch.workers=3: only 2 task slots are available (Spark Connect, local[2])" in output
+
+
+def test_a_server_that_does_not_answer_is_one_line_with_the_remedy(home):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        nowhere = f"sc://127.0.0.1:{unused.getsockname()[1]}"
+        process = start(home, nowhere, "ingest.py", "--data", str(home / "digits"), settings=submitting.SETTINGS[:2])
+        output = finish(process)
+        misspelt = start(home, "sc:/head", "ingest.py", "--data", str(home / "digits"), settings=submitting.SETTINGS[:2])
+        assert "error: SPARK_REMOTE=sc:/head: must be sc://HOST:PORT, local or local[N]" in finish(misspelt)
+    assert process.returncode == 1, output
+    last = output.strip().splitlines()[-1]
+    assert last.startswith(f"error: SPARK_REMOTE={nowhere}: ")
+    assert last.endswith("; start the server, or unset SPARK_REMOTE to train without Spark Connect")
+
+
+def test_without_a_server_a_job_starts_its_own(trained, home):
+    """The ranks are then forked on this machine, as in classic local mode."""
+    words = ("--data", str(home / "digits"), "--workers", "2")
+    process = start(home, "local[2]", "train_cnn.py", *words, settings=(*submitting.SETTINGS, "training.epochs=2"))
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert "Failed to set" not in output
+    assert "epoch 2/2" in output
+    wait_until_no_rank_is_left()
