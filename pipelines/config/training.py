@@ -31,6 +31,7 @@ class TrainingConfig:
 
     epochs: int = 10
     batch_size_per_worker: int = 128
+    """Less is taken, with a warning, if the table has fewer training rows than the workers' batches."""
     optimizer: Optimizer = "adam"
     base_learning_rate: float = 0.001
     """Before scaling with the global batch."""

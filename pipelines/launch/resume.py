@@ -10,7 +10,7 @@ from pipelines.config.renamed import current_name
 from pipelines.data.ingest import table
 from pipelines.data.sources.resolve import resolve_source
 from pipelines.data.sources.source import Source
-from pipelines.data.stream.sharding import steps_per_epoch
+from pipelines.data.stream.sharding import fitting_batch, steps_per_epoch
 from pipelines.data.table.schema import TableManifest
 from pipelines.errors import CheckpointError
 from pipelines.launch import orphans
@@ -147,7 +147,8 @@ def changes(state: State, config: Config, rows: int) -> list[str]:
             f"resume: the rest of epoch {state.epoch + 1} reads its rows in another order, so it may repeat some and leave out "
             "others"
         )
-    workers, batch_size = config.launch.workers, config.training.batch_size_per_worker
+    workers, training = config.launch.workers, config.training
+    batch_size = fitting_batch(rows, workers, training.batch_size_per_worker, training.accumulation_steps)
     if (workers, batch_size) != (state.workers, state.batch_size_per_worker):
         steps = steps_per_epoch(rows, workers, batch_size)
         lines.append(

@@ -15,7 +15,7 @@ from pipelines.config import Config, TrackingConfig, loader
 from pipelines.data.ingest import table
 from pipelines.data.sources.resolve import resolve_source
 from pipelines.data.sources.source import Source, short_name
-from pipelines.data.stream.sharding import steps_per_epoch
+from pipelines.data.stream.sharding import fitting_batch
 from pipelines.data.table.schema import REJECTED_FOLDER, SPLITS, Table
 from pipelines.launch import restarts, resume, session
 from pipelines.launch.clock import Clock
@@ -192,11 +192,20 @@ class _Training:
             self.tracked.tags({"data_rejected": manifest.rejected_summary})
         # A metric would be shown as a chart, before those of loss and accuracy.
         self.tracked.parameters({"resolved.rejected_rows": str(manifest.rejected_rows)})
-        # Raises if there are fewer rows than a step needs.
-        steps_per_epoch(manifest.rows("train"), self.config.launch.workers, self.config.training.batch_size_per_worker)
+        self._check_batch(manifest.rows("train"))
         if self.resumption is not None:
             resume.check_table(self.resumption, manifest, self.console)
         return data
+
+    def _check_batch(self, rows: int) -> None:
+        """Raises DataError if there are too few training rows, and warns if they do not fill a global batch."""
+        workers, training = self.config.launch.workers, self.config.training
+        batch_size = fitting_batch(rows, workers, training.batch_size_per_worker, training.accumulation_steps)
+        if batch_size < training.batch_size_per_worker:
+            self.console.warn(
+                f"the table has {rows} training rows, fewer than one global batch of {workers * training.batch_size_per_worker}; "
+                f"training.batch_size_per_worker is {batch_size} instead of {training.batch_size_per_worker}"
+            )
 
     def _taken_over(self) -> AbstractContextManager[None]:
         """The block within which a resumed run's folder is this training's."""

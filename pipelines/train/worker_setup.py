@@ -1,5 +1,6 @@
 """The set-up of one worker: its devices, and what it must agree on with all other ranks."""
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ import horovod.tensorflow as hvd
 
 from pipelines.config import Config
 from pipelines.config.training import TrainingConfig
-from pipelines.data.stream.sharding import steps_per_epoch
+from pipelines.data.stream.sharding import fitting_batch, steps_per_epoch
 from pipelines.data.table.schema import Table
 from pipelines.errors import LaunchError
 from pipelines.train import precision
@@ -45,17 +46,21 @@ def set_up(config: Config, table: Table, checkpoint: Path | None) -> WorkerSetup
     """Configure this rank's devices and agree with all other ranks on the work. Call before TensorFlow's first operation.
 
     Raises:
-        DataError: the table has fewer training rows than a global batch.
+        DataError: the table has too few training rows for so many workers.
         LaunchError: the ranks were given different work; raised on all ranks.
     """
-    training, workers = config.training, hvd.size()
+    workers, rows = hvd.size(), table.manifest.rows("train")
+    training = config.training
+    batch_size = fitting_batch(rows, workers, training.batch_size_per_worker, training.accumulation_steps)
+    # The learning rate may depend on the batch.
+    training = dataclasses.replace(training, batch_size_per_worker=batch_size)
     gpu = use_own_gpu()
     threads = use_threads(int(os.environ.get("OMP_NUM_THREADS", "0")))
-    steps = steps_per_epoch(table.manifest.rows("train"), workers, training.batch_size_per_worker)
+    steps = steps_per_epoch(rows, workers, batch_size)
     setup = WorkerSetup(
         rank=hvd.rank(),
         workers=workers,
-        batch_size_per_worker=training.batch_size_per_worker,
+        batch_size_per_worker=batch_size,
         steps_per_epoch=steps,
         learning_rate=plan_learning_rate(training, workers, steps),
         precision=agreed_precision(training, gpu),

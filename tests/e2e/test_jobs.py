@@ -217,10 +217,16 @@ def test_a_full_disk_is_one_line_exit_code_1_and_nothing_left(home):
 
 
 def test_a_failed_training_is_one_line_exit_code_1_and_a_failed_run(trained, home):
-    done = submit(home, "train_cnn.py", "--data", str(home / "digits"), settings=["training.batch_size_per_worker=1000"])
+    done = submit(
+        home,
+        "train_cnn.py",
+        "--data",
+        str(home / "digits"),
+        settings=["training.batch_size_per_worker=1000", "training.accumulation_steps=500"],
+    )
     assert done.returncode == 1
     last = done.stdout.strip().splitlines()[-1]
-    assert last.startswith("error: the table has 540 training rows, fewer than one global batch of 2000")
+    assert last.startswith("error: the table has 540 training rows, too few for a batch in 500 parts on each of 2 workers")
     assert newest_status(trained[1]) == "FAILED"
 
 

@@ -137,9 +137,12 @@ def test_a_network_without_convolutions_saves_no_first_layer(table, tmp_path):
     assert figure_data.has(tmp_path, figure_data.EXAMPLES)
 
 
-def test_too_few_rows_for_a_batch_are_rejected(table, tmp_path):
-    with pytest.raises(DataError, match="640 training rows, fewer than one global batch of 1000"):
-        trained(table, tmp_path, "training.batch_size_per_worker=1000")
+def test_too_few_rows_for_a_batch_are_one_batch(table, tmp_path):
+    settings = ("model.name=mlp", "training.epochs=2", "training.precision=float32", "launch.threads_per_worker=1")
+    whole = trained(table, tmp_path, *settings, "training.batch_size_per_worker=640")
+    assert trained(table, tmp_path, *settings, "training.batch_size_per_worker=1000").test == whole.test
+    with pytest.raises(DataError, match="640 training rows, too few for a batch in 1000 parts on each of 1 workers"):
+        trained(table, tmp_path, "training.batch_size_per_worker=1000", "training.accumulation_steps=1000")
 
 
 def test_label_smoothing_raises_the_loss_of_a_confident_prediction():

@@ -1,6 +1,6 @@
 import pytest
 
-from pipelines.data.stream.sharding import FilePart, RowRange, file_parts, shard, steps_per_epoch
+from pipelines.data.stream.sharding import FilePart, RowRange, file_parts, fitting_batch, shard, steps_per_epoch
 from pipelines.data.table.schema import TableFile
 from pipelines.errors import DataError
 
@@ -19,6 +19,31 @@ def test_every_shard_has_enough_rows_and_less_than_one_global_batch_is_skipped(r
     steps = steps_per_epoch(rows, workers, 64)
     assert all(len(shard(rows, rank, workers)) >= steps * 64 for rank in range(workers))
     assert 0 <= rows - steps * workers * 64 < workers * 64
+
+
+@pytest.mark.parametrize(
+    ("rows", "workers", "batch", "parts", "fitting"),
+    [(256, 2, 128, 1, 128), (255, 2, 128, 1, 127), (49, 1, 100, 1, 49), (49, 3, 100, 5, 15), (2, 2, 64, 1, 1)],
+)
+def test_a_table_smaller_than_a_global_batch_takes_a_smaller_batch(rows, workers, batch, parts, fitting):
+    assert fitting_batch(rows, workers, batch, parts) == fitting
+    assert steps_per_epoch(rows, workers, fitting) >= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((2, 3, 64, 1), "the table has 2 training rows, too few for a batch on each of 3 workers; lower launch.workers"),
+        (
+            (20, 3, 64, 8),
+            "the table has 20 training rows, too few for a batch in 8 parts on each of 3 workers; lower launch.workers or ",
+        ),
+    ],
+)
+def test_too_few_rows_for_the_workers_are_rejected_with_the_numbers(arguments, message):
+    with pytest.raises(DataError) as caught:
+        fitting_batch(*arguments)
+    assert str(caught.value).startswith(message)
 
 
 def test_fewer_rows_than_one_global_batch_are_rejected_with_the_arithmetic():

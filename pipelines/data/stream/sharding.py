@@ -52,6 +52,25 @@ def file_parts(files: Sequence[TableFile], rows: RowRange) -> tuple[FilePart, ..
     return tuple(parts)
 
 
+def fitting_batch(rows: int, workers: int, batch_size_per_worker: int, accumulation_steps: int) -> int:
+    """The batch of one worker: `batch_size_per_worker`, or less where the table has fewer rows than one global batch.
+
+    A smaller one is a multiple of `accumulation_steps`, as `batch_size_per_worker` is.
+
+    Raises:
+        DataError: there is not a row for each part of each worker's batch.
+    """
+    fitting = min(batch_size_per_worker, rows // workers)
+    fitting -= fitting % accumulation_steps
+    if fitting < 1:
+        parts = f" in {accumulation_steps} parts" if accumulation_steps > 1 else ""
+        lower = "launch.workers or training.accumulation_steps" if parts else "launch.workers"
+        raise DataError(
+            f"the table has {rows} training rows, too few for a batch{parts} on each of {workers} workers; lower {lower}"
+        )
+    return fitting
+
+
 def steps_per_epoch(rows: int, workers: int, batch_size_per_worker: int) -> int:
     """Steps per epoch, the same on every rank.
 
