@@ -89,13 +89,13 @@ def test_without_quarantine_the_first_malformed_line_fails_the_job_even_if_a_tab
     with pytest.raises(DataError) as caught:
         ingest(spark, file, tmp_path / "tables")
     assert str(caught.value).startswith(f"{file}:12: the label 'x' is not a number")
-    assert "15 of 615 lines are malformed (1 colon_missing, " in str(caught.value)
+    assert "15 of 615 rows are malformed (1 colon_missing, " in str(caught.value)
     assert str(caught.value).endswith("set ingest.on_bad_rows=quarantine to continue without such lines")
 
 
 def test_more_malformed_lines_than_allowed_fail_the_job_and_leave_nothing_behind(spark, mixed, tmp_path):
     file, _ = mixed
-    with pytest.raises(DataError, match=r":12: .* 15 of 615 lines are malformed .* ingest\.max_bad_fraction=0\.01 allows"):
+    with pytest.raises(DataError, match=r":12: .* 15 of 615 rows are malformed .* ingest\.max_bad_fraction=0\.01 allows"):
         ingest(spark, file, tmp_path / "tables", QUARANTINE)
     assert not list((tmp_path / "tables").iterdir())
 

@@ -226,7 +226,7 @@ def test_a_table_without_its_malformed_rows_is_used_only_in_quarantine_mode(know
     (folder / MANIFEST_NAME).write_text(manifest.to_json())
     folder.rename(folder.parent / f"some-{key[:12]}")
     assert table.find(config, source) is None
-    with pytest.raises(DataError, match=r"some\.txt: 3 of 150 lines are malformed; .*ingest\.max_bad_fraction=0\.01"):
+    with pytest.raises(DataError, match=r"some\.txt: 3 of 150 rows are malformed; .*ingest\.max_bad_fraction=0\.01"):
         table.find(accepting, source)
     lenient = dataclasses.replace(accepting, ingest=dataclasses.replace(accepting.ingest, max_bad_fraction=0.02))
     found = table.find(lenient, source)

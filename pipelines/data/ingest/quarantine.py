@@ -128,7 +128,7 @@ def locate_batches(
 
 def _explanation(config: IngestConfig, bad: collections.Counter[str], lines: int, source: Source) -> str:
     unit, remedy = source.unit, source.remedy
-    count = f"; {bad.total():,} of {lines:,} {unit}s are malformed ({format_counts(bad)})" if bad.total() > 1 else ""
+    count = f"; {bad.total():,} of {lines:,} rows are malformed ({format_counts(bad)})" if bad.total() > 1 else ""
     if config.on_bad_rows == "fail":
         return f"{count}; {remedy}, or set ingest.on_bad_rows=quarantine to continue without such {unit}s"
     return f"{count}; that is more than ingest.max_bad_fraction={config.max_bad_fraction:g} allows: {remedy}"

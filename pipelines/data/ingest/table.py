@@ -232,6 +232,6 @@ def _check_limit(config: Config, manifest: TableManifest, unit: str) -> None:
         lines = file.rows + file.rejected_rows
         if file.rejected_rows > limit * lines:
             raise DataError(
-                f"{file.uri}: {file.rejected_rows:,} of {lines:,} {unit}s are malformed; that is more than "
+                f"{file.uri}: {file.rejected_rows:,} of {lines:,} rows are malformed; that is more than "
                 f"ingest.max_bad_fraction={limit:g} allows: fix the data"
             )
