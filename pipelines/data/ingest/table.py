@@ -202,7 +202,7 @@ def _find(config: Config, source: Source, fingerprints: Sequence[Fingerprint], r
         if manifest is None or defect:
             reporter.warn(f"table {uri}: {defect}; the table is rewritten")
             continue
-        _check_limit(config, manifest, source.unit)
+        _check_limit(config, manifest)
         # Names and notes are not part of the key: they do not change the rows.
         names, reading = source.class_names(config.data), source.reading(config.data)
         return Table(uri, dataclasses.replace(manifest, class_names=names, note=source.note, reading=reading))
@@ -226,7 +226,7 @@ def _mismatch(config: Config, manifest: TableManifest, key: str) -> str | None:
     return None
 
 
-def _check_limit(config: Config, manifest: TableManifest, unit: str) -> None:
+def _check_limit(config: Config, manifest: TableManifest) -> None:
     limit = config.ingest.max_bad_fraction
     for file in manifest.sources:
         lines = file.rows + file.rejected_rows
