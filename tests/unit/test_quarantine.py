@@ -40,7 +40,7 @@ def test_the_limit_applies_to_each_file():
     assert within.warnings == (
         "a-test.txt:1005: the label '7' is wrong; set aside 20 of 2,000 lines (12 label_unknown, 8 colon_missing)",
     )
-    with pytest.raises(DataError, match=r"^a-test\.txt:1005: .*; 21 of 2,001 lines .*more than ingest\.max_bad_fraction=0\.01"):
+    with pytest.raises(DataError, match=r"^a-test\.txt:1005: .*; 21 of 2,001 rows .*more than ingest\.max_bad_fraction=0\.01"):
         check_bad_rows(config, SOURCE, RULES, reports({"label_unknown": 21}))
 
 
