@@ -1,6 +1,5 @@
 """Jobs on a Spark Connect server, which is another process that knows only what jobs send it."""
 
-import importlib.util
 import json
 import os
 import re
@@ -10,11 +9,9 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pyspark
 import pytest
 from support import submitting
 from support.rank_processes import wait_until_no_rank_is_left
@@ -23,12 +20,7 @@ from support.submitting import ROOT, SUBMIT
 from pipelines.launch.health import heartbeat
 
 EPOCHS = 40
-# The PyPI releases of Spark 3.5 lack the server, and Databricks' list of packages may lack what its client needs.
-_WHY_NOT = [
-    *([] if list((Path(pyspark.__file__).parent / "jars").glob("spark-connect_*.jar")) else ["this Spark has no Connect server"]),
-    *(f"{name} is not installed" for name in ("grpc_status", "zstandard") if importlib.util.find_spec(name) is None),
-]
-pytestmark = [pytest.mark.timeout(280), pytest.mark.skipif(bool(_WHY_NOT), reason="; ".join(_WHY_NOT))]
+pytestmark = pytest.mark.timeout(280)
 
 
 @pytest.fixture(scope="module")
