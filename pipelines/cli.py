@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import logging
 import os
+import select
 import signal
 import sys
 import traceback
@@ -196,10 +197,14 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> None
         code = 128 + signum
     except SystemExit as exit_of_argparse:
         code = exit_of_argparse.code if isinstance(exit_of_argparse.code, int) else 1
-    except Exception:
-        # A bug. Its traceback may contain credentials.
-        _say(traceback.format_exc().rstrip())
-        code = 1
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _output_has_no_reader():
+            # What read it has ended, such as `head`. The code is that of a program which the signal ends.
+            code = 128 + signal.SIGPIPE
+        else:
+            # A bug. Its traceback may contain credentials.
+            _say(traceback.format_exc().rstrip())
+            code = 1
     _leave(code)
 
 
@@ -217,6 +222,12 @@ def _run_as_guest(main: Callable[[Sequence[str]], None], arguments: Sequence[str
     except Exception:
         # A bug. Databricks would show and store its traceback unmasked.
         raise RuntimeError(mask(traceback.format_exc().rstrip())) from None
+
+
+def _output_has_no_reader() -> bool:
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _say(text: str) -> None:

@@ -12,6 +12,7 @@ from pipelines.errors import DataError
 from pipelines.models.memory import evaluation_rows
 from pipelines.score.mlflow_client import quiet
 from pipelines.score.model_info import ModelInfo
+from pipelines.system.tensorflow_env import without_import_messages
 
 
 class Classifier:
@@ -21,7 +22,7 @@ class Classifier:
         import mlflow.pyfunc
 
         self.info = info
-        with quiet():
+        with quiet(), without_import_messages():
             self._model = mlflow.pyfunc.load_model(str(info.path))
         implementation = getattr(self._model, "_model_impl", None)
         # MLflow calls Keras with batches of 32 and a progress bar; measured four times slower than batches of 1,000.

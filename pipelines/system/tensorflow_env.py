@@ -1,9 +1,12 @@
-"""How TensorFlow is imported: its environment variables, and optional packages that are skipped."""
+"""How TensorFlow is imported: its environment variables, optional packages that are skipped, and without its messages."""
 
+import contextlib
 import importlib
+import os
 import platform
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 
 # Keras imports them if installed, for its scikit-learn wrappers and its visualization: a fifth of TensorFlow's import time.
 _NOT_FOR_TRAINING = ("sklearn", "matplotlib")
@@ -29,3 +32,30 @@ def import_for_training() -> None:
     finally:
         for name in hidden:
             del sys.modules[name]
+
+
+@contextlib.contextmanager
+def without_import_messages() -> Iterator[None]:
+    """Hold back what is written to standard error within the block, and write it if the block fails.
+
+    TensorFlow 2.21 prints that oneDNN is on whatever TF_CPP_MIN_LOG_LEVEL says, from C++.
+    """
+    sys.stderr.flush()
+    with contextlib.ExitStack() as stack:
+        try:
+            held, error_stream = stack.enter_context(tempfile.TemporaryFile()), os.dup(2)
+        except OSError:
+            # Nothing can be held back: the disk is full, or there is no standard error.
+            yield
+            return
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(error_stream, held.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(error_stream, 2)
+            os.close(error_stream)

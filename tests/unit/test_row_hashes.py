@@ -55,24 +55,25 @@ def test_a_large_table_keeps_a_sample_of_its_hashes(monkeypatch):
     assert not TrainingRows(np.unique(kept), limit_for(200)).is_complete
 
 
-def segments_and_files(train, test, *, from_test_file):
+def segments_and_files(train, test):
     def segment(split, rows):
-        return Segment(split=split, from_test_file=from_test_file and split == "test", start=0, rows=rows, rows_per_file=rows)
+        return Segment(split=split, from_test_file=split == "test", start=0, rows=rows, rows_per_file=rows)
 
     segments = [segment("train", len(train)), segment("test", len(test))]
     files = [WrittenFile(number, 0, 1, "", [1], hash_images(images).tobytes()) for number, images in enumerate((train, test))]
     return segments, files
 
 
-@pytest.mark.parametrize("from_test_file", [True, False])
-def test_test_rows_that_are_training_rows_are_counted_and_a_copy_is_refused(from_test_file):
+@pytest.mark.parametrize("named", [True, False])
+def test_test_rows_that_are_training_rows_are_counted_and_a_named_copy_is_refused(named):
     def check(train, test):
-        segments, files = segments_and_files(train, test, from_test_file=from_test_file)
-        return training_rows.repeated_test_rows(segments, files, training_rows.collect(segments, files, MAX_LIMIT))
+        segments, files = segments_and_files(train, test)
+        rows = training_rows.collect(segments, files, MAX_LIMIT)
+        return training_rows.repeated_test_rows(segments, files, rows, test_file_is_named=named)
 
     assert check(IMAGES[:100], IMAGES[100:]) == ""
     assert check(IMAGES[:100], IMAGES[97:]).startswith("3 of 103 test rows have the same image as a training row")
-    if from_test_file:
+    if named:
         with pytest.raises(DataError, match="every row of the test file is also a row of the training file"):
             check(IMAGES[:100], IMAGES[40:60])
     else:
@@ -82,8 +83,9 @@ def test_test_rows_that_are_training_rows_are_counted_and_a_copy_is_refused(from
 def test_a_test_file_that_is_a_copy_of_the_training_file_is_refused_before_spark_starts(tmp_path):
     (tmp_path / "a.txt").write_text("1 1:1\n")
     (tmp_path / "b.txt").write_text("1 1:1\n")
-    config = loader.load(None, [f"ingest.tables_uri={tmp_path}"])
+    config = loader.load(None, [f"ingest.tables_uri={tmp_path}", f"data.test_file={tmp_path}/b.txt"])
     source = LibsvmFiles("a", ((str(tmp_path / "a.txt"), "train"), (str(tmp_path / "b.txt"), "test")))
+    assert table.find(loader.load(None, [f"ingest.tables_uri={tmp_path}"]), source) is None
     with pytest.raises(DataError, match=r"b\.txt: has the same content as the training data .*a\.txt"):
         table.find(config, source)
     (tmp_path / "b.txt").write_text("1 1:2\n")

@@ -1,10 +1,12 @@
+import contextlib
 import importlib
+import os
 import platform
 import sys
 
 import pytest
 
-from pipelines.system.tensorflow_env import import_for_training, tensorflow_environment
+from pipelines.system.tensorflow_env import import_for_training, tensorflow_environment, without_import_messages
 
 
 @pytest.mark.parametrize(
@@ -37,3 +39,13 @@ def test_unused_packages_are_hidden_from_tensorflow_and_importable_afterwards(mo
     import_for_training()
     assert {name: module is not None for name, module in found.items()} == {"tensorflow": imported_before}
     assert imported("sklearn").__file__ == str(tmp_path / "sklearn.py")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_an_import_prints_is_shown_only_if_it_fails(capfd, fails):
+    with contextlib.suppress(ImportError), without_import_messages():
+        os.write(2, b"oneDNN custom operations are on\n")
+        if fails:
+            raise ImportError
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == ("oneDNN custom operations are on\n" if fails else "") + "after\n"

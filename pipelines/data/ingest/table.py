@@ -74,7 +74,8 @@ def open_or_build(
         target = paths.to_python(uri)
         splits = publish.summarize(unfinished, written.segments, written.files)
         hashes = training_rows.collect(written.segments, written.files, written.hash_limit)
-        warning = training_rows.repeated_test_rows(written.segments, written.files, hashes)
+        named = bool(config.data.test_file)
+        warning = training_rows.repeated_test_rows(written.segments, written.files, hashes, test_file_is_named=named)
         if warning:
             reporter.warn(f"{source.dataset}: {warning}")
         manifest = _manifest(config, source, fingerprints, written, splits, key)
@@ -136,15 +137,15 @@ def _manifest(
     )
 
 
-def _check_test_files(source: Source, fingerprints: Sequence[Fingerprint]) -> None:
-    """Raises DataError if a test file is the copy of a training file."""
+def _check_test_files(config: Config, source: Source, fingerprints: Sequence[Fingerprint], reporter: Reporter) -> None:
+    """Raises DataError if data.test_file names a copy of the training file. Warns if a folder brings such a copy."""
     training = {content: uri for (uri, split), content in zip(source.files, fingerprints, strict=True) if split == "train"}
     for (uri, split), content in zip(source.files, fingerprints, strict=True):
         if split == "test" and content in training:
-            raise DataError(
-                f"{uri}: has the same content as the training data {training[content]}, so every test row would be a training "
-                "row; name other test data, or none to draw test rows (ingest.test_fraction)"
-            )
+            problem = f"{uri}: has the same content as the training data {training[content]}, so every test row is a training row"
+            if config.data.test_file:
+                raise DataError(f"{problem}; name other test data, or none to draw test rows (ingest.test_fraction)")
+            reporter.warn(f"{problem}; the test accuracy says nothing about new rows")
 
 
 def fingerprints_of(source: Source) -> Sequence[Fingerprint]:
@@ -186,7 +187,7 @@ def _uri(config: Config, source: Source, key: str) -> str:
 
 
 def _find(config: Config, source: Source, fingerprints: Sequence[Fingerprint], reporter: Reporter) -> Table | None:
-    _check_test_files(source, fingerprints)
+    _check_test_files(config, source, fingerprints, reporter)
     for without_bad_rows in _exclusions(config):
         key = _key(config, source, fingerprints, without_bad_rows=without_bad_rows)
         uri = _uri(config, source, key)

@@ -26,17 +26,19 @@ def collect(segments: Sequence[Segment], files: Sequence[WrittenFile], limit: in
     return TrainingRows(np.unique(_hashes(segments, files, of_test=False)), limit)
 
 
-def repeated_test_rows(segments: Sequence[Segment], files: Sequence[WrittenFile], rows: TrainingRows) -> str:
+def repeated_test_rows(
+    segments: Sequence[Segment], files: Sequence[WrittenFile], rows: TrainingRows, *, test_file_is_named: bool
+) -> str:
     """A warning if test rows have the image of a training row; empty otherwise.
 
     Raises:
-        DataError: all rows of the test files have; these files are then a copy of training files.
+        DataError: all rows of the file that data.test_file names have; it is then a copy of a training file.
     """
     hashes = _hashes(segments, files, of_test=True)
     repeated = int(rows.contain(hashes).sum())
     if not repeated:
         return ""
-    if repeated == len(hashes) and any(segment.from_test_file for segment in segments):
+    if repeated == len(hashes) and test_file_is_named:
         raise DataError(
             "every row of the test file is also a row of the training file; name another data.test_file, or leave it empty to "
             "draw test rows (ingest.test_fraction)"
