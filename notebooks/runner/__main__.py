@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> None:
         for notebook in notebooks:
             print(f"{notebook.name:<24} {notebook.title}  [{', '.join(notebook.widgets())}]")
         return
-    folder = paths.to_python(options.out)
+    folder = paths.to_python(options.out, "--out ")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

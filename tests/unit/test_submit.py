@@ -1,6 +1,7 @@
 """Failures of `./convoy submit` against a workspace stub on loopback. An end-to-end test covers a job that really runs."""
 
 import importlib.util
+import json
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.service.jobs import Run, RunLifeCycleState, RunResultState, RunState, RunTask
+from support import hostile
 from support.workspace_stub import TOKEN, Workspace
 
 from pipelines.errors import ConfigError, LaunchError
@@ -80,6 +82,19 @@ def test_a_dry_run_shows_files_and_job_without_contacting_the_workspace(workspac
     assert "upload jobs/train_cnn.py to /Workspace/Shared/.convoy/convoy/prod/files/jobs/train_cnn.py" in shown
     assert '"spark_version": "18.x-cpu-ml-scala2.13"' in shown
     assert shown.endswith('run with {"data": "mnist-5k"}\n')
+    assert workspace.calls == []
+
+
+def test_a_body_is_written_to_a_file_of_any_name_or_refused_in_one_line(workspace, submit, tmp_path):
+    for name in hostile.NAMES:
+        submit(workspace.host, "--body", f"{tmp_path}/{name}")
+        assert json.loads((tmp_path / name).read_text())["run_name"] == "convoy-train"
+    for name, reason in hostile.REFUSED:
+        with pytest.raises(ConfigError, match=reason.replace("/b:", ":")) as failure:
+            submit(workspace.host, "--body", f"{tmp_path}/{name}")
+        assert str(failure.value).startswith("--body ")
+    with pytest.raises(ConfigError, match=r"^--body .*/none/x: cannot be written \(No such file or directory\); name another"):
+        submit(workspace.host, "--body", f"{tmp_path}/none/x")
     assert workspace.calls == []
 
 

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--param", metavar="NAME=VALUE", action="append", default=[], help="a parameter of the job, for this run")
     parser.add_argument("--poll-seconds", metavar="S", type=float, default=5.0, help="time between status requests (default: 5)")
     parser.add_argument("--dry-run", action="store_true", help="show what would be sent, without contacting a workspace")
-    parser.add_argument("--body", metavar="FILE", help=f"write {bundle.RUN_BODY} with its variables resolved, and stop")
+    parser.add_argument("--body", metavar="FILE", help=f"write {bundle.RUN_BODY} with its variables resolved to a file, and stop")
     options = parser.parse_args(arguments)
     if not 0.01 <= options.poll_seconds <= 3600:
         parser.error(f"--poll-seconds {options.poll_seconds}: must be from 0.01 to 3600")
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
         body = bundle.run_body(paths.home(), options.target, variables)
         workspace.validated({"name": body["run_name"], "tasks": body["tasks"]})
         try:
-            Path(options.body).write_text(json.dumps(body, indent=2) + "\n")
+            paths.to_python(options.body, "--body ").write_text(json.dumps(body, indent=2) + "\n")
         except OSError as error:
             raise ConfigError(f"--body {options.body}: cannot be written ({error.strerror}); name another file") from error
         _say(f"{options.body} written; databricks jobs submit --json @{options.body} runs it")
