@@ -188,8 +188,7 @@ def _wrong_values(images: npt.NDArray[Any], target: ImageFormat) -> npt.NDArray[
     low, high = _limits(target)
     if not len(images) or (images.min() >= low and images.max() <= high):
         return np.zeros(len(images), np.bool_)
-    wrong: npt.NDArray[np.bool_] = (~((images >= low) & (images <= high))).reshape(len(images), -1).any(axis=1)
-    return wrong
+    return np.asarray((~((images >= low) & (images <= high))).reshape(len(images), -1).any(axis=1), np.bool_)
 
 
 def _value_error(image: npt.NDArray[Any], target: ImageFormat) -> str:
