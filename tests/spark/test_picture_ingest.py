@@ -89,7 +89,7 @@ def test_an_invalid_picture_fails_ingest_by_name_or_is_set_aside(spark, folder, 
     (car / "x-cut.png").write_bytes(whole[: len(whole) // 2])
     (car / "y-text.png").write_text("GIF? no")
     Image.new("RGB", (20, 30)).save(car / "z-size.png")
-    with pytest.raises(DataError, match=r"car/x-cut\.png: not an image that can be read .*; 3 of 93 pictures are malf") as caught:
+    with pytest.raises(DataError, match=r"car/x-cut\.png: not an image that can be read .*; 3 of 93 rows are malf") as caught:
         ingest(spark, folder, tmp_path / "tables", *SETTINGS)
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "tables").glob("*"))
