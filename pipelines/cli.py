@@ -1,6 +1,7 @@
 """Command-line flags common to all jobs, and exit codes.
 
-0 success, 1 the job failed, 2 the request was invalid, 129, 130 or 143 interrupted (128 + signal, as in shells).
+0 success, 1 the job failed, 2 the request was invalid, 129, 130 or 143 interrupted (128 + signal, as in shells), 141 nobody reads
+the output any more.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""YAML in which no key occurs twice in a mapping. YAML forbids that; PyYAML drops all but the last one without a word."""
+"""YAML in which no key occurs twice in a mapping. YAML forbids that; PyYAML silently drops all but the last one."""
 
 from typing import Any
 

@@ -9,8 +9,7 @@ import shutil
 import tempfile
 import uuid
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +33,7 @@ class PackedModel:
     info: ModelInfo
 
 
-@contextmanager
-def packed_models(spark: SparkSession, models: Sequence[ModelInfo]) -> Iterator[tuple[PackedModel, ...]]:
+def packed_models(spark: SparkSession, models: Sequence[ModelInfo]) -> tuple[PackedModel, ...]:
     """Distribute models through Spark. They stay available as long as the application."""
     # Every executor copies all files of the application before its next task, also one that is added long after this job. A file
     # that is gone would fail all jobs of the session. Spark deletes its folder when the application ends. A server of Spark
@@ -52,7 +50,7 @@ def packed_models(spark: SparkSession, models: Sequence[ModelInfo]) -> Iterator[
     finally:
         if remote:
             shutil.rmtree(folder)
-    yield tuple(packed)
+    return tuple(packed)
 
 
 def load(model: PackedModel) -> Classifier:

@@ -1,7 +1,7 @@
 """Keras' settings from outside a program: environment variables, and the file keras.json in the user's home folder.
 
 Convoy's networks are written for Keras' defaults. Another image format does not build them, and another float type or a limit of
-epochs changes results without a word. A copy of this file is in the folder of every logged model, so it imports the standard
+epochs changes results silently. A copy of this file is in the folder of every logged model, so it imports the standard
 library only.
 """
 
@@ -37,14 +37,15 @@ def defaults(variables: MutableMapping[str, str]) -> Iterator[None]:
     """Within the block, `variables` are such that an import of Keras ends in its defaults."""
     changed = changes(variables)
     before = {name: variables.get(name) for name in changed}
-    _apply(variables, changed)
+    apply(variables, changed)
     try:
         yield
     finally:
-        _apply(variables, before)
+        apply(variables, before)
 
 
-def _apply(variables: MutableMapping[str, str], changed: Mapping[str, str | None]) -> None:
+def apply(variables: MutableMapping[str, str], changed: Mapping[str, str | None]) -> None:
+    """Set variables, or unset those whose value is None."""
     for name, value in changed.items():
         if value is None:
             variables.pop(name, None)

@@ -21,7 +21,7 @@ import re
 import resource
 import sys
 import warnings
-from typing import Dict, Mapping, MutableMapping, Optional
+from typing import Dict, Mapping, Optional
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 if not __package__:
@@ -55,12 +55,12 @@ def repaired(variables: Mapping[str, str], packages: str = "") -> tuple[dict[str
     """
     result = dict(variables)
     notes: list[str] = []
-    _change(result, changes(variables))
+    keras_settings.apply(result, changes(variables))
     if packages:
-        _change(result, _spark_log(result))
+        keras_settings.apply(result, _spark_log(result))
     if packages and result.get("PYTHONPATH"):
         kept, notes = python_path.without_doubles(result["PYTHONPATH"].split(os.pathsep), packages)
-        _change(result, {"PYTHONPATH": os.pathsep.join(kept) or None})
+        keras_settings.apply(result, {"PYTHONPATH": os.pathsep.join(kept) or None})
     return result, notes
 
 
@@ -69,7 +69,7 @@ def apply() -> None:
     changed = changes(os.environ)
     if "PYTHONWARNINGS" in changed:
         warnings.filters[:] = [each for each in warnings.filters if each[0] != "error"]  # type: ignore[index]
-    _change(os.environ, changed)
+    keras_settings.apply(os.environ, changed)
     for stream in (sys.stdout, sys.stderr):
         # Python has opened them in the encoding it was given, which may lack a letter of a path.
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower().replace("-", "") != "utf8":
@@ -90,14 +90,6 @@ def changes(variables: Mapping[str, str]) -> Changes:
     found.update(_java(variables))
     found.update(keras_settings.changes(variables))
     return found
-
-
-def _change(variables: MutableMapping[str, str], changed: Changes) -> None:
-    for name, value in changed.items():
-        if value is None:
-            variables.pop(name, None)
-        else:
-            variables[name] = value
 
 
 def _without_errors(options: str) -> str | None:
@@ -201,7 +193,7 @@ def raise_file_limit() -> None:
 
 
 def refusal() -> str:
-    """Why Spark cannot start here, and what to do; empty if nothing speaks against it."""
+    """Why Spark cannot start here, and what to do; empty if it can."""
     try:
         os.getcwd()
     except OSError:

@@ -333,7 +333,8 @@ def test_work_that_fails_before_its_first_task_leaves_the_session_as_it_was(spar
     properties = ("spark.jobGroup.id", "spark.job.description", "spark.job.interruptOnCancel")
     context.setJobGroup("cell", "a cell of a notebook", interruptOnCancel=True)
     try:
-        with pytest.raises(ConfigError), packed_models(spark, [info]), job_group(spark, "Convoy scoring"):
+        packed_models(spark, [info])
+        with pytest.raises(ConfigError), job_group(spark, "Convoy scoring"):
             raise ConfigError("refused before a task has fetched the model")
         assert [context.getLocalProperty(name) for name in properties] == ["cell", "a cell of a notebook", "true"]
         # Each task first fetches all files of the application.

@@ -64,7 +64,7 @@ def _refuse_logs(root: Path, files: Iterable[Path]) -> None:
 
 
 def _check_partitions(root: Path, files: Sequence[Path]) -> None:
-    """Spark drops files without a word that lie beside the folders of partitions."""
+    """Spark silently drops files that are beside the folders of partitions."""
     keys = {file: _keys(file.relative_to(root).parent) for file in files}
     if all(found == () for found in keys.values()):
         return

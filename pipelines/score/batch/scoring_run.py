@@ -95,7 +95,7 @@ def run_scoring(spark: SparkSession, request: ScoringRequest, kind: Kind, report
     )
     with ExitStack() as stack:
         folder = stack.enter_context(_unfinished_output(request))
-        (model,) = stack.enter_context(packed_models(spark, [request.info]))
+        (model,) = packed_models(spark, [request.info])
         # An encoded image's size is not known here.
         values_per_row = _VALUES_PER_ENCODED_IMAGE if kind == "images" else math.prod(target.shape)
         stack.enter_context(arrow_batches(spark, values_per_row))

@@ -129,11 +129,8 @@ def _counted(
     # Each task's process loads the model, which costs as much time as many rows. If Spark reads fewer partitions, they stay.
     partitions = max(1, rows // _MIN_ROWS_PER_TASK)
     try:
-        with (
-            packed_models(spark, [info for info, _, _ in models]) as packed,
-            arrow_batches(spark, image.num_values),
-            job_group(spark, "Convoy evaluation"),
-        ):
+        packed = packed_models(spark, [info for info, _, _ in models])
+        with arrow_batches(spark, image.num_values), job_group(spark, "Convoy evaluation"):
             work = partial(
                 count_batches,
                 models=[
