@@ -45,7 +45,7 @@ def steps(batches: dict[str, int], count: int) -> dict[str, Any]:
     import keras
     import numpy as np
 
-    from pipelines.data.table.schema import ImageSpec
+    from pipelines.data.table.schema import DataSpec
     from pipelines.models import registry
     from pipelines.train.collectives.horovod import broadcast_state
     from pipelines.train.devices import use_threads
@@ -56,7 +56,7 @@ def steps(batches: dict[str, int], count: int) -> dict[str, Any]:
     rng = np.random.default_rng(hvd.rank())
     result: dict[str, Any] = {"seconds": {}}
     for name, batch in batches.items():
-        model = registry.build(NETWORK, ImageSpec(shape=(28, 28, 1), dtype="uint8", value_range=(0.0, 255.0)), 10)
+        model = registry.build(NETWORK, DataSpec(shape=(28, 28, 1), dtype="uint8", value_range=(0.0, 255.0)), 10)
         optimizer = with_allreduce(keras.optimizers.Adam)(1e-3)
         model.compile(optimizer=optimizer, loss="sparse_categorical_crossentropy", jit_compile=False)
         broadcast_state(model, optimizer)

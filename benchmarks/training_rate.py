@@ -89,12 +89,12 @@ def plain_keras(folder: Path, network: str, batch_size: int, epochs: int) -> dic
     import keras
     from sklearn.datasets import load_svmlight_file
 
-    from pipelines.data.table.schema import ImageSpec
+    from pipelines.data.table.schema import DataSpec
     from pipelines.models import registry
 
     x, y = load_svmlight_file(str(next(folder.glob("*train*"))), n_features=784)
     images = x.toarray().reshape(-1, 28, 28, 1).astype("float32")
-    model = registry.build(network, ImageSpec(shape=(28, 28, 1), dtype="uint8", value_range=(0.0, 255.0)), 10)
+    model = registry.build(network, DataSpec(shape=(28, 28, 1), dtype="uint8", value_range=(0.0, 255.0)), 10)
     model.compile(loss="sparse_categorical_crossentropy", optimizer="adam", metrics=["accuracy"])
     begins: list[float] = []
     last_steps: list[float] = []

@@ -57,7 +57,7 @@ from pipelines.track.figures import examples
 
 manifest = table.manifest
 images, labels = notebook.images(table, "train", 40)
-display(examples.draw(images, labels, manifest.class_names, manifest.image.value_range).figure)
+display(examples.draw(images, labels, manifest.class_names, manifest.spec.value_range).figure)
 
 # COMMAND ----------
 
@@ -103,7 +103,7 @@ import numpy as np
 order = np.random.default_rng(1).permutation(images[0].size)
 shuffled = images[:10].reshape(10, -1)[:, order].reshape(images[:10].shape)
 pairs = np.concatenate([images[:10], shuffled])
-display(examples.draw(pairs, np.tile(labels[:10], 2), manifest.class_names, manifest.image.value_range).figure)
+display(examples.draw(pairs, np.tile(labels[:10], 2), manifest.class_names, manifest.spec.value_range).figure)
 
 # COMMAND ----------
 

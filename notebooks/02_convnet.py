@@ -68,7 +68,7 @@ neighbourhoods = np.lib.stride_tricks.sliding_window_view(images[..., 0] / 255, 
 sums = np.einsum("nyxij,ijk->nyxk", neighbourhoods, kernels[:, :, 0, :])
 feature_maps = np.maximum(sums, 0)
 
-value_range = table.manifest.image.value_range
+value_range = table.manifest.spec.value_range
 display(first_layer.draw(kernels, images, feature_maps, value_range).figure)
 print(f"images {images.shape} and kernels {kernels.shape} give feature maps {feature_maps.shape}")
 

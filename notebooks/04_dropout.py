@@ -55,7 +55,7 @@ images, labels = notebook.images(table, "test", 10)
 rng = np.random.default_rng(1)
 rates = (0.0, 0.25, 0.5, 0.75)
 dropped = np.concatenate([images * (rng.random(images.shape) >= rate) for rate in rates])
-display(examples.draw(dropped, np.tile(labels, len(rates)), table.manifest.class_names, table.manifest.image.value_range).figure)
+display(examples.draw(dropped, np.tile(labels, len(rates)), table.manifest.class_names, table.manifest.spec.value_range).figure)
 
 # COMMAND ----------
 

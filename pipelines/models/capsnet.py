@@ -27,7 +27,7 @@ sums the squares of hundreds of small numbers.
 import keras
 from keras import KerasTensor, layers, ops
 
-from pipelines.data.table.schema import ImageSpec
+from pipelines.data.table.schema import DataSpec
 from pipelines.models.layers import CustomLoss, raw_input, require_size, scaled
 
 _SIZE = 9
@@ -42,18 +42,18 @@ _MIN_UNPADDED = 2 * _SIZE
 _EPSILON = 1e-7
 
 
-def build(image: ImageSpec, num_classes: int) -> keras.Model:
+def build(spec: DataSpec, outputs: int) -> keras.Model:
     """See the module's docstring and `registry.build`. For images from 4 x 4; below 18 x 18 the convolutions are padded."""
-    require_size(image, 4)
-    padding = "valid" if min(image.shape[:2]) >= _MIN_UNPADDED else "same"
-    inputs = raw_input(image)
-    features = layers.Conv2D(32, _SIZE, padding=padding, activation="relu", name="convolution")(scaled(image, inputs))
+    require_size(spec, 4)
+    padding = "valid" if min(spec.shape[:2]) >= _MIN_UNPADDED else "same"
+    inputs = raw_input(spec)
+    features = layers.Conv2D(32, _SIZE, padding=padding, activation="relu", name="convolution")(scaled(spec, inputs))
     features = layers.Conv2D(32, _SIZE, strides=2, padding=padding, name="capsules")(features)
     capsules = layers.Reshape((-1, _PRIMARY), name="capsules_of_8")(features)
     capsules = _squashed(ops.cast(capsules, "float32"))
     votes = layers.EinsumDense(
         "bip,ipjq->bjiq",
-        output_shape=(num_classes, capsules.shape[1], _CLASS),
+        output_shape=(outputs, capsules.shape[1], _CLASS),
         # Keras' default for dense layers would make a four-dimensional kernel start far too small.
         kernel_initializer=keras.initializers.RandomNormal(stddev=0.1),
         name="votes",

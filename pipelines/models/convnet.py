@@ -12,16 +12,16 @@
 import keras
 from keras import layers
 
-from pipelines.data.table.schema import ImageSpec
+from pipelines.data.table.schema import DataSpec
 from pipelines.models.layers import probabilities, raw_input, require_size, scaled
 
 
-def build(image: ImageSpec, num_classes: int) -> keras.Model:
+def build(spec: DataSpec, outputs: int) -> keras.Model:
     """See the module's docstring and `registry.build`. For images from 5 x 5."""
-    require_size(image, 5)
-    inputs = raw_input(image)
-    features = layers.Conv2D(8, (4, 4), activation="relu", name="convolution")(scaled(image, inputs))
+    require_size(spec, 5)
+    inputs = raw_input(spec)
+    features = layers.Conv2D(8, (4, 4), activation="relu", name="convolution")(scaled(spec, inputs))
     features = layers.MaxPooling2D((2, 2), name="pooling")(features)
     features = layers.Flatten()(features)
     features = layers.Dense(128, activation="relu", name="hidden")(features)
-    return keras.Model(inputs, probabilities(features, num_classes), name="convnet")
+    return keras.Model(inputs, probabilities(features, outputs), name="convnet")

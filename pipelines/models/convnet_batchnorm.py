@@ -22,7 +22,7 @@ saves about 30 % of the time per example. Channel counts are multiples of 16, th
 import keras
 from keras import KerasTensor, layers
 
-from pipelines.data.table.schema import ImageSpec
+from pipelines.data.table.schema import DataSpec
 from pipelines.models.layers import probabilities, raw_input, require_size, scaled
 
 # Below this height or width unpadded convolutions would leave nothing.
@@ -33,13 +33,13 @@ _MIN_UNPADDED = 20
 _MOMENTUM = 0.9
 
 
-def build(image: ImageSpec, num_classes: int) -> keras.Model:
+def build(spec: DataSpec, outputs: int) -> keras.Model:
     """See the module's docstring and `registry.build`. For images from 8 x 8; below 20 x 20 the convolutions are padded."""
-    require_size(image, 8)
-    height, width, _ = image.shape
+    require_size(spec, 8)
+    height, width, _ = spec.shape
     padding = "valid" if min(height, width) >= _MIN_UNPADDED else "same"
-    inputs = raw_input(image)
-    features = layers.Conv2D(16, (5, 5), padding=padding, activation="relu", name="convolution_1")(scaled(image, inputs))
+    inputs = raw_input(spec)
+    features = layers.Conv2D(16, (5, 5), padding=padding, activation="relu", name="convolution_1")(scaled(spec, inputs))
     features = layers.MaxPooling2D((2, 2), name="pooling_1")(features)
     features = layers.Conv2D(64, (3, 3), padding=padding, use_bias=False, name="convolution_2")(features)
     features = layers.MaxPooling2D((2, 2), name="pooling_2")(features)
@@ -47,7 +47,7 @@ def build(image: ImageSpec, num_classes: int) -> keras.Model:
     features = layers.Conv2D(64, (3, 3), padding=padding, use_bias=False, name="convolution_3")(features)
     features = _normalized_relu(features, "normalization_3")
     features = layers.Flatten(name="features")(features)
-    return keras.Model(inputs, probabilities(features, num_classes), name="convnet_batchnorm")
+    return keras.Model(inputs, probabilities(features, outputs), name="convnet_batchnorm")
 
 
 def _normalized_relu(features: KerasTensor, name: str) -> KerasTensor:

@@ -22,7 +22,7 @@ that sees the whole image, so the last layer has only 128 features with which to
 import keras
 from keras import KerasTensor, layers
 
-from pipelines.data.table.schema import ImageSpec
+from pipelines.data.table.schema import DataSpec
 from pipelines.models.layers import probabilities, raw_input, require_size, scaled
 
 # Below this height or width unpadded convolutions would leave nothing.
@@ -33,10 +33,10 @@ _MIN_SIZE = 4
 _MOMENTUM = 0.9
 
 
-def build(image: ImageSpec, num_classes: int) -> keras.Model:
+def build(spec: DataSpec, outputs: int) -> keras.Model:
     """See the module's docstring and `registry.build`. For images from 4 x 4; below 28 x 28 the convolutions are padded."""
-    require_size(image, _MIN_SIZE)
-    padding = "valid" if min(image.shape[:2]) >= _MIN_UNPADDED else "same"
+    require_size(spec, _MIN_SIZE)
+    padding = "valid" if min(spec.shape[:2]) >= _MIN_UNPADDED else "same"
 
     def convolved(features: KerasTensor, number: int, channels: int, size: int = 3) -> KerasTensor:
         return layers.Conv2D(channels, size, padding=padding, use_bias=False, name=f"convolution_{number}")(features)
@@ -44,8 +44,8 @@ def build(image: ImageSpec, num_classes: int) -> keras.Model:
     def normalized(features: KerasTensor, number: int) -> KerasTensor:
         return layers.ReLU()(layers.BatchNormalization(momentum=_MOMENTUM, name=f"normalization_{number}")(features))
 
-    inputs = raw_input(image)
-    features = layers.MaxPooling2D((2, 2), name="pooling_1")(convolved(scaled(image, inputs), 1, 32, size=5))
+    inputs = raw_input(spec)
+    features = layers.MaxPooling2D((2, 2), name="pooling_1")(convolved(scaled(spec, inputs), 1, 32, size=5))
     features = layers.ReLU()(features)
     features = normalized(convolved(features, 2, 32), 2)
     features = normalized(convolved(features, 3, 64), 3)
@@ -54,4 +54,4 @@ def build(image: ImageSpec, num_classes: int) -> keras.Model:
     features = normalized(convolved(features, 5, 128), 5)
     features = layers.Dropout(0.3, name="dropout")(features)
     features = layers.Flatten(name="features")(features)
-    return keras.Model(inputs, probabilities(features, num_classes), name="convnet_deep")
+    return keras.Model(inputs, probabilities(features, outputs), name="convnet_deep")

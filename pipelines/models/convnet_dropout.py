@@ -15,15 +15,15 @@
 import keras
 from keras import layers
 
-from pipelines.data.table.schema import ImageSpec
+from pipelines.data.table.schema import DataSpec
 from pipelines.models.layers import probabilities, raw_input, require_size, scaled
 
 
-def build(image: ImageSpec, num_classes: int) -> keras.Model:
+def build(spec: DataSpec, outputs: int) -> keras.Model:
     """See the module's docstring and `registry.build`. For images from 6 x 6."""
-    require_size(image, 6)
-    inputs = raw_input(image)
-    features = layers.Conv2D(32, (3, 3), activation="relu", name="convolution_1")(scaled(image, inputs))
+    require_size(spec, 6)
+    inputs = raw_input(spec)
+    features = layers.Conv2D(32, (3, 3), activation="relu", name="convolution_1")(scaled(spec, inputs))
     features = layers.Conv2D(32, (3, 3), activation="relu", name="convolution_2")(features)
     features = layers.MaxPooling2D((2, 2), name="pooling")(features)
     # The course was written for an argument that was the fraction to keep, and inverted it when the argument became the fraction
@@ -32,4 +32,4 @@ def build(image: ImageSpec, num_classes: int) -> keras.Model:
     features = layers.Flatten()(features)
     features = layers.Dense(128, activation="relu", name="hidden")(features)
     features = layers.Dropout(rate=1 - 0.5, name="dropout_2")(features)
-    return keras.Model(inputs, probabilities(features, num_classes), name="convnet_dropout")
+    return keras.Model(inputs, probabilities(features, outputs), name="convnet_dropout")

@@ -22,18 +22,18 @@ Yu and Koltun 2015, "Multi-scale context aggregation by dilated convolutions", a
 import keras
 from keras import layers
 
-from pipelines.data.table.schema import ImageSpec
+from pipelines.data.table.schema import DataSpec
 from pipelines.models.layers import probabilities, raw_input, require_size, scaled
 
 RATES = (1, 2, 4)
 
 
-def build(image: ImageSpec, num_classes: int) -> keras.Model:
+def build(spec: DataSpec, outputs: int) -> keras.Model:
     """See the module's docstring and `registry.build`. For images from 4 x 4."""
-    require_size(image, 4)
-    inputs = raw_input(image)
+    require_size(spec, 4)
+    inputs = raw_input(spec)
     features = layers.Conv2D(16, (5, 5), padding="same", activation="relu", kernel_initializer="he_normal", name="convolution")(
-        scaled(image, inputs)
+        scaled(spec, inputs)
     )
     features = layers.MaxPooling2D((2, 2), name="pooling")(features)
     for rate in RATES:
@@ -49,4 +49,4 @@ def build(image: ImageSpec, num_classes: int) -> keras.Model:
     features = layers.AveragePooling2D((2, 2), name="mean")(features)
     features = layers.Flatten(name="features")(features)
     features = layers.Dropout(0.5, name="dropout")(features)
-    return keras.Model(inputs, probabilities(features, num_classes), name="dilated")
+    return keras.Model(inputs, probabilities(features, outputs), name="dilated")

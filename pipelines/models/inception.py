@@ -22,24 +22,24 @@ channels and two auxiliary classifiers for training. Like this one, it uses glob
 import keras
 from keras import KerasTensor, layers
 
-from pipelines.data.table.schema import ImageSpec
+from pipelines.data.table.schema import DataSpec
 from pipelines.models.layers import probabilities, raw_input, require_size, scaled
 
 _REDUCED = 16
 
 
-def build(image: ImageSpec, num_classes: int) -> keras.Model:
+def build(spec: DataSpec, outputs: int) -> keras.Model:
     """See the module's docstring and `registry.build`. For images from 4 x 4."""
-    require_size(image, 4)
-    inputs = raw_input(image)
-    features = _convolution(scaled(image, inputs), 16, 5, "convolution")
+    require_size(spec, 4)
+    inputs = raw_input(spec)
+    features = _convolution(scaled(spec, inputs), 16, 5, "convolution")
     features = layers.MaxPooling2D((2, 2), name="pooling_1")(features)
     features = _module(features, (16, 32, 16, 16), "module_1")
     features = layers.MaxPooling2D((2, 2), name="pooling_2")(features)
     features = _module(features, (32, 64, 32, 32), "module_2")
     features = layers.GlobalAveragePooling2D(name="mean")(features)
     features = layers.Dropout(0.4, name="dropout")(features)
-    return keras.Model(inputs, probabilities(features, num_classes), name="inception")
+    return keras.Model(inputs, probabilities(features, outputs), name="inception")
 
 
 def _module(features: KerasTensor, channels: tuple[int, int, int, int], name: str) -> KerasTensor:

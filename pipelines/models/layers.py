@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import keras
 from keras import KerasTensor, layers
 
-from pipelines.data.table.schema import ImageSpec
+from pipelines.data.table.schema import DataSpec
 
 
 @dataclass(frozen=True)
@@ -19,28 +19,28 @@ class CustomLoss:
     """Function of labels [batch] int and that output; returns the mean over the batch."""
 
 
-def require_size(image: ImageSpec, smallest: int) -> None:
+def require_size(spec: DataSpec, smallest: int) -> None:
     """Raises ValueError, which `registry.build` explains, for an image with a side shorter than `smallest` pixels."""
-    if min(image.shape[:2]) < smallest:
+    if min(spec.shape[:2]) < smallest:
         raise ValueError(f"it needs images of at least {smallest} x {smallest}")
 
 
-def raw_input(image: ImageSpec) -> KerasTensor:
+def raw_input(spec: DataSpec) -> KerasTensor:
     """Input of source values as stored in the table, [batch, height, width, channels]."""
-    return keras.Input(shape=image.shape, dtype="float32", name="image")
+    return keras.Input(shape=spec.shape, dtype="float32", name="image")
 
 
-def scaled(image: ImageSpec, values: KerasTensor) -> KerasTensor:
-    """Values scaled from `image.value_range` to 0..1.
+def scaled(spec: DataSpec, values: KerasTensor) -> KerasTensor:
+    """Values scaled from `spec.value_range` to 0..1.
 
     Scaling is part of the network, so that it is the same in training, evaluation and serving.
     """
-    low, high = image.value_range
+    low, high = spec.value_range
     return layers.Rescaling(1 / (high - low), offset=-low / (high - low), name="scale")(values)
 
 
-def probabilities(features: KerasTensor, num_classes: int, *, kernel_initializer: str = "glorot_uniform") -> KerasTensor:
-    """Class probabilities [batch, num_classes]. Always float32: bfloat16 has a precision of only three digits."""
+def probabilities(features: KerasTensor, outputs: int, *, kernel_initializer: str = "glorot_uniform") -> KerasTensor:
+    """Class probabilities [batch, outputs]. Always float32: bfloat16 has a precision of only three digits."""
     return layers.Dense(
-        num_classes, activation="softmax", kernel_initializer=kernel_initializer, dtype="float32", name="probabilities"
+        outputs, activation="softmax", kernel_initializer=kernel_initializer, dtype="float32", name="probabilities"
     )(features)

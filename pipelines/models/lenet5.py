@@ -20,23 +20,23 @@ Omitted, as is common today: the weights of the pooling layers, the table that c
 import keras
 from keras import layers
 
-from pipelines.data.table.schema import ImageSpec
+from pipelines.data.table.schema import DataSpec
 from pipelines.models.layers import probabilities, raw_input, require_size, scaled
 
 # Below this height or width the second convolution would leave nothing to pool.
 _MIN_UNPADDED = 12
 
 
-def build(image: ImageSpec, num_classes: int) -> keras.Model:
+def build(spec: DataSpec, outputs: int) -> keras.Model:
     """See the module's docstring and `registry.build`. For images from 4 x 4; below 12 x 12 all convolutions are padded."""
-    require_size(image, 4)
-    padding = "valid" if min(image.shape[:2]) >= _MIN_UNPADDED else "same"
-    inputs = raw_input(image)
-    features = layers.Conv2D(6, (5, 5), padding="same", activation="tanh", name="convolution_1")(scaled(image, inputs))
+    require_size(spec, 4)
+    padding = "valid" if min(spec.shape[:2]) >= _MIN_UNPADDED else "same"
+    inputs = raw_input(spec)
+    features = layers.Conv2D(6, (5, 5), padding="same", activation="tanh", name="convolution_1")(scaled(spec, inputs))
     features = layers.AveragePooling2D((2, 2), name="pooling_1")(features)
     features = layers.Conv2D(16, (5, 5), padding=padding, activation="tanh", name="convolution_2")(features)
     features = layers.AveragePooling2D((2, 2), name="pooling_2")(features)
     features = layers.Flatten()(features)
     features = layers.Dense(120, activation="tanh", name="hidden_1")(features)
     features = layers.Dense(84, activation="tanh", name="hidden_2")(features)
-    return keras.Model(inputs, probabilities(features, num_classes), name="lenet5")
+    return keras.Model(inputs, probabilities(features, outputs), name="lenet5")

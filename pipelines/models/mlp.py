@@ -13,21 +13,21 @@
 import keras
 from keras import layers
 
-from pipelines.data.table.schema import ImageSpec
+from pipelines.data.table.schema import DataSpec
 from pipelines.models.layers import probabilities, raw_input
 
 _INITIALIZER = "random_normal"
 
 
-def build(image: ImageSpec, num_classes: int) -> keras.Model:
+def build(spec: DataSpec, outputs: int) -> keras.Model:
     """See the module's docstring and `registry.build`."""
-    return perceptron(image, num_classes, (20, 15), "mlp")
+    return perceptron(spec, outputs, (20, 15), "mlp")
 
 
-def perceptron(image: ImageSpec, num_classes: int, widths: tuple[int, ...], name: str) -> keras.Model:
+def perceptron(spec: DataSpec, outputs: int, widths: tuple[int, ...], name: str) -> keras.Model:
     """A perceptron with hidden layers of these widths."""
-    inputs = raw_input(image)
+    inputs = raw_input(spec)
     features = layers.Flatten()(inputs)
     for number, width in enumerate(widths, start=1):
         features = layers.Dense(width, activation="relu", kernel_initializer=_INITIALIZER, name=f"hidden_{number}")(features)
-    return keras.Model(inputs, probabilities(features, num_classes, kernel_initializer=_INITIALIZER), name=name)
+    return keras.Model(inputs, probabilities(features, outputs, kernel_initializer=_INITIALIZER), name=name)

@@ -11,10 +11,10 @@
 
 import keras
 
-from pipelines.data.table.schema import ImageSpec
+from pipelines.data.table.schema import DataSpec
 from pipelines.models import mlp
 
 
-def build(image: ImageSpec, num_classes: int) -> keras.Model:
+def build(spec: DataSpec, outputs: int) -> keras.Model:
     """See the module's docstring and `registry.build`."""
-    return mlp.perceptron(image, num_classes, (200, 150), "mlp_wide")
+    return mlp.perceptron(spec, outputs, (200, 150), "mlp_wide")

@@ -7,7 +7,7 @@ import difflib
 import importlib
 from typing import TYPE_CHECKING
 
-from pipelines.data.table.schema import ImageSpec
+from pipelines.data.table.schema import DataSpec
 from pipelines.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pipelines.models.layers import CustomLoss
 
-# Each module has `build(image: ImageSpec, num_classes: int) -> keras.Model`, and `LOSS: CustomLoss` if it is not cross-entropy.
+# Each module has `build(spec: DataSpec, outputs: int) -> keras.Model`, and `LOSS: CustomLoss` if it is not cross-entropy.
 NETWORKS: dict[str, str] = {
     "mlp": "pipelines.models.mlp",
     "mlp_three": "pipelines.models.mlp_three",
@@ -49,10 +49,10 @@ def check(name: str, label_smoothing: float = 0.0) -> None:
         )
 
 
-def build(name: str, image: ImageSpec, num_classes: int) -> "keras.Model":
+def build(name: str, spec: DataSpec, outputs: int) -> "keras.Model":
     """Build a network, uncompiled.
 
-    Input `image`: [batch, height, width, channels], source values in `image.value_range`. Output: [batch, num_classes] float32
+    Input `image`: [batch, height, width, channels], source values in `spec.value_range`. Output: [batch, outputs] float32
     probabilities. Layers use the dtype policy in effect during the call.
 
     Raises:
@@ -60,11 +60,11 @@ def build(name: str, image: ImageSpec, num_classes: int) -> "keras.Model":
     """
     check(name)
     try:
-        model: keras.Model = importlib.import_module(NETWORKS[name]).build(image, num_classes)
+        model: keras.Model = importlib.import_module(NETWORKS[name]).build(spec, outputs)
     except ValueError as error:
         # From `layers.require_size`, or from Keras, which names the layer whose output would be empty.
         reason = " ".join(str(error).split())
-        raise ConfigError(f"model.name={name}: cannot be built for images of {image.shape} ({reason})") from error
+        raise ConfigError(f"model.name={name}: cannot be built for images of {spec.shape} ({reason})") from error
     return model
 
 

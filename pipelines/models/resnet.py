@@ -21,7 +21,7 @@ is an addition: at full resolution, normalization alone would take longer than e
 import keras
 from keras import KerasTensor, layers
 
-from pipelines.data.table.schema import ImageSpec
+from pipelines.data.table.schema import DataSpec
 from pipelines.models.layers import probabilities, raw_input, require_size, scaled
 
 _STAGES = (16, 32, 64)
@@ -30,12 +30,12 @@ _BLOCKS = 2
 _MOMENTUM = 0.9
 
 
-def build(image: ImageSpec, num_classes: int) -> keras.Model:
+def build(spec: DataSpec, outputs: int) -> keras.Model:
     """See the module's docstring and `registry.build`. For images from 4 x 4."""
-    require_size(image, 4)
-    inputs = raw_input(image)
+    require_size(spec, 4)
+    inputs = raw_input(spec)
     features = layers.Conv2D(16, (3, 3), padding="same", activation="relu", kernel_initializer="he_normal", name="convolution")(
-        scaled(image, inputs)
+        scaled(spec, inputs)
     )
     features = layers.MaxPooling2D((2, 2), name="pooling")(features)
     for stage, channels in enumerate(_STAGES, start=1):
@@ -43,7 +43,7 @@ def build(image: ImageSpec, num_classes: int) -> keras.Model:
             stride = 2 if stage > 1 and block == 1 else 1
             features = _block(features, channels, stride, f"stage_{stage}_block_{block}")
     features = layers.GlobalAveragePooling2D(name="mean")(features)
-    return keras.Model(inputs, probabilities(features, num_classes), name="resnet")
+    return keras.Model(inputs, probabilities(features, outputs), name="resnet")
 
 
 def _block(features: KerasTensor, channels: int, stride: int, name: str) -> KerasTensor:

@@ -19,18 +19,18 @@ have 64 to 512 channels, five blocks and two hidden layers of 4,096. Weights are
 import keras
 from keras import layers
 
-from pipelines.data.table.schema import ImageSpec
+from pipelines.data.table.schema import DataSpec
 from pipelines.models.layers import probabilities, raw_input, require_size, scaled
 
 _CHANNELS = (16, 32, 64)
 _INITIALIZER = "he_normal"
 
 
-def build(image: ImageSpec, num_classes: int) -> keras.Model:
+def build(spec: DataSpec, outputs: int) -> keras.Model:
     """See the module's docstring and `registry.build`. For images from 8 x 8."""
-    require_size(image, 2 ** len(_CHANNELS))
-    inputs = raw_input(image)
-    features = scaled(image, inputs)
+    require_size(spec, 2 ** len(_CHANNELS))
+    inputs = raw_input(spec)
+    features = scaled(spec, inputs)
     for block, channels in enumerate(_CHANNELS, start=1):
         for number in (1, 2):
             features = layers.Conv2D(
@@ -45,4 +45,4 @@ def build(image: ImageSpec, num_classes: int) -> keras.Model:
     features = layers.Flatten()(features)
     features = layers.Dense(128, activation="relu", kernel_initializer=_INITIALIZER, name="hidden")(features)
     features = layers.Dropout(0.5, name="dropout")(features)
-    return keras.Model(inputs, probabilities(features, num_classes), name="vgg")
+    return keras.Model(inputs, probabilities(features, outputs), name="vgg")

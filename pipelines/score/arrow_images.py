@@ -214,8 +214,8 @@ def byte_lengths(column: pa.Array) -> npt.NDArray[np.int64]:
     return lengths
 
 
-def raw_images(column: pa.Array, shape: tuple[int, int, int], dtype: Dtype) -> npt.NDArray[Any]:
-    """The images [n, height, width, channels] of a binary column; every value must be exactly one image long."""
+def raw_images(column: pa.Array, shape: tuple[int, ...], dtype: Dtype) -> npt.NDArray[Any]:
+    """The images [n, *shape] of a binary column; every value must be exactly one image long."""
     # All rows share one buffer; a slice of a column begins inside it.
     plain = pa.concat_arrays([pc.cast(column, pa.large_binary())])
     _, offsets, data = plain.buffers()

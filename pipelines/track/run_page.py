@@ -93,7 +93,7 @@ def _overview(config: Config, manifest: TableManifest, result: RunOutcome | None
     rows = ", ".join(f"{manifest.rows(split):,} {split}" for split in SPLITS)
     workers = f"{config.launch.workers} worker{'s' if config.launch.workers > 1 else ''}"
     table = f"[table {manifest.digest}]({_artifact('table/manifest.json')})"
-    shape = " x ".join(map(str, manifest.image.shape))
+    shape = " x ".join(map(str, manifest.spec.shape))
     data = f"**{manifest.dataset}** ({rows} rows of {shape}, {table})"
     network = f"`{config.model.name}`"
     if result is None:
@@ -114,8 +114,8 @@ def _figures(names: Sequence[str]) -> str:
 
 
 def _usage(manifest: TableManifest) -> str:
-    low, high = manifest.image.value_range
-    shape = ", ".join(map(str, manifest.image.shape))
+    low, high = manifest.spec.value_range
+    shape = ", ".join(map(str, manifest.spec.shape))
     return "\n".join(
         [
             "**Use the model**",

@@ -65,7 +65,7 @@ def build_model(config: Config, table: Table, resolved: ResolvedPrecision) -> ke
     """The configured network; its layers compute in `resolved`, its weights are float32."""
     keras.config.set_dtype_policy(_POLICIES[resolved])
     try:
-        return registry.build(config.model.name, table.manifest.image, table.manifest.num_classes)
+        return registry.build(config.model.name, table.manifest.spec, table.manifest.num_classes)
     finally:
         keras.config.set_dtype_policy("float32")
 

@@ -9,11 +9,11 @@ import itertools
 import keras
 from keras import layers
 
-from pipelines.data.table.schema import ImageSpec
+from pipelines.data.table.schema import DataSpec
 from pipelines.models.layers import raw_input
 
 
-def average_over_views(network: keras.Model, image: ImageSpec, views: int) -> keras.Model:
+def average_over_views(network: keras.Model, spec: DataSpec, views: int) -> keras.Model:
     """A network with the same weights whose output is the mean over views.
 
     Args:
@@ -25,7 +25,7 @@ def average_over_views(network: keras.Model, image: ImageSpec, views: int) -> ke
     if views == 1:
         return network
     shifts = sorted(itertools.product((-1, 0, 1), repeat=2), key=lambda shift: abs(shift[0]) + abs(shift[1]))[:views]
-    inputs = raw_input(image)
+    inputs = raw_input(spec)
     padded = layers.ZeroPadding2D(1, name="border")(inputs)
     crops = [layers.Cropping2D(((1 + down, 1 - down), (1 + right, 1 - right)))(padded) for down, right in shifts]
     # One call on all views, because Keras 3.2 restores a network that is called several times incorrectly.

@@ -88,7 +88,7 @@ def train(
     train_seconds = _fit_and_save(model, data, callback, config.training, setup, writer)
 
     network, weights_sha256 = _trained_network(config, table, model, training_progress)
-    logged = average_over_views(network, table.manifest.image, config.training.test_views)
+    logged = average_over_views(network, table.manifest.spec, config.training.test_views)
     score, single_view = None, None
     if tested:
         score, single_view = evaluate_test_rows(network, logged, _shard(config, table, "test", setup), setup, data, run_dir)

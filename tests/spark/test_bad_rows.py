@@ -161,7 +161,7 @@ def test_two_thousand_fuzzed_lines_parse_as_with_sklearn_or_are_stored_with_thei
         assert not isinstance(read, str), line
         expected.append((read[0].astype("<f4").tobytes(), int(read[1])))
     rows = [row for split in ("train", "validation", "test") for row in rows_of(built, split)]
-    assert built.manifest.image.dtype == "float32"
+    assert built.manifest.spec.dtype == "float32"
     assert sorted(rows) == sorted(expected)
     assert len(rows) > 700
 

@@ -32,7 +32,7 @@ def test_the_table_contains_the_rows_of_the_text_and_describes_them(spark, folde
     assert [built.manifest.rows(split) for split in ("train", "validation", "test")] == [540, 60, 100]
     assert built.manifest.splits["test"].rows_per_label == tuple(np.bincount(images_and_labels(100, seed=2)[1]))
     assert [source.rows for source in built.manifest.sources] == [600, 100]
-    assert built.manifest.image.dtype == "uint8"
+    assert built.manifest.spec.dtype == "uint8"
 
 
 def test_row_groups_have_equal_size_except_the_last(spark, folder, tmp_path):
@@ -89,7 +89,7 @@ def test_labels_can_be_any_integers_and_values_any_numbers(spark, tmp_path):
     file.write_text("".join(f"{label} 1:{value} 4:1\n" for label, value in [(-1, 0.25), (1, -2)] * 20))
     settings = ("data.image_shape=[2, 2, 1]", "data.classes=2", "data.labels=[-1, 1]", "data.value_range=[-2, 1]")
     built, _ = ingest(spark, file, tmp_path / "tables", *settings)
-    assert built.manifest.image.dtype == "float32"
+    assert built.manifest.spec.dtype == "float32"
     everything = [row for split in ("train", "validation", "test") for row in rows_of(built, split)]
     found = {(tuple(np.frombuffer(image, "<f4")), label) for image, label in everything}
     assert found == {((0.25, 0, 0, 1), 0), ((-2, 0, 0, 1), 1)}

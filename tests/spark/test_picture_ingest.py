@@ -38,8 +38,8 @@ def test_the_table_contains_the_pictures_and_the_names_of_their_folders(spark, f
     built, new = ingest(spark, folder, tmp_path / "tables", *SETTINGS)
     assert new
     assert built.manifest.class_names == NAMES
-    assert built.manifest.image.shape == SHAPE
-    assert built.manifest.image.dtype == "uint8"
+    assert built.manifest.spec.shape == SHAPE
+    assert built.manifest.spec.dtype == "uint8"
     assert [built.manifest.rows(split) for split in ("train", "validation", "test")] == [81, 9, 30]
     expected = write_pictures(tmp_path / "again", 90, seed=1)
     assert collections.Counter(rows_of(built, "train") + rows_of(built, "validation")) == expected
@@ -77,7 +77,7 @@ def test_grayscale_jpeg_and_any_value_range_are_accepted(spark, tmp_path):
     built, _ = ingest(
         spark, tmp_path / "data", tmp_path / "tables", "data.image_shape=[8, 8, 1]", "data.value_range=[-1, 1]", "data.classes=4"
     )
-    assert built.manifest.image.dtype == "float32"
+    assert built.manifest.spec.dtype == "float32"
     values = np.frombuffer(b"".join(image for image, _ in rows_of(built, "train")), "<f4")
     assert -1 <= values.min() < -0.5
     assert 0.5 < values.max() <= 1

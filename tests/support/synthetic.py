@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.data.table.schema import MANIFEST_NAME, ImageSpec, ReadingRules, SplitSummary, Table, TableFile, TableManifest
+from pipelines.data.table.schema import MANIFEST_NAME, DataSpec, ReadingRules, SplitSummary, Table, TableFile, TableManifest
 from pipelines.system.fingerprint import fingerprint
 
 
@@ -54,7 +54,7 @@ def write_table(
         splits[split] = SplitSummary(rows=count, rows_per_label=per_label, files=tuple(files))
     manifest = TableManifest(
         dataset="synthetic",
-        image=ImageSpec(shape=shape, dtype="uint8", value_range=(0.0, 255.0)),
+        spec=DataSpec(shape=shape, dtype="uint8", value_range=(0.0, 255.0)),
         labels=tuple(range(classes)),
         class_names=tuple(str(label) for label in range(classes)),
         splits=splits,

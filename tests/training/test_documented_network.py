@@ -7,7 +7,7 @@ import keras
 import pytest
 from support.synthetic import images_and_labels
 
-from pipelines.data.table.schema import ImageSpec
+from pipelines.data.table.schema import DataSpec
 from pipelines.models import registry
 
 PAGE = (Path(__file__).parents[2] / "docs/training.md").read_text()
@@ -23,13 +23,13 @@ def strided(tmp_path, monkeypatch):
 
 
 def test_it_is_built_by_its_name_and_has_as_many_parameters_as_it_says(strided):
-    network = registry.build("strided", ImageSpec(shape=(28, 28, 1), dtype="uint8", value_range=(0.0, 255.0)), 10)
+    network = registry.build("strided", DataSpec(shape=(28, 28, 1), dtype="uint8", value_range=(0.0, 255.0)), 10)
     assert f"{network.count_params():,} parameters for 28 x 28 x 1 and ten classes" in strided
 
 
 def test_it_learns(strided):
     keras.utils.set_random_seed(1)
-    network = registry.build("strided", ImageSpec(shape=(16, 16, 1), dtype="uint8", value_range=(0.0, 255.0)), 4)
+    network = registry.build("strided", DataSpec(shape=(16, 16, 1), dtype="uint8", value_range=(0.0, 255.0)), 4)
     network.compile(optimizer=keras.optimizers.Adam(0.003), loss="sparse_categorical_crossentropy", jit_compile=False)
     images, labels = images_and_labels(256, (16, 16, 1))
     before = network.evaluate(images, labels, verbose=0)

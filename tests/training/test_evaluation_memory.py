@@ -10,7 +10,7 @@ import mlflow
 import numpy as np
 import pytest
 
-from pipelines.data.table.schema import ImageSpec
+from pipelines.data.table.schema import DataSpec
 from pipelines.models import registry
 from pipelines.models.memory import EVALUATION_BYTES, bytes_per_row, evaluation_rows
 from pipelines.score.classifier import Classifier
@@ -25,14 +25,14 @@ MEASURE = """
 import resource, sys
 import horovod.tensorflow as hvd
 import numpy as np
-from pipelines.data.table.schema import ImageSpec
+from pipelines.data.table.schema import DataSpec
 from pipelines.models import registry
 from pipelines.train.evaluate import Evaluator
 from pipelines.score.classifier import Classifier
 from pipelines.score.model_info import ModelInfo
 from pipelines.train.test_time_augmentation import average_over_views
 hvd.init()
-image = ImageSpec(shape=(64, 64, 3), dtype="uint8", value_range=(0.0, 255.0))
+image = DataSpec(shape=(64, 64, 3), dtype="uint8", value_range=(0.0, 255.0))
 model = average_over_views(registry.build(sys.argv[1], image, 10), image, 9)
 images, labels = np.zeros((200, 64, 64, 3), np.uint8), np.zeros(200, np.int32)
 evaluator = Evaluator(model)
@@ -47,7 +47,7 @@ print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
 
 
 def image_of(shape):
-    return ImageSpec(shape=shape, dtype="uint8", value_range=(0.0, 255.0))
+    return DataSpec(shape=shape, dtype="uint8", value_range=(0.0, 255.0))
 
 
 def test_the_documented_rows_at_once_are_those_of_the_code():

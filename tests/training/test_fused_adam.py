@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from support.synthetic import images_and_labels
 
-from pipelines.data.table.schema import ImageSpec
+from pipelines.data.table.schema import DataSpec
 from pipelines.models import registry
 from pipelines.train.kernels.fused_adam import with_fused_update
 from pipelines.train.optim.distributed import with_gradient_checks
@@ -60,7 +60,7 @@ def test_a_training_with_it_differs_from_one_with_keras_by_no_more_than_one_with
 
     def weights_after(kind, order):
         keras.utils.set_random_seed(1)
-        model = registry.build("convnet", ImageSpec(shape=(12, 12, 1), dtype="uint8", value_range=(0.0, 255.0)), 4)
+        model = registry.build("convnet", DataSpec(shape=(12, 12, 1), dtype="uint8", value_range=(0.0, 255.0)), 4)
         optimizer = with_gradient_checks(kind, clip_norm)(0.002, weight_decay=0.01)
         model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(), jit_compile=False)
         batches = tf.data.Dataset.from_tensor_slices(

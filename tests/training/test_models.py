@@ -8,12 +8,12 @@ import pytest
 import tensorflow as tf
 from support.synthetic import images_and_labels
 
-from pipelines.data.table.schema import ImageSpec
+from pipelines.data.table.schema import DataSpec
 from pipelines.errors import ConfigError
 from pipelines.models import capsnet, dilated, registry
 from pipelines.train.custom_loss import with_custom_loss
 
-MNIST = ImageSpec(shape=(28, 28, 1), dtype="uint8", value_range=(0.0, 255.0))
+MNIST = DataSpec(shape=(28, 28, 1), dtype="uint8", value_range=(0.0, 255.0))
 DILATED = [f"dilated_{rate}" for rate in dilated.RATES]
 # Numbers given in the course.
 COURSE = {"mlp": 16_175, "convnet": 149_010, "convnet_two": 126_490, "convnet_dropout": 600_810}
@@ -31,7 +31,7 @@ def test_every_network_has_the_documented_number_of_parameters(name):
 @pytest.mark.parametrize("name", registry.NETWORKS)
 def test_every_network_halves_its_loss_in_a_few_steps(name):
     keras.utils.set_random_seed(1)
-    model = registry.build(name, ImageSpec(shape=(16, 16, 1), dtype="uint8", value_range=(0.0, 255.0)), 4)
+    model = registry.build(name, DataSpec(shape=(16, 16, 1), dtype="uint8", value_range=(0.0, 255.0)), 4)
     own = registry.custom_loss(name)
     if own is not None:
         model = with_custom_loss(model, own)
@@ -50,7 +50,7 @@ def test_every_network_halves_its_loss_in_a_few_steps(name):
 def test_every_network_accepts_any_shape_and_number_of_classes_and_outputs_float32_probabilities(name, shape, classes):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = registry.build(name, ImageSpec(shape=shape, dtype="float32", value_range=(-1.0, 1.0)), classes)
+        model = registry.build(name, DataSpec(shape=shape, dtype="float32", value_range=(-1.0, 1.0)), classes)
     finally:
         keras.config.set_dtype_policy("float32")
     probabilities = np.asarray(model(np.zeros((5, *shape), np.float32)))
@@ -64,7 +64,7 @@ def test_every_saved_network_loads_and_predicts_the_same_without_convoy(tmp_path
     images, _ = images_and_labels(3, (16, 16, 1))
     np.save(tmp_path / "images.npy", images.astype(np.float32))
     for name in registry.NETWORKS:
-        model = registry.build(name, ImageSpec(shape=(16, 16, 1), dtype="uint8", value_range=(0.0, 255.0)), 4)
+        model = registry.build(name, DataSpec(shape=(16, 16, 1), dtype="uint8", value_range=(0.0, 255.0)), 4)
         model.save(tmp_path / f"{name}.keras")
         np.save(tmp_path / f"{name}.npy", model(images.astype(np.float32)))
     script = (
@@ -88,7 +88,7 @@ def test_the_margin_loss_equals_that_of_the_paper():
 
 def test_a_network_with_a_custom_loss_is_trained_with_it_and_outputs_probabilities():
     keras.utils.set_random_seed(1)
-    network = registry.build("capsnet", ImageSpec(shape=(8, 8, 1), dtype="uint8", value_range=(0.0, 255.0)), 4)
+    network = registry.build("capsnet", DataSpec(shape=(8, 8, 1), dtype="uint8", value_range=(0.0, 255.0)), 4)
     model = with_custom_loss(network, capsnet.LOSS)
     images, labels = images_and_labels(16, (8, 8, 1))
     lengths = keras.Model(network.input, network.get_layer("lengths").output)(images).numpy()
@@ -142,5 +142,5 @@ def receptive_field(model):
 @pytest.mark.parametrize("name", sorted(set(registry.NETWORKS) - {"mlp", "mlp_three", "mlp_wide"}))
 def test_an_image_too_small_for_the_network_is_rejected_with_its_shape(name):
     with pytest.raises(ConfigError, match=rf"model\.name={name}: cannot be built for images of \(1, 2, 1\)") as caught:
-        registry.build(name, ImageSpec(shape=(1, 2, 1), dtype="uint8", value_range=(0.0, 255.0)), 10)
+        registry.build(name, DataSpec(shape=(1, 2, 1), dtype="uint8", value_range=(0.0, 255.0)), 10)
     assert "\n" not in str(caught.value)

@@ -10,7 +10,7 @@ from support.synthetic import images_and_labels, write_table
 from pipelines import progress
 from pipelines.config import loader
 from pipelines.config.training import TrainingConfig
-from pipelines.data.table.schema import ImageSpec
+from pipelines.data.table.schema import DataSpec
 from pipelines.errors import CheckpointError, ConfigError
 from pipelines.track.mlflow import logged_model as tracked_model
 from pipelines.track.rundir import figure_data
@@ -230,7 +230,7 @@ def test_examples_are_saved_as_the_network_saw_them(table, tmp_path, setting, al
 
 
 def test_views_are_shifts_by_a_pixel_and_the_output_is_their_mean():
-    spec = ImageSpec(shape=(6, 7, 2), dtype="uint8", value_range=(0.0, 255.0))
+    spec = DataSpec(shape=(6, 7, 2), dtype="uint8", value_range=(0.0, 255.0))
     inputs = keras.Input((6, 7, 2))
     model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(inputs)))
     images = np.random.default_rng(0).random((4, 6, 7, 2)).astype(np.float32)

@@ -6,13 +6,13 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from pipelines.data.table.schema import ImageSpec
+from pipelines.data.table.schema import DataSpec
 from pipelines.models import registry
 from pipelines.train.kernels.sparse_batch import SparseGradients
 from pipelines.train.kernels.sparse_gradients import SparseGradientConv2D, use_sparse_gradients
 from pipelines.train.kernels.sparse_kernel import Convolution
 
-MNIST = ImageSpec(shape=(28, 28, 1), dtype="uint8", value_range=(0.0, 255.0))
+MNIST = DataSpec(shape=(28, 28, 1), dtype="uint8", value_range=(0.0, 255.0))
 BATCH = 7
 
 

@@ -238,8 +238,8 @@ def test_a_manifest_of_other_settings_is_not_accepted(known):
     config, source, folder = known
     manifest = read_manifest(folder)
     assert manifest is not None
-    other_image = dataclasses.replace(manifest.image, value_range=(0.0, 16.0))
-    for foreign in (dataclasses.replace(manifest, key="1" * 64), dataclasses.replace(manifest, image=other_image)):
+    other_image = dataclasses.replace(manifest.spec, value_range=(0.0, 16.0))
+    for foreign in (dataclasses.replace(manifest, key="1" * 64), dataclasses.replace(manifest, spec=other_image)):
         (folder / MANIFEST_NAME).write_text(foreign.to_json())
         assert table.find(config, source) is None
 

@@ -13,7 +13,7 @@ from pipelines.data.ingest import publish, training_rows
 from pipelines.data.ingest.build import WrittenTable, write_rows
 from pipelines.data.sources.source import Source
 from pipelines.data.table import empty_classes, schema, verify
-from pipelines.data.table.schema import ImageSpec, SourceFile, Split, SplitSummary, Table, TableManifest
+from pipelines.data.table.schema import DataSpec, SourceFile, Split, SplitSummary, Table, TableManifest
 from pipelines.errors import DataError
 from pipelines.system import paths
 from pipelines.system.fingerprint import Fingerprint, json_sha256
@@ -107,7 +107,7 @@ def _manifest(
     height, width, channels = config.data.image_shape
     return TableManifest(
         dataset=source.dataset,
-        image=ImageSpec(
+        spec=DataSpec(
             shape=(height, width, channels),
             dtype=written.dtype,
             value_range=(config.data.value_range[0], config.data.value_range[1]),
@@ -219,9 +219,9 @@ def _mismatch(config: Config, manifest: TableManifest, key: str) -> str | None:
     """How the manifest differs from the one expected for these settings; None if it does not."""
     if manifest.key != key:
         return "its manifest belongs to another table"
-    image = manifest.image
+    spec = manifest.spec
     expected = (config.data.image_shape, config.data.value_range, config.data.label_values, config.ingest.seed)
-    actual = (image.shape, image.value_range, manifest.labels, manifest.seed)
+    actual = (spec.shape, spec.value_range, manifest.labels, manifest.seed)
     if actual != expected:
         return f"its manifest says image shape, value range, labels and seed {actual}, the settings {expected}"
     return None

@@ -18,7 +18,7 @@ from pipelines.config import StreamConfig
 from pipelines.data.stream.augment import Augmentation, augmented, epoch_keys
 from pipelines.data.stream.reader import FILES_AT_ONCE, Block, read_blocks
 from pipelines.data.stream.sharding import RowRange, file_parts
-from pipelines.data.table.schema import ImageSpec, Split, Table
+from pipelines.data.table.schema import DataSpec, Split, Table
 from pipelines.errors import DataError
 
 
@@ -33,7 +33,7 @@ class Shard:
 
     @property
     def num_bytes(self) -> int:
-        return len(self.rows) * self.table.manifest.image.num_bytes
+        return len(self.rows) * self.table.manifest.spec.num_bytes
 
     @property
     def fits_memory(self) -> bool:
@@ -47,12 +47,12 @@ class Shard:
         largest = max(file.rows for file in files)
         # A full buffer and the block popped from it, plus the files read ahead, both encoded and decoded.
         rows = 2 * _buffer_rows(self.stream, batch_size) + largest + 2 * min(len(files), FILES_AT_ONCE) * largest
-        return rows * self.table.manifest.image.num_bytes
+        return rows * self.table.manifest.spec.num_bytes
 
 
 def load(shard: Shard) -> Block:
     """Decode a whole shard: images [rows, height, width, channels] and labels [rows] int32, in table order."""
-    images, labels = _reserve(len(shard.rows), shard.table.manifest.image, "stream.memory_limit_mb", shard.stream.memory_limit_mb)
+    images, labels = _reserve(len(shard.rows), shard.table.manifest.spec, "stream.memory_limit_mb", shard.stream.memory_limit_mb)
     filled = 0
     for block_images, block_labels in _read(shard):
         images[filled : filled + len(block_labels)] = block_images
@@ -82,7 +82,7 @@ class TrainingData:
         self._cached = tuple(tf.constant(part) for part in load(shard)) if shard.fits_memory else None
         if self._cached is None:
             # What a generator of TensorFlow's raises is not shown as one line.
-            _ShuffleBuffer(shard.stream, batch_size, shard.table.manifest.image, np.random.default_rng())
+            _ShuffleBuffer(shard.stream, batch_size, shard.table.manifest.spec, np.random.default_rng())
 
     def begin(self, epoch: int) -> None:
         """Select the epoch, counted from 0, for iterators started from now on."""
@@ -134,7 +134,7 @@ class TrainingData:
         )
 
     def _from_stream(self) -> tf.data.Dataset:
-        image = self._shard.table.manifest.image
+        image = self._shard.table.manifest.spec
         blocks = tf.data.Dataset.from_generator(
             lambda: _shuffled_epoch(self._shard, self._steps, self._batch_size, self._seed, self._epoch),
             output_signature=(
@@ -175,7 +175,7 @@ def _shuffled_epoch(shard: Shard, steps: int, batch_size: int, seed: int, epoch:
     rng = np.random.default_rng((seed, epoch))
     order_seed = int(rng.integers(2**31))
     left = steps * batch_size
-    buffer = _ShuffleBuffer(shard.stream, batch_size, shard.table.manifest.image, rng)
+    buffer = _ShuffleBuffer(shard.stream, batch_size, shard.table.manifest.spec, rng)
     half = buffer.capacity // 2 // batch_size * batch_size
     for block in _read(shard, order_seed):
         waiting: Block | None = block
@@ -194,7 +194,7 @@ def _shuffled_epoch(shard: Shard, steps: int, batch_size: int, seed: int, epoch:
 class _ShuffleBuffer:
     """Shuffle buffer of preallocated memory."""
 
-    def __init__(self, stream: StreamConfig, batch_size: int, image: ImageSpec, rng: np.random.Generator) -> None:
+    def __init__(self, stream: StreamConfig, batch_size: int, image: DataSpec, rng: np.random.Generator) -> None:
         self.capacity = _buffer_rows(stream, batch_size)
         self._images, self._labels = _reserve(self.capacity, image, "stream.shuffle_buffer_rows", stream.shuffle_buffer_rows)
         self._held = 0
@@ -230,7 +230,7 @@ def _buffer_rows(stream: StreamConfig, batch_size: int) -> int:
     return max(stream.shuffle_buffer_rows, 2 * batch_size)
 
 
-def _reserve(rows: int, image: ImageSpec, setting: str, value: int) -> Block:
+def _reserve(rows: int, image: DataSpec, setting: str, value: int) -> Block:
     """Memory for images and labels; a DataError that names the setting if there is not enough."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if rows * image.num_bytes > total:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from pipelines.data.stream.petastorm_compat import make_batch_reader
 from pipelines.data.stream.sharding import FilePart, RowRange, file_parts
-from pipelines.data.table.schema import IMAGE_COLUMN, LABEL_COLUMN, ImageSpec, Split, Table
+from pipelines.data.table.schema import IMAGE_COLUMN, LABEL_COLUMN, DataSpec, Split, Table
 from pipelines.errors import DataError
 from pipelines.system import paths
 from pipelines.system.fingerprint import fingerprint
@@ -132,7 +132,7 @@ def _petastorm_blocks(table: Table, files: Sequence[str]) -> Iterator[Block]:
         )
         try:
             for batch in reader:
-                yield _decode(batch.image, table.manifest.image), np.asarray(batch.label, dtype=np.int32)
+                yield _decode(batch.image, table.manifest.spec), np.asarray(batch.label, dtype=np.int32)
         finally:
             # `with` would also print to the rank's log at the end, which on a full disk raises an error unrelated to the table.
             reader.stop()
@@ -141,7 +141,7 @@ def _petastorm_blocks(table: Table, files: Sequence[str]) -> Iterator[Block]:
         raise _damaged(table, str(error)) from error
 
 
-def _decode(encoded: npt.NDArray[np.object_], image: ImageSpec) -> Images:
+def _decode(encoded: npt.NDArray[np.object_], image: DataSpec) -> Images:
     """Decode bytes objects [n] to values [n, height, width, channels]."""
     flat = b"".join(encoded)
     if len(flat) != len(encoded) * image.num_bytes:

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import re
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ SPLIT_COLUMN = "split"  # string, the partition column
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Dtype = Literal["uint8", "float32"]
+Task = Literal["classification", "regression"]
 BYTES_PER_VALUE: dict[Dtype, int] = {"uint8": 1, "float32": 4}
 
 # The manifest is untrusted input: a path in it must not leave the table's folder.
@@ -38,14 +40,20 @@ _FILE_PATH = re.compile(rf"{SPLIT_COLUMN}=({'|'.join(SPLITS)})/part-\d{{5,}}\.pa
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageSpec:
-    """Layout of the bytes of an image."""
+class DataSpec:
+    """What a row of a table holds."""
 
-    shape: tuple[int, int, int]
-    """Height, width, channels."""
+    shape: tuple[int, ...]
+    """Height, width, channels of a picture; the number of features of a row that is no picture."""
     dtype: Dtype
     value_range: tuple[float, float]
     """Smallest and largest value allowed in the source, for example 0 and 255."""
+    task: Task = "classification"
+    """What is predicted: one of several classes, or numbers."""
+
+    @property
+    def is_picture(self) -> bool:
+        return len(self.shape) == 3
 
     @property
     def num_values(self) -> int:
@@ -107,7 +115,7 @@ class TableManifest:
     """Contents and origin of a table."""
 
     dataset: str
-    image: ImageSpec
+    spec: DataSpec
     labels: tuple[int, ...]
     """Label values as written in the source; the table stores positions in this tuple."""
     class_names: tuple[str, ...]
@@ -160,13 +168,11 @@ class TableManifest:
                     f"{origin}: the table has schema version {version}, this program reads {SCHEMA_VERSION}; "
                     "delete the folder and ingest again"
                 )
-            image, reading = raw.pop("image"), raw.pop("reading", None)
+            reading = raw.pop("reading", None)
+            # Tables of versions that knew pictures alone.
+            spec = raw.pop("spec") if "spec" in raw else raw.pop("image")
             manifest = cls(
-                image=ImageSpec(
-                    shape=_three(image["shape"]),
-                    dtype=image["dtype"],
-                    value_range=(image["value_range"][0], image["value_range"][1]),
-                ),
+                spec=DataSpec(**spec | {"shape": tuple(spec["shape"]), "value_range": tuple(spec["value_range"])}),
                 labels=tuple(raw.pop("labels")),
                 class_names=tuple(raw.pop("class_names")),
                 splits={name: _split_summary(split) for name, split in raw.pop("splits").items()},
@@ -206,9 +212,11 @@ def read_manifest(folder: Path) -> TableManifest | None:
 
 def _check(manifest: TableManifest) -> None:
     """Raises ValueError if the manifest is inconsistent or violates the format, so that no one else needs to check."""
-    image = manifest.image
-    _require(image.dtype in BYTES_PER_VALUE, f"dtype {image.dtype!r}")
-    _require(all(isinstance(size, int) and size >= 1 for size in image.shape), f"shape {image.shape}")
+    spec = manifest.spec
+    _require(spec.dtype in BYTES_PER_VALUE, f"dtype {spec.dtype!r}")
+    _require(len(spec.shape) == 3 and all(isinstance(size, int) and size >= 1 for size in spec.shape), f"shape {spec.shape}")
+    _require(len(spec.value_range) == 2, f"value_range {spec.value_range}")
+    _require(spec.task in typing.get_args(Task), f"task {spec.task!r}")
     _require(isinstance(manifest.key, str) and isinstance(manifest.dataset, str), "key and dataset must be text")
     _require(len(manifest.labels) == len(manifest.class_names) >= 2, "labels and class_names differ in number")
     _require(manifest.rejected_rows == sum(manifest.rejected_by_reason.values()), "rejected_rows is not the sum of its reasons")
@@ -236,11 +244,6 @@ def format_counts(by_reason: Mapping[str, int]) -> str:
     """Counts by reason, most frequent first: `9 label_unknown, 3 index_zero`."""
     ordered = sorted(by_reason.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{count:,} {reason}" for reason, count in ordered)
-
-
-def _three(values: list[int]) -> tuple[int, int, int]:
-    height, width, channels = values
-    return height, width, channels
 
 
 def _split_summary(raw: dict[str, Any]) -> SplitSummary:

@@ -89,7 +89,7 @@ def _footer_defect(path: Path, file: TableFile, manifest: TableManifest) -> str 
             first = next(parquet.iter_batches(batch_size=1, columns=[IMAGE_COLUMN])).column(0)[0].as_py()
     except (pa.ArrowException, OSError, StopIteration) as error:
         return f"is truncated or damaged ({first_line(error, 100)})"
-    if first is None or len(first) != manifest.image.num_bytes:
-        num_bytes, image = 0 if first is None else len(first), manifest.image
+    if first is None or len(first) != manifest.spec.num_bytes:
+        num_bytes, image = 0 if first is None else len(first), manifest.spec
         return f"has images of {num_bytes} bytes instead of {image.num_bytes} ({image.shape}, {image.dtype})"
     return None

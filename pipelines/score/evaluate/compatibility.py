@@ -9,9 +9,9 @@ from pipelines.score.model_info import ModelInfo
 
 def check_compatible(info: ModelInfo, manifest: TableManifest, uri: str) -> None:
     """Raises DataError unless the images of a table have the model's shape and value range."""
-    compared: dict[str, tuple[Any, Any]] = {"image shape": (manifest.image.shape, info.image_shape)}
+    compared: dict[str, tuple[Any, Any]] = {"image shape": (manifest.spec.shape, info.image_shape)}
     if info.describes_classes:
-        compared["value range"] = (manifest.image.value_range, info.value_range)
+        compared["value range"] = (manifest.spec.value_range, info.value_range)
     for property_name, (actual, expected) in compared.items():
         if actual != expected:
             raise _misfit(info, uri, f"{property_name} {list(actual)}", str(list(expected)))

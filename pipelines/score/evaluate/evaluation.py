@@ -114,7 +114,7 @@ def _counted(
     spark: SparkSession, models: Sequence[tuple[ModelInfo, Sequence[int], bool]], table: Table, splits: Sequence[Split]
 ) -> list[Row]:
     """The rows of `OUT_COLUMNS` from all partitions. Each model comes with the other two fields of `Contestant`."""
-    image, rows = table.manifest.image, sum(table.manifest.rows(split) for split in splits)
+    image, rows = table.manifest.spec, sum(table.manifest.rows(split) for split in splits)
     files, first_rows = _files(table, splits)
     frame = (
         spark_jobs.read_parquet(spark, [f"{table.uri.rstrip('/')}/{file}" for file in files])
@@ -172,8 +172,8 @@ def _predictions(output: Sequence[Any], manifest: TableManifest) -> Predictions:
     index_of_row = dict(zip(rows[order].tolist(), range(len(rows)), strict=True))
     mistakes = [row for row in output if row.worst is not None]
     worst = [index_of_row[number] for row in mistakes for number in np.frombuffer(row.worst, np.int64).tolist()]
-    dtype = np.dtype(manifest.image.dtype)
-    images = np.frombuffer(b"".join(row.worst_images for row in mistakes), dtype).reshape(-1, *manifest.image.shape)
+    dtype = np.dtype(manifest.spec.dtype)
+    images = np.frombuffer(b"".join(row.worst_images for row in mistakes), dtype).reshape(-1, *manifest.spec.shape)
     return Predictions(
         rows=rows[order],
         labels=np.concatenate([np.frombuffer(row.labels, np.int32) for row in batches])[order],

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.data.table.row_hashes import TrainingRows, hash_images
-from pipelines.data.table.schema import ImageSpec
+from pipelines.data.table.schema import DataSpec
 from pipelines.errors import DataError
 from pipelines.score import arrow_images
 from pipelines.score.spark_model import PackedModel, load
@@ -57,7 +57,7 @@ def count_batches(
     batches: Iterable[pa.RecordBatch],
     *,
     models: Sequence[Contestant],
-    image: ImageSpec,
+    image: DataSpec,
     first_rows: Mapping[str, int],
     kept_rows: int,
 ) -> Iterator[pa.RecordBatch]:

@@ -48,7 +48,7 @@ def drawings(
         history: metrics of each epoch.
         title: identifies the run.
     """
-    names, value_range = manifest.class_names, manifest.image.value_range
+    names, value_range = manifest.class_names, manifest.spec.value_range
     figures: dict[str, Callable[[], Drawing]] = {}
     if history:
         figures["learning_curves"] = lambda: learning_curves.draw(history, title)

@@ -59,7 +59,7 @@ def save(
     from mlflow.types import Schema, TensorSpec
 
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *manifest.image.shape))]),
+        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *manifest.spec.shape))]),
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, manifest.num_classes))]),
     )
     mlflow.tensorflow.save_model(
@@ -82,7 +82,7 @@ def _metadata(manifest: TableManifest, sample: Sequence[npt.NDArray[Any]]) -> di
         "task": "classification",
         "class_names": list(manifest.class_names),
         "labels": list(manifest.labels),
-        "value_range": list(manifest.image.value_range),
+        "value_range": list(manifest.spec.value_range),
         "dataset": manifest.dataset,
         "table_digest": manifest.digest,
         "splits": {name: {"rows": split.rows, "digest": split.digest} for name, split in manifest.splits.items()},
@@ -91,7 +91,7 @@ def _metadata(manifest: TableManifest, sample: Sequence[npt.NDArray[Any]]) -> di
     if reading is None:
         return metadata
     # Pictures are trained on as they are, digits or not.
-    is_mnist = reading.source == "libsvm" and sample and is_mnist_format(np.concatenate(sample), manifest.image.value_range)
+    is_mnist = reading.source == "libsvm" and sample and is_mnist_format(np.concatenate(sample), manifest.spec.value_range)
     return metadata | {
         "source": reading.source,
         "picture_form": "digit" if is_mnist else "picture",
