@@ -1,5 +1,6 @@
 """Rows of features: their batches, the networks on them, and the model that is logged. One worker, in this process."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -15,7 +16,7 @@ from pipelines.config import StreamConfig, loader
 from pipelines.data.stream.batches import EvaluationData, Shard, TrainingData
 from pipelines.data.stream.sharding import RowRange
 from pipelines.data.table import verify
-from pipelines.data.table.schema import DataSpec
+from pipelines.data.table.schema import DataSpec, Table
 from pipelines.errors import ConfigError
 from pipelines.models import registry
 from pipelines.models.layers import raw_input, scaled
@@ -56,6 +57,17 @@ def test_numbers_and_weights_stay_with_their_rows_in_every_batch(weighted, memor
     evaluated = [np.concatenate(parts) for parts in zip(*EvaluationData(shard).batches(32), strict=True)]
     for part, expected in zip(evaluated, (values, targets[:, None], 1 + values[:, 0] ** 2), strict=True):
         np.testing.assert_array_equal(part, expected[7:227])
+
+
+def test_the_shuffle_buffer_of_wide_rows_is_within_the_memory_limit(weighted):
+    spec = dataclasses.replace(weighted.manifest.spec, shape=(1000,), means=(), deviations=(), scaling="none")
+    wide = Table(weighted.uri, dataclasses.replace(weighted.manifest, spec=spec))
+    unlimited, limited = (
+        Shard(table=wide, split="train", rows=RowRange(0, 300), stream=StreamConfig(memory_limit_mb=limit)) for limit in (0, 1)
+    )
+    assert not limited.fits_memory
+    assert unlimited.held_bytes(16) > 20_000 * 4000
+    assert limited.held_bytes(16) < 4e6
 
 
 def test_a_table_without_the_weights_that_its_manifest_promises_is_damaged(tmp_path):
