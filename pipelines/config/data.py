@@ -198,7 +198,7 @@ class StreamConfig:
     memory_limit_mb: int = 2048
     """A shard of up to this size (MB of stored values) is decoded once and kept in memory; a larger one is streamed."""
     shuffle_buffer_rows: int = 20_000
-    """Rows in the shuffle buffer of a streaming worker."""
+    """Rows in the shuffle buffer of a streaming worker; of features, at most as many as `memory_limit_mb` holds."""
 
     def __post_init__(self) -> None:
         bounds("stream.memory_limit_mb", self.memory_limit_mb, 0, _MAX_MEGABYTES, "0 (always stream) or more")

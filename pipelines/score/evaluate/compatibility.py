@@ -25,7 +25,7 @@ def reading_note(info: ModelInfo, manifest: TableManifest, uri: str) -> str:
         return ""
     return (
         f"table {uri}: was read with indices from {0 if ours.zero_based else 1}, the data of model {info.uri} with indices from "
-        f"{0 if theirs.zero_based else 1}; if the files are alike, its images are off by one value"
+        f"{0 if theirs.zero_based else 1}; if the files are alike, its rows are off by one value"
     )
 
 
