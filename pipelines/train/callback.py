@@ -12,14 +12,14 @@ import keras
 
 from pipelines import progress
 from pipelines.config.training import TrainingConfig
-from pipelines.data.stream.batches import EvaluationData, TrainingData
-from pipelines.errors import TrainingError
+from pipelines.data.stream.batches import TrainingData
+from pipelines.errors import ConfigError, TrainingError
 from pipelines.track.rundir.events import EpochEnd, FirstStep, SpoolWriter, StepProgress, TrainingStopped
 from pipelines.track.rundir.logs import set_epoch
 from pipelines.train.checkpoint.state import RandomGenerators
 from pipelines.train.checkpoint.training_progress import TrainingProgress
 from pipelines.train.collectives.horovod import allreduce_sum, check_equal_state
-from pipelines.train.evaluate import Evaluator
+from pipelines.train.evaluate import Validation
 from pipelines.train.optim.ema import allreduce_statistics, averaged_weights, validated_weights
 from pipelines.train.optim.step_count import steps_done
 from pipelines.train.worker_setup import WorkerSetup
@@ -36,7 +36,7 @@ class EpochCallback(keras.callbacks.Callback):
         setup: steps per epoch, and examples per step.
         training_progress: where the training starts; updated in place.
         data: the training data; set to each epoch when it begins.
-        validation: this rank's validation rows; None for none.
+        validation: scores the network on the validation rows; None if there are none.
         generators: the network's random generators, reseeded for each epoch.
         spool: the rank's event log.
         save: takes the progress and `final`; writes a checkpoint, or does nothing. With `final`, no other will follow, so the
@@ -49,7 +49,7 @@ class EpochCallback(keras.callbacks.Callback):
         setup: WorkerSetup,
         training_progress: TrainingProgress,
         data: TrainingData,
-        validation: EvaluationData | None,
+        validation: Validation | None,
         generators: RandomGenerators,
         spool: SpoolWriter,
         save: Callable[[TrainingProgress, bool], None],
@@ -64,7 +64,6 @@ class EpochCallback(keras.callbacks.Callback):
         self._generators = generators
         self._spool = spool
         self._save = save
-        self._evaluator: Evaluator | None = None
         self._first_step = 0
         self._epoch_started = 0.0
         self._reported = 0.0
@@ -103,15 +102,15 @@ class EpochCallback(keras.callbacks.Callback):
         progress.mark(f"end of epoch {epoch + 1}")
         # Every rank has trained on the same number of examples, so the mean of means is the mean.
         totals = allreduce_sum(logs or {})
+        if "loss" not in totals:
+            raise ConfigError(f"model.name: train_step gives {', '.join(totals) or 'nothing'}; it must give a loss, too")
         metrics = {f"train/{name}": total / self._setup.workers for name, total in totals.items()}
         allreduce_statistics(self.model)
         self.training_progress.weights_sha256 = check_equal_state(self.model, self.model.optimizer, f"after epoch {epoch + 1}")
         validation_started = time.monotonic()
         if self._validation is not None:
-            self._evaluator = self._evaluator or Evaluator(self.model)
             with averaged_weights(self.model):
-                score = self._evaluator.score(self._validation.batches(self._evaluator.batch_size))
-            metrics |= score.named("validation")
+                metrics |= self._validation.score(self.model).named("validation")
         self.rows_per_second = (self._setup.steps_per_epoch - self._first_step) * self._setup.global_batch_size / seconds
         metrics |= {
             "epoch_seconds": seconds,

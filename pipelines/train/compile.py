@@ -14,13 +14,14 @@ from pipelines.models import registry
 from pipelines.train.collectives.shared_memory import SharedMemoryReducer
 from pipelines.train.custom_loss import with_custom_loss
 from pipelines.train.kernels import accelerate, accelerate_optimizer
-from pipelines.train.metrics import keras_metrics
+from pipelines.train.objective import Objective
 from pipelines.train.optim.accumulation import use_accumulation, with_gradient_capture
 from pipelines.train.optim.distributed import with_allreduce, with_gradient_checks
 from pipelines.train.optim.ema import with_ema
 from pipelines.train.optim.loss_scale import BoundedLossScaleOptimizer
 from pipelines.train.optim.schedule import PlannedLearningRate
 from pipelines.train.optim.step_count import StepLearningRate, new_step_count, with_step_count
+from pipelines.train.own_models import check_trainable, freeze
 from pipelines.train.precision import ResolvedPrecision
 from pipelines.train.stopping import use_stop
 from pipelines.train.worker_setup import WorkerSetup
@@ -30,27 +31,35 @@ _POLICIES: dict[ResolvedPrecision, str] = {"float32": "float32", "bfloat16": "mi
 LossFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
-def compile_model(config: Config, table: Table, setup: WorkerSetup, reducer: SharedMemoryReducer | None = None) -> keras.Model:
+def compile_model(
+    config: Config, table: Table, setup: WorkerSetup, objective: Objective, reducer: SharedMemoryReducer | None = None
+) -> keras.Model:
     """The network, compiled with optimizer, loss and metrics.
 
     Args:
         config: settings of network and training.
         table: the data set, for the shape of images and the number of classes.
         setup: precision, learning rate and steps per epoch.
+        objective: loss and metrics.
         reducer: averages gradients through shared memory; None to use Horovod.
+
+    Raises:
+        ConfigError: the network cannot be trained with these settings.
     """
     training = config.training
-    model, custom_loss = build_model(config, table, setup.precision), registry.custom_loss(config.model.name)
+    model = build_model(config, table, setup.precision)
+    check_trainable(model, config, setup.precision, objective)
+    freeze(model, config.model.frozen)
     if training.custom_kernels:
         accelerate(model, setup.precision)
-    if custom_loss is not None:
-        model = with_custom_loss(model, custom_loss)
+    if objective.inner is not None:
+        model = with_custom_loss(model, objective.inner)
     if training.accumulation_steps > 1:
         use_accumulation(model, training.accumulation_steps)
     model.compile(
         optimizer=make_optimizer(training, PlannedLearningRate(setup.learning_rate), model, setup.precision, reducer),
-        loss=custom_loss.function if custom_loss is not None else make_loss(training.label_smoothing, table.manifest.num_classes),
-        metrics=keras_metrics(),
+        loss=_compiled_loss(objective, training, table),
+        metrics=objective.keras_metrics(),
         steps_per_execution=min(training.steps_per_execution, setup.steps_per_epoch),
         # XLA was 4 to 10 times slower on CPUs, and has no kernel for Horovod's allreduce.
         jit_compile=False,
@@ -65,9 +74,15 @@ def build_model(config: Config, table: Table, resolved: ResolvedPrecision) -> ke
     """The configured network; its layers compute in `resolved`, its weights are float32."""
     keras.config.set_dtype_policy(_POLICIES[resolved])
     try:
-        return registry.build(config.model.name, table.manifest.spec, table.manifest.num_classes)
+        return registry.build(config.model.name, table.manifest.spec, table.manifest.num_classes, config.model.arguments)
     finally:
         keras.config.set_dtype_policy("float32")
+
+
+def _compiled_loss(objective: Objective, training: TrainingConfig, table: Table) -> Any:
+    if objective.inner is not None:
+        return objective.inner.function
+    return objective.loss if objective.loss is not None else make_loss(training.label_smoothing, table.manifest.num_classes)
 
 
 def make_optimizer(

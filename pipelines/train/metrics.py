@@ -8,8 +8,3 @@ import tensorflow as tf
 METRICS: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {"accuracy": keras.metrics.sparse_categorical_accuracy}
 """By name: labels [batch] int and probabilities [batch, classes] to a value per row [batch] float; the metric is the mean over
 rows."""
-
-
-def keras_metrics() -> list[keras.metrics.Metric]:
-    """The metrics for `compile`."""
-    return [keras.metrics.MeanMetricWrapper(function, name=name) for name, function in METRICS.items()]

@@ -35,7 +35,7 @@ hvd.init()
 image = DataSpec(shape=(64, 64, 3), dtype="uint8", value_range=(0.0, 255.0))
 model = average_over_views(registry.build(sys.argv[1], image, 10), image, 9)
 images, labels = np.zeros((200, 64, 64, 3), np.uint8), np.zeros(200, np.int32)
-evaluator = Evaluator(model)
+evaluator = Evaluator(model, image.num_values)
 batches = [(images[start : start + evaluator.batch_size], labels[start : start + evaluator.batch_size])
            for start in range(0, 200, evaluator.batch_size)]
 # TensorFlow's own memory.
