@@ -2,13 +2,14 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from pipelines import tasks
 from pipelines.config import Config
 from pipelines.data.table.schema import DataSpec, Table
 from pipelines.errors import ConfigError
@@ -16,66 +17,60 @@ from pipelines.models import registry
 from pipelines.models.custom import loading
 from pipelines.models.layers import CustomLoss
 from pipelines.system import import_path
-from pipelines.train.metrics import METRICS
+from pipelines.tasks.metric import mean_over_rows
+from pipelines.train.targets import Loss, TargetRules
 
-RowFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-"""Takes targets [batch, ...] and outputs [batch, outputs]; gives a value per row [batch]."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Objective:
-    """Loss and metrics of a training."""
-
-    loss: Any = None
-    """For `compile`: a Keras loss, or a function of targets and outputs. None for the task's."""
-    inner: CustomLoss | None = None
-    """A loss on an inner layer's output, instead."""
-    row_loss: RowFunction
-    """The loss of validation and test."""
-    metrics: Mapping[str, RowFunction]
-
-    def keras_metrics(self) -> list[keras.metrics.Metric]:
-        """The metrics for `compile`."""
-        return [keras.metrics.MeanMetricWrapper(function, name=name) for name, function in self.metrics.items()]
+RowFunction = Callable[[Any, Any], tf.Tensor]
+"""Takes targets [n, ...] and outputs [n, outputs]; gives a value per row [n] float32."""
 
 
-def cross_entropy(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
-    """The loss of a classification per row [batch], in nats."""
-    return keras.losses.sparse_categorical_crossentropy(labels, probabilities)
-
-
-DEFAULT = Objective(row_loss=cross_entropy, metrics=METRICS)
-
-
-def of(config: Config, table: Table) -> Objective:
-    """The objective that the settings ask for, checked on a batch of two rows.
+def target_rules(config: Config, table: Table) -> TargetRules:
+    """How the targets of the table are learned and measured with these settings. What is the user's is tried on a few rows.
 
     Raises:
         ConfigError: a loss or metric does not exist, or does not fit targets and outputs.
         UserCodeError: one of the user's raises.
     """
-    training, path = config.training, import_path.parse(config.model.name)
+    training, manifest, path = config.training, table.manifest, import_path.parse(config.model.name)
     module = loading.module_of(path, "model.name") if path is not None else None
-    loss, inner = None, registry.custom_loss(config.model.name)
-    if training.loss:
-        loss, inner = _named(training.loss, "training.loss", keras.losses), None
+    task, spec, outputs = tasks.of(manifest.spec.task), manifest.spec, manifest.num_outputs
+    of_module = f"of {path.module}" if path is not None else ""
+    loss: str | Loss = task.losses[0]
+    inner = registry.custom_loss(config.model.name)
+    given, origin = None, f"LOSS {of_module}"
+    if training.loss in task.losses:
+        loss, inner = training.loss, None
+    elif training.loss:
+        given, inner, origin = _named(training.loss, "training.loss", keras.losses), None, f"training.loss={training.loss}"
     elif hasattr(module, "LOSS"):
-        loss, inner = _of_module(module, f"model.name={path}")
-    origin = "training.loss" if training.loss else f"LOSS of {path.module if path is not None else ''}"
-    spec, outputs = table.manifest.spec, table.manifest.num_classes
-    row_loss: RowFunction = cross_entropy
-    if loss is not None:
-        if training.label_smoothing:
-            raise ConfigError(f"training.label_smoothing={training.label_smoothing:g}: must be 0 with {origin}")
-        row_loss = _per_row(loss, origin, spec, outputs)
-    metrics = dict(METRICS)
-    entries = training.metrics or getattr(module, "METRICS", ())
-    origin = "training.metrics" if training.metrics else f"METRICS of {path.module if path is not None else ''}"
+        given, inner = _of_module(module, origin)
+    if given is not None:
+        loss = per_row(given, origin, spec, outputs)
+    if training.label_smoothing and (given is not None or (inner is not None and module is not None)):
+        raise ConfigError(f"training.label_smoothing={training.label_smoothing:g}: must be 0 with {origin}")
+    entries, origin = training.metrics or getattr(module, "METRICS", ()), f"METRICS {of_module}"
+    origin = "training.metrics" if training.metrics else origin
+    known = ("loss", *(metric.name for metric in task.metrics))
+    more = []
     for name, metric in _metrics(entries, origin):
-        if name in ("loss", *METRICS):
-            raise ConfigError(f"{origin}: {name} is measured already; leave it out, or give yours another name")
-        metrics[name] = _per_row(metric, f"{origin}, {name}", spec, outputs)
-    return Objective(loss=loss, inner=inner, row_loss=row_loss, metrics=metrics)
+        if name in known or "/" in name:
+            raise ConfigError(f"{origin}: {name} is measured already, or is no name; leave it out, or give yours another name")
+        function = per_row(metric, f"{origin}, {name}", spec, outputs)
+        more.append(mean_over_rows(name, _of_rows(function), label=name))
+    return TargetRules(manifest, loss, inner, tuple(more))
+
+
+def _of_rows(function: RowFunction) -> Callable[[Any, Any, Any], Any]:
+    """A function of TensorFlow's as one of NumPy or Keras' operations (`pipelines.tasks.metric`)."""
+
+    def of_rows(ops: Any, targets: Any, outputs: Any) -> Any:
+        if ops is not np:
+            return ops.cast(function(targets, ops.cast(outputs, "float32")), "float64")
+        if not len(outputs):
+            return np.zeros(0)
+        return np.asarray(keras.ops.convert_to_numpy(function(targets, outputs.astype(np.float32))), np.float64)
+
+    return of_rows
 
 
 def _of_module(module: ModuleType | None, setting: str) -> tuple[Any, CustomLoss | None]:
@@ -84,8 +79,8 @@ def _of_module(module: ModuleType | None, setting: str) -> tuple[Any, CustomLoss
     if isinstance(loss, tuple) and len(loss) == 2 and isinstance(loss[0], str) and callable(loss[1]):
         return None, CustomLoss(*loss)
     if isinstance(loss, str):
-        return _named(loss, f"LOSS of {setting}", keras.losses), None
-    return _instance(loss, f"LOSS of {setting}"), None
+        return _named(loss, setting, keras.losses), None
+    return _instance(loss, setting), None
 
 
 def _named(text: str, key: str, library: Any) -> Any:
@@ -144,7 +139,7 @@ def _function(metric: Any, setting: str) -> Any:
     return lambda targets, outputs: function(targets, outputs, **named)
 
 
-def _per_row(function: Any, setting: str, spec: DataSpec, outputs: int) -> RowFunction:
+def per_row(function: Any, setting: str, spec: DataSpec, outputs: int) -> RowFunction:
     """A loss or metric as a value per row, checked on two rows.
 
     Raises:
@@ -153,14 +148,21 @@ def _per_row(function: Any, setting: str, spec: DataSpec, outputs: int) -> RowFu
     # A Keras loss gives the mean over its batch; its `call` does not.
     by_row = function.call if isinstance(function, keras.losses.Loss) else function
 
-    def per_row(targets: tf.Tensor, given: tf.Tensor) -> tf.Tensor:
-        values = tf.cast(by_row(targets, given), tf.float32)
+    def of_rows(targets: Any, given: Any) -> tf.Tensor:
+        values = tf.cast(by_row(_of_task(targets, spec), given), tf.float32)
         if values.shape.rank == 0:
             return tf.fill([tf.shape(given)[0]], values)
         return tf.reduce_mean(tf.reshape(values, (tf.shape(given)[0], -1)), axis=1)
 
     _check_fit(by_row, setting, spec, outputs)
-    return per_row
+    return of_rows
+
+
+def _of_task(targets: Any, spec: DataSpec) -> tf.Tensor:
+    """Class indices [n] int32, or numbers [n, targets] float32. Keras casts both to the network's dtype."""
+    if spec.task == "classification":
+        return tf.reshape(tf.cast(targets, tf.int32), [-1])
+    return tf.cast(targets, tf.float32)
 
 
 def _check_fit(function: Any, setting: str, spec: DataSpec, outputs: int) -> None:

@@ -8,12 +8,12 @@ import keras
 from pipelines.config import Config
 from pipelines.errors import ConfigError
 from pipelines.models.custom import building
+from pipelines.models.layers import CustomLoss
 from pipelines.system import import_path
-from pipelines.train.objective import Objective
 from pipelines.train.precision import ResolvedPrecision
 
 
-def check_trainable(model: keras.Model, config: Config, resolved: ResolvedPrecision, objective: Objective) -> None:
+def check_trainable(model: keras.Model, config: Config, resolved: ResolvedPrecision, inner: CustomLoss | None) -> None:
     """Check a network of the user's before it is compiled. Registered networks go with every setting.
 
     Raises:
@@ -31,12 +31,12 @@ def check_trainable(model: keras.Model, config: Config, resolved: ResolvedPrecis
             raise ConfigError(f"training.{name}={steps}: must be 1, {setting} has its own train_step")
     if own_step and resolved == "float16":
         raise ConfigError(f"training.precision=float16: must be float32 or bfloat16, {setting} has its own train_step")
-    if objective.inner is None:
+    if inner is None:
         return
     if own_step or getattr(model, "inputs", None) is None:
         raise ConfigError(f"{setting}: a LOSS on a layer needs a model of inputs and outputs without its own train_step")
-    if objective.inner.layer not in [layer.name for layer in model.layers]:
-        raise ConfigError(f"{setting}: LOSS names layer {objective.inner.layer}, which the model lacks; give the layer this name")
+    if inner.layer not in [layer.name for layer in model.layers]:
+        raise ConfigError(f"{setting}: LOSS names layer {inner.layer}, which the model lacks; give the layer this name")
 
 
 def freeze(model: keras.Model, patterns: Sequence[str]) -> None:

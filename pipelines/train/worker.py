@@ -11,15 +11,14 @@ from pipelines import progress
 from pipelines.config import Config, TrackingConfig
 from pipelines.config.training import TrainingConfig
 from pipelines.data.stream import augment
-from pipelines.data.stream.batches import Shard, TrainingData
+from pipelines.data.stream.batches import EvaluationData, Shard, TrainingData
 from pipelines.data.stream.sharding import shard
 from pipelines.data.table.schema import Split, Table
 from pipelines.errors import TrainingError
 from pipelines.track.rundir.events import FinalScore, SpoolWriter, TrainingPlan, WeightsTaken
 from pipelines.track.rundir.layout import TENSORBOARD_FOLDER
 from pipelines.track.rundir.logs import set_epoch
-from pipelines.train import initial_weights, own_callbacks
-from pipelines.train import objective as objectives
+from pipelines.train import initial_weights, objective, own_callbacks
 from pipelines.train.callback import EpochCallback
 from pipelines.train.checkpoint import restore
 from pipelines.train.checkpoint.state import RandomGenerators
@@ -35,6 +34,7 @@ from pipelines.train.optim.loss_scale import NOT_FINITE
 from pipelines.train.optim.step_count import steps_done
 from pipelines.train.own_callbacks import OwnCallbacks
 from pipelines.train.result import TrainingResult
+from pipelines.train.targets import in_source_units
 from pipelines.train.tensorboard import TensorBoardLogs
 from pipelines.train.test_time_augmentation import average_over_views
 from pipelines.train.worker_setup import WorkerSetup, set_up
@@ -61,7 +61,8 @@ def train(
         tested: evaluate the test rows; False for a trial, while the best trial is still to be chosen.
 
     Returns:
-        the trained network to log, in float32, uncompiled, over `training.test_views` views; and the result. Equal on all ranks.
+        the trained network to log, in float32, uncompiled, over `training.test_views` views and in source units; and the result.
+        Equal on all ranks.
 
     Raises:
         DataError: the table is too small or damaged.
@@ -75,8 +76,8 @@ def train(
     progress.mark("preparing")
     setup = set_up(config, table, checkpoint)
     keras.utils.set_random_seed(config.training.seed)
-    objective = objectives.of(config, table)
-    model = compile_model(config, table, setup, objective, SharedMemoryReducer() if setup.shared_memory else None)
+    rules = objective.target_rules(config, table)
+    model = compile_model(config, table, setup, rules, SharedMemoryReducer() if setup.shared_memory else None)
     if config.model.weights and checkpoint is None:
         taken = initial_weights.assign(model, initial_weights.location(config.model.weights, run_dir))
         spool.write(WeightsTaken(taken.layers, taken.left))
@@ -93,7 +94,9 @@ def train(
         setup,
         training_progress,
         data,
-        Validation(_shard(config, table, "validation", setup), objective) if table.manifest.rows("validation") else None,
+        Validation(EvaluationData(_shard(config, table, "validation", setup)), rules)
+        if table.manifest.rows("validation")
+        else None,
         RandomGenerators(model, config.training.seed, setup.rank),
         spool,
         restore.checkpoint_saver(writer, config, table.manifest.key, model, setup),
@@ -105,21 +108,20 @@ def train(
     logged = average_over_views(network, table.manifest.spec, config.training.test_views)
     score, single_view = None, None
     if tested:
-        score, single_view = evaluate_test_rows(
-            network, logged, _shard(config, table, "test", setup), setup, data, objective, run_dir
-        )
-        spool.write(FinalScore(score.loss, score.accuracy, score.rows))
+        test = _shard(config, table, "test", setup)
+        score, single_view = evaluate_test_rows(network, logged, test, rules, setup, data, run_dir)
+        spool.write(FinalScore(score.loss, score.metrics, score.rows))
     result = TrainingResult(
         epochs=training_progress.epoch,
         best_epoch=training_progress.best_epoch,
         precision=setup.precision,
         test=score,
-        single_view_accuracy=single_view,
+        single_view=single_view,
         rows_per_second=callback.rows_per_second,
         train_seconds=train_seconds,
         weights_sha256=weights_sha256,
     )
-    return logged, result
+    return in_source_units(logged, table.manifest), result
 
 
 def _report_start(

