@@ -19,6 +19,12 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 _MAX_WORKERS, _MAX_THREADS, _MANY = 2**16, 2**10, 10**6
 
+# Keras' names of losses, without underscores.
+_NOT_OF_CLASS_INDICES = (
+    *("mse", "meansquarederror", "mae", "meanabsoluteerror", "huber", "logcosh", "mape", "meanabsolutepercentageerror"),
+    *("msle", "meansquaredlogarithmicerror", "categoricalcrossentropy", "binarycrossentropy"),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -183,6 +189,11 @@ class Config:
     def _check_task(self) -> None:
         """Raises ConfigError for a setting of the training that the task does not know."""
         training, weights = self.training, self.training.class_weights
+        loss, is_regression = training.loss.lower().replace("_", ""), self.data.task == "regression"
+        why = "a loss of numbers with data.task regression, such as mean_squared_error, mean_absolute_error or huber"
+        rule(not is_regression or "crossentropy" not in loss or ":" in loss, "training.loss", training.loss, why)
+        why = "a loss of class indices with data.task classification: sparse_categorical_crossentropy, or one of your own"
+        rule(is_regression or loss not in _NOT_OF_CLASS_INDICES, "training.loss", training.loss, why)
         rule(
             isinstance(weights, str) or self.data.task == "regression" or len(weights) == self.data.classes,
             "training.class_weights",

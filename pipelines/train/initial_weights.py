@@ -49,7 +49,7 @@ def assign(model: keras.Model, file: Path) -> Taken:
     Raises:
         ConfigError: the file is none of these, or no layer fits.
     """
-    stored = _read(file)
+    stored = _read(file, model)
     taken, left = 0, []
     for layer in model._flatten_layers():
         own: dict[str, Any] = {}
@@ -72,19 +72,23 @@ def assign(model: keras.Model, file: Path) -> Taken:
     return Taken(layers=taken, left=tuple(left))
 
 
-def _read(file: Path) -> dict[str, _Arrays]:
-    """Variables of each layer by the layer's name. A name that occurs twice is left out."""
+def _read(file: Path, model: keras.Model) -> dict[str, _Arrays]:
+    """Variables of each layer by the layer's name. A name that occurs twice is left out.
+
+    Files of older versions of Keras have no names of layers, but classes in their order. Names are then those of the model's
+    configuration in the file, or in a file without one those of the network that takes the weights.
+    """
     try:
         if file.suffix == ".keras":
             with zipfile.ZipFile(file) as archive:
-                names = dict(_names(json.loads(archive.read("config.json")), ""))
+                config = archive.read("config.json")
                 content: Any = io.BytesIO(archive.read("model.weights.h5"))
         else:
-            names, content = {}, file
+            config, content = model.to_json(), file
+        names = dict(_names(json.loads(config), ""))
         found: dict[str, list[_Arrays]] = {}
         with h5py.File(content, "r") as store:
             for path, group in _groups(store, ""):
-                # Without the attribute, of Keras before 3.9, in a file without a configuration: the path begins with its class.
                 name = group[_VARIABLES].attrs.get("name") or names.get(path) or path.rpartition("/")[2]
                 name = name.decode() if isinstance(name, bytes) else str(name)
                 found.setdefault(name, []).append({key: np.asarray(array) for key, array in group[_VARIABLES].items()})
