@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 
 from pipelines.data.formats import libsvm, text_file
+from pipelines.data.formats.digits import read_image
 from pipelines.data.formats.file_kind import FileKind, files_by_kind
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.errors import DataError
 from pipelines.score.classifier import Classifier
-from pipelines.score.digits import read_image
 from pipelines.system import paths
 from pipelines.system.path_rules import printable
 

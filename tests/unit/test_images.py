@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from pipelines.data.formats import image_file
+from pipelines.data.formats.digits import decode_image, read_image
 from pipelines.data.formats.image_file import NoImage
 from pipelines.data.formats.mnist_format import is_mnist_format, to_mnist_format
 from pipelines.data.sources import image_pass
 from pipelines.errors import DataError
-from pipelines.score.digits import decode_image, read_image
 
 DIGIT, RANGE = (28, 28, 1), (0.0, 255.0)
 

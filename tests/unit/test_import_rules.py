@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "config": "errors system",
     # The data set.
     "data.table": "errors system",
-    "data.formats": "errors system config",
+    "data.formats": "errors system config data.table",
     "data.sources": "errors system config data.table data.formats",
     "data.ingest": "version errors system config data.table data.formats data.sources",
     "data.stream": "errors progress system config data.table",
@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "launch.session launch.slots launch.health launch.preflight launch.workers",
     # A finished model.
     "score": "errors system models.memory data.table data.formats",
-    "score.evaluate": "errors system config data.table data.sources data.ingest "
+    "score.evaluate": "errors system config data.table data.formats data.sources data.ingest "
     "track.rundir track.figures track.mlflow track score",
     "score.model_registry": "errors system score score.evaluate",
     "score.batch": "version errors system config data.table data.formats data.sources data.ingest score score.evaluate",
@@ -78,7 +78,7 @@ OWNERS = {
     "petastorm": "data.stream",
     "psutil": "system track launch",
     "py4j": "data.ingest launch.session launch.slots score",
-    "pyarrow": "data.table data.sources data.ingest data.stream.petastorm_compat launch.tasks score",
+    "pyarrow": "data.table data.formats data.sources data.ingest data.stream.petastorm_compat launch.tasks score",
     # Only launch.session opens a session; score and sweep receive it.
     "pyspark": "data.ingest launch score sweep",
     "rich": "data.sources.downloads track.console.terminal",
