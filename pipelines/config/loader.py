@@ -230,6 +230,10 @@ def convert(value: Any, target: Any) -> Any:
         if item is str and not all(isinstance(element, str) for element in value):
             raise TypeError(f"a list of texts, but {_read_as(next(each for each in value if not isinstance(each, str)))}")
         return tuple(convert(element, item) for element in value)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise TypeError("a mapping, for example {width: 32}")
+        return _plain_value(value)
     if target is float and isinstance(value, str):
         # YAML 1.1 parses 1e-3, which has no dot, as a string.
         value = _float_or_text(value)
@@ -242,6 +246,20 @@ def convert(value: Any, target: Any) -> Any:
         value = ""
     if type(value) is not target:
         raise TypeError(f"text, but {_read_as(value)}" if target is str else _noun(target, article=True))
+    return value
+
+
+def _plain_value(value: Any) -> Any:
+    """A copy of a value inside a mapping. Raises TypeError for one that JSON, in which checkpoints keep settings, cannot hold."""
+    if isinstance(value, Mapping):
+        wrong = next((key for key in value if not isinstance(key, str)), None)
+        if wrong is not None:
+            raise TypeError(f"a mapping whose keys are texts: put quotes around {wrong}")
+        return {key: _plain_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_value(item) for item in value]
+    if value is not None and not isinstance(value, str | int | float):
+        raise TypeError(f'a mapping of numbers, texts, lists and mappings: put quotes around {value}, as in "{value}"')
     return value
 
 

@@ -26,6 +26,8 @@ class ModelConfig:
 
     name: str = "convnet_dropout"
     """A network in `pipelines.models.registry`."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Passed to the network's function by name, for example {width: 32}. Networks of the registry take none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,7 @@ def parameters(config: Config) -> dict[str, str]:
         and name not in _ADMINISTRATIVE
         and not name.endswith(("_timeout_seconds", "_warning_seconds", "_shutdown_seconds"))
         and name not in unused
-        and value not in ("", ())
+        and value not in ("", (), {})
     }
 
 

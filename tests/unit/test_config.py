@@ -21,6 +21,19 @@ def test_the_resolved_configuration_round_trips(tmp_path):
     assert loader.load(tmp_path / "config.yml") == config
 
 
+def test_a_mapping_is_read_from_files_and_flags_and_round_trips(tmp_path):
+    mapping = {"width": 32, "rate": 0.5, "layers": [16, 8], "options": {"bias": False, "name": None}}
+    file = tmp_path / "c.yml"
+    arguments = "{width: 32, rate: 0.5, layers: [16, 8], options: {bias: false, name: null}}"
+    file.write_text(f"model:\n  arguments: {arguments}\n")
+    config = loader.load(file)
+    assert config.model.arguments == mapping
+    assert loader.load(None, [f"model.arguments={arguments}"]) == config
+    (tmp_path / "kept.yml").write_text(loader.dump_masked(config))
+    assert loader.load(tmp_path / "kept.yml") == config
+    assert loader.load(file, ["model.arguments={width: 8}"]).model.arguments == {"width": 8}
+
+
 @pytest.mark.parametrize("file", CONF_FILES, ids=lambda file: file.name)
 def test_every_configuration_file_loads_with_a_known_network_and_documents_its_command(file):
     config = loader.load(file)
@@ -46,6 +59,12 @@ def test_flags_override_files_and_files_override_defaults(tmp_path):
         ("training.epochs=2.5", "training.epochs=2.5: must be a whole number"),
         ("data.zero_based=1", "must be true or false"),
         ("training.learning_rate_scaling=cubic", "must be one of linear, square_root, none"),
+        ("model.arguments=[1]", "model.arguments=[1]: must be a mapping, for example {width: 32}"),
+        ("model.arguments={1: 2}", "must be a mapping whose keys are texts: put quotes around 1"),
+        (
+            "model.arguments={since: 2024-01-02}",
+            "must be a mapping of numbers, texts, lists and mappings: put quotes around 2024-01-02",
+        ),
         ("training.optimizer=rmsprop", "must be one of adam, adamw, sgd, lamb"),
         ("training.momentum=0.9", "must be 0 unless training.optimizer is sgd"),
         ("training.weight_decay=0.1", "must be 0 with training.optimizer adam; adamw is Adam with weight decay"),
