@@ -1,10 +1,10 @@
 """What the image column of an input holds, decided once for all rows by the kind of input, the type or the first bytes."""
 
 from pyspark.sql import functions as F
-from pyspark.sql import types as T
 
 from pipelines.data.formats import image_file
-from pipelines.data.formats.arrow_images import Content, ImageFormat, binary_content
+from pipelines.data.formats.image_format import Content, ImageFormat, binary_content
+from pipelines.data.sources.column_types import column_kind
 from pipelines.score.batch.inputs import Kind
 from pipelines.score.batch.scoring import ScoringInput, quoted
 
@@ -22,9 +22,14 @@ def content(rows: ScoringInput, kind: Kind, target: ImageFormat) -> Content:
         return "raw"
     if kind == "images":
         return "encoded"
-    if isinstance(rows.frame.schema[rows.image].dataType, T.ArrayType):
+    of_column = column_kind(rows.frame.schema[rows.image].dataType.jsonValue())
+    if of_column in ("numbers", "vector"):
         return "lists"
+    if of_column == "image":
+        return "encoded"
     image = F.col(quoted(rows.image))
+    if of_column == "bytes":
+        image = image["bytes"]
     sample = (
         rows.frame.where(image.isNotNull())
         .select(F.length(image).alias("length"), F.substring(image, 1, image_file.SIGNATURE_BYTES).alias("head"))

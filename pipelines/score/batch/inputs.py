@@ -6,23 +6,23 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql import types as T
 
 from pipelines.data.formats.file_kind import files_by_kind
 from pipelines.data.ingest import spark_jobs
 from pipelines.data.sources import parquet_files
+from pipelines.data.sources.column_types import INPUT_KINDS, column_kind
 from pipelines.data.sources.resolve import NAMES
 from pipelines.data.table.schema import MANIFEST_NAME
 from pipelines.errors import ConfigError, DataError
 from pipelines.score.batch import picture_files
-from pipelines.score.batch.scoring import ScoringInput, quoted
+from pipelines.score.batch.scoring import ScoringInput
 from pipelines.score.evaluate.compatibility import check_compatible
 from pipelines.score.evaluate.dataset import open_table
 from pipelines.score.model_info import ModelInfo
 from pipelines.system import paths
 
 Kind = Literal["table", "parquet", "images", "libsvm"]
-_ORIGIN, _ROW, _IMAGE, _METADATA = "__origin", "__row", "__image", "_metadata"
+_ORIGIN, _ROW, _METADATA = "__origin", "__row", "_metadata"
 
 
 def detect_kind(location: str) -> Kind:
@@ -78,7 +78,8 @@ def read_parquet(spark: SparkSession, location: str, image_column: str) -> Scori
     Args:
         spark: reads it.
         location: a file or a folder.
-        image_column: binary, a list of numbers, or a struct with a field `bytes` (as in Hugging Face's data sets).
+        image_column: binary, a list of numbers, a vector of MLlib, or a struct with a picture (of Spark's format `image`, or
+            with a field `bytes`, as in Hugging Face's data sets).
 
     Raises:
         ConfigError: there is no such column, or it has another type.
@@ -95,14 +96,11 @@ def read_parquet(spark: SparkSession, location: str, image_column: str) -> Scori
     if image_column not in frame.columns:
         raise ConfigError(f"--image-column {image_column}: {location} has no such column; it has {', '.join(frame.columns)}")
     column_type = frame.schema[image_column].dataType
-    if isinstance(column_type, T.StructType) and "bytes" in column_type.names:
-        return _with_row_ids(frame.withColumn(_IMAGE, F.col(quoted(image_column))["bytes"]), _IMAGE, tuple(frame.columns))
-    is_list = isinstance(column_type, T.ArrayType) and isinstance(column_type.elementType, T.NumericType)
-    if isinstance(column_type, T.BinaryType) or is_list:
+    if column_kind(column_type.jsonValue()) in INPUT_KINDS:
         return _with_row_ids(frame, image_column, tuple(frame.columns))
     raise ConfigError(
         f"--image-column {image_column}: has type {column_type.simpleString()}; it must be binary (raw values or an encoded "
-        "image), a list of numbers, or a struct with a field 'bytes'"
+        "image), a list of numbers, a vector, or a struct with a field 'bytes'"
     )
 
 
@@ -114,7 +112,7 @@ def read_images(spark: SparkSession, location: str) -> ScoringInput:
 
 
 def _with_row_ids(frame: DataFrame, image: str, kept: tuple[str, ...]) -> ScoringInput:
-    taken = next((name for name in kept if name.lower() in (_ORIGIN, _ROW, _IMAGE, _METADATA)), "")
+    taken = next((name for name in kept if name.lower() in (_ORIGIN, _ROW, _METADATA)), "")
     if taken:
         raise ConfigError(f"the input has a column '{taken}', a name that is needed to number its rows; rename or drop it first")
     # Spark percent-encodes the paths in this column.

@@ -20,7 +20,7 @@ from pyspark.sql import SparkSession
 
 from pipelines import __version__
 from pipelines.config import Config, IngestConfig
-from pipelines.data.formats.arrow_images import ImageFormat
+from pipelines.data.formats.image_format import ImageFormat
 from pipelines.data.ingest import spark_jobs
 from pipelines.data.ingest.spark_jobs import arrow_batches, job_group
 from pipelines.data.table.schema import REJECTED_FOLDER
