@@ -6,6 +6,7 @@ from typing import Literal
 
 from pipelines.config.rules import bounds, rule
 
+Task = Literal["classification", "regression"]
 OnBadRows = Literal["fail", "quarantine"]
 
 # Networks multiply by the reciprocal of the range, in float32.
@@ -32,6 +33,10 @@ class DataConfig:
     """Height, width, channels; their product is the number of libsvm features."""
     value_range: tuple[float, ...] = (0.0, 255.0)
     """Smallest and largest feature value allowed; networks scale this range to 0..1."""
+    task: Task = "classification"
+    """What is predicted: one of several classes, or numbers."""
+    targets: int = 1
+    """With task `regression`: how many numbers are predicted."""
     classes: int = 10
     labels: tuple[int, ...] = ()
     """Label values as written in the files. Empty: 0 to classes - 1."""
@@ -75,6 +80,17 @@ class DataConfig:
             self.value_range,
             f"a range within {-_MAX_VALUE:g} to {_MAX_VALUE:g}, at least {_MIN_RANGE:g} wide: networks divide by it in float32",
         )
+        bounds("data.targets", self.targets, 1, _MAX_CLASSES)
+        is_regression = self.task == "regression"
+        rule(
+            is_regression or self.targets == 1,
+            "data.targets",
+            self.targets,
+            "1 with data.task classification, which predicts one of data.classes",
+        )
+        for name in ("labels", "class_names"):
+            value = getattr(self, name)
+            rule(not is_regression or not value, f"data.{name}", value, "left out with data.task regression: it has no classes")
         bounds("data.classes", self.classes, 2, _MAX_CLASSES)
         rule(
             not self.labels or (len(self.labels) == self.classes and len(set(self.labels)) == self.classes),

@@ -9,7 +9,7 @@ import difflib
 import os
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -218,6 +218,8 @@ def convert(value: Any, target: Any) -> Any:
         TypeError, ValueError: the message says what the value must be.
     """
     origin = typing.get_origin(target)
+    if origin in (types.UnionType, typing.Union):
+        return _convert_to_one_of(value, typing.get_args(target))
     if origin is Literal:
         choices = typing.get_args(target)
         if value not in choices:
@@ -261,6 +263,19 @@ def _plain_value(value: Any) -> Any:
     if value is not None and not isinstance(value, str | int | float):
         raise TypeError(f'a mapping of numbers, texts, lists and mappings: put quotes around {value}, as in "{value}"')
     return value
+
+
+def _convert_to_one_of(value: Any, targets: Sequence[Any]) -> Any:
+    """Convert a value to the first type that takes it: a list to a list, anything else to a word."""
+    expected = []
+    for target in targets:
+        if isinstance(value, list | tuple) and typing.get_origin(target) is tuple:
+            return convert(value, target)
+        try:
+            return convert(value, target)
+        except (TypeError, ValueError) as error:
+            expected.append(str(error))
+    raise ValueError(", or ".join(expected))
 
 
 def _float_or_text(text: str) -> float | str:

@@ -160,6 +160,28 @@ class Config:
             self.training.compression,
             "none when launch.workers is 1: one worker sends no gradients",
         )
+        self._check_task()
+
+    def _check_task(self) -> None:
+        """Raises ConfigError for a setting of the training that the task does not know."""
+        training, weights = self.training, self.training.class_weights
+        rule(
+            isinstance(weights, str) or self.data.task == "regression" or len(weights) == self.data.classes,
+            "training.class_weights",
+            weights,
+            f"{self.data.classes} numbers, one for each class (data.classes)",
+        )
+        if self.data.task == "classification":
+            return
+        smoothing = training.label_smoothing
+        why = "only the targets of classes can be softened"
+        rule(not smoothing, "training.label_smoothing", smoothing, f"0 with data.task regression: {why}")
+        for key, value in self.flat().items():
+            if key.startswith("training.augment_"):
+                off = "false" if isinstance(value, bool) else "0"
+                why = "what changes a picture can change the number that belongs to it"
+                rule(not value, key, value, f"{off} with data.task regression: {why}")
+        rule(weights == "none", "training.class_weights", weights, "none with data.task regression: there are no classes")
 
     def flat(self) -> dict[str, Any]:
         """All settings by full name: `{"training.epochs": 10, ...}`."""

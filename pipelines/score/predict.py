@@ -112,7 +112,7 @@ def _libsvm_images(path: Path, display_name: str, rules: Rules) -> Iterator[tupl
         if chunk.bad_lines:
             first = chunk.bad_lines[0]
             raise DataError(f"{display_name}:{numbers[first.number]}: {first.fault.text}")
-        yield numbers, chunk.images.reshape(-1, *rules.image_shape)
+        yield numbers, chunk.inputs.reshape(-1, *rules.image_shape)
 
 
 def _line_chunks(path: Path, display_name: str) -> Iterator[tuple[list[int], list[bytes]]]:

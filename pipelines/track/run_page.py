@@ -154,6 +154,9 @@ def _unused(config: Config) -> set[str]:
         unused |= {"training.step_epochs", "training.step_factor"}
     optional = [name for name in config.flat() if name.startswith("training.augment_")]
     optional += ["training.learning_rate_batch", "training.clip_norm", "training.average_decay"]
+    if training.class_weights == "none":
+        unused.add("training.class_weights")
+    unused |= {"data.classes"} if config.data.task == "regression" else {"data.task", "data.targets"}
     unused |= {name for name in optional if not config.flat()[name]}
     if training.test_views == 1:
         unused.add("training.test_views")

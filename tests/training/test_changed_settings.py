@@ -37,6 +37,7 @@ CHANGES = {
     "weight_decay": (0.1, NO_STATE),
     "clip_norm": (1.0, NO_STATE),
     "average_decay": (0.9, "refused between none and some"),
+    "class_weights": ("balanced", NO_STATE),
     "label_smoothing": (0.1, NO_STATE),
     "augment_shift": (0.1, NO_STATE),
     "augment_rotation": (10.0, NO_STATE),

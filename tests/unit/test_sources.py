@@ -124,8 +124,8 @@ def assert_holds(folder, content):
     assert sorted(path.name for path in folder.iterdir()) == ["tiny-test.txt", "tiny-train.txt"]
     for split, (images, labels) in content.items():
         chunk = parse((folder / f"tiny-{split}.txt").read_bytes(), rules)
-        np.testing.assert_array_equal(chunk.images, images)
-        np.testing.assert_array_equal(chunk.labels, labels)
+        np.testing.assert_array_equal(chunk.inputs, images)
+        np.testing.assert_array_equal(chunk.targets, labels)
 
 
 @pytest.mark.parametrize("form", ["{}", "file:{}", "Two Digits"])
@@ -407,7 +407,7 @@ def test_offline_mnist_is_replaced_by_the_substitute_with_a_note(tmp_path, monke
     for split, per_class in (("train", 400), ("test", 100)):
         chunk = parse((folder / f"mnist-5k-{split}.txt").read_bytes(), rules)
         assert chunk.bad_lines == ()
-        assert np.bincount(chunk.labels).tolist() == [per_class] * 10
+        assert np.bincount(chunk.targets).tolist() == [per_class] * 10
     asked_for = resolve_source(DataConfig(dataset="mnist-5k"), lines)
     assert asked_for.files == source.files
     assert asked_for.note == ""

@@ -69,7 +69,7 @@ def parse(text: bytes | memoryview, rules: Rules) -> Chunk:
     for line, row in slow_rows.items():
         labels[row_of_line[line]] = row.label
         images[row_of_line[line], row.positions] = row.values
-    return Chunk(num_lines=num_lines, images=images, labels=labels, lines=np.flatnonzero(is_row), bad_lines=tuple(bad_lines))
+    return Chunk(num_lines=num_lines, inputs=images, targets=labels, lines=np.flatnonzero(is_row), bad_lines=tuple(bad_lines))
 
 
 def write(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer[Any]]) -> bytes:

@@ -13,7 +13,7 @@ from pipelines.data.ingest import publish, training_rows
 from pipelines.data.ingest.build import WrittenTable, write_rows
 from pipelines.data.sources.source import Source
 from pipelines.data.table import empty_classes, schema, verify
-from pipelines.data.table.schema import DataSpec, SourceFile, Split, SplitSummary, Table, TableManifest
+from pipelines.data.table.schema import SourceFile, Split, SplitSummary, Table, TableManifest
 from pipelines.errors import DataError
 from pipelines.system import paths
 from pipelines.system.fingerprint import Fingerprint, json_sha256
@@ -72,10 +72,10 @@ def open_or_build(
         key = _key(config, source, fingerprints, without_bad_rows=written.rejected.rows > 0)
         uri = _uri(config, source, key)
         target = paths.to_python(uri)
-        splits = publish.summarize(unfinished, written.segments, written.files)
-        hashes = training_rows.collect(written.segments, written.files, written.hash_limit)
+        splits = publish.summarize(unfinished, written.plan.segments, written.files)
+        hashes = training_rows.collect(written.plan.segments, written.files, written.plan.hash_limit)
         named = bool(config.data.test_file)
-        warning = training_rows.repeated_test_rows(written.segments, written.files, hashes, test_file_is_named=named)
+        warning = training_rows.repeated_test_rows(written.plan.segments, written.files, hashes, test_file_is_named=named)
         if warning:
             reporter.warn(f"{source.dataset}: {warning}")
         manifest = _manifest(config, source, fingerprints, written, splits, key)
@@ -104,14 +104,10 @@ def _manifest(
     key: str,
 ) -> TableManifest:
     rows, rejected = written.rows_per_file, written.rejected
-    height, width, channels = config.data.image_shape
     return TableManifest(
         dataset=source.dataset,
-        spec=DataSpec(
-            shape=(height, width, channels),
-            dtype=written.dtype,
-            value_range=(config.data.value_range[0], config.data.value_range[1]),
-        ),
+        spec=written.plan.spec,
+        weighted=written.plan.weighted,
         labels=config.data.label_values,
         class_names=source.class_names(config.data),
         splits=splits,

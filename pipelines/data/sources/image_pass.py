@@ -111,8 +111,8 @@ def read_chunk(files: Sequence[str], labels: Sequence[int], rules: PictureRules)
     values = stacked.reshape(len(images), -1)
     return Chunk(
         num_lines=len(files),
-        images=values if rules.value_range == _BYTES else image_file.scale_to(values, rules.value_range),
-        labels=np.asarray(labels, np.int32)[lines],
+        inputs=values if rules.value_range == _BYTES else image_file.scale_to(values, rules.value_range),
+        targets=np.asarray(labels, np.int32)[lines],
         lines=np.asarray(lines, np.int64),
         bad_lines=tuple(bad),
     )

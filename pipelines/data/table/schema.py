@@ -26,7 +26,10 @@ REJECTED_FOLDER = "_rejected"
 TRAINING_ROWS_NAME = "_training_rows.npy"
 
 IMAGE_COLUMN = "image"  # binary: height x width x channels values, row-major, little-endian, of the manifest's dtype
+FEATURES_COLUMN = "features"  # binary, in its place: the features of a row that is no picture
 LABEL_COLUMN = "label"  # int32: position of the label in the manifest's `labels`
+TARGET_COLUMN = "target"  # binary, in its place: one float32 for each of the manifest's `target_names`
+WEIGHT_COLUMN = "weight"  # float32: how much a row counts, if the manifest says `weighted`
 SPLIT_COLUMN = "split"  # string, the partition column
 
 Split = Literal["train", "validation", "test"]
@@ -80,7 +83,7 @@ class TableFile:
 class SplitSummary:
     rows: int
     rows_per_label: tuple[int, ...]
-    """Rows by class index."""
+    """Rows by class index; empty for regression."""
     files: tuple[TableFile, ...]
     """Files in path order, which is row order."""
 
@@ -117,7 +120,7 @@ class TableManifest:
     dataset: str
     spec: DataSpec
     labels: tuple[int, ...]
-    """Label values as written in the source; the table stores positions in this tuple."""
+    """Label values as written in the source; the table stores positions in this tuple. Empty for regression."""
     class_names: tuple[str, ...]
     splits: dict[Split, SplitSummary]
     sources: tuple[SourceFile, ...]
@@ -135,6 +138,10 @@ class TableManifest:
     """None in tables that were written before it was recorded."""
     training_rows_sha256: str = ""
     """SHA-256 of the file with the hashes of the training rows (`pipelines.data.table.row_hashes`); empty in such tables, too."""
+    target_names: tuple[str, ...] = ()
+    """Names of the numbers that a regression predicts."""
+    weighted: bool = False
+    """Rows have weights."""
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -175,6 +182,7 @@ class TableManifest:
                 spec=DataSpec(**spec | {"shape": tuple(spec["shape"]), "value_range": tuple(spec["value_range"])}),
                 labels=tuple(raw.pop("labels")),
                 class_names=tuple(raw.pop("class_names")),
+                target_names=tuple(raw.pop("target_names", ())),
                 splits={name: _split_summary(split) for name, split in raw.pop("splits").items()},
                 sources=tuple(SourceFile(**source) for source in raw.pop("sources")),
                 reading=ReadingRules(**reading) if reading is not None else None,
@@ -214,11 +222,16 @@ def _check(manifest: TableManifest) -> None:
     """Raises ValueError if the manifest is inconsistent or violates the format, so that no one else needs to check."""
     spec = manifest.spec
     _require(spec.dtype in BYTES_PER_VALUE, f"dtype {spec.dtype!r}")
-    _require(len(spec.shape) == 3 and all(isinstance(size, int) and size >= 1 for size in spec.shape), f"shape {spec.shape}")
+    is_shape = len(spec.shape) in (1, 3) and all(isinstance(size, int) and size >= 1 for size in spec.shape)
+    _require(is_shape, f"shape {spec.shape}")
     _require(len(spec.value_range) == 2, f"value_range {spec.value_range}")
     _require(spec.task in typing.get_args(Task), f"task {spec.task!r}")
     _require(isinstance(manifest.key, str) and isinstance(manifest.dataset, str), "key and dataset must be text")
-    _require(len(manifest.labels) == len(manifest.class_names) >= 2, "labels and class_names differ in number")
+    _require(len(manifest.labels) == len(manifest.class_names), "labels and class_names differ in number")
+    is_regression = spec.task == "regression"
+    _require(len(manifest.labels) >= 2 or is_regression, f"{len(manifest.labels)} labels")
+    _require(bool(manifest.labels) != is_regression, "labels of a regression")
+    _require(bool(manifest.target_names) == is_regression, f"target_names of task {spec.task}")
     _require(manifest.rejected_rows == sum(manifest.rejected_by_reason.values()), "rejected_rows is not the sum of its reasons")
     _require(manifest.reading is None or manifest.reading.source in ("libsvm", "pictures"), "reading.source")
     _require(isinstance(manifest.training_rows_sha256, str), "training_rows_sha256 must be text")
@@ -231,7 +244,7 @@ def _check(manifest: TableManifest) -> None:
         file_paths = [file.path for file in split.files]
         _require(file_paths == sorted(set(file_paths)), f"the files of split {name} are not in order")
         _require(split.rows == sum(file.rows for file in split.files), f"rows of split {name} are not the sum of its files")
-        _require(split.rows == sum(split.rows_per_label), f"rows of split {name} are not the sum of its labels")
+        _require(is_regression or split.rows == sum(split.rows_per_label), f"rows of split {name} are not the sum of its labels")
         _require(len(split.rows_per_label) == len(manifest.labels), f"rows_per_label of split {name}")
 
 
