@@ -157,7 +157,7 @@ def fingerprints_of(source: Source) -> Sequence[Fingerprint]:
 
 def _key(config: Config, source: Source, fingerprints: Sequence[Fingerprint], *, without_bad_rows: bool) -> str:
     """Key of the table. A table without rejected lines has the same key for any ingest.on_bad_rows."""
-    draws_test_rows = all(split == "train" for _, split in source.files)
+    given = {split for _, split in source.files}
     return json_sha256(
         {
             "schema_version": schema.SCHEMA_VERSION,
@@ -166,8 +166,8 @@ def _key(config: Config, source: Source, fingerprints: Sequence[Fingerprint], *,
             "value_range": config.data.value_range,
             "labels": config.data.label_values,
             "zero_based": config.data.zero_based,
-            "validation_fraction": config.ingest.validation_fraction,
-            "test_fraction": config.ingest.test_fraction if draws_test_rows else None,
+            "validation_fraction": config.ingest.validation_fraction if "validation" not in given else None,
+            "test_fraction": config.ingest.test_fraction if "test" not in given else None,
             "seed": config.ingest.seed,
             "rows_per_row_group": config.ingest.rows_per_row_group,
             "without_bad_rows": without_bad_rows,

@@ -13,8 +13,8 @@ from pipelines.config import DataConfig
 from pipelines.data.formats.image_file import CHANNELS, ENDINGS
 from pipelines.data.formats.libsvm import is_libsvm
 from pipelines.data.sources import image_pass
-from pipelines.data.sources.source import SourceSplit, refuse_test_file, short_name
-from pipelines.data.table.schema import ReadingRules
+from pipelines.data.sources.source import refuse_test_file, short_name
+from pipelines.data.table.schema import ReadingRules, Split
 from pipelines.errors import ConfigError, DataError
 from pipelines.system import paths
 from pipelines.system.fingerprint import Fingerprint, fingerprint
@@ -40,7 +40,7 @@ class ImageFolder:
     """A `Source` (`pipelines.data.sources.source`) of pictures."""
 
     dataset: str
-    files: tuple[tuple[str, SourceSplit], ...]
+    files: tuple[tuple[str, Split], ...]
     """The folder with the training classes, and the folder with the test classes if there is one."""
     classes: tuple[str, ...]
     pictures: tuple[tuple[ImageFile, ...], ...]
@@ -141,7 +141,7 @@ def _listed_folder(data: DataConfig, reporter: Reporter) -> ImageFolder:
     if ignored:
         count = "1 file" if len(ignored) == 1 else f"{len(ignored):,} files"
         reporter.say(f"{base}: {count} ignored, not named like a picture ({ignored[0]})")
-    splits: tuple[SourceSplit, ...] = ("train", "test")
+    splits: tuple[Split, ...] = ("train", "test")
     files = tuple(zip(folders, splits, strict=False))
     return ImageFolder(dataset=short_name(root.name), files=files, classes=class_names, pictures=tuple(listed))
 

@@ -13,8 +13,8 @@ from pipelines.data.formats.file_kind import file_kind, is_part_folder, part_nam
 from pipelines.data.formats.libsvm import is_libsvm
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.sources import text_pass
-from pipelines.data.sources.source import NotThere, SourceSplit, refuse_test_file, short_name
-from pipelines.data.table.schema import ReadingRules
+from pipelines.data.sources.source import NotThere, refuse_test_file, short_name
+from pipelines.data.table.schema import ReadingRules, Split
 from pipelines.errors import ConfigError
 from pipelines.system import listing, paths
 from pipelines.system.fingerprint import Fingerprint, fingerprint
@@ -29,7 +29,7 @@ class LibsvmFiles:
     """A `Source` (`pipelines.data.sources.source`) of libsvm text."""
 
     dataset: str
-    files: tuple[tuple[str, SourceSplit], ...]
+    files: tuple[tuple[str, Split], ...]
     note: str = ""
     any_label: bool = False
     """Labels do not matter (`Rules.any_label`)."""
@@ -56,7 +56,7 @@ class LibsvmFiles:
         if path.is_dir() and not is_part_folder(path):
             refuse_test_file(data)
             return cls(short_name(path.name), folder_files(data.dataset))
-        files: list[tuple[str, SourceSplit]] = [(uri, "train") for uri in text_uris(data.dataset)]
+        files: list[tuple[str, Split]] = [(uri, "train") for uri in text_uris(data.dataset)]
         if data.test_file:
             test_path = paths.to_python(data.test_file)
             if not test_path.is_file() and not is_part_folder(test_path):
@@ -98,7 +98,7 @@ class LibsvmFiles:
         return text_pass.parsed(spark, uris, rules, keep_bad_rows, images_apart)
 
 
-def folder_files(location: str) -> tuple[tuple[str, SourceSplit], ...]:
+def folder_files(location: str) -> tuple[tuple[str, Split], ...]:
     """The train and the test file in a folder; each may be a folder of parts.
 
     Raises:
@@ -106,8 +106,8 @@ def folder_files(location: str) -> tuple[tuple[str, SourceSplit], ...]:
     """
     folder = paths.to_python(location)
     names = [entry.name for entry in listing.entries(folder) if not entry.is_dir() or is_part_folder(Path(entry.path))]
-    found: list[tuple[str, SourceSplit]] = []
-    splits: tuple[SourceSplit, ...] = ("train", "test")
+    found: list[tuple[str, Split]] = []
+    splits: tuple[Split, ...] = ("train", "test")
     for split in splits:
         named = _text_names(folder, [name for name in names if _names_split(name, split)])
         if len(named) != 1:
@@ -141,6 +141,6 @@ def _text_names(folder: Path, names: list[str]) -> list[str]:
     return named or [name for name in names if file_kind(folder / name) == "libsvm"]
 
 
-def _names_split(name: str, split: SourceSplit) -> bool:
+def _names_split(name: str, split: Split) -> bool:
     """Whether a word of the name begins with `split`: test-1, Testing and mnistTest, but not latest."""
     return re.search(rf"(?<![a-zA-Z])(?i:{split})|(?<![A-Z]){split.capitalize()}", name) is not None

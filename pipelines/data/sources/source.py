@@ -1,18 +1,16 @@
 """The interface between sources and ingest. `pipelines.data.sources.resolve` lists the kinds of sources."""
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pipelines.config import DataConfig
 from pipelines.data.formats.libsvm import COMPRESSIONS, ENDINGS
-from pipelines.data.table.schema import ReadingRules
+from pipelines.data.table.schema import ReadingRules, Split
 from pipelines.errors import ConfigError
 from pipelines.system.fingerprint import Fingerprint
 from pipelines.system.reporter import Reporter
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
-
-SourceSplit = Literal["train", "test"]
 
 
 class Source(Protocol):
@@ -30,7 +28,7 @@ class Source(Protocol):
         """A short name, valid as the name of a folder."""
 
     @property
-    def files(self) -> tuple[tuple[str, SourceSplit], ...]:
+    def files(self) -> tuple[tuple[str, Split], ...]:
         """Location of each file or folder, in any form that `paths` accepts, and the split of its rows."""
 
     @property

@@ -96,7 +96,7 @@ class SplitSummary:
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
     uri: str
-    split: Literal["train", "test"]
+    split: Split
     num_bytes: int
     sha256: str
     rows: int
