@@ -32,8 +32,8 @@ class Rules:
     @classmethod
     def from_config(cls, data: DataConfig) -> "Rules":
         return cls(
-            image_shape=data.image_shape,
-            value_range=data.value_range,
+            image_shape=data.shape,
+            value_range=data.allowed_range,
             labels=data.label_values,
             first_index=0 if data.zero_based else 1,
         )

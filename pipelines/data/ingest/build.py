@@ -160,8 +160,7 @@ def _plan(config: Config, source: Source, reports: list[BlockReport]) -> Plan:
             uri = next((uri for uri, of_file in source.files if of_file == split), source.files[0][0])
             raise DataError(f"{uri}: contains no rows; a row is {source.row_form}")
     dtype: Dtype = "float32" if any(report.is_float for report in reports) else "uint8"
-    low, high = config.data.value_range
-    spec = DataSpec(shape=config.data.image_shape, dtype=dtype, value_range=(low, high))
+    spec = DataSpec(shape=config.data.shape, dtype=dtype, value_range=config.data.allowed_range, task=config.data.task)
     bytes_per_row = spec.num_bytes
     if config.ingest.rows_per_row_group * bytes_per_row > _MAX_BYTES_PER_ROW_GROUP:
         raise ConfigError(
@@ -184,6 +183,7 @@ def _plan(config: Config, source: Source, reports: list[BlockReport]) -> Plan:
         orders={split: Permutation(count, config.ingest.seed, split) for split, count in rows.items()},
         spec=spec,
         num_classes=len(config.data.label_values),
+        num_targets=len(config.data.target_names),
         weighted=any(report.is_weighted for report in reports),
     )
 

@@ -21,12 +21,12 @@ from pipelines.system.reporter import NullReporter, Reporter
 
 
 def find(config: Config, source: Source) -> Table | None:
-    """The table of this source and these settings if it exists. Needs no Spark.
+    """The table of this source and these settings if it exists. Needs no Spark, and does not find that of a source that does.
 
     Raises:
         DataError: a source file cannot be read, or the table excludes more lines than ingest.max_bad_fraction allows.
     """
-    return _find(config, source, fingerprints_of(source), NullReporter())
+    return None if source.needs_spark else _find(config, source, fingerprints_of(source), NullReporter())
 
 
 def possible_keys(config: Config, source: Source, fingerprints: Sequence[Fingerprint]) -> list[str]:
@@ -53,6 +53,7 @@ def open_or_build(
         DataError: a line is malformed (the message begins `FILE:LINE: `), a file is damaged, or there are no rows.
         ConfigError: ingest.tables_uri cannot be written, or ingest.rows_per_row_group is too large for these images.
     """
+    source, config = source.opened(spark, config, reporter)
     fingerprints = fingerprints_of(source) if fingerprints is None else fingerprints
     table = _find(config, source, fingerprints, reporter)
     if table is not None:
@@ -60,7 +61,7 @@ def open_or_build(
         return table, False
     source.check()
     started = time.monotonic()
-    reporter.say(f"ingest: Spark reads {' and '.join(location for location, _ in source.files)}")
+    reporter.say(f"ingest: Spark reads {' and '.join(dict.fromkeys(location for location, _ in source.files))}")
     clean_key = _key(config, source, fingerprints, without_bad_rows=False)
     parent = paths.to_python(_uri(config, source, clean_key)).parent
     with publish.building(parent, clean_key[:12], config.ingest.tables_uri) as unfinished:
@@ -110,6 +111,7 @@ def _manifest(
         weighted=written.plan.weighted,
         labels=config.data.label_values,
         class_names=source.class_names(config.data),
+        target_names=config.data.target_names,
         splits=splits,
         sources=tuple(
             SourceFile(
@@ -216,7 +218,7 @@ def _mismatch(config: Config, manifest: TableManifest, key: str) -> str | None:
     if manifest.key != key:
         return "its manifest belongs to another table"
     spec = manifest.spec
-    expected = (config.data.image_shape, config.data.value_range, config.data.label_values, config.ingest.seed)
+    expected = (config.data.shape, config.data.allowed_range, config.data.label_values, config.ingest.seed)
     actual = (spec.shape, spec.value_range, manifest.labels, manifest.seed)
     if actual != expected:
         return f"its manifest says image shape, value range, labels and seed {actual}, the settings {expected}"

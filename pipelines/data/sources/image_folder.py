@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from pipelines.config import DataConfig
+from pipelines.config import Config, DataConfig
 from pipelines.data.formats.image_file import CHANNELS, ENDINGS
 from pipelines.data.formats.libsvm import is_libsvm
 from pipelines.data.sources import image_pass
-from pipelines.data.sources.source import refuse_test_file, short_name
+from pipelines.data.sources.source import Source, refuse_test_file, short_name
 from pipelines.data.table.schema import ReadingRules, Split
 from pipelines.errors import ConfigError, DataError
 from pipelines.system import paths
@@ -49,6 +49,7 @@ class ImageFolder:
     as_digits: bool = False
     """Convert the pictures to MNIST's format, for a model that was trained on it."""
 
+    needs_spark: ClassVar[bool] = False
     unit: ClassVar[str] = "picture"
     row_form: ClassVar[str] = "a picture in the folder of its class"
     remedy: ClassVar[str] = "fix or remove it"
@@ -62,6 +63,9 @@ class ImageFolder:
     def find(cls, data: DataConfig, reporter: Reporter) -> "ImageFolder":
         refuse_test_file(data)
         return _listed_folder(data, reporter)
+
+    def opened(self, spark: "SparkSession", config: Config, reporter: Reporter) -> tuple[Source, Config]:
+        return self, config
 
     def class_names(self, data: DataConfig) -> tuple[str, ...]:
         return self.classes

@@ -44,7 +44,7 @@ class PictureRules:
     @classmethod
     def from_config(cls, data: DataConfig, *, as_digits: bool) -> "PictureRules":
         height, width, channels = data.image_shape
-        low, high = data.value_range
+        low, high = data.allowed_range
         shape = (height, width, channels)
         return cls(shape=shape, value_range=(low, high), resize=data.resize_pictures, as_digits=as_digits)
 

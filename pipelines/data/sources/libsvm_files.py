@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipelines.config import DataConfig
+from pipelines.config import Config, DataConfig
 from pipelines.data.formats import text_file
 from pipelines.data.formats.file_kind import file_kind, is_part_folder, part_names
 from pipelines.data.formats.libsvm import is_libsvm
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.sources import text_pass
-from pipelines.data.sources.source import NotThere, refuse_test_file, short_name
+from pipelines.data.sources.source import NotThere, Source, refuse_test_file, short_name
 from pipelines.data.table.schema import ReadingRules, Split
 from pipelines.errors import ConfigError
 from pipelines.system import listing, paths
@@ -36,6 +36,7 @@ class LibsvmFiles:
     index_is_known: bool = False
     """`data.zero_based` is that of a model (`Rules.index_is_known`)."""
 
+    needs_spark: ClassVar[bool] = False
     unit: ClassVar[str] = "line"
     row_form: ClassVar[str] = "a line 'label index:value index:value ...'"
     remedy: ClassVar[str] = "fix the file"
@@ -68,6 +69,9 @@ class LibsvmFiles:
                 )
             files += [(uri, "test") for uri in text_uris(data.test_file)]
         return cls(short_name(path.name), tuple(files))
+
+    def opened(self, spark: "SparkSession", config: Config, reporter: Reporter) -> tuple[Source, Config]:
+        return self, config
 
     def class_names(self, data: DataConfig) -> tuple[str, ...]:
         return data.names

@@ -10,6 +10,7 @@ from pipelines.data.sources import downloads
 from pipelines.data.sources.image_folder import ImageFolder
 from pipelines.data.sources.libsvm_files import LibsvmFiles, folder_files
 from pipelines.data.sources.source import NotThere, Source, refuse_test_file
+from pipelines.data.sources.spark_table import SparkTable
 from pipelines.data.table.schema import Split
 from pipelines.errors import ConfigError, DataError
 from pipelines.system import paths
@@ -25,7 +26,7 @@ _SUBSTITUTE_NOTE = (
 _RETRY_SECONDS = 0.2
 
 # The first class that recognizes a location is used.
-KINDS: tuple[type[Source], ...] = (ImageFolder, LibsvmFiles)
+KINDS: tuple[type[Source], ...] = (SparkTable, ImageFolder, LibsvmFiles)
 
 
 def resolve_source(data: DataConfig, reporter: Reporter) -> Source:

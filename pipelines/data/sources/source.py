@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from pipelines.config import DataConfig
+from pipelines.config import Config, DataConfig
 from pipelines.data.formats.libsvm import COMPRESSIONS, ENDINGS
 from pipelines.data.table.schema import ReadingRules, Split
 from pipelines.errors import ConfigError
@@ -22,6 +22,9 @@ class Source(Protocol):
     """What a row looks like, phrased to follow "a row is"."""
     remedy: ClassVar[str]
     """What to do about a malformed row, in the imperative."""
+
+    needs_spark: ClassVar[bool]
+    """Whether its files, classes and fingerprints are known only once it is `opened`."""
 
     @property
     def dataset(self) -> str:
@@ -47,6 +50,14 @@ class Source(Protocol):
             NotThere: a file is missing.
             ConfigError: the settings do not match the files.
             DataError: the files are unusable.
+        """
+
+    def opened(self, spark: "SparkSession", config: Config, reporter: Reporter) -> tuple["Source", Config]:
+        """The source with all that is known about it, and the settings with what it adds to them. Ingest calls it first.
+
+        Raises:
+            ConfigError: the settings do not match the source.
+            DataError: the source is unusable.
         """
 
     def class_names(self, data: DataConfig) -> tuple[str, ...]:

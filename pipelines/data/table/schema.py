@@ -12,7 +12,7 @@ import math
 import re
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,16 +101,20 @@ class SourceFile:
     sha256: str
     rows: int
     rejected_rows: int
+    version: str = ""
+    """Version of a Delta table; empty where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingRules:
     """How the rows were read from their source. A model trained on them reads its input in the same way."""
 
-    source: Literal["libsvm", "pictures"]
+    source: Literal["libsvm", "pictures", "table"]
     zero_based: bool = False
     """Indices of libsvm text start at 0."""
     resize_pictures: bool = False
+    columns: dict[str, Any] = field(default_factory=dict, hash=False)
+    """The setting `data.columns` for the rows of a Spark table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +237,7 @@ def _check(manifest: TableManifest) -> None:
     _require(bool(manifest.labels) != is_regression, "labels of a regression")
     _require(bool(manifest.target_names) == is_regression, f"target_names of task {spec.task}")
     _require(manifest.rejected_rows == sum(manifest.rejected_by_reason.values()), "rejected_rows is not the sum of its reasons")
-    _require(manifest.reading is None or manifest.reading.source in ("libsvm", "pictures"), "reading.source")
+    _require(manifest.reading is None or manifest.reading.source in ("libsvm", "pictures", "table"), "reading.source")
     _require(isinstance(manifest.training_rows_sha256, str), "training_rows_sha256 must be text")
     _require(set(manifest.splits) <= set(SPLITS), f"splits {list(manifest.splits)}")
     for name, split in manifest.splits.items():

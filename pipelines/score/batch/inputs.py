@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 
 from pipelines.data.formats.file_kind import files_by_kind
 from pipelines.data.ingest import spark_jobs
-from pipelines.data.sources import parquet_files
+from pipelines.data.sources import parquet_files, parquet_reader
 from pipelines.data.sources.column_types import INPUT_KINDS, column_kind
 from pipelines.data.sources.resolve import NAMES
 from pipelines.data.table.schema import MANIFEST_NAME
@@ -68,7 +68,7 @@ def read_table(spark: SparkSession, location: str, info: ModelInfo) -> ScoringIn
     check_compatible(info, manifest, location)
     base = location.rstrip("/")
     files = [f"{base}/{file.path}" for split in manifest.splits.values() for file in split.files]
-    frame = spark_jobs.read_parquet(spark, files, location)
+    frame = parquet_reader.read_parquet(spark, files, location)
     return _with_row_ids(frame, "image", tuple(frame.columns))
 
 
@@ -86,9 +86,8 @@ def read_parquet(spark: SparkSession, location: str, image_column: str) -> Scori
         DataError: Spark cannot read a file.
     """
     files = parquet_files.find(location)
-    root = location if paths.to_python(location).is_dir() else ""
     try:
-        frame = spark_jobs.read_parquet(spark, [str(file) for file in files], root, columns_of_all_files=len(files) > 1)
+        frame = parquet_files.read(spark, location)
     except (Py4JJavaError, PySparkException) as error:
         failure = spark_jobs.as_data_error(error, f"{location}: Spark cannot read the Parquet")
         remedy = parquet_files.explain(files, str(failure))

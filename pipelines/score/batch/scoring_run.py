@@ -23,6 +23,7 @@ from pipelines.config import Config, IngestConfig
 from pipelines.data.formats.image_format import ImageFormat
 from pipelines.data.ingest import spark_jobs
 from pipelines.data.ingest.spark_jobs import arrow_batches, job_group
+from pipelines.data.sources import parquet_reader
 from pipelines.data.table.schema import REJECTED_FOLDER
 from pipelines.errors import ConfigError, DataError
 from pipelines.score.batch import image_column, inputs, libsvm_input
@@ -100,7 +101,7 @@ def run_scoring(spark: SparkSession, request: ScoringRequest, kind: Kind, report
         values_per_row = _VALUES_PER_ENCODED_IMAGE if kind == "images" else math.prod(target.shape)
         stack.enter_context(arrow_batches(spark, values_per_row))
         stack.enter_context(job_group(spark, "Convoy scoring"))
-        stack.enter_context(spark_jobs.partitions_as_text(spark))
+        stack.enter_context(parquet_reader.partitions_as_text(spark))
         quarantined = 0
         tallies = folder / _TALLIES
         tallies.mkdir()

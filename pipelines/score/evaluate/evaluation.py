@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 
 from pipelines.data.ingest import spark_jobs
 from pipelines.data.ingest.spark_jobs import arrow_batches, job_group
+from pipelines.data.sources import parquet_reader
 from pipelines.data.table.schema import IMAGE_COLUMN, LABEL_COLUMN, Split, Table, TableManifest
 from pipelines.errors import DataError
 from pipelines.score.evaluate import own_rows
@@ -117,7 +118,7 @@ def _counted(
     image, rows = table.manifest.spec, sum(table.manifest.rows(split) for split in splits)
     files, first_rows = _files(table, splits)
     frame = (
-        spark_jobs.read_parquet(spark, [f"{table.uri.rstrip('/')}/{file}" for file in files])
+        parquet_reader.read_parquet(spark, [f"{table.uri.rstrip('/')}/{file}" for file in files])
         # A table's files are named by the last two parts of their path.
         .select(
             F.col(IMAGE_COLUMN),
