@@ -80,7 +80,7 @@ class DataConfig:
             self.image_shape,
             f"of at most {MAX_VALUES_PER_IMAGE:,} values: height x width x channels",
         )
-        megabytes = min(self.features, 10**18) * 4 / 1e6
+        megabytes = max(0, min(self.features, 10**18)) * 4 / 1e6
         rule(
             self.features <= _MAX_FEATURES,
             "data.features",

@@ -88,6 +88,7 @@ def run_training(
         ConvoyError: training failed; the run remains, as FAILED.
     """
     registry.check(config.model.name, config.training.label_smoothing)
+    registry.check_features(config.model.name, config.data.features or len(config.data.source_columns.features))
     # Before the run is touched.
     known = resume.check_source(resumption, console) if resumption is not None else None
     clock = Clock(submitted or provenance.submitted_at())

@@ -23,7 +23,7 @@ from pipelines.data.table.schema import DataSpec
 from pipelines.score.batch.libsvm_input import image_rows
 
 ROWS = {0: 90, 1: 24}
-RULES = Rules(image_shape=(2, 3, 1), value_range=(0.0, 255.0), labels=(3, 5, 7))
+RULES = Rules(shape=(2, 3, 1), value_range=(0.0, 255.0), labels=(3, 5, 7))
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from pipelines.data.formats.libsvm import parse, write
 from pipelines.data.formats.libsvm_line import Rules
 
 WIDTH = 12
-RULES = Rules(image_shape=(3, 4, 1), value_range=(-1000.0, 1000.0), labels=(-1, 0, 1, 2, 3))
-GREY = Rules(image_shape=(3, 4, 1), value_range=(0.0, 255.0), labels=tuple(range(10)))
+RULES = Rules(shape=(3, 4, 1), value_range=(-1000.0, 1000.0), labels=(-1, 0, 1, 2, 3))
+GREY = Rules(shape=(3, 4, 1), value_range=(0.0, 255.0), labels=tuple(range(10)))
 
 
 def one_line(line, rules=GREY):
@@ -184,13 +184,13 @@ def test_a_zero_based_file_is_accepted_with_the_setting(line):
 
 
 def test_labels_become_positions_in_the_order_of_the_setting():
-    rules = Rules(image_shape=(1, 1, 1), value_range=(0.0, 1.0), labels=(30, 10, 20))
+    rules = Rules(shape=(1, 1, 1), value_range=(0.0, 1.0), labels=(30, 10, 20))
     assert parse(b"10 1:1\n20\n30 \n", rules).targets.tolist() == [1, 2, 0]
 
 
 @pytest.mark.parametrize("tail", [b"", b" #c"], ids=["plain", "slow"])
 def test_labels_do_not_matter_where_nobody_needs_them(tail):
-    rules = Rules(image_shape=(1, 2, 1), value_range=(0.0, 1.0), labels=(1, 3_000_000_000), any_label=True)
+    rules = Rules(shape=(1, 2, 1), value_range=(0.0, 1.0), labels=(1, 3_000_000_000), any_label=True)
     labels = [b"0", b"1", b"-1", b"nan", b"2.5", b"3000000000", b"99999999999999999999", b"1e999"]
     chunk = parse(b"".join(label + b" 2:1" + tail + b"\n" for label in labels), rules)
     assert chunk.bad_lines == ()
@@ -201,7 +201,7 @@ def test_labels_do_not_matter_where_nobody_needs_them(tail):
 
 
 def test_numbers_with_up_to_nine_and_with_more_digits_are_parsed():
-    rules = Rules(image_shape=(20_000, 1, 1), value_range=(0.0, 1e12), labels=(0, 1))
+    rules = Rules(shape=(20_000, 1, 1), value_range=(0.0, 1e12), labels=(0, 1))
     chunk = parse(b"0 1:1 12345:123456789\n1 19999:12345678901\n", rules)
     assert chunk.inputs[0, 12344] == np.float32(123456789)
     assert chunk.inputs[1, 19998] == np.float32(12345678901)

@@ -120,7 +120,7 @@ def serve():
 
 
 def assert_holds(folder, content):
-    rules = Rules(image_shape=(28, 28, 1), value_range=(0.0, 255.0), labels=tuple(range(10)))
+    rules = Rules(shape=(28, 28, 1), value_range=(0.0, 255.0), labels=tuple(range(10)))
     assert sorted(path.name for path in folder.iterdir()) == ["tiny-test.txt", "tiny-train.txt"]
     for split, (images, labels) in content.items():
         chunk = parse((folder / f"tiny-{split}.txt").read_bytes(), rules)
@@ -402,7 +402,7 @@ def test_offline_mnist_is_replaced_by_the_substitute_with_a_note(tmp_path, monke
     assert source.dataset == "mnist-5k"
     assert source.note in lines
     assert "5,000" in source.note
-    rules = Rules(image_shape=(28, 28, 1), value_range=(0.0, 255.0), labels=tuple(range(10)))
+    rules = Rules(shape=(28, 28, 1), value_range=(0.0, 255.0), labels=tuple(range(10)))
     folder = tmp_path / "dbfs" / "convoy" / "mnist-5k"
     for split, per_class in (("train", 400), ("test", 100)):
         chunk = parse((folder / f"mnist-5k-{split}.txt").read_bytes(), rules)

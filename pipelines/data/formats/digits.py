@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def read_image(
-    path: Path, shape: tuple[int, int, int], value_range: tuple[float, float], *, digits: bool, resize: bool = True
+    path: Path, shape: tuple[int, ...], value_range: tuple[float, float], *, digits: bool, resize: bool = True
 ) -> npt.NDArray[Any]:
     """The network's input from an image file; see `decode_image`.
 
@@ -35,7 +35,7 @@ def read_image(
 
 
 def decode_image(
-    content: bytes, shape: tuple[int, int, int], value_range: tuple[float, float], *, digits: bool, resize: bool = True
+    content: bytes, shape: tuple[int, ...], value_range: tuple[float, float], *, digits: bool, resize: bool = True
 ) -> npt.NDArray[np.float32]:
     """Decode an image.
 
@@ -58,7 +58,7 @@ def decode_image(
         raise NoImage(size_fault(error, shape, of_model=True)) from error
 
 
-def convert(picture: "Image", shape: tuple[int, int, int], *, digits: bool, resize: bool) -> npt.NDArray[Any]:
+def convert(picture: "Image", shape: tuple[int, ...], *, digits: bool, resize: bool) -> npt.NDArray[Any]:
     """Values [height, width, channels] of a picture, from 0 to 255: float32 of digits in MNIST's format, otherwise uint8.
 
     Raises:

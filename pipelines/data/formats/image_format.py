@@ -55,6 +55,8 @@ def binary_content(values: Iterable[tuple[int, bytes]], target: ImageFormat) -> 
         values: length and first bytes (at least `image_file.SIGNATURE_BYTES`) of some of its values.
         target: the images that the model expects.
     """
+    if len(target.shape) == 1:
+        return "raw"
     pictures = raw = 0
     for length, head in values:
         if image_file.has_signature(head):

@@ -4,11 +4,12 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from typing import Any
 
 from pyspark.sql import SparkSession
 
 import pipelines
-from pipelines.config import Config
+from pipelines.config import Config, DataConfig
 from pipelines.data.ingest import publish, training_rows
 from pipelines.data.ingest.build import WrittenTable, write_rows
 from pipelines.data.sources.source import Source
@@ -57,7 +58,7 @@ def open_or_build(
     fingerprints = fingerprints_of(source) if fingerprints is None else fingerprints
     table = _find(config, source, fingerprints, reporter)
     if table is not None:
-        _warn_of_empty_classes(table.manifest, reporter)
+        _report(table.manifest, reporter)
         return table, False
     source.check()
     started = time.monotonic()
@@ -86,11 +87,15 @@ def open_or_build(
         manifest = publish.publish(unfinished, target, manifest)
     rows = sum(split.rows for split in manifest.splits.values())
     reporter.say(f"ingest: {rows:,} rows written to {paths.display(target)} in {time.monotonic() - started:.1f} s")
-    _warn_of_empty_classes(manifest, reporter)
+    _report(manifest, reporter)
     return Table(uri, manifest), True
 
 
-def _warn_of_empty_classes(manifest: TableManifest, reporter: Reporter) -> None:
+def _report(manifest: TableManifest, reporter: Reporter) -> None:
+    spec = manifest.spec
+    if not spec.checks_range:
+        low, high = spec.value_range
+        reporter.say(f"data.value_range=auto: the values of the training rows range from {low:g} to {high:g}")
     warning = empty_classes.warning(manifest)
     if warning:
         reporter.warn(warning)
@@ -104,14 +109,16 @@ def _manifest(
     splits: dict[Split, SplitSummary],
     key: str,
 ) -> TableManifest:
-    rows, rejected = written.rows_per_file, written.rejected
+    rows, rejected, moments = written.rows_per_file, written.rejected, written.target_moments
     return TableManifest(
         dataset=source.dataset,
-        spec=written.plan.spec,
+        spec=written.spec,
+        target_names=config.data.target_names,
+        target_means=tuple(moments.means.tolist()) if moments else (),
+        target_deviations=tuple(moments.deviations.tolist()) if moments else (),
         weighted=written.plan.weighted,
         labels=config.data.label_values,
         class_names=source.class_names(config.data),
-        target_names=config.data.target_names,
         splits=splits,
         sources=tuple(
             SourceFile(
@@ -167,6 +174,7 @@ def _key(config: Config, source: Source, fingerprints: Sequence[Fingerprint], *,
             "image_shape": config.data.image_shape,
             "value_range": config.data.value_range,
             "labels": config.data.label_values,
+            **_differences(config.data),
             "zero_based": config.data.zero_based,
             "validation_fraction": config.ingest.validation_fraction if "validation" not in given else None,
             "test_fraction": config.ingest.test_fraction if "test" not in given else None,
@@ -176,6 +184,13 @@ def _key(config: Config, source: Source, fingerprints: Sequence[Fingerprint], *,
             **source.key_settings(config.data),
         }
     )
+
+
+def _differences(data: DataConfig) -> dict[str, Any]:
+    """What is part of the key only where it is not as in tables of classified pictures, which keep their keys."""
+    settings = {"features": data.features, "targets": len(data.target_names)}
+    different: dict[str, Any] = {name: value for name, value in settings.items() if value}
+    return different | ({"scaling": data.scaling} if data.scaling != "range" else {})
 
 
 def _uri(config: Config, source: Source, key: str) -> str:
@@ -217,11 +232,12 @@ def _mismatch(config: Config, manifest: TableManifest, key: str) -> str | None:
     """How the manifest differs from the one expected for these settings; None if it does not."""
     if manifest.key != key:
         return "its manifest belongs to another table"
-    spec = manifest.spec
-    expected = (config.data.shape, config.data.allowed_range, config.data.label_values, config.ingest.seed)
-    actual = (spec.shape, spec.value_range, manifest.labels, manifest.seed)
+    spec, data = manifest.spec, config.data
+    value_range = data.allowed_range if data.value_range != "auto" else "auto"
+    expected = (data.shape, value_range, data.label_values, config.ingest.seed)
+    actual = (spec.shape, spec.value_range if spec.checks_range else "auto", manifest.labels, manifest.seed)
     if actual != expected:
-        return f"its manifest says image shape, value range, labels and seed {actual}, the settings {expected}"
+        return f"its manifest says shape, value range, labels and seed {actual}, the settings {expected}"
     return None
 
 

@@ -17,12 +17,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.data.ingest.shuffle_pass import PART_COLUMNS, Plan, rows_of
+from pipelines.data.ingest.statistics import Moments
 from pipelines.data.table.row_hashes import hash_images
 from pipelines.data.table.row_parts import Part
 from pipelines.data.table.schema import SPLIT_COLUMN, Split
 from pipelines.system import atomic
 
-WRITTEN_COLUMNS = "segment int, file int, num_bytes bigint, sha256 string, rows_per_label array<bigint>, image_hashes binary"
+WRITTEN_COLUMNS = (
+    "segment int, file int, num_bytes bigint, sha256 string, rows_per_label array<bigint>, image_hashes binary, "
+    "value_range array<double>, moments binary, target_moments binary"
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,12 @@ class WrittenFile:
     """Empty for regression."""
     image_hashes: bytes
     """uint64: hash of each input, without those above `Plan.hash_limit`."""
+    value_range: Sequence[float] | None = None
+    """Smallest and largest value; None unless the range of the training rows is wanted."""
+    moments: bytes | None = None
+    """`Moments` of the values, by feature or channel; None unless training rows are standardized."""
+    target_moments: bytes | None = None
+    """`Moments` of the targets; None unless it is a regression's training file."""
 
 
 def path_of(split: Split, number: int) -> str:
@@ -71,6 +81,7 @@ def write_batches(batches: Iterable[pa.RecordBatch], plan: Plan, folder: str) ->
             "sha256": pa.array([hashlib.sha256(content).hexdigest()]),
             "rows_per_label": pa.array([_rows_per_label(values[1], plan)], pa.list_(pa.int64())),
             "image_hashes": pa.array([_hashes(values[0], plan)], pa.binary()),
+            **_statistics(values, plan, of_training=planned.split == "train"),
         }
         yield pa.RecordBatch.from_pydict(columns)
 
@@ -96,6 +107,23 @@ def _rows_per_label(targets: npt.NDArray[np.uint8], plan: Plan) -> list[int]:
 def _hashes(inputs: npt.NDArray[np.uint8], plan: Plan) -> bytes:
     hashes = hash_images(inputs.view(np.dtype(plan.spec.dtype).newbyteorder("<")))
     return hashes[hashes <= np.uint64(plan.hash_limit)].tobytes()
+
+
+def _statistics(values: Sequence[npt.NDArray[np.uint8]], plan: Plan, *, of_training: bool) -> dict[str, pa.Array]:
+    spec = plan.spec
+    inputs, targets, *_ = (rows.view(part.dtype) for rows, part in zip(values, plan.parts, strict=True))
+    value_range, moments, target_moments = None, None, None
+    if of_training and not spec.checks_range:
+        value_range = [float(inputs.min()), float(inputs.max())]
+    if of_training and spec.scaling == "standardize":
+        moments = Moments.of(inputs.reshape(-1, spec.shape[-1])).to_bytes()
+    if of_training and plan.num_targets:
+        target_moments = Moments.of(targets).to_bytes()
+    return {
+        "value_range": pa.array([value_range], pa.list_(pa.float64())),
+        "moments": pa.array([moments], pa.binary()),
+        "target_moments": pa.array([target_moments], pa.binary()),
+    }
 
 
 def _parquet(values: Sequence[npt.NDArray[np.uint8]], parts: Sequence[Part]) -> pa.Buffer:

@@ -44,9 +44,8 @@ class PictureRules:
     @classmethod
     def from_config(cls, data: DataConfig, *, as_digits: bool) -> "PictureRules":
         height, width, channels = data.image_shape
-        low, high = data.allowed_range
-        shape = (height, width, channels)
-        return cls(shape=shape, value_range=(low, high), resize=data.resize_pictures, as_digits=as_digits)
+        value_range = data.allowed_range if data.value_range != "auto" else _BYTES
+        return cls(shape=(height, width, channels), value_range=value_range, resize=data.resize_pictures, as_digits=as_digits)
 
 
 def parsed(

@@ -120,8 +120,6 @@ def _image_format(frame: Frame, columns: Columns, data: DataConfig) -> ImageForm
         return target
     name = columns.inputs[0]
     content = content_of(frame.rows, name, kind_of(frame, name), target)
-    if content == "encoded" and columns.features:
-        raise ConfigError(f"data.columns.features={name}: holds pictures in {frame.location}; name it data.columns.image")
     is_open = data.value_range == "auto" and content == "encoded"
     return dataclasses.replace(target, content=content, value_range=_BYTES if is_open else target.value_range)
 

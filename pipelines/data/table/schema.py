@@ -36,6 +36,7 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Dtype = Literal["uint8", "float32"]
 Task = Literal["classification", "regression"]
+Scaling = Literal["range", "standardize", "none"]
 BYTES_PER_VALUE: dict[Dtype, int] = {"uint8": 1, "float32": 4}
 
 # The manifest is untrusted input: a path in it must not leave the table's folder.
@@ -50,9 +51,18 @@ class DataSpec:
     """Height, width, channels of a picture; the number of features of a row that is no picture."""
     dtype: Dtype
     value_range: tuple[float, float]
-    """Smallest and largest value allowed in the source, for example 0 and 255."""
+    """Smallest and largest value allowed in the source, for example 0 and 255; or those of the training rows (`checks_range`)."""
+    checks_range: bool = True
+    """Other values than those in `value_range` are malformed. False if the range was read from the training rows."""
     task: Task = "classification"
     """What is predicted: one of several classes, or numbers."""
+    scaling: Scaling = "range"
+    """What networks do with the values first: scale `value_range` to 0..1, subtract `means` and divide by `deviations`, or
+    nothing."""
+    means: tuple[float, ...] = ()
+    deviations: tuple[float, ...] = ()
+    """Mean and standard deviation over the training rows, by feature or by channel of a picture; empty unless scaling is
+    `standardize`. The deviation of what is constant is 1."""
 
     @property
     def is_picture(self) -> bool:
@@ -144,6 +154,9 @@ class TableManifest:
     """SHA-256 of the file with the hashes of the training rows (`pipelines.data.table.row_hashes`); empty in such tables, too."""
     target_names: tuple[str, ...] = ()
     """Names of the numbers that a regression predicts."""
+    target_means: tuple[float, ...] = ()
+    target_deviations: tuple[float, ...] = ()
+    """Mean and standard deviation of each target over the training rows. The deviation of what is constant is 1."""
     weighted: bool = False
     """Rows have weights."""
     schema_version: int = SCHEMA_VERSION
@@ -183,10 +196,12 @@ class TableManifest:
             # Tables of versions that knew pictures alone.
             spec = raw.pop("spec") if "spec" in raw else raw.pop("image")
             manifest = cls(
-                spec=DataSpec(**spec | {"shape": tuple(spec["shape"]), "value_range": tuple(spec["value_range"])}),
+                spec=_data_spec(spec),
                 labels=tuple(raw.pop("labels")),
                 class_names=tuple(raw.pop("class_names")),
                 target_names=tuple(raw.pop("target_names", ())),
+                target_means=tuple(raw.pop("target_means", ())),
+                target_deviations=tuple(raw.pop("target_deviations", ())),
                 splits={name: _split_summary(split) for name, split in raw.pop("splits").items()},
                 sources=tuple(SourceFile(**source) for source in raw.pop("sources")),
                 reading=ReadingRules(**reading) if reading is not None else None,
@@ -230,12 +245,18 @@ def _check(manifest: TableManifest) -> None:
     _require(is_shape, f"shape {spec.shape}")
     _require(len(spec.value_range) == 2, f"value_range {spec.value_range}")
     _require(spec.task in typing.get_args(Task), f"task {spec.task!r}")
+    _require(spec.scaling in typing.get_args(Scaling), f"scaling {spec.scaling!r}")
+    statistics = spec.shape[-1] if spec.scaling == "standardize" else 0
+    _require(len(spec.means) == len(spec.deviations) == statistics, "means and deviations")
+    _require(all(deviation > 0 for deviation in (*spec.deviations, *manifest.target_deviations)), "a deviation is not positive")
     _require(isinstance(manifest.key, str) and isinstance(manifest.dataset, str), "key and dataset must be text")
     _require(len(manifest.labels) == len(manifest.class_names), "labels and class_names differ in number")
     is_regression = spec.task == "regression"
     _require(len(manifest.labels) >= 2 or is_regression, f"{len(manifest.labels)} labels")
     _require(bool(manifest.labels) != is_regression, "labels of a regression")
     _require(bool(manifest.target_names) == is_regression, f"target_names of task {spec.task}")
+    of_targets = (manifest.target_names, manifest.target_means, manifest.target_deviations)
+    _require(len({len(each) for each in of_targets}) == 1, "target_names, target_means and target_deviations differ in number")
     _require(manifest.rejected_rows == sum(manifest.rejected_by_reason.values()), "rejected_rows is not the sum of its reasons")
     _require(manifest.reading is None or manifest.reading.source in ("libsvm", "pictures", "table"), "reading.source")
     _require(isinstance(manifest.training_rows_sha256, str), "training_rows_sha256 must be text")
@@ -261,6 +282,11 @@ def format_counts(by_reason: Mapping[str, int]) -> str:
     """Counts by reason, most frequent first: `9 label_unknown, 3 index_zero`."""
     ordered = sorted(by_reason.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{count:,} {reason}" for reason, count in ordered)
+
+
+def _data_spec(raw: dict[str, Any]) -> DataSpec:
+    tuples = ("shape", "value_range", "means", "deviations")
+    return DataSpec(**raw | {name: tuple(raw[name]) for name in tuples if name in raw})
 
 
 def _split_summary(raw: dict[str, Any]) -> SplitSummary:

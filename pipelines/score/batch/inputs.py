@@ -12,6 +12,7 @@ from pipelines.data.ingest import spark_jobs
 from pipelines.data.sources import parquet_files, parquet_reader
 from pipelines.data.sources.column_types import INPUT_KINDS, column_kind
 from pipelines.data.sources.resolve import NAMES
+from pipelines.data.table import row_parts
 from pipelines.data.table.schema import MANIFEST_NAME
 from pipelines.errors import ConfigError, DataError
 from pipelines.score.batch import picture_files
@@ -69,7 +70,7 @@ def read_table(spark: SparkSession, location: str, info: ModelInfo) -> ScoringIn
     base = location.rstrip("/")
     files = [f"{base}/{file.path}" for split in manifest.splits.values() for file in split.files]
     frame = parquet_reader.read_parquet(spark, files, location)
-    return _with_row_ids(frame, "image", tuple(frame.columns))
+    return _with_row_ids(frame, row_parts.of_table(manifest)[0].column, tuple(frame.columns))
 
 
 def read_parquet(spark: SparkSession, location: str, image_column: str) -> ScoringInput:

@@ -92,7 +92,7 @@ def run_scoring(spark: SparkSession, request: ScoringRequest, kind: Kind, report
         value_range=request.info.value_range,
         digits=request.digits,
         resize=request.resize,
-        is_range_known=request.info.describes_classes,
+        is_range_known=request.info.checks_range,
     )
     with ExitStack() as stack:
         folder = stack.enter_context(_unfinished_output(request))

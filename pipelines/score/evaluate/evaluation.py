@@ -19,7 +19,8 @@ from pyspark.sql import functions as F
 from pipelines.data.ingest import spark_jobs
 from pipelines.data.ingest.spark_jobs import arrow_batches, job_group
 from pipelines.data.sources import parquet_reader
-from pipelines.data.table.schema import IMAGE_COLUMN, LABEL_COLUMN, Split, Table, TableManifest
+from pipelines.data.table import row_parts
+from pipelines.data.table.schema import Split, Table, TableManifest
 from pipelines.errors import DataError
 from pipelines.score.evaluate import own_rows
 from pipelines.score.evaluate.compatibility import check_compatible, class_order, reading_note
@@ -121,8 +122,7 @@ def _counted(
         parquet_reader.read_parquet(spark, [f"{table.uri.rstrip('/')}/{file}" for file in files])
         # A table's files are named by the last two parts of their path.
         .select(
-            F.col(IMAGE_COLUMN),
-            F.col(LABEL_COLUMN),
+            *(F.col(part.column) for part in row_parts.of_table(table.manifest)[:2]),
             F.substring_index(F.col("_metadata.file_path"), "/", -2).alias("file"),
             F.col("_metadata.row_index").alias("row"),
         )
