@@ -102,10 +102,11 @@ def _decode_encoded(column: pa.Array, target: ImageFormat) -> DecodedImages:
 
 
 def _decode_value(value: bytes | dict[str, Any], target: ImageFormat) -> npt.NDArray[Any]:
-    height, width, channels = target.shape
+    if len(target.shape) != 3:
+        raise NoImage("is a picture, where features are expected")
     try:
         picture = arrow_structs.picture_of(value) if isinstance(value, dict) else image_file.decode(value)
-        pixels = digits.convert(picture, (height, width, channels), digits=target.digits, resize=target.resize)
+        pixels = digits.convert(picture, target.shape, digits=target.digits, resize=target.resize)
     except NoImage as error:
         if isinstance(value, dict) or image_file.has_signature(value[: image_file.SIGNATURE_BYTES]):
             raise

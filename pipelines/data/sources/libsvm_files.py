@@ -1,4 +1,7 @@
-"""libsvm text as a data set: one file, a train and a test file, or a folder with both. A folder of parts counts as a file."""
+"""libsvm text as a data set: one file, a train and a test file, or a folder with both.
+
+In place of a file there can be a folder of parts, as Spark writes it, or a pattern such as `data/part-*`.
+"""
 
 import dataclasses
 import re
@@ -43,12 +46,13 @@ class LibsvmFiles:
 
     @classmethod
     def recognizes(cls, location: str) -> bool:
-        """True for any file or folder. More specific kinds come first."""
+        """True for any file or folder, and for a pattern that some match. More specific kinds come first."""
+        path = paths.to_python(location)
         # stat, because is_dir may report a folder without access permission as missing.
         try:
-            mode = paths.to_python(location).stat().st_mode
+            mode = path.stat().st_mode
         except (FileNotFoundError, NotADirectoryError):
-            return False
+            return bool(listing.matching(path))
         return stat.S_ISDIR(mode) or stat.S_ISREG(mode)
 
     @classmethod
@@ -60,15 +64,16 @@ class LibsvmFiles:
         files: list[tuple[str, Split]] = [(uri, "train") for uri in text_uris(data.dataset)]
         if data.test_file:
             test_path = paths.to_python(data.test_file)
-            if not test_path.is_file() and not is_part_folder(test_path):
+            if not test_path.is_file() and not is_part_folder(test_path) and not listing.matching(test_path):
                 raise NotThere(f"data.test_file={data.test_file}: no such file; name a libsvm file or leave it empty")
-            if path.samefile(test_path):
+            of_training = {_identity(uri) for uri, _ in files}
+            if any(_identity(uri) in of_training for uri in text_uris(data.test_file)):
                 raise ConfigError(
                     f"data.test_file={data.test_file}: must not be the training file (data.dataset); name another one, or leave "
                     "it empty to draw test rows (ingest.test_fraction)"
                 )
             files += [(uri, "test") for uri in text_uris(data.test_file)]
-        return cls(short_name(path.name), tuple(files))
+        return cls(short_name(path.name.strip("*?")), tuple(files))
 
     def opened(self, spark: "SparkSession", config: Config, reporter: Reporter) -> tuple[Source, Config]:
         return self, config
@@ -129,14 +134,26 @@ def folder_files(location: str) -> tuple[tuple[str, Split], ...]:
 
 
 def text_uris(location: str) -> list[str]:
-    """The file, or the parts of the folder that Spark wrote in its place.
+    """The file, the parts of the folder that Spark wrote in its place, or the files and such folders that match the pattern.
 
     Raises:
         OSError: the folder cannot be read.
+        ConfigError: a folder that matches holds no parts.
         DataError: Spark has not finished the folder, or there is nothing in it.
     """
     path = paths.to_python(location)
-    return [f"{location.rstrip('/')}/{name}" for name in part_names(path)] if path.is_dir() else [location]
+    if path.is_dir():
+        return [f"{location.rstrip('/')}/{name}" for name in part_names(path)]
+    found = listing.matching(path)
+    other = next((match for match in found if match.is_dir() and not is_part_folder(match)), None)
+    if other is not None:
+        raise ConfigError(f"{location}: matches the folder {other}, which holds no parts (part-...); match files alone")
+    return [uri for match in found for uri in text_uris(str(match))] or [location]
+
+
+def _identity(location: str) -> tuple[int, int]:
+    status = paths.to_python(location).stat()
+    return status.st_dev, status.st_ino
 
 
 def _text_names(folder: Path, names: list[str]) -> list[str]:
