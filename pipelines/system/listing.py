@@ -24,7 +24,7 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def matching(path: Path) -> list[Path]:
-    """Visible files and folders that match a pattern with `*`, `?` or `[...]`, sorted; none if the path exists as it is written."""
+    """Visible files and folders that match a pattern with `*`, `?` or `[...]`, sorted; none if the path exists as it is."""
     if os.path.lexists(path) or not glob.has_magic(str(path)):
         return []
     return sorted(Path(found) for found in glob.glob(str(path)) if not is_hidden(os.path.basename(found)))

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 
+from pipelines.data.formats import image_file
+from pipelines.data.formats.image_format import Content, ImageFormat, binary_content
 from pipelines.data.sources import parquet_files
 from pipelines.data.sources.column_types import ColumnKind, column_kind
 from pipelines.errors import ConfigError, DataError
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 # Without a header the columns would have no names, and without types no numbers.
 _OPTIONS = {"csv": {"header": "true", "inferSchema": "true"}}
+_SAMPLE_ROWS = 100
 _NOT_FOUND = re.compile(r"TABLE_OR_VIEW_NOT_FOUND|SCHEMA_NOT_FOUND|NoSuchTableException|REQUIRES_SINGLE_PART_NAMESPACE")
 _NO_FORMAT = re.compile(r"DATA_SOURCE_NOT_FOUND|AVRO_DATA_SOURCE_NOT_ENABLED|Failed to find (the )?data source")
 
@@ -82,6 +85,20 @@ def open_frame(spark: "SparkSession", location: str) -> Frame:
 def column(name: str) -> str:
     """A column's name for Spark's SQL."""
     return f"`{name.replace('`', '``')}`"
+
+
+def content_of(rows: "DataFrame", name: str, kind: ColumnKind | None, target: ImageFormat) -> Content:
+    """What a column holds. Reads the first bytes of some rows if its type leaves that open."""
+    if kind not in ("binary", "bytes"):
+        return "encoded" if kind == "image" else "lists"
+    value = f"{column(name)}.bytes" if kind == "bytes" else column(name)
+    sample = (
+        rows.where(f"{value} IS NOT NULL")
+        .selectExpr(f"length({value})", f"substring({value}, 1, {image_file.SIGNATURE_BYTES})")
+        .limit(_SAMPLE_ROWS)
+        .collect()
+    )
+    return binary_content(((length, bytes(head)) for length, head in sample), target)
 
 
 @contextmanager

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 from pipelines.config import Config, DataConfig
 from pipelines.config.columns import Columns
-from pipelines.data.formats import image_file
 from pipelines.data.formats.arrow_targets import Classes, class_order
-from pipelines.data.formats.image_format import Content, ImageFormat, binary_content
+from pipelines.data.formats.image_format import ImageFormat
 from pipelines.data.sources import table_columns, table_digest, table_pass
 from pipelines.data.sources.column_types import ColumnKind
-from pipelines.data.sources.frames import Frame, column, open_frame, readable
+from pipelines.data.sources.frames import Frame, column, content_of, open_frame, readable
 from pipelines.data.sources.parsed_rows import union
 from pipelines.data.sources.table_pass import TableRules
 from pipelines.data.table.schema import SPLITS, Split
@@ -91,20 +90,6 @@ def parsed(tables: Sequence[OpenedTable], keep_bad: bool, images_apart: bool) ->
         if tables.index(table) == number
     ]
     return union(frames)
-
-
-def content_of(rows: "DataFrame", name: str, kind: ColumnKind | None, target: ImageFormat) -> Content:
-    """What a column holds. Reads the first bytes of some rows if its type leaves that open."""
-    if kind not in ("binary", "bytes"):
-        return "encoded" if kind == "image" else "lists"
-    value = f"{column(name)}.bytes" if kind == "bytes" else column(name)
-    sample = (
-        rows.where(f"{value} IS NOT NULL")
-        .selectExpr(f"length({value})", f"substring({value}, 1, {image_file.SIGNATURE_BYTES})")
-        .limit(_SAMPLE_ROWS)
-        .collect()
-    )
-    return binary_content(((length, bytes(head)) for length, head in sample), target)
 
 
 def kind_of(frame: Frame, name: str) -> ColumnKind | None:

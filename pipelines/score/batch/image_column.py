@@ -1,14 +1,13 @@
 """What the image column of an input holds, decided once for all rows by the kind of input, the type or the first bytes."""
 
-from pyspark.sql import functions as F
+from collections.abc import Sequence
 
-from pipelines.data.formats import image_file
-from pipelines.data.formats.image_format import Content, ImageFormat, binary_content
+from pipelines.data.formats.image_format import Content, ImageFormat
 from pipelines.data.sources.column_types import column_kind
+from pipelines.data.sources.frames import content_of
 from pipelines.score.batch.inputs import Kind
-from pipelines.score.batch.scoring import ScoringInput, quoted
+from pipelines.score.batch.scoring import ScoringInput
 
-_SAMPLE_ROWS = 100
 _DESCRIPTIONS: dict[Content, str] = {
     "raw": "raw values",
     "encoded": "encoded pictures (PNG, JPEG, ...)",
@@ -22,23 +21,11 @@ def content(rows: ScoringInput, kind: Kind, target: ImageFormat) -> Content:
         return "raw"
     if kind == "images":
         return "encoded"
-    of_column = column_kind(rows.frame.schema[rows.image].dataType.jsonValue())
-    if of_column in ("numbers", "vector"):
-        return "lists"
-    if of_column == "image":
-        return "encoded"
-    image = F.col(quoted(rows.image))
-    if of_column == "bytes":
-        image = image["bytes"]
-    sample = (
-        rows.frame.where(image.isNotNull())
-        .select(F.length(image).alias("length"), F.substring(image, 1, image_file.SIGNATURE_BYTES).alias("head"))
-        .limit(_SAMPLE_ROWS)
-        .collect()
-    )
-    return binary_content(((row.length, bytes(row.head)) for row in sample), target)
+    return content_of(rows.frame, rows.image, column_kind(rows.frame.schema[rows.image].dataType.jsonValue()), target)
 
 
-def describe(column: str, content: Content) -> str:
+def describe(columns: Sequence[str], content: Content) -> str:
     """A line for the user."""
-    return f"column {column} holds {_DESCRIPTIONS[content]}"
+    if len(columns) > 1:
+        return f"columns {', '.join(columns)} hold features"
+    return f"column {columns[0]} holds {_DESCRIPTIONS[content]}"
