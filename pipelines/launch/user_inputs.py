@@ -48,7 +48,7 @@ def check(config: Config) -> UserInputs:
         ConfigError: names setting, file and line, the rule and the remedy.
     """
     registry.check(config.model.name, config.training.label_smoothing, config.model.arguments)
-    registry.check_features(config.model.name, config.data.features)
+    registry.check_features(config.model.name, config.data.features or len(config.data.source_columns.features))
     code = requested.read(config)
     location = config.model.weights
     if not location or location.startswith(_SERVERS):

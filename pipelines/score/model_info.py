@@ -161,7 +161,12 @@ def read(folder: Path, uri: str, version: str = "") -> ModelInfo:
 def _reading(metadata: Mapping[str, Any]) -> ReadingRules | None:
     if "source" not in metadata:
         return None
-    return ReadingRules(source=metadata["source"], zero_based=metadata["zero_based"], resize_pictures=metadata["resize_pictures"])
+    return ReadingRules(
+        source=metadata["source"],
+        zero_based=metadata["zero_based"],
+        resize_pictures=metadata["resize_pictures"],
+        columns=metadata.get("columns", {}),
+    )
 
 
 def _tensor_shapes(signature: Any, uri: str) -> tuple[tuple[int, ...], int]:

@@ -123,6 +123,7 @@ def _metadata(manifest: TableManifest, sample: Sequence[npt.NDArray[Any]]) -> di
         "picture_form": "digit" if is_mnist else "picture" if manifest.spec.is_picture else "unknown",
         "zero_based": reading.zero_based,
         "resize_pictures": reading.resize_pictures,
+        "columns": reading.columns,
     }
 
 
