@@ -9,6 +9,7 @@ Optimizer = Literal["adam", "adamw", "sgd", "lamb"]
 Schedule = Literal["constant", "cosine", "step", "one_cycle"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Compression = Literal["none", "float16"]
+ClassWeighting = Literal["none", "balanced"]
 LearningRateScaling = Literal["linear", "square_root", "none"]
 
 TEST_VIEWS = (1, 5, 9)
@@ -56,6 +57,10 @@ class TrainingConfig:
     average_decay: float = 0.0
     """Decay per step of an exponential moving average of the weights, for example 0.999. Validation, test and the logged model
     then use the averaged weights (Polyak and Juditsky 1992). 0 for none."""
+    class_weights: ClassWeighting | tuple[float, ...] = "none"
+    """How much the rows of each class count in the training loss. balanced: each class as much as any other, the rows of class c
+    by (rows / classes / rows of c) of the training split. A list: the weight of each class, in the order of `data.labels`, as
+    Keras' `class_weight`."""
     label_smoothing: float = 0.0
     augment_shift: float = 0.0
     """Shift training images by up to this share of height and width. Augmentation is drawn anew in every epoch."""
@@ -119,6 +124,13 @@ class TrainingConfig:
         for name, largest in _AUGMENTATION_LIMITS.items():
             bounds(f"training.{name}", getattr(self, name), 0, largest, "0 (none) or more")
         one_of("training.test_views", self.test_views, TEST_VIEWS)
+        weights = self.class_weights
+        rule(
+            isinstance(weights, str) or (all(0 <= each <= _LARGEST for each in weights) and sum(weights) > 0),
+            "training.class_weights",
+            weights,
+            f"numbers from 0 to {_LARGEST:,g}, not all 0",
+        )
         bounds("training.label_smoothing", self.label_smoothing, 0, 0.999999)
         bounds("training.accumulation_steps", self.accumulation_steps, 1, _MAX_BATCH)
         rule(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipelines import tasks
 from pipelines.config import Config, loader
 from pipelines.data.ingest import table
 from pipelines.data.sources.resolve import resolve_source
@@ -116,9 +117,8 @@ def train(config: Config, *, again: bool = False) -> FinishedRun:
     session.kept_session(_APP)
     summary = run_training(config, console, time.time())
     assert summary.test is not None
-    console.say(
-        f"test accuracy {100 * summary.test.accuracy:.2f} % of {summary.test.rows:,} rows, after {summary.seconds.total:.0f} s"
-    )
+    metric, value = next(iter(summary.test.metrics.items()))
+    console.say(f"test {metric} {tasks.shown(metric, value)} of {summary.test.rows:,} rows, after {summary.seconds.total:.0f} s")
     run = finished_run.read(Path(summary.run_dir))
     if run is None:
         raise ConvoyError(f"{summary.run_dir}: the run that has just ended cannot be read; this is a bug")

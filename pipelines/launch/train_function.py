@@ -55,9 +55,9 @@ def work(config: Config, table: Table, run_dir: str, checkpoint: str | None = No
     if rank == 0:
         progress.mark("saving the model")
         examples = RowRange(0, min(_EXAMPLE_ROWS, table.manifest.rows("test")))
-        images, _ = next(iter(read_blocks(table, "test", examples)))
+        images, *_ = next(iter(read_blocks(table, "test", examples)))
         first_rows = RowRange(0, min(_SAMPLE_ROWS, table.manifest.rows("train")))
-        sample = [block for block, _ in read_blocks(table, "train", first_rows)]
+        sample = [block for block, *_ in read_blocks(table, "train", first_rows)]
         training_rows = paths.to_python(table.uri) / TRAINING_ROWS_NAME if table.manifest.training_rows_sha256 else None
         # An earlier attempt may have saved one.
         shutil.rmtree(folder / MODEL_FOLDER, ignore_errors=True)

@@ -88,6 +88,7 @@ def run_training(
         ConvoyError: training failed; the run remains, as FAILED.
     """
     registry.check(config.model.name, config.training.label_smoothing)
+    registry.check_features(config.model.name, config.data.features)
     # Before the run is touched.
     known = resume.check_source(resumption, console) if resumption is not None else None
     clock = Clock(submitted or provenance.submitted_at())
@@ -244,13 +245,13 @@ class _Training:
         if result.test is None:
             return
         tested = result.test.named("test")
-        if result.single_view_accuracy is not None:
-            tested["test/single_view_accuracy"] = result.single_view_accuracy
+        if result.single_view is not None:
+            tested[f"test/single_view_{next(iter(result.test.metrics))}"] = result.single_view
         self.tracked.metrics(tested, step=result.epochs)
         self.tracked.model(self.run_dir / layout.MODEL_FOLDER)
         outcome = run_page.RunOutcome(
-            accuracy=result.test.accuracy,
             loss=result.test.loss,
+            metrics=result.test.metrics,
             epochs=result.epochs,
             precision=result.precision,
             rows_per_second=result.rows_per_second,
@@ -273,7 +274,7 @@ class _Training:
             epochs=result.epochs,
             best_epoch=result.best_epoch,
             precision=result.precision,
-            test=ModelScore(result.test.loss, result.test.accuracy, result.test.rows) if result.test is not None else None,
+            test=ModelScore(result.test.loss, result.test.metrics, result.test.rows) if result.test is not None else None,
             rows_per_second=round(result.rows_per_second),
             tracking_processor_seconds=round(self.tracked.processor_seconds(first_step, first_step + result.train_seconds), 3),
             seconds=StageSeconds(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import keras
 from keras import KerasTensor, layers
 
+from pipelines import tasks
 from pipelines.data.table.schema import DataSpec
 
 
@@ -26,21 +27,31 @@ def require_size(spec: DataSpec, smallest: int) -> None:
 
 
 def raw_input(spec: DataSpec) -> KerasTensor:
-    """Input of source values as stored in the table, [batch, height, width, channels]."""
-    return keras.Input(shape=spec.shape, dtype="float32", name="image")
+    """Input of source values as stored in the table, [batch, height, width, channels] or [batch, features]."""
+    return keras.Input(shape=spec.shape, dtype="float32", name="image" if spec.is_picture else "features")
 
 
 def scaled(spec: DataSpec, values: KerasTensor) -> KerasTensor:
-    """Values scaled from `spec.value_range` to 0..1.
+    """Values scaled as `spec.scaling` says: from `spec.value_range` to 0..1, standardized, or as they are.
 
     Scaling is part of the network, so that it is the same in training, evaluation and serving.
     """
+    if spec.scaling == "none":
+        return values
+    if spec.scaling == "standardize":
+        scale = [1 / deviation for deviation in spec.deviations]
+        offset = [-mean / deviation for mean, deviation in zip(spec.means, spec.deviations, strict=True)]
+        # In float32, because means can be large where deviations are small.
+        return layers.Rescaling(scale, offset=offset, dtype="float32", name="scale")(values)
     low, high = spec.value_range
     return layers.Rescaling(1 / (high - low), offset=-low / (high - low), name="scale")(values)
 
 
-def probabilities(features: KerasTensor, outputs: int, *, kernel_initializer: str = "glorot_uniform") -> KerasTensor:
-    """Class probabilities [batch, outputs]. Always float32: bfloat16 has a precision of only three digits."""
+def output_layer(
+    spec: DataSpec, features: KerasTensor, outputs: int, *, kernel_initializer: str = "glorot_uniform"
+) -> KerasTensor:
+    """Class probabilities or numbers [batch, outputs]. Always float32: bfloat16 has a precision of only three digits."""
+    task = tasks.of(spec.task)
     return layers.Dense(
-        outputs, activation="softmax", kernel_initializer=kernel_initializer, dtype="float32", name="probabilities"
+        outputs, activation=task.activation, kernel_initializer=kernel_initializer, dtype="float32", name=task.output_layer
     )(features)

@@ -1,8 +1,8 @@
 """The inputs, outputs and metadata of a logged model, read from its folder without loading it.
 
-Works with any MLflow model that maps a tensor of images to one probability per class. The metadata that Convoy adds to its own
-models (class names, label values, value range, how rows are read, training rows) is used where present. Needs MLflow 2.13 or
-later, but no Spark.
+Works with any MLflow model that maps a tensor of images, or of features, to one probability per class. The metadata that Convoy
+adds to its own models (class names, label values, value range, how rows are read, training rows) is used where present. Needs
+MLflow 2.13 or later, but no Spark.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pipelines.data.table import row_hashes
 from pipelines.data.table.row_hashes import TrainingRows
-from pipelines.data.table.schema import ReadingRules
+from pipelines.data.table.schema import ReadingRules, Scaling
 from pipelines.errors import ConfigError
 
 Form = Literal["auto", "digit", "picture"]
@@ -30,13 +30,14 @@ class ModelInfo:
     """Version in the registry; empty if the model was not found through it."""
     run_id: str
     """The run that logged it, or empty."""
-    image_shape: tuple[int, int, int]
-    """Height, width, channels."""
+    image_shape: tuple[int, ...]
+    """Height, width, channels; or the number of features."""
     num_classes: int
     labels: tuple[int, ...]
     """Label values as in the training data, in class order."""
     class_names: tuple[str, ...]
     value_range: tuple[float, float]
+    """Of the training data."""
     dataset: str
     """Name of the training data, or empty."""
     table_digest: str
@@ -48,6 +49,18 @@ class ModelInfo:
     """`digit`: trained on images in MNIST's format, to which pictures of digits must be converted."""
     reading: ReadingRules | None = None
     """How the training rows were read; None if the model does not record it."""
+    scaling: Scaling = "range"
+    range_was_read: bool = False
+    """`value_range` is no rule, but what the training rows happen to have."""
+
+    @property
+    def is_of_pictures(self) -> bool:
+        return len(self.image_shape) == 3
+
+    @property
+    def checks_range(self) -> bool:
+        """Whether values outside `value_range` are malformed."""
+        return self.describes_classes and not self.range_was_read
 
     def converts_to_digits(self, form: Form) -> bool:
         """Whether to convert pictures to MNIST's format, given the value of `--form`.
@@ -97,7 +110,7 @@ def read(folder: Path, uri: str, version: str = "") -> ModelInfo:
     """Read the description of the model in a folder.
 
     Raises:
-        ConfigError: its input is not a tensor of images, or its output not one probability per class.
+        ConfigError: its input is not a tensor of images or features, or its output not one probability per class.
     """
     from mlflow.models import Model
 
@@ -121,6 +134,8 @@ def read(folder: Path, uri: str, version: str = "") -> ModelInfo:
         describes_classes="labels" in metadata,
         picture_form=metadata.get("picture_form", "unknown"),
         reading=_reading(metadata),
+        scaling=metadata.get("scaling", "range"),
+        range_was_read=metadata.get("range_was_read", False),
     )
 
 
@@ -130,16 +145,16 @@ def _reading(metadata: Mapping[str, Any]) -> ReadingRules | None:
     return ReadingRules(source=metadata["source"], zero_based=metadata["zero_based"], resize_pictures=metadata["resize_pictures"])
 
 
-def _tensor_shapes(signature: Any, uri: str) -> tuple[tuple[int, int, int], int]:
-    """Image shape and number of classes, from the model's signature."""
+def _tensor_shapes(signature: Any, uri: str) -> tuple[tuple[int, ...], int]:
+    """Shape of a row and number of classes, from the model's signature."""
     inputs = list(signature.inputs.inputs[0].shape) if _is_one_tensor(signature and signature.inputs) else None
     outputs = list(signature.outputs.inputs[0].shape) if _is_one_tensor(signature and signature.outputs) else None
-    if inputs is None or outputs is None or len(inputs) != 4 or len(outputs) != 2 or -1 in (*inputs[1:], outputs[1]):
+    if inputs is None or outputs is None or len(inputs) not in (2, 4) or len(outputs) != 2 or -1 in (*inputs[1:], outputs[1]):
         raise ConfigError(
-            f"--model {uri}: its signature must have one input tensor [-1, height, width, channels] and one output tensor "
-            f"[-1, classes]; they are {inputs} and {outputs}"
+            f"--model {uri}: its signature must have one input tensor [-1, height, width, channels] or [-1, features] and "
+            f"one output tensor [-1, classes]; they are {inputs} and {outputs}"
         )
-    return (inputs[1], inputs[2], inputs[3]), outputs[1]
+    return tuple(inputs[1:]), outputs[1]
 
 
 def _is_one_tensor(schema: Any) -> bool:

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 
 from pipelines.data.formats import libsvm, text_file
+from pipelines.data.formats.digits import read_image
 from pipelines.data.formats.file_kind import FileKind, files_by_kind
-from pipelines.data.formats.libsvm_line import Rules
+from pipelines.data.formats.libsvm_line import ANY_VALUE, Rules
 from pipelines.errors import DataError
 from pipelines.score.classifier import Classifier
-from pipelines.score.digits import read_image
 from pipelines.system import paths
 from pipelines.system.path_rules import printable
 
@@ -55,8 +55,8 @@ def predict(
     """
     info = classifier.info
     rules = Rules(
-        image_shape=info.image_shape,
-        value_range=info.value_range,
+        shape=info.image_shape,
+        value_range=info.value_range if not info.range_was_read else ANY_VALUE,
         labels=info.labels,
         first_index=0 if zero_based else 1,
         any_label=True,
@@ -66,6 +66,8 @@ def predict(
         if file.kind == "libsvm":
             for numbers, images in _libsvm_images(file.path, file.name, rules):
                 yield from _predictions(classifier, [f"{file.name}:{number}" for number in numbers], images)
+        elif not info.is_of_pictures:
+            raise DataError(f"{file.name}: is a picture, but the model takes {info.image_shape[0]} features; name libsvm text")
         else:
             image = read_image(file.path, info.image_shape, info.value_range, digits=digits, resize=resize)
             yield from _predictions(classifier, [file.name], image[None])
@@ -112,7 +114,7 @@ def _libsvm_images(path: Path, display_name: str, rules: Rules) -> Iterator[tupl
         if chunk.bad_lines:
             first = chunk.bad_lines[0]
             raise DataError(f"{display_name}:{numbers[first.number]}: {first.fault.text}")
-        yield numbers, chunk.images.reshape(-1, *rules.image_shape)
+        yield numbers, chunk.inputs.reshape(-1, *rules.shape)
 
 
 def _line_chunks(path: Path, display_name: str) -> Iterator[tuple[list[int], list[bytes]]]:

@@ -112,6 +112,7 @@ class Sweep:
         base = self.bases[str(assignment[CONFIGURATION])] if CONFIGURATION in assignment else self.base
         config = loader.changed(base, space.settings_of(self.axes, assignment), space.to_text(assignment) or self.config.name)
         registry.check(config.model.name, config.training.label_smoothing)
+        registry.check_features(config.model.name, config.data.features)
         if self.config.purpose == "choose":
             fraction = config.ingest.validation_fraction
             rule(fraction > 0, "ingest.validation_fraction", fraction, f"more than 0: {self.metric} decides, never a test row")

@@ -24,12 +24,13 @@ from pipelines.train.checkpoint.writer import CheckpointWriter
 from pipelines.train.collectives import shared_memory
 from pipelines.train.collectives.horovod import broadcast_state, check_equal_state
 from pipelines.train.collectives.shared_memory import SharedMemoryReducer
-from pipelines.train.compile import build_model, compile_model
-from pipelines.train.evaluate import evaluate_test_rows
+from pipelines.train.compile import build_model, compile_model, target_rules
+from pipelines.train.evaluate import Validation, evaluate_test_rows
 from pipelines.train.optim.ema import assign_averages
 from pipelines.train.optim.loss_scale import NOT_FINITE
 from pipelines.train.optim.step_count import steps_done
 from pipelines.train.result import TrainingResult
+from pipelines.train.targets import in_source_units
 from pipelines.train.test_time_augmentation import average_over_views
 from pipelines.train.worker_setup import WorkerSetup, set_up
 
@@ -55,7 +56,8 @@ def train(
         tested: evaluate the test rows; False for a trial, while the best trial is still to be chosen.
 
     Returns:
-        the trained network to log, in float32, uncompiled, over `training.test_views` views; and the result. Equal on all ranks.
+        the trained network to log, in float32, uncompiled, over `training.test_views` views and in source units; and the result.
+        Equal on all ranks.
 
     Raises:
         DataError: the table is too small or damaged.
@@ -74,13 +76,15 @@ def train(
     _report_start(config, table, setup, training_progress, spool)
 
     writer = CheckpointWriter(run_dir, config.checkpoint) if run_dir is not None and setup.rank == 0 else None
-    data = _training_data(config, table, setup)
+    data, rules = _training_data(config, table, setup), target_rules(config, table)
     callback = EpochCallback(
         config.training,
         setup,
         training_progress,
         data,
-        EvaluationData(_shard(config, table, "validation", setup)) if table.manifest.rows("validation") else None,
+        Validation(EvaluationData(_shard(config, table, "validation", setup)), rules)
+        if table.manifest.rows("validation")
+        else None,
         RandomGenerators(model, config.training.seed, setup.rank),
         spool,
         restore.checkpoint_saver(writer, config, table.manifest.key, model, setup),
@@ -91,19 +95,20 @@ def train(
     logged = average_over_views(network, table.manifest.spec, config.training.test_views)
     score, single_view = None, None
     if tested:
-        score, single_view = evaluate_test_rows(network, logged, _shard(config, table, "test", setup), setup, data, run_dir)
-        spool.write(FinalScore(score.loss, score.accuracy, score.rows))
+        test = _shard(config, table, "test", setup)
+        score, single_view = evaluate_test_rows(network, logged, test, rules, setup, data, run_dir)
+        spool.write(FinalScore(score.loss, score.metrics, score.rows))
     result = TrainingResult(
         epochs=training_progress.epoch,
         best_epoch=training_progress.best_epoch,
         precision=setup.precision,
         test=score,
-        single_view_accuracy=single_view,
+        single_view=single_view,
         rows_per_second=callback.rows_per_second,
         train_seconds=train_seconds,
         weights_sha256=weights_sha256,
     )
-    return logged, result
+    return in_source_units(logged, table.manifest), result
 
 
 def _report_start(

@@ -37,6 +37,7 @@ CHANGES = {
     "weight_decay": (0.1, NO_STATE),
     "clip_norm": (1.0, NO_STATE),
     "average_decay": (0.9, "refused between none and some"),
+    "class_weights": ("balanced", NO_STATE),
     "label_smoothing": (0.1, NO_STATE),
     "augment_shift": (0.1, NO_STATE),
     "augment_rotation": (10.0, NO_STATE),
@@ -104,7 +105,7 @@ def test_a_training_goes_on_at_its_step_when_all_settings_on_which_no_state_depe
     _, result, epochs = run(tmp_path, table, *changed, start=stopped)
     assert (result.epochs, len(epochs)) == (4, 4)
     assert updates(tmp_path) == 4 * STEPS
-    assert result.single_view_accuracy is not None
+    assert result.single_view is not None
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,19 @@ def test_the_resolved_configuration_round_trips(tmp_path):
     assert loader.load(tmp_path / "config.yml") == config
 
 
+def test_a_mapping_is_read_from_files_and_flags_and_round_trips(tmp_path):
+    mapping = {"width": 32, "rate": 0.5, "layers": [16, 8], "options": {"bias": False, "name": None}}
+    file = tmp_path / "c.yml"
+    arguments = "{width: 32, rate: 0.5, layers: [16, 8], options: {bias: false, name: null}}"
+    file.write_text(f"model:\n  arguments: {arguments}\n")
+    config = loader.load(file)
+    assert config.model.arguments == mapping
+    assert loader.load(None, [f"model.arguments={arguments}"]) == config
+    (tmp_path / "kept.yml").write_text(loader.dump_masked(config))
+    assert loader.load(tmp_path / "kept.yml") == config
+    assert loader.load(file, ["model.arguments={width: 8}"]).model.arguments == {"width": 8}
+
+
 @pytest.mark.parametrize("file", CONF_FILES, ids=lambda file: file.name)
 def test_every_configuration_file_loads_with_a_known_network_and_documents_its_command(file):
     config = loader.load(file)
@@ -46,6 +59,12 @@ def test_flags_override_files_and_files_override_defaults(tmp_path):
         ("training.epochs=2.5", "training.epochs=2.5: must be a whole number"),
         ("data.zero_based=1", "must be true or false"),
         ("training.learning_rate_scaling=cubic", "must be one of linear, square_root, none"),
+        ("model.arguments=[1]", "model.arguments=[1]: must be a mapping, for example {width: 32}"),
+        ("model.arguments={1: 2}", "must be a mapping whose keys are texts: put quotes around 1"),
+        (
+            "model.arguments={since: 2024-01-02}",
+            "must be a mapping of numbers, texts, lists and mappings: put quotes around 2024-01-02",
+        ),
         ("training.optimizer=rmsprop", "must be one of adam, adamw, sgd, lamb"),
         ("training.momentum=0.9", "must be 0 unless training.optimizer is sgd"),
         ("training.weight_decay=0.1", "must be 0 with training.optimizer adam; adamw is Adam with weight decay"),
@@ -80,6 +99,12 @@ def test_flags_override_files_and_files_override_defaults(tmp_path):
             'YAML reads 2026-01-31 as a number or date: put quotes around it, as in "2026-01-31"',
         ),
         ("data.class_names=[a, [b]]", "a list of texts, but this is a list: put quotes around it if it is a text"),
+        ("data.task=ranking", "data.task=ranking: must be one of classification, regression"),
+        ("data.targets=2", "must be 1 with data.task classification, which predicts one of data.classes"),
+        ("training.class_weights=some", "must be one of none, balanced, or a list of numbers, for example [1, 2]"),
+        ("training.class_weights=[1, a]", "training.class_weights=[1, 'a']: must be a number"),
+        ("training.class_weights=[1, 2]", "training.class_weights=[1.0, 2.0]: must be 10 numbers, one for each class"),
+        ("training.class_weights=[1, -2]", "must be numbers from 0 to 1e+09, not all 0"),
         ("launch.cycle_milliseconds=0.01", "launch.cycle_milliseconds=0.01: must be 0 (Horovod's own) or 0.1 to 1000"),
         ("launch.max_restarts=-1", "launch.max_restarts=-1: must be 0 (never) or more"),
         ("checkpoint.every_epochs=-1", "checkpoint.every_epochs=-1: must be 0 (none) or more"),
@@ -94,6 +119,30 @@ def test_an_invalid_setting_is_a_one_line_error_with_key_value_and_rule(setting,
         loader.load(None, [setting])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("training.label_smoothing=0.1", "must be 0 with data.task regression: only the targets of classes can be softened"),
+        ("training.augment_shift=0.1", "must be 0 with data.task regression: what changes a picture can change the number"),
+        ("training.augment_flip=true", "training.augment_flip=True: must be false with data.task regression"),
+        ("training.class_weights=balanced", "must be none with data.task regression: there are no classes"),
+        ("data.class_names=[a, b]", "must be left out with data.task regression: it has no classes"),
+    ],
+)
+def test_a_setting_that_only_classes_know_is_refused_for_numbers(setting, message):
+    with pytest.raises(ConfigError) as caught:
+        loader.load(None, ["data.task=regression", setting])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["none", "balanced", "[0, 1, 2.5]"])
+def test_a_setting_of_several_types_round_trips(tmp_path, value):
+    config = loader.load(None, ["data.classes=3", f"training.class_weights={value}"])
+    (tmp_path / "kept.yml").write_text(loader.dump(config))
+    assert loader.load(tmp_path / "kept.yml") == config
 
 
 @pytest.mark.parametrize(

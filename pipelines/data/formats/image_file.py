@@ -62,7 +62,7 @@ def decode(content: bytes) -> "Image":
         raise NoImage(f"not an image that can be read ({error})") from error
 
 
-def to_array(picture: "Image", shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+def to_array(picture: "Image", shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     """Values [height, width, channels] of a picture, resized if it has another size.
 
     Raises:

@@ -10,10 +10,12 @@ from pyspark.sql import types as T
 
 from pipelines.data.formats.file_kind import files_by_kind
 from pipelines.data.ingest import spark_jobs
+from pipelines.data.sources import parquet_files
 from pipelines.data.sources.resolve import NAMES
+from pipelines.data.table import row_parts
 from pipelines.data.table.schema import MANIFEST_NAME
 from pipelines.errors import ConfigError, DataError
-from pipelines.score.batch import parquet_files, picture_files
+from pipelines.score.batch import picture_files
 from pipelines.score.batch.scoring import ScoringInput, quoted
 from pipelines.score.evaluate.compatibility import check_compatible
 from pipelines.score.evaluate.dataset import open_table
@@ -68,7 +70,7 @@ def read_table(spark: SparkSession, location: str, info: ModelInfo) -> ScoringIn
     base = location.rstrip("/")
     files = [f"{base}/{file.path}" for split in manifest.splits.values() for file in split.files]
     frame = spark_jobs.read_parquet(spark, files, location)
-    return _with_row_ids(frame, "image", tuple(frame.columns))
+    return _with_row_ids(frame, row_parts.of_table(manifest)[0].column, tuple(frame.columns))
 
 
 def read_parquet(spark: SparkSession, location: str, image_column: str) -> ScoringInput:

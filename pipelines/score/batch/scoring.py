@@ -21,8 +21,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from pipelines.data.formats.arrow_images import ImageFormat, decode
 from pipelines.errors import ConfigError
-from pipelines.score.arrow_images import ImageFormat, decode
 from pipelines.score.model_info import ModelInfo
 from pipelines.score.spark_model import PackedModel, load
 from pipelines.system import atomic
@@ -88,7 +88,7 @@ class ScoringInput:
 
     frame: DataFrame
     image: str
-    """Name of the image column (see `pipelines.score.arrow_images`)."""
+    """Name of the image column (see `pipelines.data.formats.arrow_images`)."""
     kept: tuple[str, ...]
     """Columns copied to the output."""
     origin: str

@@ -20,11 +20,11 @@ from pyspark.sql import SparkSession
 
 from pipelines import __version__
 from pipelines.config import Config, IngestConfig
+from pipelines.data.formats.arrow_images import ImageFormat
 from pipelines.data.ingest import spark_jobs
 from pipelines.data.ingest.spark_jobs import arrow_batches, job_group
 from pipelines.data.table.schema import REJECTED_FOLDER
 from pipelines.errors import ConfigError, DataError
-from pipelines.score.arrow_images import ImageFormat
 from pipelines.score.batch import image_column, inputs, libsvm_input
 from pipelines.score.batch.inputs import Kind
 from pipelines.score.batch.scoring import RejectedRow, ScoringInput, Tally, score, total
@@ -91,7 +91,7 @@ def run_scoring(spark: SparkSession, request: ScoringRequest, kind: Kind, report
         value_range=request.info.value_range,
         digits=request.digits,
         resize=request.resize,
-        is_range_known=request.info.describes_classes,
+        is_range_known=request.info.checks_range,
     )
     with ExitStack() as stack:
         folder = stack.enter_context(_unfinished_output(request))

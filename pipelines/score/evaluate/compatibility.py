@@ -1,4 +1,4 @@
-"""Whether a model fits a table: images of the same form, and the same classes, which are matched by name."""
+"""Whether a model fits a table: rows of the same form, and the same classes, which are matched by name."""
 
 from typing import Any
 
@@ -8,9 +8,10 @@ from pipelines.score.model_info import ModelInfo
 
 
 def check_compatible(info: ModelInfo, manifest: TableManifest, uri: str) -> None:
-    """Raises DataError unless the images of a table have the model's shape and value range."""
-    compared: dict[str, tuple[Any, Any]] = {"image shape": (manifest.spec.shape, info.image_shape)}
-    if info.describes_classes:
+    """Raises DataError unless the rows of a table have the model's shape and value range."""
+    shape = "image shape" if manifest.spec.is_picture else "shape"
+    compared: dict[str, tuple[Any, Any]] = {shape: (manifest.spec.shape, info.image_shape)}
+    if info.checks_range:
         compared["value range"] = (manifest.spec.value_range, info.value_range)
     for property_name, (actual, expected) in compared.items():
         if actual != expected:

@@ -121,9 +121,15 @@ def open_table(location: str) -> Table:
 
 def with_model_settings(data: DataConfig, info: ModelInfo) -> DataConfig:
     """The data settings with those replaced that the model knows from its training."""
-    data = dataclasses.replace(data, image_shape=info.image_shape, classes=info.num_classes, labels=(), class_names=())
+    if info.is_of_pictures:
+        data = dataclasses.replace(data, image_shape=info.image_shape, features=0)
+    else:
+        data = dataclasses.replace(data, features=info.image_shape[0])
+    data = dataclasses.replace(data, classes=info.num_classes, labels=(), class_names=(), scaling=info.scaling)
     if info.describes_classes:
         data = dataclasses.replace(data, labels=info.labels, class_names=info.class_names, value_range=info.value_range)
+    if info.range_was_read:
+        data = dataclasses.replace(data, value_range="auto")
     if info.reading is not None:
         resize = data.resize_pictures or info.resizes_pictures("auto")
         data = dataclasses.replace(data, resize_pictures=resize)

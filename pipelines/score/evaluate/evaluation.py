@@ -18,15 +18,16 @@ from pyspark.sql import functions as F
 
 from pipelines.data.ingest import spark_jobs
 from pipelines.data.ingest.spark_jobs import arrow_batches, job_group
-from pipelines.data.table.schema import IMAGE_COLUMN, LABEL_COLUMN, Split, Table, TableManifest
+from pipelines.data.table import row_parts
+from pipelines.data.table.schema import Split, Table, TableManifest
 from pipelines.errors import DataError
 from pipelines.score.evaluate import own_rows
 from pipelines.score.evaluate.compatibility import check_compatible, class_order, reading_note
-from pipelines.score.evaluate.mcnemar import PairedCounts
 from pipelines.score.evaluate.own_rows import OwnRows, Recognized
 from pipelines.score.evaluate.partition_counts import OUT_COLUMNS, Contestant, PartitionCounts, count_batches
 from pipelines.score.model_info import ModelInfo
 from pipelines.score.spark_model import packed_models
+from pipelines.tasks.mcnemar import PairedCounts
 from pipelines.track.rundir.figure_data import Predictions
 
 # Limit on the probabilities that the driver keeps for figures, 80 MB. Loss, accuracy and counts cover all rows.
@@ -120,8 +121,7 @@ def _counted(
         spark_jobs.read_parquet(spark, [f"{table.uri.rstrip('/')}/{file}" for file in files])
         # A table's files are named by the last two parts of their path.
         .select(
-            F.col(IMAGE_COLUMN),
-            F.col(LABEL_COLUMN),
+            *(F.col(part.column) for part in row_parts.of_table(table.manifest)[:2]),
             F.substring_index(F.col("_metadata.file_path"), "/", -2).alias("file"),
             F.col("_metadata.row_index").alias("row"),
         )
@@ -176,8 +176,8 @@ def _predictions(output: Sequence[Any], manifest: TableManifest) -> Predictions:
     images = np.frombuffer(b"".join(row.worst_images for row in mistakes), dtype).reshape(-1, *manifest.spec.shape)
     return Predictions(
         rows=rows[order],
-        labels=np.concatenate([np.frombuffer(row.labels, np.int32) for row in batches])[order],
-        probabilities=probabilities.reshape(-1, manifest.num_classes)[order],
+        targets=np.concatenate([np.frombuffer(row.labels, np.int32) for row in batches])[order],
+        outputs=probabilities.reshape(-1, manifest.num_classes)[order],
         worst=np.asarray(worst, np.int64),
         worst_images=images,
     )

@@ -102,7 +102,7 @@ def _record(run: TrackedRun, comparison: Comparison, table: Table) -> None:
     rows = f"{result.rows:,} rows ({', '.join(splits)}) of **{manifest.dataset}**"
     notes = "".join(f" {note}." for note in comparison.notes)
     run.tags({DESCRIPTION_TAG: f"Accuracy **{100 * result.accuracy:.2f} %** on {rows}, loss {result.loss:.4f}.{notes}"})
-    figures = catalog.of_predictions(lambda: comparison.predictions, manifest.class_names, manifest.spec.value_range)
+    figures = catalog.of_predictions(lambda: comparison.predictions, manifest)
     for name, draw in figures.items():
         run.figure(draw, name)
 

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipelines.data.formats import arrow_images
 from pipelines.data.table.row_hashes import TrainingRows, hash_images
 from pipelines.data.table.schema import DataSpec
 from pipelines.errors import DataError
-from pipelines.score import arrow_images
 from pipelines.score.spark_model import PackedModel, load
 
 # Workers return two kinds of rows: the counts of a partition, and per batch the predictions as raw array bytes.

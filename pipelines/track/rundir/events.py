@@ -61,8 +61,8 @@ class StepProgress:
     step: int
     rows_per_second: float
     """All workers together, since the epoch began."""
-    loss: float | None = None
-    accuracy: float | None = None
+    metrics: Mapping[str, float] | None = None
+    """Loss and first metric of the epoch so far, by name."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ class EpochEnd:
 
 @dataclass(frozen=True)
 class FinalScore:
-    """The test is done; loss and accuracy are means over the test rows of all ranks."""
+    """The test is done; loss and metrics are those of the test rows of all ranks."""
 
     kind: ClassVar = "test"
     loss: float
-    accuracy: float
+    metrics: Mapping[str, float]
     rows: int
 
 

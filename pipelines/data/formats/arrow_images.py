@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.data.formats import image_file
+from pipelines.data.formats.digits import decode_image
 from pipelines.data.formats.image_file import NoImage
 from pipelines.data.table.schema import BYTES_PER_VALUE, Dtype
-from pipelines.score.digits import decode_image
 
 Content = Literal["raw", "encoded", "lists"]
 _NO_IMAGE = "no image (null)"
@@ -28,15 +28,15 @@ _NO_IMAGE = "no image (null)"
 class ImageFormat:
     """The images that the model expects, and what the column holds."""
 
-    shape: tuple[int, int, int]
-    """Height, width, channels."""
+    shape: tuple[int, ...]
+    """Height, width, channels; or the number of features, which are no picture."""
     value_range: tuple[float, float]
     digits: bool
     """Whether to convert encoded images to MNIST's format."""
     resize: bool = True
     """Whether to resize encoded images of another size."""
     is_range_known: bool = True
-    """Whether the model was trained on values in `value_range`, so that others are refused."""
+    """Whether values outside `value_range` are refused."""
     content: Content | None = None
     """What the column holds; None to decide it for each batch."""
 
@@ -57,6 +57,8 @@ def binary_content(values: Iterable[tuple[int, bytes]], target: ImageFormat) -> 
         values: length and first bytes (at least `image_file.SIGNATURE_BYTES`) of some of its values.
         target: the images that the model expects.
     """
+    if len(target.shape) == 1:
+        return "raw"
     pictures = raw = 0
     for length, head in values:
         if image_file.has_signature(head):

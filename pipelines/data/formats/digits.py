@@ -16,7 +16,7 @@ from pipelines.errors import DataError
 
 
 def read_image(
-    path: Path, shape: tuple[int, int, int], value_range: tuple[float, float], *, digits: bool, resize: bool = True
+    path: Path, shape: tuple[int, ...], value_range: tuple[float, float], *, digits: bool, resize: bool = True
 ) -> npt.NDArray[Any]:
     """The network's input from an image file; see `decode_image`.
 
@@ -32,7 +32,7 @@ def read_image(
 
 
 def decode_image(
-    content: bytes, shape: tuple[int, int, int], value_range: tuple[float, float], *, digits: bool, resize: bool = True
+    content: bytes, shape: tuple[int, ...], value_range: tuple[float, float], *, digits: bool, resize: bool = True
 ) -> npt.NDArray[np.float32]:
     """Decode an image.
 
