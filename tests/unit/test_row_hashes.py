@@ -57,7 +57,7 @@ def test_a_large_table_keeps_a_sample_of_its_hashes(monkeypatch):
 
 def segments_and_files(train, test):
     def segment(split, rows):
-        return Segment(split=split, from_test_file=split == "test", start=0, rows=rows, rows_per_file=rows)
+        return Segment(split=split, origin=split, start=0, rows=rows, rows_per_file=rows)
 
     segments = [segment("train", len(train)), segment("test", len(test))]
     files = [WrittenFile(number, 0, 1, "", [1], hash_images(images).tobytes()) for number, images in enumerate((train, test))]
