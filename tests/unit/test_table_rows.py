@@ -71,7 +71,7 @@ def test_locations_of_spark_are_told_from_paths(tmp_path, monkeypatch):
     monkeypatch.setenv("CONVOY_HOME", "/")
     assert spark_location.given("json:x.own") == f"json:{tmp_path}/x.own"
     assert spark_location.given("table:x.own") == "table:x.own"
-    assert [spark_location.short(each) for each in ("table:a.b", "orc:/x/y.orc/", "/x/z.txt")] == ["a.b", "y.orc", "z.txt"]
+    assert [spark_location.short(each) for each in ("table:a.b", "orc:/x/y.orc/", "/x/z.txt")] == ["a.b", "y", "z.txt"]
 
 
 def test_a_table_is_a_source_whose_rows_only_spark_knows(tmp_path):
