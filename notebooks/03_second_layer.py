@@ -99,7 +99,7 @@ display(comparison.draw({name: run.history for name, run in runs.items()}).figur
 
 import numpy as np
 
-from pipelines.score.evaluate.mcnemar import PairedCounts
+from pipelines.tasks.mcnemar import PairedCounts
 
 right = {name: run.predictions.probabilities.argmax(axis=1) == run.predictions.labels for name, run in runs.items()}
 a, b = right.values()

@@ -14,7 +14,8 @@ from typing import Sequence
 _MODULES = {
     "pipelines.launch.lab": "pipelines.launch.notebook",
     "pipelines.paths": "pipelines.system.paths",
-    "pipelines.score.mcnemar": "pipelines.score.evaluate.mcnemar",
+    "pipelines.score.evaluate.mcnemar": "pipelines.tasks.mcnemar",
+    "pipelines.score.mcnemar": "pipelines.tasks.mcnemar",
     "pipelines.score.model": "pipelines.score.classifier",
     "pipelines.stream": "pipelines.data.stream",
     "pipelines.track.follower": "pipelines.track.mlflow.follower",

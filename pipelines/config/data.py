@@ -23,6 +23,7 @@ NAMED_DATASETS = ("mnist", "mnist-5k", "fashion-mnist")
 """Data sets that are known by name, which no path can take from them."""
 _MAX_ROWS = 2**31 - 1
 _MAX_MEGABYTES = 2**31 - 1
+_SMALLEST_FRACTION = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +116,7 @@ class DataConfig:
             self.labels,
             "numbers from -2^53 to 2^53, which a label read as floating point represents exactly",
         )
-        rule(0 <= self.wait_seconds <= 600, "data.wait_seconds", self.wait_seconds, "a number of seconds from 0 to 600")
+        bounds("data.wait_seconds", self.wait_seconds, 0, 600, "a number of seconds from 0 to 600")
         rule(
             not self.class_names or len(self.class_names) == self.classes,
             "data.class_names",
@@ -198,11 +199,10 @@ class IngestConfig:
     """With `quarantine`: the largest share of a file's lines that may be malformed."""
 
     def __post_init__(self) -> None:
-        for name in ("validation_fraction", "test_fraction"):
-            value = getattr(self, name)
-            rule(0 <= value <= 0.5, f"ingest.{name}", value, "a number from 0 to 0.5")
-        rule(self.test_fraction > 0, "ingest.test_fraction", self.test_fraction, "more than 0: a run reports a test accuracy")
-        rule(0 <= self.max_bad_fraction < 1, "ingest.max_bad_fraction", self.max_bad_fraction, "a number from 0 to below 1")
+        bounds("ingest.validation_fraction", self.validation_fraction, 0, 0.5, "a number from 0 to 0.5")
+        smallest = f"at least {_SMALLEST_FRACTION:g}: a run reports a test accuracy"
+        bounds("ingest.test_fraction", self.test_fraction, _SMALLEST_FRACTION, 0.5, smallest)
+        bounds("ingest.max_bad_fraction", self.max_bad_fraction, 0, 1 - _SMALLEST_FRACTION, "a number from 0 to below 1")
         bounds("ingest.rows_per_row_group", self.rows_per_row_group, 0, _MAX_ROWS, "0 (automatic) or more")
         bounds("ingest.seed", self.seed, -(2**63), 2**63 - 1)
 
@@ -214,7 +214,7 @@ class StreamConfig:
     memory_limit_mb: int = 2048
     """A shard of up to this size (MB of stored values) is decoded once and kept in memory; a larger one is streamed."""
     shuffle_buffer_rows: int = 20_000
-    """Rows in the shuffle buffer of a streaming worker."""
+    """Rows in the shuffle buffer of a streaming worker; of features, at most as many as `memory_limit_mb` holds."""
 
     def __post_init__(self) -> None:
         bounds("stream.memory_limit_mb", self.memory_limit_mb, 0, _MAX_MEGABYTES, "0 (always stream) or more")

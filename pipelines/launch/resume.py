@@ -188,6 +188,13 @@ def _check_settings(checkpoint: Checkpoint, config: Config) -> None:
                 f"{key}={now}: the checkpoint {checkpoint.path.name} holds {stored}; start a new run for another one"
             )
     settings = {current_name(key): value for key, value in state.settings.items()}
+    for key, given, default in (
+        ("model.arguments", config.model.arguments, {}),
+        ("model.frozen", list(config.model.frozen), []),
+    ):
+        if settings.get(key, default) != given:
+            had = f"the checkpoint {checkpoint.path.name} was trained with {settings.get(key, default)}"
+            raise CheckpointError(f"{key}={given}: {had}; keep that, or start a new run")
     for key, state_name, value in (
         ("training.average_decay", "averaged weights", training.average_decay),
         ("training.momentum", "momentum", training.momentum),

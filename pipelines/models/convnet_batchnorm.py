@@ -23,7 +23,7 @@ import keras
 from keras import KerasTensor, layers
 
 from pipelines.data.table.schema import DataSpec
-from pipelines.models.layers import probabilities, raw_input, require_size, scaled
+from pipelines.models.layers import output_layer, raw_input, require_size, scaled
 
 # Below this height or width unpadded convolutions would leave nothing.
 _MIN_UNPADDED = 20
@@ -47,7 +47,7 @@ def build(spec: DataSpec, outputs: int) -> keras.Model:
     features = layers.Conv2D(64, (3, 3), padding=padding, use_bias=False, name="convolution_3")(features)
     features = _normalized_relu(features, "normalization_3")
     features = layers.Flatten(name="features")(features)
-    return keras.Model(inputs, probabilities(features, outputs), name="convnet_batchnorm")
+    return keras.Model(inputs, output_layer(spec, features, outputs), name="convnet_batchnorm")
 
 
 def _normalized_relu(features: KerasTensor, name: str) -> KerasTensor:

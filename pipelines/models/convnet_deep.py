@@ -23,7 +23,7 @@ import keras
 from keras import KerasTensor, layers
 
 from pipelines.data.table.schema import DataSpec
-from pipelines.models.layers import probabilities, raw_input, require_size, scaled
+from pipelines.models.layers import output_layer, raw_input, require_size, scaled
 
 # Below this height or width unpadded convolutions would leave nothing.
 _MIN_UNPADDED = 28
@@ -54,4 +54,4 @@ def build(spec: DataSpec, outputs: int) -> keras.Model:
     features = normalized(convolved(features, 5, 128), 5)
     features = layers.Dropout(0.3, name="dropout")(features)
     features = layers.Flatten(name="features")(features)
-    return keras.Model(inputs, probabilities(features, outputs), name="convnet_deep")
+    return keras.Model(inputs, output_layer(spec, features, outputs), name="convnet_deep")

@@ -16,7 +16,7 @@ import keras
 from keras import layers
 
 from pipelines.data.table.schema import DataSpec
-from pipelines.models.layers import probabilities, raw_input, require_size, scaled
+from pipelines.models.layers import output_layer, raw_input, require_size, scaled
 
 
 def build(spec: DataSpec, outputs: int) -> keras.Model:
@@ -32,4 +32,4 @@ def build(spec: DataSpec, outputs: int) -> keras.Model:
     features = layers.Flatten()(features)
     features = layers.Dense(128, activation="relu", name="hidden")(features)
     features = layers.Dropout(rate=1 - 0.5, name="dropout_2")(features)
-    return keras.Model(inputs, probabilities(features, outputs), name="convnet_dropout")
+    return keras.Model(inputs, output_layer(spec, features, outputs), name="convnet_dropout")

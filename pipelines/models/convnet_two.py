@@ -14,7 +14,7 @@ import keras
 from keras import layers
 
 from pipelines.data.table.schema import DataSpec
-from pipelines.models.layers import probabilities, raw_input, require_size, scaled
+from pipelines.models.layers import output_layer, raw_input, require_size, scaled
 
 
 def build(spec: DataSpec, outputs: int) -> keras.Model:
@@ -26,4 +26,4 @@ def build(spec: DataSpec, outputs: int) -> keras.Model:
     features = layers.MaxPooling2D((2, 2), name="pooling")(features)
     features = layers.Flatten()(features)
     features = layers.Dense(128, activation="relu", name="hidden")(features)
-    return keras.Model(inputs, probabilities(features, outputs), name="convnet_two")
+    return keras.Model(inputs, output_layer(spec, features, outputs), name="convnet_two")

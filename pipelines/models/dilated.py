@@ -23,7 +23,7 @@ import keras
 from keras import layers
 
 from pipelines.data.table.schema import DataSpec
-from pipelines.models.layers import probabilities, raw_input, require_size, scaled
+from pipelines.models.layers import output_layer, raw_input, require_size, scaled
 
 RATES = (1, 2, 4)
 
@@ -49,4 +49,4 @@ def build(spec: DataSpec, outputs: int) -> keras.Model:
     features = layers.AveragePooling2D((2, 2), name="mean")(features)
     features = layers.Flatten(name="features")(features)
     features = layers.Dropout(0.5, name="dropout")(features)
-    return keras.Model(inputs, probabilities(features, outputs), name="dilated")
+    return keras.Model(inputs, output_layer(spec, features, outputs), name="dilated")

@@ -23,7 +23,7 @@ import keras
 from keras import KerasTensor, layers
 
 from pipelines.data.table.schema import DataSpec
-from pipelines.models.layers import probabilities, raw_input, require_size, scaled
+from pipelines.models.layers import output_layer, raw_input, require_size, scaled
 
 _REDUCED = 16
 
@@ -39,7 +39,7 @@ def build(spec: DataSpec, outputs: int) -> keras.Model:
     features = _module(features, (32, 64, 32, 32), "module_2")
     features = layers.GlobalAveragePooling2D(name="mean")(features)
     features = layers.Dropout(0.4, name="dropout")(features)
-    return keras.Model(inputs, probabilities(features, outputs), name="inception")
+    return keras.Model(inputs, output_layer(spec, features, outputs), name="inception")
 
 
 def _module(features: KerasTensor, channels: tuple[int, int, int, int], name: str) -> KerasTensor:

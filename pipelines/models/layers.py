@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import keras
 from keras import KerasTensor, layers
 
+from pipelines import tasks
 from pipelines.data.table.schema import DataSpec
 
 
@@ -46,8 +47,11 @@ def scaled(spec: DataSpec, values: KerasTensor) -> KerasTensor:
     return layers.Rescaling(1 / (high - low), offset=-low / (high - low), name="scale")(values)
 
 
-def probabilities(features: KerasTensor, outputs: int, *, kernel_initializer: str = "glorot_uniform") -> KerasTensor:
-    """Class probabilities [batch, outputs]. Always float32: bfloat16 has a precision of only three digits."""
+def output_layer(
+    spec: DataSpec, features: KerasTensor, outputs: int, *, kernel_initializer: str = "glorot_uniform"
+) -> KerasTensor:
+    """Class probabilities or numbers [batch, outputs]. Always float32: bfloat16 has a precision of only three digits."""
+    task = tasks.of(spec.task)
     return layers.Dense(
-        outputs, activation="softmax", kernel_initializer=kernel_initializer, dtype="float32", name="probabilities"
+        outputs, activation=task.activation, kernel_initializer=kernel_initializer, dtype="float32", name=task.output_layer
     )(features)

@@ -21,7 +21,7 @@ import keras
 from keras import layers
 
 from pipelines.data.table.schema import DataSpec
-from pipelines.models.layers import probabilities, raw_input, require_size, scaled
+from pipelines.models.layers import output_layer, raw_input, require_size, scaled
 
 # Below this height or width the second convolution would leave nothing to pool.
 _MIN_UNPADDED = 12
@@ -39,4 +39,4 @@ def build(spec: DataSpec, outputs: int) -> keras.Model:
     features = layers.Flatten()(features)
     features = layers.Dense(120, activation="tanh", name="hidden_1")(features)
     features = layers.Dense(84, activation="tanh", name="hidden_2")(features)
-    return keras.Model(inputs, probabilities(features, outputs), name="lenet5")
+    return keras.Model(inputs, output_layer(spec, features, outputs), name="lenet5")

@@ -15,7 +15,7 @@ import keras
 from keras import layers
 
 from pipelines.data.table.schema import DataSpec
-from pipelines.models.layers import probabilities, raw_input, scaled
+from pipelines.models.layers import output_layer, raw_input, scaled
 
 _INITIALIZER = "random_normal"
 
@@ -32,4 +32,4 @@ def perceptron(spec: DataSpec, outputs: int, widths: tuple[int, ...], name: str)
     features = layers.Flatten()(inputs if is_raw else scaled(spec, inputs))
     for number, width in enumerate(widths, start=1):
         features = layers.Dense(width, activation="relu", kernel_initializer=_INITIALIZER, name=f"hidden_{number}")(features)
-    return keras.Model(inputs, probabilities(features, outputs, kernel_initializer=_INITIALIZER), name=name)
+    return keras.Model(inputs, output_layer(spec, features, outputs, kernel_initializer=_INITIALIZER), name=name)

@@ -22,7 +22,7 @@ import keras
 from keras import KerasTensor, layers
 
 from pipelines.data.table.schema import DataSpec
-from pipelines.models.layers import probabilities, raw_input, require_size, scaled
+from pipelines.models.layers import output_layer, raw_input, require_size, scaled
 
 _STAGES = (16, 32, 64)
 _BLOCKS = 2
@@ -43,7 +43,7 @@ def build(spec: DataSpec, outputs: int) -> keras.Model:
             stride = 2 if stage > 1 and block == 1 else 1
             features = _block(features, channels, stride, f"stage_{stage}_block_{block}")
     features = layers.GlobalAveragePooling2D(name="mean")(features)
-    return keras.Model(inputs, probabilities(features, outputs), name="resnet")
+    return keras.Model(inputs, output_layer(spec, features, outputs), name="resnet")
 
 
 def _block(features: KerasTensor, channels: int, stride: int, name: str) -> KerasTensor:

@@ -20,7 +20,7 @@ import keras
 from keras import layers
 
 from pipelines.data.table.schema import DataSpec
-from pipelines.models.layers import probabilities, raw_input, require_size, scaled
+from pipelines.models.layers import output_layer, raw_input, require_size, scaled
 
 _CHANNELS = (16, 32, 64)
 _INITIALIZER = "he_normal"
@@ -45,4 +45,4 @@ def build(spec: DataSpec, outputs: int) -> keras.Model:
     features = layers.Flatten()(features)
     features = layers.Dense(128, activation="relu", kernel_initializer=_INITIALIZER, name="hidden")(features)
     features = layers.Dropout(0.5, name="dropout")(features)
-    return keras.Model(inputs, probabilities(features, outputs), name="vgg")
+    return keras.Model(inputs, output_layer(spec, features, outputs), name="vgg")

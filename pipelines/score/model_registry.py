@@ -4,14 +4,16 @@ Works with MLflow's own registry (an sqlite file or a server) and, through three
 aliases, because Unity Catalog has no stages.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipelines import tasks
 from pipelines.errors import ConfigError, ConvoyError
-from pipelines.score.evaluate.mcnemar import PairedCounts
 from pipelines.score.mlflow_client import connect, is_absence, quiet
 from pipelines.system.reporter import Reporter
 from pipelines.system.secrets import first_line, mask
+from pipelines.tasks.task import PairedTest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -94,7 +96,7 @@ def version_of(client: "MlflowClient", name: str, alias: str) -> str | None:
         raise ConvoyError(f"{unknown} ({first_line(error)}); try again later") from error
 
 
-def decide(pairs: PairedCounts, significance: float, table_digest: str) -> Decision:
+def decide(pairs: PairedTest, significance: float, table_digest: str) -> Decision:
     """Decide whether the challenger replaces the champion, from both models' answers to the same rows.
 
     Args:
@@ -102,33 +104,33 @@ def decide(pairs: PairedCounts, significance: float, table_digest: str) -> Decis
         significance: the challenger must be better with a p-value below this.
         table_digest: digest of the rows' table.
     """
-    better = pairs.only_first > pairs.only_second
-    promoted = better and pairs.p_value < significance
+    promoted = pairs.first_is_better and pairs.p_value < significance
     facts = {
         "table_digest": table_digest,
         "rows": str(pairs.rows),
-        "accuracy": f"{pairs.first_accuracy:.6f}",
-        "champion_accuracy": f"{pairs.second_accuracy:.6f}",
-        "only_challenger_right": str(pairs.only_first),
-        "only_champion_right": str(pairs.only_second),
+        **pairs.facts,
         "p_value": f"{pairs.p_value:.6g}",
         "significance": f"{significance:g}",
     }
-    counts = (
-        f"of {pairs.rows:,} rows of table {table_digest} only the challenger gets {pairs.only_first:,} right, only the champion "
-        f"{pairs.only_second:,} (accuracy {100 * pairs.first_accuracy:.2f} % against "
-        f"{100 * pairs.second_accuracy:.2f} %; McNemar's exact test, p = {pairs.p_value:.3g}"
-    )
+    outcome = f"{pairs.counts} ({pairs.scores}; {pairs.test_name}, p = {pairs.p_value:.3g}"
+    counts = f"of {pairs.rows:,} rows of table {table_digest} {outcome}"
     if promoted:
         return Decision(promoted=True, reason=f"{counts} < {significance:g})", facts=facts)
-    why = f", not below {significance:g}" if better else ""
+    why = f", not below {significance:g}" if pairs.first_is_better else ""
     return Decision(promoted=False, reason=f"{counts}{why})", facts=facts)
 
 
-def first_champion(accuracy: float, rows: int, table_digest: str) -> Decision:
-    """The decision where there is no champion to beat."""
-    facts = {"table_digest": table_digest, "rows": str(rows), "accuracy": f"{accuracy:.6f}"}
-    reason = f"the first champion: accuracy {100 * accuracy:.2f} % on {rows:,} rows of table {table_digest}"
+def first_champion(metrics: Mapping[str, float], rows: int, table_digest: str) -> Decision:
+    """The decision where there is no champion to beat.
+
+    Args:
+        metrics: of the challenger, the one that is named in the reason first.
+        rows: the rows that it was evaluated on.
+        table_digest: digest of their table.
+    """
+    facts = {"table_digest": table_digest, "rows": str(rows)} | {name: f"{value:.6f}" for name, value in metrics.items()}
+    name, value = next(iter(metrics.items()))
+    reason = f"the first champion: {name} {tasks.shown(name, value)} on {rows:,} rows of table {table_digest}"
     return Decision(promoted=True, reason=reason, facts=facts)
 
 

@@ -65,12 +65,12 @@ class FinishedRun:
         """Draw a figure.
 
         Args:
-            name: learning_curves, confusion_matrix, per_class, worst_mistakes, calibration, first_layer or examples.
+            name: one of `pipelines.track.figures.catalog.questions`, except timeline.
 
         Raises:
             ConfigError: there is no such figure, or the run has no data for it.
         """
-        names = [name for name in catalog.QUESTIONS if name != "timeline"]
+        names = [name for name in catalog.questions(self.config.data.task) if name != "timeline"]
         if name not in names:
             raise ConfigError(f"{name}: no such figure; there are {', '.join(names)}")
         drawings = catalog.drawings(self.run_dir, self.table.manifest, self.history, self.title)

@@ -4,13 +4,23 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from pipelines import tasks
 from pipelines.data.table.schema import TableManifest
-from pipelines.track.figures import calibration, catalog, timeline
+from pipelines.track.figures import catalog, timeline
 from pipelines.track.figures.style import Drawing
 from pipelines.track.figures.timeline import Phase
 from pipelines.track.run_page import resolved
 from pipelines.track.rundir import figure_data, layout
-from pipelines.track.rundir.events import EpochEnd, Event, FinalScore, FirstStep, ModelSaved, NodeSample, TrainingPlan
+from pipelines.track.rundir.events import (
+    EpochEnd,
+    Event,
+    FinalScore,
+    FirstStep,
+    ModelSaved,
+    NodeSample,
+    TrainingPlan,
+    WeightsTaken,
+)
 from pipelines.track.tracked_run import TrackedRun
 
 # Metrics that differ when the same epoch is trained again.
@@ -85,6 +95,8 @@ class Recorder:
             if not self._planned:
                 self._planned = True
                 self._run.parameters(resolved(values))
+        if isinstance(values, WeightsTaken) and event.rank == 0:
+            self._run.tags({"model.weights": values.line})
         if isinstance(values, EpochEnd):
             self._epoch(event.rank, values)
         self._rank_phases(event)
@@ -124,8 +136,9 @@ class Recorder:
         self._drawn = list(drawings)
         if figure_data.has_predictions(self._run_dir):
             test = figure_data.load_predictions(self._run_dir)
-            error = calibration.expected_calibration_error(test.labels, test.probabilities)
-            self._run.metrics({"test/calibration_error": error}, len(self.history))
+            more = tasks.of(self._manifest.spec.task).more_metrics(test)
+            if more:
+                self._run.metrics({f"test/{name}": value for name, value in more.items()}, len(self.history))
 
     def _is_new(self, rank: int, end: EpochEnd) -> bool:
         """False for an epoch that a restarted training has repeated with the same result."""

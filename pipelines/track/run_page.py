@@ -1,12 +1,14 @@
 """Name, description and parameters of a run, as MLflow's page shows them."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pipelines import tasks
 from pipelines.config import Config
 from pipelines.data.table.schema import SPLITS, TableManifest
-from pipelines.track.figures.catalog import QUESTIONS
+from pipelines.system import import_path
+from pipelines.track.figures import catalog
 from pipelines.track.mlflow.journal import EXPERIMENT_ID, RUN_ID
 from pipelines.track.rundir.events import TrainingPlan
 
@@ -22,8 +24,9 @@ _ADMINISTRATIVE = ("ingest.tables_uri", "launch.runs_uri", "launch.log_level", "
 class RunOutcome:
     """Results of a training, for the description."""
 
-    accuracy: float
     loss: float
+    metrics: Mapping[str, float]
+    """Of the test rows, by name."""
     epochs: int
     precision: str
     rows_per_second: float
@@ -34,7 +37,7 @@ class RunOutcome:
 
 def name(config: Config, dataset: str, key: str) -> str:
     """Name of a training run, such as `mnist-convnet-2w-k3f9`; `key` (`random_key`) makes it unique."""
-    return f"{dataset}-{config.model.name}-{config.launch.workers}w-{key}"
+    return f"{dataset}-{import_path.short(config.model.name).replace(':', '-')}-{config.launch.workers}w-{key}"
 
 
 def random_key() -> str:
@@ -45,7 +48,9 @@ def random_key() -> str:
 def title(config: Config, dataset: str) -> str:
     """Identifies a run in figures, and notes what makes training and validation loss incomparable."""
     smoothing = config.training.label_smoothing
-    return f"{config.model.name} on {dataset}" + (f" (training loss with label smoothing {smoothing:g})" if smoothing else "")
+    return f"{import_path.short(config.model.name)} on {dataset}" + (
+        f" (training loss with label smoothing {smoothing:g})" if smoothing else ""
+    )
 
 
 def parameters(config: Config) -> dict[str, str]:
@@ -85,7 +90,7 @@ def description(config: Config, manifest: TableManifest, result: RunOutcome | No
     if manifest.note:
         parts.append(f"**Note:** {manifest.note}")
     if result is not None:
-        parts += [_figures(result.figures), _usage(manifest)]
+        parts += [_figures(result.figures, catalog.questions(manifest.spec.task)), _usage(manifest)]
     return "\n\n".join(parts)
 
 
@@ -95,27 +100,28 @@ def _overview(config: Config, manifest: TableManifest, result: RunOutcome | None
     table = f"[table {manifest.digest}]({_artifact('table/manifest.json')})"
     shape = " x ".join(map(str, manifest.spec.shape))
     data = f"**{manifest.dataset}** ({rows} rows of {shape}, {table})"
-    network = f"`{config.model.name}`"
+    network = f"`{import_path.short(config.model.name)}`"
     if result is None:
         return f"Trains {network} on {data} with {workers}."
-    views = config.training.test_views
+    views, metric = config.training.test_views, tasks.of(manifest.spec.task).metrics[0]
     averaged = f", averaged over {views} views of each image as by the logged model" if views > 1 else ""
     return (
         f"{network} was trained on {data} for {result.epochs} epoch{'s' if result.epochs > 1 else ''} by {workers} in "
-        f"{result.precision}. Its accuracy on the test rows is **{100 * result.accuracy:.2f} %**{averaged} "
+        f"{result.precision}. Its {metric.label} on the test rows is **{metric.shown(result.metrics[metric.name])}**{averaged} "
         f"(loss {result.loss:.4f}). {result.seconds:.0f} s in total, {result.rows_per_second:,.0f} rows/s. "
         f"To reproduce it: [config.yml]({_artifact('config.yml')})."
     )
 
 
-def _figures(names: Sequence[str]) -> str:
-    links = [f"- {QUESTIONS[name]} [{name}]({_artifact(f'figures/{name}.png')})" for name in names]
+def _figures(names: Sequence[str], questions: Mapping[str, str]) -> str:
+    links = [f"- {questions[name]} [{name}]({_artifact(f'figures/{name}.png')})" for name in names]
     return "\n".join(["**Figures**, each with its data as a CSV file", "", *links])
 
 
 def _usage(manifest: TableManifest) -> str:
-    low, high = manifest.spec.value_range
-    shape = ", ".join(map(str, manifest.spec.shape))
+    spec = manifest.spec
+    low, high = spec.value_range
+    inputs, shape = "images" if spec.is_picture else "features", ", ".join(map(str, spec.shape))
     return "\n".join(
         [
             "**Use the model**",
@@ -124,8 +130,8 @@ def _usage(manifest: TableManifest) -> str:
             "import mlflow",
             "",
             f'model = mlflow.pyfunc.load_model("runs:/{RUN_ID}/model")',
-            f"# images: float32 array [n, {shape}], values {low:g} to {high:g}",
-            f"probabilities = model.predict(images)  # [n, {manifest.num_classes}]",
+            f"# {inputs}: float32 array [n, {shape}], values {low:g} to {high:g}",
+            f"{tasks.of(spec.task).output_layer} = model.predict({inputs})  # [n, {manifest.num_outputs}]",
             "```",
         ]
     )
@@ -160,4 +166,4 @@ def _unused(config: Config) -> set[str]:
     unused |= {name for name in optional if not config.flat()[name]}
     if training.test_views == 1:
         unused.add("training.test_views")
-    return unused
+    return unused | ({"data.image_shape"} if config.data.features else {"data.features"})

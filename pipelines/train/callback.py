@@ -12,14 +12,15 @@ import keras
 
 from pipelines import progress
 from pipelines.config.training import TrainingConfig
-from pipelines.data.stream.batches import EvaluationData, TrainingData
-from pipelines.errors import TrainingError
+from pipelines.data.stream.batches import TrainingData
+from pipelines.errors import ConfigError, TrainingError
 from pipelines.track.rundir.events import EpochEnd, FirstStep, SpoolWriter, StepProgress, TrainingStopped
 from pipelines.track.rundir.logs import set_epoch
 from pipelines.train.checkpoint.state import RandomGenerators
 from pipelines.train.checkpoint.training_progress import TrainingProgress
 from pipelines.train.collectives.horovod import allreduce_sum, check_equal_state
-from pipelines.train.evaluate import Evaluator
+from pipelines.train.evaluate import Validation
+from pipelines.train.metrics import task_metrics, value_of
 from pipelines.train.optim.ema import allreduce_statistics, averaged_weights, validated_weights
 from pipelines.train.optim.step_count import steps_done
 from pipelines.train.worker_setup import WorkerSetup
@@ -49,7 +50,7 @@ class EpochCallback(keras.callbacks.Callback):
         setup: WorkerSetup,
         training_progress: TrainingProgress,
         data: TrainingData,
-        validation: EvaluationData | None,
+        validation: Validation | None,
         generators: RandomGenerators,
         spool: SpoolWriter,
         save: Callable[[TrainingProgress, bool], None],
@@ -64,7 +65,6 @@ class EpochCallback(keras.callbacks.Callback):
         self._generators = generators
         self._spool = spool
         self._save = save
-        self._evaluator: Evaluator | None = None
         self._first_step = 0
         self._epoch_started = 0.0
         self._reported = 0.0
@@ -94,23 +94,22 @@ class EpochCallback(keras.callbacks.Callback):
         rows = (step - self._first_step) * self._setup.global_batch_size
         rows_per_second = rows / max(now - self._epoch_started, 1e-9)
         logs = logs or {}
-        self._spool.write(
-            StepProgress(self.training_progress.epoch + 1, step, rows_per_second, logs.get("loss"), logs.get("accuracy"))
-        )
+        shown = [*(each.name for each in task_metrics(self.model)[:1]), "loss"]
+        so_far = {name: logs[name] for name in shown if name in logs}
+        self._spool.write(StepProgress(self.training_progress.epoch + 1, step, rows_per_second, so_far))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         seconds = time.monotonic() - self._epoch_started
         progress.mark(f"end of epoch {epoch + 1}")
-        # Every rank has trained on the same number of examples, so the mean of means is the mean.
-        totals = allreduce_sum(logs or {})
-        metrics = {f"train/{name}": total / self._setup.workers for name, total in totals.items()}
+        if "loss" not in (logs or {}):
+            raise ConfigError(f"model.name: train_step gives {', '.join(logs or {}) or 'nothing'}; it must give a loss, too")
+        metrics = {f"train/{name}": value for name, value in self._over_ranks(logs or {}).items()}
         allreduce_statistics(self.model)
         self.training_progress.weights_sha256 = check_equal_state(self.model, self.model.optimizer, f"after epoch {epoch + 1}")
         validation_started = time.monotonic()
         if self._validation is not None:
-            self._evaluator = self._evaluator or Evaluator(self.model)
             with averaged_weights(self.model):
-                score = self._evaluator.score(self._validation.batches(self._evaluator.batch_size))
+                score = self._validation.score(self.model)
             metrics |= score.named("validation")
         self.rows_per_second = (self._setup.steps_per_epoch - self._first_step) * self._setup.global_batch_size / seconds
         metrics |= {
@@ -126,6 +125,15 @@ class EpochCallback(keras.callbacks.Callback):
         progress.mark(f"checkpoint of epoch {epoch + 1}")
         self._save(self.training_progress, False)
         self._stop_if_requested()
+
+    def _over_ranks(self, logs: dict[str, float]) -> dict[str, float]:
+        """Loss and metrics of the epoch over the rows of all ranks."""
+        # Every rank has trained on the same number of examples, so the mean of means is the mean.
+        values = {name: total / self._setup.workers for name, total in allreduce_sum(logs).items()}
+        others = [each for each in task_metrics(self.model) if each.needs_totals]
+        sums = {name: value for each in others for name, value in each.totals().items()}
+        totals = allreduce_sum(sums) if sums else {}
+        return values | {each.name: value_of(each.metric, totals) for each in others}
 
     def _decide(self, metrics: dict[str, float]) -> None:
         training_progress, patience = self.training_progress, self._training.early_stopping_patience

@@ -1,6 +1,5 @@
 """Builds and compiles the configured network."""
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -21,36 +20,47 @@ from pipelines.train.optim.ema import with_ema
 from pipelines.train.optim.loss_scale import BoundedLossScaleOptimizer
 from pipelines.train.optim.schedule import PlannedLearningRate
 from pipelines.train.optim.step_count import StepLearningRate, new_step_count, with_step_count
+from pipelines.train.own_models import check_trainable, freeze
 from pipelines.train.precision import ResolvedPrecision
 from pipelines.train.stopping import use_stop
+from pipelines.train.targets import Loss, TargetRules, training_loss
 from pipelines.train.worker_setup import WorkerSetup
 
 _OPTIMIZERS: dict[Optimizer, str] = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "lamb": "Lamb"}
 _POLICIES: dict[ResolvedPrecision, str] = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
-LossFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
-def compile_model(config: Config, table: Table, setup: WorkerSetup, reducer: SharedMemoryReducer | None = None) -> keras.Model:
+def compile_model(
+    config: Config, table: Table, setup: WorkerSetup, rules: TargetRules, reducer: SharedMemoryReducer | None = None
+) -> keras.Model:
     """The network, compiled with optimizer, loss and metrics.
 
     Args:
         config: settings of network and training.
         table: the data set, for the shape of images and the number of classes.
         setup: precision, learning rate and steps per epoch.
+        rules: loss and metrics.
         reducer: averages gradients through shared memory; None to use Horovod.
+
+    Raises:
+        ConfigError: the network cannot be trained with these settings.
     """
-    training = config.training
-    model, custom_loss = build_model(config, table, setup.precision), registry.custom_loss(config.model.name)
+    training, custom_loss = config.training, rules.inner
+    model = build_model(config, table, setup.precision)
+    check_trainable(model, config, setup.precision, custom_loss)
+    freeze(model, config.model.frozen)
     if training.custom_kernels:
         accelerate(model, setup.precision)
     if custom_loss is not None:
         model = with_custom_loss(model, custom_loss)
     if training.accumulation_steps > 1:
         use_accumulation(model, training.accumulation_steps)
+    # Row weights count in metrics, too; class weights are part of the loss, and do not.
+    metrics = {"weighted_metrics" if table.manifest.weighted else "metrics": keras_metrics(rules)}
     model.compile(
         optimizer=make_optimizer(training, PlannedLearningRate(setup.learning_rate), model, setup.precision, reducer),
-        loss=custom_loss.function if custom_loss is not None else make_loss(training.label_smoothing, table.manifest.num_classes),
-        metrics=keras_metrics(),
+        loss=custom_loss.function if custom_loss is not None else training_loss(make_loss(training, rules), training, rules),
+        **metrics,
         steps_per_execution=min(training.steps_per_execution, setup.steps_per_epoch),
         # XLA was 4 to 10 times slower on CPUs, and has no kernel for Horovod's allreduce.
         jit_compile=False,
@@ -65,7 +75,7 @@ def build_model(config: Config, table: Table, resolved: ResolvedPrecision) -> ke
     """The configured network; its layers compute in `resolved`, its weights are float32."""
     keras.config.set_dtype_policy(_POLICIES[resolved])
     try:
-        return registry.build(config.model.name, table.manifest.spec, table.manifest.num_classes)
+        return registry.build(config.model.name, table.manifest.spec, table.manifest.num_outputs, config.model.arguments)
     finally:
         keras.config.set_dtype_policy("float32")
 
@@ -110,14 +120,19 @@ def make_optimizer(
     return outer(kind(by_step, **settings)) if resolved == "float16" else outer(by_step, **settings)
 
 
-def make_loss(label_smoothing: float, num_classes: int) -> keras.losses.Loss | LossFunction:
-    """Cross-entropy of labels [batch] int and probabilities [batch, num_classes]: mean over the batch, in nats."""
-    if label_smoothing == 0:
+def make_loss(training: TrainingConfig, rules: TargetRules) -> Loss:
+    """The loss of targets as the network learns them and its outputs: of classes the cross-entropy, in nats."""
+    if not isinstance(rules.loss, str):
+        return rules.loss
+    if rules.task.name == "regression":
+        return keras.losses.get(rules.loss)
+    if training.label_smoothing == 0:
         return keras.losses.SparseCategoricalCrossentropy()
+    num_classes = rules.manifest.num_classes
 
     def smoothed(labels: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
         # Keras 3.2 casts labels to the network's dtype.
         targets = keras.ops.one_hot(keras.ops.cast(keras.ops.reshape(labels, (-1,)), "int32"), num_classes)
-        return keras.losses.categorical_crossentropy(targets, probabilities, label_smoothing=label_smoothing)
+        return keras.losses.categorical_crossentropy(targets, probabilities, label_smoothing=training.label_smoothing)
 
     return smoothed

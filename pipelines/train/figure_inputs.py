@@ -28,8 +28,8 @@ def save_figure_inputs(run_dir: Path, model: keras.Model, training: tf.data.Data
         test: some test rows, images and labels.
     """
     try:
-        images, labels = next(iter(training.take(1)))
-        figure_data.save(run_dir, figure_data.EXAMPLES, images=images.numpy(), labels=labels.numpy())
+        images, targets, *_ = next(iter(training.take(1)))
+        figure_data.save(run_dir, figure_data.EXAMPLES, images=images.numpy(), targets=targets.numpy())
         _save_first_layer(run_dir, model, test)
     except Exception:
         _log.warning("there will be no figure of the first layer or of the examples", exc_info=True)

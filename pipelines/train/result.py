@@ -8,12 +8,13 @@ from pipelines.train.precision import ResolvedPrecision
 
 @dataclass(frozen=True)
 class Score:
-    """Means over `rows` rows."""
+    """Loss and metrics of `rows` rows."""
 
     loss: float
-    """Cross-entropy in nats, without label smoothing."""
+    """Mean over the rows, without label smoothing and class weights: of classes the cross-entropy in nats, of numbers the loss of
+    the standardized numbers."""
     metrics: Mapping[str, float]
-    """By the names of `pipelines.train.metrics.METRICS`."""
+    """Those of the task (`pipelines.tasks`), by name."""
     rows: int
 
     @property
@@ -34,8 +35,8 @@ class TrainingResult:
     precision: ResolvedPrecision
     test: Score | None
     """Score of the logged model, over all of its views; None if test rows were not evaluated."""
-    single_view_accuracy: float | None
-    """Test accuracy from the image alone; None if the logged model has no other view."""
+    single_view: float | None
+    """The task's first metric from the image alone; None if the logged model has no other view."""
     rows_per_second: float
     """Training rows per second in the last epoch, all workers together."""
     train_seconds: float

@@ -23,7 +23,7 @@ def use_stop(model: keras.Model, obeys: bool) -> None:
     runs = tf.Variable(True, trainable=False, name="runs")
 
     class StoppableModel(type(model)):  # type: ignore[misc]
-        def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        def train_step(self, data: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:
             step = super().train_step
             # In this order: the step builds the metrics.
             metrics: dict[str, tf.Tensor] = tf.cond(runs, lambda: step(data), self.get_metrics_result)

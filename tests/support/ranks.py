@@ -210,7 +210,7 @@ def _hang_in_the_reader(_callback):
 
 
 def _hang_in_evaluation(callback):
-    callback._evaluator.score = lambda _: time.sleep(1000)
+    callback._validation.score = lambda _: time.sleep(1000)
 
 
 FAULTS = {

@@ -252,5 +252,5 @@ def test_with_views_the_saved_model_scores_as_reported_and_the_single_view_is_re
     np.testing.assert_allclose(figure_data.load_predictions(tmp_path).probabilities, predictions, atol=1e-5)
     inner = next(layer for layer in model.layers if isinstance(layer, keras.Model))
     alone = inner.predict(images.astype(np.float32), verbose=0)
-    assert np.mean(alone.argmax(1) == labels) == pytest.approx(result.single_view_accuracy)
+    assert np.mean(alone.argmax(1) == labels) == pytest.approx(result.single_view)
     assert figure_data.has(tmp_path, figure_data.FIRST_LAYER)

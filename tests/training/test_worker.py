@@ -4,21 +4,22 @@ import json
 import sys
 import zipfile
 
-import keras
 import mlflow
 import numpy as np
 import pytest
 from support.synthetic import images_and_labels, write_table
 
-from pipelines.config import loader
+from pipelines.config import TrainingConfig, loader
 from pipelines.data.table.row_hashes import TrainingRows, hash_images
 from pipelines.errors import ConvoyError, DataError
 from pipelines.score import model_info
+from pipelines.tasks.classification import Classification
+from pipelines.tasks.metric import mean_over_rows
 from pipelines.track.mlflow import logged_model as tracked_model
 from pipelines.track.rundir import figure_data
 from pipelines.track.rundir.events import SpoolWriter
 from pipelines.train.compile import make_loss
-from pipelines.train.metrics import METRICS
+from pipelines.train.targets import TargetRules
 from pipelines.train.worker import train
 
 pytestmark = pytest.mark.usefixtures("horovod")
@@ -33,7 +34,7 @@ def trained(table, tmp_path, *settings, run_dir=None):
     return model, result, events
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("precision", [pytest.param("float32", marks=pytest.mark.quick), "bfloat16", "float16"])
 def test_training_learns_evaluates_every_test_row_and_returns_a_float32_network(table, tmp_path, precision):
     model, result, events = trained(table, tmp_path, f"training.precision={precision}", "training.epochs=5")
     assert result.test.rows == 103
@@ -48,7 +49,12 @@ def test_training_learns_evaluates_every_test_row_and_returns_a_float32_network(
 
 def test_a_metric_that_is_added_is_measured_in_training_validation_and_test(table, tmp_path, monkeypatch):
     # What the network gives to the right class.
-    monkeypatch.setitem(METRICS, "confidence", lambda labels, given: keras.ops.sum(given * keras.ops.one_hot(labels, 4), axis=-1))
+    confidence = mean_over_rows(
+        "confidence",
+        lambda ops, labels, given: ops.sum(ops.where(ops.arange(4) == ops.reshape(labels, (-1, 1)), given, 0), axis=-1),
+        label="confidence",
+    )
+    monkeypatch.setattr(Classification, "metrics", (*Classification.metrics, confidence))
     model, result, events = trained(table, tmp_path, "training.precision=float32")
     epochs = [event["values"]["metrics"] for event in events if event["kind"] == "epoch"]
     assert 0 < epochs[0]["train/confidence"] < epochs[-1]["validation/confidence"] <= 1
@@ -127,7 +133,7 @@ def test_the_data_of_the_figures_are_what_the_network_saw_and_predicted(table, t
 
     examples = figure_data.load(tmp_path, figure_data.EXAMPLES)
     train_images, train_labels = images_and_labels(640, seed=0)
-    for image, label in zip(examples["images"], examples["labels"], strict=True):
+    for image, label in zip(examples["images"], examples["targets"], strict=True):
         assert label in train_labels[(train_images == image).all(axis=(1, 2, 3))]
 
 
@@ -150,14 +156,18 @@ def test_too_few_rows_for_a_batch_are_one_batch(table, tmp_path):
         trained(table, tmp_path, "training.batch_size_per_worker=1000", "training.accumulation_steps=1000")
 
 
-def test_label_smoothing_raises_the_loss_of_a_confident_prediction():
+def test_label_smoothing_raises_the_loss_of_a_confident_prediction(tmp_path):
+    rules = TargetRules(write_table(tmp_path / "t", {"train": 1}, classes=2).manifest, "")
     labels, probabilities = np.array([0, 1]), np.array([[0.99, 0.01], [0.01, 0.99]], np.float32)
-    plain = float(np.mean(make_loss(0.0, 2)(labels, probabilities)))
-    smoothed = float(np.mean(make_loss(0.1, 2)(labels, probabilities)))
+    plain, smoothed = (
+        float(np.mean(make_loss(TrainingConfig(label_smoothing=smoothing), rules)(labels, probabilities)))
+        for smoothing in (0.0, 0.1)
+    )
     assert plain == pytest.approx(-np.log(0.99), rel=1e-3)
     assert smoothed == pytest.approx(-0.95 * np.log(0.99) - 0.05 * np.log(0.01), rel=1e-3)
 
 
+@pytest.mark.quick
 def test_the_saved_model_predicts_the_same_and_needs_no_training_library(table, tmp_path):
     model, _, _ = trained(table, tmp_path)
     images, _ = images_and_labels(5, seed=9)
@@ -187,9 +197,9 @@ def test_a_saved_model_that_needs_a_training_library_is_detected(tmp_path, libra
     assert "horovod" in sys.modules
 
 
-def test_a_smoothed_loss_takes_labels_of_any_dtype():
+def test_a_smoothed_loss_takes_labels_of_any_dtype(table):
     probabilities = np.array([[0.7, 0.1, 0.1, 0.1], [0.25, 0.25, 0.25, 0.25]], np.float32)
-    loss = make_loss(0.1, 4)
+    loss = make_loss(TrainingConfig(label_smoothing=0.1), TargetRules(table.manifest, ""))
     expected = [-(0.925 * np.log(0.7) + 3 * 0.025 * np.log(0.1)), np.log(4)]
     for kind in (np.int32, np.float32):
         np.testing.assert_allclose(loss(np.array([[0], [3]], kind), probabilities), expected, rtol=1e-5)

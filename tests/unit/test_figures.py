@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 
 import matplotlib.image
@@ -10,6 +11,7 @@ from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 from sklearn.metrics import precision_recall_fscore_support
 from support.synthetic import write_table
 
+from pipelines import tasks
 from pipelines.track.figures import (
     calibration,
     catalog,
@@ -20,6 +22,8 @@ from pipelines.track.figures import (
     learning_curves,
     parallel_coordinates,
     per_class,
+    predicted_against_true,
+    residuals,
     timeline,
     worst_mistakes,
 )
@@ -28,6 +32,7 @@ from pipelines.track.rundir.figure_data import Predictions
 
 NAMES = ("zero", "one", "two", "three")
 RANGE = (0.0, 255.0)
+ACCURACY, RMSE = (tasks.of(name).metrics[0] for name in ("classification", "regression"))
 
 
 def predicted(rows, classes=4, seed=1):
@@ -126,7 +131,7 @@ def test_learning_curves_mark_the_epoch_with_the_lowest_validation_loss():
     history = [
         {"train/loss": loss / 2, "train/accuracy": 0.9, "validation/loss": loss, "validation/accuracy": 0.8} for loss in losses
     ]
-    drawing = learning_curves.draw(history, "convnet on mnist")
+    drawing = learning_curves.draw(history, "convnet on mnist", ACCURACY)
     assert "convnet on mnist;  lowest validation loss in epoch 2 of 3;  at the end training is 10.00 points above" in words(
         drawing
     )
@@ -136,7 +141,7 @@ def test_learning_curves_mark_the_epoch_with_the_lowest_validation_loss():
 
 
 def test_learning_curves_without_validation_note_what_cannot_be_seen():
-    drawing = learning_curves.draw([{"train/loss": 1.0, "train/accuracy": 0.5}])
+    drawing = learning_curves.draw([{"train/loss": 1.0, "train/accuracy": 0.5}], "", ACCURACY)
     assert "overfitting cannot be seen" in words(drawing)
     assert drawing.columns == ("epoch", "train/loss", "train/accuracy")
 
@@ -171,12 +176,15 @@ def test_the_timeline_adds_up_phases_of_one_kind():
 
 @pytest.mark.parametrize("classes", [2, 40, 300])
 @pytest.mark.parametrize("shape", [(6, 6, 3), (4, 9, 2)])
-def test_any_number_of_classes_and_channels_can_be_drawn(classes, shape):
+def test_any_number_of_classes_and_channels_can_be_drawn(classes, shape, tmp_path):
     labels, probabilities = predicted(200, classes)
     names = [f"a class with a long name {index}" for index in range(classes)]
     worst = worst_mistakes.find(labels, probabilities)
     test = Predictions(np.arange(200), labels, probabilities, worst, images(200, shape)[worst])
-    figures = catalog.of_predictions(lambda: test, names, RANGE)
+    manifest = write_table(tmp_path, {"train": 4}, classes=2, shape=shape).manifest
+    figures = catalog.of_predictions(
+        lambda: test, dataclasses.replace(manifest, labels=tuple(range(classes)), class_names=tuple(names))
+    )
     assert set(figures) == {"confusion_matrix", "per_class", "worst_mistakes", "calibration"}
     for name, draw in figures.items():
         drawing = draw()
@@ -184,6 +192,32 @@ def test_any_number_of_classes_and_channels_can_be_drawn(classes, shape):
         assert 200 < height < 1500
         assert 500 < width < 1500
         assert len(table(drawing)) > 1, name
+
+
+@pytest.mark.parametrize("targets", [1, 2, 9])
+def test_the_figures_of_numbers_show_each_of_them_with_its_errors(targets, tmp_path):
+    true = np.random.default_rng(1).normal(50, 10, (6000, targets)).astype(np.float32)
+    wrong = true + np.random.default_rng(2).normal(0.5, 1, true.shape).astype(np.float32)
+    names = [f"a number with a long name {index}" for index in range(targets)]
+    points = predicted_against_true.draw(true, wrong, names)
+    assert "half of the errors are below 0.7" in words(points)
+    rows = table(points)
+    assert len(rows) == 5000 * min(targets, 6)
+    assert float(rows[0]["true"]) == pytest.approx(float(true[0, 0]), rel=1e-5)
+    errors = residuals.draw(true, wrong, names)
+    assert "too large on average, standard deviation" in words(errors)
+    assert sum(int(row["rows"]) for row in table(errors)) == 6000 * min(targets, 4)
+    for drawing in (points, errors):
+        height, width, _ = matplotlib.image.imread(io.BytesIO(drawing.png())).shape
+        assert 300 < height < 1800
+        assert 500 < width < 1700
+
+
+def test_learning_curves_of_numbers_show_their_first_metric():
+    history = [{"train/loss": 0.1, "train/rmse": 2.0, "validation/loss": 0.2, "validation/rmse": 3.5}]
+    drawing = learning_curves.draw(history, "", RMSE)
+    assert "at the end training rmse is 1.5 below validation" in words(drawing)
+    assert drawing.columns == ("epoch", "train/loss", "train/rmse", "validation/loss", "validation/rmse")
 
 
 def test_figures_without_data_are_left_out(tmp_path):

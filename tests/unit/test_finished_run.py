@@ -9,6 +9,7 @@ from support.synthetic import write_table
 from pipelines.config import Config, loader
 from pipelines.errors import ConfigError
 from pipelines.launch import notebook
+from pipelines.tasks.classification import Classification
 from pipelines.track import finished_run
 from pipelines.track.rundir import figure_data, layout
 from pipelines.track.rundir import summary as summary_file
@@ -27,7 +28,7 @@ def write_run(folder, table, settings=(), epochs=(1, 2), finished=True):
         spool.write(EpochEnd(epoch, dict.fromkeys(names, 1 / (place + 1))))
     spool.close()
     rng = np.random.default_rng(1)
-    writer = PredictionWriter(0, 1)
+    writer = PredictionWriter(0, 1, Classification().confidence_of_mistakes)
     writer.add(rng.integers(0, 255, (30, 12, 12, 1)).astype(np.uint8), rng.integers(0, 4, 30), rng.dirichlet(np.ones(4), 30))
     writer.save(folder, 0)
     figure_data.save(folder, figure_data.EXAMPLES, images=np.zeros((3, 12, 12, 1), np.uint8), labels=np.array([0, 1, 2]))
@@ -99,7 +100,7 @@ def test_a_summary_is_read_as_written_by_any_version(tmp_path, table):
     kept = summary_file.read(file)
     assert kept.test is None
     assert "registered" not in kept.as_dict()
-    whole = dataclasses.replace(kept, test=ModelScore(0.5, 0.9, 30), registered={"name": "digits"}, run_id="abc")
+    whole = dataclasses.replace(kept, test=ModelScore(0.5, {"accuracy": 0.9}, 30), registered={"name": "digits"}, run_id="abc")
     summary_file.write(whole.as_dict(), file)
     assert summary_file.read(file) == whole
     values = json.loads(file.read_text())

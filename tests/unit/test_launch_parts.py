@@ -90,12 +90,12 @@ def test_the_spool_delivers_each_event_once_and_waits_for_whole_lines(tmp_path):
         file.flush()
         assert list(reader.new_events()) == []
         file.write('st", "time": 1.0, "values": {"loss": 0.5, "accuracy": 0.9, "rows": 7}}\n')
-    assert [event.values for event in reader.new_events()] == [FinalScore(0.5, 0.9, 7)]
+    assert [event.values for event in reader.new_events()] == [FinalScore(0.5, {"accuracy": 0.9}, 7)]
 
 
 def test_the_spool_is_plain_json_and_events_of_other_versions_are_skipped(tmp_path):
     writer = SpoolWriter(tmp_path, 3)
-    for values in (FirstStep(), StepProgress(2, 40, 5400.0, loss=0.5), EpochEnd(2, {"train/loss": 0.25}, 1.5)):
+    for values in (FirstStep(), StepProgress(2, 40, 5400.0, {"loss": 0.5}), EpochEnd(2, {"train/loss": 0.25}, 1.5)):
         writer.write(values)
     writer.close()
     file = tmp_path / "rank-3.jsonl"

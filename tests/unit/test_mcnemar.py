@@ -3,7 +3,7 @@ from fractions import Fraction
 
 import pytest
 
-from pipelines.score.evaluate.mcnemar import PairedCounts, exact_p_value
+from pipelines.tasks.mcnemar import PairedCounts, exact_p_value
 
 
 def test_the_p_value_matches_hand_computed_values():

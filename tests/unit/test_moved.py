@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[2]
 MOVED = {
     "pipelines.launch.lab": ("pipelines.launch.notebook", ["configuration", "open_table", "images", "train"]),
     "pipelines.paths": ("pipelines.system.paths", ["home", "on_databricks", "to_python"]),
-    "pipelines.score.mcnemar": ("pipelines.score.evaluate.mcnemar", ["PairedCounts"]),
+    "pipelines.score.evaluate.mcnemar": ("pipelines.tasks.mcnemar", ["PairedCounts"]),
+    "pipelines.score.mcnemar": ("pipelines.tasks.mcnemar", ["PairedCounts"]),
     "pipelines.score.model": ("pipelines.score.classifier", ["Classifier", "ModelInfo", "connect", "find", "read_info"]),
     "pipelines.stream.sharding": ("pipelines.data.stream.sharding", ["file_parts", "shard", "steps_per_epoch"]),
     "pipelines.track.follower": ("pipelines.track.mlflow.follower", ["Follower", "default_tracking_uri"]),

@@ -10,6 +10,7 @@ from support.synthetic import write_table
 
 from pipelines.config import loader
 from pipelines.launch.health import node_metrics
+from pipelines.tasks.classification import Classification
 from pipelines.track import run_page
 from pipelines.track.mlflow.journal import Journal
 from pipelines.track.recorder import Recorder
@@ -68,7 +69,7 @@ def events():
         yield Event(rank, 112.0, FirstStep())
         for epoch in (1, 2):
             yield Event(rank, 112.0 + 5 * epoch, EpochEnd(epoch, metrics(epoch), validation_seconds=1.0))
-        yield Event(rank, 123.0, FinalScore(0.5, 0.8, 40))
+        yield Event(rank, 123.0, FinalScore(0.5, {"accuracy": 0.8}, 40))
     yield Event(0, 125.0, ModelSaved())
     yield Event(1, 113.0, NodeSample(1, {"cpu_utilization_percentage": 50.0}))
 
@@ -128,7 +129,13 @@ def test_a_title_notes_that_the_losses_are_not_comparable():
 
 def test_the_description_summarizes_the_run_and_shows_how_to_use_the_model(table):
     result = run_page.RunOutcome(
-        accuracy=0.9942, loss=0.122, epochs=3, precision="bfloat16", rows_per_second=9876.5, seconds=31.4, figures=["timeline"]
+        loss=0.122,
+        metrics={"accuracy": 0.9942},
+        epochs=3,
+        precision="bfloat16",
+        rows_per_second=9876.5,
+        seconds=31.4,
+        figures=["timeline"],
     )
     text = run_page.description(config("launch.workers=2", "model.name=convnet"), table.manifest, result)
     assert "`convnet` was trained on **synthetic** (64 train, 8 validation, 40 test rows of 12 x 12 x 1, [table 000" in text
@@ -148,7 +155,7 @@ def test_events_become_metrics_of_all_ranks_and_figures_with_their_data(table, t
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     for rank in (0, 1):
-        writer = PredictionWriter(20 * rank, 2)
+        writer = PredictionWriter(20 * rank, 2, Classification().confidence_of_mistakes)
         probabilities = np.random.default_rng(rank).dirichlet(np.ones(4), 20).astype(np.float32)
         writer.add(np.zeros((20, 12, 12, 1), np.uint8), np.arange(20) % 4, probabilities)
         writer.save(run_dir, rank)

@@ -11,10 +11,10 @@ from support.reported import ReportedLines
 from pipelines.errors import ConfigError, ConvoyError
 from pipelines.score import model_registry
 from pipelines.score.evaluate import evaluation_run
-from pipelines.score.evaluate.mcnemar import PairedCounts
 from pipelines.score.mlflow_client import connect
 from pipelines.score.model_info import ModelInfo
 from pipelines.score.model_lookup import registered_name
+from pipelines.tasks.mcnemar import PairedCounts
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_only_a_significantly_better_challenger_is_promoted(challenger, champion
 
 def test_the_first_champion_needs_no_rival_and_the_next_must_beat_it(client, name):
     first = new_challenger(client, name)
-    model_registry.record(client, name, first, None, model_registry.first_champion(0.97, 1000, "abc"))
+    model_registry.record(client, name, first, None, model_registry.first_champion({"accuracy": 0.97}, 1000, "abc"))
     assert model_registry.version_of(client, name, model_registry.CHAMPION) == first
     assert model_registry.version_of(client, name, model_registry.CHALLENGER) is None
 
@@ -114,7 +114,7 @@ def test_an_alias_that_the_description_leaves_out_is_asked_for(client, name, mon
 def test_a_newer_challenger_keeps_its_alias(client, name):
     old = new_challenger(client, name)
     newer = new_challenger(client, name)
-    model_registry.record(client, name, old, None, model_registry.first_champion(0.97, 1000, "abc"))
+    model_registry.record(client, name, old, None, model_registry.first_champion({"accuracy": 0.97}, 1000, "abc"))
     assert model_registry.version_of(client, name, model_registry.CHAMPION) == old
     assert model_registry.version_of(client, name, model_registry.CHALLENGER) == newer
 

@@ -166,6 +166,11 @@ class TableManifest:
         return len(self.labels)
 
     @property
+    def num_outputs(self) -> int:
+        """How many numbers a network predicts for a row: the probability of each class, or each target."""
+        return len(self.labels or self.target_names)
+
+    @property
     def digest(self) -> str:
         return self.key[:12]
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -90,7 +90,7 @@ def run_scoring(spark: SparkSession, request: ScoringRequest, kind: Kind, report
     location = config.data.dataset
     columns = _input_columns(request, config.data)
     target = ImageFormat(
-        shape=request.info.image_shape,
+        shape=cast(tuple[int, int, int], request.info.image_shape),
         value_range=request.info.value_range,
         digits=request.digits,
         resize=request.resize,

@@ -4,12 +4,14 @@ import logging
 from collections.abc import Mapping
 from contextlib import suppress
 
+from pipelines import tasks
 from pipelines.config.schema import Verbosity
 from pipelines.system.path_rules import printable
 from pipelines.system.secrets import mask
+from pipelines.tasks.metric import plain
 from pipelines.track.console import terminal
 from pipelines.track.rundir import layout
-from pipelines.track.rundir.events import EpochEnd, Event, StepProgress, TrainingPlan
+from pipelines.track.rundir.events import EpochEnd, Event, StepProgress, TrainingPlan, WeightsTaken
 from pipelines.track.rundir.summary import TrainingSummary
 
 _log = logging.getLogger(__name__)
@@ -55,6 +57,8 @@ class TrainingConsole:
                 self._first_progress = None
                 self._steps = plan.steps
                 self.say(arithmetic(plan))
+            case WeightsTaken() as weights:
+                self.say(f"model.weights: {weights.line}")
             case StepProgress() as step:
                 self._show_progress(step, event.time)
             case EpochEnd() as end:
@@ -70,7 +74,9 @@ class TrainingConsole:
         seconds, test = summary.seconds, summary.test
         rows = {}
         if test is not None:
-            rows["test accuracy"] = f"{100 * test.accuracy:.2f} %  (loss {test.loss:.4f}, {test.rows:,} rows)"
+            (metric, score), *others = test.metrics.items()
+            beside = [f"{other} {tasks.shown(other, number)}" for other, number in {"loss": test.loss, **dict(others)}.items()]
+            rows[f"test {metric}"] = f"{tasks.shown(metric, score)}  ({', '.join(beside)}, {test.rows:,} rows)"
         rows |= {
             "trained": f"{_count(summary.epochs, 'epoch')} on {_count(summary.workers, 'worker')}, {summary.precision}, "
             f"{summary.rows_per_second:,} rows/s",
@@ -101,9 +107,7 @@ class TrainingConsole:
         parts = [f"epoch {progress.epoch}/{self._epochs}"]
         if done > first_done:
             parts.append(f"{_clock((total - done) * (time - first_time) / (done - first_done))} left")
-        for name, value in (("accuracy", progress.accuracy), ("loss", progress.loss)):
-            if value is not None:
-                parts.append(f"{name} {value:.4f}")
+        parts += [f"{name} {plain(value)}" for name, value in (progress.metrics or {}).items()]
         parts.append(f"{progress.rows_per_second:,.0f} rows/s")
         self._status.show(done / total, "  ".join(parts))
 
@@ -133,7 +137,8 @@ def epoch_line(epoch: int, epochs: int, metrics: Mapping[str, float]) -> str:
     parts = [f"epoch {epoch}/{epochs}"]
     for split in ("train", "validation"):
         if f"{split}/loss" in metrics:
-            parts.append(f"{split} loss {metrics[f'{split}/loss']:.4f} accuracy {metrics[f'{split}/accuracy']:.4f}")
+            scores = {name.removeprefix(f"{split}/"): value for name, value in metrics.items() if name.startswith(f"{split}/")}
+            parts.append(f"{split} {' '.join(f'{name} {plain(value)}' for name, value in scores.items())}")
     parts.append(f"{metrics['epoch_seconds']:.1f} s")
     parts.append(f"{metrics['rows_per_second']:,.0f} rows/s")
     return "  ".join(parts)

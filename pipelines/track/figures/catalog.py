@@ -4,32 +4,27 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from pipelines import tasks
 from pipelines.data.table.schema import TableManifest
-from pipelines.track.figures import (
-    calibration,
-    confusion_matrix,
-    examples,
-    first_layer,
-    learning_curves,
-    per_class,
-    timeline,
-    worst_mistakes,
-)
+from pipelines.data.table.schema import Task as TaskName
+from pipelines.tasks.task import FigureContext
+from pipelines.track.figures import examples, first_layer, learning_curves, timeline
 from pipelines.track.figures.style import Drawing
 from pipelines.track.rundir import figure_data
 from pipelines.track.rundir.figure_data import Predictions
 
-# In reading order.
-QUESTIONS: dict[str, str] = {
-    "learning_curves": learning_curves.QUESTION,
-    "confusion_matrix": confusion_matrix.QUESTION,
-    "per_class": per_class.QUESTION,
-    "worst_mistakes": worst_mistakes.QUESTION,
-    "calibration": calibration.QUESTION,
-    "first_layer": first_layer.QUESTION,
-    "examples": examples.QUESTION,
-    "timeline": timeline.QUESTION,
-}
+
+def questions(task: TaskName) -> dict[str, str]:
+    """The question of each figure of a run, by the figure's name, in reading order."""
+    return {
+        "learning_curves": learning_curves.QUESTION,
+        **{name: figure.question for name, figure in tasks.of(task).figures.items()},
+        "first_layer": first_layer.QUESTION,
+        "examples": examples.QUESTION,
+        "timeline": timeline.QUESTION,
+    }
 
 
 def drawings(
@@ -48,49 +43,44 @@ def drawings(
         history: metrics of each epoch.
         title: identifies the run.
     """
-    names, value_range = manifest.class_names, manifest.spec.value_range
+    value_range = manifest.spec.value_range
     figures: dict[str, Callable[[], Drawing]] = {}
     if history:
-        figures["learning_curves"] = lambda: learning_curves.draw(history, title)
+        metric = tasks.of(manifest.spec.task).metrics[0]
+        figures["learning_curves"] = lambda: learning_curves.draw(history, title, metric)
     if figure_data.has_predictions(run_dir):
-        test = functools.cache(lambda: figure_data.load_predictions(run_dir))
-        figures |= of_predictions(test, names, value_range)
+        figures |= of_predictions(functools.cache(lambda: figure_data.load_predictions(run_dir)), manifest)
     if figure_data.has(run_dir, figure_data.FIRST_LAYER):
         figures["first_layer"] = lambda: first_layer.draw(
             **figure_data.load(run_dir, figure_data.FIRST_LAYER), value_range=value_range
         )
     if figure_data.has(run_dir, figure_data.EXAMPLES):
-        figures["examples"] = lambda: examples.draw(
-            **figure_data.load(run_dir, figure_data.EXAMPLES), class_names=names, value_range=value_range
-        )
+        figures["examples"] = lambda: _examples(run_dir, manifest)
     return figures
 
 
-def of_predictions(
-    test: Callable[[], Predictions], names: Sequence[str], value_range: tuple[float, float]
-) -> dict[str, Callable[[], Drawing]]:
+def of_predictions(test: Callable[[], Predictions], manifest: TableManifest) -> dict[str, Callable[[], Drawing]]:
     """Functions that draw the figures that need nothing but predictions.
 
     Args:
         test: returns the predictions; called when a figure is drawn.
-        names: names of the classes.
-        value_range: smallest and largest possible value of an image.
+        manifest: manifest of the table.
     """
-    return {
-        "confusion_matrix": lambda: confusion_matrix.draw(test().labels, test().probabilities, names),
-        "per_class": lambda: per_class.draw(test().labels, test().probabilities, names),
-        "worst_mistakes": lambda: _worst_mistakes(test(), names, value_range),
-        "calibration": lambda: calibration.draw(test().labels, test().probabilities),
-    }
+    spec = manifest.spec
+    context = FigureContext(_names(manifest), spec.value_range)
+    shown = {name: figure for name, figure in tasks.of(spec.task).figures.items() if spec.is_picture or not figure.needs_pictures}
+    return {name: functools.partial(lambda draw: draw(test(), context), figure.draw) for name, figure in shown.items()}
 
 
-def _worst_mistakes(test: Predictions, names: Sequence[str], value_range: tuple[float, float]) -> Drawing:
-    return worst_mistakes.draw(
-        test.labels[test.worst],
-        test.probabilities[test.worst],
-        test.worst_images,
-        names,
-        value_range,
-        row_numbers=test.rows[test.worst],
-        mistakes=int((test.probabilities.argmax(axis=1) != test.labels).sum()),
-    )
+def _names(manifest: TableManifest) -> Sequence[str]:
+    return manifest.class_names or manifest.target_names
+
+
+def _examples(run_dir: Path, manifest: TableManifest) -> Drawing:
+    data = figure_data.load(run_dir, figure_data.EXAMPLES)
+    # The name in earlier versions.
+    targets = data["targets"] if "targets" in data else data["labels"]
+    names = _names(manifest)
+    captions = [tasks.of(manifest.spec.task).caption(target, names) for target in targets[: examples.COUNT]]
+    images = data["images"][: len(captions)]
+    return examples.draw(images, np.arange(len(captions)), captions, manifest.spec.value_range)

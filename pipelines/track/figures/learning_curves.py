@@ -1,6 +1,7 @@
-"""Does it learn, and does it overfit? Training and validation loss and accuracy by epoch."""
+"""Does it learn, and does it overfit? Training and validation loss and a metric by epoch."""
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from pipelines.track.figures import style
 from pipelines.track.figures.style import Drawing
@@ -8,21 +9,32 @@ from pipelines.track.figures.style import Drawing
 QUESTION = "Does it learn, and does it overfit?"
 
 
-def draw(history: Sequence[Mapping[str, float]], title: str = "") -> Drawing:
+class ShownMetric(Protocol):
+    """What is shown beside the loss (`pipelines.tasks.metric.Metric`)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def in_percent(self) -> bool: ...
+
+
+def draw(history: Sequence[Mapping[str, float]], title: str, metric: ShownMetric) -> Drawing:
     """The gap between training and validation is shaded, the epoch with the lowest validation loss marked.
 
     Args:
-        history: one mapping per epoch, at least one, with `train/loss`, `train/accuracy` and, if there is validation,
-            `validation/loss` and `validation/accuracy`.
+        history: one mapping per epoch, at least one, with `train/loss`, `train/METRIC` and, if there is validation,
+            `validation/loss` and `validation/METRIC`.
         title: identifies the run, in the line below the question.
+        metric: what is shown beside the loss.
     """
     validated = all("validation/loss" in epoch for epoch in history)
     splits = ("train", "validation") if validated else ("train",)
     losses = [epoch[f"{splits[-1]}/loss"] for epoch in history]
     best = min(range(len(losses)), key=losses.__getitem__)
-    figure = style.new_figure(10, 4.4, QUESTION, _answer(history, best, validated, title))
+    figure = style.new_figure(10, 4.4, QUESTION, _answer(history, best, validated, title, metric))
     epochs = range(1, len(history) + 1)
-    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    for axes, name in zip(figure.subplots(1, 2), ("loss", metric.name), strict=True):
         curves = {split: [epoch[f"{split}/{name}"] for epoch in history] for split in splits}
         style.plain_axes(axes, "epoch", name)
         for split, colour in zip(splits, (style.BLUE, style.ORANGE), strict=False):
@@ -35,18 +47,20 @@ def draw(history: Sequence[Mapping[str, float]], title: str = "") -> Drawing:
             axes.plot([], [], marker="o", markerfacecolor="none", color=style.RED, linestyle="none", label=f"best: {value:.4f}")
         axes.xaxis.get_major_locator().set_params(integer=True)
         style.legend(axes)
-    columns = ("epoch", *(f"{split}/{name}" for split in splits for name in ("loss", "accuracy")))
+    columns = ("epoch", *(f"{split}/{name}" for split in splits for name in ("loss", metric.name)))
     rows = [(number, *(epoch[column] for column in columns[1:])) for number, epoch in enumerate(history, 1)]
     return Drawing(figure, columns, rows)
 
 
-def _answer(history: Sequence[Mapping[str, float]], best: int, validated: bool, title: str) -> str:
+def _answer(history: Sequence[Mapping[str, float]], best: int, validated: bool, title: str, metric: ShownMetric) -> str:
     parts = [title] if title else []
     if validated:
         last = history[-1]
-        gap = last["train/accuracy"] - last["validation/accuracy"]
+        gap = last[f"train/{metric.name}"] - last[f"validation/{metric.name}"]
+        size = f"{abs(100 * gap):.2f} points" if metric.in_percent else f"{metric.name} is {abs(gap):.4g}"
         parts.append(f"lowest validation loss in epoch {best + 1} of {len(history)}")
-        parts.append(f"at the end training is {abs(100 * gap):.2f} points {'above' if gap >= 0 else 'below'} validation")
+        subject = "training is" if metric.in_percent else "training"
+        parts.append(f"at the end {subject} {size} {'above' if gap >= 0 else 'below'} validation")
     else:
         parts.append("no validation rows: overfitting cannot be seen")
     return ";  ".join(parts)

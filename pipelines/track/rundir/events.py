@@ -8,7 +8,8 @@ slows training. The files are kept, so a run is complete here even if its tracki
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping
+import typing
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,23 @@ class TrainingPlan:
 
 
 @dataclass(frozen=True)
+class WeightsTaken:
+    """The network starts from the weights of another one (`model.weights`)."""
+
+    kind: ClassVar = "weights"
+    layers: int
+    """Layers that got their weights."""
+    left: Sequence[str]
+    """Layers that start from random weights, each with the reason."""
+
+    @property
+    def line(self) -> str:
+        """What became of the layers, for the user."""
+        count = f"{self.layers} layer{'s' if self.layers != 1 else ''} taken"
+        return f"{count}; random weights in {', '.join(self.left)}" if self.left else f"{count}, all of the network"
+
+
+@dataclass(frozen=True)
 class FirstStep:
     """The first step after a start of the workers is done."""
 
@@ -61,8 +79,8 @@ class StepProgress:
     step: int
     rows_per_second: float
     """All workers together, since the epoch began."""
-    loss: float | None = None
-    accuracy: float | None = None
+    metrics: Mapping[str, float] | None = None
+    """Loss and first metric of the epoch so far, by name."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +97,11 @@ class EpochEnd:
 
 @dataclass(frozen=True)
 class FinalScore:
-    """The test is done; loss and accuracy are means over the test rows of all ranks."""
+    """The test is done; loss and metrics are those of the test rows of all ranks."""
 
     kind: ClassVar = "test"
     loss: float
-    accuracy: float
+    metrics: Mapping[str, float]
     rows: int
 
 
@@ -113,11 +131,9 @@ class NodeSample:
     metrics: Mapping[str, float]
 
 
-Values = TrainingPlan | FirstStep | StepProgress | EpochEnd | FinalScore | ModelSaved | TrainingStopped | NodeSample
-_KINDS: dict[str, type[Values]] = {
-    each.kind: each
-    for each in (TrainingPlan, FirstStep, StepProgress, EpochEnd, FinalScore, ModelSaved, TrainingStopped, NodeSample)
-}
+_OfRank = TrainingPlan | WeightsTaken | FirstStep | StepProgress | EpochEnd | FinalScore | ModelSaved | TrainingStopped
+Values = _OfRank | NodeSample
+_KINDS: dict[str, type[Values]] = {each.kind: each for each in typing.get_args(Values)}
 
 
 @dataclass(frozen=True)

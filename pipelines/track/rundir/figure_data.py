@@ -1,10 +1,11 @@
 """Arrays that ranks write to the run folder for the figures, which the driver draws without TensorFlow.
 
-RUN_DIR/evidence/test-rank-K.npz     each rank's test predictions, and its most confident mistakes as images
+RUN_DIR/evidence/test-rank-K.npz     each rank's test predictions, and its most confident mistakes as pictures
 RUN_DIR/evidence/first_layer.npz     kernels of the first convolution and its feature maps of a few images
 RUN_DIR/evidence/examples.npz        a training batch after augmentation
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ FIRST_LAYER = "first_layer"
 EXAMPLES = "examples"
 
 # Limit for all ranks together: 200 MB. Rows of a test split beyond it count in its score, but not in the figures.
-_MOST_PROBABILITIES = 50_000_000
+_MOST_OUTPUTS = 50_000_000
 _MISTAKES = 25
+# Names in files of earlier versions.
+_RENAMED = {"labels": "targets", "probabilities": "outputs"}
 
 
 @dataclass(frozen=True)
@@ -29,14 +32,24 @@ class Predictions:
 
     rows: npt.NDArray[np.int64]
     """Index of each row within the test split, ascending [n]."""
-    labels: npt.NDArray[np.int32]
-    """True class index [n]."""
-    probabilities: npt.NDArray[np.float32]
-    """[n, classes]."""
+    targets: npt.NDArray[Any]
+    """True class index [n] int32, or true numbers [n, targets] float32."""
+    outputs: npt.NDArray[np.float32]
+    """Probabilities [n, classes], or predicted numbers [n, targets]."""
     worst: npt.NDArray[np.int64]
     """Positions in the arrays above of each rank's most confident mistakes [m], at most 25 per rank."""
     worst_images: npt.NDArray[Any]
     """[m, height, width, channels] in source values."""
+
+    @property
+    def labels(self) -> npt.NDArray[Any]:
+        """`targets` of a classification."""
+        return self.targets
+
+    @property
+    def probabilities(self) -> npt.NDArray[np.float32]:
+        """`outputs` of a classification."""
+        return self.outputs
 
 
 class PredictionWriter:
@@ -45,27 +58,35 @@ class PredictionWriter:
     Args:
         first_row: index of the rank's first row within the split.
         workers: number of ranks.
+        confidence_of_mistakes: function of targets and outputs; for each row how sure the network is of a wrong prediction, or 0
+            [n].
     """
 
-    def __init__(self, first_row: int, workers: int) -> None:
+    def __init__(
+        self,
+        first_row: int,
+        workers: int,
+        confidence_of_mistakes: Callable[[npt.NDArray[Any], npt.NDArray[Any]], npt.NDArray[np.float64]],
+    ) -> None:
         self._first_row = first_row
         self._workers = workers
+        self._confidence_of_mistakes = confidence_of_mistakes
         self._rows = 0
-        self._labels: list[npt.NDArray[np.int32]] = []
-        self._probabilities: list[npt.NDArray[np.float32]] = []
+        self._targets: list[npt.NDArray[Any]] = []
+        self._outputs: list[npt.NDArray[np.float32]] = []
         # Confidence, position and image of each.
         self._worst: list[tuple[float, int, npt.NDArray[Any]]] = []
 
-    def add(self, images: npt.NDArray[Any], labels: npt.NDArray[Any], probabilities: npt.NDArray[np.float32]) -> None:
-        """Add the next rows: images [n, height, width, channels], labels [n], probabilities [n, classes]."""
-        capacity = _MOST_PROBABILITIES // (self._workers * probabilities.shape[1]) - self._rows
-        images, labels, probabilities = images[:capacity], labels[:capacity], probabilities[:capacity]
-        wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
-        self._worst += [(float(probabilities[row].max()), self._rows + int(row), images[row]) for row in wrong]
+    def add(self, inputs: npt.NDArray[Any], targets: npt.NDArray[Any], outputs: npt.NDArray[np.float32]) -> None:
+        """Add the next rows: inputs, targets and outputs, as in `Predictions`."""
+        capacity = _MOST_OUTPUTS // (self._workers * outputs.shape[1]) - self._rows
+        inputs, targets, outputs = inputs[:capacity], targets[:capacity], outputs[:capacity]
+        confidence = self._confidence_of_mistakes(targets, outputs)
+        self._worst += [(float(confidence[row]), self._rows + int(row), inputs[row]) for row in np.flatnonzero(confidence)]
         self._worst = sorted(self._worst, key=lambda mistake: -mistake[0])[:_MISTAKES]
-        self._labels.append(labels.astype(np.int32))
-        self._probabilities.append(probabilities)
-        self._rows += len(labels)
+        self._targets.append(targets)
+        self._outputs.append(outputs)
+        self._rows += len(targets)
 
     def save(self, run_dir: Path, rank: int) -> None:
         """Write the file of this rank. Rank 0 also removes those of ranks that a restart with fewer workers no longer has."""
@@ -79,8 +100,8 @@ class PredictionWriter:
             run_dir,
             f"test-rank-{rank}",
             rows=self._first_row + np.arange(self._rows),
-            labels=np.concatenate(self._labels),
-            probabilities=np.concatenate(self._probabilities),
+            targets=np.concatenate(self._targets),
+            outputs=np.concatenate(self._outputs),
             worst=np.array([position for _, position, _ in self._worst], dtype=np.int64),
             worst_images=np.array([image for _, _, image in self._worst]),
         )
@@ -113,7 +134,8 @@ def load(run_dir: Path, name: str) -> dict[str, npt.NDArray[Any]]:
 
 def load_predictions(run_dir: Path) -> Predictions:
     """Predictions of all ranks, in the order of the rows. Raises FileNotFoundError if there are none."""
-    parts = [load(run_dir, path.stem) for path in (run_dir / FOLDER).glob("test-rank-*.npz")]
+    files = [load(run_dir, path.stem) for path in (run_dir / FOLDER).glob("test-rank-*.npz")]
+    parts = [{_RENAMED.get(name, name): array for name, array in file.items()} for file in files]
     if not parts:
         raise FileNotFoundError(f"{run_dir / FOLDER} holds no predictions")
     parts.sort(key=lambda part: int(part["rows"][0]))
@@ -121,8 +143,8 @@ def load_predictions(run_dir: Path) -> Predictions:
     with_mistakes = [part["worst_images"] for part in parts if len(part["worst"])]
     return Predictions(
         rows=np.concatenate([part["rows"] for part in parts]),
-        labels=np.concatenate([part["labels"] for part in parts]),
-        probabilities=np.concatenate([part["probabilities"] for part in parts]),
+        targets=np.concatenate([part["targets"] for part in parts]),
+        outputs=np.concatenate([part["outputs"] for part in parts]),
         worst=np.concatenate([part["worst"] + start for part, start in zip(parts, starts, strict=False)]),
         worst_images=np.concatenate(with_mistakes) if with_mistakes else np.empty((0, 1, 1, 1), np.uint8),
     )

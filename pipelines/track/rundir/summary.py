@@ -29,11 +29,26 @@ class SplitRows:
 
 @dataclass(frozen=True)
 class ModelScore:
-    """Score of the logged model: means over the test rows."""
+    """Score of the logged model on the test rows."""
 
     loss: float
-    accuracy: float
+    metrics: Mapping[str, float]
+    """By name; the task's first metric first."""
     rows: int
+
+    @property
+    def accuracy(self) -> float:
+        """Of a classification."""
+        return self.metrics["accuracy"]
+
+    def as_dict(self) -> dict[str, float]:
+        """`{"loss": ..., METRIC: ..., "rows": ...}`."""
+        return {"loss": self.loss, **self.metrics, "rows": self.rows}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ModelScore":
+        metrics = {name: value for name, value in values.items() if name not in ("loss", "rows")}
+        return cls(values["loss"], metrics, values["rows"])
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,7 @@ class TrainingSummary:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
-        values = dataclasses.asdict(self)
+        values = dataclasses.asdict(self) | {"test": self.test.as_dict() if self.test is not None else None}
         if self.registered is None:
             del values["registered"]
         return values
@@ -95,7 +110,7 @@ class TrainingSummary:
         try:
             known = {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values}
             known["rows"] = SplitRows(**values["rows"])
-            known["test"] = ModelScore(**values["test"]) if values["test"] is not None else None
+            known["test"] = ModelScore.from_dict(values["test"]) if values["test"] is not None else None
             known["seconds"] = StageSeconds(**values["seconds"])
             return cls(**known)
         except (KeyError, TypeError) as error:

@@ -45,13 +45,13 @@ def use_accumulation(model: keras.Model, parts: int) -> None:
     """
 
     class AccumulatingModel(type(model)):  # type: ignore[misc]
-        def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
-            images, labels = (tf.reshape(array, (parts, -1, *array.shape[1:])) for array in data)
+        def train_step(self, data: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:
+            by_part = [tf.reshape(array, (parts, -1, *array.shape[1:])) for array in data]
             step = super().train_step
 
             def add_part(part: tf.Tensor, sums: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
                 with self.optimizer.capture_gradients() as gradients:
-                    step((images[part], labels[part]))
+                    step(tuple(array[part] for array in by_part))
                 return part + 1, [total + gradient for total, gradient in zip(sums, gradients, strict=True)]
 
             weights = self.trainable_weights

@@ -31,8 +31,34 @@ class PairedCounts:
         return (self.both + self.only_second) / self.rows
 
     @property
+    def first_is_better(self) -> bool:
+        return self.only_first > self.only_second
+
+    @property
     def p_value(self) -> float:
         return exact_p_value(self.only_first, self.only_second)
+
+    @property
+    def test_name(self) -> str:
+        return "McNemar's exact test"
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The figures as text, with the first classifier as challenger of the second."""
+        return {
+            "accuracy": f"{self.first_accuracy:.6f}",
+            "champion_accuracy": f"{self.second_accuracy:.6f}",
+            "only_challenger_right": str(self.only_first),
+            "only_champion_right": str(self.only_second),
+        }
+
+    @property
+    def counts(self) -> str:
+        return f"only the challenger gets {self.only_first:,} right, only the champion {self.only_second:,}"
+
+    @property
+    def scores(self) -> str:
+        return f"accuracy {100 * self.first_accuracy:.2f} % against {100 * self.second_accuracy:.2f} %"
 
 
 def exact_p_value(only_first: int, only_second: int) -> float:
