@@ -1,9 +1,10 @@
 """The settings of sections `data`, `ingest` and `stream`: what is read, and how."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+from pipelines.config.columns import Columns
 from pipelines.config.rules import bounds, rule
 
 Task = Literal["classification", "regression"]
@@ -31,9 +32,11 @@ class DataConfig:
 
     dataset: str = "mnist"
     """A name (mnist, mnist-5k, fashion-mnist), a libsvm file, a folder with a *train* and a *test* file, a folder of pictures
-    (`pipelines.data.sources.image_folder`), or the URI of one of these."""
+    (`pipelines.data.sources.image_folder`), or the URI of one of these; `table:NAME` or `FORMAT:PATH` for what Spark reads."""
     test_file: str = ""
     """The libsvm file with the test rows, if `dataset` is a single file. Empty: test rows are drawn from `dataset`."""
+    columns: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Which columns of a Spark table hold what (`pipelines.config.columns`), for example {label: species, features: [a, b]}."""
     image_shape: tuple[int, ...] = (28, 28, 1)
     """Height, width, channels; their product is the number of libsvm features."""
     features: int = 0
@@ -60,6 +63,12 @@ class DataConfig:
     """How long to wait for a missing path: a mounted store can show a new file late. 0: do not wait."""
 
     def __post_init__(self) -> None:
+        rule(
+            len(self.source_columns.label) == 1 or self.task == "regression",
+            "data.columns",
+            self.columns,
+            "with one label: only data.task=regression takes several columns",
+        )
         rule(
             len(self.image_shape) == 3 and min(self.image_shape) >= 1,
             "data.image_shape",
@@ -134,6 +143,11 @@ class DataConfig:
         )
 
     @property
+    def source_columns(self) -> Columns:
+        """The columns of a Spark table. Raises ConfigError if `columns` is not valid."""
+        return Columns.of(self.columns)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of a row."""
         return (self.features,) if self.features else self.image_shape
@@ -156,6 +170,8 @@ class DataConfig:
         """Names of the numbers that a regression predicts; empty for classification."""
         if self.task == "classification":
             return ()
+        if self.columns and len(self.source_columns.label) == self.targets:
+            return self.source_columns.label
         return ("target",) if self.targets == 1 else tuple(f"target_{number}" for number in range(1, self.targets + 1))
 
     @property
@@ -198,7 +214,7 @@ class StreamConfig:
     memory_limit_mb: int = 2048
     """A shard of up to this size (MB of stored values) is decoded once and kept in memory; a larger one is streamed."""
     shuffle_buffer_rows: int = 20_000
-    """Rows in the shuffle buffer of a streaming worker."""
+    """Rows in the shuffle buffer of a streaming worker; of features, at most as many as `memory_limit_mb` holds."""
 
     def __post_init__(self) -> None:
         bounds("stream.memory_limit_mb", self.memory_limit_mb, 0, _MAX_MEGABYTES, "0 (always stream) or more")

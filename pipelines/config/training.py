@@ -94,6 +94,15 @@ class TrainingConfig:
     """Stop after this many epochs without a better validation loss and restore the best weights; 0 trains all epochs."""
     seed: int = 1
     """Determines initial weights, dropout and the order of the rows."""
+    loss: str = ""
+    """Loss of training, validation and test: by Keras' name, such as `huber`, or import path as in `model.name`. Empty: `LOSS` of
+    your network's module, or that of the task."""
+    metrics: tuple[str, ...] = ()
+    """Metrics besides the task's, by Keras' names or import paths. They must be means over rows. Empty: `METRICS` of your
+    network's module, if it has any."""
+    callbacks: tuple[str, ...] = ()
+    """Keras callbacks by import path: classes or functions without arguments. They run on rank 0, or on all ranks with `all:`
+    before the path."""
 
     def __post_init__(self) -> None:
         bounds("training.epochs", self.epochs, 1, _MANY)
@@ -142,3 +151,11 @@ class TrainingConfig:
         bounds("training.steps_per_execution", self.steps_per_execution, 1, _MANY)
         bounds("training.early_stopping_patience", self.early_stopping_patience, 0, _MANY)
         bounds("training.seed", self.seed, 0, 2**32 - 1)
+        rule(
+            not self.loss or self.label_smoothing == 0,
+            "training.label_smoothing",
+            self.label_smoothing,
+            f"0 when training.loss is set ({self.loss}); smooth the targets in a loss of your own",
+        )
+        for entry in self.callbacks:
+            rule(":" in entry.removeprefix("all:"), "training.callbacks", entry, "package.module:Class or path/to/file.py:Class")

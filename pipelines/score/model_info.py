@@ -1,8 +1,8 @@
 """The inputs, outputs and metadata of a logged model, read from its folder without loading it.
 
-Works with any MLflow model that maps a tensor of images, or of features, to one probability per class. The metadata that Convoy
-adds to its own models (class names, label values, value range, how rows are read, training rows) is used where present. Needs
-MLflow 2.13 or later, but no Spark.
+Works with any MLflow model that maps a tensor of rows to one probability per class, or to numbers if its metadata say so. The
+metadata that Convoy adds to its own models (class names, label values, value range, how rows are read, training rows) is used
+where present. Needs MLflow 2.13 or later, but no Spark.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pipelines.data.table import row_hashes
 from pipelines.data.table.row_hashes import TrainingRows
 from pipelines.data.table.schema import ReadingRules, Scaling
+from pipelines.data.table.schema import Task as TaskName
 from pipelines.errors import ConfigError
 
 Form = Literal["auto", "digit", "picture"]
@@ -31,8 +32,9 @@ class ModelInfo:
     run_id: str
     """The run that logged it, or empty."""
     image_shape: tuple[int, ...]
-    """Height, width, channels; or the number of features."""
+    """Height, width, channels of a picture; the number of features of a row that is no picture."""
     num_classes: int
+    """0 for a model of numbers."""
     labels: tuple[int, ...]
     """Label values as in the training data, in class order."""
     class_names: tuple[str, ...]
@@ -53,6 +55,12 @@ class ModelInfo:
     range_was_read: bool = False
     """`value_range` is no rule, but what the training rows happen to have."""
 
+    task: TaskName = "classification"
+    target_names: tuple[str, ...] = ()
+    """Names of the numbers that a model of numbers predicts."""
+    target_deviations: tuple[float, ...] = ()
+    """Standard deviation of each among the training rows; 1 where the model does not record it."""
+
     @property
     def is_of_pictures(self) -> bool:
         return len(self.image_shape) == 3
@@ -61,6 +69,11 @@ class ModelInfo:
     def checks_range(self) -> bool:
         """Whether values outside `value_range` are malformed."""
         return self.describes_classes and not self.range_was_read
+
+    @property
+    def num_outputs(self) -> int:
+        """Classes, or numbers that are predicted."""
+        return self.num_classes or len(self.target_names)
 
     def converts_to_digits(self, form: Form) -> bool:
         """Whether to convert pictures to MNIST's format, given the value of `--form`.
@@ -110,13 +123,16 @@ def read(folder: Path, uri: str, version: str = "") -> ModelInfo:
     """Read the description of the model in a folder.
 
     Raises:
-        ConfigError: its input is not a tensor of images or features, or its output not one probability per class.
+        ConfigError: its input is not a tensor of rows, or its output not one of probabilities or numbers.
     """
     from mlflow.models import Model
 
     model = Model.load(str(folder))
-    shape, num_classes = _tensor_shapes(model.signature, uri)
+    shape, outputs = _tensor_shapes(model.signature, uri)
     metadata: dict[str, Any] = model.metadata or {}
+    task: TaskName = metadata.get("task", "classification")
+    num_classes = outputs if task == "classification" else 0
+    names = metadata.get("target_names", [f"target_{number + 1}" for number in range(outputs)])
     labels: Sequence[int] = metadata.get("labels", range(num_classes))
     low, high = metadata.get("value_range", (0.0, 255.0))
     return ModelInfo(
@@ -136,23 +152,31 @@ def read(folder: Path, uri: str, version: str = "") -> ModelInfo:
         reading=_reading(metadata),
         scaling=metadata.get("scaling", "range"),
         range_was_read=metadata.get("range_was_read", False),
+        task=task,
+        target_names=() if num_classes else tuple(names),
+        target_deviations=() if num_classes else tuple(metadata.get("target_deviations", [1.0] * outputs)),
     )
 
 
 def _reading(metadata: Mapping[str, Any]) -> ReadingRules | None:
     if "source" not in metadata:
         return None
-    return ReadingRules(source=metadata["source"], zero_based=metadata["zero_based"], resize_pictures=metadata["resize_pictures"])
+    return ReadingRules(
+        source=metadata["source"],
+        zero_based=metadata["zero_based"],
+        resize_pictures=metadata["resize_pictures"],
+        columns=metadata.get("columns", {}),
+    )
 
 
 def _tensor_shapes(signature: Any, uri: str) -> tuple[tuple[int, ...], int]:
-    """Shape of a row and number of classes, from the model's signature."""
+    """Shape of an input and number of outputs, from the model's signature."""
     inputs = list(signature.inputs.inputs[0].shape) if _is_one_tensor(signature and signature.inputs) else None
     outputs = list(signature.outputs.inputs[0].shape) if _is_one_tensor(signature and signature.outputs) else None
     if inputs is None or outputs is None or len(inputs) not in (2, 4) or len(outputs) != 2 or -1 in (*inputs[1:], outputs[1]):
         raise ConfigError(
-            f"--model {uri}: its signature must have one input tensor [-1, height, width, channels] or [-1, features] and "
-            f"one output tensor [-1, classes]; they are {inputs} and {outputs}"
+            f"--model {uri}: its signature must have one input tensor, [-1, height, width, channels] or [-1, features], and one "
+            f"output tensor, [-1, classes] or [-1, numbers]; they are {inputs} and {outputs}"
         )
     return tuple(inputs[1:]), outputs[1]
 

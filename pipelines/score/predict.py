@@ -1,4 +1,4 @@
-"""Predict the labels of a few images or lines of libsvm text, in this process and without Spark."""
+"""Predict the labels, or numbers, of a few images or lines of libsvm text, in this process and without Spark."""
 
 import bz2
 import gzip
@@ -27,15 +27,35 @@ class Prediction:
 
     origin: str
     """The image file, or `FILE:LINE`."""
-    label: str
-    """Name of the most probable class."""
-    probabilities: dict[str, float]
-    """Probability of each class, by its name."""
+    outputs: dict[str, float]
+    """Probability of each class, or each number, by its name."""
+    has_classes: bool = True
+
+    @property
+    def label(self) -> str:
+        """Name of the most probable class."""
+        return max(self.outputs, key=self.outputs.__getitem__)
+
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """`outputs` of a classification."""
+        return self.outputs
 
     @property
     def probability(self) -> float:
         """Probability of `label`."""
-        return self.probabilities[self.label]
+        return self.outputs[self.label]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        if not self.has_classes:
+            return {"file": self.origin, "prediction": self.outputs}
+        return {"file": self.origin, "label": self.label, "probability": self.probability, "probabilities": self.outputs}
+
+    def __str__(self) -> str:
+        if not self.has_classes:
+            return f"{self.origin}  {'  '.join(f'{name} {value:.6g}' for name, value in self.outputs.items())}"
+        return f"{self.origin}  {self.label}  {self.probability:.4f}"
 
 
 def predict(
@@ -69,6 +89,10 @@ def predict(
         elif not info.is_of_pictures:
             raise DataError(f"{file.name}: is a picture, but the model takes {info.image_shape[0]} features; name libsvm text")
         else:
+            if len(info.image_shape) != 3:
+                raise DataError(
+                    f"{file.name}: is a picture, but {info.uri} takes {info.image_shape[0]} features; name libsvm text"
+                )
             image = read_image(file.path, info.image_shape, info.value_range, digits=digits, resize=resize)
             yield from _predictions(classifier, [file.name], image[None])
 
@@ -101,9 +125,10 @@ def _found(file: str) -> Iterator[NamedFile]:
 
 
 def _predictions(classifier: Classifier, origins: Sequence[str], images: npt.NDArray[Any]) -> Iterator[Prediction]:
-    names = classifier.info.class_names
-    for origin, row in zip(origins, classifier.probabilities(images), strict=True):
-        yield Prediction(origin, names[int(row.argmax())], dict(zip(names, row.tolist(), strict=True)))
+    info = classifier.info
+    for origin, row in zip(origins, classifier.outputs(images), strict=True):
+        outputs = dict(zip(info.class_names or info.target_names, row.tolist(), strict=True))
+        yield Prediction(origin, outputs, has_classes=bool(info.class_names))
 
 
 def _libsvm_images(path: Path, display_name: str, rules: Rules) -> Iterator[tuple[list[int], npt.NDArray[Any]]]:

@@ -59,6 +59,14 @@ def test_flags_override_files_and_files_override_defaults(tmp_path):
         ("training.epochs=2.5", "training.epochs=2.5: must be a whole number"),
         ("data.zero_based=1", "must be true or false"),
         ("training.learning_rate_scaling=cubic", "must be one of linear, square_root, none"),
+        ("training.loss=mse", "training.loss=mse: must be a loss of class indices with data.task classification"),
+        ("training.loss=categorical_crossentropy", "must be a loss of class indices with data.task classification"),
+        (
+            "training.callbacks=[EarlyStopping]",
+            "training.callbacks=EarlyStopping: must be package.module:Class or path/to/file.py",
+        ),
+        ("tracking.profile=[5, 3]", "must be first and last step, for example [10, 20], or empty"),
+        ("model.frozen=['']", "must be names or patterns of layers, none of them empty"),
         ("model.arguments=[1]", "model.arguments=[1]: must be a mapping, for example {width: 32}"),
         ("model.arguments={1: 2}", "must be a mapping whose keys are texts: put quotes around 1"),
         (
@@ -285,6 +293,11 @@ def test_values_may_be_merged_from_another_mapping_and_replaced(tmp_path):
     (tmp_path / "c.yml").write_text("training: &most {epochs: 3, seed: 7}\n")
     assert yaml_text.parse("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n")["b"] == {"x": 1, "y": 3}
     assert loader.load(tmp_path / "c.yml").training.seed == 7
+
+
+def test_a_loss_of_classes_is_rejected_in_a_regression():
+    with pytest.raises(ConfigError, match=r"training\.loss=crossentropy: must be a loss of numbers with data\.task regression"):
+        loader.load(None, ["data.task=regression", "training.loss=crossentropy"])
 
 
 def test_early_stopping_without_validation_rows_is_rejected():
