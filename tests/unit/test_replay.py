@@ -19,7 +19,7 @@ from pipelines.track.mlflow.replay import replay, with_trials
 from pipelines.track.rundir import layout
 from pipelines.track.tracked_run import TrackedRun
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.slow]
 
 
 class Nothing(mlflow.pyfunc.PythonModel):
