@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pipelines import cli
+from pipelines import cli, tasks
 from pipelines.launch.session import open_session
 from pipelines.score import flags, model_lookup, model_registry
 from pipelines.score.evaluate.dataset import select_rows
@@ -33,7 +33,9 @@ def main(arguments: Sequence[str]) -> None:
     with open_session("convoy-evaluate") as spark:
         summary = run_evaluation(spark, selection, info, reporter)
     test = summary["test"]
-    reporter.say(f"accuracy {100 * test['accuracy']:.2f} %  (loss {test['loss']:.4f}, {test['rows']:,} rows)")
+    metric, *others = [f"{name} {tasks.shown(name, value)}" for name, value in test.items() if name not in ("loss", "rows")]
+    beside = [f"loss {test['loss']:.4f}", *others, f"{test['rows']:,} rows"]
+    reporter.say(f"{metric}  ({', '.join(beside)})")
     reporter.say(f"run {summary['run_id']}" + (f", child of {summary['parent_run_id']}" if summary["parent_run_id"] else ""))
     if options.register:
         summary["registered"] = model_registry.try_register(info.uri, options.register, default_tracking_uri(tracking), reporter)

@@ -1,4 +1,4 @@
-"""Print label and probability for images and libsvm lines. Needs no Spark.
+"""Print label and probability, or numbers, for images and libsvm lines. Needs no Spark.
 
 ./convoy predict digit.png digits.txt
 """
@@ -22,7 +22,9 @@ def own_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    request = cli.parse(arguments, "Print label and probability for images and libsvm lines.", None, own_flags, reads_data=False)
+    request = cli.parse(
+        arguments, "Print label and probability, or numbers, for images and libsvm lines.", None, own_flags, reads_data=False
+    )
     tracking, options = request.config.tracking, request.options
     info = model_lookup.find(options.model, default_tracking_uri(tracking), tracking.experiment)
     print(f"model {info.uri}", file=sys.stderr)
@@ -40,10 +42,9 @@ def main(arguments: Sequence[str]) -> None:
     for prediction in predictions:
         count += 1
         if options.json:
-            result = {"file": prediction.origin, "label": prediction.label, "probability": prediction.probability}
-            print(json.dumps(result | {"probabilities": prediction.probabilities}))
+            print(json.dumps(prediction.as_dict()))
         else:
-            print(f"{prediction.origin}  {prediction.label}  {prediction.probability:.4f}")
+            print(prediction)
     request.write_summary({"model_uri": info.uri, "predictions": count})
 
 

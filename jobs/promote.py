@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
         request.reporter.say(note)
     digest = table.manifest.digest
     if comparison.pairs is None:
-        decision = model_registry.first_champion({"accuracy": comparison.results[0].accuracy}, comparison.results[0].rows, digest)
+        decision = model_registry.first_champion(comparison.results[0].metrics, comparison.results[0].rows, digest)
     else:
         decision = model_registry.decide(comparison.pairs, options.significance, digest)
     model_registry.record(client, options.name, challenger, champion, decision)

@@ -7,11 +7,15 @@ from typing import Literal
 from pipelines.config.rules import bounds, rule
 
 Task = Literal["classification", "regression"]
+Scaling = Literal["range", "standardize", "none"]
 OnBadRows = Literal["fail", "quarantine"]
 
 # Networks multiply by the reciprocal of the range, in float32.
-_MAX_VALUE, _MIN_RANGE = 1e37, 1e-30
-_MAX_VALUES_PER_IMAGE = 2**26
+MAX_VALUE, MIN_RANGE = 1e37, 1e-30
+MAX_VALUES_PER_IMAGE = 2**26
+# Rows are stored and computed densely: 256 KB a row.
+_MAX_FEATURES = 2**16
+_BATCH = 128
 _MAX_CLASSES = 2**16
 _MAX_LABEL = 2**53
 NAMED_DATASETS = ("mnist", "mnist-5k", "fashion-mnist")
@@ -31,8 +35,13 @@ class DataConfig:
     """The libsvm file with the test rows, if `dataset` is a single file. Empty: test rows are drawn from `dataset`."""
     image_shape: tuple[int, ...] = (28, 28, 1)
     """Height, width, channels; their product is the number of libsvm features."""
-    value_range: tuple[float, ...] = (0.0, 255.0)
-    """Smallest and largest feature value allowed; networks scale this range to 0..1."""
+    features: int = 0
+    """The number of features, where rows are no pictures. 0: they are pictures of `image_shape`."""
+    value_range: tuple[float, ...] | Literal["auto"] = (0.0, 255.0)
+    """Smallest and largest value allowed. auto: any value is allowed, and the range is that of the training rows."""
+    scaling: Scaling = "range"
+    """What networks do with the values first. range: scale `value_range` to 0..1. standardize: subtract the mean of the training
+    rows and divide by their standard deviation, by feature or by channel of a picture. none: take them as they are."""
     task: Task = "classification"
     """What is predicted: one of several classes, or numbers."""
     targets: int = 1
@@ -57,29 +66,22 @@ class DataConfig:
             "three positive numbers: height, width, channels, for example [28, 28, 1]",
         )
         rule(
-            math.prod(self.image_shape) <= _MAX_VALUES_PER_IMAGE,
+            math.prod(self.image_shape) <= MAX_VALUES_PER_IMAGE,
             "data.image_shape",
             self.image_shape,
-            f"of at most {_MAX_VALUES_PER_IMAGE:,} values: height x width x channels",
+            f"of at most {MAX_VALUES_PER_IMAGE:,} values: height x width x channels",
         )
+        megabytes = min(self.features, 10**18) * 4 / 1e6
         rule(
-            len(self.value_range) == 2 and self.value_range[0] < self.value_range[1],
-            "data.value_range",
-            self.value_range,
-            "two numbers, the smaller first, for example [0, 255]",
+            self.features <= _MAX_FEATURES,
+            "data.features",
+            self.features,
+            f"at most {_MAX_FEATURES:,}: rows are stored with their zeros, so a row would take {megabytes:,.1f} MB and a batch "
+            f"of {_BATCH} rows {_BATCH * megabytes:,.0f} MB; select features, or hash them into fewer",
         )
-        rule(
-            self.value_range[0] <= 0 <= self.value_range[1],
-            "data.value_range",
-            self.value_range,
-            "a range that includes 0, because libsvm omits zeros",
-        )
-        rule(
-            max(map(abs, self.value_range)) <= _MAX_VALUE and self.value_range[1] - self.value_range[0] >= _MIN_RANGE,
-            "data.value_range",
-            self.value_range,
-            f"a range within {-_MAX_VALUE:g} to {_MAX_VALUE:g}, at least {_MIN_RANGE:g} wide: networks divide by it in float32",
-        )
+        bounds("data.features", self.features, 0, _MAX_FEATURES, "0 (pictures) or more")
+        if self.value_range != "auto":
+            self._check_value_range()
         bounds("data.targets", self.targets, 1, _MAX_CLASSES)
         is_regression = self.task == "regression"
         rule(
@@ -114,9 +116,46 @@ class DataConfig:
         twice = next((name for name in self.class_names if self.class_names.count(name) > 1), "")
         rule(not twice, "data.class_names", self.class_names, f"different names, but {twice!r} occurs twice")
 
+    def _check_value_range(self) -> None:
+        rule(
+            len(self.value_range) == 2 and self.allowed_range[0] < self.allowed_range[1],
+            "data.value_range",
+            self.value_range,
+            "two numbers, the smaller first, for example [0, 255]",
+        )
+        low, high = self.allowed_range
+        rule(low <= 0 <= high, "data.value_range", self.value_range, "a range that includes 0, because libsvm omits zeros")
+        rule(
+            max(-low, high) <= MAX_VALUE and high - low >= MIN_RANGE,
+            "data.value_range",
+            self.value_range,
+            f"a range within {-MAX_VALUE:g} to {MAX_VALUE:g}, at least {MIN_RANGE:g} wide: networks divide by it in float32",
+        )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a row."""
+        return (self.features,) if self.features else self.image_shape
+
+    @property
+    def allowed_range(self) -> tuple[float, float]:
+        """Smallest and largest value that a row may have."""
+        if self.value_range == "auto":
+            return -MAX_VALUE, MAX_VALUE
+        low, high = self.value_range
+        return float(low), float(high)
+
     @property
     def label_values(self) -> tuple[int, ...]:
-        return self.labels or tuple(range(self.classes))
+        """Label values by class index; empty for regression."""
+        return self.labels or tuple(range(self.classes if self.task == "classification" else 0))
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """Names of the numbers that a regression predicts; empty for classification."""
+        if self.task == "classification":
+            return ()
+        return ("target",) if self.targets == 1 else tuple(f"target_{number}" for number in range(1, self.targets + 1))
 
     @property
     def names(self) -> tuple[str, ...]:

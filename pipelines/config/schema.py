@@ -18,6 +18,7 @@ Verbosity = Literal["quiet", "normal", "verbose"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 _MAX_WORKERS, _MAX_THREADS, _MANY = 2**16, 2**10, 10**6
+_MAX_BATCH_BYTES = 10**9
 
 # Keras' names of losses, without underscores.
 _NOT_OF_CLASS_INDICES = (
@@ -185,6 +186,26 @@ class Config:
             "none when launch.workers is 1: one worker sends no gradients",
         )
         self._check_task()
+        self._check_features()
+
+    def _check_features(self) -> None:
+        """Raises ConfigError for a setting that changes pictures, if rows are none, and for batches that are too large."""
+        features, training = self.data.features, self.training
+        if not features:
+            return
+        why = "with data.features: it is for pictures"
+        for key, value in self.flat().items():
+            if key.startswith("training.augment_"):
+                rule(not value, key, value, f"{'false' if isinstance(value, bool) else '0'} {why}")
+        rule(training.test_views == 1, "training.test_views", training.test_views, f"1 {why}")
+        rule(not self.data.resize_pictures, "data.resize_pictures", self.data.resize_pictures, f"false {why}")
+        most = _MAX_BATCH_BYTES // (4 * features)
+        rule(
+            training.batch_size_per_worker <= most,
+            "training.batch_size_per_worker",
+            training.batch_size_per_worker,
+            f"at most {most:,} with data.features={features}: a row takes {4 * features / 1e6:g} MB, and a batch at most 1 GB",
+        )
 
     def _check_task(self) -> None:
         """Raises ConfigError for a setting of the training that the task does not know."""

@@ -27,15 +27,22 @@ def require_size(spec: DataSpec, smallest: int) -> None:
 
 
 def raw_input(spec: DataSpec) -> KerasTensor:
-    """Input of source values as stored in the table, [batch, height, width, channels]."""
-    return keras.Input(shape=spec.shape, dtype="float32", name="image")
+    """Input of source values as stored in the table, [batch, height, width, channels] or [batch, features]."""
+    return keras.Input(shape=spec.shape, dtype="float32", name="image" if spec.is_picture else "features")
 
 
 def scaled(spec: DataSpec, values: KerasTensor) -> KerasTensor:
-    """Values scaled from `spec.value_range` to 0..1.
+    """Values scaled as `spec.scaling` says: from `spec.value_range` to 0..1, standardized, or as they are.
 
     Scaling is part of the network, so that it is the same in training, evaluation and serving.
     """
+    if spec.scaling == "none":
+        return values
+    if spec.scaling == "standardize":
+        scale = [1 / deviation for deviation in spec.deviations]
+        offset = [-mean / deviation for mean, deviation in zip(spec.means, spec.deviations, strict=True)]
+        # In float32, because means can be large where deviations are small.
+        return layers.Rescaling(scale, offset=offset, dtype="float32", name="scale")(values)
     low, high = spec.value_range
     return layers.Rescaling(1 / (high - low), offset=-low / (high - low), name="scale")(values)
 

@@ -35,6 +35,8 @@ NETWORKS: dict[str, str] = {
     "dilated": "pipelines.models.dilated",
     "capsnet": "pipelines.models.capsnet",
 }
+# All others need pictures.
+TAKE_FEATURES = ("mlp", "mlp_three", "mlp_wide")
 # For messages: the loss of each network with `LOSS`.
 CUSTOM_LOSSES: dict[str, str] = {"capsnet": "the margin loss, whose targets 0.9 and 0.1 are already soft"}
 
@@ -59,11 +61,20 @@ def check(name: str, label_smoothing: float = 0.0, arguments: Mapping[str, Any] 
         )
 
 
+def check_features(name: str, features: int) -> None:
+    """Raises ConfigError if rows have features (0: they are pictures) and the network is one that needs pictures."""
+    if features and name in NETWORKS and name not in TAKE_FEATURES:
+        raise ConfigError(
+            f"model.name={name}: needs pictures, and with data.features={features} rows are none; there are "
+            f"{', '.join(TAKE_FEATURES)}, or give data.image_shape instead"
+        )
+
+
 def build(name: str, spec: DataSpec, outputs: int, arguments: Mapping[str, Any] = MappingProxyType({})) -> "keras.Model":
     """Build a network, uncompiled.
 
-    Input `image`: [batch, height, width, channels], source values in `spec.value_range`. Output: [batch, outputs] float32
-    probabilities. Layers use the dtype policy in effect during the call.
+    Input `image`: [batch, height, width, channels], or `features`: [batch, features]; source values. Output: [batch, outputs]
+    float32 probabilities. Layers use the dtype policy in effect during the call.
 
     Args:
         name: a registered network, or the import path of the user's function.
@@ -82,6 +93,8 @@ def build(name: str, spec: DataSpec, outputs: int, arguments: Mapping[str, Any] 
         from pipelines.models.custom import building
 
         return building.build(path, spec, outputs, arguments)
+    if not spec.is_picture:
+        check_features(name, spec.num_values)
     try:
         model: keras.Model = importlib.import_module(NETWORKS[name]).build(spec, outputs)
     except ValueError as error:

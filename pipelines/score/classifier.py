@@ -1,4 +1,4 @@
-"""A loaded model and its class probabilities."""
+"""A loaded model and its outputs: class probabilities, or numbers."""
 
 import contextlib
 import io
@@ -30,35 +30,40 @@ class Classifier:
         self._predict_on_batch = getattr(keras_model, "predict_on_batch", None)
         self._batch_rows = evaluation_rows(keras_model, math.prod(info.image_shape))
 
-    def probabilities(self, images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Class probabilities.
+    def outputs(self, inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Class probabilities, or numbers in source units.
 
         Args:
-            images: [n, height, width, channels] in `value_range`, any numeric dtype.
+            inputs: [n, height, width, channels] or [n, features] in `value_range`, any numeric dtype.
 
         Returns:
-            [n, num_classes] float32.
+            [n, num_outputs] float32.
 
         Raises:
             DataError: the model's output has another shape.
         """
         rows = self._batch_rows
-        batches = [self._predict(images[start : start + rows]) for start in range(0, len(images), rows)]
+        batches = [self._predict(inputs[start : start + rows]) for start in range(0, len(inputs), rows)]
         if not batches:
-            return np.empty((0, self.info.num_classes), np.float32)
+            return np.empty((0, self.info.num_outputs), np.float32)
         return np.concatenate(batches)
 
-    def _predict(self, images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        values = images.astype(np.float32)
+    def probabilities(self, images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """`outputs` of a classification."""
+        return self.outputs(images)
+
+    def _predict(self, inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        values = inputs.astype(np.float32)
         if self._predict_on_batch is not None:
             output = self._predict_on_batch(values)
         else:
             with contextlib.redirect_stdout(io.StringIO()):
                 output = self._model.predict(values)
-        probabilities = np.asarray(output, np.float32)
-        if probabilities.shape != (len(images), self.info.num_classes):
+        outputs = np.asarray(output, np.float32)
+        if outputs.shape != (len(inputs), self.info.num_outputs):
+            one = "one probability per class" if self.info.num_classes else "one value for each number that it predicts"
             raise DataError(
-                f"model {self.info.uri}: output has shape {list(probabilities.shape)} for {len(images)} images, expected "
-                f"[{len(images)}, {self.info.num_classes}]; it must be one probability per class"
+                f"model {self.info.uri}: output has shape {list(outputs.shape)} for {len(inputs)} rows, expected "
+                f"[{len(inputs)}, {self.info.num_outputs}]; it must be {one}"
             )
-        return probabilities
+        return outputs

@@ -1,8 +1,8 @@
 """The inputs, outputs and metadata of a logged model, read from its folder without loading it.
 
-Works with any MLflow model that maps a tensor of images to one probability per class. The metadata that Convoy adds to its own
-models (class names, label values, value range, how rows are read, training rows) is used where present. Needs MLflow 2.13 or
-later, but no Spark.
+Works with any MLflow model that maps a tensor of rows to one probability per class, or to numbers if its metadata say so. The
+metadata that Convoy adds to its own models (class names, label values, value range, how rows are read, training rows) is used
+where present. Needs MLflow 2.13 or later, but no Spark.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pipelines.data.table import row_hashes
 from pipelines.data.table.row_hashes import TrainingRows
 from pipelines.data.table.schema import ReadingRules
+from pipelines.data.table.schema import Task as TaskName
 from pipelines.errors import ConfigError
 
 Form = Literal["auto", "digit", "picture"]
@@ -30,9 +31,10 @@ class ModelInfo:
     """Version in the registry; empty if the model was not found through it."""
     run_id: str
     """The run that logged it, or empty."""
-    image_shape: tuple[int, int, int]
-    """Height, width, channels."""
+    image_shape: tuple[int, ...]
+    """Height, width, channels of a picture; the number of features of a row that is no picture."""
     num_classes: int
+    """0 for a model of numbers."""
     labels: tuple[int, ...]
     """Label values as in the training data, in class order."""
     class_names: tuple[str, ...]
@@ -48,6 +50,16 @@ class ModelInfo:
     """`digit`: trained on images in MNIST's format, to which pictures of digits must be converted."""
     reading: ReadingRules | None = None
     """How the training rows were read; None if the model does not record it."""
+    task: TaskName = "classification"
+    target_names: tuple[str, ...] = ()
+    """Names of the numbers that a model of numbers predicts."""
+    target_deviations: tuple[float, ...] = ()
+    """Standard deviation of each among the training rows; 1 where the model does not record it."""
+
+    @property
+    def num_outputs(self) -> int:
+        """Classes, or numbers that are predicted."""
+        return self.num_classes or len(self.target_names)
 
     def converts_to_digits(self, form: Form) -> bool:
         """Whether to convert pictures to MNIST's format, given the value of `--form`.
@@ -97,13 +109,16 @@ def read(folder: Path, uri: str, version: str = "") -> ModelInfo:
     """Read the description of the model in a folder.
 
     Raises:
-        ConfigError: its input is not a tensor of images, or its output not one probability per class.
+        ConfigError: its input is not a tensor of rows, or its output not one of probabilities or numbers.
     """
     from mlflow.models import Model
 
     model = Model.load(str(folder))
-    shape, num_classes = _tensor_shapes(model.signature, uri)
+    shape, outputs = _tensor_shapes(model.signature, uri)
     metadata: dict[str, Any] = model.metadata or {}
+    task: TaskName = metadata.get("task", "classification")
+    num_classes = outputs if task == "classification" else 0
+    names = metadata.get("target_names", [f"target_{number + 1}" for number in range(outputs)])
     labels: Sequence[int] = metadata.get("labels", range(num_classes))
     low, high = metadata.get("value_range", (0.0, 255.0))
     return ModelInfo(
@@ -121,6 +136,9 @@ def read(folder: Path, uri: str, version: str = "") -> ModelInfo:
         describes_classes="labels" in metadata,
         picture_form=metadata.get("picture_form", "unknown"),
         reading=_reading(metadata),
+        task=task,
+        target_names=() if num_classes else tuple(names),
+        target_deviations=() if num_classes else tuple(metadata.get("target_deviations", [1.0] * outputs)),
     )
 
 
@@ -130,16 +148,16 @@ def _reading(metadata: Mapping[str, Any]) -> ReadingRules | None:
     return ReadingRules(source=metadata["source"], zero_based=metadata["zero_based"], resize_pictures=metadata["resize_pictures"])
 
 
-def _tensor_shapes(signature: Any, uri: str) -> tuple[tuple[int, int, int], int]:
-    """Image shape and number of classes, from the model's signature."""
+def _tensor_shapes(signature: Any, uri: str) -> tuple[tuple[int, ...], int]:
+    """Shape of an input and number of outputs, from the model's signature."""
     inputs = list(signature.inputs.inputs[0].shape) if _is_one_tensor(signature and signature.inputs) else None
     outputs = list(signature.outputs.inputs[0].shape) if _is_one_tensor(signature and signature.outputs) else None
-    if inputs is None or outputs is None or len(inputs) != 4 or len(outputs) != 2 or -1 in (*inputs[1:], outputs[1]):
+    if inputs is None or outputs is None or len(inputs) not in (2, 4) or len(outputs) != 2 or -1 in (*inputs[1:], outputs[1]):
         raise ConfigError(
-            f"--model {uri}: its signature must have one input tensor [-1, height, width, channels] and one output tensor "
-            f"[-1, classes]; they are {inputs} and {outputs}"
+            f"--model {uri}: its signature must have one input tensor, [-1, height, width, channels] or [-1, features], and one "
+            f"output tensor, [-1, classes] or [-1, numbers]; they are {inputs} and {outputs}"
         )
-    return (inputs[1], inputs[2], inputs[3]), outputs[1]
+    return tuple(inputs[1:]), outputs[1]
 
 
 def _is_one_tensor(schema: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Predict the labels of a few images or lines of libsvm text, in this process and without Spark."""
+"""Predict the labels, or numbers, of a few images or lines of libsvm text, in this process and without Spark."""
 
 import bz2
 import gzip
@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 
 from pipelines.data.formats import libsvm, text_file
+from pipelines.data.formats.digits import read_image
 from pipelines.data.formats.file_kind import FileKind, files_by_kind
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.errors import DataError
 from pipelines.score.classifier import Classifier
-from pipelines.score.digits import read_image
 from pipelines.system import paths
 from pipelines.system.path_rules import printable
 
@@ -27,15 +27,35 @@ class Prediction:
 
     origin: str
     """The image file, or `FILE:LINE`."""
-    label: str
-    """Name of the most probable class."""
-    probabilities: dict[str, float]
-    """Probability of each class, by its name."""
+    outputs: dict[str, float]
+    """Probability of each class, or each number, by its name."""
+    has_classes: bool = True
+
+    @property
+    def label(self) -> str:
+        """Name of the most probable class."""
+        return max(self.outputs, key=self.outputs.__getitem__)
+
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """`outputs` of a classification."""
+        return self.outputs
 
     @property
     def probability(self) -> float:
         """Probability of `label`."""
-        return self.probabilities[self.label]
+        return self.outputs[self.label]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        if not self.has_classes:
+            return {"file": self.origin, "prediction": self.outputs}
+        return {"file": self.origin, "label": self.label, "probability": self.probability, "probabilities": self.outputs}
+
+    def __str__(self) -> str:
+        if not self.has_classes:
+            return f"{self.origin}  {'  '.join(f'{name} {value:.6g}' for name, value in self.outputs.items())}"
+        return f"{self.origin}  {self.label}  {self.probability:.4f}"
 
 
 def predict(
@@ -55,7 +75,7 @@ def predict(
     """
     info = classifier.info
     rules = Rules(
-        image_shape=info.image_shape,
+        shape=info.image_shape,
         value_range=info.value_range,
         labels=info.labels,
         first_index=0 if zero_based else 1,
@@ -67,6 +87,10 @@ def predict(
             for numbers, images in _libsvm_images(file.path, file.name, rules):
                 yield from _predictions(classifier, [f"{file.name}:{number}" for number in numbers], images)
         else:
+            if len(info.image_shape) != 3:
+                raise DataError(
+                    f"{file.name}: is a picture, but {info.uri} takes {info.image_shape[0]} features; name libsvm text"
+                )
             image = read_image(file.path, info.image_shape, info.value_range, digits=digits, resize=resize)
             yield from _predictions(classifier, [file.name], image[None])
 
@@ -99,9 +123,10 @@ def _found(file: str) -> Iterator[NamedFile]:
 
 
 def _predictions(classifier: Classifier, origins: Sequence[str], images: npt.NDArray[Any]) -> Iterator[Prediction]:
-    names = classifier.info.class_names
-    for origin, row in zip(origins, classifier.probabilities(images), strict=True):
-        yield Prediction(origin, names[int(row.argmax())], dict(zip(names, row.tolist(), strict=True)))
+    info = classifier.info
+    for origin, row in zip(origins, classifier.outputs(images), strict=True):
+        outputs = dict(zip(info.class_names or info.target_names, row.tolist(), strict=True))
+        yield Prediction(origin, outputs, has_classes=bool(info.class_names))
 
 
 def _libsvm_images(path: Path, display_name: str, rules: Rules) -> Iterator[tuple[list[int], npt.NDArray[Any]]]:
@@ -112,7 +137,7 @@ def _libsvm_images(path: Path, display_name: str, rules: Rules) -> Iterator[tupl
         if chunk.bad_lines:
             first = chunk.bad_lines[0]
             raise DataError(f"{display_name}:{numbers[first.number]}: {first.fault.text}")
-        yield numbers, chunk.images.reshape(-1, *rules.image_shape)
+        yield numbers, chunk.inputs.reshape(-1, *rules.shape)
 
 
 def _line_chunks(path: Path, display_name: str) -> Iterator[tuple[list[int], list[bytes]]]:

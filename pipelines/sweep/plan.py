@@ -5,15 +5,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from pipelines import tasks
 from pipelines.config import Config, loader
 from pipelines.config.rules import bounds, rule
 from pipelines.launch import user_inputs
 from pipelines.sweep import space
 from pipelines.sweep.space import CONFIGURATION, SEED, Assignment, Axis, Choices
+from pipelines.tasks.metric import named
 
 Search = Literal["grid", "random", "bayesian"]
 Purpose = Literal["choose", "compare"]
-Objective = Literal["validation/loss", "validation/accuracy"]
+Objective = Literal["validation/loss", "validation/accuracy", "validation/rmse", "validation/mae", "validation/r2"]
 Pruning = Literal["none", "median", "halving"]
 
 _MANY = 10**6
@@ -32,7 +34,7 @@ class SweepConfig:
     every trial is tested, and configurations are compared by mean and range over seeds."""
     search: Search = "grid"
     objective: Objective = "validation/loss"
-    """Minimized loss or maximized accuracy, of the weights that a trial ends with."""
+    """A loss or error to minimize, or an accuracy or R2 to maximize, of the weights that a trial ends with."""
     trials: int = 0
     """Number of trials of a random or bayesian search."""
     seed: int = 1
@@ -78,11 +80,17 @@ class Sweep:
 
     @property
     def metric(self) -> str:
-        return self.config.objective if self.config.purpose == "choose" else "test/accuracy"
+        return self.config.objective if self.config.purpose == "choose" else self.tested
+
+    @property
+    def tested(self) -> str:
+        """The first metric of the task, on test rows."""
+        return f"test/{tasks.of(self.base.data.task).metrics[0].name}"
 
     @property
     def minimised(self) -> bool:
-        return self.metric == "validation/loss"
+        metric = named(tasks.of(self.base.data.task).metrics, self.metric.partition("/")[2])
+        return metric is None or not metric.larger_is_better
 
     @property
     def base(self) -> Config:
@@ -114,8 +122,13 @@ class Sweep:
         user_inputs.check(config)
         if self.config.purpose == "choose":
             fraction = config.ingest.validation_fraction
+            self._check_objective(config)
             rule(fraction > 0, "ingest.validation_fraction", fraction, f"more than 0: {self.metric} decides, never a test row")
         return config
+
+    def _check_objective(self, config: Config) -> None:
+        names = ["validation/loss", *(f"validation/{metric.name}" for metric in tasks.of(config.data.task).metrics)]
+        rule(self.metric in names, "objective", self.metric, f"one of {', '.join(names)} with data.task {config.data.task}")
 
 
 def without_seed(assignment: Assignment) -> dict[str, space.AxisValue]:

@@ -56,7 +56,7 @@ def test_best(spark: SparkSession, sweep: Sweep, study: Study, best: FinishedTri
     data, _ = table.open_or_build(spark, config, resolve_source(config.data, NullReporter()), reporter)
     model = model_info.read(run_dir / layout.MODEL_FOLDER, str(run_dir))
     result = evaluate(spark, [model], data, ("test",)).results[0]
-    metrics = {"test/loss": result.loss, "test/accuracy": result.accuracy}
+    metrics = {"test/loss": result.loss} | {f"test/{name}": value for name, value in result.metrics.items()}
     study.amend(best.number, metrics=dict(best.outcome.metrics) | metrics)
     with TrackedRun(config.tracking, "", run_dir) as run:
         run.tags({"best": "true"})

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipelines import tasks
 from pipelines.sweep import space
 from pipelines.sweep.plan import Sweep, without_seed
 from pipelines.sweep.search import FinishedTrial, TrialOutcome
@@ -57,7 +58,7 @@ def trial_line(sweep: Sweep, trial: FinishedTrial, ended: int) -> str:
 def rows(sweep: Sweep, ended: Sequence[FinishedTrial]) -> list[dict[str, Any]]:
     """The table of all trials, best first, one mapping per row."""
     names = space.short_names([axis.name for axis in sweep.axes])
-    extra = [name for name in ("test/accuracy", "test/loss") if name != sweep.metric]
+    extra = [name for name in (sweep.tested, "test/loss") if name != sweep.metric]
     extra = [name for name in extra if any(name in trial.outcome.metrics for trial in ended)]
     failed = any(trial.outcome.state == "failed" for trial in ended)
     return [
@@ -137,7 +138,7 @@ def _state(outcome: TrialOutcome) -> str:
 
 
 def _format_value(metric: str, value: float) -> str:
-    return f"{100 * value:.2f} %" if metric.endswith("accuracy") else f"{value:.4f}"
+    return tasks.shown(metric, value)
 
 
 def _cell(metric: str, name: str, value: Any) -> str:
@@ -159,10 +160,10 @@ def closing_lines(sweep: Sweep, summary: Mapping[str, Any]) -> list[str]:
     lines.append("")
     best = summary["best"]
     if best is not None:
-        accuracy = best["metrics"].get("test/accuracy")
+        tested = best["metrics"].get(sweep.tested)
         lines.append(
             f"{'best':15}trial {best['trial']}, {sweep.metric} {_format_value(sweep.metric, best['value'])}"
-            + (f", test accuracy {100 * accuracy:.2f} %" if accuracy is not None else "")
+            + (f", {sweep.tested.replace('/', ' ')} {_format_value(sweep.tested, tested)}" if tested is not None else "")
         )
         lines.append(f"{'configuration':15}{best['config']}  (./convoy train --config trains it)")
     lines.append(f"{'tables':15}{summary['run_dir']}/results.csv, results.md")

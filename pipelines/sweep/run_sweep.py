@@ -99,7 +99,7 @@ def run_sweep(sweep: Sweep, folder: Path, console: TrainingConsole) -> dict[str,
                 finally:
                     report.tables(run, sweep, study.ended(), folder)
             best = results.best(sweep, study.ended())
-            if best is not None and "test/accuracy" not in best.outcome.metrics:
+            if best is not None and sweep.tested not in best.outcome.metrics:
                 report.test_best(spark, sweep, study, best, console)
         best = results.best(sweep, study.ended())
         report.outcome(run, sweep, study.ended(), best, folder)

@@ -127,7 +127,7 @@ def run_trial(context: TrialContext, proposal: Proposal) -> TrialOutcome:
         kept = summary.best_epoch if patience else summary.epochs
         metrics = dict(watch.history[kept - 1]) if kept <= len(watch.history) else {}
         if summary.test is not None:
-            metrics |= {"test/loss": summary.test.loss, "test/accuracy": summary.test.accuracy}
+            metrics |= {"test/loss": summary.test.loss} | {f"test/{name}": value for name, value in summary.test.metrics.items()}
         state, note, value = "finished", "", metrics.get(context.sweep.metric)
         if value is None or not math.isfinite(value):
             state, note, value = "failed", f"it reported no {context.sweep.metric}", None

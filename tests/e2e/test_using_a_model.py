@@ -96,8 +96,8 @@ def client(home, trained):
 def test_digits(home):
     """The 1,000 test rows of the substitute: images [n, 28, 28, 1] uint8 and labels."""
     text = (home / "dbfs/convoy/mnist-5k/mnist-5k-test.txt").read_bytes()
-    chunk = libsvm.parse(text, Rules(image_shape=(28, 28, 1), value_range=(0, 255), labels=tuple(range(10))))
-    return chunk.images.reshape(-1, 28, 28, 1), chunk.labels
+    chunk = libsvm.parse(text, Rules(shape=(28, 28, 1), value_range=(0, 255), labels=tuple(range(10))))
+    return chunk.inputs.reshape(-1, 28, 28, 1), chunk.targets
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.data.table.schema import MANIFEST_NAME, DataSpec, ReadingRules, SplitSummary, Table, TableFile, TableManifest
+from pipelines.data.table.schema import (
+    MANIFEST_NAME,
+    DataSpec,
+    ReadingRules,
+    SplitSummary,
+    Table,
+    TableFile,
+    TableManifest,
+    Task,
+)
 from pipelines.system.fingerprint import fingerprint
 
 
@@ -79,3 +88,70 @@ def write_libsvm(path: Path, rows: int, shape: tuple[int, int, int] = (12, 12, 1
         for image, label in zip(images.reshape(rows, -1), labels, strict=True):
             features = " ".join(f"{index + 1}:{value}" for index, value in enumerate(image) if value)
             file.write(f"{label} {features}\n")
+
+
+def features_and_numbers(
+    rows: int, features: int = 6, targets: int = 1, seed: int = 1
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Features, and numbers far from 0 that follow from them but for a little noise. The scales of the numbers differ."""
+    values = np.random.default_rng(seed).normal(size=(rows, features)).astype(np.float32)
+    slopes = np.random.default_rng(0).normal(size=(features, targets))
+    noise = np.random.default_rng(seed + 1000).normal(size=(rows, targets)) * 0.1
+    numbers = (values @ slopes + np.abs(values[:, :1]) + noise) * 10.0 ** np.arange(targets) + 50
+    return values, numbers.astype(np.float32)
+
+
+def write_features_table(
+    folder: Path, rows: dict[str, int], *, task: Task = "regression", targets: int = 1, weighted: bool = False, features: int = 6
+) -> Table:
+    """A table of features with numbers as targets, or with the classes 0 to 2, of which class 2 is rare."""
+    splits = {}
+    means: tuple[float, ...] = ()
+    deviations: tuple[float, ...] = ()
+    for number, (split, count) in enumerate(rows.items()):
+        values, numbers = features_and_numbers(count, features, targets, seed=number)
+        classes = np.digitize(numbers[:, 0], (50, 53)).astype(np.int32)
+        if split == "train" and task == "regression":
+            means, deviations = (tuple(each.astype(float).tolist()) for each in (numbers.mean(axis=0), numbers.std(axis=0)))
+        is_numbers = task == "regression"
+        columns = {
+            "features": pa.array([row.tobytes() for row in values], pa.binary()),
+            "target" if is_numbers else "label": pa.array([row.tobytes() for row in numbers], pa.binary())
+            if is_numbers
+            else pa.array(classes, pa.int32()),
+        }
+        if weighted:
+            columns["weight"] = pa.array(row_weights(count, seed=number), pa.float32())
+        path = f"split={split}/part-00000.parquet"
+        (folder / path).parent.mkdir(parents=True)
+        pq.write_table(pa.table(columns), folder / path)
+        content = fingerprint(folder / path)
+        per_label = () if is_numbers else tuple(np.bincount(classes, minlength=3).tolist())
+        file = TableFile(path=path, rows=count, num_bytes=content.num_bytes, sha256=content.sha256)
+        splits[split] = SplitSummary(rows=count, rows_per_label=per_label, files=(file,))
+    manifest = TableManifest(
+        dataset="numbers",
+        spec=DataSpec(shape=(features,), dtype="float32", value_range=(-10.0, 10.0), task=task, scaling="none"),
+        labels=() if task == "regression" else (0, 1, 2),
+        class_names=() if task == "regression" else ("low", "middle", "high"),
+        target_names=tuple(f"target_{number + 1}" for number in range(targets)) if task == "regression" else (),
+        target_means=means,
+        target_deviations=deviations,
+        weighted=weighted,
+        splits=splits,
+        sources=(),
+        seed=1,
+        rejected_rows=0,
+        rejected_by_reason={},
+        note="",
+        key="1" * 64,
+        created_at="2026-01-01T00:00:00Z",
+        convoy_version="0",
+        reading=ReadingRules(source="libsvm"),
+    )
+    (folder / MANIFEST_NAME).write_text(manifest.to_json())
+    return Table(str(folder), manifest)
+
+
+def row_weights(rows: int, seed: int = 1) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(seed + 2000).uniform(0, 3, rows).astype(np.float32)

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from pipelines.data.formats.arrow_images import ImageFormat, binary_content, decode
+from pipelines.data.formats.digits import decode_image
 from pipelines.data.formats.image_file import SIGNATURE_BYTES
-from pipelines.score.arrow_images import ImageFormat, binary_content, decode
 from pipelines.score.batch.scoring import label_dtype
-from pipelines.score.digits import decode_image
 
 SHAPE = (28, 28, 1)
 

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from pipelines.data.formats import image_file
+from pipelines.data.formats.digits import decode_image, read_image
 from pipelines.data.formats.image_file import NoImage
 from pipelines.data.formats.mnist_format import is_mnist_format, to_mnist_format
 from pipelines.data.sources import image_pass
 from pipelines.errors import DataError
-from pipelines.score.digits import decode_image, read_image
 
 DIGIT, RANGE = (28, 28, 1), (0.0, 255.0)
 
@@ -86,7 +86,7 @@ def test_ingest_and_prediction_make_the_same_image_of_a_picture(tmp_path, digits
     rules = image_pass.PictureRules(shape=DIGIT, value_range=value_range, resize=size != 28, as_digits=digits)
     chunk = image_pass.read_chunk([str(tmp_path / "a.png")], [0], rules)
     predicted = read_image(tmp_path / "a.png", DIGIT, value_range, digits=digits, resize=size != 28)
-    np.testing.assert_array_equal(chunk.images.reshape(DIGIT), predicted)
+    np.testing.assert_array_equal(chunk.inputs.reshape(DIGIT), predicted)
 
 
 def test_a_picture_of_another_size_is_refused_for_a_model_that_was_trained_on_one_size(tmp_path):

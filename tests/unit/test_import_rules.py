@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "config": "errors system",
     # The data set.
     "data.table": "errors system",
-    "data.formats": "errors system config",
+    "data.formats": "errors system config data.table",
     "data.sources": "errors system config data.table data.formats",
     "data.ingest": "version errors system config data.table data.formats data.sources",
     "data.stream": "errors progress system config data.table",
@@ -58,12 +58,12 @@ MAY_IMPORT = {
     "launch.session launch.slots launch.health launch.preflight launch.workers",
     # A finished model.
     "score": "errors system models.memory data.table data.formats",
-    "score.evaluate": "errors system config data.table data.sources data.ingest "
+    "score.evaluate": "errors system config data.table data.formats data.sources data.ingest "
     "track.rundir tasks track.figures.catalog track.mlflow track score",
     "score.model_registry": "errors system tasks score",
     "score.batch": "version errors system config data.table data.formats data.sources data.ingest score score.evaluate",
     # Many trainings.
-    "sweep": "errors system config data.sources data.ingest track.rundir track.console track.figures track.mlflow track "
+    "sweep": "errors system config data.sources data.ingest track.rundir tasks track.console track.figures track.mlflow track "
     "launch.session launch.slots launch.workers launch.preflight launch score score.evaluate",
 }
 # Every outside library and the packages or modules that may import it.
@@ -82,7 +82,7 @@ OWNERS = {
     "petastorm": "data.stream",
     "psutil": "system track launch",
     "py4j": "data.ingest launch.session launch.slots score",
-    "pyarrow": "data.table data.sources data.ingest data.stream.petastorm_compat launch.tasks score",
+    "pyarrow": "data.table data.formats data.sources data.ingest data.stream.petastorm_compat launch.tasks score",
     # Only launch.session opens a session; score and sweep receive it.
     "pyspark": "data.ingest launch score sweep",
     "rich": "data.sources.downloads track.console.terminal",

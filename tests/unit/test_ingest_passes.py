@@ -19,10 +19,11 @@ from pipelines.data.sources.libsvm_files import LibsvmFiles
 from pipelines.data.sources.parsed_rows import BlockReport
 from pipelines.data.sources.text_pass import parse_batches
 from pipelines.data.table.row_hashes import hash_images
+from pipelines.data.table.schema import DataSpec
 from pipelines.score.batch.libsvm_input import image_rows
 
 ROWS = {0: 90, 1: 24}
-RULES = Rules(image_shape=(2, 3, 1), value_range=(0.0, 255.0), labels=(3, 5, 7))
+RULES = Rules(shape=(2, 3, 1), value_range=(0.0, 255.0), labels=(3, 5, 7))
 
 
 @pytest.fixture
@@ -75,9 +76,8 @@ def plan_of(reports, dtype="uint8"):
         test_files=frozenset({1}),
         train_order=Permutation(ROWS[0], 7, "train"),
         test_order=Permutation(ROWS[1], 7, "test"),
-        num_values=6,
+        spec=DataSpec(shape=(2, 3, 1), dtype=dtype, value_range=(0.0, 255.0)),
         num_classes=3,
-        dtype=dtype,
     )
 
 
@@ -116,7 +116,7 @@ def test_every_row_gets_its_position_with_any_partitioning(tmp_path, monkeypatch
     assert max(len(content) for batch in parsed_rows for content in batch.column("content").to_pylist()) <= values_per_row
     plan = plan_of(reports)
     placed = list(shuffle_batches(parsed_rows, plan))
-    assert max(len(content) for batch in placed for content in batch.column("images").to_pylist()) <= values_per_row
+    assert max(len(content) for batch in placed for content in batch.column("inputs").to_pylist()) <= values_per_row
     files = written(tmp_path, plan, placed)
 
     assert len(files) == sum(segment.num_files for segment in plan.segments)

@@ -13,8 +13,8 @@ from pipelines.data.formats.libsvm import parse, write
 from pipelines.data.formats.libsvm_line import Rules
 
 WIDTH = 12
-RULES = Rules(image_shape=(3, 4, 1), value_range=(-1000.0, 1000.0), labels=(-1, 0, 1, 2, 3))
-GREY = Rules(image_shape=(3, 4, 1), value_range=(0.0, 255.0), labels=tuple(range(10)))
+RULES = Rules(shape=(3, 4, 1), value_range=(-1000.0, 1000.0), labels=(-1, 0, 1, 2, 3))
+GREY = Rules(shape=(3, 4, 1), value_range=(0.0, 255.0), labels=tuple(range(10)))
 
 
 def one_line(line, rules=GREY):
@@ -50,10 +50,10 @@ def test_well_formed_lines_parse_as_with_sklearn(lines):
     assert chunk.bad_lines == ()
     assert chunk.num_lines == len(lines)
     matrix, labels = load_svmlight_file(io.BytesIO(text), n_features=WIDTH, zero_based=False)
-    np.testing.assert_array_equal(chunk.images, matrix.toarray().astype(chunk.images.dtype))
-    if chunk.images.dtype == np.uint8:
-        np.testing.assert_array_equal(chunk.images, matrix.toarray())
-    assert [RULES.labels[label] for label in chunk.labels] == labels.tolist()
+    np.testing.assert_array_equal(chunk.inputs, matrix.toarray().astype(chunk.inputs.dtype))
+    if chunk.inputs.dtype == np.uint8:
+        np.testing.assert_array_equal(chunk.inputs, matrix.toarray())
+    assert [RULES.labels[label] for label in chunk.targets] == labels.tolist()
 
 
 # Why a line accepted by sklearn may be rejected: sklearn is more lenient (see `pipelines.data.formats.libsvm`) or cannot know.
@@ -68,7 +68,7 @@ def test_fuzzed_lines_parse_as_with_sklearn_or_are_rejected_with_their_line_numb
     lines = [mutations.mutated(random) for _ in range(20)]
     chunk = parse(b"".join(line + b"\n" for line in lines), GREY)
     assert chunk.num_lines == len(lines)
-    rows = iter(zip(chunk.images, chunk.labels, strict=True))
+    rows = iter(zip(chunk.inputs, chunk.targets, strict=True))
     refused = {bad.number: bad for bad in chunk.bad_lines}
     for number, line in enumerate(lines):
         expected = mutations.parsed_by_sklearn(line)
@@ -92,10 +92,10 @@ def test_garbage_that_is_accepted_parses_as_with_sklearn(lines):
         expected = mutations.parsed_by_sklearn(line.encode())
         if chunk.bad_lines:
             continue
-        assert len(chunk.labels) == (expected is not None)
+        assert len(chunk.targets) == (expected is not None)
         if expected is not None:
-            np.testing.assert_array_equal(chunk.images[0], expected[0].astype(chunk.images.dtype))
-            assert RULES.labels[chunk.labels[0]] == expected[1]
+            np.testing.assert_array_equal(chunk.inputs[0], expected[0].astype(chunk.inputs.dtype))
+            assert RULES.labels[chunk.targets[0]] == expected[1]
 
 
 @pytest.mark.parametrize(
@@ -141,21 +141,21 @@ def test_a_malformed_line_is_rejected_with_its_reason(line, reason):
     assert (bad.number, bad.raw) == (1, line)
     assert re.search(reason, bad.fault.text)
     assert bad.fault.text.isascii()
-    assert chunk.labels.tolist() == [1, 4]
+    assert chunk.targets.tolist() == [1, 4]
 
 
 @pytest.mark.parametrize("line", [b"", b"   ", b"# 3 5:1", b"\t# note"])
 def test_lines_without_content_count_as_lines_but_not_as_rows(line):
     chunk = one_line(line)
     assert chunk.bad_lines == ()
-    assert chunk.labels.tolist() == [1, 4]
-    assert chunk.images[:, [1, 4]].tolist() == [[3, 0], [0, 6]]
+    assert chunk.targets.tolist() == [1, 4]
+    assert chunk.inputs[:, [1, 4]].tolist() == [[3, 0], [0, 6]]
 
 
 def test_a_label_alone_is_an_all_zero_row():
     chunk = one_line(b"7")
-    assert chunk.labels.tolist() == [1, 7, 4]
-    assert not chunk.images[1].any()
+    assert chunk.targets.tolist() == [1, 7, 4]
+    assert not chunk.inputs[1].any()
 
 
 @pytest.mark.parametrize(
@@ -163,48 +163,48 @@ def test_a_label_alone_is_an_all_zero_row():
 )
 def test_different_spellings_of_a_row_are_equal(line):
     chunk = one_line(line)
-    assert chunk.labels.tolist() == [1, 3, 4]
-    assert chunk.images.dtype == np.uint8
-    assert chunk.images[1].tolist() == [255, *[0] * 10, 9]
+    assert chunk.targets.tolist() == [1, 3, 4]
+    assert chunk.inputs.dtype == np.uint8
+    assert chunk.inputs[1].tolist() == [255, *[0] * 10, 9]
 
 
 def test_one_value_that_is_not_a_byte_makes_the_chunk_float():
     for value in (b"0.5", b"-1", b"256"):
         chunk = parse(b"1 1:7\n2 2:" + value + b"\n", RULES)
-        assert chunk.images.dtype == np.float32
-        assert chunk.images[:, :2].tolist() == [[7, 0], [0, float(value)]]
+        assert chunk.inputs.dtype == np.float32
+        assert chunk.inputs[:, :2].tolist() == [[7, 0], [0, float(value)]]
 
 
 @pytest.mark.parametrize("line", [b"3 0:255 11:9", b"3  0:255 11:9#c"])
 def test_a_zero_based_file_is_accepted_with_the_setting(line):
     rules = dataclasses.replace(GREY, first_index=0)
-    assert parse(line + b"\n", rules).images.tolist() == [[255, *[0] * 10, 9]]
+    assert parse(line + b"\n", rules).inputs.tolist() == [[255, *[0] * 10, 9]]
     (bad,) = parse(b"3 1:1 12:1\n", rules).bad_lines
     assert "index 12 is above 11" in bad.fault.text
 
 
 def test_labels_become_positions_in_the_order_of_the_setting():
-    rules = Rules(image_shape=(1, 1, 1), value_range=(0.0, 1.0), labels=(30, 10, 20))
-    assert parse(b"10 1:1\n20\n30 \n", rules).labels.tolist() == [1, 2, 0]
+    rules = Rules(shape=(1, 1, 1), value_range=(0.0, 1.0), labels=(30, 10, 20))
+    assert parse(b"10 1:1\n20\n30 \n", rules).targets.tolist() == [1, 2, 0]
 
 
 @pytest.mark.parametrize("tail", [b"", b" #c"], ids=["plain", "slow"])
 def test_labels_do_not_matter_where_nobody_needs_them(tail):
-    rules = Rules(image_shape=(1, 2, 1), value_range=(0.0, 1.0), labels=(1, 3_000_000_000), any_label=True)
+    rules = Rules(shape=(1, 2, 1), value_range=(0.0, 1.0), labels=(1, 3_000_000_000), any_label=True)
     labels = [b"0", b"1", b"-1", b"nan", b"2.5", b"3000000000", b"99999999999999999999", b"1e999"]
     chunk = parse(b"".join(label + b" 2:1" + tail + b"\n" for label in labels), rules)
     assert chunk.bad_lines == ()
-    assert chunk.labels.tolist() == [-1, 0, -1, -1, -1, 1, -1, -1]
-    assert chunk.images.tolist() == [[0, 1]] * len(labels)
+    assert chunk.targets.tolist() == [-1, 0, -1, -1, -1, 1, -1, -1]
+    assert chunk.inputs.tolist() == [[0, 1]] * len(labels)
     (bad,) = parse(b"1:1 2:1\n", rules).bad_lines
     assert bad.fault.reason == "label_not_a_number"
 
 
 def test_numbers_with_up_to_nine_and_with_more_digits_are_parsed():
-    rules = Rules(image_shape=(20_000, 1, 1), value_range=(0.0, 1e12), labels=(0, 1))
+    rules = Rules(shape=(20_000, 1, 1), value_range=(0.0, 1e12), labels=(0, 1))
     chunk = parse(b"0 1:1 12345:123456789\n1 19999:12345678901\n", rules)
-    assert chunk.images[0, 12344] == np.float32(123456789)
-    assert chunk.images[1, 19998] == np.float32(12345678901)
+    assert chunk.inputs[0, 12344] == np.float32(123456789)
+    assert chunk.inputs[1, 19998] == np.float32(12345678901)
 
 
 @settings(max_examples=50, deadline=None)
@@ -215,5 +215,5 @@ def test_written_text_parses_to_the_same_rows(seed, rows):
     labels = rng.integers(0, 10, rows)
     chunk = parse(write(images, labels), GREY)
     assert chunk.bad_lines == ()
-    np.testing.assert_array_equal(chunk.images, images)
-    np.testing.assert_array_equal(chunk.labels, labels)
+    np.testing.assert_array_equal(chunk.inputs, images)
+    np.testing.assert_array_equal(chunk.targets, labels)

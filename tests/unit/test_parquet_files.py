@@ -2,8 +2,8 @@
 
 import pytest
 
+from pipelines.data.sources import parquet_files
 from pipelines.errors import ConfigError, DataError
-from pipelines.score.batch import parquet_files
 from pipelines.score.batch.inputs import detect_kind
 
 

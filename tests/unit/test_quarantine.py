@@ -7,7 +7,7 @@ from pipelines.data.sources.libsvm_files import LibsvmFiles
 from pipelines.data.sources.parsed_rows import BlockReport
 from pipelines.errors import DataError
 
-RULES = Rules(image_shape=(3, 4, 1), value_range=(0.0, 255.0), labels=(0, 1))
+RULES = Rules(shape=(3, 4, 1), value_range=(0.0, 255.0), labels=(0, 1))
 SOURCE = LibsvmFiles("digits", (("a-train.txt", "train"), ("a-test.txt", "test")))
 
 

@@ -120,12 +120,12 @@ def serve():
 
 
 def assert_holds(folder, content):
-    rules = Rules(image_shape=(28, 28, 1), value_range=(0.0, 255.0), labels=tuple(range(10)))
+    rules = Rules(shape=(28, 28, 1), value_range=(0.0, 255.0), labels=tuple(range(10)))
     assert sorted(path.name for path in folder.iterdir()) == ["tiny-test.txt", "tiny-train.txt"]
     for split, (images, labels) in content.items():
         chunk = parse((folder / f"tiny-{split}.txt").read_bytes(), rules)
-        np.testing.assert_array_equal(chunk.images, images)
-        np.testing.assert_array_equal(chunk.labels, labels)
+        np.testing.assert_array_equal(chunk.inputs, images)
+        np.testing.assert_array_equal(chunk.targets, labels)
 
 
 @pytest.mark.parametrize("form", ["{}", "file:{}", "Two Digits"])
@@ -402,12 +402,12 @@ def test_offline_mnist_is_replaced_by_the_substitute_with_a_note(tmp_path, monke
     assert source.dataset == "mnist-5k"
     assert source.note in lines
     assert "5,000" in source.note
-    rules = Rules(image_shape=(28, 28, 1), value_range=(0.0, 255.0), labels=tuple(range(10)))
+    rules = Rules(shape=(28, 28, 1), value_range=(0.0, 255.0), labels=tuple(range(10)))
     folder = tmp_path / "dbfs" / "convoy" / "mnist-5k"
     for split, per_class in (("train", 400), ("test", 100)):
         chunk = parse((folder / f"mnist-5k-{split}.txt").read_bytes(), rules)
         assert chunk.bad_lines == ()
-        assert np.bincount(chunk.labels).tolist() == [per_class] * 10
+        assert np.bincount(chunk.targets).tolist() == [per_class] * 10
     asked_for = resolve_source(DataConfig(dataset="mnist-5k"), lines)
     assert asked_for.files == source.files
     assert asked_for.note == ""

@@ -38,7 +38,7 @@ from pipelines.track.rundir.events import EpochEnd, Event, StepProgress, Trainin
 console = TrainingConsole(3, sys.argv[1])
 console.show(Event(0, 0.0, {PLAN!r}))
 for number, line in enumerate(sys.stdin, 1):
-    values = StepProgress(epoch=1, step=number * 10, rows_per_second=12345.6, metrics={"accuracy": 0.9876, "loss": 0.1234})
+    values = StepProgress(epoch=1, step=number * 10, rows_per_second=12345.6, metrics=dict(accuracy=0.9876, loss=0.1234))
     console.show(Event(0, float(number), values))
 console.show(Event(0, 9.0, EpochEnd(1, {METRICS!r})))
 console.warn("[be] warned")

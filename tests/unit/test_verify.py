@@ -65,7 +65,7 @@ DAMAGES = {
         lambda path: rewrite(path, lambda columns: columns.set_column(1, "label", columns["label"].cast(pa.int64()))),
         "has int64 in column 'label' instead of int32",
     ),
-    "other image size": (lambda path: rewrite(path, with_images_of(64)), "has images of 64 bytes instead of 144"),
+    "other image size": (lambda path: rewrite(path, with_images_of(64)), "has 64 bytes in column 'image' instead of 144"),
     "fewer rows": (
         lambda path: rewrite(path, lambda columns: columns.slice(0, 30)),
         "has 30 rows in 1 row group where the manifest says 50 in one",

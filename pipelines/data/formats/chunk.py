@@ -1,4 +1,4 @@
-"""Parsed rows of a source: images and labels, and what is wrong with the malformed rows."""
+"""Parsed rows of a source: inputs, targets and weights, and what is wrong with the malformed rows."""
 
 from dataclasses import dataclass
 
@@ -33,11 +33,14 @@ class Chunk:
 
     num_lines: int
     """Lines of text, including blank and malformed ones."""
-    images: npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+    inputs: npt.NDArray[np.uint8] | npt.NDArray[np.float32]
     """(rows, values); uint8 if every value of the chunk is an integer from 0 to 255, otherwise float32."""
-    labels: npt.NDArray[np.int32]
-    """(rows,): class index, the position of the label in `Rules.labels`, or -1 (`Rules.any_label`)."""
+    targets: npt.NDArray[np.int32] | npt.NDArray[np.float32]
+    """int32 (rows,): class index, the position of the label in `Rules.labels`, or -1 (`Rules.any_label`); or float32 (rows,
+    targets): the numbers that a regression predicts."""
     lines: npt.NDArray[np.int64]
     """(rows,): zero-based line number of each row."""
     bad_lines: tuple[BadLine, ...]
     """All malformed lines, in order."""
+    weights: npt.NDArray[np.float32] | None = None
+    """(rows,): finite and not negative; None if all rows count the same."""

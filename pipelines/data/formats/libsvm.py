@@ -1,13 +1,15 @@
-"""libsvm text to dense images, and back.
+"""libsvm text to dense rows, and back.
 
 A line is `label index:value index:value ...`. A row accepted here is parsed identically by `sklearn.datasets.load_svmlight_file`
 (`zero_based=False`), except that values that are not bytes are stored as float32. The rules:
 
 - Only a newline ends a line. Spaces, tabs and carriage returns separate tokens, so CRLF files are accepted.
-- `#` starts a comment. A line without content is skipped. A label alone is an all-zero image.
+- `#` starts a comment. A line without content is skipped. A label alone is a row of zeros.
 - A label is a decimal number equal to one of `data.labels`: 3, +3 and 3.0 are the same label; 3.5 and nan are invalid.
-- Indices consist of digits, ascend, and lie between 1 and the number of values in `data.image_shape` (both bounds one lower with
-  `data.zero_based`). Index 0 is rejected: it indicates a zero-based file, whose other rows would all be off by one value.
+- For regression any decimal number is a target; `data.targets` of them are separated by commas.
+- Indices consist of digits, ascend, and lie between 1 and `data.features` or the number of values in `data.image_shape` (both
+  bounds one lower with `data.zero_based`). Index 0 is rejected: it indicates a zero-based file, whose other rows would all be
+  off by one value.
 - A value is a decimal number in `data.value_range`, neither nan nor infinite. An omitted value is 0.
 - Any other line is malformed. sklearn is more lenient in four points: it also accepts nan and infinities, Python's `1_000`, a
   sign before an index, and query ids, which it drops.
@@ -63,13 +65,13 @@ def parse(text: bytes | memoryview, rules: Rules) -> Chunk:
         0 <= value <= 255 and value == int(value) for row in slow_rows.values() for value in row.values
     )
     images: npt.NDArray[Any] = np.zeros((num_rows, rules.num_values), np.uint8 if whole else np.float32)
-    labels = np.empty(num_rows, np.int32)
-    labels[row_of_line[plain.good]] = plain.labels[plain.good]
+    targets = np.empty((num_rows, rules.num_targets), np.float32) if rules.num_targets else np.empty(num_rows, np.int32)
+    targets[row_of_line[plain.good]] = plain.targets[plain.good]
     images.reshape(-1)[row_of_line[plain.line_of_pair] * rules.num_values + (plain.indices - rules.first_index)] = plain.values
     for line, row in slow_rows.items():
-        labels[row_of_line[line]] = row.label
+        targets[row_of_line[line]] = row.target
         images[row_of_line[line], row.positions] = row.values
-    return Chunk(num_lines=num_lines, images=images, labels=labels, lines=np.flatnonzero(is_row), bad_lines=tuple(bad_lines))
+    return Chunk(num_lines=num_lines, inputs=images, targets=targets, lines=np.flatnonzero(is_row), bad_lines=tuple(bad_lines))
 
 
 def write(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer[Any]]) -> bytes:
@@ -92,8 +94,8 @@ class _Plain:
     starts: npt.NDArray[np.int64]
     ends: npt.NDArray[np.int64]
     good: npt.NDArray[np.bool_]
-    labels: npt.NDArray[np.int64]
-    """By line: class index, if the line is good."""
+    targets: npt.NDArray[np.int64]
+    """By line, if it is good: class index [lines], or for regression the only target [lines, 1]."""
     line_of_pair: npt.NDArray[np.int64]
     indices: npt.NDArray[np.int32]
     """By pair of a good line, as written in the file."""
@@ -126,7 +128,7 @@ def _read_plain(text: npt.NDArray[np.uint8], rules: Rules) -> _Plain:
     tokens_per_line = np.diff(last_token, prepend=-1)
     numbers = _numbers(digits, ends, lengths)
     first_token = last_token - tokens_per_line + 1
-    labels, known = _label_positions(numbers[first_token], rules)
+    targets, known = _targets(numbers[first_token], rules)
     of_pair = np.ones(len(numbers), np.bool_)
     of_pair[first_token] = False
     if not good.all():
@@ -143,7 +145,7 @@ def _read_plain(text: npt.NDArray[np.uint8], rules: Rules) -> _Plain:
     if not good.all():
         kept = good[line_of_pair]
         line_of_pair, indices, values = line_of_pair[kept], indices[kept], values[kept]
-    return _Plain(line_starts, line_ends, good, labels, line_of_pair, indices, values)
+    return _Plain(line_starts, line_ends, good, targets, line_of_pair, indices, values)
 
 
 def _numbers(digits: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
@@ -166,8 +168,10 @@ def _numbers(digits: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64], lengths
     return numbers.astype(np.int32)
 
 
-def _label_positions(numbers: npt.NDArray[np.int32], rules: Rules) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Class index of each number, and whether it is allowed as a label."""
+def _targets(numbers: npt.NDArray[np.int32], rules: Rules) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Class index of each number, or itself for regression [lines, 1], and whether it is allowed there."""
+    if rules.num_targets:
+        return numbers.astype(np.int64)[:, None], np.full(len(numbers), rules.num_targets == 1)
     order = np.argsort(rules.labels)
     ascending = np.asarray(rules.labels, np.int64)[order]
     nearest = np.minimum(np.searchsorted(ascending, numbers), len(ascending) - 1)

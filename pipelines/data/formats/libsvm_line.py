@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 from pipelines.config import DataConfig
+from pipelines.config.data import MAX_VALUE
 from pipelines.data.formats.chunk import Fault
 
 _NUMBER = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
@@ -17,30 +18,34 @@ _MAX_INDEX_DIGITS = 18
 class Rules:
     """What a line may contain."""
 
-    image_shape: tuple[int, ...]
-    value_range: tuple[float, ...]
+    shape: tuple[int, ...]
+    """Shape of a row, for example (28, 28, 1), or (13,) for 13 features that are no picture."""
+    value_range: tuple[float, float]
     """Smallest and largest value."""
     labels: tuple[int, ...]
-    """Label values as written in the text."""
+    """Label values as written in the text; empty for regression."""
+    num_targets: int = 0
+    """Numbers in place of the label, for regression; 0 for classification."""
     first_index: int = 1
-    """Index of the first value of an image: 1, or 0 in zero-based files."""
+    """Index of the first value of a row: 1, or 0 in zero-based files."""
     any_label: bool = False
-    """Accept other labels as well, as class index -1: whoever predicts need not know the labels."""
+    """Accept other labels as well, as class index -1, and other targets as nan: whoever predicts need not know them."""
     index_is_known: bool = False
     """The first index is that of a model's training data, which no setting changes."""
 
     @classmethod
     def from_config(cls, data: DataConfig) -> "Rules":
         return cls(
-            image_shape=data.image_shape,
-            value_range=data.value_range,
+            shape=data.shape,
+            value_range=data.allowed_range,
             labels=data.label_values,
+            num_targets=len(data.target_names),
             first_index=0 if data.zero_based else 1,
         )
 
     @property
     def num_values(self) -> int:
-        return math.prod(self.image_shape)
+        return math.prod(self.shape)
 
     @property
     def last_index(self) -> int:
@@ -51,10 +56,10 @@ class Rules:
 class Row:
     """A well-formed line."""
 
-    label: int
-    """Class index: position in `Rules.labels`; -1 for another label (`Rules.any_label`)."""
+    target: int | list[float]
+    """Class index: position in `Rules.labels`; -1 for another label (`Rules.any_label`). For regression, the numbers."""
     positions: list[int]
-    """Zero-based positions in the image."""
+    """Zero-based positions among the values."""
     values: list[float]
 
 
@@ -63,11 +68,11 @@ def parse_line(line: bytes, rules: Rules) -> Row | Fault | None:
     tokens = line.partition(b"#")[0].split()
     if not tokens:
         return None
-    label = _parse_label(tokens[0], rules)
-    if isinstance(label, Fault):
-        return label
+    target = _parse_targets(tokens[0], rules) if rules.num_targets else _parse_label(tokens[0], rules)
+    if isinstance(target, Fault):
+        return target
     low, high = rules.value_range
-    row = Row(label, [], [])
+    row = Row(target, [], [])
     previous = rules.first_index - 1
     for token in tokens[1:]:
         index_text, _, value_text = token.partition(b":")
@@ -79,11 +84,31 @@ def parse_line(line: bytes, rules: Rules) -> Row | Fault | None:
             return _index_fault(digits, index, previous, rules)
         if not low <= value <= high:
             shown = f"value {_show(value_text)} at index {index}"
-            return Fault("value_out_of_range", f"{shown} is outside data.value_range=[{low:g}, {high:g}]")
+            remedy = " (auto allows any)" if len(rules.shape) == 1 and high < MAX_VALUE else ""
+            return Fault("value_out_of_range", f"{shown} is outside data.value_range=[{low:g}, {high:g}]{remedy}")
         row.positions.append(index - rules.first_index)
         row.values.append(value)
         previous = index
     return row
+
+
+def _parse_targets(token: bytes, rules: Rules) -> list[float] | Fault:
+    numbers = token.split(b",")
+    if len(numbers) == rules.num_targets and all(map(_NUMBER.fullmatch, numbers)):
+        targets = [float(number) for number in numbers]
+        if max(map(abs, targets)) <= MAX_VALUE:
+            return targets
+    if rules.any_label:
+        return [math.nan] * rules.num_targets
+    if any(map(_NOT_FINITE.fullmatch, numbers)) or (all(map(_NUMBER.fullmatch, numbers)) and len(numbers) == rules.num_targets):
+        return Fault(
+            "target_not_finite", f"the target {_show(token)} is not a finite number from {-MAX_VALUE:g} to {MAX_VALUE:g}"
+        )
+    if not all(map(_NUMBER.fullmatch, numbers)):
+        return Fault("target_not_a_number", f"the target {_show(token)} is not a number; a line is 'target index:value ...'")
+    wanted = f"{rules.num_targets}, separated by commas" if rules.num_targets > 1 else "1"
+    text = f"the target {_show(token)} has {len(numbers)} numbers; data.targets says that there are {wanted}"
+    return Fault("number_of_targets", text)
 
 
 def _parse_label(token: bytes, rules: Rules) -> int | Fault:
@@ -129,9 +154,11 @@ def _index_fault(digits: bytes, index: int, previous: int, rules: Rules) -> Faul
             return Fault("index_zero", "index 0: indices in the model's training data start at 1; renumber this file")
         return Fault("index_zero", "index 0: libsvm indices start at 1; for a zero-based file set data.zero_based=true")
     if index > rules.last_index:
-        limit = f"the number of values of data.image_shape={list(rules.image_shape)}"
+        is_picture = len(rules.shape) == 3
+        setting = f"data.image_shape={list(rules.shape)}" if is_picture else f"data.features={rules.num_values}"
+        limit = f"the number of values of {setting}" if is_picture else setting
         if rules.first_index == 0:
-            limit = f"the last of data.image_shape={list(rules.image_shape)} when counted from 0 (data.zero_based)"
+            limit = f"the last of {setting} when counted from 0 (data.zero_based)"
         return Fault("index_too_large", f"index {_show(digits)[1:-1]} is above {rules.last_index}, {limit}")
     if index == previous:
         return Fault("index_repeated", f"index {index} appears twice")

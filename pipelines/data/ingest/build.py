@@ -1,11 +1,11 @@
 """The Spark jobs of ingest: from a source to Parquet files.
 
-Three passes run in Spark's Python workers: the source parses its files to images, which Spark persists until all are counted;
-`shuffle_batches` assigns each image to a file of the table; Spark groups the images by file, and `write_batches` writes the
+Three passes run in Spark's Python workers: the source parses its files to rows, which Spark persists until all are counted;
+`shuffle_batches` assigns each row to a file of the table; Spark groups the rows by file, and `write_batches` writes the
 files.
 """
 
-import math
+import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,17 +18,19 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from pipelines.config import Config, DataConfig
+from pipelines.config.data import MIN_RANGE
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.ingest import quarantine
-from pipelines.data.ingest.permutation import Permutation, Segment, plan_segments
+from pipelines.data.ingest.permutation import Permutation, plan_segments
 from pipelines.data.ingest.quarantine import Rejections
 from pipelines.data.ingest.shuffle_pass import SHUFFLED_COLUMNS, Plan, shuffle_batches
 from pipelines.data.ingest.spark_jobs import arrow_batches, job_group, root_cause
+from pipelines.data.ingest.statistics import Moments, merged
 from pipelines.data.ingest.write_pass import WRITTEN_COLUMNS, WrittenFile, write_batches
 from pipelines.data.sources.parsed_rows import IS_IMAGES, IS_REPORT, VALUES_PER_SPARK_ROW, BlockReport
 from pipelines.data.sources.resolve import has_known_indices
 from pipelines.data.sources.source import Source
-from pipelines.data.table.schema import BYTES_PER_VALUE, SPLIT_COLUMN, Dtype
+from pipelines.data.table.schema import SPLIT_COLUMN, DataSpec, Dtype
 from pipelines.errors import ConfigError, DataError
 from pipelines.system import connect
 
@@ -43,16 +45,17 @@ _MAX_BYTES_PER_ROW_GROUP = 1024 * _MEGABYTE
 class WrittenTable:
     """Files written to the folder of a table."""
 
-    segments: tuple[Segment, ...]
+    plan: Plan
     files: tuple[WrittenFile, ...]
-    dtype: Dtype
     rows_per_file: tuple[int, ...]
     """Rows of each source file, in order."""
     rejected: Rejections
-    hash_limit: int
-    """`Plan.hash_limit`."""
     hint: str
     """What the user may have to set. Often empty."""
+    spec: DataSpec
+    """What a row holds, with the statistics of the training rows."""
+    target_moments: Moments | None
+    """Moments of a regression's targets over the training rows."""
 
 
 def write_rows(spark: SparkSession, config: Config, source: Source, folder: Path) -> WrittenTable:
@@ -60,18 +63,42 @@ def write_rows(spark: SparkSession, config: Config, source: Source, folder: Path
 
     Raises:
         DataError: a line is malformed (`FILE:LINE: reason`), a file is damaged, or there are no rows.
-        ConfigError: ingest.rows_per_row_group is too large for these images.
+        ConfigError: ingest.rows_per_row_group is too large for these rows.
     """
     with parsed_source(spark, config, source) as parsed:
         plan = _plan(config, source, parsed.reports)
         with _writing(config):
-            with arrow_batches(spark, max(plan.num_values, VALUES_PER_SPARK_ROW)):
+            with arrow_batches(spark, max(plan.spec.num_values, VALUES_PER_SPARK_ROW)):
                 files = _write(spark, parsed.frame, plan, folder)
             if parsed.rejected.rows:
                 quarantine.write(parsed.frame, source, parsed.reports, parsed.rejected.rows, folder)
     rows = [sum(report.rows for report in parsed.reports if report.file == number) for number in range(len(source.files))]
     hint = index_hint(config.data, source, parsed.reports)
-    return WrittenTable(plan.segments, files, plan.dtype, tuple(rows), parsed.rejected, plan.hash_limit, hint)
+    trained = _training_files(plan, files)
+    spec = _with_statistics(plan.spec, trained, omits_zeros=source.reading(config.data).source == "libsvm")
+    moments = [Moments.from_bytes(file.target_moments) for file in trained if file.target_moments is not None]
+    return WrittenTable(plan, files, tuple(rows), parsed.rejected, hint, spec, merged(moments) if moments else None)
+
+
+def _training_files(plan: Plan, files: Sequence[WrittenFile]) -> list[WrittenFile]:
+    """The files with training rows, in row order."""
+    trained = [file for file in files if plan.segments[file.segment].split == "train"]
+    return sorted(trained, key=lambda file: (file.segment, file.file))
+
+
+def _with_statistics(spec: DataSpec, files: Sequence[WrittenFile], *, omits_zeros: bool) -> DataSpec:
+    """What a row holds, with the range and the moments of the training rows where these are wanted."""
+    ranges = [file.value_range for file in files if file.value_range is not None]
+    if ranges:
+        low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+        low, high = (min(low, 0.0), max(high, 0.0)) if omits_zeros else (low, high)
+        # What is constant has no range to scale to 0..1.
+        spec = dataclasses.replace(spec, value_range=(low, high if high - low >= MIN_RANGE else low + 1))
+    moments = [Moments.from_bytes(file.moments) for file in files if file.moments is not None]
+    if moments:
+        total = merged(moments)
+        spec = dataclasses.replace(spec, means=tuple(total.means.tolist()), deviations=tuple(total.deviations.tolist()))
+    return spec
 
 
 def index_hint(data: DataConfig, source: Source, reports: Sequence[BlockReport]) -> str:
@@ -164,12 +191,20 @@ def _plan(config: Config, source: Source, reports: list[BlockReport]) -> Plan:
             uri = next(uri for number, (uri, _) in enumerate(source.files) if (number in test_files) == is_test)
             raise DataError(f"{uri}: contains no rows; a row is {source.row_form}")
     dtype: Dtype = "float32" if any(report.is_float for report in reports) else "uint8"
-    num_values = math.prod(config.data.image_shape)
-    bytes_per_row = num_values * BYTES_PER_VALUE[dtype]
+    data = config.data
+    spec = DataSpec(
+        shape=data.shape,
+        dtype=dtype,
+        value_range=data.allowed_range,
+        checks_range=data.value_range != "auto",
+        task=data.task,
+        scaling=data.scaling,
+    )
+    bytes_per_row = spec.num_bytes
     if config.ingest.rows_per_row_group * bytes_per_row > _MAX_BYTES_PER_ROW_GROUP:
         raise ConfigError(
             f"ingest.rows_per_row_group={config.ingest.rows_per_row_group}: a row group can be at most 1 GB, which is "
-            f"{_MAX_BYTES_PER_ROW_GROUP // bytes_per_row} rows of these images; 0 chooses"
+            f"{_MAX_BYTES_PER_ROW_GROUP // bytes_per_row} rows of these; 0 chooses"
         )
     segments = plan_segments(
         train_rows=rows[False],
@@ -185,9 +220,10 @@ def _plan(config: Config, source: Source, reports: list[BlockReport]) -> Plan:
         test_files=test_files,
         train_order=Permutation(rows[False], config.ingest.seed, "train"),
         test_order=Permutation(rows[True], config.ingest.seed, "test"),
-        num_values=num_values,
-        num_classes=len(config.data.label_values),
-        dtype=dtype,
+        spec=spec,
+        num_classes=len(data.label_values),
+        num_targets=len(data.target_names),
+        weighted=any(report.is_weighted for report in reports),
     )
 
 
@@ -195,7 +231,7 @@ def _write(spark: SparkSession, frame: DataFrame, plan: Plan, folder: Path) -> t
     for segment in plan.segments:
         (folder / f"{SPLIT_COLUMN}={segment.split}").mkdir()
     num_files = sum(segment.num_files for segment in plan.segments)
-    num_bytes = sum(segment.rows for segment in plan.segments) * plan.bytes_per_row
+    num_bytes = sum(segment.rows for segment in plan.segments) * plan.spec.num_bytes
     tasks = max(3 * connect.parallelism(spark), -(-num_bytes // _BYTES_PER_WRITE_TASK))
     written = (
         frame.where(IS_IMAGES)

@@ -1,8 +1,9 @@
-"""Second pass of ingest, in Spark's Python workers: assigns each image its position in the table."""
+"""Second pass of ingest, in Spark's Python workers: assigns each row its position in the table."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,16 @@ import pyarrow as pa
 from pipelines.data.ingest.permutation import Permutation, Segment
 from pipelines.data.sources.parsed_rows import VALUES_PER_SPARK_ROW
 from pipelines.data.table.row_hashes import limit_for
-from pipelines.data.table.schema import BYTES_PER_VALUE, Dtype
+from pipelines.data.table.row_parts import Part, parts
+from pipelines.data.table.schema import DataSpec
 
-# Images of one file of the table: their bytes, their labels (int32) and their positions in the file (int64). `segment` is an
-# index in `Plan.segments`, `file` an index among the files of that segment.
-SHUFFLED_COLUMNS = "segment int, file int, images binary, labels binary, positions binary"
+# Rows of one file of the table: the bytes of their inputs, targets and weights (null if there are none), and their positions in
+# the file (int64). `segment` is an index in `Plan.segments`, `file` an index among the files of that segment.
+PART_COLUMNS = ("inputs", "targets", "weights")
+SHUFFLED_COLUMNS = f"segment int, file int, {', '.join(f'{name} binary' for name in PART_COLUMNS)}, positions binary"
 
-# The more images are sorted at once, the more of them share a Spark row.
+_PARSED_PARTS = ("content", "targets", "weights")
+# The more rows are sorted at once, the more of them share a Spark row.
 _BYTES_AT_ONCE = 32 * 2**20
 
 
@@ -32,40 +36,42 @@ class Plan:
     test_files: frozenset[int]
     train_order: Permutation
     test_order: Permutation
-    num_values: int
+    spec: DataSpec
     num_classes: int
-    dtype: Dtype
+    """0 for regression."""
+    num_targets: int = 0
+    """0 for classification."""
+    weighted: bool = False
 
-    @property
-    def bytes_per_row(self) -> int:
-        """Size of an image in the table."""
-        return self.num_values * BYTES_PER_VALUE[self.dtype]
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """What a row consists of, in the order of `PART_COLUMNS`."""
+        return parts(self.spec, self.num_targets, weighted=self.weighted)
 
     @property
     def hash_limit(self) -> int:
-        """The largest hash of an image that is kept."""
+        """The largest hash of a row's input that is kept."""
         return limit_for(sum(segment.rows for segment in self.segments))
 
 
 @dataclass(frozen=True)
 class _Shuffled:
-    """Images with their positions in the table."""
+    """Rows with their positions in the table."""
 
     segments: npt.NDArray[np.int64]
     files: npt.NDArray[np.int64]
     positions: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int32]
-    images: npt.NDArray[np.uint8]
-    """(rows, bytes per row)."""
+    parts: tuple[npt.NDArray[np.uint8], ...]
+    """Each (rows, bytes per row)."""
 
 
 def shuffle_batches(batches: Iterable[pa.RecordBatch], plan: Plan) -> Iterator[pa.RecordBatch]:
-    """Map images (`PARSED_COLUMNS` of `pipelines.data.sources.parsed_rows`) to `SHUFFLED_COLUMNS`, in the dtype of the table."""
+    """Map rows (`PARSED_COLUMNS` of `pipelines.data.sources.parsed_rows`) to `SHUFFLED_COLUMNS`, in the dtype of the table."""
     waiting: list[dict[str, Any]] = []
     num_bytes = 0
     for row in rows_of(batches):
         waiting.append(row)
-        num_bytes += len(row["labels"]) // 4 * plan.bytes_per_row
+        num_bytes += _count(row) * plan.spec.num_bytes
         if num_bytes >= _BYTES_AT_ONCE:
             yield _by_file(_shuffle(waiting, plan), plan)
             waiting, num_bytes = [], 0
@@ -79,8 +85,7 @@ def rows_of(batches: Iterable[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
 
 
 def _shuffle(rows: Sequence[Mapping[str, Any]], plan: Plan) -> _Shuffled:
-    labels = [np.frombuffer(row["labels"], "<i4") for row in rows]
-    counts = [len(part) for part in labels]
+    counts = [_count(row) for row in rows]
     firsts = [plan.first_row[row["file"], row["block"]] + row["number"] for row in rows]
     numbers = np.concatenate([first + np.arange(count) for first, count in zip(firsts, counts, strict=True)])
     from_test_file = np.repeat([row["file"] in plan.test_files for row in rows], counts)
@@ -90,8 +95,16 @@ def _shuffle(rows: Sequence[Mapping[str, Any]], plan: Plan) -> _Shuffled:
         if selected.size:
             segments[selected], in_segment[selected] = _locate(permutation(numbers[selected]), plan.segments, is_test)
     files, positions = np.divmod(in_segment, np.asarray([segment.rows_per_file for segment in plan.segments])[segments])
-    images = [_as_stored(row["content"], count, plan) for row, count in zip(rows, counts, strict=True)]
-    return _Shuffled(segments, files, positions, np.concatenate(labels), np.concatenate(images))
+    stored = tuple(
+        np.concatenate([_as_stored(row[column], count, part) for row, count in zip(rows, counts, strict=True)])
+        for column, part in zip(_PARSED_PARTS, plan.parts, strict=False)
+    )
+    return _Shuffled(segments, files, positions, stored)
+
+
+def _count(row: Mapping[str, Any]) -> int:
+    """Rows of the source in a Spark row."""
+    return len(row["lines"]) // 8
 
 
 def _locate(
@@ -105,25 +118,29 @@ def _locate(
     return np.asarray(candidates, dtype=np.int64)[which], order - starts[which]
 
 
-def _as_stored(content: bytes, count: int, plan: Plan) -> npt.NDArray[np.uint8]:
+def _as_stored(content: bytes, count: int, part: Part) -> npt.NDArray[np.uint8]:
     values = np.frombuffer(content, np.uint8)
-    if len(content) != count * plan.bytes_per_row:
+    if len(content) != count * part.num_bytes:
         # Integers in a float table were parsed as uint8.
         values = values.astype("<f4").view(np.uint8)
-    return values.reshape(count, plan.bytes_per_row)
+    return values.reshape(count, part.num_bytes)
 
 
 def _by_file(rows: _Shuffled, plan: Plan) -> pa.RecordBatch:
     order = np.lexsort((rows.files, rows.segments))
     cuts = np.flatnonzero(np.diff(rows.segments[order]) | np.diff(rows.files[order])) + 1
-    step = max(1, VALUES_PER_SPARK_ROW // plan.num_values)
-    parts = [part[start : start + step] for part in np.split(order, cuts) for start in range(0, len(part), step)]
-    firsts = [part[0] for part in parts]
+    step = max(1, VALUES_PER_SPARK_ROW // plan.spec.num_values)
+    groups = [group[start : start + step] for group in np.split(order, cuts) for start in range(0, len(group), step)]
+    firsts = [group[0] for group in groups]
+    values = dict(zip(PART_COLUMNS, rows.parts, strict=False))
     columns = {
         "segment": pa.array(rows.segments[firsts].astype(np.int32)),
         "file": pa.array(rows.files[firsts].astype(np.int32)),
-        "images": pa.array([rows.images[part].tobytes() for part in parts], pa.binary()),
-        "labels": pa.array([rows.labels[part].tobytes() for part in parts], pa.binary()),
-        "positions": pa.array([rows.positions[part].tobytes() for part in parts], pa.binary()),
+        **{name: _pieces(values.get(name), groups) for name in PART_COLUMNS},
+        "positions": _pieces(rows.positions, groups),
     }
     return pa.RecordBatch.from_pydict(columns)
+
+
+def _pieces(values: npt.NDArray[Any] | None, groups: Sequence[npt.NDArray[np.int64]]) -> pa.Array:
+    return pa.array([None if values is None else values[group].tobytes() for group in groups], pa.binary())

@@ -4,16 +4,17 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from typing import Any
 
 from pyspark.sql import SparkSession
 
 import pipelines
-from pipelines.config import Config
+from pipelines.config import Config, DataConfig
 from pipelines.data.ingest import publish, training_rows
 from pipelines.data.ingest.build import WrittenTable, write_rows
 from pipelines.data.sources.source import Source
 from pipelines.data.table import empty_classes, schema, verify
-from pipelines.data.table.schema import DataSpec, SourceFile, Split, SplitSummary, Table, TableManifest
+from pipelines.data.table.schema import SourceFile, Split, SplitSummary, Table, TableManifest
 from pipelines.errors import DataError
 from pipelines.system import paths
 from pipelines.system.fingerprint import Fingerprint, json_sha256
@@ -56,7 +57,7 @@ def open_or_build(
     fingerprints = fingerprints_of(source) if fingerprints is None else fingerprints
     table = _find(config, source, fingerprints, reporter)
     if table is not None:
-        _warn_of_empty_classes(table.manifest, reporter)
+        _report(table.manifest, reporter)
         return table, False
     source.check()
     started = time.monotonic()
@@ -72,10 +73,10 @@ def open_or_build(
         key = _key(config, source, fingerprints, without_bad_rows=written.rejected.rows > 0)
         uri = _uri(config, source, key)
         target = paths.to_python(uri)
-        splits = publish.summarize(unfinished, written.segments, written.files)
-        hashes = training_rows.collect(written.segments, written.files, written.hash_limit)
+        splits = publish.summarize(unfinished, written.plan.segments, written.files)
+        hashes = training_rows.collect(written.plan.segments, written.files, written.plan.hash_limit)
         named = bool(config.data.test_file)
-        warning = training_rows.repeated_test_rows(written.segments, written.files, hashes, test_file_is_named=named)
+        warning = training_rows.repeated_test_rows(written.plan.segments, written.files, hashes, test_file_is_named=named)
         if warning:
             reporter.warn(f"{source.dataset}: {warning}")
         manifest = _manifest(config, source, fingerprints, written, splits, key)
@@ -85,11 +86,15 @@ def open_or_build(
         manifest = publish.publish(unfinished, target, manifest)
     rows = sum(split.rows for split in manifest.splits.values())
     reporter.say(f"ingest: {rows:,} rows written to {paths.display(target)} in {time.monotonic() - started:.1f} s")
-    _warn_of_empty_classes(manifest, reporter)
+    _report(manifest, reporter)
     return Table(uri, manifest), True
 
 
-def _warn_of_empty_classes(manifest: TableManifest, reporter: Reporter) -> None:
+def _report(manifest: TableManifest, reporter: Reporter) -> None:
+    spec = manifest.spec
+    if not spec.checks_range:
+        low, high = spec.value_range
+        reporter.say(f"data.value_range=auto: the values of the training rows range from {low:g} to {high:g}")
     warning = empty_classes.warning(manifest)
     if warning:
         reporter.warn(warning)
@@ -103,15 +108,14 @@ def _manifest(
     splits: dict[Split, SplitSummary],
     key: str,
 ) -> TableManifest:
-    rows, rejected = written.rows_per_file, written.rejected
-    height, width, channels = config.data.image_shape
+    rows, rejected, moments = written.rows_per_file, written.rejected, written.target_moments
     return TableManifest(
         dataset=source.dataset,
-        spec=DataSpec(
-            shape=(height, width, channels),
-            dtype=written.dtype,
-            value_range=(config.data.value_range[0], config.data.value_range[1]),
-        ),
+        spec=written.spec,
+        target_names=config.data.target_names,
+        target_means=tuple(moments.means.tolist()) if moments else (),
+        target_deviations=tuple(moments.deviations.tolist()) if moments else (),
+        weighted=written.plan.weighted,
         labels=config.data.label_values,
         class_names=source.class_names(config.data),
         splits=splits,
@@ -169,6 +173,7 @@ def _key(config: Config, source: Source, fingerprints: Sequence[Fingerprint], *,
             "image_shape": config.data.image_shape,
             "value_range": config.data.value_range,
             "labels": config.data.label_values,
+            **_differences(config.data),
             "zero_based": config.data.zero_based,
             "validation_fraction": config.ingest.validation_fraction,
             "test_fraction": config.ingest.test_fraction if draws_test_rows else None,
@@ -178,6 +183,13 @@ def _key(config: Config, source: Source, fingerprints: Sequence[Fingerprint], *,
             **source.key_settings(config.data),
         }
     )
+
+
+def _differences(data: DataConfig) -> dict[str, Any]:
+    """What is part of the key only where it is not as in tables of classified pictures, which keep their keys."""
+    settings = {"features": data.features, "targets": len(data.target_names)}
+    different: dict[str, Any] = {name: value for name, value in settings.items() if value}
+    return different | ({"scaling": data.scaling} if data.scaling != "range" else {})
 
 
 def _uri(config: Config, source: Source, key: str) -> str:
@@ -219,11 +231,12 @@ def _mismatch(config: Config, manifest: TableManifest, key: str) -> str | None:
     """How the manifest differs from the one expected for these settings; None if it does not."""
     if manifest.key != key:
         return "its manifest belongs to another table"
-    spec = manifest.spec
-    expected = (config.data.image_shape, config.data.value_range, config.data.label_values, config.ingest.seed)
-    actual = (spec.shape, spec.value_range, manifest.labels, manifest.seed)
+    spec, data = manifest.spec, config.data
+    value_range = data.allowed_range if data.value_range != "auto" else "auto"
+    expected = (data.shape, value_range, data.label_values, config.ingest.seed)
+    actual = (spec.shape, spec.value_range if spec.checks_range else "auto", manifest.labels, manifest.seed)
     if actual != expected:
-        return f"its manifest says image shape, value range, labels and seed {actual}, the settings {expected}"
+        return f"its manifest says shape, value range, labels and seed {actual}, the settings {expected}"
     return None
 
 

@@ -61,6 +61,10 @@ class ImageFolder:
     @classmethod
     def find(cls, data: DataConfig, reporter: Reporter) -> "ImageFolder":
         refuse_test_file(data)
+        if data.features:
+            raise ConfigError(f"data.features={data.features}: must be 0 for pictures ({data.dataset}); set data.image_shape")
+        if data.task == "regression":
+            raise ConfigError(f"data.task=regression: must be classification for pictures in folders of classes ({data.dataset})")
         return _listed_folder(data, reporter)
 
     def class_names(self, data: DataConfig) -> tuple[str, ...]:

@@ -44,9 +44,8 @@ class PictureRules:
     @classmethod
     def from_config(cls, data: DataConfig, *, as_digits: bool) -> "PictureRules":
         height, width, channels = data.image_shape
-        low, high = data.value_range
-        shape = (height, width, channels)
-        return cls(shape=shape, value_range=(low, high), resize=data.resize_pictures, as_digits=as_digits)
+        value_range = data.allowed_range if data.value_range != "auto" else _BYTES
+        return cls(shape=(height, width, channels), value_range=value_range, resize=data.resize_pictures, as_digits=as_digits)
 
 
 def parsed(
@@ -109,8 +108,8 @@ def read_chunk(files: Sequence[str], labels: Sequence[int], rules: PictureRules)
     values = stacked.reshape(len(images), -1)
     return Chunk(
         num_lines=len(files),
-        images=values if rules.value_range == _BYTES else image_file.scale_to(values, rules.value_range),
-        labels=np.asarray(labels, np.int32)[lines],
+        inputs=values if rules.value_range == _BYTES else image_file.scale_to(values, rules.value_range),
+        targets=np.asarray(labels, np.int32)[lines],
         lines=np.asarray(lines, np.int64),
         bad_lines=tuple(bad),
     )

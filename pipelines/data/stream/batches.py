@@ -18,7 +18,9 @@ from pipelines.config import StreamConfig
 from pipelines.data.stream.augment import Augmentation, augmented, epoch_keys
 from pipelines.data.stream.reader import FILES_AT_ONCE, Block, read_blocks
 from pipelines.data.stream.sharding import RowRange, file_parts
-from pipelines.data.table.schema import DataSpec, Split, Table
+from pipelines.data.table import row_parts
+from pipelines.data.table.row_parts import Part
+from pipelines.data.table.schema import Split, Table
 from pipelines.errors import DataError
 
 
@@ -40,7 +42,7 @@ class Shard:
         return self.num_bytes <= self.stream.memory_limit_mb * 1_000_000
 
     def held_bytes(self, batch_size: int) -> int:
-        """Upper bound of the bytes of images held in memory while training on the shard."""
+        """Upper bound of the bytes of inputs held in memory while training on the shard."""
         if self.fits_memory:
             return self.num_bytes
         files = list(file_parts(self.table.manifest.splits[self.split].files, self.rows))
@@ -51,14 +53,16 @@ class Shard:
 
 
 def load(shard: Shard) -> Block:
-    """Decode a whole shard: images [rows, height, width, channels] and labels [rows] int32, in table order."""
-    images, labels = _reserve(len(shard.rows), shard.table.manifest.spec, "stream.memory_limit_mb", shard.stream.memory_limit_mb)
+    """Decode a whole shard, in table order."""
+    parts = row_parts.of_table(shard.table.manifest)
+    loaded = _reserve(len(shard.rows), parts, "stream.memory_limit_mb", shard.stream.memory_limit_mb)
     filled = 0
-    for block_images, block_labels in _read(shard):
-        images[filled : filled + len(block_labels)] = block_images
-        labels[filled : filled + len(block_labels)] = block_labels
-        filled += len(block_labels)
-    return images, labels
+    for block in _read(shard):
+        stop = filled + len(block[0])
+        for whole, values in zip(loaded, block, strict=True):
+            whole[filled:stop] = values
+        filled = stop
+    return loaded
 
 
 class TrainingData:
@@ -82,7 +86,7 @@ class TrainingData:
         self._cached = tuple(tf.constant(part) for part in load(shard)) if shard.fits_memory else None
         if self._cached is None:
             # What a generator of TensorFlow's raises is not shown as one line.
-            _ShuffleBuffer(shard.stream, batch_size, shard.table.manifest.spec, np.random.default_rng())
+            _ShuffleBuffer(shard.stream, batch_size, row_parts.of_table(shard.table.manifest), np.random.default_rng())
 
     def begin(self, epoch: int) -> None:
         """Select the epoch, counted from 0, for iterators started from now on."""
@@ -92,9 +96,9 @@ class TrainingData:
         """The batches of one epoch except the first `skip_steps`; iterate it once per epoch.
 
         Returns:
-            A dataset of (images [batch, height, width, channels], labels [batch] int32), of known length.
+            A dataset of batches, each with the parts of a `Block`, of known length.
         """
-        dataset = self._from_stream() if self._cached is None else self._from_memory(*self._cached)
+        dataset = self._from_stream() if self._cached is None else self._from_memory(self._cached)
         options = tf.data.Options()
         # There is nothing to tune, and the autotune thread takes up to a minute to exit after the last batch.
         options.autotune.enabled = False
@@ -113,9 +117,9 @@ class TrainingData:
 
         # There is a key for each step of the epoch, so keys are skipped together with batches.
         both = tf.data.Dataset.zip((dataset, tf.data.Dataset.range(1).flat_map(keys))).skip(skip_steps)
-        return both.map(lambda batch, key: (augmented(batch[0], key, augmentation), batch[1]))
+        return both.map(lambda batch, key: (augmented(batch[0], key, augmentation), *batch[1:]))
 
-    def _from_memory(self, images: tf.Tensor, labels: tf.Tensor) -> tf.data.Dataset:
+    def _from_memory(self, parts: tuple[tf.Tensor, ...]) -> tf.data.Dataset:
         steps, batch_size = self._steps, self._batch_size
 
         def order() -> npt.NDArray[np.int64]:
@@ -127,22 +131,15 @@ class TrainingData:
                 tf.ensure_shape(tf.numpy_function(order, [], tf.int64), (steps, batch_size))
             )
 
-        return (
-            tf.data.Dataset.range(1)
-            .flat_map(rows_of_batches)
-            .map(lambda rows: (tf.gather(images, rows), tf.gather(labels, rows)))
-        )
+        return tf.data.Dataset.range(1).flat_map(rows_of_batches).map(lambda rows: tuple(tf.gather(part, rows) for part in parts))
 
     def _from_stream(self) -> tf.data.Dataset:
-        image = self._shard.table.manifest.spec
+        parts = row_parts.of_table(self._shard.table.manifest)
         blocks = tf.data.Dataset.from_generator(
             lambda: _shuffled_epoch(self._shard, self._steps, self._batch_size, self._seed, self._epoch),
-            output_signature=(
-                tf.TensorSpec((None, self._batch_size, *image.shape), image.dtype),
-                tf.TensorSpec((None, self._batch_size), tf.int32),
-            ),
+            output_signature=tuple(tf.TensorSpec((None, self._batch_size, *part.shape), part.dtype) for part in parts),
         )
-        return blocks.flat_map(lambda images, labels: tf.data.Dataset.from_tensor_slices((images, labels)))
+        return blocks.flat_map(lambda *batches: tf.data.Dataset.from_tensor_slices(batches))
 
 
 class EvaluationData:
@@ -153,12 +150,12 @@ class EvaluationData:
         self._cached = load(shard) if shard.fits_memory else None
 
     def batches(self, batch_size: int) -> Iterator[Block]:
-        """Images [n, height, width, channels] and labels [n] int32 with n <= `batch_size`."""
+        """Blocks of at most `batch_size` rows."""
         shard = self._shard
         blocks = [self._cached] if self._cached is not None else _read(shard)
-        for images, labels in blocks:
-            for start in range(0, len(labels), batch_size):
-                yield images[start : start + batch_size], labels[start : start + batch_size]
+        for block in blocks:
+            for start in range(0, len(block[0]), batch_size):
+                yield tuple(values[start : start + batch_size] for values in block)
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
@@ -167,7 +164,7 @@ def epoch_order(rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 
 
 def _shuffled_epoch(shard: Shard, steps: int, batch_size: int, seed: int, epoch: int) -> Iterator[Block]:
-    """Blocks of whole batches: images [n, batch, height, width, channels], labels [n, batch]; `steps` batches in total.
+    """Blocks of whole batches, [n, batch, ...] instead of [n, ...]; `steps` batches in total.
 
     Row groups are read in a seeded order, and their rows are mixed in a shuffle buffer. The table itself was shuffled when it was
     written.
@@ -175,7 +172,7 @@ def _shuffled_epoch(shard: Shard, steps: int, batch_size: int, seed: int, epoch:
     rng = np.random.default_rng((seed, epoch))
     order_seed = int(rng.integers(2**31))
     left = steps * batch_size
-    buffer = _ShuffleBuffer(shard.stream, batch_size, shard.table.manifest.spec, rng)
+    buffer = _ShuffleBuffer(shard.stream, batch_size, row_parts.of_table(shard.table.manifest), rng)
     half = buffer.capacity // 2 // batch_size * batch_size
     for block in _read(shard, order_seed):
         waiting: Block | None = block
@@ -194,9 +191,9 @@ def _shuffled_epoch(shard: Shard, steps: int, batch_size: int, seed: int, epoch:
 class _ShuffleBuffer:
     """Shuffle buffer of preallocated memory."""
 
-    def __init__(self, stream: StreamConfig, batch_size: int, image: DataSpec, rng: np.random.Generator) -> None:
+    def __init__(self, stream: StreamConfig, batch_size: int, parts: tuple[Part, ...], rng: np.random.Generator) -> None:
         self.capacity = _buffer_rows(stream, batch_size)
-        self._images, self._labels = _reserve(self.capacity, image, "stream.shuffle_buffer_rows", stream.shuffle_buffer_rows)
+        self._parts = _reserve(self.capacity, parts, "stream.shuffle_buffer_rows", stream.shuffle_buffer_rows)
         self._held = 0
         self._rng = rng
 
@@ -206,23 +203,24 @@ class _ShuffleBuffer:
 
     def add(self, block: Block) -> Block | None:
         """Add rows until the buffer is full. Returns the rest, or None."""
-        images, labels = block
-        added = min(len(labels), self.capacity - self._held)
-        free = slice(self._held, self._held + added)
-        self._images[free], self._labels[free] = images[:added], labels[:added]
+        rows = len(block[0])
+        added = min(rows, self.capacity - self._held)
+        for buffered, values in zip(self._parts, block, strict=True):
+            buffered[self._held : self._held + added] = values[:added]
         self._held += added
-        return (images[added:], labels[added:]) if added < len(labels) else None
+        return tuple(values[added:] for values in block) if added < rows else None
 
     def pop(self, rows: int) -> Block:
         """Remove and return random rows in random order."""
         leaving = self._rng.permutation(self._held)[:rows]
-        block = self._images[leaving], self._labels[leaving]
+        block = tuple(buffered[leaving] for buffered in self._parts)
         stays = np.ones(self._held, bool)
         stays[leaving] = False
         self._held -= rows
         # Fill the gaps with the last rows.
         free, last = np.flatnonzero(~stays[: self._held]), self._held + np.flatnonzero(stays[self._held :])
-        self._images[free], self._labels[free] = self._images[last], self._labels[last]
+        for buffered in self._parts:
+            buffered[free] = buffered[last]
         return block
 
 
@@ -230,13 +228,14 @@ def _buffer_rows(stream: StreamConfig, batch_size: int) -> int:
     return max(stream.shuffle_buffer_rows, 2 * batch_size)
 
 
-def _reserve(rows: int, image: DataSpec, setting: str, value: int) -> Block:
-    """Memory for images and labels; a DataError that names the setting if there is not enough."""
+def _reserve(rows: int, parts: tuple[Part, ...], setting: str, value: int) -> Block:
+    """Memory for rows; a DataError that names the setting if there is not enough."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if rows * image.num_bytes > total:
-        size = f"{rows:,} rows of {image.num_bytes:,} bytes are {rows * image.num_bytes / 1e9:,.1f} GB"
+    num_bytes = parts[0].num_bytes
+    if rows * num_bytes > total:
+        size = f"{rows:,} rows of {num_bytes:,} bytes are {rows * num_bytes / 1e9:,.1f} GB"
         raise DataError(f"{setting}={value}: {size}, more than this machine has ({total / 1e9:,.1f} GB); lower it")
-    return np.empty((rows, *image.shape), image.dtype), np.empty(rows, np.int32)
+    return tuple(np.empty((rows, *part.shape), part.dtype) for part in parts)
 
 
 def _read(shard: Shard, order_seed: int | None = None) -> Iterator[Block]:
@@ -245,6 +244,4 @@ def _read(shard: Shard, order_seed: int | None = None) -> Iterator[Block]:
 
 
 def _to_batches(block: Block, batch_size: int) -> Block:
-    images, labels = block
-    num_batches = len(labels) // batch_size
-    return images.reshape(num_batches, batch_size, *images.shape[1:]), labels.reshape(num_batches, batch_size)
+    return tuple(values.reshape(-1, batch_size, *values.shape[1:]) for values in block)

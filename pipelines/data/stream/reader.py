@@ -18,20 +18,23 @@ import socket
 import time
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipelines.data.stream.petastorm_compat import make_batch_reader
 from pipelines.data.stream.sharding import FilePart, RowRange, file_parts
-from pipelines.data.table.schema import IMAGE_COLUMN, LABEL_COLUMN, DataSpec, Split, Table
+from pipelines.data.table import row_parts
+from pipelines.data.table.row_parts import Part
+from pipelines.data.table.schema import Split, Table
 from pipelines.errors import DataError
 from pipelines.system import paths
 from pipelines.system.fingerprint import fingerprint
 
-Images = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
-Labels = npt.NDArray[np.int32]
-Block = tuple[Images, Labels]
+Block = tuple[npt.NDArray[Any], ...]
+"""Parts of n rows (`pipelines.data.table.row_parts`), as Keras' `fit` takes them: inputs [n, *shape] of the table's dtype;
+targets, int32 [n] or float32 [n, targets]; and weights, float32 [n], if the rows have weights."""
 
 # (path, hash, inode, mtime) of files verified by this process. Streaming reads a file again in every epoch.
 _intact: set[tuple[str, str, int, int]] = set()
@@ -50,7 +53,7 @@ def read_blocks(table: Table, split: Split, rows: RowRange, *, order_seed: int |
         order_seed: None for table order; otherwise seed of a pseudo-random order of the row groups; 0 is a valid seed.
 
     Yields:
-        Images [n, height, width, channels] of the table's dtype, labels [n] int32; n varies.
+        Blocks of n rows; n varies.
 
     Raises:
         DataError: a file is missing, unreadable, or does not match the manifest.
@@ -62,8 +65,8 @@ def read_blocks(table: Table, split: Split, rows: RowRange, *, order_seed: int |
         # Petastorm sorts files by path; sort the parts likewise to match blocks to them.
         group = sorted(parts[first : first + FILES_AT_ONCE], key=lambda part: part.path)
         _check_content(table, split, {part.path for part in group})
-        for part, (images, labels) in zip(group, _read_whole(table, group), strict=True):
-            yield images[part.start : part.stop], labels[part.start : part.stop]
+        for part, block in zip(group, _read_whole(table, group), strict=True):
+            yield tuple(values[part.start : part.stop] for values in block)
 
 
 def _check_content(table: Table, split: Split, files: Set[str]) -> None:
@@ -120,10 +123,11 @@ def _read_whole(table: Table, parts: Sequence[FilePart]) -> Iterator[Block]:
 
 def _petastorm_blocks(table: Table, files: Sequence[str]) -> Iterator[Block]:
     base = paths.to_petastorm(table.uri)
+    parts = row_parts.of_table(table.manifest)
     try:
         reader = make_batch_reader(
             [f"{base}/{file}" for file in files],
-            schema_fields=[f"^{IMAGE_COLUMN}$", f"^{LABEL_COLUMN}$"],
+            schema_fields=[f"^{part.column}$" for part in parts],
             reader_pool_type="thread",
             # With more threads blocks could arrive out of order.
             workers_count=1,
@@ -132,7 +136,7 @@ def _petastorm_blocks(table: Table, files: Sequence[str]) -> Iterator[Block]:
         )
         try:
             for batch in reader:
-                yield _decode(batch.image, table.manifest.spec), np.asarray(batch.label, dtype=np.int32)
+                yield tuple(_decode(getattr(batch, part.column), part) for part in parts)
         finally:
             # `with` would also print to the rank's log at the end, which on a full disk raises an error unrelated to the table.
             reader.stop()
@@ -141,12 +145,14 @@ def _petastorm_blocks(table: Table, files: Sequence[str]) -> Iterator[Block]:
         raise _damaged(table, str(error)) from error
 
 
-def _decode(encoded: npt.NDArray[np.object_], image: DataSpec) -> Images:
-    """Decode bytes objects [n] to values [n, height, width, channels]."""
-    flat = b"".join(encoded)
-    if len(flat) != len(encoded) * image.num_bytes:
-        raise ValueError(f"an image does not have the {image.num_bytes} bytes of {image.shape} {image.dtype}")
-    return np.frombuffer(flat, dtype=np.dtype(image.dtype).newbyteorder("<")).reshape(len(encoded), *image.shape)
+def _decode(column: npt.NDArray[Any], part: Part) -> npt.NDArray[Any]:
+    """Decode numbers, or bytes objects, [n] to values [n, *part.shape]."""
+    if not part.is_binary:
+        return np.asarray(column, part.dtype)
+    flat = b"".join(column)
+    if len(flat) != len(column) * part.num_bytes:
+        raise ValueError(f"a value of column {part.column} does not have the {part.num_bytes} bytes of {part.shape} {part.dtype}")
+    return np.frombuffer(flat, np.dtype(part.dtype).newbyteorder("<")).reshape(len(column), *part.shape)
 
 
 def _damaged(table: Table, reason: str) -> DataError:

@@ -26,13 +26,17 @@ REJECTED_FOLDER = "_rejected"
 TRAINING_ROWS_NAME = "_training_rows.npy"
 
 IMAGE_COLUMN = "image"  # binary: height x width x channels values, row-major, little-endian, of the manifest's dtype
+FEATURES_COLUMN = "features"  # binary, in its place: the features of a row that is no picture
 LABEL_COLUMN = "label"  # int32: position of the label in the manifest's `labels`
+TARGET_COLUMN = "target"  # binary, in its place: one float32 for each of the manifest's `target_names`
+WEIGHT_COLUMN = "weight"  # float32: how much a row counts, if the manifest says `weighted`
 SPLIT_COLUMN = "split"  # string, the partition column
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Dtype = Literal["uint8", "float32"]
 Task = Literal["classification", "regression"]
+Scaling = Literal["range", "standardize", "none"]
 BYTES_PER_VALUE: dict[Dtype, int] = {"uint8": 1, "float32": 4}
 
 # The manifest is untrusted input: a path in it must not leave the table's folder.
@@ -47,9 +51,18 @@ class DataSpec:
     """Height, width, channels of a picture; the number of features of a row that is no picture."""
     dtype: Dtype
     value_range: tuple[float, float]
-    """Smallest and largest value allowed in the source, for example 0 and 255."""
+    """Smallest and largest value allowed in the source, for example 0 and 255; or those of the training rows (`checks_range`)."""
+    checks_range: bool = True
+    """Other values than those in `value_range` are malformed. False if the range was read from the training rows."""
     task: Task = "classification"
     """What is predicted: one of several classes, or numbers."""
+    scaling: Scaling = "range"
+    """What networks do with the values first: scale `value_range` to 0..1, subtract `means` and divide by `deviations`, or
+    nothing."""
+    means: tuple[float, ...] = ()
+    deviations: tuple[float, ...] = ()
+    """Mean and standard deviation over the training rows, by feature or by channel of a picture; empty unless scaling is
+    `standardize`. The deviation of what is constant is 1."""
 
     @property
     def is_picture(self) -> bool:
@@ -80,7 +93,7 @@ class TableFile:
 class SplitSummary:
     rows: int
     rows_per_label: tuple[int, ...]
-    """Rows by class index."""
+    """Rows by class index; empty for regression."""
     files: tuple[TableFile, ...]
     """Files in path order, which is row order."""
 
@@ -117,7 +130,7 @@ class TableManifest:
     dataset: str
     spec: DataSpec
     labels: tuple[int, ...]
-    """Label values as written in the source; the table stores positions in this tuple."""
+    """Label values as written in the source; the table stores positions in this tuple. Empty for regression."""
     class_names: tuple[str, ...]
     splits: dict[Split, SplitSummary]
     sources: tuple[SourceFile, ...]
@@ -138,9 +151,8 @@ class TableManifest:
     target_names: tuple[str, ...] = ()
     """Names of the numbers that a regression predicts."""
     target_means: tuple[float, ...] = ()
-    """Mean of each of them over the training rows."""
     target_deviations: tuple[float, ...] = ()
-    """Standard deviation of each over the training rows; 1 where that is 0."""
+    """Mean and standard deviation of each target over the training rows. The deviation of what is constant is 1."""
     weighted: bool = False
     """Rows have weights."""
     schema_version: int = SCHEMA_VERSION
@@ -185,9 +197,12 @@ class TableManifest:
             # Tables of versions that knew pictures alone.
             spec = raw.pop("spec") if "spec" in raw else raw.pop("image")
             manifest = cls(
-                spec=DataSpec(**spec | {"shape": tuple(spec["shape"]), "value_range": tuple(spec["value_range"])}),
+                spec=_data_spec(spec),
                 labels=tuple(raw.pop("labels")),
                 class_names=tuple(raw.pop("class_names")),
+                target_names=tuple(raw.pop("target_names", ())),
+                target_means=tuple(raw.pop("target_means", ())),
+                target_deviations=tuple(raw.pop("target_deviations", ())),
                 splits={name: _split_summary(split) for name, split in raw.pop("splits").items()},
                 sources=tuple(SourceFile(**source) for source in raw.pop("sources")),
                 reading=ReadingRules(**reading) if reading is not None else None,
@@ -227,11 +242,22 @@ def _check(manifest: TableManifest) -> None:
     """Raises ValueError if the manifest is inconsistent or violates the format, so that no one else needs to check."""
     spec = manifest.spec
     _require(spec.dtype in BYTES_PER_VALUE, f"dtype {spec.dtype!r}")
-    _require(len(spec.shape) == 3 and all(isinstance(size, int) and size >= 1 for size in spec.shape), f"shape {spec.shape}")
+    is_shape = len(spec.shape) in (1, 3) and all(isinstance(size, int) and size >= 1 for size in spec.shape)
+    _require(is_shape, f"shape {spec.shape}")
     _require(len(spec.value_range) == 2, f"value_range {spec.value_range}")
     _require(spec.task in typing.get_args(Task), f"task {spec.task!r}")
+    _require(spec.scaling in typing.get_args(Scaling), f"scaling {spec.scaling!r}")
+    statistics = spec.shape[-1] if spec.scaling == "standardize" else 0
+    _require(len(spec.means) == len(spec.deviations) == statistics, "means and deviations")
+    _require(all(deviation > 0 for deviation in (*spec.deviations, *manifest.target_deviations)), "a deviation is not positive")
     _require(isinstance(manifest.key, str) and isinstance(manifest.dataset, str), "key and dataset must be text")
-    _require(len(manifest.labels) == len(manifest.class_names) >= 2, "labels and class_names differ in number")
+    _require(len(manifest.labels) == len(manifest.class_names), "labels and class_names differ in number")
+    is_regression = spec.task == "regression"
+    _require(len(manifest.labels) >= 2 or is_regression, f"{len(manifest.labels)} labels")
+    _require(bool(manifest.labels) != is_regression, "labels of a regression")
+    _require(bool(manifest.target_names) == is_regression, f"target_names of task {spec.task}")
+    of_targets = (manifest.target_names, manifest.target_means, manifest.target_deviations)
+    _require(len({len(each) for each in of_targets}) == 1, "target_names, target_means and target_deviations differ in number")
     _require(manifest.rejected_rows == sum(manifest.rejected_by_reason.values()), "rejected_rows is not the sum of its reasons")
     _require(manifest.reading is None or manifest.reading.source in ("libsvm", "pictures"), "reading.source")
     _require(isinstance(manifest.training_rows_sha256, str), "training_rows_sha256 must be text")
@@ -244,7 +270,7 @@ def _check(manifest: TableManifest) -> None:
         file_paths = [file.path for file in split.files]
         _require(file_paths == sorted(set(file_paths)), f"the files of split {name} are not in order")
         _require(split.rows == sum(file.rows for file in split.files), f"rows of split {name} are not the sum of its files")
-        _require(split.rows == sum(split.rows_per_label), f"rows of split {name} are not the sum of its labels")
+        _require(is_regression or split.rows == sum(split.rows_per_label), f"rows of split {name} are not the sum of its labels")
         _require(len(split.rows_per_label) == len(manifest.labels), f"rows_per_label of split {name}")
 
 
@@ -257,6 +283,11 @@ def format_counts(by_reason: Mapping[str, int]) -> str:
     """Counts by reason, most frequent first: `9 label_unknown, 3 index_zero`."""
     ordered = sorted(by_reason.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{count:,} {reason}" for reason, count in ordered)
+
+
+def _data_spec(raw: dict[str, Any]) -> DataSpec:
+    tuples = ("shape", "value_range", "means", "deviations")
+    return DataSpec(**raw | {name: tuple(raw[name]) for name in tuples if name in raw})
 
 
 def _split_summary(raw: dict[str, Any]) -> SplitSummary:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.data.table.schema import IMAGE_COLUMN, LABEL_COLUMN, TRAINING_ROWS_NAME, TableFile, TableManifest
+from pipelines.data.table import row_parts
+from pipelines.data.table.schema import TRAINING_ROWS_NAME, TableFile, TableManifest
 from pipelines.system.fingerprint import fingerprint
 from pipelines.system.secrets import first_line
 
@@ -20,7 +21,6 @@ _MAX_BYTES_HASHED = 256 * 2**20
 # On a mounted store reading a footer can take 50 ms.
 _MAX_FOOTERS = 400
 _THREADS = 8
-_COLUMNS = {IMAGE_COLUMN: pa.binary(), LABEL_COLUMN: pa.int32()}
 
 
 def find_damage(folder: Path, manifest: TableManifest) -> str | None:
@@ -74,22 +74,24 @@ def _check_file(folder: Path, file: TableFile, manifest: TableManifest, hash_it:
 
 
 def _footer_defect(path: Path, file: TableFile, manifest: TableManifest) -> str | None:
-    """What is wrong with a file according to its footer and first image; None if these are as expected."""
+    """What is wrong with a file according to its footer and first row; None if these are as expected."""
+    parts = row_parts.of_table(manifest)
     try:
         with pq.ParquetFile(path) as parquet:
             metadata, columns = parquet.metadata, parquet.schema_arrow
-            for name, dtype in _COLUMNS.items():
-                if name not in columns.names:
-                    return f"has no column '{name}'; its columns are {', '.join(columns.names)}"
-                if columns.field(name).type != dtype:
-                    return f"has {columns.field(name).type} in column '{name}' instead of {dtype}"
+            for part in parts:
+                if part.column not in columns.names:
+                    return f"has no column '{part.column}'; its columns are {', '.join(columns.names)}"
+                dtype = pa.binary() if part.is_binary else pa.type_for_alias(part.dtype)
+                if columns.field(part.column).type != dtype:
+                    return f"has {columns.field(part.column).type} in column '{part.column}' instead of {dtype}"
             if (metadata.num_row_groups, metadata.num_rows) != (1, file.rows):
                 groups = f"{metadata.num_row_groups} row group{'s' if metadata.num_row_groups > 1 else ''}"
                 return f"has {metadata.num_rows} rows in {groups} where the manifest says {file.rows} in one"
-            first = next(parquet.iter_batches(batch_size=1, columns=[IMAGE_COLUMN])).column(0)[0].as_py()
+            first = next(parquet.iter_batches(batch_size=1, columns=[parts[0].column])).column(0)[0].as_py()
     except (pa.ArrowException, OSError, StopIteration) as error:
         return f"is truncated or damaged ({first_line(error, 100)})"
     if first is None or len(first) != manifest.spec.num_bytes:
-        num_bytes, image = 0 if first is None else len(first), manifest.spec
-        return f"has images of {num_bytes} bytes instead of {image.num_bytes} ({image.shape}, {image.dtype})"
+        num_bytes, spec = 0 if first is None else len(first), manifest.spec
+        return f"has {num_bytes} bytes in column '{parts[0].column}' instead of {spec.num_bytes} ({spec.shape}, {spec.dtype})"
     return None

@@ -4,7 +4,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pipelines.data.formats import image_file
-from pipelines.score.arrow_images import Content, ImageFormat, binary_content
+from pipelines.data.formats.arrow_images import Content, ImageFormat, binary_content
 from pipelines.score.batch.inputs import Kind
 from pipelines.score.batch.scoring import ScoringInput, quoted
 

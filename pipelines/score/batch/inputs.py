@@ -10,10 +10,11 @@ from pyspark.sql import types as T
 
 from pipelines.data.formats.file_kind import files_by_kind
 from pipelines.data.ingest import spark_jobs
+from pipelines.data.sources import parquet_files
 from pipelines.data.sources.resolve import NAMES
 from pipelines.data.table.schema import MANIFEST_NAME
 from pipelines.errors import ConfigError, DataError
-from pipelines.score.batch import parquet_files, picture_files
+from pipelines.score.batch import picture_files
 from pipelines.score.batch.scoring import ScoringInput, quoted
 from pipelines.score.evaluate.compatibility import check_compatible
 from pipelines.score.evaluate.dataset import open_table

@@ -72,7 +72,7 @@ def image_rows(
     for batch in batches:
         files, blocks = batch.column("file").to_pylist(), batch.column("block").to_pylist()
         lines = np.frombuffer(b"".join(batch.column("lines").to_pylist()), "<i8")
-        classes = np.frombuffer(b"".join(batch.column("labels").to_pylist()), "<i4")
+        classes = np.frombuffer(b"".join(batch.column("targets").to_pylist()), "<i4")
         offsets = np.asarray([first_lines[block] for block in zip(files, blocks, strict=True)], np.int64)
         uri = pa.array([uris[file] for file in files], pa.string())
         columns = {

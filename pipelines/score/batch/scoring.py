@@ -21,8 +21,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from pipelines.data.formats.arrow_images import ImageFormat, decode
 from pipelines.errors import ConfigError
-from pipelines.score.arrow_images import ImageFormat, decode
 from pipelines.score.model_info import ModelInfo
 from pipelines.score.spark_model import PackedModel, load
 from pipelines.system import atomic
@@ -35,6 +35,7 @@ PREDICTION, LABEL, PROBABILITIES, MODEL_URI, MODEL_VERSION = (
     "model_version",
 )
 ADDED_COLUMNS = (PREDICTION, LABEL, PROBABILITIES, MODEL_URI, MODEL_VERSION)
+_MODEL_FIELDS = [T.StructField(MODEL_URI, T.StringType()), T.StructField(MODEL_VERSION, T.StringType())]
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class ScoringInput:
 
     frame: DataFrame
     image: str
-    """Name of the image column (see `pipelines.score.arrow_images`)."""
+    """Name of the image column (see `pipelines.data.formats.arrow_images`)."""
     kept: tuple[str, ...]
     """Columns copied to the output."""
     origin: str
@@ -129,14 +130,18 @@ def quoted(name: str) -> str:
 
 
 def added_fields(info: ModelInfo) -> list[T.StructField]:
-    """The columns that scoring adds; the probabilities are a struct with one field per class, named after it."""
+    """The columns that scoring adds. Of classes: the name of the most probable one, its label value, and the probabilities, a
+    struct with one field per class, named after it. Of numbers: a double, or a struct of doubles named after the numbers."""
+    if not info.num_classes:
+        doubles = [T.StructField(name, T.DoubleType()) for name in info.target_names]
+        prediction = T.DoubleType() if len(doubles) == 1 else T.StructType(doubles)
+        return [T.StructField(PREDICTION, prediction), *_MODEL_FIELDS]
     probabilities = T.StructType([T.StructField(name, T.FloatType()) for name in probability_fields(info)])
     return [
         T.StructField(PREDICTION, T.StringType()),
         T.StructField(LABEL, T.LongType() if label_dtype(info.labels) == np.int64 else T.IntegerType()),
         T.StructField(PROBABILITIES, probabilities),
-        T.StructField(MODEL_URI, T.StringType()),
-        T.StructField(MODEL_VERSION, T.StringType()),
+        *_MODEL_FIELDS,
     ]
 
 
@@ -180,30 +185,33 @@ def score_batches(
         classifier = load(model)
         loaded = time.monotonic()
         decoded = decode(batch.column(image), target)
-        probabilities = classifier.probabilities(decoded.images)
+        outputs = classifier.outputs(decoded.images)
         rejected = _rejected_rows(batch, decoded.errors)
         tally.add(Tally(len(decoded.indices), time.monotonic() - loaded, loaded - started, rejected))
         columns = batch.columns[: len(kept)]
         if len(decoded.indices) < len(batch):
             columns = [column.take(pa.array(decoded.indices)) for column in columns]
-        names = [*kept, *ADDED_COLUMNS]
-        yield pa.RecordBatch.from_arrays([*columns, *_added_columns(probabilities, model.info)], names)
+        names = [*kept, *(field.name for field in added_fields(model.info))]
+        yield pa.RecordBatch.from_arrays([*columns, *_added_columns(outputs, model.info)], names)
     context = TaskContext.get()
     file = tallies / f"{context.partitionId()}-{context.taskAttemptId()}"
     atomic.write(file, json.dumps(dataclasses.asdict(tally)))
 
 
-def _added_columns(probabilities: npt.NDArray[np.float32], info: ModelInfo) -> list[pa.Array]:
-    best = probabilities.argmax(axis=1)
-    count = len(best)
+def _added_columns(outputs: npt.NDArray[np.float32], info: ModelInfo) -> list[pa.Array]:
+    count = len(outputs)
+    of_model = [pa.array([info.uri] * count, pa.string()), pa.array([info.version or None] * count, pa.string())]
+    if not info.num_classes:
+        doubles = [pa.array(np.ascontiguousarray(column, np.float64)) for column in outputs.T]
+        return [doubles[0] if len(doubles) == 1 else pa.StructArray.from_arrays(doubles, list(info.target_names)), *of_model]
+    best = outputs.argmax(axis=1)
     names = pa.DictionaryArray.from_arrays(pa.array(best.astype(np.int32)), pa.array(info.class_names, pa.string()))
-    by_class = [pa.array(np.ascontiguousarray(column)) for column in probabilities.T]
+    by_class = [pa.array(np.ascontiguousarray(column)) for column in outputs.T]
     return [
         names.dictionary_decode(),
         pa.array(np.asarray(info.labels, label_dtype(info.labels))[best]),
         pa.StructArray.from_arrays(by_class, probability_fields(info)),
-        pa.array([info.uri] * count, pa.string()),
-        pa.array([info.version or None] * count, pa.string()),
+        *of_model,
     ]
 
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,11 +20,11 @@ from pyspark.sql import SparkSession
 
 from pipelines import __version__
 from pipelines.config import Config, IngestConfig
+from pipelines.data.formats.arrow_images import ImageFormat
 from pipelines.data.ingest import spark_jobs
 from pipelines.data.ingest.spark_jobs import arrow_batches, job_group
 from pipelines.data.table.schema import REJECTED_FOLDER
 from pipelines.errors import ConfigError, DataError
-from pipelines.score.arrow_images import ImageFormat
 from pipelines.score.batch import image_column, inputs, libsvm_input
 from pipelines.score.batch.inputs import Kind
 from pipelines.score.batch.scoring import RejectedRow, ScoringInput, Tally, score, total
@@ -87,7 +87,7 @@ def run_scoring(spark: SparkSession, request: ScoringRequest, kind: Kind, report
     config = dataclasses.replace(request.config, data=with_model_settings(request.config.data, request.info))
     location = config.data.dataset
     target = ImageFormat(
-        shape=request.info.image_shape,
+        shape=cast(tuple[int, int, int], request.info.image_shape),
         value_range=request.info.value_range,
         digits=request.digits,
         resize=request.resize,

@@ -1,4 +1,4 @@
-"""Whether a model fits a table: images of the same form, and the same classes, which are matched by name."""
+"""Whether a model fits a table: rows of the same form, and the same classes or numbers, which are matched by name."""
 
 from typing import Any
 
@@ -8,8 +8,13 @@ from pipelines.score.model_info import ModelInfo
 
 
 def check_compatible(info: ModelInfo, manifest: TableManifest, uri: str) -> None:
-    """Raises DataError unless the images of a table have the model's shape and value range."""
-    compared: dict[str, tuple[Any, Any]] = {"image shape": (manifest.spec.shape, info.image_shape)}
+    """Raises DataError unless a table is for the model's task, and its rows have the model's shape and value range."""
+    if manifest.spec.task != info.task:
+        raise _misfit(
+            info, uri, *(("numbers" if task == "regression" else "classes") for task in (manifest.spec.task, info.task))
+        )
+    shape = "image shape" if manifest.spec.is_picture else "rows of shape"
+    compared: dict[str, tuple[Any, Any]] = {shape: (manifest.spec.shape, info.image_shape)}
     if info.describes_classes:
         compared["value range"] = (manifest.spec.value_range, info.value_range)
     for property_name, (actual, expected) in compared.items():
@@ -26,6 +31,23 @@ def reading_note(info: ModelInfo, manifest: TableManifest, uri: str) -> str:
         f"table {uri}: was read with indices from {0 if ours.zero_based else 1}, the data of model {info.uri} with indices from "
         f"{0 if theirs.zero_based else 1}; if the files are alike, its images are off by one value"
     )
+
+
+def output_order(info: ModelInfo, manifest: TableManifest, uri: str) -> tuple[int, ...]:
+    """The model's output for each class or number of a table.
+
+    Raises:
+        DataError: a class or number of the table or of the model has no match.
+    """
+    if info.task == "classification":
+        return class_order(info, manifest, uri)
+    ours, theirs = manifest.target_names, info.target_names
+    if set(ours) == set(theirs):
+        return tuple(theirs.index(name) for name in ours)
+    # One number is one, whatever it is called.
+    if len(ours) == len(theirs) == 1:
+        return (0,)
+    raise _misfit(info, uri, f"the numbers {_shortened(ours)}", _shortened(theirs))
 
 
 def class_order(info: ModelInfo, manifest: TableManifest, uri: str) -> tuple[int, ...]:

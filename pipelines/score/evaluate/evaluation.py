@@ -3,34 +3,37 @@
 Several models see the same rows in one pass, so that they can be compared row by row.
 """
 
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
+from pipelines import tasks
 from pipelines.data.ingest import spark_jobs
 from pipelines.data.ingest.spark_jobs import arrow_batches, job_group
-from pipelines.data.table.schema import IMAGE_COLUMN, LABEL_COLUMN, Split, Table, TableManifest
+from pipelines.data.table import row_parts
+from pipelines.data.table.schema import Split, Table, TableManifest
 from pipelines.errors import DataError
 from pipelines.score.evaluate import own_rows
-from pipelines.score.evaluate.compatibility import check_compatible, class_order, reading_note
+from pipelines.score.evaluate.compatibility import check_compatible, output_order, reading_note
 from pipelines.score.evaluate.own_rows import OwnRows, Recognized
 from pipelines.score.evaluate.partition_counts import OUT_COLUMNS, Contestant, PartitionCounts, count_batches
 from pipelines.score.model_info import ModelInfo
 from pipelines.score.spark_model import packed_models
-from pipelines.tasks.mcnemar import PairedCounts
+from pipelines.tasks.metric import Totals
+from pipelines.tasks.task import PairedTest, Task
 from pipelines.track.rundir.figure_data import Predictions
 
-# Limit on the probabilities that the driver keeps for figures, 80 MB. Loss, accuracy and counts cover all rows.
-_MAX_PROBABILITIES = 20_000_000
+# Limit on the outputs that the driver keeps for figures, 80 MB. Loss and metrics cover all rows.
+_MAX_OUTPUTS = 20_000_000
 _MIN_ROWS_PER_TASK = 20_000
 
 
@@ -39,19 +42,19 @@ class EvaluationResult:
     """Metrics of one model on the rows of a table."""
 
     loss: float
-    """Mean cross-entropy in nats."""
-    accuracy: float
+    """Mean over the rows: of classes the cross-entropy in nats, of numbers the squared error over the variance of the training
+    rows."""
+    metrics: Mapping[str, float]
+    """Those of the task (`pipelines.tasks`), by name."""
     rows: int
-    confusion: npt.NDArray[np.int64]
-    """Number of rows by [true class, predicted class]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     results: tuple[EvaluationResult, ...]
     """One per model."""
-    pairs: PairedCounts | None
-    """Paired counts of the first two models."""
+    pairs: PairedTest | None
+    """The comparison of the first two models."""
     predictions: Predictions
     """The first model's predictions, in table order."""
     splits: tuple[Split, ...]
@@ -87,7 +90,7 @@ def evaluate(
         check_compatible(info, manifest, table.uri)
     plans = [own_rows.plan(info, table, splits, keep=keep_own_splits) for info in models]
     splits = own_rows.remaining_splits(plans, models, splits)
-    orders = [class_order(info, manifest, table.uri) for info in models]
+    orders = [output_order(info, manifest, table.uri) for info in models]
     contestants = [(info, order, own.compare) for info, order, own in zip(models, orders, plans, strict=True)]
     output = _counted(spark, contestants, table, splits)
     counts = [PartitionCounts(**json.loads(row.counts)) for row in output if row.counts is not None]
@@ -96,13 +99,11 @@ def evaluate(
         raise DataError(f"table {table.uri}: has {rows} rows, but its manifest says {expected}; ingest it again")
     notes = tuple(filter(None, (reading_note(info, manifest, table.uri) for info in models)))
     notes += _notes(models, plans, counts, rows)
-    results = tuple(_result(counts, index) for index in range(len(models)))
-    pairs = np.sum([partition.pairs for partition in counts], axis=0).tolist()
+    task = tasks.of(manifest.spec.task)
+    results = tuple(_result(counts, index, task) for index in range(len(models)))
     return Comparison(
         results=results,
-        pairs=PairedCounts(both=pairs[0], only_first=pairs[1], only_second=pairs[2], neither=pairs[3])
-        if len(models) > 1
-        else None,
+        pairs=task.compared(np.sum([partition.pairs for partition in counts], axis=0)) if len(models) > 1 else None,
         predictions=_predictions([row for row in output if row.counts is None], manifest),
         splits=splits,
         left_out=rows - results[0].rows,
@@ -114,14 +115,14 @@ def _counted(
     spark: SparkSession, models: Sequence[tuple[ModelInfo, Sequence[int], bool]], table: Table, splits: Sequence[Split]
 ) -> list[Row]:
     """The rows of `OUT_COLUMNS` from all partitions. Each model comes with the other two fields of `Contestant`."""
-    image, rows = table.manifest.spec, sum(table.manifest.rows(split) for split in splits)
+    manifest = table.manifest
+    spec, rows = manifest.spec, sum(manifest.rows(split) for split in splits)
     files, first_rows = _files(table, splits)
     frame = (
         spark_jobs.read_parquet(spark, [f"{table.uri.rstrip('/')}/{file}" for file in files])
         # A table's files are named by the last two parts of their path.
         .select(
-            F.col(IMAGE_COLUMN),
-            F.col(LABEL_COLUMN),
+            *[F.col(part.column) for part in row_parts.of_table(manifest)],
             F.substring_index(F.col("_metadata.file_path"), "/", -2).alias("file"),
             F.col("_metadata.row_index").alias("row"),
         )
@@ -130,15 +131,15 @@ def _counted(
     partitions = max(1, rows // _MIN_ROWS_PER_TASK)
     try:
         packed = packed_models(spark, [info for info, _, _ in models])
-        with arrow_batches(spark, image.num_values), job_group(spark, "Convoy evaluation"):
+        with arrow_batches(spark, spec.num_values), job_group(spark, "Convoy evaluation"):
             work = partial(
                 count_batches,
                 models=[
                     Contestant(model, order, leaves_out) for model, (_, order, leaves_out) in zip(packed, models, strict=True)
                 ],
-                image=image,
+                manifest=dataclasses.replace(manifest, splits={}, sources=()),
                 first_rows=first_rows,
-                kept_rows=_MAX_PROBABILITIES // table.manifest.num_classes,
+                kept_rows=_MAX_OUTPUTS // manifest.num_outputs,
             )
             return list(frame.coalesce(partitions).mapInArrow(work, OUT_COLUMNS).collect())
     except (Py4JJavaError, PySparkException) as error:
@@ -155,20 +156,24 @@ def _notes(
     return tuple(note for note in found if note)
 
 
-def _result(counts: Sequence[PartitionCounts], model_index: int) -> EvaluationResult:
-    confusion = np.sum([np.asarray(partition.confusions[model_index]) for partition in counts], axis=0)
-    rows = int(confusion.sum())
+def _result(counts: Sequence[PartitionCounts], model_index: int, task: Task) -> EvaluationResult:
+    rows = sum(partition.counted for partition in counts)
     if not rows:
         raise DataError("there are no rows to evaluate, except those that a model was trained with; choose other data")
     loss = sum(partition.losses[model_index] for partition in counts)
-    return EvaluationResult(loss=loss / rows, accuracy=float(np.trace(confusion)) / rows, rows=rows, confusion=confusion)
+    totals = Totals(task.metrics)
+    for partition in counts:
+        totals.merge(partition.sums[model_index])
+    return EvaluationResult(loss=loss / rows, metrics=totals.values(), rows=rows)
 
 
 def _predictions(output: Sequence[Any], manifest: TableManifest) -> Predictions:
     batches = [row for row in output if row.rows is not None]
     rows = np.concatenate([np.frombuffer(row.rows, np.int64) for row in batches])
     order = np.argsort(rows)
-    probabilities = np.concatenate([np.frombuffer(row.probabilities, np.float32) for row in batches])
+    outputs = np.concatenate([np.frombuffer(row.outputs, np.float32) for row in batches])
+    target = row_parts.of_table(manifest)[1]
+    targets = np.concatenate([np.frombuffer(row.targets, target.dtype) for row in batches]).reshape(-1, *target.shape)
     index_of_row = dict(zip(rows[order].tolist(), range(len(rows)), strict=True))
     mistakes = [row for row in output if row.worst is not None]
     worst = [index_of_row[number] for row in mistakes for number in np.frombuffer(row.worst, np.int64).tolist()]
@@ -176,8 +181,8 @@ def _predictions(output: Sequence[Any], manifest: TableManifest) -> Predictions:
     images = np.frombuffer(b"".join(row.worst_images for row in mistakes), dtype).reshape(-1, *manifest.spec.shape)
     return Predictions(
         rows=rows[order],
-        targets=np.concatenate([np.frombuffer(row.labels, np.int32) for row in batches])[order],
-        outputs=probabilities.reshape(-1, manifest.num_classes)[order],
+        targets=targets[order],
+        outputs=outputs.reshape(-1, manifest.num_outputs)[order],
         worst=np.asarray(worst, np.int64),
         worst_images=images,
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import SparkSession
 
+from pipelines import tasks
 from pipelines.config import TrackingConfig
 from pipelines.data.table.schema import Split, Table
 from pipelines.score import mlflow_client
@@ -74,7 +75,7 @@ def run_evaluation(spark: SparkSession, selection: Selection, info: ModelInfo, r
         "rows": {split: table.manifest.rows(split) for split in comparison.splits},
         "left_out_rows": comparison.left_out,
         "notes": list(comparison.notes),
-        "test": {"loss": result.loss, "accuracy": result.accuracy, "rows": result.rows},
+        "test": {"loss": result.loss, **result.metrics, "rows": result.rows},
         "rows_per_second": round(result.rows / seconds),
         "seconds": {"evaluate": round(seconds, 2), "total": round(time.monotonic() - started, 2)},
     }
@@ -98,10 +99,15 @@ def _record(run: TrackedRun, comparison: Comparison, table: Table) -> None:
     result, manifest, splits = comparison.results[0], table.manifest, comparison.splits
     # Several splits together are recorded as a test set.
     prefix = splits[0] if len(splits) == 1 else "test"
-    run.metrics({f"{prefix}/loss": result.loss, f"{prefix}/accuracy": result.accuracy}, step=0)
+    values = {"loss": result.loss, **result.metrics}
+    run.metrics({f"{prefix}/{name}": value for name, value in values.items()}, step=0)
+    metric = tasks.of(manifest.spec.task).metrics[0]
+    title = metric.label[0].upper() + metric.label[1:]
     rows = f"{result.rows:,} rows ({', '.join(splits)}) of **{manifest.dataset}**"
     notes = "".join(f" {note}." for note in comparison.notes)
-    run.tags({DESCRIPTION_TAG: f"Accuracy **{100 * result.accuracy:.2f} %** on {rows}, loss {result.loss:.4f}.{notes}"})
+    run.tags(
+        {DESCRIPTION_TAG: f"{title} **{metric.shown(result.metrics[metric.name])}** on {rows}, loss {result.loss:.4f}.{notes}"}
+    )
     figures = catalog.of_predictions(lambda: comparison.predictions, manifest)
     for name, draw in figures.items():
         run.figure(draw, name)

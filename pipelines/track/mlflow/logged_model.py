@@ -79,7 +79,7 @@ def save(
 
     signature = ModelSignature(
         inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *manifest.spec.shape))]),
-        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, manifest.num_classes))]),
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, manifest.num_outputs))]),
     )
     mlflow.tensorflow.save_model(
         model,
@@ -100,7 +100,7 @@ def save(
 def _metadata(manifest: TableManifest, sample: Sequence[npt.NDArray[Any]]) -> dict[str, Any]:
     """What is known in training about the data, and would have to be guessed later."""
     metadata: dict[str, Any] = {
-        "task": "classification",
+        "task": manifest.spec.task,
         "class_names": list(manifest.class_names),
         "labels": list(manifest.labels),
         "value_range": list(manifest.spec.value_range),
@@ -108,11 +108,14 @@ def _metadata(manifest: TableManifest, sample: Sequence[npt.NDArray[Any]]) -> di
         "table_digest": manifest.digest,
         "splits": {name: {"rows": split.rows, "digest": split.digest} for name, split in manifest.splits.items()},
     }
+    if manifest.spec.task == "regression":
+        metadata |= {"target_names": list(manifest.target_names), "target_deviations": list(manifest.target_deviations)}
     reading = manifest.reading
     if reading is None:
         return metadata
     # Pictures are trained on as they are, digits or not.
-    is_mnist = reading.source == "libsvm" and sample and is_mnist_format(np.concatenate(sample), manifest.spec.value_range)
+    could_be = reading.source == "libsvm" and manifest.spec.is_picture and sample
+    is_mnist = could_be and is_mnist_format(np.concatenate(sample), manifest.spec.value_range)
     return metadata | {
         "source": reading.source,
         "picture_form": "digit" if is_mnist else "picture",

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.data.formats import image_file
+from pipelines.data.formats.digits import decode_image
 from pipelines.data.formats.image_file import NoImage
 from pipelines.data.table.schema import BYTES_PER_VALUE, Dtype
-from pipelines.score.digits import decode_image
 
 Content = Literal["raw", "encoded", "lists"]
 _NO_IMAGE = "no image (null)"
