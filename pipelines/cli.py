@@ -24,7 +24,7 @@ from pipelines.config import Config, loader
 from pipelines.config.data import NAMED_DATASETS
 from pipelines.config.schema import Verbosity
 from pipelines.errors import ConfigError, ConvoyError, Interrupted
-from pipelines.system import import_path, path_rules, paths, spark_submit, surroundings, temporary
+from pipelines.system import import_path, path_rules, paths, spark_location, spark_submit, surroundings, temporary
 from pipelines.system.reporter import PrintReporter, Reporter
 from pipelines.system.secrets import mask
 from pipelines.track.rundir import summary as summary_file
@@ -159,7 +159,7 @@ def _located(setting: str) -> str:
 
 
 def _input(key: str, location: str) -> str:
-    found = location if location in NAMED_DATASETS else paths.given(location)
+    found = location if location in NAMED_DATASETS else spark_location.given(location)
     elsewhere = paths.home() / location
     if found != location and elsewhere.exists():
         PrintReporter().warn(f"{location} is in the working directory and in {paths.home()}; {found} is taken")

@@ -77,21 +77,18 @@ class LaunchConfig:
     def __post_init__(self) -> None:
         bounds("launch.workers", self.workers, 1, _MAX_WORKERS)
         bounds("launch.threads_per_worker", self.threads_per_worker, 0, _MAX_THREADS, "0 (automatic) or more")
-        rule(
-            self.cycle_milliseconds == 0 or 0.1 <= self.cycle_milliseconds <= 1000,
-            "launch.cycle_milliseconds",
-            self.cycle_milliseconds,
-            "0 (Horovod's own) or 0.1 to 1000",
-        )
+        key = "launch.cycle_milliseconds"
+        bounds(key, self.cycle_milliseconds, 0.1, 1000, "0 (Horovod's own) or 0.1 to 1000", or_zero=True)
         bounds("launch.start_timeout_seconds", self.start_timeout_seconds, 1, DAYS_30)
         bounds("launch.stall_warning_seconds", self.stall_warning_seconds, 1, DAYS_30)
         bounds("launch.stall_shutdown_seconds", self.stall_shutdown_seconds, 1, DAYS_30)
         bounds("launch.max_restarts", self.max_restarts, 0, _MANY, "0 (never) or more")
+        bounds("launch.min_workers", self.min_workers, 0, _MAX_WORKERS, "0 (all workers or none) or more")
         rule(
-            0 <= self.min_workers <= self.workers,
+            self.min_workers <= self.workers,
             "launch.min_workers",
             self.min_workers,
-            f"0 (all workers or none) to launch.workers ({self.workers})",
+            f"at most launch.workers ({self.workers})",
         )
         rule(
             self.stall_shutdown_seconds > self.stall_warning_seconds,

@@ -70,17 +70,20 @@ def prepare(identifier: str, runs_uri: str, overrides: Sequence[str], reporter: 
     return Resumption(run_dir, config, checkpoint)
 
 
-def check_source(resumption: Resumption, reporter: Reporter) -> tuple[Source, Sequence[Fingerprint]]:
+def check_source(resumption: Resumption, reporter: Reporter) -> tuple[Source, Sequence[Fingerprint] | None]:
     """Find the source that the run continues with, before anything else is done.
 
     Returns:
-        the source, and the fingerprints of its files.
+        the source, and the fingerprints of its files; None if Spark must open it first.
 
     Raises:
         ConfigError, DataError: the source is not available.
         CheckpointError: its table would have other rows than the checkpoint's.
     """
     source = resolve_source(resumption.config.data, reporter)
+    if source.needs_spark:
+        # `check_table` compares its table later.
+        return source, None
     fingerprints = table.fingerprints_of(source)
     keys = table.possible_keys(resumption.config, source, fingerprints)
     if resumption.checkpoint is not None and resumption.checkpoint.state.table_key not in keys:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from pyspark.sql import SparkSession
 
@@ -26,7 +26,7 @@ from pipelines.launch.run_lifecycle import recorded
 from pipelines.launch.train_function import work
 from pipelines.launch.user_inputs import UserInputs
 from pipelines.launch.workers import spawn
-from pipelines.system import atomic, paths
+from pipelines.system import atomic, paths, spark_location
 from pipelines.system.fingerprint import Fingerprint
 from pipelines.track import provenance, run_page
 from pipelines.track.console.console import TrainingConsole
@@ -130,7 +130,7 @@ class _Training:
     clock: Clock
     inputs: UserInputs
     resumption: Resumption | None
-    known: tuple[Source, Sequence[Fingerprint]] | None
+    known: tuple[Source, Sequence[Fingerprint] | None] | None
     """The source, and the fingerprints of its files, of a resumed run."""
     trial: Trial | None
 
@@ -161,7 +161,7 @@ class _Training:
             with self._taken_over():
                 results = self._train(spark, server, data, recorder)
             self._record_result(results[0], data, recorder)
-        return self._summary(source.note, data, results)
+        return self._summary(data.manifest.note, data, results)
 
     def _correct_name(self, dataset: str, key: str) -> None:
         """Rename the run if its data set is another one: a subset replaces MNIST if that cannot be downloaded."""
@@ -296,7 +296,7 @@ class _Training:
 
 def _expected_dataset(config: Config) -> str:
     """Expected `Source.dataset`, known before the source is resolved."""
-    return short_name(PurePath(config.data.dataset).name)
+    return short_name(spark_location.short(config.data.dataset))
 
 
 def without_tracking(config: Config) -> Config:

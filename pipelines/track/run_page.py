@@ -166,4 +166,4 @@ def _unused(config: Config) -> set[str]:
     unused |= {name for name in optional if not config.flat()[name]}
     if training.test_views == 1:
         unused.add("training.test_views")
-    return unused
+    return unused | ({"data.image_shape"} if config.data.features else {"data.features"})

@@ -53,7 +53,8 @@ class Evaluator:
         """
         totals, loss, rows = Totals(self._rules.metrics), 0.0, 0
         for block in batches:
-            inputs, targets, weights = block[0], block[1], block[2] if len(block) > 2 else None
+            inputs, targets, *weighted = block
+            weights = weighted[0] if weighted else None
             progress.mark(f"evaluating, row {rows}")
             batch_loss, batch_outputs = self._outputs(inputs, targets, weights)
             loss += float(batch_loss)

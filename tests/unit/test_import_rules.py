@@ -81,10 +81,10 @@ OWNERS = {
     "optuna": "sweep.search",
     "petastorm": "data.stream",
     "psutil": "system track launch",
-    "py4j": "data.ingest launch.session launch.slots score",
+    "py4j": "data.ingest data.sources.frames launch.session launch.slots score",
     "pyarrow": "data.table data.formats data.sources data.ingest data.stream.petastorm_compat launch.tasks score",
     # Only launch.session opens a session; score and sweep receive it.
-    "pyspark": "data.ingest launch score sweep",
+    "pyspark": "data.ingest data.sources.frames launch score sweep",
     "rich": "data.sources.downloads track.console.terminal",
     "scipy": "tasks",
     "tensorflow": "data.stream models train",

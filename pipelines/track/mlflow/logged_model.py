@@ -104,6 +104,8 @@ def _metadata(manifest: TableManifest, sample: Sequence[npt.NDArray[Any]]) -> di
         "class_names": list(manifest.class_names),
         "labels": list(manifest.labels),
         "value_range": list(manifest.spec.value_range),
+        "range_was_read": not manifest.spec.checks_range,
+        "scaling": manifest.spec.scaling,
         "dataset": manifest.dataset,
         "table_digest": manifest.digest,
         "splits": {name: {"rows": split.rows, "digest": split.digest} for name, split in manifest.splits.items()},
@@ -118,9 +120,10 @@ def _metadata(manifest: TableManifest, sample: Sequence[npt.NDArray[Any]]) -> di
     is_mnist = could_be and is_mnist_format(np.concatenate(sample), manifest.spec.value_range)
     return metadata | {
         "source": reading.source,
-        "picture_form": "digit" if is_mnist else "picture",
+        "picture_form": "digit" if is_mnist else "picture" if manifest.spec.is_picture else "unknown",
         "zero_based": reading.zero_based,
         "resize_pictures": reading.resize_pictures,
+        "columns": reading.columns,
     }
 
 
