@@ -89,6 +89,7 @@ def run_training(
     """
     registry.check(config.model.name, config.training.label_smoothing)
     registry.check_features(config.model.name, config.data.features)
+    registry.check_task(config.model.name, config.data.task)
     # Before the run is touched.
     known = resume.check_source(resumption, console) if resumption is not None else None
     clock = Clock(submitted or provenance.submitted_at())

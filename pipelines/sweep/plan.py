@@ -121,6 +121,7 @@ class Sweep:
         config = loader.changed(base, space.settings_of(self.axes, assignment), space.to_text(assignment) or self.config.name)
         registry.check(config.model.name, config.training.label_smoothing)
         registry.check_features(config.model.name, config.data.features)
+        registry.check_task(config.model.name, config.data.task)
         if self.config.purpose == "choose":
             fraction = config.ingest.validation_fraction
             self._check_objective(config)

@@ -62,8 +62,8 @@ MAY_IMPORT = {
     "score.model_registry": "errors system tasks score",
     "score.batch": "version errors system config data.table data.formats data.sources data.ingest score score.evaluate",
     # Many trainings.
-    "sweep": "errors system config data.sources data.ingest track.rundir tasks track.console track.figures track.mlflow track models "
-    "launch.session launch.slots launch.workers launch.preflight launch score score.evaluate",
+    "sweep": "errors system config data.sources data.ingest track.rundir tasks track.console track.figures track.mlflow track "
+    "models launch.session launch.slots launch.workers launch.preflight launch score score.evaluate",
 }
 # Every outside library and the packages or modules that may import it.
 OWNERS = {

@@ -121,7 +121,17 @@ def open_table(location: str) -> Table:
 
 def with_model_settings(data: DataConfig, info: ModelInfo) -> DataConfig:
     """The data settings with those replaced that the model knows from its training."""
-    data = dataclasses.replace(data, image_shape=info.image_shape, classes=info.num_classes, labels=(), class_names=())
+    shape = info.image_shape
+    data = dataclasses.replace(
+        data,
+        image_shape=shape if len(shape) == 3 else data.image_shape,
+        features=shape[0] if len(shape) == 1 else 0,
+        task=info.task,
+        targets=len(info.target_names) or 1,
+        classes=info.num_classes or data.classes,
+        labels=(),
+        class_names=(),
+    )
     if info.describes_classes:
         data = dataclasses.replace(data, labels=info.labels, class_names=info.class_names, value_range=info.value_range)
     if info.reading is not None:
@@ -136,6 +146,8 @@ def _with_named_classes(data: DataConfig, configured: DataConfig, info: ModelInf
     Raises:
         ConfigError: they are not those of the model.
     """
+    if info.task == "regression":
+        return data
     if not info.describes_classes:
         return dataclasses.replace(data, labels=configured.labels, class_names=configured.class_names)
     if configured.labels and set(configured.labels) != set(info.labels):
