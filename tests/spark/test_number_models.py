@@ -2,56 +2,23 @@
 
 import json
 
-import mlflow.pyfunc
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
 from scipy.stats import ttest_rel
 from sklearn.metrics import mean_absolute_error, r2_score
+from support.numbermodels import DEVIATIONS, predicted, saved
 from support.reported import ReportedLines
 from support.synthetic import features_and_numbers, row_weights, write_features_table, write_table
 
 from pipelines.config import loader
 from pipelines.errors import DataError
-from pipelines.score import model_info, model_registry
+from pipelines.score import model_registry
 from pipelines.score.batch.scoring_run import ScoringRequest, check, run_scoring
 from pipelines.score.evaluate import evaluation
 from pipelines.score.evaluate.evaluation import evaluate
 
 ROWS = {"train": 60, "validation": 20, "test": 230}
-DEVIATIONS = (20.0, 200.0)
-
-
-class Sums(mlflow.pyfunc.PythonModel):
-    """Predicts numbers from the sum of the features."""
-
-    def __init__(self, factor, targets):
-        self.factor = factor
-        self.targets = targets
-
-    def predict(self, context, model_input, params=None):
-        return predicted(np.asarray(model_input), self.factor, self.targets)
-
-
-def predicted(values, factor, targets):
-    return (50 + factor * values.sum(axis=1, keepdims=True) * 10.0 ** np.arange(targets)).astype(np.float32)
-
-
-def saved(folder, factor, targets, **metadata):
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 6))]),
-        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, targets))]),
-    )
-    names = [f"target_{number + 1}" for number in range(targets)]
-    about = {"task": "regression", "labels": [], "class_names": [], "value_range": [-10.0, 10.0], "source": "libsvm"}
-    about |= {"zero_based": False, "resize_pictures": False, "target_names": names, "target_deviations": DEVIATIONS[:targets]}
-    model = Sums(factor, targets)
-    mlflow.pyfunc.save_model(
-        str(folder), python_model=model, signature=signature, metadata=about | metadata, pip_requirements=["mlflow"]
-    )
-    return model_info.read(folder, str(folder))
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one number", "two numbers with weights"])
