@@ -132,7 +132,7 @@ def with_model_settings(data: DataConfig, info: ModelInfo) -> DataConfig:
     data = dataclasses.replace(
         data,
         task=info.task,
-        targets=max(1, len(info.target_names)),
+        targets=len(info.target_names) or 1,
         classes=info.num_classes or data.classes,
         labels=(),
         class_names=(),
@@ -154,6 +154,8 @@ def _with_named_classes(data: DataConfig, configured: DataConfig, info: ModelInf
     Raises:
         ConfigError: they are not those of the model.
     """
+    if info.task == "regression":
+        return data
     if not info.describes_classes:
         return dataclasses.replace(data, labels=configured.labels, class_names=configured.class_names)
     if configured.labels and set(configured.labels) != set(info.labels):
