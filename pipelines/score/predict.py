@@ -78,6 +78,7 @@ def predict(
         shape=info.image_shape,
         value_range=info.value_range if not info.range_was_read else ANY_VALUE,
         labels=info.labels,
+        num_targets=len(info.target_names),
         first_index=0 if zero_based else 1,
         any_label=True,
         index_is_known=info.knows_indices,
