@@ -20,7 +20,9 @@ def own_flags(parser: argparse.ArgumentParser) -> None:
     flags.model(parser)
     parser.add_argument("--output", metavar="FOLDER", required=True, help="the Parquet folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output once the new one is complete")
-    parser.add_argument("--image-column", metavar="NAME", default="image", help="column of Parquet input (default: image)")
+    parser.add_argument(
+        "--image-column", metavar="NAME", default="", help="column of a table or Parquet (default: as in training)"
+    )
     flags.form(parser)
 
 
@@ -28,7 +30,7 @@ def main(arguments: Sequence[str]) -> None:
     request = cli.parse(arguments, "Write a model's prediction for every row of a data set.", None, own_flags)
     tracking, options = request.config.tracking, request.options
     if options.data is None and not options.config:
-        raise ConfigError("--data: required: libsvm text, Parquet, a folder of pictures, or the name of a data set")
+        raise ConfigError("--data: required: libsvm text, Parquet, pictures, a table or a data set's name")
     info = model_lookup.find(options.model, default_tracking_uri(tracking), tracking.experiment)
     scoring = ScoringRequest(
         config=request.config,

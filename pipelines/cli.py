@@ -24,13 +24,15 @@ from pipelines.config import Config, loader
 from pipelines.config.data import NAMED_DATASETS
 from pipelines.config.schema import Verbosity
 from pipelines.errors import ConfigError, ConvoyError, Interrupted
-from pipelines.system import path_rules, paths, spark_submit, surroundings, temporary
+from pipelines.system import import_path, path_rules, paths, spark_location, spark_submit, surroundings, temporary
 from pipelines.system.reporter import PrintReporter, Reporter
 from pipelines.system.secrets import mask
 from pipelines.track.rundir import summary as summary_file
 
 # Settings that name what is read.
-_INPUTS = ("data.dataset", "data.test_file")
+_INPUTS = ("data.dataset", "data.test_file", "model.weights")
+# Settings with import paths, in which a file may be named.
+_CODE = ("model.name", "training.loss", "training.metrics", "training.callbacks")
 _PATHS = (
     "Relative paths on the command line start in the working directory, or in CONVOY_HOME (the clone) if there is nothing of "
     "that name; those in configuration files start in CONVOY_HOME, as do the folders for tables and runs."
@@ -142,20 +144,32 @@ def overrides_of(options: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _located(setting: str) -> str:
-    """`section.key=value` with the path in it found, if it is that of an input."""
+    """`section.key=value` with the path in it found, if it is that of an input or of the user's code."""
     key, _, raw = setting.partition("=")
-    if key.strip() not in _INPUTS:
+    if key.strip() not in (*_INPUTS, *_CODE):
         return setting
     value = loader.value_of(key, raw)
-    return _input(key.strip(), value) if isinstance(value, str) else setting
+    if key.strip() in _INPUTS:
+        return _input(key.strip(), value) if isinstance(value, str) else setting
+    if isinstance(value, list):
+        found: Any = [import_path.located(each) if isinstance(each, str) else each for each in value]
+    else:
+        found = import_path.located(value) if isinstance(value, str) else value
+    return setting if found == value else _as_setting(key.strip(), found)
 
 
 def _input(key: str, location: str) -> str:
-    found = location if location in NAMED_DATASETS else paths.given(location)
+    found = location if location in NAMED_DATASETS else spark_location.given(location)
     elsewhere = paths.home() / location
     if found != location and elsewhere.exists():
         PrintReporter().warn(f"{location} is in the working directory and in {paths.home()}; {found} is taken")
-    return f"{key}={yaml.safe_dump(found, default_style=chr(34), width=10**6, allow_unicode=True).strip()}"
+    return _as_setting(key, found)
+
+
+def _as_setting(key: str, value: object) -> str:
+    """`section.key=value`, in which every text is one to YAML."""
+    shown = yaml.safe_dump(value, default_style=chr(34), default_flow_style=True, width=10**6, allow_unicode=True)
+    return f"{key}={shown.strip()}"
 
 
 def verbosity_of(options: argparse.Namespace) -> Verbosity:

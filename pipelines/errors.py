@@ -21,6 +21,14 @@ class ConfigError(ConvoyError):
     exit_code = 2
 
 
+class UserCodeError(ConvoyError):
+    """Code that a setting names, such as a network of the user's, raised. The message begins with its file and line."""
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
+
+
 class DataError(ConvoyError):
     """The data itself is wrong: a malformed line, a broken table, a missing file."""
 

@@ -5,19 +5,41 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import durations
 
 TIERS = ("unit", "spark", "training", "distributed", "e2e")
 # The quick tier first: what it finds need not wait for processes. The longest files next, so that two processes end together.
 ORDER = ("unit", "e2e", "distributed", "training", "spark")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="the unit tests and a small training: what to run after each change")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     tests = Path(__file__).parent
     for item in items:
         tier = item.path.relative_to(tests).parts[0]
         assert tier in TIERS, f"{item.path} lies in no tier"
         item.add_marker(tier)
     items.sort(key=lambda item: ORDER.index(item.path.relative_to(tests).parts[0]))
+    if config.getoption("--quick"):
+        left_out = [item for item in items if not _is_quick(item)]
+        items[:] = [item for item in items if _is_quick(item)]
+        config.hook.pytest_deselected(items=left_out)
+
+
+def _is_quick(item: pytest.Item) -> bool:
+    return item.get_closest_marker("quick") is not None or (
+        item.get_closest_marker("unit") is not None and item.get_closest_marker("slow") is None
+    )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    lines = durations.summary(report for reports in terminalreporter.stats.values() for report in reports)
+    if lines:
+        terminalreporter.section("time")
+        terminalreporter.write("\n".join(lines) + "\n")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,9 +1,10 @@
 """The settings of sections `data`, `ingest` and `stream`: what is read, and how."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+from pipelines.config.columns import Columns
 from pipelines.config.rules import bounds, rule
 
 Task = Literal["classification", "regression"]
@@ -22,6 +23,7 @@ NAMED_DATASETS = ("mnist", "mnist-5k", "fashion-mnist")
 """Data sets that are known by name, which no path can take from them."""
 _MAX_ROWS = 2**31 - 1
 _MAX_MEGABYTES = 2**31 - 1
+_SMALLEST_FRACTION = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +32,11 @@ class DataConfig:
 
     dataset: str = "mnist"
     """A name (mnist, mnist-5k, fashion-mnist), a libsvm file, a folder with a *train* and a *test* file, a folder of pictures
-    (`pipelines.data.sources.image_folder`), or the URI of one of these."""
+    (`pipelines.data.sources.image_folder`), or the URI of one of these; `table:NAME` or `FORMAT:PATH` for what Spark reads."""
     test_file: str = ""
     """The libsvm file with the test rows, if `dataset` is a single file. Empty: test rows are drawn from `dataset`."""
+    columns: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Which columns of a Spark table hold what (`pipelines.config.columns`), for example {label: species, features: [a, b]}."""
     image_shape: tuple[int, ...] = (28, 28, 1)
     """Height, width, channels; their product is the number of libsvm features."""
     features: int = 0
@@ -60,6 +64,12 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         rule(
+            len(self.source_columns.label) == 1 or self.task == "regression",
+            "data.columns",
+            self.columns,
+            "with one label: only data.task=regression takes several columns",
+        )
+        rule(
             len(self.image_shape) == 3 and min(self.image_shape) >= 1,
             "data.image_shape",
             self.image_shape,
@@ -71,7 +81,7 @@ class DataConfig:
             self.image_shape,
             f"of at most {MAX_VALUES_PER_IMAGE:,} values: height x width x channels",
         )
-        megabytes = min(self.features, 10**18) * 4 / 1e6
+        megabytes = max(0, min(self.features, 10**18)) * 4 / 1e6
         rule(
             self.features <= _MAX_FEATURES,
             "data.features",
@@ -106,7 +116,7 @@ class DataConfig:
             self.labels,
             "numbers from -2^53 to 2^53, which a label read as floating point represents exactly",
         )
-        rule(0 <= self.wait_seconds <= 600, "data.wait_seconds", self.wait_seconds, "a number of seconds from 0 to 600")
+        bounds("data.wait_seconds", self.wait_seconds, 0, 600, "a number of seconds from 0 to 600")
         rule(
             not self.class_names or len(self.class_names) == self.classes,
             "data.class_names",
@@ -133,6 +143,11 @@ class DataConfig:
         )
 
     @property
+    def source_columns(self) -> Columns:
+        """The columns of a Spark table. Raises ConfigError if `columns` is not valid."""
+        return Columns.of(self.columns)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of a row."""
         return (self.features,) if self.features else self.image_shape
@@ -155,6 +170,8 @@ class DataConfig:
         """Names of the numbers that a regression predicts; empty for classification."""
         if self.task == "classification":
             return ()
+        if self.columns and len(self.source_columns.label) == self.targets:
+            return self.source_columns.label
         return ("target",) if self.targets == 1 else tuple(f"target_{number}" for number in range(1, self.targets + 1))
 
     @property
@@ -182,11 +199,10 @@ class IngestConfig:
     """With `quarantine`: the largest share of a file's lines that may be malformed."""
 
     def __post_init__(self) -> None:
-        for name in ("validation_fraction", "test_fraction"):
-            value = getattr(self, name)
-            rule(0 <= value <= 0.5, f"ingest.{name}", value, "a number from 0 to 0.5")
-        rule(self.test_fraction > 0, "ingest.test_fraction", self.test_fraction, "more than 0: a run reports a test accuracy")
-        rule(0 <= self.max_bad_fraction < 1, "ingest.max_bad_fraction", self.max_bad_fraction, "a number from 0 to below 1")
+        bounds("ingest.validation_fraction", self.validation_fraction, 0, 0.5, "a number from 0 to 0.5")
+        smallest = f"at least {_SMALLEST_FRACTION:g}: a run reports a test accuracy"
+        bounds("ingest.test_fraction", self.test_fraction, _SMALLEST_FRACTION, 0.5, smallest)
+        bounds("ingest.max_bad_fraction", self.max_bad_fraction, 0, 1 - _SMALLEST_FRACTION, "a number from 0 to below 1")
         bounds("ingest.rows_per_row_group", self.rows_per_row_group, 0, _MAX_ROWS, "0 (automatic) or more")
         bounds("ingest.seed", self.seed, -(2**63), 2**63 - 1)
 
@@ -198,7 +214,7 @@ class StreamConfig:
     memory_limit_mb: int = 2048
     """A shard of up to this size (MB of stored values) is decoded once and kept in memory; a larger one is streamed."""
     shuffle_buffer_rows: int = 20_000
-    """Rows in the shuffle buffer of a streaming worker."""
+    """Rows in the shuffle buffer of a streaming worker; of features, at most as many as `memory_limit_mb` holds."""
 
     def __post_init__(self) -> None:
         bounds("stream.memory_limit_mb", self.memory_limit_mb, 0, _MAX_MEGABYTES, "0 (always stream) or more")

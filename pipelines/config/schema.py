@@ -20,15 +20,29 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 _MAX_WORKERS, _MAX_THREADS, _MANY = 2**16, 2**10, 10**6
 _MAX_BATCH_BYTES = 10**9
 
+# Keras' names of losses, without underscores.
+_NOT_OF_CLASS_INDICES = (
+    *("mse", "meansquarederror", "mae", "meanabsoluteerror", "huber", "logcosh", "mape", "meanabsolutepercentageerror"),
+    *("msle", "meansquaredlogarithmicerror", "categoricalcrossentropy", "binarycrossentropy"),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Which network to train."""
 
     name: str = "convnet_dropout"
-    """A network in `pipelines.models.registry`."""
-    arguments: dict[str, Any] = field(default_factory=dict)
-    """Passed to the network's function by name, for example {width: 32}. Networks of the registry take none."""
+    """A network in `pipelines.models.registry`, or your own function: `package.module:function`, `path/to/file.py:function`."""
+    arguments: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Passed to your own function by name, for example {width: 32}. Networks of the registry take none."""
+    weights: str = ""
+    """Weights to start from, by the names of the layers: a .keras or .weights.h5 file, `runs:/RUN/model`, or
+    `models:/NAME/VERSION` or `models:/NAME@ALIAS`. Empty: random ones."""
+    frozen: tuple[str, ...] = ()
+    """Layers whose weights stay as they are, as patterns of their names, for example ["conv*"]."""
+
+    def __post_init__(self) -> None:
+        rule(all(self.frozen), "model.frozen", self.frozen, "names or patterns of layers, none of them empty")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,21 +77,18 @@ class LaunchConfig:
     def __post_init__(self) -> None:
         bounds("launch.workers", self.workers, 1, _MAX_WORKERS)
         bounds("launch.threads_per_worker", self.threads_per_worker, 0, _MAX_THREADS, "0 (automatic) or more")
-        rule(
-            self.cycle_milliseconds == 0 or 0.1 <= self.cycle_milliseconds <= 1000,
-            "launch.cycle_milliseconds",
-            self.cycle_milliseconds,
-            "0 (Horovod's own) or 0.1 to 1000",
-        )
+        key = "launch.cycle_milliseconds"
+        bounds(key, self.cycle_milliseconds, 0.1, 1000, "0 (Horovod's own) or 0.1 to 1000", or_zero=True)
         bounds("launch.start_timeout_seconds", self.start_timeout_seconds, 1, DAYS_30)
         bounds("launch.stall_warning_seconds", self.stall_warning_seconds, 1, DAYS_30)
         bounds("launch.stall_shutdown_seconds", self.stall_shutdown_seconds, 1, DAYS_30)
         bounds("launch.max_restarts", self.max_restarts, 0, _MANY, "0 (never) or more")
+        bounds("launch.min_workers", self.min_workers, 0, _MAX_WORKERS, "0 (all workers or none) or more")
         rule(
-            0 <= self.min_workers <= self.workers,
+            self.min_workers <= self.workers,
             "launch.min_workers",
             self.min_workers,
-            f"0 (all workers or none) to launch.workers ({self.workers})",
+            f"at most launch.workers ({self.workers})",
         )
         rule(
             self.stall_shutdown_seconds > self.stall_warning_seconds,
@@ -113,6 +124,10 @@ class TrackingConfig:
     """Empty: built from network, dataset and workers."""
     finish_timeout_seconds: int = 30
     """How long a finished job waits for a slow tracking server. What is left after that can be replayed."""
+    tensorboard: bool = False
+    """Write the metrics of each epoch as TensorBoard logs, too, to `tensorboard` in the run folder and the run's artifacts."""
+    profile: tuple[int, ...] = ()
+    """First and last step, counted from 1, of a trace of TensorFlow's profiler on rank 0, in the same place. Empty: none."""
 
     def __post_init__(self) -> None:
         remember(self.uri)
@@ -124,6 +139,12 @@ class TrackingConfig:
             "complete: its credentials were masked; set MLFLOW_TRACKING_URI to the whole address, or --set tracking.uri",
         )
         bounds("tracking.finish_timeout_seconds", self.finish_timeout_seconds, 0, DAYS_30)
+        rule(
+            not self.profile or (len(self.profile) == 2 and 1 <= self.profile[0] <= self.profile[1]),
+            "tracking.profile",
+            self.profile,
+            "first and last step, for example [10, 20], or empty",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +207,11 @@ class Config:
     def _check_task(self) -> None:
         """Raises ConfigError for a setting of the training that the task does not know."""
         training, weights = self.training, self.training.class_weights
+        loss, is_regression = training.loss.lower().replace("_", ""), self.data.task == "regression"
+        why = "a loss of numbers with data.task regression, such as mean_squared_error, mean_absolute_error or huber"
+        rule(not is_regression or "crossentropy" not in loss or ":" in loss, "training.loss", training.loss, why)
+        why = "a loss of class indices with data.task classification: sparse_categorical_crossentropy, or one of your own"
+        rule(is_regression or loss not in _NOT_OF_CLASS_INDICES, "training.loss", training.loss, why)
         rule(
             isinstance(weights, str) or self.data.task == "regression" or len(weights) == self.data.classes,
             "training.class_weights",

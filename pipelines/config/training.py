@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.config.rules import bounds, rule
+from pipelines.config.rules import bounds, one_of, rule
 
 Optimizer = Literal["adam", "adamw", "sgd", "lamb"]
 Schedule = Literal["constant", "cosine", "step", "one_cycle"]
@@ -94,17 +94,25 @@ class TrainingConfig:
     """Stop after this many epochs without a better validation loss and restore the best weights; 0 trains all epochs."""
     seed: int = 1
     """Determines initial weights, dropout and the order of the rows."""
+    loss: str = ""
+    """Loss of training, validation and test: by Keras' name, such as `huber`, or import path as in `model.name`. Empty: `LOSS` of
+    your network's module, or that of the task."""
+    metrics: tuple[str, ...] = ()
+    """Metrics besides the task's, by Keras' names or import paths. They must be means over rows. Empty: `METRICS` of your
+    network's module, if it has any."""
+    callbacks: tuple[str, ...] = ()
+    """Keras callbacks by import path: classes or functions without arguments. They run on rank 0, or on all ranks with `all:`
+    before the path."""
 
     def __post_init__(self) -> None:
         bounds("training.epochs", self.epochs, 1, _MANY)
         bounds("training.batch_size_per_worker", self.batch_size_per_worker, 1, _MAX_BATCH)
         rate = self.base_learning_rate
-        rule(rate > 0, "training.base_learning_rate", rate, "more than 0")
         bounds("training.base_learning_rate", rate, _SMALLEST_RATE, _LARGEST_RATE)
         bounds("training.learning_rate_batch", self.learning_rate_batch, 0, _MAX_BATCH, "1 or more, or 0 (automatic)")
         bounds("training.warmup_epochs", self.warmup_epochs, 0, _MANY)
         bounds("training.step_epochs", self.step_epochs, 1 / _MANY, _MANY)
-        rule(0 < self.step_factor <= 1, "training.step_factor", self.step_factor, "more than 0, at most 1")
+        bounds("training.step_factor", self.step_factor, 1 / _MANY, 1)
         bounds("training.momentum", self.momentum, 0, 0.9999)
         rule(
             self.momentum == 0 or self.optimizer == "sgd",
@@ -119,13 +127,12 @@ class TrainingConfig:
             self.weight_decay,
             "0 with training.optimizer adam; adamw is Adam with weight decay",
         )
-        if self.clip_norm != 0:
-            bounds("training.clip_norm", self.clip_norm, 1 / _MANY, _LARGEST, f"at least {1 / _MANY:g}, or 0 for no limit")
-        rule(0 <= self.average_decay <= 0.999999, "training.average_decay", self.average_decay, "from 0 (no average) to 0.999999")
+        smallest_norm = f"at least {1 / _MANY:g}, or 0 for no limit"
+        bounds("training.clip_norm", self.clip_norm, 1 / _MANY, _LARGEST, smallest_norm, or_zero=True)
+        bounds("training.average_decay", self.average_decay, 0, 0.999999, "0 (no average) or more")
         for name, largest in _AUGMENTATION_LIMITS.items():
-            value = getattr(self, name)
-            rule(0 <= value <= largest, f"training.{name}", value, f"from 0 (none) to {largest:g}")
-        rule(self.test_views in TEST_VIEWS, "training.test_views", self.test_views, "1, 5 or 9")
+            bounds(f"training.{name}", getattr(self, name), 0, largest, "0 (none) or more")
+        one_of("training.test_views", self.test_views, TEST_VIEWS)
         weights = self.class_weights
         rule(
             isinstance(weights, str) or (all(0 <= each <= _LARGEST for each in weights) and sum(weights) > 0),
@@ -133,9 +140,10 @@ class TrainingConfig:
             weights,
             f"numbers from 0 to {_LARGEST:,g}, not all 0",
         )
-        rule(0 <= self.label_smoothing < 1, "training.label_smoothing", self.label_smoothing, "from 0 to below 1")
+        bounds("training.label_smoothing", self.label_smoothing, 0, 0.999999)
+        bounds("training.accumulation_steps", self.accumulation_steps, 1, _MAX_BATCH)
         rule(
-            self.accumulation_steps >= 1 and self.batch_size_per_worker % self.accumulation_steps == 0,
+            self.batch_size_per_worker % self.accumulation_steps == 0,
             "training.accumulation_steps",
             self.accumulation_steps,
             f"a divisor of training.batch_size_per_worker ({self.batch_size_per_worker}), which it divides into equal parts",
@@ -143,3 +151,11 @@ class TrainingConfig:
         bounds("training.steps_per_execution", self.steps_per_execution, 1, _MANY)
         bounds("training.early_stopping_patience", self.early_stopping_patience, 0, _MANY)
         bounds("training.seed", self.seed, 0, 2**32 - 1)
+        rule(
+            not self.loss or self.label_smoothing == 0,
+            "training.label_smoothing",
+            self.label_smoothing,
+            f"0 when training.loss is set ({self.loss}); smooth the targets in a loss of your own",
+        )
+        for entry in self.callbacks:
+            rule(":" in entry.removeprefix("all:"), "training.callbacks", entry, "package.module:Class or path/to/file.py:Class")

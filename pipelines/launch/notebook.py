@@ -1,6 +1,5 @@
 """Training in notebooks: settings from widgets, and one call that trains and returns the finished run."""
 
-import atexit
 import contextlib
 import dataclasses
 import io
@@ -29,14 +28,9 @@ from pipelines.track.console.console import TrainingConsole
 from pipelines.track.finished_run import FinishedRun
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
     from pipelines.data.stream.reader import Block
 
-_kept = contextlib.ExitStack()
-atexit.register(_kept.close)
-
-_EXPERIMENT = "convoy-labs"
+_APP = "convoy-lab"
 _CLUSTER_STORAGE = "dbfs:/convoy"
 
 
@@ -53,15 +47,26 @@ def configuration(file: str, settings: Mapping[str, str | float], storage: str =
     Raises:
         ConfigError: a setting is invalid, or the file does not exist.
     """
-    on_databricks = paths.on_databricks()
-    storage = storage or (_CLUSTER_STORAGE if on_databricks else "")
-    overrides = {"tracking.experiment": f"/Shared/{_EXPERIMENT}" if on_databricks else _EXPERIMENT}
-    if on_databricks and "MLFLOW_TRACKING_URI" not in os.environ:
-        overrides["tracking.uri"] = "databricks"
-    if storage:
-        overrides |= {"ingest.tables_uri": f"{storage}/tables", "launch.runs_uri": f"{storage}/runs"}
+    overrides = platform_settings(storage, "convoy-labs")
     overrides |= {key: str(value) for key, value in settings.items() if value != ""}
     return loader.load(_find(file), [f"{key}={value}" for key, value in overrides.items()])
+
+
+def platform_settings(storage: str = "", experiment: str = "convoy") -> dict[str, str]:
+    """Where a notebook keeps tables and runs, and records these, as settings by `section.key`.
+
+    Args:
+        storage: folder for tables and runs; by default the home folder, on Databricks `dbfs:/convoy`.
+        experiment: name of the MLflow experiment; on Databricks it is below `/Shared`.
+    """
+    on_databricks = paths.on_databricks()
+    storage = storage or (_CLUSTER_STORAGE if on_databricks else "")
+    settings = {"tracking.experiment": f"/Shared/{experiment}" if on_databricks else experiment}
+    if on_databricks and "MLFLOW_TRACKING_URI" not in os.environ:
+        settings["tracking.uri"] = "databricks"
+    if storage:
+        settings |= {"ingest.tables_uri": f"{storage}/tables", "launch.runs_uri": f"{storage}/runs"}
+    return settings
 
 
 def open_table(config: Config) -> Table:
@@ -75,7 +80,7 @@ def open_table(config: Config) -> Table:
     ready = table.find(config, source)
     if ready is not None:
         return ready
-    return table.open_or_build(_spark(), config, source, reporter)[0]
+    return table.open_or_build(session.kept_session(_APP), config, source, reporter)[0]
 
 
 def images(table: Table, split: Split, count: int) -> "Block":
@@ -109,7 +114,7 @@ def train(config: Config, *, again: bool = False) -> FinishedRun:
         if earlier is not None:
             console.say(f"reusing {paths.display(earlier.run_dir)}, which was trained with exactly these settings")
             return earlier
-    _spark()
+    session.kept_session(_APP)
     summary = run_training(config, console, time.time())
     assert summary.test is not None
     metric, value = next(iter(summary.test.metrics.items()))
@@ -118,14 +123,6 @@ def train(config: Config, *, again: bool = False) -> FinishedRun:
     if run is None:
         raise ConvoyError(f"{summary.run_dir}: the run that has just ended cannot be read; this is a bug")
     return run
-
-
-def _spark() -> "SparkSession":
-    """The active session, or a new one that lasts until the process ends.
-
-    It cannot be restarted: stopping a session also stops the timers that barrier stages in the same JVM need.
-    """
-    return _kept.enter_context(session.open_session("convoy-lab"))
 
 
 def _earlier(config: Config, table_uri: str) -> FinishedRun | None:

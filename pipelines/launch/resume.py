@@ -70,17 +70,20 @@ def prepare(identifier: str, runs_uri: str, overrides: Sequence[str], reporter: 
     return Resumption(run_dir, config, checkpoint)
 
 
-def check_source(resumption: Resumption, reporter: Reporter) -> tuple[Source, Sequence[Fingerprint]]:
+def check_source(resumption: Resumption, reporter: Reporter) -> tuple[Source, Sequence[Fingerprint] | None]:
     """Find the source that the run continues with, before anything else is done.
 
     Returns:
-        the source, and the fingerprints of its files.
+        the source, and the fingerprints of its files; None if Spark must open it first.
 
     Raises:
         ConfigError, DataError: the source is not available.
         CheckpointError: its table would have other rows than the checkpoint's.
     """
     source = resolve_source(resumption.config.data, reporter)
+    if source.needs_spark:
+        # `check_table` compares its table later.
+        return source, None
     fingerprints = table.fingerprints_of(source)
     keys = table.possible_keys(resumption.config, source, fingerprints)
     if resumption.checkpoint is not None and resumption.checkpoint.state.table_key not in keys:
@@ -185,6 +188,13 @@ def _check_settings(checkpoint: Checkpoint, config: Config) -> None:
                 f"{key}={now}: the checkpoint {checkpoint.path.name} holds {stored}; start a new run for another one"
             )
     settings = {current_name(key): value for key, value in state.settings.items()}
+    for key, given, default in (
+        ("model.arguments", config.model.arguments, {}),
+        ("model.frozen", list(config.model.frozen), []),
+    ):
+        if settings.get(key, default) != given:
+            had = f"the checkpoint {checkpoint.path.name} was trained with {settings.get(key, default)}"
+            raise CheckpointError(f"{key}={given}: {had}; keep that, or start a new run")
     for key, state_name, value in (
         ("training.average_decay", "averaged weights", training.average_decay),
         ("training.momentum", "momentum", training.momentum),

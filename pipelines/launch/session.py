@@ -1,12 +1,13 @@
 """The Spark session of a job."""
 
+import atexit
 import logging
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pyspark
@@ -19,6 +20,8 @@ from pipelines.system import connect, paths, spark_submit, surroundings
 from pipelines.system.secrets import first_line, mask
 
 _log = logging.getLogger(__name__)
+_kept = ExitStack()
+atexit.register(_kept.close)
 
 
 @contextmanager
@@ -55,6 +58,15 @@ def open_session(app_name: str) -> Iterator[SparkSession]:
             except Exception:
                 # After a Ctrl-C the JVM is already gone.
                 _log.info("Spark had already stopped", exc_info=True)
+
+
+def kept_session(app_name: str) -> SparkSession:
+    """The active session, or a new one that lasts until the process ends, for code that is called again and again.
+
+    It cannot be restarted: stopping a session also stops the timers that barrier stages in the same JVM need. Raises as
+    `open_session`.
+    """
+    return _kept.enter_context(open_session(app_name))
 
 
 def _started(app_name: str) -> SparkSession:

@@ -3,11 +3,13 @@
 import os
 import shutil
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines import progress
 from pipelines.config import Config
 from pipelines.data.table.schema import TRAINING_ROWS_NAME, Table
+from pipelines.models.custom.sources import SourceFile
 from pipelines.system import paths, writeback
 from pipelines.system.tensorflow_env import import_for_training
 from pipelines.track.rundir.events import ModelSaved, SpoolWriter
@@ -18,7 +20,15 @@ _EXAMPLE_ROWS = 3
 _SAMPLE_ROWS = 100
 
 
-def work(config: Config, table: Table, run_dir: str, checkpoint: str | None = None, *, tested: bool = True) -> TrainingResult:
+def work(
+    config: Config,
+    table: Table,
+    run_dir: str,
+    checkpoint: str | None = None,
+    *,
+    tested: bool = True,
+    code: Sequence[SourceFile] = (),
+) -> TrainingResult:
     """Train on this rank, while all others do. Rank 0 writes an MLflow model folder to `run_dir`.
 
     Args:
@@ -27,6 +37,10 @@ def work(config: Config, table: Table, run_dir: str, checkpoint: str | None = No
         run_dir: run folder.
         checkpoint: path of the checkpoint to start from; None for the beginning.
         tested: whether to evaluate on the test rows.
+        code: the user's modules that the settings name, as the driver read them.
+
+    Raises:
+        UserCodeError: code of the user's raises; names its line.
     """
     # Petastorm uses pyarrow interfaces that some versions deprecate.
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -36,6 +50,7 @@ def work(config: Config, table: Table, run_dir: str, checkpoint: str | None = No
 
     from pipelines.data.stream.reader import read_blocks
     from pipelines.data.stream.sharding import RowRange
+    from pipelines.models.custom import loading, packaging
     from pipelines.track.mlflow import logged_model
     from pipelines.train.collectives import shared_memory
     from pipelines.train.worker import train
@@ -48,7 +63,9 @@ def work(config: Config, table: Table, run_dir: str, checkpoint: str | None = No
     progress.joined()
     folder, rank = Path(run_dir), hvd.rank()
     spool = SpoolWriter(folder / SPOOL_FOLDER, rank)
-    model, result = train(config, table, spool, folder, Path(checkpoint) if checkpoint is not None else None, tested)
+    loading.install(code)
+    with loading.errors_named():
+        model, result = train(config, table, spool, folder, Path(checkpoint) if checkpoint is not None else None, tested)
     # A rank that exits without it looks like a failure to the others.
     with progress.waiting("shutting down Horovod"):
         hvd.shutdown()
@@ -62,7 +79,9 @@ def work(config: Config, table: Table, run_dir: str, checkpoint: str | None = No
         # An earlier attempt may have saved one.
         shutil.rmtree(folder / MODEL_FOLDER, ignore_errors=True)
         with writeback.stage_of(folder).staged_folder(folder / MODEL_FOLDER) as target:
-            logged_model.save(model, target, table.manifest, images, sample, training_rows)
+            network = loading.source_of(config.model.name)
+            own = packaging.model_code(network) if network is not None else None
+            logged_model.save(model, target, table.manifest, images, sample, training_rows, own)
         spool.write(ModelSaved())
     spool.close()
     return result

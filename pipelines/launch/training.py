@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from pyspark.sql import SparkSession
 
@@ -17,16 +17,16 @@ from pipelines.data.sources.resolve import resolve_source
 from pipelines.data.sources.source import Source, short_name
 from pipelines.data.stream.sharding import fitting_batch
 from pipelines.data.table.schema import REJECTED_FOLDER, SPLITS, Table
-from pipelines.launch import restarts, resume, session
+from pipelines.launch import restarts, resume, session, user_inputs
 from pipelines.launch.clock import Clock
 from pipelines.launch.preflight import check
 from pipelines.launch.reports import ReportObserver
 from pipelines.launch.resume import Resumption
 from pipelines.launch.run_lifecycle import recorded
 from pipelines.launch.train_function import work
+from pipelines.launch.user_inputs import UserInputs
 from pipelines.launch.workers import spawn
-from pipelines.models import registry
-from pipelines.system import atomic, paths
+from pipelines.system import atomic, paths, spark_location
 from pipelines.system.fingerprint import Fingerprint
 from pipelines.track import provenance, run_page
 from pipelines.track.console.console import TrainingConsole
@@ -87,9 +87,7 @@ def run_training(
         EndedEarly: raised by a trial's `watch`.
         ConvoyError: training failed; the run remains, as FAILED.
     """
-    registry.check(config.model.name, config.training.label_smoothing)
-    registry.check_features(config.model.name, config.data.features)
-    registry.check_task(config.model.name, config.data.task)
+    inputs = user_inputs.prepare(config, resumption.run_dir if resumption is not None else None)
     # Before the run is touched.
     known = resume.check_source(resumption, console) if resumption is not None else None
     clock = Clock(submitted or provenance.submitted_at())
@@ -106,7 +104,7 @@ def run_training(
     with recorded(
         config.tracking, run_name, run_dir, console, log_level=config.launch.log_level, parent=parent, patience_seconds=patience
     ) as run:
-        training = _Training(config, console, run, run_dir, clock, resumption, known, trial)
+        training = _Training(config, console, run, run_dir, clock, inputs, resumption, known, trial)
         training.record_settings()
         summary = training.run(fork_server, key)
     clock.mark("end")
@@ -130,8 +128,9 @@ class _Training:
     tracked: TrackedRun
     run_dir: Path
     clock: Clock
+    inputs: UserInputs
     resumption: Resumption | None
-    known: tuple[Source, Sequence[Fingerprint]] | None
+    known: tuple[Source, Sequence[Fingerprint] | None] | None
     """The source, and the fingerprints of its files, of a resumed run."""
     trial: Trial | None
 
@@ -142,6 +141,11 @@ class _Training:
             self.console.warn(f"{key} is kept without its credentials; give it again (--set {key}) to resume or repeat this run")
         if self.resumption is None:
             self.tracked.settings(run_page.parameters(self.config), loader.dump_masked(self.config))
+        self.inputs.keep(self.run_dir)
+        if self.resumption is None:
+            for file in self.inputs.code:
+                self.tracked.text(file.text, f"{layout.CODE_FOLDER}/{file.file_name}")
+            self.tracked.tags(self.inputs.tags)
         self.tracked.tags(provenance.tags(self.run_dir, "jobs/train_cnn.py" if self.trial is None else "jobs/sweep.py"))
         if self.trial is not None:
             self.tracked.tags(self.trial.tags)
@@ -157,7 +161,7 @@ class _Training:
             with self._taken_over():
                 results = self._train(spark, server, data, recorder)
             self._record_result(results[0], data, recorder)
-        return self._summary(source.note, data, results)
+        return self._summary(data.manifest.note, data, results)
 
     def _correct_name(self, dataset: str, key: str) -> None:
         """Rename the run if its data set is another one: a subset replaces MNIST if that cannot be downloaded."""
@@ -234,10 +238,13 @@ class _Training:
             self.run_dir,
             observer,
             start=self.resumption.checkpoint if self.resumption is not None else None,
-            function=work if trial is None or trial.tested else partial(work, tested=False),
+            function=partial(work, tested=trial is None or trial.tested, code=self.inputs.code),
             fork_server=fork_server,
         )
         observer.await_last_report()
+        for file in sorted((self.run_dir / layout.TENSORBOARD_FOLDER).rglob("*")):
+            if file.is_file():
+                self.tracked.artifact(file, str(file.parent.relative_to(self.run_dir)))
         clock.mark("trained")
         recorder.phase("launch", clock.at("table"), clock.at("plan"))
         return results
@@ -289,9 +296,10 @@ class _Training:
 
 def _expected_dataset(config: Config) -> str:
     """Expected `Source.dataset`, known before the source is resolved."""
-    return short_name(PurePath(config.data.dataset).name)
+    return short_name(spark_location.short(config.data.dataset))
 
 
 def without_tracking(config: Config) -> Config:
-    """The settings for ranks, which track nothing: the server's address may contain a password."""
-    return dataclasses.replace(config, tracking=TrackingConfig())
+    """The settings for ranks, which track nothing but TensorBoard's logs: the server's address may contain a password."""
+    tracking = TrackingConfig(tensorboard=config.tracking.tensorboard, profile=config.tracking.profile)
+    return dataclasses.replace(config, tracking=tracking)

@@ -1,15 +1,18 @@
-"""All networks by name. A new network is one file in this folder and one line here.
+"""All networks by name. A new network is one file in this folder and one line here; one of the user's is an import path.
 
 Keras is imported only when a network is built, because the driver checks names without it.
 """
 
 import difflib
 import importlib
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from pipelines.data.table.schema import DataSpec
 from pipelines.data.table.schema import Task as TaskName
 from pipelines.errors import ConfigError
+from pipelines.system import import_path
 
 if TYPE_CHECKING:
     import keras
@@ -39,12 +42,19 @@ TAKE_FEATURES = ("mlp", "mlp_three", "mlp_wide")
 CUSTOM_LOSSES: dict[str, str] = {"capsnet": "the margin loss, whose targets 0.9 and 0.1 are already soft"}
 
 
-def check(name: str, label_smoothing: float = 0.0) -> None:
-    """Raises ConfigError if there is no network of this name, or its loss does not support label smoothing."""
+def check(name: str, label_smoothing: float = 0.0, arguments: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Raises ConfigError if there is no network of this name, it takes no arguments, or its loss no label smoothing.
+
+    Import paths of the user's are checked by `pipelines.models.custom`.
+    """
+    if import_path.parse(name) is not None:
+        return
     if name not in NETWORKS:
         near = difflib.get_close_matches(name, NETWORKS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(NETWORKS)}"
-        raise ConfigError(f"model.name={name}: no such network; {hint}")
+        raise ConfigError(f"model.name={name}: no such network; {hint}, or name your own as path/to/file.py:function")
+    if arguments:
+        raise ConfigError(f"model.arguments={dict(arguments)}: {name} takes none; only networks of your own do")
     if label_smoothing and name in CUSTOM_LOSSES:
         raise ConfigError(
             f"training.label_smoothing={label_smoothing:g}: must be 0 with model.name={name}, "
@@ -70,16 +80,29 @@ def check_task(name: str, task: TaskName) -> None:
         )
 
 
-def build(name: str, spec: DataSpec, outputs: int) -> "keras.Model":
+def build(name: str, spec: DataSpec, outputs: int, arguments: Mapping[str, Any] = MappingProxyType({})) -> "keras.Model":
     """Build a network, uncompiled.
 
     Input `image`: [batch, height, width, channels], or `features`: [batch, features]; source values. Output: [batch, outputs]
     float32 probabilities. Layers use the dtype policy in effect during the call.
 
+    Args:
+        name: a registered network, or the import path of the user's function.
+        spec: what a row of the table holds.
+        outputs: number of classes or targets.
+        arguments: for the user's function.
+
     Raises:
-        ConfigError: there is no network of this name, or the image is too small for it.
+        ConfigError: there is no network of this name, the image is too small for it, or the user's function gives no such model.
+        UserCodeError: the user's function raises.
     """
     check(name)
+    reset_layer_names()
+    path = import_path.parse(name)
+    if path is not None:
+        from pipelines.models.custom import building
+
+        return building.build(path, spec, outputs, arguments)
     if not spec.is_picture:
         check_features(name, spec.num_values)
     try:
@@ -91,7 +114,17 @@ def build(name: str, spec: DataSpec, outputs: int) -> "keras.Model":
     return model
 
 
+def reset_layer_names() -> None:
+    """Have Keras number the layers that get no name from the start, so that a network's names are the same in every process."""
+    # Keras exports no way to do it that leaves its random generators and dtype policy alone.
+    from keras.src.utils import naming
+
+    naming.reset_uids()
+
+
 def custom_loss(name: str) -> "CustomLoss | None":
-    """The custom loss of a network, or None if it is trained with cross-entropy."""
+    """The custom loss of a registered network; None if it is trained with cross-entropy, or is the user's."""
+    if name not in NETWORKS:
+        return None
     loss: CustomLoss | None = getattr(importlib.import_module(NETWORKS[name]), "LOSS", None)
     return loss

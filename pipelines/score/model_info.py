@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pipelines.data.table import row_hashes
 from pipelines.data.table.row_hashes import TrainingRows
-from pipelines.data.table.schema import ReadingRules
+from pipelines.data.table.schema import ReadingRules, Scaling
 from pipelines.data.table.schema import Task as TaskName
 from pipelines.errors import ConfigError
 
@@ -39,6 +39,7 @@ class ModelInfo:
     """Label values as in the training data, in class order."""
     class_names: tuple[str, ...]
     value_range: tuple[float, float]
+    """Of the training data."""
     dataset: str
     """Name of the training data, or empty."""
     table_digest: str
@@ -50,11 +51,24 @@ class ModelInfo:
     """`digit`: trained on images in MNIST's format, to which pictures of digits must be converted."""
     reading: ReadingRules | None = None
     """How the training rows were read; None if the model does not record it."""
+    scaling: Scaling = "range"
+    range_was_read: bool = False
+    """`value_range` is no rule, but what the training rows happen to have."""
+
     task: TaskName = "classification"
     target_names: tuple[str, ...] = ()
     """Names of the numbers that a model of numbers predicts."""
     target_deviations: tuple[float, ...] = ()
     """Standard deviation of each among the training rows; 1 where the model does not record it."""
+
+    @property
+    def is_of_pictures(self) -> bool:
+        return len(self.image_shape) == 3
+
+    @property
+    def checks_range(self) -> bool:
+        """Whether values outside `value_range` are malformed."""
+        return self.describes_classes and not self.range_was_read
 
     @property
     def num_outputs(self) -> int:
@@ -136,6 +150,8 @@ def read(folder: Path, uri: str, version: str = "") -> ModelInfo:
         describes_classes="labels" in metadata,
         picture_form=metadata.get("picture_form", "unknown"),
         reading=_reading(metadata),
+        scaling=metadata.get("scaling", "range"),
+        range_was_read=metadata.get("range_was_read", False),
         task=task,
         target_names=() if num_classes else tuple(names),
         target_deviations=() if num_classes else tuple(metadata.get("target_deviations", [1.0] * outputs)),
@@ -145,7 +161,12 @@ def read(folder: Path, uri: str, version: str = "") -> ModelInfo:
 def _reading(metadata: Mapping[str, Any]) -> ReadingRules | None:
     if "source" not in metadata:
         return None
-    return ReadingRules(source=metadata["source"], zero_based=metadata["zero_based"], resize_pictures=metadata["resize_pictures"])
+    return ReadingRules(
+        source=metadata["source"],
+        zero_based=metadata["zero_based"],
+        resize_pictures=metadata["resize_pictures"],
+        columns=metadata.get("columns", {}),
+    )
 
 
 def _tensor_shapes(signature: Any, uri: str) -> tuple[tuple[int, ...], int]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pipelines.data.formats import libsvm, text_file
 from pipelines.data.formats.digits import read_image
 from pipelines.data.formats.file_kind import FileKind, files_by_kind
-from pipelines.data.formats.libsvm_line import Rules
+from pipelines.data.formats.libsvm_line import ANY_VALUE, Rules
 from pipelines.errors import DataError
 from pipelines.score.classifier import Classifier
 from pipelines.system import paths
@@ -76,7 +76,7 @@ def predict(
     info = classifier.info
     rules = Rules(
         shape=info.image_shape,
-        value_range=info.value_range,
+        value_range=info.value_range if not info.range_was_read else ANY_VALUE,
         labels=info.labels,
         first_index=0 if zero_based else 1,
         any_label=True,
@@ -86,6 +86,8 @@ def predict(
         if file.kind == "libsvm":
             for numbers, images in _libsvm_images(file.path, file.name, rules):
                 yield from _predictions(classifier, [f"{file.name}:{number}" for number in numbers], images)
+        elif not info.is_of_pictures:
+            raise DataError(f"{file.name}: is a picture, but the model takes {info.image_shape[0]} features; name libsvm text")
         else:
             if len(info.image_shape) != 3:
                 raise DataError(

@@ -8,7 +8,7 @@ from typing import Literal
 from pipelines import tasks
 from pipelines.config import Config, loader
 from pipelines.config.rules import bounds, rule
-from pipelines.models import registry
+from pipelines.launch import user_inputs
 from pipelines.sweep import space
 from pipelines.sweep.space import CONFIGURATION, SEED, Assignment, Axis, Choices
 from pipelines.tasks.metric import named
@@ -119,9 +119,7 @@ class Sweep:
         """The configuration of a trial. Raises ConfigError if its settings cannot be combined."""
         base = self.bases[str(assignment[CONFIGURATION])] if CONFIGURATION in assignment else self.base
         config = loader.changed(base, space.settings_of(self.axes, assignment), space.to_text(assignment) or self.config.name)
-        registry.check(config.model.name, config.training.label_smoothing)
-        registry.check_features(config.model.name, config.data.features)
-        registry.check_task(config.model.name, config.data.task)
+        user_inputs.check(config)
         if self.config.purpose == "choose":
             fraction = config.ingest.validation_fraction
             self._check_objective(config)

@@ -1,5 +1,6 @@
 """Which files of a folder are data: one rule for all readers, that of Spark. A file that is named itself is always read."""
 
+import glob
 import os
 from pathlib import Path
 
@@ -20,6 +21,13 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
         if entry.is_symlink() and not os.path.exists(entry.path):
             raise DataError(f"{printable(entry.path)}: is a symbolic link that leads nowhere or to itself; remove or mend it")
     return found
+
+
+def matching(path: Path) -> list[Path]:
+    """Visible files and folders that match a pattern with `*`, `?` or `[...]`, sorted; none if the path exists as it is."""
+    if os.path.lexists(path) or not glob.has_magic(str(path)):
+        return []
+    return sorted(Path(found) for found in glob.glob(str(path)) if not is_hidden(os.path.basename(found)))
 
 
 def files_below(folder: Path) -> list[Path]:

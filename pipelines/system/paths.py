@@ -9,6 +9,7 @@ Object-store URIs (`s3://`, `abfss://`, `gs://`) are refused: the workers read w
 paths are taken as they are written, or refused by `pipelines.system.path_rules`.
 """
 
+import glob
 import os
 import re
 from pathlib import Path
@@ -75,7 +76,8 @@ def given(location: str) -> str:
     except OSError:
         # The working directory has been deleted.
         return location
-    return str(here) if os.path.lexists(here) and here != home() / location else location
+    is_there = os.path.lexists(here) or bool(glob.glob(str(here)))
+    return str(here) if is_there and here != home() / location else location
 
 
 def made(location: str) -> str:

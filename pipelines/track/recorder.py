@@ -11,7 +11,16 @@ from pipelines.track.figures.style import Drawing
 from pipelines.track.figures.timeline import Phase
 from pipelines.track.run_page import resolved
 from pipelines.track.rundir import figure_data, layout
-from pipelines.track.rundir.events import EpochEnd, Event, FinalScore, FirstStep, ModelSaved, NodeSample, TrainingPlan
+from pipelines.track.rundir.events import (
+    EpochEnd,
+    Event,
+    FinalScore,
+    FirstStep,
+    ModelSaved,
+    NodeSample,
+    TrainingPlan,
+    WeightsTaken,
+)
 from pipelines.track.tracked_run import TrackedRun
 
 # Metrics that differ when the same epoch is trained again.
@@ -86,6 +95,8 @@ class Recorder:
             if not self._planned:
                 self._planned = True
                 self._run.parameters(resolved(values))
+        if isinstance(values, WeightsTaken) and event.rank == 0:
+            self._run.tags({"model.weights": values.line})
         if isinstance(values, EpochEnd):
             self._epoch(event.rank, values)
         self._rank_phases(event)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pipelines import tasks
 from pipelines.config import Config
 from pipelines.data.table.schema import SPLITS, TableManifest
+from pipelines.system import import_path
 from pipelines.track.figures import catalog
 from pipelines.track.mlflow.journal import EXPERIMENT_ID, RUN_ID
 from pipelines.track.rundir.events import TrainingPlan
@@ -36,7 +37,7 @@ class RunOutcome:
 
 def name(config: Config, dataset: str, key: str) -> str:
     """Name of a training run, such as `mnist-convnet-2w-k3f9`; `key` (`random_key`) makes it unique."""
-    return f"{dataset}-{config.model.name}-{config.launch.workers}w-{key}"
+    return f"{dataset}-{import_path.short(config.model.name).replace(':', '-')}-{config.launch.workers}w-{key}"
 
 
 def random_key() -> str:
@@ -47,7 +48,9 @@ def random_key() -> str:
 def title(config: Config, dataset: str) -> str:
     """Identifies a run in figures, and notes what makes training and validation loss incomparable."""
     smoothing = config.training.label_smoothing
-    return f"{config.model.name} on {dataset}" + (f" (training loss with label smoothing {smoothing:g})" if smoothing else "")
+    return f"{import_path.short(config.model.name)} on {dataset}" + (
+        f" (training loss with label smoothing {smoothing:g})" if smoothing else ""
+    )
 
 
 def parameters(config: Config) -> dict[str, str]:
@@ -97,7 +100,7 @@ def _overview(config: Config, manifest: TableManifest, result: RunOutcome | None
     table = f"[table {manifest.digest}]({_artifact('table/manifest.json')})"
     shape = " x ".join(map(str, manifest.spec.shape))
     data = f"**{manifest.dataset}** ({rows} rows of {shape}, {table})"
-    network = f"`{config.model.name}`"
+    network = f"`{import_path.short(config.model.name)}`"
     if result is None:
         return f"Trains {network} on {data} with {workers}."
     views, metric = config.training.test_views, tasks.of(manifest.spec.task).metrics[0]
@@ -163,4 +166,4 @@ def _unused(config: Config) -> set[str]:
     unused |= {name for name in optional if not config.flat()[name]}
     if training.test_views == 1:
         unused.add("training.test_views")
-    return unused
+    return unused | ({"data.image_shape"} if config.data.features else {"data.features"})

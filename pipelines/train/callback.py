@@ -13,7 +13,7 @@ import keras
 from pipelines import progress
 from pipelines.config.training import TrainingConfig
 from pipelines.data.stream.batches import TrainingData
-from pipelines.errors import TrainingError
+from pipelines.errors import ConfigError, TrainingError
 from pipelines.track.rundir.events import EpochEnd, FirstStep, SpoolWriter, StepProgress, TrainingStopped
 from pipelines.track.rundir.logs import set_epoch
 from pipelines.train.checkpoint.state import RandomGenerators
@@ -101,6 +101,8 @@ class EpochCallback(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         seconds = time.monotonic() - self._epoch_started
         progress.mark(f"end of epoch {epoch + 1}")
+        if "loss" not in (logs or {}):
+            raise ConfigError(f"model.name: train_step gives {', '.join(logs or {}) or 'nothing'}; it must give a loss, too")
         metrics = {f"train/{name}": value for name, value in self._over_ranks(logs or {}).items()}
         allreduce_statistics(self.model)
         self.training_progress.weights_sha256 = check_equal_state(self.model, self.model.optimizer, f"after epoch {epoch + 1}")

@@ -5,7 +5,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from pipelines import tasks
 from pipelines.config import Config
 from pipelines.config.training import Optimizer, TrainingConfig
 from pipelines.data.table.schema import Table
@@ -21,6 +20,7 @@ from pipelines.train.optim.ema import with_ema
 from pipelines.train.optim.loss_scale import BoundedLossScaleOptimizer
 from pipelines.train.optim.schedule import PlannedLearningRate
 from pipelines.train.optim.step_count import StepLearningRate, new_step_count, with_step_count
+from pipelines.train.own_models import check_trainable, freeze
 from pipelines.train.precision import ResolvedPrecision
 from pipelines.train.stopping import use_stop
 from pipelines.train.targets import Loss, TargetRules, training_loss
@@ -30,24 +30,31 @@ _OPTIMIZERS: dict[Optimizer, str] = {"adam": "Adam", "adamw": "AdamW", "sgd": "S
 _POLICIES: dict[ResolvedPrecision, str] = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
-def compile_model(config: Config, table: Table, setup: WorkerSetup, reducer: SharedMemoryReducer | None = None) -> keras.Model:
+def compile_model(
+    config: Config, table: Table, setup: WorkerSetup, rules: TargetRules, reducer: SharedMemoryReducer | None = None
+) -> keras.Model:
     """The network, compiled with optimizer, loss and metrics.
 
     Args:
         config: settings of network and training.
         table: the data set, for the shape of images and the number of classes.
         setup: precision, learning rate and steps per epoch.
+        rules: loss and metrics.
         reducer: averages gradients through shared memory; None to use Horovod.
+
+    Raises:
+        ConfigError: the network cannot be trained with these settings.
     """
-    training = config.training
-    model, custom_loss = build_model(config, table, setup.precision), registry.custom_loss(config.model.name)
+    training, custom_loss = config.training, rules.inner
+    model = build_model(config, table, setup.precision)
+    check_trainable(model, config, setup.precision, custom_loss)
+    freeze(model, config.model.frozen)
     if training.custom_kernels:
         accelerate(model, setup.precision)
     if custom_loss is not None:
         model = with_custom_loss(model, custom_loss)
     if training.accumulation_steps > 1:
         use_accumulation(model, training.accumulation_steps)
-    rules = target_rules(config, table)
     # Row weights count in metrics, too; class weights are part of the loss, and do not.
     metrics = {"weighted_metrics" if table.manifest.weighted else "metrics": keras_metrics(rules)}
     model.compile(
@@ -72,14 +79,9 @@ def build_model(config: Config, table: Table, resolved: ResolvedPrecision) -> ke
     """The configured network; its layers compute in `resolved`, its weights are float32."""
     keras.config.set_dtype_policy(_POLICIES[resolved])
     try:
-        return registry.build(config.model.name, table.manifest.spec, table.manifest.num_outputs)
+        return registry.build(config.model.name, table.manifest.spec, table.manifest.num_outputs, config.model.arguments)
     finally:
         keras.config.set_dtype_policy("float32")
-
-
-def target_rules(config: Config, table: Table) -> TargetRules:
-    """How the targets of the table are learned with these settings."""
-    return TargetRules(table.manifest, tasks.of(table.manifest.spec.task).losses[0])
 
 
 def make_optimizer(
@@ -124,6 +126,8 @@ def make_optimizer(
 
 def make_loss(training: TrainingConfig, rules: TargetRules) -> Loss:
     """The loss of targets as the network learns them and its outputs: of classes the cross-entropy, in nats."""
+    if not isinstance(rules.loss, str):
+        return rules.loss
     if rules.task.name == "regression":
         return keras.losses.get(rules.loss)
     if training.label_smoothing == 0:

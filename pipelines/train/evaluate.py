@@ -1,6 +1,5 @@
 """Evaluation: loss and metrics over every row exactly once, for any number of workers."""
 
-import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ class Evaluator:
     """
 
     def __init__(self, model: keras.Model, rules: TargetRules) -> None:
-        self.batch_size = evaluation_rows(model, math.prod(model.inputs[0].shape[1:]))
+        self.batch_size = evaluation_rows(model, rules.manifest.spec.num_values)
         """Rows per batch. No gradients are kept, so it may be larger than a training batch."""
         self._model = model
         self._rules = rules
@@ -52,9 +51,10 @@ class Evaluator:
             batches: this rank's rows; their number may differ between ranks.
             observe: called with inputs, targets and outputs of each batch, these in source units, float32.
         """
-        totals, loss, rows = Totals(self._rules.task.metrics), 0.0, 0
+        totals, loss, rows = Totals(self._rules.metrics), 0.0, 0
         for block in batches:
-            inputs, targets, weights = block[0], block[1], block[2] if len(block) > 2 else None
+            inputs, targets, *weighted = block
+            weights = weighted[0] if weighted else None
             progress.mark(f"evaluating, row {rows}")
             batch_loss, batch_outputs = self._outputs(inputs, targets, weights)
             loss += float(batch_loss)
@@ -67,7 +67,7 @@ class Evaluator:
         totals.add(*self._rules.no_rows)
         total = allreduce_sum(totals.by_name | {_LOSS: loss, _ROWS: rows})
         count, loss = total.pop(_ROWS), total.pop(_LOSS)
-        of_all = Totals(self._rules.task.metrics)
+        of_all = Totals(self._rules.metrics)
         of_all.merge(total)
         return Score(loss=loss / max(count, 1.0), metrics=of_all.values(), rows=int(count))
 

@@ -57,7 +57,7 @@ class TaskMetric(keras.metrics.Metric):
 
 def keras_metrics(rules: TargetRules) -> list[keras.metrics.Metric]:
     """The metrics for `compile`."""
-    return [TaskMetric(metric, rules) for metric in rules.task.metrics]
+    return [TaskMetric(metric, rules) for metric in rules.metrics]
 
 
 def task_metrics(model: keras.Model) -> list[TaskMetric]:

@@ -17,7 +17,8 @@ import tensorflow as tf
 from pipelines import tasks
 from pipelines.config.training import TrainingConfig
 from pipelines.data.table.schema import TableManifest
-from pipelines.models.layers import raw_input
+from pipelines.models.layers import CustomLoss, raw_input
+from pipelines.tasks.metric import Metric
 from pipelines.tasks.task import Task
 
 Loss: TypeAlias = keras.losses.Loss | Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -28,8 +29,12 @@ class TargetRules:
     """How the targets of a table are learned."""
 
     manifest: TableManifest
-    loss: str
-    """Keras' name of the loss that validation and test report."""
+    loss: str | Loss
+    """The loss that validation and test report: Keras' name, or a function that gives the loss of each row."""
+    inner: CustomLoss | None = None
+    """A loss on an inner layer's output, which is that of the training alone."""
+    more_metrics: tuple[Metric, ...] = ()
+    """Metrics of the user's."""
 
     @cached_property
     def task(self) -> Task:
@@ -39,9 +44,14 @@ class TargetRules:
     def _has_classes(self) -> bool:
         return self.manifest.spec.task == "classification"
 
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return (*self.task.metrics, *self.more_metrics)
+
     def row_losses(self, targets: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
         """The loss of each row [n], without label smoothing and class weights."""
-        return keras.losses.get(self.loss)(self.standardized(targets), outputs)
+        loss = keras.losses.get(self.loss) if isinstance(self.loss, str) else self.loss
+        return loss(self.standardized(targets), outputs)
 
     def standardized(self, targets: Any) -> Any:
         """Targets as the network learns them; class indices are left."""

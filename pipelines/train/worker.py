@@ -1,21 +1,24 @@
 """The training of one worker, from its shard to the evaluated network. Runs in a process of its own, one per rank."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
 from pipelines import progress
-from pipelines.config import Config
+from pipelines.config import Config, TrackingConfig
 from pipelines.config.training import TrainingConfig
 from pipelines.data.stream import augment
 from pipelines.data.stream.batches import EvaluationData, Shard, TrainingData
 from pipelines.data.stream.sharding import shard
 from pipelines.data.table.schema import Split, Table
 from pipelines.errors import TrainingError
-from pipelines.track.rundir.events import FinalScore, SpoolWriter, TrainingPlan
+from pipelines.track.rundir.events import FinalScore, SpoolWriter, TrainingPlan, WeightsTaken
+from pipelines.track.rundir.layout import TENSORBOARD_FOLDER
 from pipelines.track.rundir.logs import set_epoch
+from pipelines.train import initial_weights, objective, own_callbacks
 from pipelines.train.callback import EpochCallback
 from pipelines.train.checkpoint import restore
 from pipelines.train.checkpoint.state import RandomGenerators
@@ -24,13 +27,15 @@ from pipelines.train.checkpoint.writer import CheckpointWriter
 from pipelines.train.collectives import shared_memory
 from pipelines.train.collectives.horovod import broadcast_state, check_equal_state
 from pipelines.train.collectives.shared_memory import SharedMemoryReducer
-from pipelines.train.compile import build_model, compile_model, target_rules
+from pipelines.train.compile import build_model, compile_model
 from pipelines.train.evaluate import Validation, evaluate_test_rows
 from pipelines.train.optim.ema import assign_averages
 from pipelines.train.optim.loss_scale import NOT_FINITE
 from pipelines.train.optim.step_count import steps_done
+from pipelines.train.own_callbacks import OwnCallbacks
 from pipelines.train.result import TrainingResult
 from pipelines.train.targets import in_source_units
+from pipelines.train.tensorboard import TensorBoardLogs
 from pipelines.train.test_time_augmentation import average_over_views
 from pipelines.train.worker_setup import WorkerSetup, set_up
 
@@ -61,22 +66,29 @@ def train(
 
     Raises:
         DataError: the table is too small or damaged.
+        ConfigError: network, loss, metrics or callbacks of the user's do not fit.
         LaunchError: the ranks were given different work.
         TrainingError: the loss is not finite, or weights differ between ranks.
         CheckpointError: the checkpoint does not match, or a checkpoint cannot be written.
+        UserCodeError: code of the user's raises.
         Stopped: a stop was requested, and a checkpoint has been written.
     """
     progress.mark("preparing")
     setup = set_up(config, table, checkpoint)
     keras.utils.set_random_seed(config.training.seed)
-    model = compile_model(config, table, setup, SharedMemoryReducer() if setup.shared_memory else None)
+    rules = objective.target_rules(config, table)
+    model = compile_model(config, table, setup, rules, SharedMemoryReducer() if setup.shared_memory else None)
+    if config.model.weights and checkpoint is None:
+        taken = initial_weights.assign(model, initial_weights.location(config.model.weights, run_dir))
+        spool.write(WeightsTaken(taken.layers, taken.left))
     training_progress = restore.restore_training(model, checkpoint, setup)
+    own = OwnCallbacks(own_callbacks.make(config.training.callbacks, setup.rank), training_progress)
     broadcast_state(model, model.optimizer)
     training_progress.weights_sha256 = check_equal_state(model, model.optimizer, "before training")
     _report_start(config, table, setup, training_progress, spool)
 
     writer = CheckpointWriter(run_dir, config.checkpoint) if run_dir is not None and setup.rank == 0 else None
-    data, rules = _training_data(config, table, setup), target_rules(config, table)
+    data = _training_data(config, table, setup)
     callback = EpochCallback(
         config.training,
         setup,
@@ -89,7 +101,8 @@ def train(
         spool,
         restore.checkpoint_saver(writer, config, table.manifest.key, model, setup),
     )
-    train_seconds = _fit_and_save(model, data, callback, config.training, setup, writer)
+    callbacks = [callback, own, *_logs(config.tracking, training_progress, model, setup, run_dir)]
+    train_seconds = _fit_and_save(model, data, callbacks, config.training, setup, writer)
 
     network, weights_sha256 = _trained_network(config, table, model, training_progress)
     logged = average_over_views(network, table.manifest.spec, config.training.test_views)
@@ -149,22 +162,45 @@ def _shard(config: Config, table: Table, split: Split, setup: WorkerSetup) -> Sh
     return Shard(table=table, split=split, rows=rows, stream=config.stream)
 
 
-def fit(model: keras.Model, data: TrainingData, callback: EpochCallback, training: TrainingConfig, setup: WorkerSetup) -> None:
-    """Train from the callback's current progress to the end.
+def _logs(
+    tracking: TrackingConfig, training_progress: TrainingProgress, model: keras.Model, setup: WorkerSetup, run_dir: Path | None
+) -> list[keras.callbacks.Callback]:
+    """What writes TensorBoard logs on this rank: nothing on all but rank 0, and where they are not asked for."""
+    if run_dir is None or setup.rank != 0 or not (tracking.tensorboard or tracking.profile):
+        return []
+    return [TensorBoardLogs(run_dir / TENSORBOARD_FOLDER, tracking, training_progress, steps_done(model))]
+
+
+def fit(
+    model: keras.Model,
+    data: TrainingData,
+    callbacks: Sequence[keras.callbacks.Callback],
+    training: TrainingConfig,
+    setup: WorkerSetup,
+) -> None:
+    """Train from the current progress to the end.
+
+    Args:
+        model: compiled.
+        data: the training data.
+        callbacks: an `EpochCallback`, `OwnCallbacks`, and any others.
+        training: settings of the training.
+        setup: steps per epoch.
 
     Raises:
         ConnectionError: another rank on this machine has ended.
         TrainingError: a gradient or the loss is not finite; raised on all ranks in the same step, with the weights of the step
             before.
     """
+    callback, own = callbacks[:2]
     training_progress, steps = callback.training_progress, setup.steps_per_epoch
     try:
         if training_progress.step and not training_progress.is_complete(training.epochs, training.early_stopping_patience):
             # The rest of an interrupted epoch has fewer steps than the others, so Keras needs a separate call for it.
             rest, epoch = data.dataset(skip_steps=training_progress.step), training_progress.epoch
-            _fit(model, rest, callback, epoch, epoch + 1)
-        if not training_progress.is_complete(training.epochs, training.early_stopping_patience):
-            _fit(model, data.dataset(), callback, training_progress.epoch, training.epochs)
+            _fit(model, rest, callbacks, epoch, epoch + 1)
+        if not own.stopped and not training_progress.is_complete(training.epochs, training.early_stopping_patience):
+            _fit(model, data.dataset(), callbacks, training_progress.epoch, training.epochs)
     except tf.errors.UnknownError as error:
         if shared_memory.PEER_EXITED not in str(error):
             raise
@@ -183,7 +219,7 @@ def fit(model: keras.Model, data: TrainingData, callback: EpochCallback, trainin
 def _fit_and_save(
     model: keras.Model,
     data: TrainingData,
-    callback: EpochCallback,
+    callbacks: Sequence[keras.callbacks.Callback],
     training: TrainingConfig,
     setup: WorkerSetup,
     writer: CheckpointWriter | None,
@@ -193,7 +229,7 @@ def _fit_and_save(
     try:
         # An execution of many steps, which takes long with a large network, is progress all the time.
         with progress.counting(lambda: steps_done(model)):
-            fit(model, data, callback, training, setup)
+            fit(model, data, callbacks, training, setup)
     except BaseException:
         # Otherwise the process may end before the last checkpoint is on disk.
         if writer is not None:
@@ -220,5 +256,7 @@ def _trained_network(
     return network, weights_sha256
 
 
-def _fit(model: keras.Model, dataset: tf.data.Dataset, callback: EpochCallback, first: int, last: int) -> None:
-    model.fit(dataset, initial_epoch=first, epochs=last, callbacks=[callback], shuffle=False, verbose=0)
+def _fit(
+    model: keras.Model, dataset: tf.data.Dataset, callbacks: Sequence[keras.callbacks.Callback], first: int, last: int
+) -> None:
+    model.fit(dataset, initial_epoch=first, epochs=last, callbacks=list(callbacks), shuffle=False, verbose=0)

@@ -3,6 +3,7 @@
 import pytest
 from PIL import Image
 from sklearn.datasets import dump_svmlight_file, load_digits
+from support import features
 from support.ingesting import ingest
 from support.synthetic import images_and_labels, write_libsvm
 
@@ -54,4 +55,19 @@ def test_a_network_learns_data_of_another_shape_by_configuration_alone(spark, fo
     ).results()
     assert sum(table.manifest.rows(split) for split in ("train", "validation", "test")) == rows
     assert result.test.rows == table.manifest.rows("test") >= 30
+    assert result.test.accuracy > 0.9
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_features_that_are_no_picture_are_learned_from_file_to_test_accuracy(spark, fork_server, tmp_path, workers):
+    features.write_libsvm(tmp_path / "own.libsvm", 800, classes=True)
+    settings = ("data.features=5", "data.classes=2", "data.value_range=auto", "data.scaling=standardize")
+    table, _ = ingest(spark, tmp_path / "own.libsvm", tmp_path / "tables", *settings)
+    recipe = ("model.name=mlp_wide", "training.epochs=8", "training.batch_size_per_worker=16", "training.precision=float32")
+    config = loader.load(None, [*settings, *recipe, f"launch.workers={workers}"])
+    result, *others = barrier.start(
+        spark, work, (config, table, str(tmp_path)), launch=config.launch, work_dir=tmp_path, fork_server=fork_server
+    ).results()
+    assert {other.weights_sha256 for other in others} <= {result.weights_sha256}
+    assert result.test.rows == 80
     assert result.test.accuracy > 0.9

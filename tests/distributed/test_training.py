@@ -45,6 +45,7 @@ def two_workers(spark, fork_server, table, two_workers_folder):
     return train(spark, table, two_workers_folder, fork_server, 2)
 
 
+@pytest.mark.quick
 def test_two_workers_end_with_equal_weights_and_test_every_row(two_workers):
     (first, second), _ = two_workers
     assert first.weights_sha256 == second.weights_sha256
@@ -53,6 +54,7 @@ def test_two_workers_end_with_equal_weights_and_test_every_row(two_workers):
     assert first.test.accuracy > 0.9
 
 
+@pytest.mark.quick
 def test_two_workers_write_the_prediction_of_every_test_row_once(two_workers, two_workers_folder):
     (first, _), _ = two_workers
     predictions = figure_data.load_predictions(two_workers_folder)
@@ -64,6 +66,7 @@ def test_two_workers_write_the_prediction_of_every_test_row_once(two_workers, tw
     assert figure_data.load(two_workers_folder, figure_data.FIRST_LAYER)["kernels"].shape == (4, 4, 1, 8)
 
 
+@pytest.mark.quick
 def test_both_ranks_see_the_same_metrics_and_took_the_same_steps(two_workers):
     _, events = two_workers
     timed = ("epoch_seconds", "rows_per_second")

@@ -93,7 +93,7 @@ def test_parquet_is_read_from_the_folder_that_is_named(spark, tmp_path, name):
     for number, each in enumerate((name, *(decoy for decoy in DECOYS if decoy not in (name, "/root")))):
         (tmp_path / each).mkdir(exist_ok=True)
         pq.write_table(pa.table({"image": pa.array([bytes([number])], pa.binary())}), tmp_path / each / "a.parquet")
-    rows = inputs.read_parquet(spark, f"{tmp_path}/{name}", "image")
+    rows = inputs.read_parquet(spark, f"{tmp_path}/{name}", ["image"])
     assert [tuple(row) for row in rows.frame.select("image", rows.origin).collect()] == [(b"\0", f"{tmp_path / name}/a.parquet")]
 
 

@@ -23,6 +23,7 @@ def folder(tmp_path):
     return data
 
 
+@pytest.mark.quick
 def test_the_table_contains_the_rows_of_the_text_and_describes_them(spark, folder, tmp_path):
     built, new = ingest(spark, folder, tmp_path / "tables")
     assert new

@@ -54,6 +54,9 @@ CHANGES = {
     "custom_kernels": (False, NO_STATE),
     "early_stopping_patience": (2, "the best weights are those of the best epoch of all"),
     "seed": (5, "order, augmentation and dropout are those of the new seed from here on"),
+    "loss": ("sparse_categorical_crossentropy", NO_STATE),
+    "metrics": (["sparse_top_k_categorical_accuracy"], NO_STATE),
+    "callbacks": (["keras.callbacks:History"], NO_STATE),
 }
 
 

@@ -34,7 +34,7 @@ def trained(table, tmp_path, *settings, run_dir=None):
     return model, result, events
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("precision", [pytest.param("float32", marks=pytest.mark.quick), "bfloat16", "float16"])
 def test_training_learns_evaluates_every_test_row_and_returns_a_float32_network(table, tmp_path, precision):
     model, result, events = trained(table, tmp_path, f"training.precision={precision}", "training.epochs=5")
     assert result.test.rows == 103
@@ -167,6 +167,7 @@ def test_label_smoothing_raises_the_loss_of_a_confident_prediction(tmp_path):
     assert smoothed == pytest.approx(-0.95 * np.log(0.99) - 0.05 * np.log(0.01), rel=1e-3)
 
 
+@pytest.mark.quick
 def test_the_saved_model_predicts_the_same_and_needs_no_training_library(table, tmp_path):
     model, _, _ = trained(table, tmp_path)
     images, _ = images_and_labels(5, seed=9)

@@ -59,6 +59,14 @@ def test_flags_override_files_and_files_override_defaults(tmp_path):
         ("training.epochs=2.5", "training.epochs=2.5: must be a whole number"),
         ("data.zero_based=1", "must be true or false"),
         ("training.learning_rate_scaling=cubic", "must be one of linear, square_root, none"),
+        ("training.loss=mse", "training.loss=mse: must be a loss of class indices with data.task classification"),
+        ("training.loss=categorical_crossentropy", "must be a loss of class indices with data.task classification"),
+        (
+            "training.callbacks=[EarlyStopping]",
+            "training.callbacks=EarlyStopping: must be package.module:Class or path/to/file.py",
+        ),
+        ("tracking.profile=[5, 3]", "must be first and last step, for example [10, 20], or empty"),
+        ("model.frozen=['']", "must be names or patterns of layers, none of them empty"),
         ("model.arguments=[1]", "model.arguments=[1]: must be a mapping, for example {width: 32}"),
         ("model.arguments={1: 2}", "must be a mapping whose keys are texts: put quotes around 1"),
         (
@@ -69,13 +77,13 @@ def test_flags_override_files_and_files_override_defaults(tmp_path):
         ("training.momentum=0.9", "must be 0 unless training.optimizer is sgd"),
         ("training.weight_decay=0.1", "must be 0 with training.optimizer adam; adamw is Adam with weight decay"),
         ("training.clip_norm=-1", "training.clip_norm=-1.0: must be at least 1e-06, or 0 for no limit"),
-        ("training.average_decay=1", "training.average_decay=1.0: must be from 0 (no average) to 0.999999"),
+        ("training.average_decay=1", "training.average_decay=1.0: must be at most 0.999999"),
         ("training.seed=-1", "training.seed=-1: must be at least 0"),
         ("training.seed=5000000000", "training.seed=5000000000: must be at most 4,294,967,295"),
-        ("training.augment_shift=0.6", "training.augment_shift=0.6: must be from 0 (none) to 0.5"),
-        ("training.augment_rotation=-5", "training.augment_rotation=-5.0: must be from 0 (none) to 180"),
-        ("training.augment_scale=1", "training.augment_scale=1.0: must be from 0 (none) to 0.5"),
-        ("training.augment_elastic=5", "training.augment_elastic=5.0: must be from 0 (none) to 0.2"),
+        ("training.augment_shift=0.6", "training.augment_shift=0.6: must be at most 0.5"),
+        ("training.augment_rotation=-5", "training.augment_rotation=-5.0: must be 0 (none) or more"),
+        ("training.augment_scale=1", "training.augment_scale=1.0: must be at most 0.5"),
+        ("training.augment_elastic=5", "training.augment_elastic=5.0: must be at most 0.2"),
         (
             "training.accumulation_steps=3",
             "must be a divisor of training.batch_size_per_worker (128), which it divides into equal parts",
@@ -285,6 +293,11 @@ def test_values_may_be_merged_from_another_mapping_and_replaced(tmp_path):
     (tmp_path / "c.yml").write_text("training: &most {epochs: 3, seed: 7}\n")
     assert yaml_text.parse("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n")["b"] == {"x": 1, "y": 3}
     assert loader.load(tmp_path / "c.yml").training.seed == 7
+
+
+def test_a_loss_of_classes_is_rejected_in_a_regression():
+    with pytest.raises(ConfigError, match=r"training\.loss=crossentropy: must be a loss of numbers with data\.task regression"):
+        loader.load(None, ["data.task=regression", "training.loss=crossentropy"])
 
 
 def test_early_stopping_without_validation_rows_is_rejected():

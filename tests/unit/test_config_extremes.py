@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import threading
+import types
 import typing
 
 import numpy as np
@@ -41,6 +42,8 @@ _FINITE_AS_FLOAT32 = ("base_learning_rate", "weight_decay", "clip_norm", "warmup
 
 def values_of(kind):
     """Extreme values of a setting of this type, as YAML."""
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return [value for one in typing.get_args(kind) for value in values_of(one)]
     if typing.get_origin(kind) is not tuple:
         return _EXTREMES.get(kind, [])
     (item, _) = typing.get_args(kind)
@@ -82,7 +85,8 @@ def check_usable(config):
         assert value == 0 or name in ("weight_decay", "warmup_epochs") or np.float32(value) >= np.finfo(np.float32).tiny
     for name in ("momentum", "average_decay"):
         assert np.float32(getattr(training, name)) < 1
-    scale = np.float32(1 / (data.value_range[1] - data.value_range[0]))
+    low, high = data.allowed_range
+    scale = np.float32(1 / (high - low))
     assert np.finfo(np.float32).tiny <= scale < np.inf
     variables = horovod_environment(RankPlacement(slot_info(0, ["a"]), "127.0.0.1:1", "lo"), launch)
     for name in ("GLOO_TIMEOUT", "STALL_CHECK_TIME", "STALL_SHUTDOWN_TIME"):

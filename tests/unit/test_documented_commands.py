@@ -13,10 +13,13 @@ import pytest
 
 from pipelines import cli
 from pipelines.sweep import run_sweep, sweep_file
+from tools.completion.collect import MODULES
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks/README.md"]
-COMMAND = re.compile(r"\.ci/\w+$|(\w+=\S+ )?(\./convoy|spark-submit|mlflow|python|pipx|databricks|export|\.venv/bin/\w+|\.) \S")
+COMMAND = re.compile(
+    r"\.ci/\w+$|eval |(\w+=\S+ )?(\./convoy|spark-submit|mlflow|python|pipx|databricks|export|\.venv/bin/\w+|\.) \S"
+)
 
 # Each command and the tests that run it: as documented, or with smaller data, fewer epochs, and other paths and names. Tests run
 # `./convoy NAME` as the program it becomes, such as `spark-submit jobs/NAME.py`.
@@ -83,6 +86,8 @@ RUN_BY = {
     "./convoy replay": (REPLAY,),
     "./convoy replay runs/RUN": (REPLAY,),
     "./convoy replay runs/SWEEP": (REPLAY,),
+    "./convoy schema": ("unit/test_config_schema.py::test_the_command_writes_the_files_in_the_repository",),
+    'eval "$(CLONE/convoy completion bash)"': ("unit/test_completion.py::test_tab_completes",),
     "./convoy doctor": ("e2e/test_refused_starts.py::test_the_doctor_finds_that_training_can_work_here",),
     "./convoy doctor --workers 2": ("e2e/test_refused_starts.py::test_the_doctor_checks_the_executors_if_given_workers",),
     "./convoy labs": (LABS,),
@@ -109,6 +114,7 @@ RUN_BY = {
 MEASURES = "a measurement: minutes to hours, and meaningless beside other tests"
 NOT_RUN = {
     "./convoy test": "runs the tests",
+    "./convoy test --quick": "runs the tests",
     "./convoy setup": "downloads and compiles for minutes; every command begins with it, ./convoy test too",
     ". .venv/bin/activate": "prepares a shell; tests run inside the environment",
     "python benchmarks/pictures.py": "writes pictures into docs/, to be looked at",
@@ -165,14 +171,6 @@ class Parsed(BaseException):
     """Raised in the place of a job's work."""
 
 
-MODULES = {
-    "train": "jobs.train_cnn",
-    "submit": "tools.databricks.__main__",
-    "labs": "notebooks.runner.__main__",
-    **{name: f"jobs.{name}" for name in ("sweep", "predict", "evaluate", "score", "promote", "runs", "replay", "doctor")},
-}
-
-
 def main_and_arguments(command):
     """The function that a command leads to, and its arguments; None for what is not the project's or takes no options."""
     words = shlex.split(command)
@@ -214,7 +212,7 @@ def test_the_options_of_a_documented_command_exist_and_its_settings_are_valid(co
     if main.__module__ == "jobs.sweep":
         monkeypatch.setattr(run_sweep, "begin", stop)
         monkeypatch.setattr(run_sweep, "find", stop)
-    elif main.__module__ in ("jobs.runs", "jobs.replay", "jobs.doctor", MODULES["submit"], MODULES["labs"]):
+    elif main.__module__ in ("jobs.runs", "jobs.replay", "jobs.doctor", MODULES["submit"], MODULES["labs"], MODULES["schema"]):
         monkeypatch.setattr(argparse.ArgumentParser, "parse_args", only_parse_args)
     with pytest.raises(Parsed):
         main(arguments)

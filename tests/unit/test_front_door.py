@@ -87,12 +87,14 @@ def test_help_names_every_command():
         "ui",
         "bench",
         "canary",
+        "schema",
+        "completion",
         "help",
     ):
         assert f"./convoy {command}" in shown.stdout
 
 
-@pytest.mark.parametrize("name", ["predict", "runs", "replay", "doctor", "submit", "labs", "canary"])
+@pytest.mark.parametrize("name", ["predict", "runs", "replay", "doctor", "submit", "labs", "canary", "schema"])
 def test_a_command_finds_its_modules_from_a_folder_outside_the_clone_as_well(door, name, tmp_path):
     variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [sys.executable, *door.PROGRAMS[name], "--help"]
@@ -215,6 +217,7 @@ def test_the_page_of_mlflow_takes_another_port_when_the_usual_one_is_taken():
         (["-m", "e2e"], True),
         (["-m", "unit"], False),
         (["-m", "not e2e"], False),
+        (["--quick"], False),
         (["tests/unit"], False),
     ],
 )

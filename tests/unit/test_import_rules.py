@@ -33,7 +33,8 @@ MAY_IMPORT = {
     "track.mlflow": "errors system config data.table data.formats track.rundir",
     "track": "version errors system config data.table track.rundir track.figures tasks track.figures.catalog track.mlflow",
     # The worker.
-    "models": "errors data.table tasks",
+    "models.custom": "errors system config data.table",
+    "models": "errors system data.table tasks models.custom",
     "train.precision": "config",
     "train.collectives": "errors progress system config",
     "train.kernels": "train.precision",
@@ -41,7 +42,7 @@ MAY_IMPORT = {
     "train.devices": "errors",
     "train.worker_setup": "errors config data.table data.stream train.precision train.devices train.collectives train.optim",
     "train.checkpoint": "errors system config track.rundir train.optim train.worker_setup",
-    "train": "errors progress config data.table data.stream track.rundir tasks models models.memory "
+    "train": "errors progress system config data.table data.stream track.rundir tasks models models.custom models.memory "
     "train.precision train.worker_setup train.collectives train.kernels train.optim train.checkpoint",
     # The driver.
     "launch.session": "errors system",
@@ -53,7 +54,7 @@ MAY_IMPORT = {
     "launch.workers": "errors progress system config track.rundir "
     "launch.session launch.slots launch.tasks launch.rendezvous launch.health",
     "launch": "errors progress system config data.table data.sources data.ingest data.stream "
-    "track.rundir tasks track.console track.mlflow track models train.checkpoint train.collectives train "
+    "track.rundir tasks track.console track.mlflow track models models.custom train.checkpoint train.collectives train "
     "launch.session launch.slots launch.health launch.preflight launch.workers",
     # A finished model.
     "score": "errors system models.memory data.table data.formats",
@@ -63,26 +64,27 @@ MAY_IMPORT = {
     "score.batch": "version errors system config data.table data.formats data.sources data.ingest score score.evaluate",
     # Many trainings.
     "sweep": "errors system config data.sources data.ingest track.rundir tasks track.console track.figures track.mlflow track "
-    "models launch.session launch.slots launch.workers launch.preflight launch score score.evaluate",
+    "launch.session launch.slots launch.workers launch.preflight launch score score.evaluate",
 }
 # Every outside library and the packages or modules that may import it.
 OWNERS = {
     "PIL": "data.formats",
     "cloudpickle": "launch.ranks launch.workers",
+    "h5py": "train.initial_weights",
     # Train averages gradients; launch serves the rendezvous, initializes the ranks and checks each node's build.
     "horovod": "train launch.rendezvous launch.train_function launch.preflight.probe",
     "keras": "models train",
     "matplotlib": "track.figures",
     "mlflow": "track.mlflow score.classifier score.mlflow_client score.model_info score.model_lookup score.model_registry",
     "numba": "train.kernels",
-    "numpy": "data tasks track.figures track.mlflow track.rundir train launch.notebook score sweep",
+    "numpy": "data models.custom tasks track.figures track.mlflow track.rundir train launch.notebook score sweep",
     "optuna": "sweep.search",
     "petastorm": "data.stream",
     "psutil": "system track launch",
-    "py4j": "data.ingest launch.session launch.slots score",
+    "py4j": "data.ingest data.sources.frames launch.session launch.slots score",
     "pyarrow": "data.table data.formats data.sources data.ingest data.stream.petastorm_compat launch.tasks score",
     # Only launch.session opens a session; score and sweep receive it.
-    "pyspark": "data.ingest launch score sweep",
+    "pyspark": "data.ingest data.sources.frames launch score sweep",
     "rich": "data.sources.downloads track.console.terminal",
     "scipy": "tasks",
     "tensorflow": "data.stream models train",

@@ -73,9 +73,8 @@ def plan_of(reports, dtype="uint8"):
     return Plan(
         segments=segments,
         first_row=first_row,
-        test_files=frozenset({1}),
-        train_order=Permutation(ROWS[0], 7, "train"),
-        test_order=Permutation(ROWS[1], 7, "test"),
+        file_splits=("train", "test"),
+        orders={"train": Permutation(ROWS[0], 7, "train"), "test": Permutation(ROWS[1], 7, "test")},
         spec=DataSpec(shape=(2, 3, 1), dtype=dtype, value_range=(0.0, 255.0)),
         num_classes=3,
     )
@@ -121,7 +120,7 @@ def test_every_row_gets_its_position_with_any_partitioning(tmp_path, monkeypatch
 
     assert len(files) == sum(segment.num_files for segment in plan.segments)
     assert np.sum([file["rows_per_label"] for file in files], axis=0).tolist() == [38, 38, 38]
-    for file, order, splits in ((0, plan.train_order, ("validation", "train")), (1, plan.test_order, ("test",))):
+    for file, order, splits in ((0, plan.orders["train"], ("validation", "train")), (1, plan.orders["test"], ("test",))):
         hashes = np.frombuffer(b"".join(row["image_hashes"] for row in files if split_of(plan, row) in splits), "<u8")
         assert sorted(hashes) == sorted(hash_images(images[file]))
         in_order = np.argsort(order(np.arange(ROWS[file])))

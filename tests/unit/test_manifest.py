@@ -70,12 +70,21 @@ def test_splits_cover_all_rows_with_files_of_equal_size_except_the_last(train_ro
         train_rows, test_rows, validation_fraction=validation, test_fraction=test, rows_per_row_group=per_group
     ).values()
     assert sum(segment.rows for segment in segments) == train_rows + (test_rows or 0)
-    of_train_file = sorted((segment.start, segment.rows) for segment in segments if not segment.from_test_file)
+    of_train_file = sorted((segment.start, segment.rows) for segment in segments if segment.origin == "train")
     assert [start for start, _ in of_train_file] == [0, *np.cumsum([rows for _, rows in of_train_file])[:-1]]
     for segment in segments:
         last = segment.rows_of_file(segment.num_files - 1)
         assert 1 <= last <= segment.rows_per_file
         assert (segment.num_files - 1) * segment.rows_per_file + last == segment.rows
+
+
+def test_rows_that_the_source_sets_aside_for_validation_are_not_drawn_again():
+    segments = segments_of(1000, None, validation_rows=300)
+    assert {split: (segment.origin, segment.start, segment.rows) for split, segment in segments.items()} == {
+        "train": ("train", 100, 900),
+        "validation": ("validation", 0, 300),
+        "test": ("train", 0, 100),
+    }
 
 
 def test_files_of_large_images_stay_below_32_megabytes():

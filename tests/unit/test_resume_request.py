@@ -174,6 +174,8 @@ def test_another_network_or_optimizer_is_rejected_in_one_line(run_dir, setting, 
             "training.momentum=0",
             "holds momentum (training.momentum=0.9); resume with a value above 0, or start a new run",
         ),
+        ({"model.frozen": ["head"]}, "model.frozen=[]", "was trained with ['head']; keep that, or start a new run"),
+        ({}, "model.arguments={'width': 8}", "was trained with {}; keep that, or start a new run"),
     ],
 )
 def test_a_setting_for_which_the_checkpoint_lacks_state_is_rejected_in_one_line(run_dir, had, setting, message):

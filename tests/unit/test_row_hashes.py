@@ -57,7 +57,7 @@ def test_a_large_table_keeps_a_sample_of_its_hashes(monkeypatch):
 
 def segments_and_files(train, test):
     def segment(split, rows):
-        return Segment(split=split, from_test_file=split == "test", start=0, rows=rows, rows_per_file=rows)
+        return Segment(split=split, origin=split, start=0, rows=rows, rows_per_file=rows)
 
     segments = [segment("train", len(train)), segment("test", len(test))]
     files = [WrittenFile(number, 0, 1, "", [1], hash_images(images).tobytes()) for number, images in enumerate((train, test))]
@@ -72,7 +72,7 @@ def test_test_rows_that_are_training_rows_are_counted_and_a_named_copy_is_refuse
         return training_rows.repeated_test_rows(segments, files, rows, test_file_is_named=named)
 
     assert check(IMAGES[:100], IMAGES[100:]) == ""
-    assert check(IMAGES[:100], IMAGES[97:]).startswith("3 of 103 test rows have the same image as a training row")
+    assert check(IMAGES[:100], IMAGES[97:]).startswith("3 of 103 test rows have the values of a training row")
     if named:
         with pytest.raises(DataError, match="every row of the test file is also a row of the training file"):
             check(IMAGES[:100], IMAGES[40:60])

@@ -256,6 +256,31 @@ def test_a_folder_of_parts_counts_as_one_file(tmp_path, ending):
         resolve_source(DataConfig(dataset=str(train), test_file=f"file:{train}"), SILENT)
 
 
+def test_a_pattern_stands_for_the_files_and_folders_of_parts_that_match(tmp_path):
+    for name in ("b-2.libsvm", "b-1.libsvm", "_b-3.libsvm", ".b-4.libsvm", "test-1.libsvm"):
+        (tmp_path / name).write_text("1 1:1\n")
+    parts = spark_output(tmp_path / "b-0.libsvm", ["1 1:1\n", "1 1:2\n"])
+    source = resolve_source(DataConfig(dataset=f"{tmp_path}/b-*.libsvm", test_file=f"{tmp_path}/test-?.libsvm"), SILENT)
+    assert [uri for uri, split in source.files if split == "train"] == [
+        f"{parts}/part-00000.libsvm",
+        f"{parts}/part-00001.libsvm",
+        f"{tmp_path}/b-1.libsvm",
+        f"{tmp_path}/b-2.libsvm",
+    ]
+    assert [uri for uri, split in source.files if split == "test"] == [f"{tmp_path}/test-1.libsvm"]
+    with pytest.raises(ConfigError, match="must not be the training file"):
+        resolve_source(DataConfig(dataset=f"{tmp_path}/b-*.libsvm", test_file=f"{tmp_path}/b-1*"), SILENT)
+    with pytest.raises(ConfigError, match="no such file or folder"):
+        resolve_source(DataConfig(dataset=f"{tmp_path}/c-*.libsvm", wait_seconds=0), SILENT)
+    (tmp_path / "b-5.libsvm").mkdir()
+    with pytest.raises(ConfigError, match=r"matches the folder .*/b-5\.libsvm, which holds no parts"):
+        resolve_source(DataConfig(dataset=f"{tmp_path}/b-*.libsvm"), SILENT)
+    # A name that is there is no pattern.
+    (tmp_path / "b-[12].libsvm").write_text("1 1:1\n")
+    source = resolve_source(DataConfig(dataset=f"{tmp_path}/b-[12].libsvm"), SILENT)
+    assert source.files == ((f"{tmp_path}/b-[12].libsvm", "train"),)
+
+
 def test_a_folder_of_parts_that_is_empty_or_unfinished_is_refused(tmp_path):
     folder = spark_output(tmp_path / "a", [])
     with pytest.raises(DataError, match="a: contains no rows: all its files are empty"):

@@ -122,7 +122,7 @@ DRAWN = {"search": "random", "trials": 3}
         ({**DRAWN, "space": {"training.base_learning_rate": {"low": 2, "high": 1}}}, "must be a low end below a high one"),
         (
             {**DRAWN, "space": {"training.base_learning_rate": {"low": 0.0, "high": 1}}},
-            "training.base_learning_rate=0.0: must be more",
+            "training.base_learning_rate=0.0: must be at least 1e-30",
         ),
         ({**DRAWN, "space": {"training.epochs": {"low": 1.5, "high": 3}}}, "training.epochs=1.5: must be a whole number"),
         (

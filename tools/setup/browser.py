@@ -24,5 +24,5 @@ def install_browser(clone: Clone, pytest_arguments: Sequence[str]) -> None:
 def looks_at_pages(pytest_arguments: Sequence[str]) -> bool:
     """Whether pytest runs the end-to-end tests with these options."""
     text = " ".join(pytest_arguments)
-    selects = any(part in text for part in ("tests/", "-m ", "-m=", "-k "))
+    selects = any(part in text for part in ("tests/", "-m ", "-m=", "-k ", "--quick"))
     return not selects or ("e2e" in text and "not e2e" not in text)

@@ -1,69 +1,23 @@
-"""Decode the images of an Arrow column, and report why the remaining values are not images.
+"""Decode the images or features of an Arrow column, and report why the remaining values are none.
 
 A column holds raw values (bytes of height x width x channels numbers, uint8 or little-endian float32), encoded images (PNG,
-JPEG, ...), or lists of numbers. Which of them is decided once for the column, since a single value can look like both. Raw values
-are read without a Python object per row.
+JPEG, ...), lists of numbers, or structs (`pipelines.data.formats.arrow_structs`). Which of them is decided once for the column,
+since a single value can look like both. Raw values are read without a Python object per row.
 """
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.data.formats import image_file
-from pipelines.data.formats.digits import decode_image
-from pipelines.data.formats.image_file import NoImage
-from pipelines.data.table.schema import BYTES_PER_VALUE, Dtype
-
-Content = Literal["raw", "encoded", "lists"]
-_NO_IMAGE = "no image (null)"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageFormat:
-    """The images that the model expects, and what the column holds."""
-
-    shape: tuple[int, int, int]
-    """Height, width, channels."""
-    value_range: tuple[float, float]
-    digits: bool
-    """Whether to convert encoded images to MNIST's format."""
-    resize: bool = True
-    """Whether to resize encoded images of another size."""
-    is_range_known: bool = True
-    """Whether the model was trained on values in `value_range`, so that others are refused."""
-    content: Content | None = None
-    """What the column holds; None to decide it for each batch."""
-
-    @property
-    def num_values(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def raw_lengths(self) -> dict[int, Dtype]:
-        """Length in bytes of the raw values of an image, by dtype."""
-        return {self.num_values * size: dtype for dtype, size in BYTES_PER_VALUE.items()}
-
-
-def binary_content(values: Iterable[tuple[int, bytes]], target: ImageFormat) -> Content:
-    """What a binary column holds.
-
-    Args:
-        values: length and first bytes (at least `image_file.SIGNATURE_BYTES`) of some of its values.
-        target: the images that the model expects.
-    """
-    pictures = raw = 0
-    for length, head in values:
-        if image_file.has_signature(head):
-            pictures += 1
-        elif length in target.raw_lengths:
-            raw += 1
-    return "raw" if raw > pictures else "encoded"
+from pipelines.data.formats import arrow_structs, digits, image_file
+from pipelines.data.formats.chunk import Fault
+from pipelines.data.formats.image_file import NoImage, WrongSize
+from pipelines.data.formats.image_format import ImageFormat, binary_content, value_fault, wrong_values
+from pipelines.data.table.schema import Dtype
 
 
 @dataclass(frozen=True)
@@ -72,12 +26,19 @@ class DecodedImages:
     """[n, height, width, channels], n <= rows of the column."""
     indices: npt.NDArray[np.int64]
     """Indices of those images in the column, ascending [n]."""
-    errors: tuple[tuple[int, str], ...]
-    """Index and reason for every other row, ascending."""
+    errors: tuple[tuple[int, Fault], ...]
+    """Index and fault of every other row, ascending."""
 
 
 def decode(column: pa.Array, target: ImageFormat) -> DecodedImages:
-    """Images and errors of a column of binary values or of lists of numbers."""
+    """Images and errors of a column of binary values, lists of numbers, or structs."""
+    kind = arrow_structs.struct_kind(arrow_structs.names_of(column.type))
+    if kind == "vector":
+        return _decode_vectors(column, target)
+    if kind == "image":
+        return _decode_encoded(column, target)
+    if kind == "bytes":
+        column = pc.struct_field(column, "bytes")
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         return _decode_lists(column, target)
     content = target.content
@@ -91,10 +52,9 @@ def _decode_raw(column: pa.Array, target: ImageFormat) -> DecodedImages:
     lengths = byte_lengths(column)
     dtypes = target.raw_lengths
     expected = " or ".join(f"{size} ({dtype})" for size, dtype in dtypes.items())
+    rule = f"bytes; raw values of shape {list(target.shape)}, which this column holds, take {expected}"
     errors = {
-        index: _NO_IMAGE
-        if lengths[index] < 0
-        else f"has {lengths[index]} bytes; raw values of shape {list(target.shape)}, which this column holds, take {expected}"
+        index: target.missing if lengths[index] < 0 else Fault("wrong_length", f"has {lengths[index]} {rule}")
         for index in np.flatnonzero(~np.isin(lengths, list(dtypes))).tolist()
     }
     found: list[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]] = []
@@ -104,7 +64,8 @@ def _decode_raw(column: pa.Array, target: ImageFormat) -> DecodedImages:
             rows = column if len(indices) == len(column) else column.take(pa.array(indices))
             images = raw_images(rows, target.shape, dtype)
             pictures = _are_png(images)
-            errors |= dict.fromkeys(indices[pictures].tolist(), "is an encoded picture, but this column holds raw values")
+            encoded = Fault("encoded_picture", "is an encoded picture, but this column holds raw values")
+            errors |= dict.fromkeys(indices[pictures].tolist(), encoded)
             found.append((indices[~pictures], images[~pictures]) if pictures.any() else (indices, images))
     return _checked(found, errors, target)
 
@@ -122,27 +83,36 @@ def _are_png(images: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 def _decode_encoded(column: pa.Array, target: ImageFormat) -> DecodedImages:
     images: list[npt.NDArray[Any]] = []
     indices: list[int] = []
-    errors: list[tuple[int, str]] = []
+    errors: list[tuple[int, Fault]] = []
     for index, content in enumerate(column):
+        value = content.as_py()
+        if value is None:
+            errors.append((index, target.missing))
+            continue
         try:
-            images.append(_decode_value(content.as_py(), target))
+            images.append(_decode_value(value, target))
             indices.append(index)
+        except WrongSize as error:
+            text = digits.size_fault(error, target.shape, of_model=target.of_model)
+            errors.append((index, Fault("picture_of_wrong_size", text)))
         except NoImage as error:
-            errors.append((index, str(error)))
+            errors.append((index, Fault("not_a_picture", ascii(str(error))[1:-1])))
     stacked = np.stack(images) if images else np.empty((0, *target.shape), np.float32)
     return DecodedImages(stacked, np.asarray(indices, np.int64), tuple(errors))
 
 
-def _decode_value(content: bytes | None, target: ImageFormat) -> npt.NDArray[Any]:
-    if content is None:
-        raise NoImage(_NO_IMAGE)
+def _decode_value(value: bytes | dict[str, Any], target: ImageFormat) -> npt.NDArray[Any]:
+    if len(target.shape) != 3:
+        raise NoImage("is a picture, where features are expected")
     try:
-        return decode_image(content, target.shape, target.value_range, digits=target.digits, resize=target.resize)
+        picture = arrow_structs.picture_of(value) if isinstance(value, dict) else image_file.decode(value)
+        pixels = digits.convert(picture, target.shape, digits=target.digits, resize=target.resize)
     except NoImage as error:
-        if image_file.has_signature(content[: image_file.SIGNATURE_BYTES]):
+        if isinstance(value, dict) or image_file.has_signature(value[: image_file.SIGNATURE_BYTES]):
             raise
         raw = " or ".join(f"{size} ({dtype})" for size, dtype in target.raw_lengths.items())
-        raise NoImage(f"{error}; raw values of shape {list(target.shape)} take {raw} bytes, not {len(content)}") from error
+        raise NoImage(f"{error}; raw values of shape {list(target.shape)} take {raw} bytes, not {len(value)}") from error
+    return image_file.scale_to(pixels, target.value_range)
 
 
 def _decode_lists(column: pa.Array, target: ImageFormat) -> DecodedImages:
@@ -150,27 +120,41 @@ def _decode_lists(column: pa.Array, target: ImageFormat) -> DecodedImages:
     complete = np.flatnonzero(lengths == target.num_values)
     # Decimals become numbers, and nulls nan.
     values = pc.cast(column.take(pa.array(complete)).flatten(), pa.float64(), safe=False)
+    return _decode_numbers(values.to_numpy(zero_copy_only=False), complete, lengths, target)
+
+
+def _decode_vectors(column: pa.StructArray, target: ImageFormat) -> DecodedImages:
+    lengths = arrow_structs.vector_lengths(column)
+    complete = np.flatnonzero(lengths == target.num_values)
+    return _decode_numbers(
+        arrow_structs.dense_vectors(column.take(pa.array(complete)), target.num_values), complete, lengths, target
+    )
+
+
+def _decode_numbers(
+    values: npt.NDArray[np.float64], complete: npt.NDArray[np.int64], lengths: npt.NDArray[Any], target: ImageFormat
+) -> DecodedImages:
+    """Images and errors of a column of lists: the values of the complete lists one after another, and the lengths of all."""
     # What is too large for float32 becomes infinite.
     with np.errstate(over="ignore"):
-        numbers = values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, *target.shape)
+        numbers = values.astype(np.float32).reshape(-1, *target.shape)
+    rule = f"values, but shape {list(target.shape)} has {target.num_values}"
     errors = {
-        index: f"{lengths[index]} values, but shape {list(target.shape)} has {target.num_values}"
-        if lengths[index] >= 0
-        else _NO_IMAGE
+        index: Fault("wrong_length", f"{lengths[index]} {rule}") if lengths[index] >= 0 else target.missing
         for index in np.flatnonzero(lengths != target.num_values).tolist()
     }
     return _checked([(complete, numbers)] if len(complete) else [], errors, target)
 
 
 def _checked(
-    found: list[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]], errors: dict[int, str], target: ImageFormat
+    found: list[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]], errors: dict[int, Fault], target: ImageFormat
 ) -> DecodedImages:
     """The images without those with values on which the model was not trained; these become errors."""
     kept = []
     for indices, images in found:
-        wrong = _wrong_values(images, target)
+        wrong = wrong_values(images, target)
         for row in np.flatnonzero(wrong).tolist():
-            errors[int(indices[row])] = _value_error(images[row], target)
+            errors[int(indices[row])] = value_fault(images[row], target)
         kept.append((indices[~wrong], images[~wrong]) if wrong.any() else (indices, images))
     ordered = tuple(sorted(errors.items()))
     if len(kept) == 1:
@@ -181,31 +165,6 @@ def _checked(
     images = np.concatenate([images.astype(np.float32) for _, images in kept])
     order = np.argsort(every)
     return DecodedImages(images[order], every[order], ordered)
-
-
-def _wrong_values(images: npt.NDArray[Any], target: ImageFormat) -> npt.NDArray[np.bool_]:
-    """Whether each image [n, ...] has a value that is missing, not finite or outside the model's range. [n]"""
-    low, high = _limits(target)
-    if not len(images) or (images.min() >= low and images.max() <= high):
-        return np.zeros(len(images), np.bool_)
-    return np.asarray((~((images >= low) & (images <= high))).reshape(len(images), -1).any(axis=1), np.bool_)
-
-
-def _value_error(image: npt.NDArray[Any], target: ImageFormat) -> str:
-    low, high = _limits(target)
-    place = np.argwhere(~((image >= low) & (image <= high)))[0].tolist()
-    value = image[tuple(place)]
-    if not np.isfinite(value):
-        return f"the value at {place} is missing or not finite"
-    return f"the value at {place} is {value:g}, outside the range {low:g} to {high:g} of the model's training data"
-
-
-def _limits(target: ImageFormat) -> tuple[np.float32, np.float32]:
-    # As float32, because a bound such as 0.1 is slightly larger there.
-    if target.is_range_known:
-        return np.float32(target.value_range[0]), np.float32(target.value_range[1])
-    limits = np.finfo(np.float32)
-    return np.float32(limits.min), np.float32(limits.max)
 
 
 def byte_lengths(column: pa.Array) -> npt.NDArray[np.int64]:

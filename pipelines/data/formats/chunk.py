@@ -25,6 +25,8 @@ class BadLine:
     raw: bytes
     """Without its newline."""
     fault: Fault
+    file: str = ""
+    """The file that it is from, if the source is a table whose files have no numbers of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)

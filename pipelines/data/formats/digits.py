@@ -5,18 +5,21 @@ trained on pictures of one size gets only such.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipelines.data.formats import image_file, mnist_format
-from pipelines.data.formats.image_file import NoImage
+from pipelines.data.formats.image_file import NoImage, WrongSize
 from pipelines.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def read_image(
-    path: Path, shape: tuple[int, int, int], value_range: tuple[float, float], *, digits: bool, resize: bool = True
+    path: Path, shape: tuple[int, ...], value_range: tuple[float, float], *, digits: bool, resize: bool = True
 ) -> npt.NDArray[Any]:
     """The network's input from an image file; see `decode_image`.
 
@@ -32,7 +35,7 @@ def read_image(
 
 
 def decode_image(
-    content: bytes, shape: tuple[int, int, int], value_range: tuple[float, float], *, digits: bool, resize: bool = True
+    content: bytes, shape: tuple[int, ...], value_range: tuple[float, float], *, digits: bool, resize: bool = True
 ) -> npt.NDArray[np.float32]:
     """Decode an image.
 
@@ -49,10 +52,35 @@ def decode_image(
     Raises:
         NoImage: the bytes are not an image, it shows no digit, has another size, or the number of channels is not supported.
     """
-    picture = image_file.decode(content)
+    try:
+        return image_file.scale_to(convert(image_file.decode(content), shape, digits=digits, resize=resize), value_range)
+    except WrongSize as error:
+        raise NoImage(size_fault(error, shape, of_model=True)) from error
+
+
+def convert(picture: "Image", shape: tuple[int, ...], *, digits: bool, resize: bool) -> npt.NDArray[Any]:
+    """Values [height, width, channels] of a picture, from 0 to 255: float32 of digits in MNIST's format, otherwise uint8.
+
+    Raises:
+        WrongSize: it has another size, and is not resized.
+        NoImage: it shows no digit, or the number of channels is not supported.
+    """
     if digits:
-        return image_file.scale_to(mnist_format.from_picture(picture), value_range)
+        return mnist_format.from_picture(picture)
     if not resize and picture.size != (shape[1], shape[0]):
-        actual, expected = f"{picture.size[1]} x {picture.size[0]}", f"{shape[0]} x {shape[1]}"
-        raise NoImage(f"is {actual}, but the model was trained on pictures of {expected} only; --form picture resizes it")
-    return image_file.scale_to(image_file.to_array(picture, shape), value_range)
+        raise WrongSize(f"is {picture.size[1]} x {picture.size[0]}")
+    return image_file.to_array(picture, shape)
+
+
+def size_fault(error: WrongSize, shape: tuple[int, ...], *, of_model: bool) -> str:
+    """What is wrong with a picture of another size, and the remedy.
+
+    Args:
+        error: says its size.
+        shape: the expected height and width.
+        of_model: whether they are those of a model, or of the settings.
+    """
+    expected = f"{shape[0]} x {shape[1]}"
+    if of_model:
+        return f"{error}, but the model was trained on pictures of {expected} only; --form picture resizes it"
+    return f"{error} where data.image_shape says {expected}; data.resize_pictures=true resizes all pictures"

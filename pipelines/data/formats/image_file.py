@@ -27,6 +27,10 @@ class NoImage(ValueError):
     """Bytes cannot be used as an image. The message does not name the file, which only the caller knows."""
 
 
+class WrongSize(NoImage):
+    """A picture has another size than the images of the table or the model, and must not be resized."""
+
+
 def has_signature(content: bytes) -> bool:
     """Whether bytes begin as a file of one of the `ENDINGS` does. Needs the first `SIGNATURE_BYTES`."""
     if content.startswith(_SIGNATURES):
@@ -62,7 +66,7 @@ def decode(content: bytes) -> "Image":
         raise NoImage(f"not an image that can be read ({error})") from error
 
 
-def to_array(picture: "Image", shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+def to_array(picture: "Image", shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     """Values [height, width, channels] of a picture, resized if it has another size.
 
     Raises:

@@ -10,6 +10,8 @@ from pipelines.data.formats.chunk import Fault
 
 _NUMBER = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _NOT_FINITE = re.compile(rb"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
+ANY_VALUE = (-MAX_VALUE, MAX_VALUE)
+"""Range of all values that a row may have."""
 # More than any shape needs; Python refuses to parse numbers with thousands of digits.
 _MAX_INDEX_DIGITS = 18
 

@@ -30,7 +30,7 @@ from pipelines.data.ingest.write_pass import WRITTEN_COLUMNS, WrittenFile, write
 from pipelines.data.sources.parsed_rows import IS_IMAGES, IS_REPORT, VALUES_PER_SPARK_ROW, BlockReport
 from pipelines.data.sources.resolve import has_known_indices
 from pipelines.data.sources.source import Source
-from pipelines.data.table.schema import SPLIT_COLUMN, DataSpec, Dtype
+from pipelines.data.table.schema import SPLIT_COLUMN, DataSpec, Dtype, Split
 from pipelines.errors import ConfigError, DataError
 from pipelines.system import connect
 
@@ -179,16 +179,16 @@ def _collect_reports(frame: DataFrame) -> list[BlockReport]:
 
 
 def _plan(config: Config, source: Source, reports: list[BlockReport]) -> Plan:
-    test_files = frozenset(number for number, (_, split) in enumerate(source.files) if split == "test")
+    file_splits = tuple(split for _, split in source.files)
     first_row: dict[tuple[int, int], int] = {}
-    rows = {False: 0, True: 0}
+    rows: dict[Split, int] = dict.fromkeys(("train", *file_splits), 0)
     for report in reports:
-        is_test = report.file in test_files
-        first_row[report.file, report.block] = rows[is_test]
-        rows[is_test] += report.rows
-    for is_test, empty in ((False, not rows[False]), (True, bool(test_files) and not rows[True])):
-        if empty:
-            uri = next(uri for number, (uri, _) in enumerate(source.files) if (number in test_files) == is_test)
+        split = file_splits[report.file]
+        first_row[report.file, report.block] = rows[split]
+        rows[split] += report.rows
+    for split in rows:
+        if not rows[split]:
+            uri = next((uri for uri, of_file in source.files if of_file == split), source.files[0][0])
             raise DataError(f"{uri}: contains no rows; a row is {source.row_form}")
     dtype: Dtype = "float32" if any(report.is_float for report in reports) else "uint8"
     data = config.data
@@ -207,8 +207,9 @@ def _plan(config: Config, source: Source, reports: list[BlockReport]) -> Plan:
             f"{_MAX_BYTES_PER_ROW_GROUP // bytes_per_row} rows of these; 0 chooses"
         )
     segments = plan_segments(
-        train_rows=rows[False],
-        test_rows=rows[True] if test_files else None,
+        train_rows=rows["train"],
+        validation_rows=rows.get("validation"),
+        test_rows=rows.get("test"),
         validation_fraction=config.ingest.validation_fraction,
         test_fraction=config.ingest.test_fraction,
         rows_per_row_group=config.ingest.rows_per_row_group,
@@ -217,9 +218,8 @@ def _plan(config: Config, source: Source, reports: list[BlockReport]) -> Plan:
     return Plan(
         segments=segments,
         first_row=first_row,
-        test_files=test_files,
-        train_order=Permutation(rows[False], config.ingest.seed, "train"),
-        test_order=Permutation(rows[True], config.ingest.seed, "test"),
+        file_splits=file_splits,
+        orders={split: Permutation(count, config.ingest.seed, split) for split, count in rows.items()},
         spec=spec,
         num_classes=len(data.label_values),
         num_targets=len(data.target_names),

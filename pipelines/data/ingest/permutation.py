@@ -60,7 +60,8 @@ class Segment:
     """A range of positions in the permuted order of one source split. It becomes one split of the table."""
 
     split: Split
-    from_test_file: bool
+    origin: Split
+    """Split of the source from which its rows are."""
     start: int
     rows: int
     rows_per_file: int
@@ -81,35 +82,43 @@ def plan_segments(
     test_fraction: float,
     rows_per_row_group: int,
     bytes_per_row: int,
+    validation_rows: int | None = None,
 ) -> tuple[Segment, ...]:
     """Divide the rows into splits and choose file sizes.
 
     Args:
         train_rows: rows of the training files.
         test_rows: rows of the test files; None if there are none and test rows are drawn from the training files.
-        validation_fraction: share of the remaining training rows.
+        validation_fraction: share of the remaining training rows, if `validation_rows` is None.
         test_fraction: share of the training files' rows, if `test_rows` is None.
         rows_per_row_group: rows per file; 0 chooses by size.
         bytes_per_row: size of an image as stored.
+        validation_rows: rows that the source sets aside for validation; None if it does not.
 
     Raises:
         DataError: the train or the test split would be empty.
     """
     drawn = 0 if test_rows is not None else round(train_rows * test_fraction)
-    validation = round((train_rows - drawn) * validation_fraction)
+    held_back = 0 if validation_rows is not None else round((train_rows - drawn) * validation_fraction)
     rows: dict[Split, int] = {
-        "train": train_rows - drawn - validation,
-        "validation": validation,
+        "train": train_rows - drawn - held_back,
+        "validation": held_back if validation_rows is None else validation_rows,
         "test": drawn if test_rows is None else test_rows,
     }
     for split in ("train", "test"):
         if rows[split] == 0:
-            raise DataError(f"no rows for the {split} split: the source has {train_rows + (test_rows or 0)} rows; give more data")
-    starts: dict[Split, int] = {"test": 0, "validation": drawn, "train": drawn + validation}
+            total = train_rows + (validation_rows or 0) + (test_rows or 0)
+            raise DataError(f"no rows for the {split} split: the source has {total} rows; give more data")
+    origins: dict[Split, Split] = {
+        "train": "train",
+        "validation": "train" if validation_rows is None else "validation",
+        "test": "train" if test_rows is None else "test",
+    }
+    starts: dict[Split, int] = {"test": 0, "validation": drawn if validation_rows is None else 0, "train": drawn + held_back}
     return tuple(
         Segment(
             split=split,
-            from_test_file=split == "test" and test_rows is not None,
+            origin=origins[split],
             start=starts[split],
             rows=rows[split],
             rows_per_file=rows_per_row_group or _rows_per_file(rows[split], _TARGET_FILES[split], bytes_per_row),

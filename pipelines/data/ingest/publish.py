@@ -54,7 +54,7 @@ def summarize(path: Path, segments: tuple[Segment, ...], files: Sequence[Written
             name, file = path_of(segment.split, index), written.get((number, index))
             if file is None or not (path / name).is_file():
                 raise DataError(f"{path / name}: was not written; run again")
-            rows_per_label += file.rows_per_label
+            rows_per_label += np.asarray(file.rows_per_label, np.int64)
             rows = segment.rows_of_file(index)
             table_files.append(TableFile(path=name, rows=rows, num_bytes=file.num_bytes, sha256=file.sha256))
         splits[segment.split] = SplitSummary(

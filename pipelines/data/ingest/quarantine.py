@@ -116,7 +116,7 @@ def locate_batches(
         ]
         yield pa.RecordBatch.from_arrays(
             [
-                pa.array([uri for uri, _ in locations], pa.string()),
+                pa.array([fault["file"] or uri for fault, (uri, _) in zip(faults, locations, strict=True)], pa.string()),
                 pa.array([line for _, line in locations], pa.int64()),
                 pa.array([fault["reason"] for fault in faults], pa.string()),
                 pa.array([fault["text"] for fault in faults], pa.string()),
@@ -138,7 +138,7 @@ def _first_location(source: Source, reports: Sequence[BlockReport]) -> str:
     first = next(report for report in reports if report.bad)
     before = sum(report.lines for report in reports if report.block < first.block)
     file, line = source.locate(first.file, before + first.first_bad_line)
-    return f"{file}{'' if line is None else f':{line}'}: {first.first_fault}"
+    return f"{first.first_bad_file or file}{'' if line is None else f':{line}'}: {first.first_fault}"
 
 
 def first_lines(reports: Sequence[BlockReport]) -> dict[tuple[int, int], int]:

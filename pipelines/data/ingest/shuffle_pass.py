@@ -14,7 +14,7 @@ from pipelines.data.ingest.permutation import Permutation, Segment
 from pipelines.data.sources.parsed_rows import VALUES_PER_SPARK_ROW
 from pipelines.data.table.row_hashes import limit_for
 from pipelines.data.table.row_parts import Part, parts
-from pipelines.data.table.schema import DataSpec
+from pipelines.data.table.schema import DataSpec, Split
 
 # Rows of one file of the table: the bytes of their inputs, targets and weights (null if there are none), and their positions in
 # the file (int64). `segment` is an index in `Plan.segments`, `file` an index among the files of that segment.
@@ -32,10 +32,11 @@ class Plan:
 
     segments: tuple[Segment, ...]
     first_row: Mapping[tuple[int, int], int]
-    """(file, block) -> index of its first row among all rows of training files, or of test files."""
-    test_files: frozenset[int]
-    train_order: Permutation
-    test_order: Permutation
+    """(file, block) -> index of its first row among all rows of files of the same split."""
+    file_splits: tuple[Split, ...]
+    """Split of each file of the source."""
+    orders: Mapping[Split, Permutation]
+    """Order of the rows of each split of the source."""
     spec: DataSpec
     num_classes: int
     """0 for regression."""
@@ -88,12 +89,12 @@ def _shuffle(rows: Sequence[Mapping[str, Any]], plan: Plan) -> _Shuffled:
     counts = [_count(row) for row in rows]
     firsts = [plan.first_row[row["file"], row["block"]] + row["number"] for row in rows]
     numbers = np.concatenate([first + np.arange(count) for first, count in zip(firsts, counts, strict=True)])
-    from_test_file = np.repeat([row["file"] in plan.test_files for row in rows], counts)
+    origins = np.repeat([plan.file_splits[row["file"]] for row in rows], counts)
     segments, in_segment = np.empty_like(numbers), np.empty_like(numbers)
-    for is_test, permutation in ((False, plan.train_order), (True, plan.test_order)):
-        selected = np.flatnonzero(from_test_file == is_test)
+    for origin, permutation in plan.orders.items():
+        selected = np.flatnonzero(origins == origin)
         if selected.size:
-            segments[selected], in_segment[selected] = _locate(permutation(numbers[selected]), plan.segments, is_test)
+            segments[selected], in_segment[selected] = _locate(permutation(numbers[selected]), plan.segments, origin)
     files, positions = np.divmod(in_segment, np.asarray([segment.rows_per_file for segment in plan.segments])[segments])
     stored = tuple(
         np.concatenate([_as_stored(row[column], count, part) for row, count in zip(rows, counts, strict=True)])
@@ -108,10 +109,10 @@ def _count(row: Mapping[str, Any]) -> int:
 
 
 def _locate(
-    order: npt.NDArray[np.int64], segments: Sequence[Segment], from_test_file: bool
+    order: npt.NDArray[np.int64], segments: Sequence[Segment], origin: Split
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Segment of each position in the permuted order, and the position within it."""
-    candidates = [number for number, segment in enumerate(segments) if segment.from_test_file == from_test_file]
+    candidates = [number for number, segment in enumerate(segments) if segment.origin == origin]
     candidates.sort(key=lambda number: segments[number].start)
     starts = np.asarray([segments[number].start for number in candidates], dtype=np.int64)
     which = np.searchsorted(starts, order, side="right") - 1

@@ -1,21 +1,21 @@
-"""Helpers for Spark jobs in a session that may belong to a notebook: literal paths, bounded batches, cancellation, errors."""
+"""Helpers for Spark jobs in a session that may belong to a notebook: bounded batches, cancellation, errors."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 
+from pipelines.data.sources.parquet_reader import setting
 from pipelines.errors import DataError
-from pipelines.system import connect, path_rules, paths
+from pipelines.system import connect
 from pipelines.system.secrets import first_line
 
 # Last line of a Python worker's traceback, for errors with a message for the user.
 _USER_ERROR = re.compile(r"^(?:pipelines\.errors\.)?(?:DataError|ConfigError|ConvoyError): (.+)$", re.MULTILINE)
 
-_GLOB_CHARACTERS = re.compile(f"[{re.escape(path_rules.GLOB_CHARACTERS)}]")
 # Arrow batches are built in memory, and a line of text can be ten times as large as its image ("784:0.123456 ").
 _VALUES_PER_ARROW_BATCH = 16 * 2**20
 _MAX_ROWS_PER_ARROW_BATCH = 10_000
@@ -25,48 +25,8 @@ _MAX_ROWS_PER_ARROW_BATCH = 10_000
 def arrow_batches(spark: SparkSession, values_per_row: int) -> Iterator[None]:
     """Bound the size of the batches sent to Python. Restores the setting, because the session may belong to a notebook."""
     rows = max(1, min(_MAX_ROWS_PER_ARROW_BATCH, _VALUES_PER_ARROW_BATCH // values_per_row))
-    with _setting(spark, "spark.sql.execution.arrow.maxRecordsPerBatch", str(rows)):
+    with setting(spark, "spark.sql.execution.arrow.maxRecordsPerBatch", str(rows)):
         yield
-
-
-@contextmanager
-def partitions_as_text(spark: SparkSession) -> Iterator[None]:
-    """Sub-folders KEY=VALUE become columns of text. Spark Connect looks at the files only when a job runs."""
-    with _setting(spark, "spark.sql.sources.partitionColumnTypeInference.enabled", "false"):
-        yield
-
-
-@contextmanager
-def _setting(spark: SparkSession, name: str, value: str) -> Iterator[None]:
-    before = spark.conf.get(name)
-    try:
-        spark.conf.set(name, value)
-        yield
-    finally:
-        if before is not None:
-            spark.conf.set(name, before)
-
-
-def read_parquet(
-    spark: SparkSession, locations: Sequence[str], root: str = "", *, columns_of_all_files: bool = False
-) -> DataFrame:
-    """Parquet files whose names are taken literally. By default Spark reads brackets, braces, `*` and `?` as patterns.
-
-    Args:
-        spark: the session.
-        locations: files.
-        root: folder above them whose sub-folders KEY=VALUE become columns, of text: as numbers 007 and 7 would be the same.
-        columns_of_all_files: read the columns that any file has, instead of those of one file.
-
-    Raises:
-        PySparkException, Py4JJavaError: a file cannot be read, or two files have columns of one name and different types.
-    """
-    reader = spark.read.option("mergeSchema", str(columns_of_all_files).lower())
-    if root:
-        reader = reader.option("basePath", paths.to_spark(root))
-    with partitions_as_text(spark):
-        # With the option __globPaths__ Spark would read all files once more for each path that has such a character in it.
-        return reader.parquet(*[_GLOB_CHARACTERS.sub(r"\\\g<0>", paths.to_spark(location)) for location in locations])
 
 
 @contextmanager

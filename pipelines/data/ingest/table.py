@@ -22,12 +22,12 @@ from pipelines.system.reporter import NullReporter, Reporter
 
 
 def find(config: Config, source: Source) -> Table | None:
-    """The table of this source and these settings if it exists. Needs no Spark.
+    """The table of this source and these settings if it exists. Needs no Spark, and does not find that of a source that does.
 
     Raises:
         DataError: a source file cannot be read, or the table excludes more lines than ingest.max_bad_fraction allows.
     """
-    return _find(config, source, fingerprints_of(source), NullReporter())
+    return None if source.needs_spark else _find(config, source, fingerprints_of(source), NullReporter())
 
 
 def possible_keys(config: Config, source: Source, fingerprints: Sequence[Fingerprint]) -> list[str]:
@@ -54,6 +54,7 @@ def open_or_build(
         DataError: a line is malformed (the message begins `FILE:LINE: `), a file is damaged, or there are no rows.
         ConfigError: ingest.tables_uri cannot be written, or ingest.rows_per_row_group is too large for these images.
     """
+    source, config = source.opened(spark, config, reporter)
     fingerprints = fingerprints_of(source) if fingerprints is None else fingerprints
     table = _find(config, source, fingerprints, reporter)
     if table is not None:
@@ -61,7 +62,7 @@ def open_or_build(
         return table, False
     source.check()
     started = time.monotonic()
-    reporter.say(f"ingest: Spark reads {' and '.join(location for location, _ in source.files)}")
+    reporter.say(f"ingest: Spark reads {' and '.join(dict.fromkeys(location for location, _ in source.files))}")
     clean_key = _key(config, source, fingerprints, without_bad_rows=False)
     parent = paths.to_python(_uri(config, source, clean_key)).parent
     with publish.building(parent, clean_key[:12], config.ingest.tables_uri) as unfinished:
@@ -165,7 +166,7 @@ def fingerprints_of(source: Source) -> Sequence[Fingerprint]:
 
 def _key(config: Config, source: Source, fingerprints: Sequence[Fingerprint], *, without_bad_rows: bool) -> str:
     """Key of the table. A table without rejected lines has the same key for any ingest.on_bad_rows."""
-    draws_test_rows = all(split == "train" for _, split in source.files)
+    given = {split for _, split in source.files}
     return json_sha256(
         {
             "schema_version": schema.SCHEMA_VERSION,
@@ -175,8 +176,8 @@ def _key(config: Config, source: Source, fingerprints: Sequence[Fingerprint], *,
             "labels": config.data.label_values,
             **_differences(config.data),
             "zero_based": config.data.zero_based,
-            "validation_fraction": config.ingest.validation_fraction,
-            "test_fraction": config.ingest.test_fraction if draws_test_rows else None,
+            "validation_fraction": config.ingest.validation_fraction if "validation" not in given else None,
+            "test_fraction": config.ingest.test_fraction if "test" not in given else None,
             "seed": config.ingest.seed,
             "rows_per_row_group": config.ingest.rows_per_row_group,
             "without_bad_rows": without_bad_rows,

@@ -29,7 +29,7 @@ def collect(segments: Sequence[Segment], files: Sequence[WrittenFile], limit: in
 def repeated_test_rows(
     segments: Sequence[Segment], files: Sequence[WrittenFile], rows: TrainingRows, *, test_file_is_named: bool
 ) -> str:
-    """A warning if test rows have the image of a training row; empty otherwise.
+    """A warning if test rows have the values of a training row; empty otherwise.
 
     Raises:
         DataError: all rows of the file that data.test_file names have; it is then a copy of a training file.
@@ -44,9 +44,7 @@ def repeated_test_rows(
             "draw test rows (ingest.test_fraction)"
         )
     sampled = "" if rows.is_complete else " that were compared"
-    return (
-        f"{repeated:,} of {len(hashes):,} test rows{sampled} have the same image as a training row; the test accuracy counts them"
-    )
+    return f"{repeated:,} of {len(hashes):,} test rows{sampled} have the values of a training row; the test figures count them"
 
 
 def _hashes(segments: Sequence[Segment], files: Sequence[WrittenFile], *, of_test: bool) -> npt.NDArray[np.uint64]:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from pipelines.config import DataConfig
+from pipelines.config import Config, DataConfig
 from pipelines.data.formats.image_file import CHANNELS, ENDINGS
 from pipelines.data.formats.libsvm import is_libsvm
 from pipelines.data.sources import image_pass
-from pipelines.data.sources.source import SourceSplit, refuse_test_file, short_name
-from pipelines.data.table.schema import ReadingRules
+from pipelines.data.sources.source import Source, refuse_test_file, short_name
+from pipelines.data.table.schema import ReadingRules, Split
 from pipelines.errors import ConfigError, DataError
 from pipelines.system import paths
 from pipelines.system.fingerprint import Fingerprint, fingerprint
@@ -40,7 +40,7 @@ class ImageFolder:
     """A `Source` (`pipelines.data.sources.source`) of pictures."""
 
     dataset: str
-    files: tuple[tuple[str, SourceSplit], ...]
+    files: tuple[tuple[str, Split], ...]
     """The folder with the training classes, and the folder with the test classes if there is one."""
     classes: tuple[str, ...]
     pictures: tuple[tuple[ImageFile, ...], ...]
@@ -49,6 +49,7 @@ class ImageFolder:
     as_digits: bool = False
     """Convert the pictures to MNIST's format, for a model that was trained on it."""
 
+    needs_spark: ClassVar[bool] = False
     unit: ClassVar[str] = "picture"
     row_form: ClassVar[str] = "a picture in the folder of its class"
     remedy: ClassVar[str] = "fix or remove it"
@@ -66,6 +67,9 @@ class ImageFolder:
         if data.task == "regression":
             raise ConfigError(f"data.task=regression: must be classification for pictures in folders of classes ({data.dataset})")
         return _listed_folder(data, reporter)
+
+    def opened(self, spark: "SparkSession", config: Config, reporter: Reporter) -> tuple[Source, Config]:
+        return self, config
 
     def class_names(self, data: DataConfig) -> tuple[str, ...]:
         return self.classes
@@ -145,7 +149,7 @@ def _listed_folder(data: DataConfig, reporter: Reporter) -> ImageFolder:
     if ignored:
         count = "1 file" if len(ignored) == 1 else f"{len(ignored):,} files"
         reporter.say(f"{base}: {count} ignored, not named like a picture ({ignored[0]})")
-    splits: tuple[SourceSplit, ...] = ("train", "test")
+    splits: tuple[Split, ...] = ("train", "test")
     files = tuple(zip(folders, splits, strict=False))
     return ImageFolder(dataset=short_name(root.name), files=files, classes=class_names, pictures=tuple(listed))
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.config import DataConfig
-from pipelines.data.formats import image_file, mnist_format
+from pipelines.data.formats import digits, image_file
 from pipelines.data.formats.chunk import BadLine, Chunk, Fault
 from pipelines.data.sources.parsed_rows import PARSED_COLUMNS, BlockReport, chunk_batches, report_batch
 from pipelines.system import connect
@@ -96,14 +96,16 @@ def read_chunk(files: Sequence[str], labels: Sequence[int], rules: PictureRules)
         content = b""
         try:
             content = Path(file).read_bytes()
-            images.append(_values(content, rules))
+            picture = image_file.decode(content)
+            images.append(digits.convert(picture, rules.shape, digits=rules.as_digits, resize=rules.resize))
             lines.append(number)
         except OSError as error:
             bad.append(BadLine(number, content, Fault("picture_not_readable", f"cannot be read ({error.strerror or error})")))
+        except image_file.WrongSize as error:
+            text = digits.size_fault(error, rules.shape, of_model=False)
+            bad.append(BadLine(number, content, Fault("picture_of_wrong_size", text)))
         except image_file.NoImage as error:
             bad.append(BadLine(number, content, Fault("not_a_picture", ascii(str(error))[1:-1])))
-        except _WrongSize as error:
-            bad.append(BadLine(number, content, Fault("picture_of_wrong_size", str(error))))
     stacked = np.stack(images) if images else np.empty((0, *rules.shape), np.uint8)
     values = stacked.reshape(len(images), -1)
     return Chunk(
@@ -113,19 +115,3 @@ def read_chunk(files: Sequence[str], labels: Sequence[int], rules: PictureRules)
         lines=np.asarray(lines, np.int64),
         bad_lines=tuple(bad),
     )
-
-
-class _WrongSize(ValueError):
-    pass
-
-
-def _values(content: bytes, rules: PictureRules) -> npt.NDArray[Any]:
-    """Values [height, width, channels] from 0 to 255."""
-    picture = image_file.decode(content)
-    if rules.as_digits:
-        return mnist_format.from_picture(picture)
-    height, width, _ = rules.shape
-    if picture.size != (width, height) and not rules.resize:
-        size = f"is {picture.size[1]} x {picture.size[0]} where data.image_shape says {height} x {width}"
-        raise _WrongSize(f"{size}; data.resize_pictures=true resizes all pictures")
-    return image_file.to_array(picture, rules.shape)

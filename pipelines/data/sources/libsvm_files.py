@@ -1,4 +1,7 @@
-"""libsvm text as a data set: one file, a train and a test file, or a folder with both. A folder of parts counts as a file."""
+"""libsvm text as a data set: one file, a train and a test file, or a folder with both.
+
+In place of a file there can be a folder of parts, as Spark writes it, or a pattern such as `data/part-*`.
+"""
 
 import dataclasses
 import re
@@ -7,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipelines.config import DataConfig
+from pipelines.config import Config, DataConfig
 from pipelines.data.formats import text_file
 from pipelines.data.formats.file_kind import file_kind, is_part_folder, part_names
 from pipelines.data.formats.libsvm import is_libsvm
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.sources import text_pass
-from pipelines.data.sources.source import NotThere, SourceSplit, refuse_test_file, short_name
-from pipelines.data.table.schema import ReadingRules
+from pipelines.data.sources.source import NotThere, Source, refuse_test_file, short_name
+from pipelines.data.table.schema import ReadingRules, Split
 from pipelines.errors import ConfigError
 from pipelines.system import listing, paths
 from pipelines.system.fingerprint import Fingerprint, fingerprint
@@ -29,25 +32,27 @@ class LibsvmFiles:
     """A `Source` (`pipelines.data.sources.source`) of libsvm text."""
 
     dataset: str
-    files: tuple[tuple[str, SourceSplit], ...]
+    files: tuple[tuple[str, Split], ...]
     note: str = ""
     any_label: bool = False
     """Labels do not matter (`Rules.any_label`)."""
     index_is_known: bool = False
     """`data.zero_based` is that of a model (`Rules.index_is_known`)."""
 
+    needs_spark: ClassVar[bool] = False
     unit: ClassVar[str] = "line"
     row_form: ClassVar[str] = "a line 'label index:value index:value ...'"
     remedy: ClassVar[str] = "fix the file"
 
     @classmethod
     def recognizes(cls, location: str) -> bool:
-        """True for any file or folder. More specific kinds come first."""
+        """True for any file or folder, and for a pattern that some match. More specific kinds come first."""
+        path = paths.to_python(location)
         # stat, because is_dir may report a folder without access permission as missing.
         try:
-            mode = paths.to_python(location).stat().st_mode
+            mode = path.stat().st_mode
         except (FileNotFoundError, NotADirectoryError):
-            return False
+            return bool(listing.matching(path))
         return stat.S_ISDIR(mode) or stat.S_ISREG(mode)
 
     @classmethod
@@ -56,18 +61,22 @@ class LibsvmFiles:
         if path.is_dir() and not is_part_folder(path):
             refuse_test_file(data)
             return cls(short_name(path.name), folder_files(data.dataset))
-        files: list[tuple[str, SourceSplit]] = [(uri, "train") for uri in text_uris(data.dataset)]
+        files: list[tuple[str, Split]] = [(uri, "train") for uri in text_uris(data.dataset)]
         if data.test_file:
             test_path = paths.to_python(data.test_file)
-            if not test_path.is_file() and not is_part_folder(test_path):
+            if not test_path.is_file() and not is_part_folder(test_path) and not listing.matching(test_path):
                 raise NotThere(f"data.test_file={data.test_file}: no such file; name a libsvm file or leave it empty")
-            if path.samefile(test_path):
+            of_training = {_identity(uri) for uri, _ in files}
+            if any(_identity(uri) in of_training for uri in text_uris(data.test_file)):
                 raise ConfigError(
                     f"data.test_file={data.test_file}: must not be the training file (data.dataset); name another one, or leave "
                     "it empty to draw test rows (ingest.test_fraction)"
                 )
             files += [(uri, "test") for uri in text_uris(data.test_file)]
-        return cls(short_name(path.name), tuple(files))
+        return cls(short_name(path.name.strip("*?")), tuple(files))
+
+    def opened(self, spark: "SparkSession", config: Config, reporter: Reporter) -> tuple[Source, Config]:
+        return self, config
 
     def class_names(self, data: DataConfig) -> tuple[str, ...]:
         return data.names
@@ -98,7 +107,7 @@ class LibsvmFiles:
         return text_pass.parsed(spark, uris, rules, keep_bad_rows, images_apart)
 
 
-def folder_files(location: str) -> tuple[tuple[str, SourceSplit], ...]:
+def folder_files(location: str) -> tuple[tuple[str, Split], ...]:
     """The train and the test file in a folder; each may be a folder of parts.
 
     Raises:
@@ -106,8 +115,8 @@ def folder_files(location: str) -> tuple[tuple[str, SourceSplit], ...]:
     """
     folder = paths.to_python(location)
     names = [entry.name for entry in listing.entries(folder) if not entry.is_dir() or is_part_folder(Path(entry.path))]
-    found: list[tuple[str, SourceSplit]] = []
-    splits: tuple[SourceSplit, ...] = ("train", "test")
+    found: list[tuple[str, Split]] = []
+    splits: tuple[Split, ...] = ("train", "test")
     for split in splits:
         named = _text_names(folder, [name for name in names if _names_split(name, split)])
         if len(named) != 1:
@@ -125,14 +134,26 @@ def folder_files(location: str) -> tuple[tuple[str, SourceSplit], ...]:
 
 
 def text_uris(location: str) -> list[str]:
-    """The file, or the parts of the folder that Spark wrote in its place.
+    """The file, the parts of the folder that Spark wrote in its place, or the files and such folders that match the pattern.
 
     Raises:
         OSError: the folder cannot be read.
+        ConfigError: a folder that matches holds no parts.
         DataError: Spark has not finished the folder, or there is nothing in it.
     """
     path = paths.to_python(location)
-    return [f"{location.rstrip('/')}/{name}" for name in part_names(path)] if path.is_dir() else [location]
+    if path.is_dir():
+        return [f"{location.rstrip('/')}/{name}" for name in part_names(path)]
+    found = listing.matching(path)
+    other = next((match for match in found if match.is_dir() and not is_part_folder(match)), None)
+    if other is not None:
+        raise ConfigError(f"{location}: matches the folder {other}, which holds no parts (part-...); match files alone")
+    return [uri for match in found for uri in text_uris(str(match))] or [location]
+
+
+def _identity(location: str) -> tuple[int, int]:
+    status = paths.to_python(location).stat()
+    return status.st_dev, status.st_ino
 
 
 def _text_names(folder: Path, names: list[str]) -> list[str]:
@@ -141,6 +162,6 @@ def _text_names(folder: Path, names: list[str]) -> list[str]:
     return named or [name for name in names if file_kind(folder / name) == "libsvm"]
 
 
-def _names_split(name: str, split: SourceSplit) -> bool:
+def _names_split(name: str, split: Split) -> bool:
     """Whether a word of the name begins with `split`: test-1, Testing and mnistTest, but not latest."""
     return re.search(rf"(?<![a-zA-Z])(?i:{split})|(?<![A-Z]){split.capitalize()}", name) is not None

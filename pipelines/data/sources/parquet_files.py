@@ -6,10 +6,15 @@ Spark by itself reads sub-folders or leaves them out by their names.
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines.data.formats.file_kind import files_by_kind
+from pipelines.data.sources.parquet_reader import read_parquet
 from pipelines.errors import ConfigError
 from pipelines.system import path_rules, paths
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
 
 # Folders with which other programs say which files of a table count: Delta Lake, Hudi, and Spark's Structured Streaming.
 _LOGS = {"_delta_log": "a Delta table", ".hoodie": "a Hudi table", "_spark_metadata": "the output of a stream"}
@@ -34,6 +39,20 @@ def find(location: str) -> tuple[Path, ...]:
         _refuse_logs(root, files)
         _check_partitions(root, files)
     return files
+
+
+def read(spark: "SparkSession", location: str) -> "DataFrame":
+    """The rows of all these files, in the columns that any of them has.
+
+    Raises:
+        ConfigError: see `find`; or there are none.
+        PySparkException, Py4JJavaError: Spark cannot read a file (`explain`).
+    """
+    files = find(location)
+    if not files:
+        raise ConfigError(f"--data {location}: contains no Parquet files")
+    root = location if paths.to_python(location).is_dir() else ""
+    return read_parquet(spark, [str(file) for file in files], root, columns_of_all_files=len(files) > 1)
 
 
 def explain(files: Iterable[Path], reason: str) -> str:

@@ -8,7 +8,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,13 @@ import pyarrow as pa
 
 from pipelines.data.formats.chunk import Chunk
 
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
 # Three kinds of Spark rows. Consecutive rows: the bytes of their inputs, their targets (int32, or float32 for regression), their
 # weights (float32; null if the source has none), their line numbers in the block (int64), and in `number` the index of the first
-# among the rows of the block. A malformed line: its text, no targets, its line number in the block, and its fault as note. The
-# end of a block: only a report.
+# among the rows of the block. A malformed line: its text, no targets, its line number in the block, and its fault and file as
+# note. The end of a block: only a report.
 PARSED_COLUMNS = (
     "content binary, targets binary, weights binary, lines binary, file int, block bigint, number bigint, note string"
 )
@@ -42,6 +45,8 @@ class BlockReport:
     first_bad_line: int = -1
     """Zero-based, counted from the start of the block."""
     first_fault: str = ""
+    first_bad_file: str = ""
+    """The file of that line, as `BadLine.file`."""
     uses_last_index: bool = False
     """Some image has a nonzero last value, so the file cannot be zero-based."""
     uses_first_index: bool = False
@@ -60,6 +65,7 @@ class BlockReport:
         if chunk.bad_lines and not self.bad:
             first = chunk.bad_lines[0]
             self.first_bad_line, self.first_fault = self.lines + first.number, first.fault.text
+            self.first_bad_file = first.file
         for line in chunk.bad_lines:
             self.bad[line.fault.reason] = self.bad.get(line.fault.reason, 0) + 1
         self.uses_last_index = self.uses_last_index or bool(chunk.inputs[:, -1].any())
@@ -95,7 +101,7 @@ def _pieces(values: npt.NDArray[Any], starts: range, rows: int) -> list[bytes]:
 
 def _bad_line_batch(chunk: Chunk, report: BlockReport) -> pa.RecordBatch:
     lines = chunk.bad_lines
-    notes = [json.dumps(dataclasses.asdict(line.fault)) for line in lines]
+    notes = [json.dumps(dataclasses.asdict(line.fault) | {"file": line.file}) for line in lines]
     return _batch(report, [report.lines + line.number for line in lines], notes, {"content": [line.raw for line in lines]})
 
 
@@ -116,3 +122,12 @@ def _batch(
         "note": pa.array(notes, pa.string()),
     }
     return pa.RecordBatch.from_pydict(columns)
+
+
+def union(frames: Sequence["DataFrame"]) -> "DataFrame":
+    """All rows of some frames with the same columns."""
+    # In halves: Spark's recursion would overflow its stack on a chain of hundreds of parts.
+    if len(frames) == 1:
+        return frames[0]
+    middle = len(frames) // 2
+    return union(frames[:middle]).union(union(frames[middle:]))

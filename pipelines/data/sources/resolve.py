@@ -9,7 +9,9 @@ from pipelines.config.data import NAMED_DATASETS
 from pipelines.data.sources import downloads
 from pipelines.data.sources.image_folder import ImageFolder
 from pipelines.data.sources.libsvm_files import LibsvmFiles, folder_files
-from pipelines.data.sources.source import NotThere, Source, SourceSplit, refuse_test_file
+from pipelines.data.sources.source import NotThere, Source, refuse_test_file
+from pipelines.data.sources.spark_table import SparkTable
+from pipelines.data.table.schema import Split
 from pipelines.errors import ConfigError, DataError
 from pipelines.system import paths
 from pipelines.system.reporter import Reporter
@@ -24,7 +26,7 @@ _SUBSTITUTE_NOTE = (
 _RETRY_SECONDS = 0.2
 
 # The first class that recognizes a location is used.
-KINDS: tuple[type[Source], ...] = (ImageFolder, LibsvmFiles)
+KINDS: tuple[type[Source], ...] = (SparkTable, ImageFolder, LibsvmFiles)
 
 
 def resolve_source(data: DataConfig, reporter: Reporter) -> Source:
@@ -109,7 +111,7 @@ def _fashion_mnist(reporter: Reporter) -> Source:
     return LibsvmFiles("fashion-mnist", folder_files(_FASHION_FOLDER))
 
 
-def _substitute_files(reporter: Reporter) -> tuple[tuple[str, SourceSplit], ...]:
+def _substitute_files(reporter: Reporter) -> tuple[tuple[str, Split], ...]:
     folder = paths.to_python(_SUBSTITUTE_FOLDER)
     if not folder.is_dir():
         downloads.write_substitute(folder, reporter)

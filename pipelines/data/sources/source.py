@@ -1,18 +1,16 @@
 """The interface between sources and ingest. `pipelines.data.sources.resolve` lists the kinds of sources."""
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from pipelines.config import DataConfig
+from pipelines.config import Config, DataConfig
 from pipelines.data.formats.libsvm import COMPRESSIONS, ENDINGS
-from pipelines.data.table.schema import ReadingRules
+from pipelines.data.table.schema import ReadingRules, Split
 from pipelines.errors import ConfigError
 from pipelines.system.fingerprint import Fingerprint
 from pipelines.system.reporter import Reporter
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
-
-SourceSplit = Literal["train", "test"]
 
 
 class Source(Protocol):
@@ -25,12 +23,15 @@ class Source(Protocol):
     remedy: ClassVar[str]
     """What to do about a malformed row, in the imperative."""
 
+    needs_spark: ClassVar[bool]
+    """Whether its files, classes and fingerprints are known only once it is `opened`."""
+
     @property
     def dataset(self) -> str:
         """A short name, valid as the name of a folder."""
 
     @property
-    def files(self) -> tuple[tuple[str, SourceSplit], ...]:
+    def files(self) -> tuple[tuple[str, Split], ...]:
         """Location of each file or folder, in any form that `paths` accepts, and the split of its rows."""
 
     @property
@@ -49,6 +50,14 @@ class Source(Protocol):
             NotThere: a file is missing.
             ConfigError: the settings do not match the files.
             DataError: the files are unusable.
+        """
+
+    def opened(self, spark: "SparkSession", config: Config, reporter: Reporter) -> tuple["Source", Config]:
+        """The source with all that is known about it, and the settings with what it adds to them. Ingest calls it first.
+
+        Raises:
+            ConfigError: the settings do not match the source.
+            DataError: the source is unusable.
         """
 
     def class_names(self, data: DataConfig) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from pipelines.data.formats import libsvm
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.formats.text_file import DENSE_BYTES, TEXT_BYTES
 from pipelines.data.sources import named_text
-from pipelines.data.sources.parsed_rows import PARSED_COLUMNS, BlockReport, chunk_batches, report_batch
+from pipelines.data.sources.parsed_rows import PARSED_COLUMNS, BlockReport, chunk_batches, report_batch, union
 from pipelines.system import path_rules, paths
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def parsed(spark: "SparkSession", uris: Sequence[str], rules: Rules, keep_bad_li
         frames.append(_lines(spark, ordinary).mapInArrow(parse, PARSED_COLUMNS))
     if unusual:
         frames.append(named_text.parsed(spark, unusual, rules, keep_bad_lines, images_apart))
-    return _union(frames)
+    return union(frames)
 
 
 def _lines(spark: "SparkSession", files: Sequence[tuple[int, str]]) -> "DataFrame":
@@ -52,15 +52,7 @@ def _lines(spark: "SparkSession", files: Sequence[tuple[int, str]]) -> "DataFram
         .selectExpr("value", f"{number} AS file", "_metadata.file_block_start AS block")
         for number, uri in files
     ]
-    return _union(frames)
-
-
-def _union(frames: Sequence["DataFrame"]) -> "DataFrame":
-    # In halves: Spark's recursion would overflow its stack on a chain of hundreds of parts.
-    if len(frames) == 1:
-        return frames[0]
-    middle = len(frames) // 2
-    return _union(frames[:middle]).union(_union(frames[middle:]))
+    return union(frames)
 
 
 def parse_batches(

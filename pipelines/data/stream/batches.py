@@ -20,7 +20,7 @@ from pipelines.data.stream.reader import FILES_AT_ONCE, Block, read_blocks
 from pipelines.data.stream.sharding import RowRange, file_parts
 from pipelines.data.table import row_parts
 from pipelines.data.table.row_parts import Part
-from pipelines.data.table.schema import Split, Table
+from pipelines.data.table.schema import FEATURES_COLUMN, Split, Table
 from pipelines.errors import DataError
 
 
@@ -48,8 +48,9 @@ class Shard:
         files = list(file_parts(self.table.manifest.splits[self.split].files, self.rows))
         largest = max(file.rows for file in files)
         # A full buffer and the block popped from it, plus the files read ahead, both encoded and decoded.
-        rows = 2 * _buffer_rows(self.stream, batch_size) + largest + 2 * min(len(files), FILES_AT_ONCE) * largest
-        return rows * self.table.manifest.spec.num_bytes
+        inputs, *_ = row_parts.of_table(self.table.manifest)
+        rows = 2 * _buffer_rows(self.stream, batch_size, inputs) + largest + 2 * min(len(files), FILES_AT_ONCE) * largest
+        return rows * inputs.num_bytes
 
 
 def load(shard: Shard) -> Block:
@@ -192,7 +193,7 @@ class _ShuffleBuffer:
     """Shuffle buffer of preallocated memory."""
 
     def __init__(self, stream: StreamConfig, batch_size: int, parts: tuple[Part, ...], rng: np.random.Generator) -> None:
-        self.capacity = _buffer_rows(stream, batch_size)
+        self.capacity = _buffer_rows(stream, batch_size, parts[0])
         self._parts = _reserve(self.capacity, parts, "stream.shuffle_buffer_rows", stream.shuffle_buffer_rows)
         self._held = 0
         self._rng = rng
@@ -224,8 +225,11 @@ class _ShuffleBuffer:
         return block
 
 
-def _buffer_rows(stream: StreamConfig, batch_size: int) -> int:
-    return max(stream.shuffle_buffer_rows, 2 * batch_size)
+def _buffer_rows(stream: StreamConfig, batch_size: int, inputs: Part) -> int:
+    rows = stream.shuffle_buffer_rows
+    if inputs.column == FEATURES_COLUMN and stream.memory_limit_mb:
+        rows = min(rows, stream.memory_limit_mb * 1_000_000 // inputs.num_bytes)
+    return max(rows, 2 * batch_size)
 
 
 def _reserve(rows: int, parts: tuple[Part, ...], setting: str, value: int) -> Block:

@@ -12,7 +12,7 @@ import math
 import re
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,21 +106,25 @@ class SplitSummary:
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
     uri: str
-    split: Literal["train", "test"]
+    split: Split
     num_bytes: int
     sha256: str
     rows: int
     rejected_rows: int
+    version: str = ""
+    """Version of a Delta table; empty where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingRules:
     """How the rows were read from their source. A model trained on them reads its input in the same way."""
 
-    source: Literal["libsvm", "pictures"]
+    source: Literal["libsvm", "pictures", "table"]
     zero_based: bool = False
     """Indices of libsvm text start at 0."""
     resize_pictures: bool = False
+    columns: dict[str, Any] = field(default_factory=dict, hash=False)
+    """The setting `data.columns` for the rows of a Spark table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,7 +263,7 @@ def _check(manifest: TableManifest) -> None:
     of_targets = (manifest.target_names, manifest.target_means, manifest.target_deviations)
     _require(len({len(each) for each in of_targets}) == 1, "target_names, target_means and target_deviations differ in number")
     _require(manifest.rejected_rows == sum(manifest.rejected_by_reason.values()), "rejected_rows is not the sum of its reasons")
-    _require(manifest.reading is None or manifest.reading.source in ("libsvm", "pictures"), "reading.source")
+    _require(manifest.reading is None or manifest.reading.source in ("libsvm", "pictures", "table"), "reading.source")
     _require(isinstance(manifest.training_rows_sha256, str), "training_rows_sha256 must be text")
     _require(set(manifest.splits) <= set(SPLITS), f"splits {list(manifest.splits)}")
     for name, split in manifest.splits.items():

@@ -33,7 +33,9 @@ class Failure:
     """Empty if the process was killed."""
     log_path: str
     user_error: bool = False
-    """The error is a `ConvoyError`, whose message alone says what to do."""
+    """The error is a `ConvoyError`, whose message says what to do."""
+    details: str = ""
+    """What such an error shows below its message; often empty."""
     lost: bool = False
     """The process was ended from outside, or does not run any more: the same work may succeed when it is repeated."""
     last_activity: str = ""
@@ -114,6 +116,7 @@ def failure_from_exception(error: BaseException, traceback: str, *, rank: int, h
         traceback=mask(traceback),
         log_path=log_path,
         user_error=isinstance(error, ConvoyError),
+        details=mask(error.details) if isinstance(error, ConvoyError) else "",
     )
 
 

@@ -43,7 +43,7 @@ class RankError(LaunchError):
 
     def __init__(self, failures: tuple[Failure, ...]) -> None:
         super().__init__(headline(failures[0]))
-        self.details = "" if failures[0].user_error else failures[0].traceback
+        self.details = failures[0].details if failures[0].user_error else failures[0].traceback
         self.failures = failures
         """Reports of all failed ranks, the cause first."""
 

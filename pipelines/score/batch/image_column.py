@@ -1,14 +1,13 @@
 """What the image column of an input holds, decided once for all rows by the kind of input, the type or the first bytes."""
 
-from pyspark.sql import functions as F
-from pyspark.sql import types as T
+from collections.abc import Sequence
 
-from pipelines.data.formats import image_file
-from pipelines.data.formats.arrow_images import Content, ImageFormat, binary_content
+from pipelines.data.formats.image_format import Content, ImageFormat
+from pipelines.data.sources.column_types import column_kind
+from pipelines.data.sources.frames import content_of
 from pipelines.score.batch.inputs import Kind
-from pipelines.score.batch.scoring import ScoringInput, quoted
+from pipelines.score.batch.scoring import ScoringInput
 
-_SAMPLE_ROWS = 100
 _DESCRIPTIONS: dict[Content, str] = {
     "raw": "raw values",
     "encoded": "encoded pictures (PNG, JPEG, ...)",
@@ -22,18 +21,11 @@ def content(rows: ScoringInput, kind: Kind, target: ImageFormat) -> Content:
         return "raw"
     if kind == "images":
         return "encoded"
-    if isinstance(rows.frame.schema[rows.image].dataType, T.ArrayType):
-        return "lists"
-    image = F.col(quoted(rows.image))
-    sample = (
-        rows.frame.where(image.isNotNull())
-        .select(F.length(image).alias("length"), F.substring(image, 1, image_file.SIGNATURE_BYTES).alias("head"))
-        .limit(_SAMPLE_ROWS)
-        .collect()
-    )
-    return binary_content(((row.length, bytes(row.head)) for row in sample), target)
+    return content_of(rows.frame, rows.image, column_kind(rows.frame.schema[rows.image].dataType.jsonValue()), target)
 
 
-def describe(column: str, content: Content) -> str:
+def describe(columns: Sequence[str], content: Content) -> str:
     """A line for the user."""
-    return f"column {column} holds {_DESCRIPTIONS[content]}"
+    if len(columns) > 1:
+        return f"columns {', '.join(columns)} hold features"
+    return f"column {columns[0]} holds {_DESCRIPTIONS[content]}"

@@ -1,17 +1,21 @@
 """Detect and read the inputs of batch scoring: Convoy's tables, other Parquet, folders of images, libsvm text."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql import types as T
 
-from pipelines.data.formats.file_kind import files_by_kind
+from pipelines.data.formats.file_kind import FileKind, files_by_kind
 from pipelines.data.ingest import spark_jobs
-from pipelines.data.sources import parquet_files
+from pipelines.data.sources import parquet_files, parquet_reader
+from pipelines.data.sources.column_types import INPUT_KINDS, column_kind
+from pipelines.data.sources.frames import open_frame
 from pipelines.data.sources.resolve import NAMES
+from pipelines.data.table import row_parts
 from pipelines.data.table.schema import MANIFEST_NAME
 from pipelines.errors import ConfigError, DataError
 from pipelines.score.batch import picture_files
@@ -19,10 +23,10 @@ from pipelines.score.batch.scoring import ScoringInput, quoted
 from pipelines.score.evaluate.compatibility import check_compatible
 from pipelines.score.evaluate.dataset import open_table
 from pipelines.score.model_info import ModelInfo
-from pipelines.system import paths
+from pipelines.system import listing, paths, spark_location
 
-Kind = Literal["table", "parquet", "images", "libsvm"]
-_ORIGIN, _ROW, _IMAGE, _METADATA = "__origin", "__row", "__image", "_metadata"
+Kind = Literal["table", "parquet", "frame", "images", "libsvm"]
+_ORIGIN, _ROW, _INPUT, _METADATA = "__origin", "__row", "__input", "_metadata"
 
 
 def detect_kind(location: str) -> Kind:
@@ -33,15 +37,22 @@ def detect_kind(location: str) -> Kind:
     """
     if location in NAMES:
         return "libsvm"
-    path = paths.to_python(location, "--data ")
-    if not path.exists():
+    of_spark = spark_location.parse(location)
+    if of_spark is not None and (of_spark.kind != "parquet" or not of_spark.is_path):
+        return "frame"
+    path = paths.to_python(of_spark.name if of_spark is not None else location, "--data ")
+    if not path.exists() and not listing.matching(path):
         raise ConfigError(
-            f"--data {location}: no such file or folder ({path}); it takes libsvm, Parquet, images or a data set's name"
+            f"--data {location}: no such file or folder ({path}); it takes libsvm, Parquet, images, a data set's name, "
+            "table:NAME or FORMAT:PATH"
         )
     if (path / MANIFEST_NAME).exists():
         return "table"
+    found: dict[FileKind, list[Path]] = {}
     try:
-        found = files_by_kind(path)
+        for each in listing.matching(path) or [path]:
+            for kind, files in files_by_kind(each).items():
+                found.setdefault(kind, []).extend(files)
     except OSError as error:
         raise DataError(f"--data {location}: {error.filename}: cannot be read ({error.strerror})") from error
     counts: dict[Kind, int] = {
@@ -54,7 +65,7 @@ def detect_kind(location: str) -> Kind:
         content = " and ".join(f"{counts[kind]} of kind {kind}" for kind in kinds) or "neither libsvm nor Parquet nor images"
         raise ConfigError(f"--data {location}: contains {content}; it must contain files of one kind")
     if kinds == ["parquet"]:
-        parquet_files.find(location)
+        parquet_files.find(str(path))
     return kinds[0]
 
 
@@ -68,41 +79,70 @@ def read_table(spark: SparkSession, location: str, info: ModelInfo) -> ScoringIn
     check_compatible(info, manifest, location)
     base = location.rstrip("/")
     files = [f"{base}/{file.path}" for split in manifest.splits.values() for file in split.files]
-    frame = spark_jobs.read_parquet(spark, files, location)
-    return _with_row_ids(frame, "image", tuple(frame.columns))
+    frame = parquet_reader.read_parquet(spark, files, location)
+    return _with_row_ids(frame, row_parts.of_table(manifest)[0].column, tuple(frame.columns))
 
 
-def read_parquet(spark: SparkSession, location: str, image_column: str) -> ScoringInput:
+def read_parquet(spark: SparkSession, location: str, columns: Sequence[str]) -> ScoringInput:
     """Parquet from any writer: all files of a folder and its sub-folders, in the columns that any of them has.
 
     Args:
         spark: reads it.
         location: a file or a folder.
-        image_column: binary, a list of numbers, or a struct with a field `bytes` (as in Hugging Face's data sets).
+        columns: the column that the model takes, or several columns of numbers; see `_with_input`.
 
     Raises:
         ConfigError: there is no such column, or it has another type.
         DataError: Spark cannot read a file.
     """
     files = parquet_files.find(location)
-    root = location if paths.to_python(location).is_dir() else ""
     try:
-        frame = spark_jobs.read_parquet(spark, [str(file) for file in files], root, columns_of_all_files=len(files) > 1)
+        frame = parquet_files.read(spark, location)
     except (Py4JJavaError, PySparkException) as error:
         failure = spark_jobs.as_data_error(error, f"{location}: Spark cannot read the Parquet")
         remedy = parquet_files.explain(files, str(failure))
         raise DataError(f"{failure}; {remedy}" if remedy else str(failure)) from error
-    if image_column not in frame.columns:
-        raise ConfigError(f"--image-column {image_column}: {location} has no such column; it has {', '.join(frame.columns)}")
-    column_type = frame.schema[image_column].dataType
-    if isinstance(column_type, T.StructType) and "bytes" in column_type.names:
-        return _with_row_ids(frame.withColumn(_IMAGE, F.col(quoted(image_column))["bytes"]), _IMAGE, tuple(frame.columns))
-    is_list = isinstance(column_type, T.ArrayType) and isinstance(column_type.elementType, T.NumericType)
-    if isinstance(column_type, T.BinaryType) or is_list:
-        return _with_row_ids(frame, image_column, tuple(frame.columns))
+    rows, image = _with_input(frame, columns, location)
+    return _with_row_ids(rows, image, tuple(frame.columns))
+
+
+def read_frame(spark: SparkSession, location: str, columns: Sequence[str], row_id: str) -> ScoringInput:
+    """The rows of a Spark table, or of files in another format that Spark reads.
+
+    Args:
+        spark: reads it.
+        location: `table:NAME` or `FORMAT:PATH`.
+        columns: the column that the model takes, or several columns of numbers; see `_with_input`.
+        row_id: the column by which messages call a row, or empty.
+
+    Raises:
+        ConfigError: there is no such table or column, or the column has another type.
+        DataError: Spark cannot read it.
+    """
+    frame = open_frame(spark, location)
+    rows, image = _with_input(frame.rows, columns, location)
+    kept = tuple(frame.rows.columns)
+    if row_id or not frame.has_files:
+        name = F.concat(F.lit(": row with id "), F.col(quoted(row_id)).cast("string")) if row_id else F.lit("")
+        rows = rows.withColumn(_ORIGIN, F.concat(F.lit(location), name)).withColumn(_ROW, F.lit(-1).cast("long"))
+        return ScoringInput(rows, image, kept, _ORIGIN, _ROW)
+    return _with_row_ids(rows, image, kept, has_index=frame.has_row_index)
+
+
+def _with_input(frame: DataFrame, columns: Sequence[str], location: str) -> tuple[DataFrame, str]:
+    """The rows, and the name of the column with what the model takes: one of `INPUT_KINDS`, or made of several of numbers."""
+    kinds = {field.name: column_kind(field.dataType.jsonValue()) for field in frame.schema.fields}
+    for name in columns:
+        if name not in kinds:
+            raise ConfigError(f"--image-column {name}: {location} has no such column; it has {', '.join(frame.columns)}")
+    if all(kinds[name] in ("number", "boolean") for name in columns):
+        return frame.withColumn(_INPUT, F.array(*[F.col(quoted(name)).cast("double") for name in columns])), _INPUT
+    wrong = next((name for name in columns if len(columns) > 1 or kinds[name] not in INPUT_KINDS), None)
+    if wrong is None:
+        return frame, columns[0]
     raise ConfigError(
-        f"--image-column {image_column}: has type {column_type.simpleString()}; it must be binary (raw values or an encoded "
-        "image), a list of numbers, or a struct with a field 'bytes'"
+        f"--image-column {wrong}: has type {frame.schema[wrong].dataType.simpleString()}; it must be binary (raw values or an "
+        "encoded image), a list of numbers, a vector, a struct with a field 'bytes', or one of several columns of numbers"
     )
 
 
@@ -113,11 +153,12 @@ def read_images(spark: SparkSession, location: str) -> ScoringInput:
     return ScoringInput(frame, "content", ("path", "modificationTime", "length"), _ORIGIN, _ROW)
 
 
-def _with_row_ids(frame: DataFrame, image: str, kept: tuple[str, ...]) -> ScoringInput:
-    taken = next((name for name in kept if name.lower() in (_ORIGIN, _ROW, _IMAGE, _METADATA)), "")
+def _with_row_ids(frame: DataFrame, image: str, kept: tuple[str, ...], *, has_index: bool = True) -> ScoringInput:
+    taken = next((name for name in kept if name.lower() in (_ORIGIN, _ROW, _INPUT, _METADATA)), "")
     if taken:
         raise ConfigError(f"the input has a column '{taken}', a name that is needed to number its rows; rename or drop it first")
     # Spark percent-encodes the paths in this column.
     origin = F.expr(f"regexp_replace(url_decode(replace({_METADATA}.file_path, '+', '%2B')), '^file:/+', '/')")
-    frame = frame.withColumn(_ORIGIN, origin).withColumn(_ROW, F.col(f"{_METADATA}.row_index"))
+    frame = frame.withColumn(_ORIGIN, origin)
+    frame = frame.withColumn(_ROW, F.col(f"{_METADATA}.row_index") if has_index else F.lit(-1).cast("long"))
     return ScoringInput(frame, image, kept, _ORIGIN, _ROW)

@@ -18,7 +18,7 @@ from pipelines.data.sources.parsed_rows import IS_IMAGES
 from pipelines.data.sources.resolve import NAMES, resolve_source
 from pipelines.data.sources.source import Source
 from pipelines.score.batch.scoring import ScoringInput, label_dtype
-from pipelines.system import paths
+from pipelines.system import listing, paths
 from pipelines.system.reporter import Reporter
 
 KEPT_COLUMNS = ("file", "line", "label")
@@ -99,5 +99,9 @@ def resolve_files(config: Config, reporter: Reporter) -> Source:
     path = paths.to_python(location)
     if path.is_file():
         return LibsvmFiles(path.name, ((location, "test"),))
+    matches = listing.matching(path)
+    if matches:
+        files = [file for match in matches for file in files_by_kind(match).get("libsvm", ())]
+        return LibsvmFiles(path.name, tuple((str(file), "test") for file in files))
     names = [str(file.relative_to(path)) for file in files_by_kind(path)["libsvm"]]
     return LibsvmFiles(path.name, tuple((f"{location.rstrip('/')}/{name}", "test") for name in names))

@@ -21,7 +21,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pipelines.data.formats.arrow_images import ImageFormat, decode
+from pipelines.data.formats.arrow_images import decode
+from pipelines.data.formats.chunk import Fault
+from pipelines.data.formats.image_format import ImageFormat
 from pipelines.errors import ConfigError
 from pipelines.score.model_info import ModelInfo
 from pipelines.score.spark_model import PackedModel, load
@@ -215,6 +217,6 @@ def _added_columns(outputs: npt.NDArray[np.float32], info: ModelInfo) -> list[pa
     ]
 
 
-def _rejected_rows(batch: pa.RecordBatch, errors: Sequence[tuple[int, str]]) -> tuple[RejectedRow, ...]:
+def _rejected_rows(batch: pa.RecordBatch, errors: Sequence[tuple[int, Fault]]) -> tuple[RejectedRow, ...]:
     origins, rows = batch.column(batch.num_columns - 2), batch.column(batch.num_columns - 1)
-    return tuple(RejectedRow(origins[index].as_py(), int(rows[index].as_py()), reason) for index, reason in errors)
+    return tuple(RejectedRow(origins[index].as_py(), int(rows[index].as_py()), fault.text) for index, fault in errors)

@@ -19,10 +19,11 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from pipelines import __version__
-from pipelines.config import Config, IngestConfig
-from pipelines.data.formats.arrow_images import ImageFormat
+from pipelines.config import Config, DataConfig, IngestConfig
+from pipelines.data.formats.image_format import ImageFormat
 from pipelines.data.ingest import spark_jobs
 from pipelines.data.ingest.spark_jobs import arrow_batches, job_group
+from pipelines.data.sources import parquet_reader
 from pipelines.data.table.schema import REJECTED_FOLDER
 from pipelines.errors import ConfigError, DataError
 from pipelines.score.batch import image_column, inputs, libsvm_input
@@ -31,7 +32,7 @@ from pipelines.score.batch.scoring import RejectedRow, ScoringInput, Tally, scor
 from pipelines.score.evaluate.dataset import with_model_settings
 from pipelines.score.model_info import ModelInfo
 from pipelines.score.spark_model import packed_models
-from pipelines.system import atomic, connect, paths
+from pipelines.system import atomic, connect, paths, spark_location
 from pipelines.system.reporter import Reporter
 
 _VALUES_PER_ENCODED_IMAGE = 250_000
@@ -49,6 +50,7 @@ class ScoringRequest:
     info: ModelInfo
     output: str
     image_column: str
+    """The column that the model takes; empty for those on which it was trained."""
     digits: bool
     """Convert pictures to MNIST's format."""
     resize: bool = True
@@ -86,12 +88,13 @@ def run_scoring(spark: SparkSession, request: ScoringRequest, kind: Kind, report
     started = time.monotonic()
     config = dataclasses.replace(request.config, data=with_model_settings(request.config.data, request.info))
     location = config.data.dataset
+    columns = _input_columns(request, config.data)
     target = ImageFormat(
         shape=cast(tuple[int, int, int], request.info.image_shape),
         value_range=request.info.value_range,
         digits=request.digits,
         resize=request.resize,
-        is_range_known=request.info.describes_classes,
+        is_range_known=request.info.checks_range,
     )
     with ExitStack() as stack:
         folder = stack.enter_context(_unfinished_output(request))
@@ -100,7 +103,7 @@ def run_scoring(spark: SparkSession, request: ScoringRequest, kind: Kind, report
         values_per_row = _VALUES_PER_ENCODED_IMAGE if kind == "images" else math.prod(target.shape)
         stack.enter_context(arrow_batches(spark, values_per_row))
         stack.enter_context(job_group(spark, "Convoy scoring"))
-        stack.enter_context(spark_jobs.partitions_as_text(spark))
+        stack.enter_context(parquet_reader.partitions_as_text(spark))
         quarantined = 0
         tallies = folder / _TALLIES
         tallies.mkdir()
@@ -111,11 +114,16 @@ def run_scoring(spark: SparkSession, request: ScoringRequest, kind: Kind, report
             elif kind == "table":
                 rows = inputs.read_table(spark, location, request.info)
             elif kind == "parquet":
-                rows = inputs.read_parquet(spark, location, request.image_column)
+                of_spark = spark_location.parse(location)
+                rows = inputs.read_parquet(spark, of_spark.name if of_spark is not None else location, columns)
+            elif kind == "frame":
+                rows = inputs.read_frame(spark, location, columns, config.data.source_columns.id)
             else:
                 rows = inputs.read_images(spark, location)
             writing = time.monotonic()
             target = _with_content(rows, kind, target, request, reporter)
+            if kind in ("parquet", "frame") and target.content is not None:
+                reporter.say(image_column.describe(columns, target.content))
             scored = score(rows, target, model, tallies)
             scored.write.mode("append").option("compression", "zstd").parquet(paths.to_spark(str(folder)))
         except (Py4JJavaError, PySparkException) as error:
@@ -150,11 +158,18 @@ def _with_content(
 ) -> ImageFormat:
     """The image format with what the column holds, which is reported."""
     content = image_column.content(rows, kind, target)
-    if kind == "parquet":
-        reporter.say(image_column.describe(request.image_column, content))
     if content == "encoded" and request.picture_note:
         reporter.say(request.picture_note)
     return dataclasses.replace(target, content=content)
+
+
+def _input_columns(request: ScoringRequest, data: DataConfig) -> tuple[str, ...]:
+    """The columns of the input that the model takes: as asked for, as in training, or as they are usually called."""
+    if request.image_column:
+        return (request.image_column,)
+    if data.columns:
+        return data.source_columns.inputs
+    return ("image" if len(request.info.image_shape) == 3 else "features",)
 
 
 def _task_slots(spark: SparkSession) -> int:

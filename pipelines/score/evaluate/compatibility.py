@@ -15,7 +15,7 @@ def check_compatible(info: ModelInfo, manifest: TableManifest, uri: str) -> None
         )
     shape = "image shape" if manifest.spec.is_picture else "rows of shape"
     compared: dict[str, tuple[Any, Any]] = {shape: (manifest.spec.shape, info.image_shape)}
-    if info.describes_classes:
+    if info.checks_range:
         compared["value range"] = (manifest.spec.value_range, info.value_range)
     for property_name, (actual, expected) in compared.items():
         if actual != expected:
@@ -25,11 +25,11 @@ def check_compatible(info: ModelInfo, manifest: TableManifest, uri: str) -> None
 def reading_note(info: ModelInfo, manifest: TableManifest, uri: str) -> str:
     """A line for the user if the rows of a table were read by another rule than those of the model; empty otherwise."""
     ours, theirs = manifest.reading, info.reading
-    if ours is None or theirs is None or "pictures" in (ours.source, theirs.source) or ours.zero_based == theirs.zero_based:
+    if ours is None or theirs is None or {ours.source, theirs.source} != {"libsvm"} or ours.zero_based == theirs.zero_based:
         return ""
     return (
         f"table {uri}: was read with indices from {0 if ours.zero_based else 1}, the data of model {info.uri} with indices from "
-        f"{0 if theirs.zero_based else 1}; if the files are alike, its images are off by one value"
+        f"{0 if theirs.zero_based else 1}; if the files are alike, its rows are off by one value"
     )
 
 

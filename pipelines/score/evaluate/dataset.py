@@ -13,6 +13,7 @@ from pipelines.data.sources.image_folder import ImageFolder
 from pipelines.data.sources.libsvm_files import LibsvmFiles
 from pipelines.data.sources.resolve import resolve_source
 from pipelines.data.sources.source import Source
+from pipelines.data.sources.spark_table import SparkTable
 from pipelines.data.table import verify
 from pipelines.data.table.schema import SPLITS, Split, Table, read_manifest
 from pipelines.errors import ConfigError, DataError
@@ -91,6 +92,9 @@ def check_read_alike(selection: Selection, infos: Sequence[ModelInfo]) -> None:
         if isinstance(selection.source, ImageFolder):
             differ = first.converts_to_digits("auto") != info.converts_to_digits("auto")
             what = "the pictures converted to MNIST's format"
+        elif isinstance(selection.source, SparkTable):
+            differ = (first.reading and first.reading.columns) != (info.reading and info.reading.columns)
+            what = "these columns"
         else:
             configured = selection.config.data.zero_based
             differ = first.zero_based(configured) != info.zero_based(configured)
@@ -121,22 +125,26 @@ def open_table(location: str) -> Table:
 
 def with_model_settings(data: DataConfig, info: ModelInfo) -> DataConfig:
     """The data settings with those replaced that the model knows from its training."""
-    shape = info.image_shape
+    if info.is_of_pictures:
+        data = dataclasses.replace(data, image_shape=info.image_shape, features=0)
+    else:
+        data = dataclasses.replace(data, features=info.image_shape[0])
     data = dataclasses.replace(
         data,
-        image_shape=shape if len(shape) == 3 else data.image_shape,
-        features=shape[0] if len(shape) == 1 else 0,
         task=info.task,
         targets=len(info.target_names) or 1,
         classes=info.num_classes or data.classes,
         labels=(),
         class_names=(),
+        scaling=info.scaling,
     )
     if info.describes_classes:
         data = dataclasses.replace(data, labels=info.labels, class_names=info.class_names, value_range=info.value_range)
+    if info.range_was_read:
+        data = dataclasses.replace(data, value_range="auto")
     if info.reading is not None:
         resize = data.resize_pictures or info.resizes_pictures("auto")
-        data = dataclasses.replace(data, resize_pictures=resize)
+        data = dataclasses.replace(data, resize_pictures=resize, columns=data.columns or info.reading.columns)
     return dataclasses.replace(data, zero_based=info.zero_based(data.zero_based))
 
 

@@ -19,6 +19,7 @@ from pyspark.sql import functions as F
 from pipelines import tasks
 from pipelines.data.ingest import spark_jobs
 from pipelines.data.ingest.spark_jobs import arrow_batches, job_group
+from pipelines.data.sources import parquet_reader
 from pipelines.data.table import row_parts
 from pipelines.data.table.schema import Split, Table, TableManifest
 from pipelines.errors import DataError
@@ -119,7 +120,7 @@ def _counted(
     spec, rows = manifest.spec, sum(manifest.rows(split) for split in splits)
     files, first_rows = _files(table, splits)
     frame = (
-        spark_jobs.read_parquet(spark, [f"{table.uri.rstrip('/')}/{file}" for file in files])
+        parquet_reader.read_parquet(spark, [f"{table.uri.rstrip('/')}/{file}" for file in files])
         # A table's files are named by the last two parts of their path.
         .select(
             *[F.col(part.column) for part in row_parts.of_table(manifest)],

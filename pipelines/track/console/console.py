@@ -11,7 +11,7 @@ from pipelines.system.secrets import mask
 from pipelines.tasks.metric import plain
 from pipelines.track.console import terminal
 from pipelines.track.rundir import layout
-from pipelines.track.rundir.events import EpochEnd, Event, StepProgress, TrainingPlan
+from pipelines.track.rundir.events import EpochEnd, Event, StepProgress, TrainingPlan, WeightsTaken
 from pipelines.track.rundir.summary import TrainingSummary
 
 _log = logging.getLogger(__name__)
@@ -57,6 +57,8 @@ class TrainingConsole:
                 self._first_progress = None
                 self._steps = plan.steps
                 self.say(arithmetic(plan))
+            case WeightsTaken() as weights:
+                self.say(f"model.weights: {weights.line}")
             case StepProgress() as step:
                 self._show_progress(step, event.time)
             case EpochEnd() as end:

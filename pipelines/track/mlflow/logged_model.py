@@ -5,11 +5,12 @@ model folder, and the driver logs that folder unchanged.
 """
 
 import importlib.metadata
+import os
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,22 @@ _TRAINING_ONLY = (b"horovod", b"petastorm", b"pyspark")
 _TEXT_FILES = ("MLmodel", "requirements.txt", "conda.yaml", "python_env.yaml")
 
 
+class ModelCode(Protocol):
+    """What a network of the user's adds to a model's folder (`pipelines.models.custom.packaging`)."""
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """Texts of Python files by their path in the folder of the model's code."""
+
+    @property
+    def requirements(self) -> Sequence[str]:
+        """Packages with their versions."""
+
+    @property
+    def keras_module(self) -> str:
+        """The module in `files` that MLflow is to take for Keras."""
+
+
 def save(
     model: "keras.Model",
     folder: Path,
@@ -39,6 +56,7 @@ def save(
     example: npt.NDArray[Any],
     sample: Sequence[npt.NDArray[Any]] = (),
     training_rows: Path | None = None,
+    code: ModelCode | None = None,
 ) -> None:
     """Write an MLflow model folder.
 
@@ -50,6 +68,7 @@ def save(
         sample: some training images in the same form, which show whether pictures are to be converted to MNIST's format. Without
             any they are not.
         training_rows: the file with the hashes of the table's training rows.
+        code: what the user's own network adds to the folder.
 
     Raises:
         ConvoyError: the saved model needs Horovod, Petastorm or Spark.
@@ -67,10 +86,12 @@ def save(
         str(folder),
         signature=signature,
         input_example=example.astype(np.float32),
-        pip_requirements=_requirements(),
+        pip_requirements=[*_requirements(), *(code.requirements if code is not None else ())],
         metadata=_metadata(manifest, sample),
     )
     _serve_checked(folder)
+    if code is not None:
+        _add_code(folder, code)
     if training_rows is not None:
         shutil.copyfile(training_rows, folder / row_hashes.FILE_NAME)
     check_portable(folder)
@@ -83,6 +104,8 @@ def _metadata(manifest: TableManifest, sample: Sequence[npt.NDArray[Any]]) -> di
         "class_names": list(manifest.class_names),
         "labels": list(manifest.labels),
         "value_range": list(manifest.spec.value_range),
+        "range_was_read": not manifest.spec.checks_range,
+        "scaling": manifest.spec.scaling,
         "dataset": manifest.dataset,
         "table_digest": manifest.digest,
         "splits": {name: {"rows": split.rows, "digest": split.digest} for name, split in manifest.splits.items()},
@@ -97,9 +120,10 @@ def _metadata(manifest: TableManifest, sample: Sequence[npt.NDArray[Any]]) -> di
     is_mnist = could_be and is_mnist_format(np.concatenate(sample), manifest.spec.value_range)
     return metadata | {
         "source": reading.source,
-        "picture_form": "digit" if is_mnist else "picture",
+        "picture_form": "digit" if is_mnist else "picture" if manifest.spec.is_picture else "unknown",
         "zero_based": reading.zero_based,
         "resize_pictures": reading.resize_pictures,
+        "columns": reading.columns,
     }
 
 
@@ -113,6 +137,23 @@ def _serve_checked(folder: Path) -> None:
     shutil.copyfile(keras_settings.__file__, code / "convoy_keras_settings.py")
     saved = Model.load(str(folder))
     saved.flavors["python_function"] |= {"loader_module": _SERVED_MODULE, "code": _CODE_FOLDER}
+    saved.save(str(folder / "MLmodel"))
+
+
+def _add_code(folder: Path, code: ModelCode) -> None:
+    """Let MLflow load the model within the user's modules, both as a `pyfunc` and by `mlflow.tensorflow.load_model`."""
+    from mlflow.models import Model
+
+    for name, text in code.files.items():
+        file = folder / _CODE_FOLDER / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    # MLflow saves registered classes as pickles, which it then refuses to load.
+    for pickled in (folder / "data").glob("*custom_objects.cloudpickle"):
+        pickled.unlink()
+    (folder / "data" / "keras_module.txt").write_text(code.keras_module)
+    saved = Model.load(str(folder))
+    saved.flavors["tensorflow"] |= {"keras_module": code.keras_module, "code": _CODE_FOLDER}
     saved.save(str(folder / "MLmodel"))
 
 
@@ -141,6 +182,18 @@ def adopt(folder: Path, run_id: str, experiment_id: str, tracking_uri: str) -> s
     info = Model.log(_NAME, _SavedModel(), run_id=run_id, source=folder, validate_serving_input=False)
     uri: str = info.model_uri
     return uri
+
+
+def download(uri: str, tracking_uri: str, folder: Path) -> Path:
+    """Download a model to a folder. Changes MLflow's global tracking URI, and raises what MLflow raises."""
+    import mlflow.artifacts
+
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    mlflow.set_tracking_uri(tracking_uri)
+    name = uri.removeprefix("models:/").rpartition("@" if "@" in uri else "/")[0]
+    if tracking_uri.startswith("databricks") and name.count(".") == 2 and "MLFLOW_REGISTRY_URI" not in os.environ:
+        mlflow.set_registry_uri("databricks-uc")
+    return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
 
 
 def logged_uri(client: "MlflowClient", run_id: str, experiment_id: str) -> str:

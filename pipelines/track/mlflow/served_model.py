@@ -16,9 +16,10 @@ import numpy as np
 
 
 class ServedModel:
-    """A Keras model that refuses images with values on which it was not trained, where Keras would answer something."""
+    """A Keras model that refuses rows with values on which it was not trained, where Keras would answer something."""
 
     def __init__(self, model: Any, value_range: tuple[float, float]) -> None:
+        """Values outside `value_range`, or not finite, are refused."""
         self._model = model
         self._low, self._high = value_range
         self.keras_model = model.keras_model
@@ -46,9 +47,9 @@ class ServedModel:
             place = np.argwhere(wrong)[0].tolist()
             value = images[tuple(place)]
             what = f"is {value:g}, outside" if np.isfinite(value) else "is missing or not finite; it must be in"
+            where = f"{'image' if images.ndim == 4 else 'row'} {place[0]}: the value at {place[1:]}"
             raise MlflowException(
-                f"image {place[0]}: the value at {place[1:]} {what} the range {self._low:g} to {self._high:g} of the training "
-                "data",
+                f"{where} {what} the range {self._low:g} to {self._high:g} of the training data",
                 error_code=INVALID_PARAMETER_VALUE,
             )
 
@@ -74,7 +75,9 @@ def _load_pyfunc(path: str) -> ServedModel:
 
     own = __name__.startswith("pipelines.")
     keras_settings = importlib.import_module("pipelines.system.keras_settings" if own else "convoy_keras_settings")
-    low, high = Model.load(str(Path(path).parent)).metadata["value_range"]
+    metadata = Model.load(str(Path(path).parent)).metadata
+    largest = float(np.finfo(np.float32).max)
+    low, high = (-largest, largest) if metadata.get("range_was_read") else metadata["value_range"]
     # Unless the process has imported Keras already, this does.
     with keras_settings.defaults(os.environ):
         import mlflow.tensorflow

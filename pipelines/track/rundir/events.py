@@ -8,7 +8,8 @@ slows training. The files are kept, so a run is complete here even if its tracki
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping
+import typing
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,23 @@ class TrainingPlan:
     """Epochs completed before this start."""
     step: int
     """Steps completed in the epoch after those."""
+
+
+@dataclass(frozen=True)
+class WeightsTaken:
+    """The network starts from the weights of another one (`model.weights`)."""
+
+    kind: ClassVar = "weights"
+    layers: int
+    """Layers that got their weights."""
+    left: Sequence[str]
+    """Layers that start from random weights, each with the reason."""
+
+    @property
+    def line(self) -> str:
+        """What became of the layers, for the user."""
+        count = f"{self.layers} layer{'s' if self.layers != 1 else ''} taken"
+        return f"{count}; random weights in {', '.join(self.left)}" if self.left else f"{count}, all of the network"
 
 
 @dataclass(frozen=True)
@@ -113,11 +131,9 @@ class NodeSample:
     metrics: Mapping[str, float]
 
 
-Values = TrainingPlan | FirstStep | StepProgress | EpochEnd | FinalScore | ModelSaved | TrainingStopped | NodeSample
-_KINDS: dict[str, type[Values]] = {
-    each.kind: each
-    for each in (TrainingPlan, FirstStep, StepProgress, EpochEnd, FinalScore, ModelSaved, TrainingStopped, NodeSample)
-}
+_OfRank = TrainingPlan | WeightsTaken | FirstStep | StepProgress | EpochEnd | FinalScore | ModelSaved | TrainingStopped
+Values = _OfRank | NodeSample
+_KINDS: dict[str, type[Values]] = {each.kind: each for each in typing.get_args(Values)}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,11 @@ MODEL_FOLDER = "model"
 LOG_FOLDER = "logs"
 CHECKPOINT_FOLDER = "checkpoints"
 ATTEMPT_FOLDER = "attempts"
+# The user's code, as the driver read it.
+CODE_FOLDER = "code"
+# The file of `model.weights`.
+WEIGHTS_FOLDER = "initial_weights"
+TENSORBOARD_FOLDER = "tensorboard"
 CONFIG_FILE = "config.yml"
 # Only in the folder of a finished run.
 SUMMARY_FILE = "summary.json"

@@ -13,14 +13,16 @@ from pipelines.train.precision import ResolvedPrecision
 
 
 def accelerate(model: keras.Model, precision: ResolvedPrecision) -> None:
-    """Replace a network's layers in place where a kernel supports them.
+    """Replace a network's layers in place where a kernel supports them. Layers of other classes than Keras' stay as they are.
 
     Args:
-        model: a functional network, not yet traced.
+        model: a network, not yet traced.
         precision: what its layers compute in.
     """
     # Sparse gradients first: the rate of a dropout layer, while it is still Keras', decides where they pay.
-    use_sparse_gradients(model, precision)
+    if type(model).__module__.startswith("keras."):
+        # Another class may call its layers one by one.
+        use_sparse_gradients(model, precision)
     use_byte_dropout(model)
 
 

@@ -1,0 +1,103 @@
+"""Models of features in predict, score and evaluate."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support import featuremodels
+from support.features import features_and_targets, write_libsvm, write_table
+from support.reported import ReportedLines
+from support.synthetic import write_table as write_pictures
+
+from pipelines.config import loader
+from pipelines.errors import DataError
+from pipelines.score import model_info
+from pipelines.score.batch.scoring_run import ScoringRequest, check, run_scoring
+from pipelines.score.classifier import Classifier
+from pipelines.score.evaluate import dataset
+from pipelines.score.evaluate.evaluation import evaluate
+from pipelines.score.predict import predict
+from pipelines.system.reporter import NullReporter
+
+
+@pytest.fixture(scope="module")
+def info(tmp_path_factory):
+    folder = featuremodels.save(tmp_path_factory.mktemp("models") / "linear")
+    return dataclasses.replace(model_info.read(folder, "models:/linear/1"), version="1")
+
+
+def expected(values):
+    return featuremodels.LinearModel().predict(None, values)
+
+
+def scored(spark, info, location, output, column="image"):
+    config = loader.load(None, [f"data.dataset={json.dumps(str(location))}"])
+    request = ScoringRequest(config=config, info=info, output=str(output), image_column=column, digits=False, overwrite=False)
+    run_scoring(spark, request, check(request), ReportedLines())
+    return pq.read_table(output, partitioning=None).to_pandas()
+
+
+def probabilities(table):
+    return np.array([[row[name] for name in ("low", "high")] for row in table["probabilities"]])
+
+
+def test_rows_of_features_are_predicted_whatever_their_target_and_range(info, tmp_path):
+    values, _ = features_and_targets(40)
+    values[3, 0] = 1e6
+    file = tmp_path / "rows.libsvm"
+    lines = [f"0.25 {' '.join(f'{place + 1}:{value!r}' for place, value in enumerate(row))}" for row in values.tolist()]
+    file.write_text("\n".join(lines) + "\n")
+    found = list(predict(Classifier(info), [str(file)], digits=False))
+    np.testing.assert_allclose([list(one.probabilities.values()) for one in found], expected(values), rtol=1e-5)
+    file.write_text("0 6:1\n")
+    with pytest.raises(DataError, match=r"rows\.libsvm:1: index 6 is above 5, data\.features=5"):
+        list(predict(Classifier(info), [str(file)], digits=False))
+
+
+def test_a_picture_is_no_row_of_features(info, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(DataError, match=r"a\.png: is a picture, but the model takes 5 features; name libsvm text"):
+        list(predict(Classifier(info), [str(tmp_path / "a.png")], digits=False))
+
+
+def test_text_and_tables_and_lists_of_features_are_scored(spark, info, tmp_path):
+    write_libsvm(tmp_path / "rows.libsvm", 60, classes=True)
+    values, _ = features_and_targets(60)
+    text = scored(spark, info, tmp_path / "rows.libsvm", tmp_path / "a").sort_values("line")
+    np.testing.assert_allclose(probabilities(text), expected(values), rtol=1e-5)
+
+    write_table(tmp_path / "table", {"train": 60, "test": 50}, task="classification")
+    table = scored(spark, info, tmp_path / "table", tmp_path / "b")
+    np.testing.assert_allclose(
+        probabilities(table), expected(np.stack([np.frombuffer(row, "<f4") for row in table["features"]])), rtol=1e-5
+    )
+
+    lists = pa.table({"numbers": pa.array(values.tolist()), "id": list(range(60))})
+    pq.write_table(lists, tmp_path / "lists.parquet")
+    listed = scored(spark, info, tmp_path / "lists.parquet", tmp_path / "c", column="numbers").sort_values("id")
+    np.testing.assert_allclose(probabilities(listed), expected(values), rtol=1e-5)
+
+
+def test_a_table_of_features_is_evaluated_and_one_of_pictures_is_refused(spark, info, tmp_path):
+    table = write_table(tmp_path / "table", {"train": 60, "test": 150}, task="classification")
+    values, targets = features_and_targets(150, seed=2)
+    (result,) = evaluate(spark, [info], table, ["test"]).results
+    assert result.rows == 150
+    assert result.accuracy == (expected(values).argmax(axis=1) == (targets > 50)).mean() > 0.9
+    pictures = write_pictures(tmp_path / "pictures", {"train": 60, "test": 50}, classes=2)
+    with pytest.raises(DataError, match=r"has image shape \[12, 12, 1\], but model .* was trained on \[5\]"):
+        evaluate(spark, [info], pictures, ["test"])
+
+
+def test_new_text_is_ingested_with_the_settings_of_the_model(spark, info, tmp_path):
+    write_libsvm(tmp_path / "rows.libsvm", 200, classes=True)
+    config = loader.load(None, [f"data.dataset={tmp_path}/rows.libsvm", f"ingest.tables_uri={tmp_path}/tables"])
+    selection = dataset.select_rows(config, info, "", "auto", NullReporter())
+    table = selection.open(spark, NullReporter())
+    assert table.manifest.spec.shape == (5,)
+    (result,) = evaluate(spark, [info], table, selection.splits).results
+    assert result.rows == 200
+    assert result.accuracy > 0.9
