@@ -17,21 +17,21 @@ from pipelines.data.sources.libsvm_files import LibsvmFiles
 from pipelines.data.sources.parsed_rows import IS_IMAGES
 from pipelines.data.sources.resolve import NAMES, resolve_source
 from pipelines.data.sources.source import Source
-from pipelines.score.batch.scoring import ScoringInput, label_dtype, quoted
+from pipelines.score.batch.scoring import ScoringInput, label_dtype
 from pipelines.system import listing, paths
 from pipelines.system.reporter import Reporter
 
-_ROW_COLUMNS = "file string, line bigint, {target}, content binary, __origin string, __row bigint"
+KEPT_COLUMNS = ("file", "line", "label")
+_ROW_COLUMNS = "file string, line bigint, label {label}, content binary, __origin string, __row bigint"
 
 
 @contextmanager
 def read_libsvm(
     spark: SparkSession, config: Config, reporter: Reporter, folder: Path, *, index_is_known: bool = False
 ) -> Iterator[tuple[ScoringInput, int]]:
-    """The rows of `data.dataset` with file, line (from 1) and label value or target, and the number of lines quarantined in
-    `folder`.
+    """The rows of `data.dataset` with file, line (from 1) and label value, and the number of lines quarantined in `folder`.
 
-    A label that the model does not know, or a target that is no number, is null: rows to predict need not be labelled.
+    A label that the model does not know is null: rows to predict need not be labelled.
 
     Raises:
         DataError: a line is malformed, or too many are (`ingest.on_bad_rows`); begins `FILE:LINE: reason`.
@@ -49,20 +49,11 @@ def read_libsvm(
             uris=tuple(uri for uri, _ in source.files),
             first_lines=quarantine.first_lines(text.reports),
             labels=config.data.label_values,
-            target_names=config.data.target_names,
+            num_targets=len(config.data.target_names),
         )
-        frame = text.frame.where(IS_IMAGES).mapInArrow(rows, _ROW_COLUMNS.format(target=_target_column(config.data)))
-        kept = ("file", "line", "target" if config.data.target_names else "label")
-        yield ScoringInput(frame, "content", kept, "__origin", "__row"), text.rejected.rows
-
-
-def _target_column(data: DataConfig) -> str:
-    """Name and type of the column with what a line begins with."""
-    if not data.target_names:
-        return f"label {'bigint' if label_dtype(data.label_values) == np.int64 else 'int'}"
-    if len(data.target_names) == 1:
-        return "target double"
-    return f"target struct<{', '.join(f'{quoted(name)}: double' for name in data.target_names)}>"
+        label_type = _label_type(config.data)
+        frame = text.frame.where(IS_IMAGES).mapInArrow(rows, _ROW_COLUMNS.format(label=label_type))
+        yield ScoringInput(frame, "content", KEPT_COLUMNS, "__origin", "__row"), text.rejected.rows
 
 
 def image_rows(
@@ -70,7 +61,7 @@ def image_rows(
     uris: Sequence[str],
     first_lines: Mapping[tuple[int, int], int],
     labels: Sequence[int],
-    target_names: Sequence[str] = (),
+    num_targets: int = 0,
 ) -> Iterator[pa.RecordBatch]:
     """Turn parsed images into rows to score. Runs in Spark's Python workers.
 
@@ -79,21 +70,20 @@ def image_rows(
         uris: URIs of the source's files, by file number.
         first_lines: (file, block) -> zero-based number of the block's first line in its file.
         labels: label values by class index. Class index -1 becomes null.
-        target_names: names of the numbers that a line begins with, in place of a label. NaN becomes null.
+        num_targets: numbers in place of the label, for a regression. What is no number becomes null.
 
     Yields:
-        `_ROW_COLUMNS`: file, line (from 1), label value or target, image, and the columns that identify the row.
+        `_ROW_COLUMNS`: file, line (from 1), label value, image, and the columns that identify the row.
     """
     for batch in batches:
         files, blocks = batch.column("file").to_pylist(), batch.column("block").to_pylist()
         lines = np.frombuffer(b"".join(batch.column("lines").to_pylist()), "<i8")
-        targets = b"".join(batch.column("targets").to_pylist())
         offsets = np.asarray([first_lines[block] for block in zip(files, blocks, strict=True)], np.int64)
         uri = pa.array([uris[file] for file in files], pa.string())
         columns = {
             "file": uri,
             "line": pa.array(offsets + lines + 1),
-            **(_numbers(targets, target_names) if target_names else _labels(targets, labels)),
+            "label": _labels(b"".join(batch.column("targets").to_pylist()), labels, num_targets),
             "content": batch.column("content"),
             "__origin": uri,
             "__row": pa.array(lines),
@@ -101,15 +91,20 @@ def image_rows(
         yield pa.RecordBatch.from_pydict(columns)
 
 
-def _labels(targets: bytes, labels: Sequence[int]) -> dict[str, pa.Array]:
-    classes = np.frombuffer(targets, "<i4")
-    return {"label": pa.array(np.asarray(labels, label_dtype(labels))[classes], mask=classes < 0)}
+def _label_type(data: DataConfig) -> str:
+    if data.task == "regression":
+        return "double" if data.targets == 1 else "array<double>"
+    return "bigint" if label_dtype(data.label_values) == np.int64 else "int"
 
 
-def _numbers(targets: bytes, names: Sequence[str]) -> dict[str, pa.Array]:
-    numbers = np.frombuffer(targets, "<f4").reshape(-1, len(names)).astype(np.float64)
-    columns = [pa.array(np.ascontiguousarray(column), mask=np.isnan(column)) for column in numbers.T]
-    return {"target": columns[0] if len(names) == 1 else pa.StructArray.from_arrays(columns, list(names))}
+def _labels(content: bytes, labels: Sequence[int], num_targets: int) -> pa.Array:
+    """The label values, or the numbers of a regression, of rows; null where a row has another."""
+    if not num_targets:
+        classes = np.frombuffer(content, "<i4")
+        return pa.array(np.asarray(labels, label_dtype(labels))[classes], mask=classes < 0)
+    numbers = np.frombuffer(content, "<f4").reshape(-1, num_targets).astype(np.float64)
+    missing = np.isnan(numbers).any(axis=1)
+    return pa.array(numbers[:, 0], mask=missing) if num_targets == 1 else pa.array(list(numbers), mask=missing)
 
 
 def resolve_files(config: Config, reporter: Reporter) -> Source:
