@@ -5,6 +5,7 @@ import itertools
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -291,9 +292,19 @@ def test_a_mistake_is_one_line_that_says_what_there_is(spark, frame, parquet, tm
     assert "\n" not in str(raised.value)
 
 
-def test_a_table_that_changes_while_it_is_read_is_not_published(spark, frame, tmp_path):
-    frame.selectExpr("*", "rand() AS noise").createOrReplaceTempView("noisy")
-    settings = ("data.columns={label: species, features: [length, noise]}", *FEATURES[1:])
-    with pytest.raises(DataError, match="table:noisy: the source changed while it was read"):
-        ingest(spark, "table:noisy", tmp_path, *settings)
-    assert not list(tmp_path.glob("*/_manifest.json"))
+def test_a_table_that_changes_while_it_is_read_is_not_published(spark, rows, tmp_path):
+    def write(number):
+        columns = {"length": [row[1] for row in rows[number:]], "species": [row[4] for row in rows[number:]]}
+        pq.write_table(pa.table(columns), tmp_path / "flowers.parquet")
+
+    class Writer(ReportedLines):
+        def say(self, text):
+            super().say(text)
+            if "Spark reads" in text:
+                write(1)
+
+    write(0)
+    location, columns = f"parquet:{tmp_path}/flowers.parquet", "data.columns={label: species, features: length}"
+    with pytest.raises(DataError, match=r"flowers\.parquet: the source changed while it was read"):
+        ingest(spark, location, tmp_path / "tables", columns, *FEATURES[1:], reporter=Writer())
+    assert not list((tmp_path / "tables").glob("*/_manifest.json"))
