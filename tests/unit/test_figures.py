@@ -174,6 +174,7 @@ def test_the_timeline_adds_up_phases_of_one_kind():
     assert table(drawing)[2] == {"lane": "rank 0", "phase": "epoch 2", "start": "10", "seconds": "5"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 40, 300])
 @pytest.mark.parametrize("shape", [(6, 6, 3), (4, 9, 2)])
 def test_any_number_of_classes_and_channels_can_be_drawn(classes, shape, tmp_path):

@@ -377,6 +377,7 @@ def test_the_address_of_the_page_s_server_is_on_no_command_line_and_in_no_open_f
     assert mode(log) == 0o600
 
 
+@pytest.mark.slow
 def test_mlflow_s_server_takes_its_store_from_the_environment():
     code = (
         "from mlflow.cli import server; (option,) = [each for each in server.params if each.name == 'backend_store_uri'];"

@@ -42,6 +42,7 @@ def good_lines(draw):
     return label + "".join(pairs) + draw(endings)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.one_of(good_lines(), st.sampled_from(["", " ", "# nothing", "\t#"])), min_size=1, max_size=8))
 def test_well_formed_lines_parse_as_with_sklearn(lines):
@@ -62,6 +63,7 @@ UNKNOWN_TO_SKLEARN = {"value_out_of_range", "label_unknown", "label_not_whole", 
 
 
 # 140 times 20 lines are 2,800.
+@pytest.mark.slow
 @settings(max_examples=140, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.randoms(use_true_random=False))
 def test_fuzzed_lines_parse_as_with_sklearn_or_are_rejected_with_their_line_number(random):

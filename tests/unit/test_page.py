@@ -28,6 +28,8 @@ from pipelines.track.rundir.events import (
 from pipelines.track.rundir.figure_data import PredictionWriter
 from pipelines.track.tracked_run import TrackedRun
 
+pytestmark = pytest.mark.slow
+
 PLAN = TrainingPlan(
     rows=54000,
     workers=2,

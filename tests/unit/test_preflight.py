@@ -237,6 +237,7 @@ def test_workers_below_one_are_rejected_before_any_check(capsys):
     assert "--workers 0" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_quick_probe_agrees_with_the_thorough_one_on_this_machine():
     thorough, quick = probe.probe_node(), probe.probe_quickly()
     assert quick.tensorflow == thorough.tensorflow
