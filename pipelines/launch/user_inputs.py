@@ -72,6 +72,7 @@ def prepare(config: Config, run_dir: Path | None) -> UserInputs:
 def _code(config: Config) -> tuple[SourceFile, ...]:
     registry.check(config.model.name, config.training.label_smoothing, config.model.arguments)
     registry.check_features(config.model.name, config.data.features or len(config.data.source_columns.features))
+    registry.check_task(config.model.name, config.data.task)
     return requested.read(config)
 
 

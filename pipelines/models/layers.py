@@ -17,7 +17,7 @@ class CustomLoss:
     layer: str
     """Name of the layer whose output [batch, classes] the loss is computed on."""
     function: Callable[[KerasTensor, KerasTensor], KerasTensor]
-    """Function of labels [batch] int and that output; returns the mean over the batch."""
+    """Function of labels [batch] int and that output; returns the loss of each row [batch]."""
 
 
 def require_size(spec: DataSpec, smallest: int) -> None:

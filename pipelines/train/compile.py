@@ -61,7 +61,11 @@ def compile_model(
     metrics = {"weighted_metrics" if table.manifest.weighted else "metrics": keras_metrics(rules)}
     model.compile(
         optimizer=make_optimizer(training, PlannedLearningRate(setup.learning_rate), model, setup.precision, reducer),
-        loss=custom_loss.function if custom_loss is not None else training_loss(make_loss(training, rules), training, rules),
+        loss=training_loss(
+            custom_loss.function if custom_loss is not None else make_loss(training, rules),
+            training,
+            rules,
+        ),
         **metrics,
         steps_per_execution=min(training.steps_per_execution, setup.steps_per_epoch),
         # XLA was 4 to 10 times slower on CPUs, and has no kernel for Horovod's allreduce.
