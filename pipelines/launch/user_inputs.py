@@ -42,25 +42,12 @@ class UserInputs:
 
 
 def check(config: Config) -> UserInputs:
-    """Read and check the user's code, which is not run, and check the form of `model.weights`.
+    """Read and check the user's code, which is not run, and check the form of `model.weights`. Fetches nothing.
 
     Raises:
         ConfigError: names setting, file and line, the rule and the remedy.
     """
-    registry.check(config.model.name, config.training.label_smoothing, config.model.arguments)
-    registry.check_features(config.model.name, config.data.features or len(config.data.source_columns.features))
-    code = requested.read(config)
-    location = config.model.weights
-    if not location or location.startswith(_SERVERS):
-        return UserInputs(code=code)
-    file = paths.to_python(location, "model.weights=")
-    if not file.name.endswith(_WEIGHTS) or not file.is_file():
-        reason = "there is no such file" if file.name.endswith(_WEIGHTS) else "is no file of Keras' weights"
-        raise ConfigError(
-            f"model.weights={location}: {reason}; must be a .keras or .weights.h5 file, runs:/RUN/model, models:/NAME/VERSION or "
-            "models:/NAME@ALIAS"
-        )
-    return UserInputs(code=code, weights=file)
+    return UserInputs(code=_code(config), weights=_file(config.model.weights))
 
 
 def prepare(config: Config, run_dir: Path | None) -> UserInputs:
@@ -68,19 +55,39 @@ def prepare(config: Config, run_dir: Path | None) -> UserInputs:
 
     Args:
         config: settings of the run.
-        run_dir: folder of the run that is resumed; None for a new one.
+        run_dir: folder of the run that is resumed, whose weights are kept there; None for a new one.
 
     Raises:
         ConfigError: also for code that has changed since the run began, and weights that cannot be fetched.
     """
-    inputs = check(config)
+    code = _code(config)
     if run_dir is not None:
-        requested.refuse_changed(inputs.code, run_dir / layout.CODE_FOLDER)
+        requested.refuse_changed(code, run_dir / layout.CODE_FOLDER)
         if any((run_dir / layout.WEIGHTS_FOLDER).glob("*")):
-            return UserInputs(code=inputs.code)
-    if config.model.weights.startswith(_SERVERS):
-        return UserInputs(code=inputs.code, weights=_fetched(config))
-    return inputs
+            return UserInputs(code=code)
+    is_logged = config.model.weights.startswith(_SERVERS)
+    return UserInputs(code=code, weights=_fetched(config) if is_logged else _file(config.model.weights))
+
+
+def _code(config: Config) -> tuple[SourceFile, ...]:
+    registry.check(config.model.name, config.training.label_smoothing, config.model.arguments)
+    registry.check_features(config.model.name, config.data.features or len(config.data.source_columns.features))
+    registry.check_task(config.model.name, config.data.task)
+    return requested.read(config)
+
+
+def _file(location: str) -> Path | None:
+    """The file that `model.weights` names; None for no weights, and for those of a logged model."""
+    if not location or location.startswith(_SERVERS):
+        return None
+    file = paths.to_python(location, "model.weights=")
+    if not file.name.endswith(_WEIGHTS) or not file.is_file():
+        reason = "there is no such file" if file.name.endswith(_WEIGHTS) else "is no file of Keras' weights"
+        raise ConfigError(
+            f"model.weights={location}: {reason}; must be a .keras or .weights.h5 file, runs:/RUN/model, models:/NAME/VERSION or "
+            "models:/NAME@ALIAS"
+        )
+    return file
 
 
 def _fetched(config: Config) -> Path:

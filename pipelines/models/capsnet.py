@@ -62,12 +62,12 @@ def build(spec: DataSpec, outputs: int) -> keras.Model:
 
 
 def margin_loss(labels: KerasTensor, lengths: KerasTensor) -> KerasTensor:
-    """Equation 4 of the paper, averaged over the batch, for labels [batch] or [batch, 1] int and lengths [batch, classes]."""
+    """Equation 4 of the paper for each row [batch], for labels [batch] or [batch, 1] int and lengths [batch, classes]."""
     # Keras 3.2 passes labels in the network's dtype.
     is_class = ops.one_hot(ops.cast(ops.reshape(labels, (-1,)), "int32"), lengths.shape[-1], dtype=lengths.dtype)
     too_short = is_class * ops.square(ops.relu(_LONG - lengths))
     too_long = (1 - is_class) * ops.square(ops.relu(lengths - _SHORT))
-    return ops.mean(ops.sum(too_short + _SHORT_WEIGHT * too_long, axis=-1))
+    return ops.sum(too_short + _SHORT_WEIGHT * too_long, axis=-1)
 
 
 LOSS = CustomLoss(layer="lengths", function=margin_loss)

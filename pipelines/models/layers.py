@@ -17,7 +17,7 @@ class CustomLoss:
     layer: str
     """Name of the layer whose output [batch, classes] the loss is computed on."""
     function: Callable[[KerasTensor, KerasTensor], KerasTensor]
-    """Function of labels [batch] int and that output; returns the mean over the batch."""
+    """Function of labels [batch] int and that output; returns the loss of each row [batch]."""
 
 
 def require_size(spec: DataSpec, smallest: int) -> None:
@@ -38,13 +38,14 @@ def scaled(spec: DataSpec, values: KerasTensor) -> KerasTensor:
     """
     if spec.scaling == "none":
         return values
+    # Features can be large where they hardly differ. The values of pictures are exact in bfloat16, too.
+    dtype = None if spec.is_picture and spec.scaling == "range" else "float32"
     if spec.scaling == "standardize":
         scale = [1 / deviation for deviation in spec.deviations]
         offset = [-mean / deviation for mean, deviation in zip(spec.means, spec.deviations, strict=True)]
-        # In float32, because means can be large where deviations are small.
-        return layers.Rescaling(scale, offset=offset, dtype="float32", name="scale")(values)
+        return layers.Rescaling(scale, offset=offset, dtype=dtype, name="scale")(values)
     low, high = spec.value_range
-    return layers.Rescaling(1 / (high - low), offset=-low / (high - low), name="scale")(values)
+    return layers.Rescaling(1 / (high - low), offset=-low / (high - low), dtype=dtype, name="scale")(values)
 
 
 def output_layer(

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pipelines.data.table.schema import DataSpec
+from pipelines.data.table.schema import Task as TaskName
 from pipelines.errors import ConfigError
 from pipelines.system import import_path
 
@@ -67,6 +68,15 @@ def check_features(name: str, features: int) -> None:
         raise ConfigError(
             f"model.name={name}: needs pictures, and with data.features={features} rows are none; there are "
             f"{', '.join(TAKE_FEATURES)}, or give data.image_shape instead"
+        )
+
+
+def check_task(name: str, task: TaskName) -> None:
+    """Raises ConfigError if numbers are to be predicted by a network whose loss is one of classes."""
+    if task == "regression" and name in CUSTOM_LOSSES:
+        raise ConfigError(
+            f"data.task=regression: must be classification with model.name={name}, which is trained with {CUSTOM_LOSSES[name]}; "
+            "choose another network"
         )
 
 

@@ -53,6 +53,8 @@ def given(location: str) -> str:
 def short(location: str) -> str:
     """The name of a table, or the last part of a path: what runs and folders are called after."""
     parsed = parse(location)
-    if parsed is not None and parsed.kind == TABLE:
+    if parsed is None:
+        return location.rstrip("/").rpartition("/")[2]
+    if parsed.kind == TABLE:
         return parsed.name
-    return (parsed.name if parsed is not None else location).rstrip("/").rpartition("/")[2]
+    return parsed.name.rstrip("/").rpartition("/")[2].removesuffix(f".{parsed.kind}")

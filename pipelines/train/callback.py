@@ -130,7 +130,7 @@ class EpochCallback(keras.callbacks.Callback):
         """Loss and metrics of the epoch over the rows of all ranks."""
         # Every rank has trained on the same number of examples, so the mean of means is the mean.
         values = {name: total / self._setup.workers for name, total in allreduce_sum(logs).items()}
-        others = [each for each in task_metrics(self.model) if each.needs_totals]
+        others = [each for each in task_metrics(self.model) if each.needs_totals and each.name in logs]
         sums = {name: value for each in others for name, value in each.totals().items()}
         totals = allreduce_sum(sums) if sums else {}
         return values | {each.name: value_of(each.metric, totals) for each in others}

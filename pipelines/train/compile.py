@@ -20,7 +20,7 @@ from pipelines.train.optim.ema import with_ema
 from pipelines.train.optim.loss_scale import BoundedLossScaleOptimizer
 from pipelines.train.optim.schedule import PlannedLearningRate
 from pipelines.train.optim.step_count import StepLearningRate, new_step_count, with_step_count
-from pipelines.train.own_models import check_trainable, freeze
+from pipelines.train.own_models import allow_unused_metrics, check_trainable, freeze, has_own_step
 from pipelines.train.precision import ResolvedPrecision
 from pipelines.train.stopping import use_stop
 from pipelines.train.targets import Loss, TargetRules, training_loss
@@ -53,13 +53,19 @@ def compile_model(
         accelerate(model, setup.precision)
     if custom_loss is not None:
         model = with_custom_loss(model, custom_loss)
+    if has_own_step(model):
+        allow_unused_metrics(model)
     if training.accumulation_steps > 1:
         use_accumulation(model, training.accumulation_steps)
     # Row weights count in metrics, too; class weights are part of the loss, and do not.
     metrics = {"weighted_metrics" if table.manifest.weighted else "metrics": keras_metrics(rules)}
     model.compile(
         optimizer=make_optimizer(training, PlannedLearningRate(setup.learning_rate), model, setup.precision, reducer),
-        loss=custom_loss.function if custom_loss is not None else training_loss(make_loss(training, rules), training, rules),
+        loss=training_loss(
+            custom_loss.function if custom_loss is not None else make_loss(training, rules),
+            training,
+            rules,
+        ),
         **metrics,
         steps_per_execution=min(training.steps_per_execution, setup.steps_per_epoch),
         # XLA was 4 to 10 times slower on CPUs, and has no kernel for Horovod's allreduce.

@@ -2,6 +2,7 @@
 
 import fnmatch
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -23,7 +24,7 @@ def check_trainable(model: keras.Model, config: Config, resolved: ResolvedPrecis
     if path is None:
         return
     building.check_savable(model, path)
-    own_step = type(model).train_step is not keras.Model.train_step
+    own_step = has_own_step(model)
     setting, training = f"model.name={path}", config.training
     for name in ("accumulation_steps", "steps_per_execution"):
         steps = getattr(training, name)
@@ -37,6 +38,26 @@ def check_trainable(model: keras.Model, config: Config, resolved: ResolvedPrecis
         raise ConfigError(f"{setting}: a LOSS on a layer needs a model of inputs and outputs without its own train_step")
     if inner.layer not in [layer.name for layer in model.layers]:
         raise ConfigError(f"{setting}: LOSS names layer {inner.layer}, which the model lacks; give the layer this name")
+
+
+def has_own_step(model: keras.Model) -> bool:
+    """Whether a network has a training step of its own."""
+    return type(model).train_step is not keras.Model.train_step
+
+
+def allow_unused_metrics(model: keras.Model) -> None:
+    """Let a training step of the user's leave the compiled metrics alone, in place. It then gives what it measures itself."""
+
+    class OwnStepModel(type(model)):  # type: ignore[misc]
+        def get_metrics_result(self) -> dict[str, Any]:
+            try:
+                result: dict[str, Any] = super().get_metrics_result()
+            except ValueError:
+                # Keras builds metrics at their first update.
+                return {}
+            return result
+
+    model.__class__ = OwnStepModel
 
 
 def freeze(model: keras.Model, patterns: Sequence[str]) -> None:

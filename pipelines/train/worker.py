@@ -15,6 +15,7 @@ from pipelines.data.stream.batches import EvaluationData, Shard, TrainingData
 from pipelines.data.stream.sharding import shard
 from pipelines.data.table.schema import Split, Table
 from pipelines.errors import TrainingError
+from pipelines.system import writeback
 from pipelines.track.rundir.events import FinalScore, SpoolWriter, TrainingPlan, WeightsTaken
 from pipelines.track.rundir.layout import TENSORBOARD_FOLDER
 from pipelines.track.rundir.logs import set_epoch
@@ -168,7 +169,8 @@ def _logs(
     """What writes TensorBoard logs on this rank: nothing on all but rank 0, and where they are not asked for."""
     if run_dir is None or setup.rank != 0 or not (tracking.tensorboard or tracking.profile):
         return []
-    return [TensorBoardLogs(run_dir / TENSORBOARD_FOLDER, tracking, training_progress, steps_done(model))]
+    folder = writeback.stage_of(run_dir).staging_path(run_dir / TENSORBOARD_FOLDER)
+    return [TensorBoardLogs(folder, tracking, training_progress, steps_done(model))]
 
 
 def fit(

@@ -146,18 +146,15 @@ def test_another_table_can_hold_the_test_rows(spark, frame, parquet, rows, tmp_p
     assert sorted(stored(built, "train", "validation")) == expected(rows)
 
 
-def test_lists_vectors_and_one_number_are_features(spark, rows, tmp_path):
-    dense = [(row[4], Vectors.dense(row[1:4]), list(row[1:4])) for row in rows]
-    sparse = [(row[4], Vectors.sparse(3, [0, 1, 2], row[1:4]), list(row[1:4])) for row in rows]
-    frame = spark.createDataFrame(
-        dense[:100] + sparse[100:],
-        "species string, vector vector, list array<double>".replace("vector vector, ", "")
-        if False
-        else ["species", "vector", "list"],
-    )
-    frame.createOrReplaceTempView("packed_flowers")
+def test_lists_and_vectors_are_features(spark, rows, tmp_path):
+    packed = []
+    for number, row in enumerate(rows):
+        values = [float(value) for value in row[1:4]]
+        vector = Vectors.dense(values) if number % 2 else Vectors.sparse(3, [0, 1, 2], values)
+        packed.append((row[4], vector, values))
+    spark.createDataFrame(packed, ["species", "vector", "list"]).createOrReplaceTempView("packed_flowers")
     for name in ("vector", "list"):
-        settings = ("data.classes=3", "data.value_range=[-100,100]", f"data.columns={{label: species, features: {name}}}")
+        settings = (*FEATURES[1:], f"data.columns={{label: species, features: {name}}}")
         built, _ = ingest(spark, "table:packed_flowers", tmp_path / name, *settings)
         assert sorted(stored(built)) == expected(rows)
         assert built.manifest.spec.shape == (3,)

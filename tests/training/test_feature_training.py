@@ -67,13 +67,13 @@ def test_the_shuffle_buffer_of_wide_rows_is_within_the_memory_limit(weighted):
     )
     assert not limited.fits_memory
     assert unlimited.held_bytes(16) > 20_000 * 4000
-    assert limited.held_bytes(16) < 4e6
+    assert limited.held_bytes(16) < 5e6
 
 
 def test_a_table_without_the_weights_that_its_manifest_promises_is_damaged(tmp_path):
     table = write_table(tmp_path / "table", {"train": 60, "test": 50}, task="regression", weighted=True)
     file = tmp_path / "table" / table.manifest.splits["train"].files[0].path
-    pq.write_table(pq.read_table(file).drop_columns(["weight"]), file)
+    pq.write_table(pq.read_table(file).select(["features", "target"]), file)
     damage = verify.find_damage(tmp_path / "table", table.manifest)
     assert damage == "split=train/part-00000.parquet has no column 'weight'; its columns are features, target"
     pq.write_table(pa.table({"features": [b"1234"], "target": [b"1234"], "weight": pa.array([1.0], pa.float32())}), file)

@@ -83,7 +83,7 @@ def test_every_saved_network_loads_and_predicts_the_same_without_convoy(tmp_path
 def test_the_margin_loss_equals_that_of_the_paper():
     lengths = np.array([[0.95, 0.3, 0.05], [0.2, 0.5, 0.1]], np.float32)
     # 0.5 (0.3 - 0.1)^2, and (0.9 - 0.1)^2 + 0.5 ((0.2 - 0.1)^2 + (0.5 - 0.1)^2).
-    assert float(capsnet.margin_loss(np.array([0, 2]), lengths)) == pytest.approx((0.02 + 0.725) / 2, rel=1e-5)
+    np.testing.assert_allclose(capsnet.margin_loss(np.array([0, 2]), lengths), [0.02, 0.725], rtol=1e-5)
 
 
 def test_a_network_with_a_custom_loss_is_trained_with_it_and_outputs_probabilities():
@@ -93,7 +93,7 @@ def test_a_network_with_a_custom_loss_is_trained_with_it_and_outputs_probabiliti
     images, labels = images_and_labels(16, (8, 8, 1))
     lengths = keras.Model(network.input, network.get_layer("lengths").output)(images).numpy()
     model.compile(optimizer="sgd", loss=capsnet.LOSS.function, metrics=["accuracy"], jit_compile=False)
-    expected = float(capsnet.margin_loss(labels, lengths))
+    expected = float(np.mean(capsnet.margin_loss(labels, lengths)))
     assert model.evaluate(images, labels, verbose=0)[0] == pytest.approx(expected, rel=1e-4)
     np.testing.assert_allclose(model(images), lengths / lengths.sum(axis=1, keepdims=True), rtol=1e-4)
     assert [weight.path for weight in model.weights] == [weight.path for weight in network.weights]
@@ -107,6 +107,15 @@ def test_only_networks_with_a_custom_loss_reject_label_smoothing_with_the_reason
     registry.check("convnet", label_smoothing=0.1)
     with pytest.raises(ConfigError, match=r"training\.label_smoothing=0\.1: must be 0 with model\.name=capsnet, .* margin loss"):
         registry.check("capsnet", label_smoothing=0.1)
+
+
+def test_a_network_whose_loss_is_one_of_classes_does_not_predict_numbers():
+    registry.check_task("capsnet", "classification")
+    registry.check_task("convnet", "regression")
+    with pytest.raises(
+        ConfigError, match=r"data\.task=regression: must be classification with model\.name=capsnet, .*margin loss"
+    ):
+        registry.check_task("capsnet", "regression")
 
 
 def test_the_dropout_network_has_the_rates_of_the_course():

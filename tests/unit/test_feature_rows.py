@@ -13,14 +13,17 @@ from pipelines.config import loader
 from pipelines.data.formats.chunk import Chunk
 from pipelines.data.formats.libsvm import parse
 from pipelines.data.formats.libsvm_line import Rules
+from pipelines.data.ingest import table
 from pipelines.data.ingest.permutation import Permutation, plan_segments
 from pipelines.data.ingest.shuffle_pass import Plan, shuffle_batches
 from pipelines.data.ingest.statistics import Moments
 from pipelines.data.ingest.write_pass import path_of, write_batches
+from pipelines.data.sources.libsvm_files import LibsvmFiles
 from pipelines.data.sources.parsed_rows import BlockReport, chunk_batches
 from pipelines.data.table.schema import DataSpec
 from pipelines.errors import ConfigError
 from pipelines.models import registry
+from pipelines.system.fingerprint import Fingerprint
 
 ANY = (-1e37, 1e37)
 
@@ -191,3 +194,27 @@ def test_targets_and_weights_go_through_the_passes_to_the_row_that_they_belong_t
                 Moments.from_bytes(row["target_moments"]).means, 2 * np.mean(values, axis=0)[:2], rtol=1e-6
             )
     assert found == rows
+
+
+def key_of(*settings):
+    config = loader.load(None, ["data.image_shape=[12,12,1]", "data.classes=4", *settings])
+    source = LibsvmFiles("digits", (("a.txt", "train"), ("b.txt", "test")))
+    (key,) = table.possible_keys(config, source, [Fingerprint(1, "a" * 64), Fingerprint(2, "b" * 64)])
+    return key
+
+
+def test_tables_of_classified_pictures_keep_the_keys_that_they_had_and_every_new_setting_makes_another():
+    before = "5a0d040f62f74d0ae8e90890ee6e83ea2c1c45029b2858cdaa3e6b19f57c9954"
+    others = [
+        key_of(*settings)
+        for settings in (
+            ("data.features=144",),
+            ("data.features=145",),
+            ("data.scaling=standardize",),
+            ("data.value_range=auto",),
+            ("data.task=regression",),
+            ("data.task=regression", "data.targets=2"),
+        )
+    ]
+    assert key_of() == before
+    assert len({before, *others}) == 7

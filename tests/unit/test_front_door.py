@@ -51,9 +51,8 @@ def run(script, *arguments, **variables):
 @pytest.mark.parametrize(
     "name", ["{x}", "50%", "a:b", "a;b", "a#b", 'a"b', "a\\b", "$HOME", "a`b", "a[1]", "a*b", "a\nb", b"Z\xfcrich"]
 )
-def test_a_folder_in_which_no_environment_works_is_refused_in_one_line(tmp_path, clone, name):
-    moved = tmp_path.parent / f"{tmp_path.name}-moved" / os.fsdecode(name)
-    moved.parent.mkdir()
+def test_a_folder_in_which_no_environment_works_is_refused_in_one_line(tmp_path, tmp_path_factory, clone, name):
+    moved = tmp_path_factory.mktemp("moved") / os.fsdecode(name)
     tmp_path.rename(moved)
     shown = run(moved / "convoy", "train")
     (line,) = shown.stderr.splitlines()

@@ -155,6 +155,16 @@ def test_weights_that_are_not_there_or_no_file_of_keras_are_one_line(tmp_path):
     assert "is no file of Keras' weights" in refusal(f"model.weights={tmp_path}/model.h5")
 
 
+def test_a_resumed_run_has_its_weights_whatever_became_of_their_file(tmp_path):
+    file = tmp_path / "first.keras"
+    file.write_text("weights")
+    config = loader.load(None, [f"model.weights={file}"])
+    user_inputs.prepare(config, None).keep(tmp_path)
+    file.unlink()
+    assert user_inputs.prepare(config, tmp_path).weights is None
+    assert (tmp_path / "initial_weights/first.keras").read_text() == "weights"
+
+
 def test_short_names_of_import_paths_are_those_of_file_or_module_and_function():
     for text in ("/a/b/mine.py:build", "dbfs:/a/mine.py:build", "package.mine:build"):
         assert import_path.short(text) == "mine:build"

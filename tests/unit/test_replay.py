@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import sqlite3
+import time
 
 import mlflow
 import numpy as np
@@ -15,6 +16,7 @@ from pipelines.config import TrackingConfig
 from pipelines.errors import ConvoyError
 from pipelines.track.mlflow import logged_model, recent_runs
 from pipelines.track.mlflow import replay as replay_module
+from pipelines.track.mlflow.journal import Journal
 from pipelines.track.mlflow.replay import replay, with_trials
 from pipelines.track.rundir import layout
 from pipelines.track.tracked_run import TrackedRun
@@ -183,6 +185,11 @@ def test_a_server_that_cannot_be_asked_is_an_error_although_everything_was_sent(
 def test_a_database_that_was_deleted_while_a_run_is_recorded_is_not_written_to_unseen(home):
     database = home / "mlflow.db"
     with tracked(home, home / "sweep") as run:
+        # Otherwise the thread may have looked at the file before, and send to the one that was moved away.
+        deadline = time.monotonic() + 60
+        while Journal(home / "sweep").pending():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         database.rename(home / "kept.db")
         shutil.copy(home / "kept.db", database)
         run.tags({"kind": "sweep"})

@@ -91,13 +91,13 @@ def weights(column: pa.Array) -> tuple[npt.NDArray[np.float32], Faults]:
     with np.errstate(over="ignore"):
         found = np.asarray(values, np.float32)
     wrong = np.flatnonzero(~(np.isfinite(found) & (found >= 0))).tolist()
-    return found, {row: _weight_fault(column[row].as_py()) for row in wrong}
+    return found, {row: _weight_fault(column[row].as_py(), found[row]) for row in wrong}
 
 
-def _weight_fault(weight: Any) -> Fault:
+def _weight_fault(weight: Any, stored: np.float32) -> Fault:
     if weight is None:
         return Fault("weight_missing", "the weight is missing (null)")
-    if not np.isfinite(np.float32(weight)):
+    if not np.isfinite(stored):
         return Fault("weight_not_finite", f"the weight {weight} is not a finite number")
     return Fault("weight_negative", f"the weight {weight} is negative; a row counts 0 or more")
 

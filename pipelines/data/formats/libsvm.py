@@ -15,7 +15,8 @@ A line is `label index:value index:value ...`. A row accepted here is parsed ide
   sign before an index, and query ids, which it drops.
 
 The format does not state the number of values, so `Rules` does. `parse` reads plain lines (digits, single spaces, colons) with
-array operations and passes all other lines to `parse_line`, which either parses a line or says what is wrong with it.
+array operations and passes all other lines to `libsvm_decimal`, which takes most lines of decimal numbers, and what is left to
+`parse_line`, which either parses a line or says what is wrong with it.
 """
 
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.data.formats import libsvm_decimal
 from pipelines.data.formats.chunk import BadLine, Chunk, Fault
 from pipelines.data.formats.libsvm_line import Row, Rules, parse_line
 
@@ -48,26 +50,35 @@ def parse(text: bytes | memoryview, rules: Rules) -> Chunk:
     """
     plain = _read_plain(np.frombuffer(text, np.uint8), rules)
     num_lines = len(plain.starts)
+    rest = np.flatnonzero(~plain.good)
+    others = [bytes(text[start:end]) for start, end in zip(plain.starts[rest].tolist(), plain.ends[rest].tolist(), strict=True)]
+    decimals = libsvm_decimal.read(others, rules)
+    of_decimals = rest[decimals.lines]
     slow_rows: dict[int, Row] = {}
     bad_lines: list[BadLine] = []
-    for line in np.flatnonzero(~plain.good).tolist():
-        raw = bytes(text[plain.starts[line] : plain.ends[line]])
+    for number in np.setdiff1d(np.arange(len(rest)), decimals.lines, assume_unique=True).tolist():
+        line, raw = int(rest[number]), others[number]
         outcome = parse_line(raw, rules)
         if isinstance(outcome, Row):
             slow_rows[line] = outcome
         elif isinstance(outcome, Fault):
             bad_lines.append(BadLine(line, raw, outcome))
     is_row = plain.good.copy()
+    is_row[of_decimals] = True
     is_row[list(slow_rows)] = True
     row_of_line = np.cumsum(is_row) - 1
     num_rows = int(is_row.sum())
-    whole = (plain.values.size == 0 or int(plain.values.max()) <= 255) and all(
-        0 <= value <= 255 and value == int(value) for row in slow_rows.values() for value in row.values
+    whole = (
+        (plain.values.size == 0 or int(plain.values.max()) <= 255)
+        and bool(((decimals.values >= 0) & (decimals.values <= 255) & (decimals.values == np.floor(decimals.values))).all())
+        and all(0 <= value <= 255 and value == int(value) for row in slow_rows.values() for value in row.values)
     )
     images: npt.NDArray[Any] = np.zeros((num_rows, rules.num_values), np.uint8 if whole else np.float32)
     targets = np.empty((num_rows, rules.num_targets), np.float32) if rules.num_targets else np.empty(num_rows, np.int32)
     targets[row_of_line[plain.good]] = plain.targets[plain.good]
     images.reshape(-1)[row_of_line[plain.line_of_pair] * rules.num_values + (plain.indices - rules.first_index)] = plain.values
+    targets[row_of_line[of_decimals]] = decimals.targets
+    images[row_of_line[of_decimals][decimals.line_of_pair], decimals.positions] = decimals.values
     for line, row in slow_rows.items():
         targets[row_of_line[line]] = row.target
         images[row_of_line[line], row.positions] = row.values

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 from pipelines.data.sources.frames import Frame
 from pipelines.data.sources.table_columns import BLOCK, FILE, ROW
+from pipelines.system import connect
 from pipelines.system.fingerprint import Fingerprint, fingerprint, json_sha256
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 # The content of larger tables is not read twice: the sizes and times of their files stand for it.
 _MAX_BYTES = 2**30
+_PARTS_PER_CORE = 4
 _METADATA = ("file_path", "file_size", "file_modification_time")
 
 
@@ -80,5 +82,8 @@ def numbered(frame: Frame, expressions: Sequence[str]) -> "DataFrame":
         return frame.rows.selectExpr(*expressions, name, f"_metadata.file_block_start AS {BLOCK}", *index)
     rows = frame.rows.selectExpr(*expressions)
     names = ", ".join(rows.columns)
-    hashed = rows.selectExpr("*", f"xxhash64({names}) AS h1", f"hash({names}) AS h2").sort("h1", "h2").drop("h1", "h2")
-    return hashed.selectExpr("*", f"cast(spark_partition_id() AS bigint) AS {BLOCK}")
+    hashed = rows.selectExpr("*", f"xxhash64({names}) AS h1", f"hash({names}) AS h2")
+    # Spark would divide them into 200 parts, however few they are.
+    parts = _PARTS_PER_CORE * connect.parallelism(rows.sparkSession)
+    ordered = hashed.repartitionByRange(parts, "h1", "h2").sortWithinPartitions("h1", "h2").drop("h1", "h2")
+    return ordered.selectExpr("*", f"cast(spark_partition_id() AS bigint) AS {BLOCK}")

@@ -129,7 +129,15 @@ def with_model_settings(data: DataConfig, info: ModelInfo) -> DataConfig:
         data = dataclasses.replace(data, image_shape=info.image_shape, features=0)
     else:
         data = dataclasses.replace(data, features=info.image_shape[0])
-    data = dataclasses.replace(data, classes=info.num_classes, labels=(), class_names=(), scaling=info.scaling)
+    data = dataclasses.replace(
+        data,
+        task=info.task,
+        targets=len(info.target_names) or 1,
+        classes=info.num_classes or data.classes,
+        labels=(),
+        class_names=(),
+        scaling=info.scaling,
+    )
     if info.describes_classes:
         data = dataclasses.replace(data, labels=info.labels, class_names=info.class_names, value_range=info.value_range)
     if info.range_was_read:
@@ -146,6 +154,8 @@ def _with_named_classes(data: DataConfig, configured: DataConfig, info: ModelInf
     Raises:
         ConfigError: they are not those of the model.
     """
+    if info.task == "regression":
+        return data
     if not info.describes_classes:
         return dataclasses.replace(data, labels=configured.labels, class_names=configured.class_names)
     if configured.labels and set(configured.labels) != set(info.labels):

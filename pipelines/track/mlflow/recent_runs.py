@@ -52,12 +52,12 @@ def table(rows: Sequence[dict[str, str]]) -> list[str]:
 
 def _row(run: Any) -> dict[str, str]:
     metrics, info = run.data.metrics, run.info
-    accuracy, speed = metrics.get("test/accuracy"), metrics.get("rows_per_second")
+    accuracy, error, speed = (metrics.get(name) for name in ("test/accuracy", "test/rmse", "rows_per_second"))
     end = info.end_time or (time.time() * 1000 if info.status == "RUNNING" else info.start_time)
     return {
         "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(info.start_time / 1000)),
         "name": info.run_name or "",
-        "accuracy": f"{100 * accuracy:.2f} %" if accuracy is not None else "",
+        "accuracy": f"{100 * accuracy:.2f} %" if accuracy is not None else f"rmse {error:.5g}" if error is not None else "",
         "minutes": f"{(end - info.start_time) / 60000:.1f}",
         "workers": run.data.params.get("launch.workers", ""),
         "rows/s": f"{speed:,.0f}" if speed is not None else "",

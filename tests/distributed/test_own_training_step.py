@@ -54,7 +54,7 @@ def train(spark, table, folder, fork_server, *settings):
         [
             f"model.name={file}:build",
             f"training.metrics=[{file}:rare]",
-            "training.epochs=3",
+            "training.epochs=2",
             "training.precision=float32",
             "training.batch_size_per_worker=16",
             "launch.workers=2",
