@@ -38,7 +38,7 @@ PARTS = (
     "flat_memory",
 )
 # The first two cover every configuration, which takes hours; the last needs root to create hosts in network namespaces.
-ON_REQUEST = ("accuracies", "speeds", "fine_tuning", "scaling")
+ON_REQUEST = ("accuracies", "speeds", "fine_tuning", "examples", "scaling")
 RESULTS = ROOT / "bench-results"
 _VERSIONED = ("pyspark", "tensorflow-cpu", "keras", "horovod", "petastorm", "pyarrow", "numpy", "mlflow")
 

@@ -47,9 +47,9 @@ def location(function: Callable[..., Any], folder: Path) -> str:
     if module != "__main__" and module in sys.modules:
         return f"{module if '.' in module else inspect.getsourcefile(function)}:{name}"
     text = source(function)
-    file = folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.py"
+    file = folder / hashlib.sha256(text.encode()).hexdigest()[:8] / f"{name}.py"
     if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         atomic.write(file, text)
     return f"{file}:{name}"
 

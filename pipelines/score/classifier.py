@@ -26,9 +26,10 @@ class Classifier:
             self._model = mlflow.pyfunc.load_model(str(info.path))
         implementation = getattr(self._model, "_model_impl", None)
         # MLflow calls Keras with batches of 32 and a progress bar; measured four times slower than batches of 1,000.
-        keras_model = getattr(implementation, "keras_model", None)
-        self._predict_on_batch = getattr(keras_model, "predict_on_batch", None)
-        self._batch_rows = evaluation_rows(keras_model, math.prod(info.image_shape))
+        self.keras_model = getattr(implementation, "keras_model", None)
+        """The Keras model; None if MLflow loaded another kind."""
+        self._predict_on_batch = getattr(self.keras_model, "predict_on_batch", None)
+        self._batch_rows = evaluation_rows(self.keras_model, math.prod(info.image_shape))
 
     def outputs(self, inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Class probabilities, or numbers in source units.

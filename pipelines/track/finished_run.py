@@ -44,6 +44,20 @@ class FinishedRun:
         last = {end.epoch: end.metrics for end in ends}
         return tuple(last[epoch] for epoch in sorted(last))
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metrics of the last epoch and of the test: `{"train/loss": ..., "test/accuracy": ...}`."""
+        test = self.summary.test
+        tested = (
+            {f"test/{name}": value for name, value in {**test.metrics, "loss": test.loss}.items()} if test is not None else {}
+        )
+        return {**(self.history[-1] if self.history else {}), **tested}
+
+    @property
+    def model_uri(self) -> str:
+        """The logged model, or its folder in the run's if the tracking server has not taken it yet."""
+        return self.summary.model_uri or str(self.run_dir / layout.MODEL_FOLDER)
+
     @cached_property
     def table(self) -> Table:
         """The table it was trained on. Raises ConfigError if that no longer exists."""

@@ -13,7 +13,8 @@ from pipelines.errors import ConfigError
 from tools import schema
 from tools.completion.complete import OPTIONS, SCHEMA
 
-CONF_FILES = sorted((Path(__file__).parents[2] / "conf").glob("*.yml"))
+ROOT = Path(__file__).parents[2]
+CONF_FILES = sorted([*(ROOT / "conf").glob("*.yml"), *(ROOT / "examples").glob("*/config.yml")])
 # Rules between settings, and those for the items of lists and for paths, are the loader's alone.
 BEYOND_THE_SCHEMA = (
     "data.classes",
@@ -60,7 +61,7 @@ def test_every_setting_is_in_the_schema_with_its_default_and_is_explained(valida
     }
 
 
-@pytest.mark.parametrize("file", CONF_FILES, ids=lambda file: file.name)
+@pytest.mark.parametrize("file", CONF_FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_every_configuration_file_names_the_schema_and_is_valid_by_it(validator, file):
     (named,) = [line for line in file.read_text().splitlines() if line.startswith("# yaml-language-server: $schema=")]
     assert (file.parent / named.partition("=")[2]).resolve() == SCHEMA

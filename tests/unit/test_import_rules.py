@@ -62,6 +62,8 @@ MAY_IMPORT = {
     "track.rundir tasks track.figures.catalog track.mlflow track score",
     "score.model_registry": "errors system tasks score",
     "score.batch": "version errors system config data.table data.formats data.sources data.ingest score score.evaluate",
+    # What a program uses.
+    "api": "errors system config track.console track.mlflow track launch.session launch score score.evaluate score.batch",
     # Many trainings.
     "sweep": "errors system config data.sources data.ingest track.rundir tasks track.console track.figures track.mlflow track "
     "launch.session launch.slots launch.workers launch.preflight launch score score.evaluate",
@@ -77,14 +79,14 @@ OWNERS = {
     "matplotlib": "track.figures",
     "mlflow": "track.mlflow score.classifier score.mlflow_client score.model_info score.model_lookup score.model_registry",
     "numba": "train.kernels",
-    "numpy": "data models.custom tasks track.figures track.mlflow track.rundir train launch.notebook score sweep",
+    "numpy": "api data models.custom tasks track.figures track.mlflow track.rundir train launch.notebook score sweep",
     "optuna": "sweep.search",
     "petastorm": "data.stream",
     "psutil": "system track launch",
     "py4j": "data.ingest data.sources.frames launch.session launch.slots score",
     "pyarrow": "data.table data.formats data.sources data.ingest data.stream.petastorm_compat launch.tasks score",
     # Only launch.session opens a session; score and sweep receive it.
-    "pyspark": "data.ingest data.sources.frames launch score sweep",
+    "pyspark": "api data.ingest data.sources.frames launch score sweep",
     "rich": "data.sources.downloads track.console.terminal",
     "scipy": "tasks",
     "tensorflow": "data.stream models train",
