@@ -19,14 +19,16 @@ _IMAGES = 4
 def save_figure_inputs(run_dir: Path, model: keras.Model, training: tf.data.Dataset, test: Block) -> None:
     """Write the data of the figures of first layer and examples (`pipelines.track.rundir.figure_data`).
 
-    A failure costs the figure, not the run.
+    Rows that are no pictures have neither. A failure costs the figure, not the run.
 
     Args:
         run_dir: the run folder.
-        model: takes source values [n, height, width, channels].
+        model: takes source values.
         training: training batches, augmented.
         test: some test rows, images and labels.
     """
+    if test[0].ndim != 4:
+        return
     try:
         images, targets, *_ = next(iter(training.take(1)))
         figure_data.save(run_dir, figure_data.EXAMPLES, images=images.numpy(), targets=targets.numpy())
