@@ -19,11 +19,11 @@ _IMAGES = 4
 def save_figure_inputs(run_dir: Path, model: keras.Model, training: tf.data.Dataset, test: Block) -> None:
     """Write the data of the figures of first layer and examples (`pipelines.track.rundir.figure_data`).
 
-    A failure costs the figure, not the run.
+    Rows that are no pictures have neither. A failure costs the figure, not the run.
 
     Args:
         run_dir: the run folder.
-        model: takes source values [n, height, width, channels]. Nothing is written for rows that are no pictures.
+        model: takes source values [n, height, width, channels].
         training: training batches, augmented.
         test: some test rows, inputs and targets.
     """

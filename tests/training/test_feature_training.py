@@ -22,6 +22,7 @@ from pipelines.models import registry
 from pipelines.models.layers import raw_input, scaled
 from pipelines.score import model_info
 from pipelines.track.mlflow import logged_model
+from pipelines.track.rundir import figure_data
 from pipelines.track.rundir.events import SpoolWriter
 from pipelines.train.worker import train
 
@@ -140,6 +141,7 @@ def test_features_are_learned_and_the_logged_model_takes_them_raw(tmp_path):
     model, result = train(config, table, spool, tmp_path)
     spool.close()
     assert result.test.accuracy > 0.9
+    assert not figure_data.has(tmp_path, figure_data.EXAMPLES)
 
     values, targets = features_and_targets(103, seed=3)
     logged_model.save(model, tmp_path / "model", table.manifest, values[:1])
