@@ -136,3 +136,22 @@ def test_new_text_is_evaluated_by_a_model_of_numbers(spark, of_numbers, tmp_path
     assert result.rows == 200
     # The noise.
     assert result.metrics["rmse"] == pytest.approx(0.1, rel=0.2)
+
+
+def test_tables_of_spark_are_scored_in_the_columns_of_the_training_and_bad_rows_named_by_their_ids(spark, info, tmp_path):
+    values, _ = features_and_targets(40)
+    names = [f"number {place}" for place in range(5)]
+    rows = [(number, *map(float, row)) for number, row in enumerate(values)]
+    frame = spark.createDataFrame(rows, ["id", *names])
+    frame.createOrReplaceTempView("numbers_to_score")
+    frame.coalesce(1).write.orc(str(tmp_path / "numbers.orc"))
+    reading = dataclasses.replace(info.reading, source="table", columns={"label": ["y"], "features": names, "id": "id"})
+    info = dataclasses.replace(info, reading=reading)
+    for place, location in enumerate(("table:numbers_to_score", f"orc:{tmp_path}/numbers.orc")):
+        table = scored(spark, info, location, tmp_path / str(place), column="").sort_values("id")
+        np.testing.assert_allclose(probabilities(table), expected(values), rtol=1e-5)
+    frame.selectExpr(
+        "id", "CASE WHEN id = 7 THEN NULL ELSE `number 0` END AS `number 0`", *(f"`{name}`" for name in names[1:])
+    ).createOrReplaceTempView("numbers_to_score")
+    with pytest.raises(DataError, match=r"table:numbers_to_score: row with id 7: the value at \[0\] is missing"):
+        scored(spark, info, "table:numbers_to_score", tmp_path / "bad", column="")
