@@ -144,7 +144,9 @@ NOT_RUN = {
 def commands(page: Path) -> list[str]:
     """Commands in indented and fenced blocks, without what explains them, and in code spans."""
     found, fence = [], None
-    for line in page.read_text().splitlines():
+    # A command that continues in the next line.
+    text = re.sub(r" *\\\n *", " ", page.read_text())
+    for line in text.splitlines():
         if line.startswith("```"):
             fence = line[3:] if fence is None else None
         elif fence in ("", "sh", "bash") or (fence is None and line.startswith("    ")):
