@@ -1,4 +1,4 @@
-"""Epochs until a network knows the digits 5 to 9: from weights that were trained on 0 to 4, and from scratch."""
+"""Epochs until a network knows the digits 5 to 9: from convolutions that were trained on 0 to 4, and from scratch."""
 
 import json
 import statistics
@@ -9,8 +9,8 @@ from typing import Any
 
 from convoy_runs import train
 
-EPOCHS = 8
-ACCURACIES = (0.98, 0.985, 0.99)
+EPOCHS = 3
+ACCURACIES = (0.97, 0.98)
 NETWORK = """
 import keras
 from keras import layers
@@ -21,8 +21,8 @@ def build(spec, outputs, head):
     features = layers.MaxPooling2D()(features)
     features = layers.Conv2D(32, 3, activation="relu", name="convolution_2")(features)
     features = layers.Flatten()(layers.MaxPooling2D()(features))
-    features = layers.Dense(128, activation="relu", name="hidden")(features)
-    return keras.Model(inputs, layers.Dense(outputs, activation="softmax", dtype="float32", name=head)(features))
+    features = layers.Dense(128, activation="relu", name=f"hidden_{head}")(features)
+    return keras.Model(inputs, layers.Dense(outputs, activation="softmax", dtype="float32", name=f"head_{head}")(features))
 """
 
 
@@ -33,7 +33,7 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
         home = Path(folder)
         (home / "network.py").write_text(NETWORK)
         for seed in range(1, rounds + 1):
-            first = _train(home, data, range(5), seed, "low", "training.epochs=3")
+            first = _train(home, data, range(5), seed, "low", "training.epochs=1")
             weights = f"model.weights={first / 'model/data/model.keras'}"
             fine_tuned = _validation(_train(home, data, range(5, 10), seed, "high", f"training.epochs={EPOCHS}", weights))
             scratch = _validation(_train(home, data, range(5, 10), seed, "high", f"training.epochs={EPOCHS}"))

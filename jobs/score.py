@@ -1,4 +1,4 @@
-"""Score libsvm text, Parquet or a folder of pictures with a logged model, and write a Parquet folder.
+"""Score libsvm text, Parquet, a table of Spark's or a folder of pictures with a logged model, and write a Parquet folder.
 
 spark-submit jobs/score.py --model models:/digits@champion --data my.libsvm --output scored
 """

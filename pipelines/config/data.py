@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pipelines.config.columns import Columns
 from pipelines.config.rules import bounds, rule
+from pipelines.system import spark_location
 
 Task = Literal["classification", "regression"]
 Scaling = Literal["range", "standardize", "none"]
@@ -134,7 +135,12 @@ class DataConfig:
             "two numbers, the smaller first, for example [0, 255]",
         )
         low, high = self.allowed_range
-        rule(low <= 0 <= high, "data.value_range", self.value_range, "a range that includes 0, because libsvm omits zeros")
+        rule(
+            low <= 0 <= high or spark_location.parse(self.dataset) is not None,
+            "data.value_range",
+            self.value_range,
+            "a range that includes 0, because libsvm omits zeros",
+        )
         rule(
             max(-low, high) <= MAX_VALUE and high - low >= MIN_RANGE,
             "data.value_range",

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines import tasks
 from pipelines.config import Config
 from pipelines.errors import ConfigError
 from pipelines.models import registry
@@ -73,6 +74,7 @@ def _code(config: Config) -> tuple[SourceFile, ...]:
     registry.check(config.model.name, config.training.label_smoothing, config.model.arguments)
     registry.check_features(config.model.name, config.data.features or len(config.data.source_columns.features))
     registry.check_task(config.model.name, config.data.task)
+    tasks.check_loss(config.data.task, config.training.loss)
     return requested.read(config)
 
 

@@ -78,6 +78,7 @@ def predict(
         shape=info.image_shape,
         value_range=info.value_range if not info.range_was_read else ANY_VALUE,
         labels=info.labels,
+        num_targets=len(info.target_names),
         first_index=0 if zero_based else 1,
         any_label=True,
         index_is_known=info.knows_indices,
@@ -89,10 +90,6 @@ def predict(
         elif not info.is_of_pictures:
             raise DataError(f"{file.name}: is a picture, but the model takes {info.image_shape[0]} features; name libsvm text")
         else:
-            if len(info.image_shape) != 3:
-                raise DataError(
-                    f"{file.name}: is a picture, but {info.uri} takes {info.image_shape[0]} features; name libsvm text"
-                )
             image = read_image(file.path, info.image_shape, info.value_range, digits=digits, resize=resize)
             yield from _predictions(classifier, [file.name], image[None])
 

@@ -166,4 +166,5 @@ def _unused(config: Config) -> set[str]:
     unused |= {name for name in optional if not config.flat()[name]}
     if training.test_views == 1:
         unused.add("training.test_views")
-    return unused | ({"data.image_shape"} if config.data.features else {"data.features"})
+    are_pictures = not config.data.features and not config.data.source_columns.features
+    return unused | (set() if are_pictures else {"data.image_shape"}) | (set() if config.data.features else {"data.features"})

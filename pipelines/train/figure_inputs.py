@@ -23,10 +23,12 @@ def save_figure_inputs(run_dir: Path, model: keras.Model, training: tf.data.Data
 
     Args:
         run_dir: the run folder.
-        model: takes source values [n, height, width, channels].
+        model: takes source values [n, height, width, channels]. Nothing is written for rows that are no pictures.
         training: training batches, augmented.
-        test: some test rows, images and labels.
+        test: some test rows, inputs and targets.
     """
+    if test[0].ndim != 4:
+        return
     try:
         images, targets, *_ = next(iter(training.take(1)))
         figure_data.save(run_dir, figure_data.EXAMPLES, images=images.numpy(), targets=targets.numpy())
@@ -44,8 +46,9 @@ def _save_first_layer(run_dir: Path, model: keras.Model, test: Block) -> None:
     layer = first_convolution(model)
     if layer is None:
         return
-    _, first_of_each_class = np.unique(test[1], return_index=True)
-    images = test[0][first_of_each_class[:_IMAGES]]
+    # Of each class, or of different numbers.
+    _, distinct = np.unique(test[1].reshape(len(test[1]), -1)[:, 0], return_index=True)
+    images = test[0][distinct[:_IMAGES]]
     feature_maps = keras.Model(model.inputs[0], layer.output)(images.astype(np.float32), training=False)
     figure_data.save(
         run_dir,

@@ -81,11 +81,11 @@ def _read(file: Path, model: keras.Model) -> dict[str, _Arrays]:
     try:
         if file.suffix == ".keras":
             with zipfile.ZipFile(file) as archive:
-                config = archive.read("config.json")
+                names = dict(_names(json.loads(archive.read("config.json")), ""))
                 content: Any = io.BytesIO(archive.read("model.weights.h5"))
         else:
-            config, content = model.to_json(), file
-        names = dict(_names(json.loads(config), ""))
+            # Not `to_json`, which would hold the optimizer, too.
+            names, content = dict(_names({"config": model.get_config()}, "")), file
         found: dict[str, list[_Arrays]] = {}
         with h5py.File(content, "r") as store:
             for path, group in _groups(store, ""):

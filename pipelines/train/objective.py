@@ -38,8 +38,8 @@ def target_rules(config: Config, table: Table) -> TargetRules:
     loss: str | Loss = task.losses[0]
     inner = registry.custom_loss(config.model.name)
     given, origin = None, f"LOSS {of_module}"
-    if training.loss in task.losses:
-        loss, inner = training.loss, None
+    if tasks.full_loss_name(training.loss) in task.losses:
+        loss, inner = tasks.full_loss_name(training.loss), None
     elif training.loss:
         given, inner, origin = _named(training.loss, "training.loss", keras.losses), None, f"training.loss={training.loss}"
     elif hasattr(module, "LOSS"):

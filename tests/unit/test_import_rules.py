@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "track.rundir": "errors system config",
     "cli": "errors system config track.rundir",
     "track.figures": "",
-    "tasks": "data.table track.rundir track.figures",
+    "tasks": "errors data.table track.rundir track.figures",
     "track.figures.catalog": "data.table track.rundir track.figures tasks",
     "track.console": "system config track.rundir tasks",
     "track.mlflow": "errors system config data.table data.formats track.rundir",

@@ -86,6 +86,15 @@ def test_the_copy_in_the_folder_restores_the_same_sweep_without_the_conf_files(l
     assert again.base.data.dataset == "mnist-5k"
 
 
+NUMBERS = {"set": {"data.task": "regression", "data.targets": 2}}
+
+
+@pytest.mark.parametrize(("objective", "minimised"), [("loss", True), ("rmse", True), ("mae", True), ("r2", False)])
+def test_a_sweep_of_numbers_follows_their_metrics_in_their_direction(load, objective, minimised):
+    sweep = load(**NUMBERS, objective=f"validation/{objective}", space={"training.seed": [1, 2]})
+    assert (sweep.minimised, sweep.tested) == (minimised, "test/rmse")
+
+
 DRAWN = {"search": "random", "trials": 3}
 
 
@@ -98,6 +107,10 @@ DRAWN = {"search": "random", "trials": 3}
         ({"search": "random"}, "trials=0: must be at least 1 with search random"),
         ({"trials": "many", "search": "random"}, "trials=many: must be a whole number"),
         ({"objective": "test/accuracy"}, "objective=test/accuracy: must be one of validation/loss, validation/accuracy"),
+        (
+            {**NUMBERS, "objective": "validation/accuracy"},
+            "objective=validation/accuracy: must be one of validation/loss, validation/rmse, validation/mae, validation/r2",
+        ),
         ({"purpose": "compare", "pruning": "median"}, "pruning=median: must be none with purpose compare"),
         ({"purpose": "compare", **DRAWN}, "purpose=compare: must be choose unless search is grid"),
         ({"config": "conf/nosuch.yml"}, "no such configuration file"),

@@ -74,6 +74,12 @@ def test_locations_of_spark_are_told_from_paths(tmp_path, monkeypatch):
     assert [spark_location.short(each) for each in ("table:a.b", "orc:/x/y.orc/", "/x/z.txt")] == ["a.b", "y", "z.txt"]
 
 
+def test_the_range_of_a_table_need_not_include_zero():
+    assert loader.load(None, ["data.dataset=table:a", "data.value_range=[1,7]"]).data.allowed_range == (1, 7)
+    with pytest.raises(ConfigError, match="must be a range that includes 0, because libsvm omits zeros"):
+        loader.load(None, ["data.dataset=a.txt", "data.value_range=[1,7]"])
+
+
 def test_a_table_is_a_source_whose_rows_only_spark_knows(tmp_path):
     def found(*settings):
         return resolve_source(loader.load(None, ["data.wait_seconds=0", *settings]).data, NullReporter())

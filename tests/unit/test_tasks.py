@@ -10,6 +10,7 @@ from scipy.stats import ttest_rel
 from sklearn.metrics import accuracy_score, mean_absolute_error, r2_score, root_mean_squared_error
 
 from pipelines import tasks
+from pipelines.errors import ConfigError
 from pipelines.tasks.metric import Totals
 from pipelines.tasks.paired_errors import paired_p_value
 
@@ -65,6 +66,15 @@ def test_rows_of_weight_0_and_numbers_that_are_always_the_same_have_finite_metri
     same = np.full((5, 1), 7, np.float32)
     assert totalled(NUMBERS, [(same, same + 1)]) == {"rmse": 1.0, "mae": 1.0, "r2": 0.0}
     assert totalled(NUMBERS, [(same, same + 1, np.zeros(5))]) == {"rmse": 0.0, "mae": 0.0, "r2": 0.0}
+
+
+@pytest.mark.parametrize(("task", "loss"), [("classification", "mse"), ("regression", "sparse_categorical_crossentropy")])
+def test_a_loss_of_another_task_is_refused_and_one_of_its_own_or_the_user_s_is_not(task, loss):
+    other = "regression" if task == "classification" else "classification"
+    with pytest.raises(ConfigError, match=rf"training\.loss={loss}: must fit data\.task {task}, .*or set data\.task={other}"):
+        tasks.check_loss(task, loss)
+    tasks.check_loss(other, loss)
+    tasks.check_loss(task, "losses.py:mine")
 
 
 def test_the_first_metric_decides_and_says_in_which_direction():

@@ -39,8 +39,9 @@ def check(uri: str) -> None:
         if not head:
             raise DataError(f"{uri}: the file is empty; a row is a line 'label index:value index:value ...'")
         if head.startswith(b"PAR1") or has_signature(head):
-            kind = "Parquet" if head.startswith(b"PAR1") else "a picture"
-            raise DataError(f"{uri}: the file is {kind}, not text; a row is a line 'label index:value index:value ...'")
+            if head.startswith(b"PAR1"):
+                raise DataError(f"{uri}: the file is Parquet, not text; --data parquet:{uri} reads it, with data.columns")
+            raise DataError(f"{uri}: the file is a picture, not text; a row is a line 'label index:value index:value ...'")
         expected = _ENDINGS.get(compression)
         if compression and expected != ending:
             remedy = f"give it the ending {expected}" if expected else "decompress it, or use gzip or bzip2"

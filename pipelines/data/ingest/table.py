@@ -52,7 +52,7 @@ def open_or_build(
 
     Raises:
         DataError: a line is malformed (the message begins `FILE:LINE: `), a file is damaged, or there are no rows.
-        ConfigError: ingest.tables_uri cannot be written, or ingest.rows_per_row_group is too large for these images.
+        ConfigError: ingest.tables_uri cannot be written, or ingest.rows_per_row_group is too large for these rows.
     """
     source, config = source.opened(spark, config, reporter)
     fingerprints = fingerprints_of(source) if fingerprints is None else fingerprints
@@ -92,9 +92,8 @@ def open_or_build(
 
 
 def _report(manifest: TableManifest, reporter: Reporter) -> None:
-    spec = manifest.spec
-    if not spec.checks_range:
-        low, high = spec.value_range
+    if not manifest.spec.checks_range:
+        low, high = manifest.spec.value_range
         reporter.say(f"data.value_range=auto: the values of the training rows range from {low:g} to {high:g}")
     warning = empty_classes.warning(manifest)
     if warning:
@@ -233,8 +232,7 @@ def _mismatch(config: Config, manifest: TableManifest, key: str) -> str | None:
     if manifest.key != key:
         return "its manifest belongs to another table"
     spec, data = manifest.spec, config.data
-    value_range = data.allowed_range if data.value_range != "auto" else "auto"
-    expected = (data.shape, value_range, data.label_values, config.ingest.seed)
+    expected = (data.shape, data.value_range, data.label_values, config.ingest.seed)
     actual = (spec.shape, spec.value_range if spec.checks_range else "auto", manifest.labels, manifest.seed)
     if actual != expected:
         return f"its manifest says shape, value range, labels and seed {actual}, the settings {expected}"

@@ -78,7 +78,7 @@ def _refuse_logs(root: Path, files: Iterable[Path]) -> None:
         if kind:
             raise ConfigError(
                 f"--data {folder}: is {kind}, in which files may lie that do not belong to it any more; read it with its own "
-                "reader and write its rows to a folder of plain Parquet"
+                "reader (table:NAME, delta:PATH, ...), or write its rows to a folder of plain Parquet"
             )
 
 

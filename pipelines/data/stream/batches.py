@@ -104,12 +104,11 @@ class TrainingData:
         # There is nothing to tune, and the autotune thread takes up to a minute to exit after the last batch.
         options.autotune.enabled = False
         options.threading.private_threadpool_size = 1
-        left = self._steps - skip_steps
         if self._augmentation is None:
             dataset = dataset.skip(skip_steps)
         else:
             dataset = self._augmented(dataset, skip_steps, self._augmentation)
-        return dataset.apply(tf.data.experimental.assert_cardinality(left)).with_options(options).prefetch(2)
+        return dataset.apply(tf.data.experimental.assert_cardinality(self._steps - skip_steps)).with_options(options).prefetch(2)
 
     def _augmented(self, dataset: tf.data.Dataset, skip_steps: int, augmentation: Augmentation) -> tf.data.Dataset:
         def keys(_: tf.Tensor) -> tf.data.Dataset:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from pipelines.config import Config
+from pipelines.config import Config, DataConfig
 from pipelines.data.formats.file_kind import files_by_kind
 from pipelines.data.ingest import build, quarantine
 from pipelines.data.sources.libsvm_files import LibsvmFiles
@@ -49,14 +49,19 @@ def read_libsvm(
             uris=tuple(uri for uri, _ in source.files),
             first_lines=quarantine.first_lines(text.reports),
             labels=config.data.label_values,
+            num_targets=len(config.data.target_names),
         )
-        label_type = "bigint" if label_dtype(config.data.label_values) == np.int64 else "int"
+        label_type = _label_type(config.data)
         frame = text.frame.where(IS_IMAGES).mapInArrow(rows, _ROW_COLUMNS.format(label=label_type))
         yield ScoringInput(frame, "content", KEPT_COLUMNS, "__origin", "__row"), text.rejected.rows
 
 
 def image_rows(
-    batches: Iterable[pa.RecordBatch], uris: Sequence[str], first_lines: Mapping[tuple[int, int], int], labels: Sequence[int]
+    batches: Iterable[pa.RecordBatch],
+    uris: Sequence[str],
+    first_lines: Mapping[tuple[int, int], int],
+    labels: Sequence[int],
+    num_targets: int = 0,
 ) -> Iterator[pa.RecordBatch]:
     """Turn parsed images into rows to score. Runs in Spark's Python workers.
 
@@ -65,6 +70,7 @@ def image_rows(
         uris: URIs of the source's files, by file number.
         first_lines: (file, block) -> zero-based number of the block's first line in its file.
         labels: label values by class index. Class index -1 becomes null.
+        num_targets: numbers in place of the label, for a regression. What is no number becomes null.
 
     Yields:
         `_ROW_COLUMNS`: file, line (from 1), label value, image, and the columns that identify the row.
@@ -72,18 +78,33 @@ def image_rows(
     for batch in batches:
         files, blocks = batch.column("file").to_pylist(), batch.column("block").to_pylist()
         lines = np.frombuffer(b"".join(batch.column("lines").to_pylist()), "<i8")
-        classes = np.frombuffer(b"".join(batch.column("targets").to_pylist()), "<i4")
         offsets = np.asarray([first_lines[block] for block in zip(files, blocks, strict=True)], np.int64)
         uri = pa.array([uris[file] for file in files], pa.string())
         columns = {
             "file": uri,
             "line": pa.array(offsets + lines + 1),
-            "label": pa.array(np.asarray(labels, label_dtype(labels))[classes], mask=classes < 0),
+            "label": _labels(b"".join(batch.column("targets").to_pylist()), labels, num_targets),
             "content": batch.column("content"),
             "__origin": uri,
             "__row": pa.array(lines),
         }
         yield pa.RecordBatch.from_pydict(columns)
+
+
+def _label_type(data: DataConfig) -> str:
+    if data.task == "regression":
+        return "double" if data.targets == 1 else "array<double>"
+    return "bigint" if label_dtype(data.label_values) == np.int64 else "int"
+
+
+def _labels(content: bytes, labels: Sequence[int], num_targets: int) -> pa.Array:
+    """The label values, or the numbers of a regression, of rows; null where a row has another."""
+    if not num_targets:
+        classes = np.frombuffer(content, "<i4")
+        return pa.array(np.asarray(labels, label_dtype(labels))[classes], mask=classes < 0)
+    numbers = np.frombuffer(content, "<f4").reshape(-1, num_targets).astype(np.float64)
+    missing = np.isnan(numbers).any(axis=1)
+    return pa.array(numbers[:, 0], mask=missing) if num_targets == 1 else pa.array(list(numbers), mask=missing)
 
 
 def resolve_files(config: Config, reporter: Reporter) -> Source:

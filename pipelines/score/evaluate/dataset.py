@@ -139,14 +139,10 @@ def with_model_settings(data: DataConfig, info: ModelInfo) -> DataConfig:
         scaling=info.scaling,
     )
     if info.describes_classes:
-        data = dataclasses.replace(data, labels=info.labels, class_names=info.class_names)
-    if info.range_was_read:
-        # It need not include 0, as a range in the settings must.
-        data = dataclasses.replace(data, value_range="auto")
-    elif info.describes_classes:
-        data = dataclasses.replace(data, value_range=info.value_range)
+        value_range: tuple[float, ...] | Literal["auto"] = "auto" if info.range_was_read else info.value_range
+        data = dataclasses.replace(data, labels=info.labels, class_names=info.class_names, value_range=value_range)
     if info.reading is not None:
-        resize = data.resize_pictures or info.resizes_pictures("auto")
+        resize = info.is_of_pictures and (data.resize_pictures or info.resizes_pictures("auto"))
         data = dataclasses.replace(data, resize_pictures=resize, columns=data.columns or info.reading.columns)
     return dataclasses.replace(data, zero_based=info.zero_based(data.zero_based))
 
