@@ -26,6 +26,7 @@ COMMAND = re.compile(
 TRAIN = "e2e/test_jobs.py::test_the_summary_has_the_keys_of_the_contract"
 OWN_DATA = "distributed/test_own_data.py::test_a_network_learns_data_of_another_shape_by_configuration_alone"
 TABLE = "e2e/test_table_training.py::test_two_workers_learn_text_labels_from_a_table_and_the_model_knows_its_columns"
+OWN_NETWORK = "e2e/test_own_network.py::test_the_run_holds_file_digest_and_traces_and_is_named_after_the_function"
 SWEEP = "e2e/test_sweep.py::test_a_killed_sweep_continues_and_its_trials_are_child_runs"
 SWEEP_FILES = "unit/test_sweep_plan.py::test_every_sweep_file_of_the_repository_is_valid_and_documents_its_command"
 REPLAY = "e2e/test_tracking_trouble.py::test_a_training_without_its_server_succeeds_leaks_no_secret_and_is_completed_by_replay"
@@ -52,6 +53,15 @@ RUN_BY = {
     "./convoy train --data pets --set data.image_shape=[32,32,3] --set data.classes=2": (OWN_DATA,),
     "./convoy train --config conf/mlp.yml --data parquet:flowers.parquet --set 'data.columns={label: species, features: [length, "
     "width]}' --set data.classes=3 --set data.value_range=auto": (TABLE,),
+    "./convoy train --data own.libsvm --set data.features=13 --set data.value_range=auto --set data.scaling=standardize "
+    "--set data.classes=2 --set model.name=mlp_wide": (
+        "distributed/test_own_data.py::test_features_that_are_no_picture_are_learned_from_file_to_test_accuracy",
+    ),
+    "./convoy train --set model.name=mine.py:build --set 'model.arguments={width: 16}' --workers 2": (OWN_NETWORK,),
+    "./convoy train --set model.name=mine.py:build --set 'model.arguments={width: 32}' --workers 2": (OWN_NETWORK,),
+    "./convoy train --set model.weights=models:/digits@champion --set 'model.frozen=[convolution*]'": (
+        "e2e/test_own_network.py::test_a_training_starts_from_the_weights_of_a_logged_model_and_keeps_frozen_layers",
+    ),
     "./convoy train --resume latest": (
         "e2e/test_lost_workers.py::test_resume_finishes_the_same_run_with_each_epoch_recorded_once",
         "e2e/test_lost_workers.py::test_another_network_is_rejected_in_one_line",
@@ -144,7 +154,9 @@ NOT_RUN = {
 def commands(page: Path) -> list[str]:
     """Commands in indented and fenced blocks, without what explains them, and in code spans."""
     found, fence = [], None
-    for line in page.read_text().splitlines():
+    # A command that continues in the next line.
+    text = re.sub(r" *\\\n *", " ", page.read_text())
+    for line in text.splitlines():
         if line.startswith("```"):
             fence = line[3:] if fence is None else None
         elif fence in ("", "sh", "bash") or (fence is None and line.startswith("    ")):

@@ -142,7 +142,7 @@ def with_model_settings(data: DataConfig, info: ModelInfo) -> DataConfig:
         value_range: tuple[float, ...] | Literal["auto"] = "auto" if info.range_was_read else info.value_range
         data = dataclasses.replace(data, labels=info.labels, class_names=info.class_names, value_range=value_range)
     if info.reading is not None:
-        resize = data.resize_pictures or info.resizes_pictures("auto")
+        resize = info.is_of_pictures and (data.resize_pictures or info.resizes_pictures("auto"))
         data = dataclasses.replace(data, resize_pictures=resize, columns=data.columns or info.reading.columns)
     return dataclasses.replace(data, zero_based=info.zero_based(data.zero_based))
 
