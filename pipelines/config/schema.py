@@ -17,7 +17,7 @@ from pipelines.system.secrets import MASK, remember
 Verbosity = Literal["quiet", "normal", "verbose"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
-_MAX_WORKERS, _MAX_THREADS, _MANY = 2**16, 2**10, 10**6
+_MAX_WORKERS, _MAX_THREADS, _MANY, _MAX_STEP = 2**16, 2**10, 10**6, 2**31 - 1
 _MAX_BATCH_BYTES = 10**9
 
 # Keras' names of losses, without underscores.
@@ -140,10 +140,10 @@ class TrackingConfig:
         )
         bounds("tracking.finish_timeout_seconds", self.finish_timeout_seconds, 0, DAYS_30)
         rule(
-            not self.profile or (len(self.profile) == 2 and 1 <= self.profile[0] <= self.profile[1]),
+            not self.profile or (len(self.profile) == 2 and 1 <= self.profile[0] <= self.profile[1] <= _MAX_STEP),
             "tracking.profile",
             self.profile,
-            "first and last step, for example [10, 20], or empty",
+            f"first and last step, for example [10, 20], of at most {_MAX_STEP:,}, or empty",
         )
 
 

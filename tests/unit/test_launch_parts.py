@@ -89,7 +89,7 @@ def test_the_spool_delivers_each_event_once_and_waits_for_whole_lines(tmp_path):
         file.write('{"rank": 0, "kind": "te')
         file.flush()
         assert list(reader.new_events()) == []
-        file.write('st", "time": 1.0, "values": {"loss": 0.5, "accuracy": 0.9, "rows": 7}}\n')
+        file.write('st", "time": 1.0, "values": {"loss": 0.5, "metrics": {"accuracy": 0.9}, "rows": 7}}\n')
     assert [event.values for event in reader.new_events()] == [FinalScore(0.5, {"accuracy": 0.9}, 7)]
 
 
@@ -103,7 +103,7 @@ def test_the_spool_is_plain_json_and_events_of_other_versions_are_skipped(tmp_pa
     assert all(list(event) == ["rank", "kind", "time", "values"] and event["rank"] == 3 for event in written)
     assert [(event["kind"], event["values"]) for event in written] == [
         ("first_step", {}),
-        ("progress", {"epoch": 2, "step": 40, "rows_per_second": 5400.0, "loss": 0.5}),
+        ("progress", {"epoch": 2, "step": 40, "rows_per_second": 5400.0, "metrics": {"loss": 0.5}}),
         ("epoch", {"epoch": 2, "metrics": {"train/loss": 0.25}, "validation_seconds": 1.5}),
     ]
     with file.open("a") as more:
