@@ -98,12 +98,16 @@ def test_there_is_a_decision_for_every_setting_of_the_training():
     assert list(CHANGES) == [field.name for field in dataclasses.fields(TrainingConfig)]
 
 
-def test_a_training_goes_on_at_its_step_when_all_settings_on_which_no_state_depends_are_changed(stopped, table, tmp_path):
+# A named loss takes no label smoothing.
+@pytest.mark.parametrize("unchanged", ["loss", "label_smoothing"])
+def test_a_training_goes_on_at_its_step_when_all_settings_on_which_no_state_depends_are_changed(
+    stopped, table, tmp_path, unchanged
+):
     changed = [
         f"training.{name}={value}"
         for name, (value, meaning) in CHANGES.items()
         # Of another optimizer, and of several workers.
-        if meaning == NO_STATE and name not in ("weight_decay", "compression")
+        if meaning == NO_STATE and name not in ("weight_decay", "compression", unchanged)
     ]
     _, result, epochs = run(tmp_path, table, *changed, start=stopped)
     assert (result.epochs, len(epochs)) == (4, 4)

@@ -15,14 +15,14 @@ SMALL = "model.name=convnet", "training.epochs=1", "training.batch_size_per_work
 _TINY = 5e-324
 _AUGMENTATION = {"shift": 0.5, "rotation": 180, "scale": 0.5, "shear": 1, "elastic": 0.2}
 LOW = [
-    *("seed=0", "base_learning_rate=1.0e-30", "schedule=step", "step_epochs=1.0e-6", f"step_factor={_TINY}"),
+    *("seed=0", "base_learning_rate=1.0e-30", "schedule=step", "step_epochs=1.0e-6", "step_factor=1.0e-6"),
     *("clip_norm=1.0e-6", f"average_decay={_TINY}", f"label_smoothing={_TINY}", f"warmup_epochs={_TINY}"),
     *("optimizer=adamw", f"weight_decay={_TINY}", "steps_per_execution=1000000"),
     *(f"augment_{name}={_TINY}" for name in _AUGMENTATION),
 ]
 HIGH = [
     *("seed=4294967295", "optimizer=sgd", "momentum=0.9999", "schedule=cosine", "warmup_epochs=1.0e+6", "step_epochs=1.0e+6"),
-    *("clip_norm=1.0e+9", "average_decay=0.999999", "label_smoothing=0.9999999", "learning_rate_batch=2147483647"),
+    *("clip_norm=1.0e+9", "average_decay=0.999999", "label_smoothing=0.999999", "learning_rate_batch=2147483647"),
     *("accumulation_steps=64", "early_stopping_patience=1000000"),
     *(f"augment_{name}={largest}" for name, largest in _AUGMENTATION.items()),
 ]
