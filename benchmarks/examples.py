@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pipelines import api
 from pipelines.data.table.row_parts import of_table
 from pipelines.data.table.schema import Split, Table
+from pipelines.system import paths
 from pipelines.track.finished_run import FinishedRun
 
 FOLDER = Path(__file__).resolve().parents[1] / "examples"
@@ -96,9 +97,9 @@ def in_keras(name: str, run: FinishedRun, seed: int) -> float:
 
 def rows(table: Table, split: Split) -> tuple[np.ndarray, np.ndarray]:
     """Inputs [n, ...] float32 and targets of a split, in the order of the table."""
-    found = []
+    found, folder = [], paths.to_python(table.uri)
     for part in of_table(table.manifest)[:2]:
-        columns = [pq.read_table(Path(table.uri) / file.path)[part.column] for file in table.manifest.splits[split].files]
+        columns = [pq.read_table(folder / file.path)[part.column] for file in table.manifest.splits[split].files]
         values = [value for column in columns for value in column.to_pylist()]
         if part.is_binary:
             dtype = np.dtype(part.dtype).newbyteorder("<")

@@ -17,12 +17,12 @@ def digits(first, count):
 
 
 def main(workers=1, settings=None):
-    settings = {"training.epochs": 12, **(settings or {})}
+    settings = {"training.epochs": 10, **(settings or {})}
     first = api.train(digits(0, 1000), workers=workers, config=CONFIG, settings=settings, name="first")
-    later = {**settings, "training.epochs": 3, "data.labels": [5, 6, 7, 8, 9]}
+    later = {**settings, "training.epochs": 8, "data.labels": [5, 6, 7, 8, 9]}
     taken = {"model.weights": first.model_uri, "model.frozen": ["conv*"]}
-    scratch = api.train(digits(5, 200), workers=workers, config=CONFIG, settings=later, name="later")
-    return scratch, api.train(digits(5, 200), workers=workers, config=CONFIG, settings={**later, **taken}, name="later")
+    scratch = api.train(digits(5, 400), workers=workers, config=CONFIG, settings=later, name="later")
+    return scratch, api.train(digits(5, 400), workers=workers, config=CONFIG, settings={**later, **taken}, name="later")
 
 
 if __name__ == "__main__":

@@ -41,19 +41,21 @@ def test_the_page_trains_a_network_of_a_cell_on_a_frame(names):
     assert run.figure("confusion_matrix")
 
 
-def test_its_model_is_evaluated_on_all_rows(names):
-    assert names["evaluation"]["test"]["rows"] == 150
+def test_its_model_is_evaluated_on_the_rows_that_it_was_not_trained_on(names):
+    assert names["evaluation"]["test"]["rows"] == names["run"].summary.rows.test == 45
+    assert names["evaluation"]["left_out_rows"] == 150 - 45
+    assert names["evaluation"]["test"]["accuracy"] == pytest.approx(names["run"].metrics["test/accuracy"])
     assert names["evaluation"]["parent_run_id"] == names["run"].summary.run_id
 
 
 def test_scores_have_all_columns_and_agree_with_predictions_and_with_the_model(names):
-    rows = {row["sepal_length"]: row for row in names["scored"].collect()}
-    assert len(names["scored"].columns) > 5
-    assert sum(row["prediction"] == row["species"] for row in names["scored"].collect()) > 120
+    rows = names["scored"].collect()
+    assert {*names["frame"].columns, "prediction", "probability"} <= set(names["scored"].columns)
+    assert len(rows) == 150
+    assert sum(row["prediction"] == row["species"] for row in rows) > 120
     assert names["probabilities"].shape == (1, 3)
     assert names["probabilities"].sum() == pytest.approx(1, abs=1e-5)
     assert names["model"].count_params() > 100
-    assert rows
 
 
 def test_a_request_that_is_wrong_is_one_line(names, home, capsys):
