@@ -10,8 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 SHELLS = ("bash", "zsh")
 _SHOW_LINE = "\x18"
 _START = {
@@ -31,8 +29,7 @@ class Shell:
     """`complete` types a line and TAB."""
 
     def __init__(self, name, folder, *commands):
-        if not shutil.which(name):
-            pytest.skip(f"{name} is not installed")
+        assert shutil.which(name), f"{name} is not installed; ./convoy test installs it"
         self._terminal, terminal = os.openpty()
         variables = {"TERM": "dumb", "COLUMNS": "200", "LINES": "500", "HOME": str(folder)}
         # The interpreter of the tests starts faster than one that is looked for.

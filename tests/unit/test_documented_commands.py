@@ -142,7 +142,6 @@ NOT_RUN = {
     "./convoy bench --data FOLDER": MEASURES,
     "./convoy bench first_step --rounds 5": MEASURES,
     "./convoy bench launching": MEASURES,
-    "./convoy bench fine_tuning": MEASURES,
     "./convoy bench training_rate": MEASURES,
     "./convoy bench time_to_accuracy": MEASURES,
     "./convoy bench accuracies speeds": MEASURES,

@@ -14,7 +14,7 @@ import pytest
 from support.clones import ROOT, copy_clone, finish_set_up
 
 from tools import mlflow_page
-from tools.setup.browser import looks_at_pages
+from tools.setup.programs import looks_at_pages
 
 
 @pytest.fixture
