@@ -50,7 +50,7 @@ def test_its_model_is_evaluated_on_the_rows_that_it_was_not_trained_on(names):
 
 def test_scores_have_all_columns_and_agree_with_predictions_and_with_the_model(names):
     rows = names["scored"].collect()
-    assert {*names["frame"].columns, "prediction", "probability"} <= set(names["scored"].columns)
+    assert {*names["frame"].columns, "prediction", "probabilities"} <= set(names["scored"].columns)
     assert len(rows) == 150
     assert sum(row["prediction"] == row["species"] for row in rows) > 120
     assert names["probabilities"].shape == (1, 3)
