@@ -140,11 +140,12 @@ class TrackingConfig:
         )
         bounds("tracking.finish_timeout_seconds", self.finish_timeout_seconds, 0, DAYS_30)
         rule(
-            not self.profile or (len(self.profile) == 2 and 1 <= self.profile[0] <= self.profile[1] <= _MAX_STEP),
+            not self.profile or (len(self.profile) == 2 and 1 <= self.profile[0] <= self.profile[1]),
             "tracking.profile",
             self.profile,
-            f"first and last step, for example [10, 20], of at most {_MAX_STEP:,}, or empty",
+            "first and last step, for example [10, 20], or empty",
         )
+        rule(max(self.profile, default=1) <= _MAX_STEP, "tracking.profile", self.profile, f"steps up to {_MAX_STEP:,}")
 
 
 @dataclass(frozen=True, kw_only=True)

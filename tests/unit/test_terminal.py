@@ -173,7 +173,8 @@ def test_rich_is_imported_with_the_first_progress():
 
 
 @pytest.mark.parametrize("width", range(2, 130))
-def test_a_line_is_never_longer_than_the_window(width):
+def test_a_line_is_never_longer_than_the_window(width, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
     master, slave = pty.openpty()
     set_size(slave, width)
     line = terminal.StatusLine(slave)
