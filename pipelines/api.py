@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pyspark.sql import DataFrame
 
 from pipelines.config import Config, loader
-from pipelines.errors import ConfigError, ConvoyError
+from pipelines.errors import ConfigError
 from pipelines.launch import function_file, notebook, session
 from pipelines.launch.training import run_training
 from pipelines.score import model_lookup
@@ -81,10 +81,7 @@ def train(
     console = TrainingConsole(resolved.training.epochs)
     summary = run_training(resolved, console, time.time())
     console.result(summary)
-    run = finished_run.read(Path(summary.run_dir))
-    if run is None:
-        raise ConvoyError(f"{summary.run_dir}: the run that has just ended cannot be read; this is a bug")
-    return run
+    return finished_run.just_ended(Path(summary.run_dir))
 
 
 def evaluate(

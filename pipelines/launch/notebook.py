@@ -18,7 +18,7 @@ from pipelines.data.ingest import table
 from pipelines.data.sources.resolve import resolve_source
 from pipelines.data.stream.sharding import RowRange
 from pipelines.data.table.schema import Split, Table
-from pipelines.errors import ConfigError, ConvoyError
+from pipelines.errors import ConfigError
 from pipelines.launch import session
 from pipelines.launch.training import run_training
 from pipelines.system import paths
@@ -119,10 +119,7 @@ def train(config: Config, *, again: bool = False) -> FinishedRun:
     assert summary.test is not None
     metric, value = next(iter(summary.test.metrics.items()))
     console.say(f"test {metric} {tasks.shown(metric, value)} of {summary.test.rows:,} rows, after {summary.seconds.total:.0f} s")
-    run = finished_run.read(Path(summary.run_dir))
-    if run is None:
-        raise ConvoyError(f"{summary.run_dir}: the run that has just ended cannot be read; this is a bug")
-    return run
+    return finished_run.just_ended(Path(summary.run_dir))
 
 
 def _earlier(config: Config, table_uri: str) -> FinishedRun | None:

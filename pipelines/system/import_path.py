@@ -36,12 +36,13 @@ def parse(text: str) -> ImportPath | None:
 
 
 def short(text: str) -> str:
-    """A name or import path without folders and packages: `mine:build` for `path/to/mine.py:build`."""
+    """A name or import path without folders and packages: `mine:build` for `path/to/mine.py:build`, `mine` for `mine.py:mine`."""
     path = parse(text)
     if path is None:
         return text
     module = path.module.removesuffix(_FILE_SUFFIX) if path.is_file else path.module.replace(".", "/")
-    return f"{module.rpartition('/')[2].rpartition(':')[2]}:{path.name}"
+    module = module.rpartition("/")[2].rpartition(":")[2]
+    return module if module == path.name else f"{module}:{path.name}"
 
 
 def located(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pipelines.config import Config, loader
 from pipelines.data.table import schema
 from pipelines.data.table.schema import Table
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, ConvoyError
 from pipelines.system import paths
 from pipelines.track import run_page
 from pipelines.track.figures import catalog
@@ -106,6 +106,14 @@ def read(run_dir: Path) -> FinishedRun | None:
     except (OSError, ValueError, ConfigError):
         # A run of another version may have settings that this one does not know.
         return None
+
+
+def just_ended(run_dir: Path) -> FinishedRun:
+    """The run of a training that this process has just finished."""
+    run = read(run_dir)
+    if run is None:
+        raise ConvoyError(f"{run_dir}: the run that has just ended cannot be read; this is a bug")
+    return run
 
 
 def newest(runs: Path, accept: Callable[[FinishedRun], bool] = lambda run: True) -> FinishedRun | None:

@@ -1,25 +1,15 @@
 """Small synthetic rows of features of very different sizes, and what follows from them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 from sklearn.datasets import dump_svmlight_file
+from support import tables
 
-from pipelines.data.table.schema import (
-    MANIFEST_NAME,
-    DataSpec,
-    ReadingRules,
-    Split,
-    SplitSummary,
-    Table,
-    TableFile,
-    TableManifest,
-    Task,
-)
-from pipelines.system.fingerprint import fingerprint
+from pipelines.data.table.schema import DataSpec, Split, Table, Task
 
 MEANS = np.array([0.0, 5.0, 1e5, 0.0, 3.5])
 DEVIATIONS = np.array([1.0, 10.0, 1000.0, 0.01, 0.0])
@@ -39,58 +29,40 @@ def write_libsvm(path: Path, rows: int, *, classes: bool, seed: int = 1) -> None
     dump_svmlight_file(values, (targets > 50).astype(int) if classes else targets, str(path), zero_based=False)
 
 
-def write_table(folder: Path, rows: dict[str, int], *, task: Task, weighted: bool = False, rows_per_file: int = 50) -> Table:
+def write_table(folder: Path, rows: dict[Split, int], *, task: Task, weighted: bool = False, rows_per_file: int = 50) -> Table:
     """A table of these rows, standardized, written without Spark. Its weights are 1 plus the first feature squared."""
-    splits: dict[Split, SplitSummary] = {}
-    is_regression = task == "regression"
+    columns, per_label = {}, {}
     for number, (split, count) in enumerate(rows.items()):
         values, targets = features_and_targets(count, seed=number + 1)
-        labels = (targets > 50).astype(np.int32)
-        columns = {"features": pa.array([row.tobytes() for row in values], pa.binary())}
-        if is_regression:
-            columns["target"] = pa.array([target.tobytes() for target in targets], pa.binary())
+        columns[split] = {"features": tables.binary(values)}
+        if task == "regression":
+            columns[split]["target"] = tables.binary(targets)
         else:
-            columns["label"] = pa.array(labels)
+            labels = (targets > 50).astype(np.int32)
+            columns[split]["label"] = pa.array(labels)
+            per_label[split] = tuple(np.bincount(labels, minlength=2).tolist())
         if weighted:
-            columns["weight"] = pa.array(1 + values[:, 0] ** 2)
-        (folder / f"split={split}").mkdir(parents=True)
-        files = []
-        for start in range(0, count, rows_per_file):
-            path = f"split={split}/part-{start // rows_per_file:05d}.parquet"
-            part = pa.table(columns).slice(start, rows_per_file)
-            pq.write_table(part, folder / path)
-            content = fingerprint(folder / path)
-            files.append(TableFile(path=path, rows=len(part), num_bytes=content.num_bytes, sha256=content.sha256))
-        per_label = () if is_regression else tuple(np.bincount(labels, minlength=2).tolist())
-        splits[split] = SplitSummary(rows=count, rows_per_label=per_label, files=tuple(files))
-    manifest = TableManifest(
-        dataset="features",
-        spec=DataSpec(
-            shape=(5,),
-            dtype="float32",
-            value_range=(-50.0, 110_000.0),
-            checks_range=False,
-            task=task,
-            scaling="standardize",
-            means=tuple(MEANS),
-            deviations=(*DEVIATIONS[:4], 1.0),
-        ),
-        labels=() if is_regression else (0, 1),
-        class_names=() if is_regression else ("low", "high"),
-        target_names=("target",) if is_regression else (),
-        target_means=(50.0,) if is_regression else (),
-        target_deviations=(3.7,) if is_regression else (),
-        weighted=weighted,
-        splits=splits,
-        sources=(),
-        seed=1,
-        rejected_rows=0,
-        rejected_by_reason={},
-        note="",
-        key="0" * 64,
-        created_at="2026-01-01T00:00:00Z",
-        convoy_version="0",
-        reading=ReadingRules(source="libsvm"),
+            columns[split]["weight"] = pa.array(1 + values[:, 0] ** 2)
+    spec = DataSpec(
+        shape=(5,),
+        dtype="float32",
+        value_range=(-50.0, 110_000.0),
+        checks_range=False,
+        task=task,
+        scaling="standardize",
+        means=tuple(MEANS),
+        deviations=(*DEVIATIONS[:4], 1.0),
     )
-    (folder / MANIFEST_NAME).write_text(manifest.to_json())
-    return Table(str(folder), manifest)
+    targets_or_classes: dict[str, Any] = {"labels": (0, 1), "class_names": ("low", "high")}
+    if task == "regression":
+        targets_or_classes = {"target_names": ("target",), "target_means": (50.0,), "target_deviations": (3.7,)}
+    return tables.write(
+        folder,
+        columns,
+        per_label,
+        rows_per_file=rows_per_file,
+        dataset="features",
+        spec=spec,
+        weighted=weighted,
+        **targets_or_classes,
+    )

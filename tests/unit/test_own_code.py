@@ -168,6 +168,7 @@ def test_a_resumed_run_has_its_weights_whatever_became_of_their_file(tmp_path):
 def test_short_names_of_import_paths_are_those_of_file_or_module_and_function():
     for text in ("/a/b/mine.py:build", "dbfs:/a/mine.py:build", "package.mine:build"):
         assert import_path.short(text) == "mine:build"
+    assert import_path.short("runs/networks/1a2b/mine.py:mine") == "mine"
     assert import_path.short("convnet") == "convnet"
 
 

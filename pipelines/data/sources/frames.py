@@ -82,8 +82,8 @@ def open_frame(spark: "SparkSession", location: str) -> Frame:
     )
 
 
-def column(name: str) -> str:
-    """A column's name for Spark's SQL."""
+def quoted(name: str) -> str:
+    """A column's name for Spark, which would take a dot in it for a field of a struct."""
     return f"`{name.replace('`', '``')}`"
 
 
@@ -91,7 +91,7 @@ def content_of(rows: "DataFrame", name: str, kind: ColumnKind | None, target: Im
     """What a column holds. Reads the first bytes of some rows if its type leaves that open."""
     if kind not in ("binary", "bytes"):
         return "encoded" if kind == "image" else "lists"
-    value = f"{column(name)}.bytes" if kind == "bytes" else column(name)
+    value = f"{quoted(name)}.bytes" if kind == "bytes" else quoted(name)
     sample = (
         rows.where(f"{value} IS NOT NULL")
         .selectExpr(f"length({value})", f"substring({value}, 1, {image_file.SIGNATURE_BYTES})")
@@ -157,7 +157,7 @@ def _delta_version(spark: "SparkSession", location: str) -> str:
     if parsed.kind not in (spark_location.TABLE, "delta"):
         return ""
     path = paths.to_spark(parsed.name) if parsed.is_path else parsed.name
-    what = parsed.name if parsed.kind == spark_location.TABLE else f"delta.{column(path)}"
+    what = parsed.name if parsed.kind == spark_location.TABLE else f"delta.{quoted(path)}"
     try:
         with _quiet():
             return str(spark.sql(f"DESCRIBE HISTORY {what} LIMIT 1").collect()[0]["version"])

@@ -11,7 +11,7 @@ from pipelines.data.formats.arrow_targets import Classes, class_order
 from pipelines.data.formats.image_format import ImageFormat
 from pipelines.data.sources import table_columns, table_digest, table_pass
 from pipelines.data.sources.column_types import ColumnKind
-from pipelines.data.sources.frames import Frame, column, content_of, open_frame, readable
+from pipelines.data.sources.frames import Frame, content_of, open_frame, quoted, readable
 from pipelines.data.sources.parsed_rows import union
 from pipelines.data.sources.table_pass import TableRules
 from pipelines.data.table.schema import SPLITS, Split
@@ -131,7 +131,7 @@ def _num_features(frame: Frame, columns: Columns, data: DataConfig) -> int:
             return data.features
         if kind == "binary":
             raise ConfigError(f"data.features: must be set, because the column {name} of {frame.location} holds raw bytes")
-        first = frame.rows.where(f"{column(name)} IS NOT NULL").selectExpr(column(name)).first()
+        first = frame.rows.where(f"{quoted(name)} IS NOT NULL").selectExpr(quoted(name)).first()
         if first is None:
             raise DataError(f"{frame.location}: no row has a value in the column {name} (data.columns.features)")
         return len(first[0])
@@ -151,7 +151,7 @@ def _with_classes(frame: Frame, columns: Columns, data: DataConfig, reporter: Re
         return data, Classes(data.label_values, "data.classes, data.labels")
     if data.class_names or data.labels:
         return data, Classes(data.names, "data.class_names" if data.class_names else "data.labels")
-    label = f"cast({column(name)} AS string)"
+    label = f"cast({quoted(name)} AS string)"
     found = frame.rows.where(f"{label} IS NOT NULL").selectExpr(f"{label} AS label").distinct().limit(data.classes + 1).collect()
     labels = class_order([row.label for row in found])
     shown = _shown(labels)
@@ -170,7 +170,7 @@ def _with_classes(frame: Frame, columns: Columns, data: DataConfig, reporter: Re
 
 
 def _splits(frame: Frame, columns: Columns) -> tuple[Split, ...]:
-    split = column(columns.split)
+    split = quoted(columns.split)
     found = {row[0] for row in frame.rows.selectExpr(split).distinct().limit(_SAMPLE_ROWS).collect()}
     if "train" not in found:
         shown = _shown(sorted(map(str, found)))

@@ -5,7 +5,7 @@ import difflib
 from pipelines.config import DataConfig
 from pipelines.config.columns import Columns
 from pipelines.data.sources.column_types import INPUT_KINDS, ColumnKind
-from pipelines.data.sources.frames import Frame, column
+from pipelines.data.sources.frames import Frame, quoted
 from pipelines.errors import ConfigError
 
 # The columns that the pass reads (`pipelines.data.sources.table_pass`): input, target, weight, split and name of a row, the file
@@ -54,19 +54,19 @@ def projection(frame: Frame, columns: Columns, data: DataConfig) -> list[str]:
     kinds = {name.lower(): kind for name, kind in frame.kinds.items()}
     one = columns.inputs[0]
     is_list = len(columns.inputs) > 1 or kinds[one.lower()] in _NUMBERS
-    expressions = [f"{_list_of(columns.inputs) if is_list else column(one)} AS {INPUT}"]
+    expressions = [f"{_list_of(columns.inputs) if is_list else quoted(one)} AS {INPUT}"]
     label = columns.label[0]
     if data.task == "classification":
         cast = {"text": "string", "boolean": "int"}.get(str(kinds[label.lower()]))
-        expressions.append(f"{f'cast({column(label)} AS {cast})' if cast else column(label)} AS {TARGET}")
+        expressions.append(f"{f'cast({quoted(label)} AS {cast})' if cast else quoted(label)} AS {TARGET}")
     else:
         is_list = len(columns.label) > 1 or kinds[label.lower()] in _NUMBERS
-        expressions.append(f"{_list_of(columns.label) if is_list else column(label)} AS {TARGET}")
+        expressions.append(f"{_list_of(columns.label) if is_list else quoted(label)} AS {TARGET}")
     for name, alias, cast in ((columns.weight, WEIGHT, "double"), (columns.split, SPLIT, "string"), (columns.id, ID, "string")):
         if name:
-            expressions.append(f"cast({column(name)} AS {cast}) AS {alias}")
+            expressions.append(f"cast({quoted(name)} AS {cast}) AS {alias}")
     return expressions
 
 
 def _list_of(names: tuple[str, ...]) -> str:
-    return f"array({', '.join(f'cast({column(name)} AS double)' for name in names)})"
+    return f"array({', '.join(f'cast({quoted(name)} AS double)' for name in names)})"

@@ -13,13 +13,13 @@ from pipelines.data.formats.file_kind import FileKind, files_by_kind
 from pipelines.data.ingest import spark_jobs
 from pipelines.data.sources import parquet_files, parquet_reader
 from pipelines.data.sources.column_types import INPUT_KINDS, column_kind
-from pipelines.data.sources.frames import open_frame
+from pipelines.data.sources.frames import open_frame, quoted
 from pipelines.data.sources.resolve import NAMES
 from pipelines.data.table import row_parts
 from pipelines.data.table.schema import MANIFEST_NAME
 from pipelines.errors import ConfigError, DataError
 from pipelines.score.batch import picture_files
-from pipelines.score.batch.scoring import ScoringInput, quoted
+from pipelines.score.batch.scoring import ScoringInput
 from pipelines.score.evaluate.compatibility import check_compatible
 from pipelines.score.evaluate.dataset import open_table
 from pipelines.score.model_info import ModelInfo

@@ -24,6 +24,7 @@ from pyspark.sql import types as T
 from pipelines.data.formats.arrow_images import decode
 from pipelines.data.formats.chunk import Fault
 from pipelines.data.formats.image_format import ImageFormat
+from pipelines.data.sources.frames import quoted
 from pipelines.errors import ConfigError
 from pipelines.score.model_info import ModelInfo
 from pipelines.score.spark_model import PackedModel, load
@@ -124,11 +125,6 @@ def score(rows: ScoringInput, target: ImageFormat, model: PackedModel, tallies: 
     kept = [T.StructField(name, field.dataType) for name, field in zip(rows.kept, frame.schema.fields, strict=False)]
     schema = T.StructType([*kept, *added_fields(model.info)])
     return frame.mapInArrow(work, schema)
-
-
-def quoted(name: str) -> str:
-    """A column's name for Spark, which would take a dot in it for a field of a struct."""
-    return f"`{name.replace('`', '``')}`"
 
 
 def added_fields(info: ModelInfo) -> list[T.StructField]:
