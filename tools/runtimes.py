@@ -1,6 +1,6 @@
 """Record the results of `.ci/runtime` in an environment, and write the table of docs/runtimes.md from all records.
 
-python -m tools.runtimes NAME FOLDER    FOLDER contains the tests' JUnit file and the trainings' summaries
+python -m tools.runtimes NAME FOLDER    FOLDER contains the tests' JUnit files and the trainings' summaries
 python -m tools.runtimes                the table alone
 """
 
@@ -22,6 +22,7 @@ RECORDS = ROOT / "benchmarks/runtimes"
 PAGE = ROOT / "docs/runtimes.md"
 BEGIN, END = "<!-- written by tools/runtimes.py -->", "<!-- end -->"
 
+PARTS = ("unit", "spark", "training", "distributed", "job")
 _PACKAGES = ("pyspark", "tensorflow", "keras", "horovod", "petastorm", "numpy", "pandas", "pyarrow", "mlflow")
 _TITLES = {"local": "newest", "dbr-15.4-ml": "15.4 LTS ML", "dbr-16.4-ml": "16.4 LTS ML", "dbr-17.3-ml": "17.3 LTS ML"}
 _TITLES |= {"dbr-18-ml": "18 LTS ML", "dbr-19-ml": "19 ML"}
@@ -31,7 +32,7 @@ def main(arguments: list[str]) -> None:
     if arguments:
         name, folder = arguments[0], Path(arguments[1])
         RECORDS.mkdir(exist_ok=True)
-        record = {"versions": versions(), "tests": tests(folder / "tests.xml"), "trainings": trainings(folder)}
+        record = {"versions": versions(), "tests": tests(folder), "trainings": trainings(folder)}
         (RECORDS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
     records = {
         name: json.loads((RECORDS / f"{name}.json").read_text()) for name in _TITLES if (RECORDS / f"{name}.json").exists()
@@ -53,9 +54,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def tests(junit: Path) -> dict[str, Any]:
+def tests(folder: Path) -> dict[str, Any]:
     """How many tests passed, which failed, and how many were skipped for which reason."""
-    cases = list(ET.parse(junit).iter("testcase"))
+    missing = [part for part in PARTS if not (folder / f"{part}.xml").exists()]
+    if missing:
+        raise SystemExit(f"{folder} has no results of {', '.join(missing)}: .ci/runtime NAME {' '.join(missing)}")
+    cases = [case for part in PARTS for case in ET.parse(folder / f"{part}.xml").iter("testcase")]
     failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
     skipped = [skip for case in cases if (skip := case.find("skipped")) is not None]
     return {
