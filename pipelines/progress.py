@@ -109,7 +109,7 @@ def now() -> Progress:
 
 
 def request_stop() -> None:
-    """Ask the training to stop after the current step. Safe in a signal handler."""
+    """Ask the training to stop after the current step. Not for signal handlers: it takes a lock."""
     _rank.stop.set()
 
 

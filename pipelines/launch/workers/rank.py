@@ -16,7 +16,6 @@ import threading
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 from pipelines import progress
@@ -123,27 +122,23 @@ def main(parent: int, outcome_fd: int, details: RankDetails) -> int:
 
 def _handle_stop_signals() -> None:
     """On a termination signal, stop the training after its current step, and exit within the grace period in any case."""
-
-    def stop(signum: int, _frame: FrameType | None = None) -> None:
-        if not progress.stop_requested():
-            progress.request_stop()
-            timer = threading.Timer(GRACE_SECONDS, os._exit, (128 + signum,))
-            timer.daemon = True
-            timer.start()
-
-    for signum in _STOP_SIGNALS:
-        signal.signal(signum, stop)
-    # Python calls handlers in the main thread, which may be inside TensorFlow for minutes. It writes to this socket at once.
+    # Python calls handlers in the main thread, which may be inside TensorFlow for minutes, and calls them inside each other. It
+    # also writes to this socket, at once and for signals that have a handler; the thread that reads it may wait for locks.
     received, raised = socket.socketpair()
     raised.setblocking(False)
     signal.set_wakeup_fd(raised.fileno(), warn_on_full_buffer=False)
+    for signum in _STOP_SIGNALS:
+        signal.signal(signum, lambda *_: None)
 
     def listen() -> None:
         # Keeps the sockets open.
         while raised.fileno() >= 0:
             (signum,) = received.recv(1)
-            if signum in _STOP_SIGNALS:
-                stop(signum)
+            if signum in _STOP_SIGNALS and not progress.stop_requested():
+                progress.request_stop()
+                timer = threading.Timer(GRACE_SECONDS, os._exit, (128 + signum,))
+                timer.daemon = True
+                timer.start()
 
     threading.Thread(target=listen, name="signals", daemon=True).start()
 

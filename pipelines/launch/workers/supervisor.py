@@ -200,10 +200,16 @@ def _run_process(assignment: Assignment, details: RankDetails, log: BinaryIO, en
 
 def _wait(process: RankProcess, attempt_dir: Path) -> int:
     """Wait for the rank to end, and pass on commands of the driver and termination signals. Returns the exit code."""
-    stop_requested = threading.Event()
+    stop_requested = False
+
+    def request_stop(*_: object) -> None:
+        # No lock, such as an Event has: a signal that arrives during this handler would wait for it forever.
+        nonlocal stop_requested
+        stop_requested = True
+
     # Spark's daemon sends SIGHUP when its JVM has exited, and a node's shutdown SIGTERM. The driver handles its own signals.
     handled = (signal.SIGHUP, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    previous = {signum: signal.signal(signum, lambda *_: stop_requested.set()) for signum in handled}
+    previous = {signum: signal.signal(signum, request_stop) for signum in handled}
     kill_at = float("inf")
     try:
         while True:
@@ -215,7 +221,7 @@ def _wait(process: RankProcess, attempt_dir: Path) -> int:
                 process.send_signal(signal.SIGUSR1)
                 time.sleep(_POLL_SECONDS)
                 process.kill()
-            elif (command == commands.STOP or stop_requested.is_set()) and kill_at == float("inf"):
+            elif (command == commands.STOP or stop_requested) and kill_at == float("inf"):
                 process.terminate()
                 kill_at = time.monotonic() + commands.GRACE_SECONDS
     finally:

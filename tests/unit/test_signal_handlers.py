@@ -1,0 +1,51 @@
+"""Signals that arrive while another is being handled: the end of a terminal or a JVM sends several at once."""
+
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.timeout(60)
+# After the first signal, another one at each function call of its handler.
+SIGNALS = """
+import os, signal, sys, threading, time
+nested = 0
+
+def another(frame, event, argument):
+    global nested
+    code = getattr(signal.getsignal(signal.SIGHUP), "__code__", None)
+    while frame and frame.f_code is not code:
+        frame = frame.f_back
+    if frame and event in ("call", "c_return") and nested < 50:
+        nested += 1
+        signal.raise_signal(signal.SIGHUP)
+
+sys.setprofile(another)
+threading.Timer(1, os.kill, (os.getpid(), signal.SIGHUP)).start()
+"""
+SUPERVISOR = """
+import subprocess, tempfile
+from pathlib import Path
+from pipelines.launch.workers import supervisor
+
+with tempfile.TemporaryDirectory() as folder:
+    rank = subprocess.Popen(["sh", "-c", "trap '' TERM; sleep 2; exit 7"])
+    code = supervisor._wait(rank, Path(folder))
+sys.exit(code if nested else 1)
+"""
+RANK = """
+from pipelines import progress
+from pipelines.launch.workers import rank
+
+rank._handle_stop_signals()
+deadline = time.monotonic() + 2
+while time.monotonic() < deadline:
+    time.sleep(0.01)
+sys.exit(7 if nested and progress.stop_requested() else 1)
+"""
+
+
+@pytest.mark.parametrize("program", [SUPERVISOR, RANK], ids=["supervisor", "rank"])
+def test_signals_during_the_handling_of_a_signal_do_not_block_a_process(program):
+    imports = "import pipelines.launch.workers.supervisor, pipelines.launch.workers.rank\n"
+    assert subprocess.run([sys.executable, "-c", imports + SIGNALS + program], timeout=20).returncode == 7
