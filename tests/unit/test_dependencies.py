@@ -34,17 +34,21 @@ def test_every_locked_package_is_pinned_to_one_version_and_its_files_to_their_ha
         assert hashes >= 1, requirement
 
 
+def installed():
+    """Version by name, without what setuptools brings inside itself, which it puts on the path once it is imported."""
+    return {
+        canonicalize_name(distribution.metadata["Name"]): distribution.version
+        for distribution in importlib.metadata.distributions(path=[sysconfig.get_path("purelib")])
+    }
+
+
 def test_what_is_installed_is_what_is_locked_and_nothing_else():
     wanted = {
         canonicalize_name(requirement.name): next(iter(requirement.specifier)).version
         for requirement, _ in locked()
         if requirement.marker is None or requirement.marker.evaluate()
     }
-    # Not what setuptools brings inside itself, which it puts on the path once it is imported.
-    found = {
-        canonicalize_name(distribution.metadata["Name"]): distribution.version
-        for distribution in importlib.metadata.distributions(path=[sysconfig.get_path("purelib")])
-    }
+    found = installed()
     # pip comes with the environment; convoy is this project.
     for own in ("pip", "convoy"):
         found.pop(own, None)
@@ -54,8 +58,8 @@ def test_what_is_installed_is_what_is_locked_and_nothing_else():
 def test_the_list_for_an_audit_names_every_package():
     command = [str(Path(sys.executable).parent / "uv"), "pip", "freeze", "--exclude-editable", "--python", sys.executable]
     listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.split()
-    versions = {f"{canonicalize_name(d.metadata['Name'])}=={d.version}" for d in importlib.metadata.distributions()}
-    assert {name for name in versions if name.partition("==")[0] not in ("pip", "convoy", "horovod")} <= set(listed)
+    wanted = {f"{name}=={version}" for name, version in installed().items() if name not in ("pip", "convoy", "horovod")}
+    assert wanted <= set(listed)
     assert any(line.startswith("horovod") for line in listed)
 
 
