@@ -85,7 +85,7 @@ class TrainingConfig:
     compression: Compression = "none"
     """Data type in which workers exchange gradients. float16 halves the message, for slow networks."""
     steps_per_execution: int = 1
-    """Steps per call into TensorFlow. More of them make the first trace slower."""
+    """Steps per call into TensorFlow. Keras older than 3.7, as in Databricks Runtime 15.4 and 17.3, takes one in any case."""
     custom_kernels: bool = True
     """Use Convoy's kernels instead of Keras': the same results up to rounding, with other random numbers. Adam is four
     operations per weight, dropout draws bytes, and gradients skip zeros where pooling and dropout follow a convolution (CPUs

@@ -67,7 +67,7 @@ def compile_model(
             rules,
         ),
         **metrics,
-        steps_per_execution=min(training.steps_per_execution, setup.steps_per_epoch),
+        steps_per_execution=min(training.steps_per_execution, setup.steps_per_epoch) if LOOPS_IN_EXECUTION else 1,
         # XLA was 4 to 10 times slower on CPUs, and has no kernel for Horovod's allreduce.
         jit_compile=False,
     )
@@ -75,6 +75,10 @@ def compile_model(
     if model.steps_per_execution > 1:
         use_stop(model, obeys=setup.rank == 0)
     return model
+
+
+# Before 3.7, Keras makes one large graph of the steps of an execution, and has no metrics of an epoch that ends within one.
+LOOPS_IN_EXECUTION = tuple(map(int, keras.__version__.split(".")[:2])) >= (3, 7)
 
 
 def build_model(config: Config, table: Table, resolved: ResolvedPrecision) -> keras.Model:

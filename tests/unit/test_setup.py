@@ -161,13 +161,20 @@ def test_a_java_that_does_not_suit_is_not_taken(clone, tmp_path, monkeypatch, an
 
 @pytest.mark.parametrize(
     ("runtime", "version", "suits"),
-    [("local", "17", True), ("local", "21", True), ("dbr-15.4-ml", "17", True), ("dbr-15.4-ml", "21", False)],
+    [
+        ("local", "17.0", True),
+        ("local", "21.0", True),
+        ("local", "1.8", False),
+        ("dbr-15.4-ml", "1.8", True),
+        ("dbr-15.4-ml", "17.0", True),
+        ("dbr-15.4-ml", "21.0", False),
+    ],
 )
 def test_the_java_of_java_home_is_taken_where_the_locked_spark_runs_on_it(clone, tmp_path, monkeypatch, runtime, version, suits):
     home = tmp_path / "jdk"
     (home / "bin").mkdir(parents=True)
     interpreter(home / "bin", "java", "")
-    (home / "bin/java").write_text(f"#!/bin/sh\necho 'openjdk version \"{version}.0.9\" 2023-10-17' >&2\n")
+    (home / "bin/java").write_text(f"#!/bin/sh\necho 'openjdk version \"{version}.9\" 2023-10-17' >&2\n")
     monkeypatch.setenv("JAVA_HOME", str(home))
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     assert java.find_java(Clone(clone.root, runtime)) == (str(home) if suits else None)

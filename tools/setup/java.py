@@ -13,7 +13,7 @@ from tools.setup.clone import Clone, SetupError, locked_version, say
 from tools.setup.steps import Steps
 
 # Java versions that Spark supports, by Spark's major version, the preferred one first.
-JAVAS = {"3": (17, 11), "4": (21, 17)}
+JAVAS = {"3": (17, 11, 8), "4": (21, 17)}
 # In the environment: Java's class data archive (CDS) of Spark's classes.
 CLASSES = "spark-classes.jsa"
 
@@ -28,7 +28,7 @@ def find_java(clone: Clone) -> str | None:
             shown = subprocess.run([f"{home}/bin/java", "-version"], stderr=subprocess.PIPE, timeout=20).stderr
         except (OSError, subprocess.TimeoutExpired):
             continue
-        version = re.search(rb'version "(\d+)', shown)
+        version = re.search(rb'version "(?:1\.)?(\d+)', shown)
         if version and int(version.group(1)) in suitable:
             return home
     return None

@@ -61,5 +61,4 @@ def as_data_error(error: Py4JJavaError | PySparkException, what: str) -> DataErr
     own = _USER_ERROR.search(text)
     if own is not None:
         return DataError(own.group(1).strip())
-    raised = re.findall(r"^\w[\w.]*(?:Error|Exception): .+$", text, re.MULTILINE)
-    return DataError(f"{what}: {raised[-1][:300] if raised else root_cause(error)}")
+    return DataError(f"{what}: {root_cause(error)}")
