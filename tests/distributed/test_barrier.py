@@ -43,17 +43,23 @@ def test_a_forked_rank_equals_one_started_as_a_new_process(spark, tmp_path, fork
     assert "this line is in the log of any rank" in (tmp_path / "logs" / "rank-0.log").read_text()
 
 
+# What MLflow imports with itself depends on its version.
 @pytest.mark.parametrize(
-    ("purpose", "expected"),
-    [("training", ["tensorflow"]), ("anything", ["matplotlib", "mlflow.tensorflow", "sklearn", "tensorflow"])],
+    ("purpose", "needed", "unneeded"),
+    [
+        ("training", {"tensorflow"}, {"matplotlib", "mlflow.tensorflow", "sklearn"}),
+        ("anything", {"mlflow.tensorflow", "tensorflow"}, set()),
+    ],
 )
-def test_a_single_training_does_not_wait_for_imports_that_its_steps_do_not_need(spark, tmp_path, purpose, expected):
+def test_a_single_training_does_not_wait_for_imports_that_its_steps_do_not_need(spark, tmp_path, purpose, needed, unneeded):
     names = ("matplotlib", "mlflow.tensorflow", "sklearn", "tensorflow")
     with spawn.fork_server(purpose) as server:
         launch = barrier.start(
             spark, ranks.imported, (names,), launch=LaunchConfig(workers=1), work_dir=tmp_path, fork_server=server
         )
-        assert launch.results() == [expected]
+        (found,) = launch.results()
+    assert needed <= set(found)
+    assert not unneeded & set(found)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="TensorFlow has oneDNN kernels on x86-64")

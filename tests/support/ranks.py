@@ -38,7 +38,8 @@ def description():
         "environment": environment,
         "temporary folder": tempfile.gettempdir() == scratch and os.listdir(scratch) == [],
         "directory": os.getcwd(),
-        "path": list(dict.fromkeys(sys.path)),
+        # Without the packages that setuptools brings inside itself, which it adds once it is imported.
+        "path": [folder for folder in dict.fromkeys(sys.path) if not folder.endswith("setuptools/_vendor")],
         "arguments": sys.argv[:1],
         "state": {name: status[name] for name in ("Umask", "SigBlk", "Cpus_allowed_list")},
         # Without those that are the C library's own.

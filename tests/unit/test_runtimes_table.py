@@ -1,5 +1,7 @@
 """The record of `.ci/runtime`, and the table that is written from it."""
 
+import os
+
 import pytest
 
 from tools import runtimes
@@ -21,6 +23,15 @@ def test_tests_of_all_parts_are_counted(tmp_path):
         "failed": ["tests.spark::test_one"],
         "skipped": {"no second disk": 1},
     }
+
+
+def test_of_a_repeated_test_the_last_result_counts(tmp_path):
+    write_results(tmp_path, failing="spark")
+    (tmp_path / "again.xml").write_text(
+        '<testsuites><testsuite><testcase classname="tests.spark" name="test_one"/></testsuite></testsuites>'
+    )
+    os.utime(tmp_path / "again.xml", (2e9, 2e9))
+    assert runtimes.tests(tmp_path) == {"passed": 10, "failed": [], "skipped": {}}
 
 
 def test_a_missing_part_is_named_with_the_command_that_runs_it(tmp_path):
