@@ -107,9 +107,10 @@ def table(records: dict[str, dict[str, Any]]) -> str:
         cells = []
         for record in records.values():
             values = [training[key] for training in record["trainings"]]
-            cells.append(
-                ", ".join(map(form, values)) if form else f"{statistics.median(values):,.{0 if max(values) > 100 else 1}f}"
-            )
+            if form or not values:
+                cells.append(", ".join(map(form or str, values)))
+            else:
+                cells.append(f"{statistics.median(values):,.{0 if max(values) > 100 else 1}f}")
         rows.append([label, *cells])
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "|---" * len(rows[0]) + "|")

@@ -181,7 +181,7 @@ def test_targets_and_weights_go_through_the_passes_to_the_row_that_they_belong_t
         values = [np.frombuffer(value, "<f4") for value in table["features"].to_pylist()]
         for value, target, weight in zip(values, table["target"].to_pylist(), table["weight"].to_pylist(), strict=True):
             np.testing.assert_array_equal(np.frombuffer(target, "<f4"), value[:2] * 2)
-            assert weight == value[0] + 100
+            assert weight == value[0] + np.float32(100)
         found += len(values)
         assert row["rows_per_label"] == []
         assert (row["moments"] is None) == (row["value_range"] is None) == (row["target_moments"] is None) == (split != "train")
