@@ -97,12 +97,14 @@ def _fetched(config: Config) -> Path:
     from pipelines.track.mlflow import logged_model
 
     uri, tracking_uri = config.model.weights, default_tracking_uri(config.tracking)
+    # MLflow may return this folder itself, or one in it.
+    target = temporary.folder("convoy-weights-")
     try:
-        folder = logged_model.download(uri, tracking_uri, temporary.folder("convoy-weights-"))
+        folder = logged_model.download(uri, tracking_uri, target)
     except Exception as error:
         problem = f"could not be fetched from {mask(tracking_uri)} ({first_line(error)})"
         raise ConfigError(f"model.weights={uri}: {problem}; use runs:/RUN/model, models:/NAME/VERSION or a file") from error
     file = next(iter(sorted(folder.rglob("*.keras"))), None)
     if file is None:
         raise ConfigError(f"model.weights={uri}: this model has no .keras file; name one that Convoy or Keras 3 has saved")
-    return Path(shutil.move(file, folder.parent / "model.keras"))
+    return Path(shutil.move(file, target / "model.keras"))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from pipelines.config import loader
+from pipelines.config.conversion import convert
 from pipelines.config.rules import rule, shown
 from pipelines.errors import ConfigError
 from pipelines.sweep.space import SEED, Axis, Choices, Option, Range, label_of
@@ -87,6 +88,6 @@ def _range(key: str, content: Mapping[str, Any]) -> Range:
 
 def _convert(key: str, value: Any, value_type: Any) -> Any:
     try:
-        return loader.convert(value, value_type)
+        return convert(value, value_type)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{key}={shown(value)}: must be {error}") from error

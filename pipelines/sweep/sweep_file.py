@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 from pipelines.config import Config, loader, yaml_text
+from pipelines.config.conversion import convert
 from pipelines.config.renamed import current_name
 from pipelines.config.rules import rule, shown
 from pipelines.errors import ConfigError
@@ -88,7 +89,7 @@ def save(sweep: Sweep, folder: Path) -> None:
 
 def _convert(file: Path, key: str, value: Any, value_type: Any) -> Any:
     try:
-        return loader.convert(value, value_type)
+        return convert(value, value_type)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{file}: {key}={shown(value)}: must be {error}") from error
 

@@ -102,8 +102,8 @@ def train(
         spool,
         restore.checkpoint_saver(writer, config, table.manifest.key, model, setup),
     )
-    callbacks = [callback, own, *_logs(config.tracking, training_progress, model, setup, run_dir)]
-    train_seconds = _fit_and_save(model, data, callbacks, config.training, setup, writer)
+    logs = _logs(config.tracking, training_progress, model, setup, run_dir)
+    train_seconds = _fit_and_save(model, data, callback, own, logs, config.training, setup, writer)
 
     network, weights_sha256 = _trained_network(config, table, model, training_progress)
     logged = average_over_views(network, table.manifest.spec, config.training.test_views)
@@ -176,7 +176,9 @@ def _logs(
 def fit(
     model: keras.Model,
     data: TrainingData,
-    callbacks: Sequence[keras.callbacks.Callback],
+    callback: EpochCallback,
+    own: OwnCallbacks,
+    logs: Sequence[keras.callbacks.Callback],
     training: TrainingConfig,
     setup: WorkerSetup,
 ) -> None:
@@ -185,7 +187,9 @@ def fit(
     Args:
         model: compiled.
         data: the training data.
-        callbacks: an `EpochCallback`, `OwnCallbacks`, and any others.
+        callback: ends the epochs; its progress is that of the training.
+        own: the user's callbacks, called after it.
+        logs: further callbacks, called last.
         training: settings of the training.
         setup: steps per epoch.
 
@@ -194,7 +198,7 @@ def fit(
         TrainingError: a gradient or the loss is not finite; raised on all ranks in the same step, with the weights of the step
             before.
     """
-    callback, own = callbacks[:2]
+    callbacks = [callback, own, *logs]
     training_progress, steps = callback.training_progress, setup.steps_per_epoch
     try:
         if training_progress.step and not training_progress.is_complete(training.epochs, training.early_stopping_patience):
@@ -221,7 +225,9 @@ def fit(
 def _fit_and_save(
     model: keras.Model,
     data: TrainingData,
-    callbacks: Sequence[keras.callbacks.Callback],
+    callback: EpochCallback,
+    own: OwnCallbacks,
+    logs: Sequence[keras.callbacks.Callback],
     training: TrainingConfig,
     setup: WorkerSetup,
     writer: CheckpointWriter | None,
@@ -231,7 +237,7 @@ def _fit_and_save(
     try:
         # An execution of many steps, which takes long with a large network, is progress all the time.
         with progress.counting(lambda: steps_done(model)):
-            fit(model, data, callbacks, training, setup)
+            fit(model, data, callback, own, logs, training, setup)
     except BaseException:
         # Otherwise the process may end before the last checkpoint is on disk.
         if writer is not None:
@@ -258,7 +264,5 @@ def _trained_network(
     return network, weights_sha256
 
 
-def _fit(
-    model: keras.Model, dataset: tf.data.Dataset, callbacks: Sequence[keras.callbacks.Callback], first: int, last: int
-) -> None:
-    model.fit(dataset, initial_epoch=first, epochs=last, callbacks=list(callbacks), shuffle=False, verbose=0)
+def _fit(model: keras.Model, dataset: tf.data.Dataset, callbacks: list[keras.callbacks.Callback], first: int, last: int) -> None:
+    model.fit(dataset, initial_epoch=first, epochs=last, callbacks=callbacks, shuffle=False, verbose=0)

@@ -8,8 +8,9 @@ from benchmarks import examples
 from pipelines.config import loader
 
 ROOT = Path(__file__).parents[2]
-# What an example must reach, in the order of better: on the test rows, with any seed.
-AT_LEAST = {"tabular": 0.88, "own_network": 0.88, "fine_tuning": 0.8, "libsvm": 0.9}
+# What an example must reach on the test rows, with any seed. That of fine_tuning is the worst of three seeds of `./convoy bench
+# examples`, by one worker, three and Keras, less their spread: 0.895 to 0.955. The others were set by hand.
+AT_LEAST = {"tabular": 0.88, "own_network": 0.88, "fine_tuning": 0.835, "libsvm": 0.9}
 LARGEST_ERROR = 75
 pytestmark = pytest.mark.timeout(400)
 
@@ -33,11 +34,16 @@ def test_an_example_is_less_than_thirty_lines_and_its_settings_are_valid(name):
 @pytest.mark.parametrize("name", examples.METRICS)
 def test_an_example_learns_and_keras_alone_reaches_the_same(spark, home, name):
     # Two task slots; three workers are compared by `./convoy bench examples`.
-    run = examples.run_example(name, home, 2, 1)
-    reached, alone = run.metrics[f"test/{examples.METRICS[name]}"], examples.in_keras(name, run, 1)
+    *others, run = examples.run_example(name, home, 2, 1)
+    metric = f"test/{examples.METRICS[name]}"
+    reached, alone = run.metrics[metric], examples.in_keras(name, run, 1)
     if name == "regression":
         assert max(reached, alone) < LARGEST_ERROR
         assert reached == pytest.approx(alone, rel=0.1)
     else:
         assert min(reached, alone) > AT_LEAST[name]
         assert reached == pytest.approx(alone, abs=0.06)
+    # In half the epochs; from random weights the three seeds gave 0.23 to 0.295.
+    for scratch in others:
+        assert reached > scratch.metrics[metric]
+        assert 2 * run.summary.epochs <= scratch.summary.epochs

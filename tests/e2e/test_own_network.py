@@ -10,7 +10,7 @@ from support.synthetic import images_and_labels
 
 from pipelines.config import loader
 from pipelines.errors import ConfigError
-from pipelines.launch import resume
+from pipelines.launch import resume, user_inputs
 from pipelines.launch.training import run_training
 from pipelines.system.reporter import NullReporter
 from pipelines.track.console.console import TrainingConsole
@@ -88,18 +88,24 @@ def test_the_model_of_the_run_answers_through_mlflow(first):
     assert np.mean(answers.argmax(1) == labels) == pytest.approx(first.test.accuracy)
 
 
-def test_a_training_starts_from_the_weights_of_a_logged_model_and_keeps_frozen_layers(home, first, capsys):
+def test_a_training_starts_from_the_weights_of_a_registered_model_and_keeps_frozen_layers(home, first, capsys):
+    client = mlflow.MlflowClient(first.tracking_uri, first.tracking_uri)
+    client.create_registered_model("gated")
+    version = client.create_model_version("gated", first.model_uri, first.run_id).version
+    client.set_registered_model_alias("gated", "champion", version)
     settings = settings_of(
         home,
         "training.epochs=1",
-        f"model.weights={first.model_uri}",
+        "model.weights=models:/gated@champion",
         "model.frozen=[convolution, gate]",
         "model.arguments={width: 4, head: other}",
     )
-    second = run_training(loader.load(None, settings), TrainingConsole(1))
+    config = loader.load(None, settings)
+    # Trainings at the same time must not share a file.
+    assert user_inputs.prepare(config, None).weights.parent.name.startswith("convoy-weights-")
+    second = run_training(config, TrainingConsole(1))
     said = "2 layers taken; random weights in other (not in the file)"
     assert f"model.weights: {said}" in capsys.readouterr().out
-    client = mlflow.MlflowClient(first.tracking_uri)
     assert client.get_run(second.run_id).data.tags["model.weights"] == said
     mlflow.set_tracking_uri(first.tracking_uri)
     one, other = (mlflow.tensorflow.load_model(run.model_uri) for run in (first, second))

@@ -217,9 +217,10 @@ def test_recent_runs_are_listed_in_the_terminal(home, runs):
         check=True,
     )
     header, newest, older = done.stdout.splitlines()[-3:]
-    assert header.split() == ["started", "name", "accuracy", "minutes", "workers", "rows/s", "status", "run", "id"]
-    name, accuracy = newest.split()[2:4]
+    assert header.split() == ["started", "name", "test", "result", "minutes", "workers", "rows/s", "status", "run", "id"]
+    name, metric, accuracy = newest.split()[2:5]
     assert re.fullmatch(r"digits-convnet-1w-[2-9a-z]{4}", name)
+    assert metric == "accuracy"
     assert accuracy == f"{100 * runs[1].test.accuracy:.2f}"
     assert older.split()[-2:] == ["finished", runs[0].run_id]
 

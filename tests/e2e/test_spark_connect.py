@@ -16,6 +16,7 @@ import pytest
 from support import submitting
 from support.rank_processes import wait_until_no_rank_is_left
 from support.submitting import ROOT, SUBMIT
+from support.synthetic import images_and_labels
 
 from pipelines.launch.health import heartbeat
 
@@ -148,6 +149,26 @@ def test_the_evaluation_of_the_model_agrees_with_the_training(trained, home, add
     output = finish(process)
     assert process.returncode == 0, output
     assert json.loads((home / "evaluated.json").read_text())["test"]["accuracy"] == pytest.approx(summary["test"]["accuracy"])
+
+
+@pytest.mark.parametrize("source", ["parquet:", "table:"])
+def test_tables_are_read_on_the_server(home, address, source):
+    images, labels = images_and_labels(60)
+    pq.write_table(pa.table({"pixels": images.reshape(60, -1).tolist(), "digit": labels}), home / "rows.parquet")
+    location = f"parquet:{home}/rows.parquet"
+    if source == "table:":
+        # In the catalog of the server, which this client only names.
+        location = "table:digits"
+        write = (
+            "import sys; from pyspark.sql import SparkSession; spark = SparkSession.builder.remote(sys.argv[1]).getOrCreate(); "
+        )
+        write += "spark.read.parquet(sys.argv[2]).write.mode('overwrite').saveAsTable('digits')"
+        subprocess.run([sys.executable, "-c", write, address, str(home / "rows.parquet")], check=True, timeout=100)
+    settings = (*submitting.SETTINGS[:2], "data.columns={image: pixels, label: digit}")
+    process = start(home, address, "ingest.py", "--data", location, "--summary", str(home / "rows.json"), settings=settings)
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert sum(json.loads((home / "rows.json").read_text())["rows"].values()) == 60
 
 
 def test_an_interrupted_training_leaves_no_rank_on_the_server(trained, home, address):

@@ -86,3 +86,10 @@ def test_a_table_is_scored_in_the_columns_of_the_training(home, trained, connect
     rows = pq.read_table(output).to_pylist()
     assert sorted(row["plant"] for row in rows) == list(range(150))
     assert sum(row["prediction"] == row["species"] for row in rows) > 135
+
+
+def test_a_training_on_a_table_is_resumed_from_the_table(home, trained):
+    _, summary = trained
+    lines, resumed = job(home, "train_cnn", "--resume", summary["run_dir"], "--set", "training.epochs=41")
+    assert f"table {summary['table']} (reused)" in lines
+    assert (resumed["run_id"], resumed["table"], resumed["epochs"]) == (summary["run_id"], summary["table"], 41)

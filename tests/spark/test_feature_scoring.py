@@ -81,6 +81,16 @@ def test_text_and_tables_and_lists_of_features_are_scored(spark, info, tmp_path)
     np.testing.assert_allclose(probabilities(listed), expected(values), rtol=1e-5)
 
 
+def test_of_text_in_several_files_those_of_the_pattern_are_scored(spark, info, tmp_path):
+    for name, rows in (("part-1", 30), ("part-2", 20), ("other", 10)):
+        write_libsvm(tmp_path / f"{name}.libsvm", rows, classes=True)
+    text = scored(spark, info, tmp_path / "part-*.libsvm", tmp_path / "out").sort_values(["file", "line"])
+    assert list(text["file"]) == [f"{tmp_path}/part-1.libsvm"] * 30 + [f"{tmp_path}/part-2.libsvm"] * 20
+    assert list(text["line"]) == [*range(1, 31), *range(1, 21)]
+    first, second = (features_and_targets(rows)[0] for rows in (30, 20))
+    np.testing.assert_allclose(probabilities(text), expected(np.concatenate([first, second])), rtol=1e-5)
+
+
 def test_a_table_of_features_is_evaluated_and_one_of_pictures_is_refused(spark, info, tmp_path):
     table = write_table(tmp_path / "table", {"train": 60, "test": 150}, task="classification")
     values, targets = features_and_targets(150, seed=2)

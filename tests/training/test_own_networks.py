@@ -1,5 +1,6 @@
 """Networks, losses, metrics and callbacks of the user's. One worker, in this process; the saved model in a process of its own."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -386,6 +387,27 @@ def has_names(file):
         return True
     with h5py.File(file, "r") as store:
         return any("name" in group["vars"].attrs for group in store["layers"].values() if len(group["vars"]))
+
+
+def test_a_node_with_another_version_of_a_package_refuses_to_train(tmp_path, monkeypatch):
+    package = tmp_path / "of_another_version"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "network.py").write_text(f"import keras\nfrom keras import layers\n{SOFTMAX}")
+    monkeypatch.syspath_prepend(tmp_path)
+    name = "of_another_version.network:build"
+    files = requested.read(loader.load(None, [f"model.name={name}"]))
+    spec = DataSpec(shape=(2,), dtype="float32", value_range=(0.0, 1.0))
+    loading.install(files)
+    assert registry.build(name, spec, 3).output_shape == (None, 3)
+    # As the driver would have sent it with another file.
+    loading.install([dataclasses.replace(file, text=f"{file.text}# version 2\n", path="/driver/network.py") for file in files])
+    with pytest.raises(ConfigError) as error:
+        registry.build(name, spec, 3)
+    assert str(error.value) == (
+        f"model.name={name}: {package}/network.py differs from the driver's /driver/network.py; install the same version on all "
+        "nodes"
+    )
 
 
 def test_training_starts_from_the_weights_of_layers_of_the_same_name_and_shapes(table, tmp_path, mine):

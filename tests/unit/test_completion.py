@@ -13,6 +13,19 @@ from tools.completion import complete
 from tools.completion.complete import main, split
 
 ROOT = Path(__file__).parents[2]
+# What is typed, and what TAB makes of it.
+COMPLETED = [
+    ("./convoy trai", "./convoy train "),
+    ("./convoy train --work", "./convoy train --workers "),
+    ("./convoy train --config conf/champ", "./convoy train --config conf/champion.yml "),
+    ("./convoy train --set training.optim", "./convoy train --set training.optimizer="),
+    ("./convoy train --set training.optimizer=s", "./convoy train --set training.optimizer=sgd "),
+    ("./convoy train --workers 2 --data fash", "./convoy train --workers 2 --data fashion-mnist "),
+    ("./convoy train --set data.dataset=ro", "./convoy train --set data.dataset=rows.libsvm "),
+    ("./convoy train --resume la", "./convoy train --resume latest "),
+    ("./convoy sweep conf/sweeps/cou", "./convoy sweep conf/sweeps/course.yml "),
+    ("./convoy evaluate --split val", "./convoy evaluate --split validation "),
+]
 
 
 @pytest.fixture(scope="module", params=SHELLS)
@@ -25,21 +38,7 @@ def shell(request, tmp_path_factory):
     opened.close()
 
 
-@pytest.mark.parametrize(
-    ("typed", "completed"),
-    [
-        ("./convoy trai", "./convoy train "),
-        ("./convoy train --work", "./convoy train --workers "),
-        ("./convoy train --config conf/champ", "./convoy train --config conf/champion.yml "),
-        ("./convoy train --set training.optim", "./convoy train --set training.optimizer="),
-        ("./convoy train --set training.optimizer=s", "./convoy train --set training.optimizer=sgd "),
-        ("./convoy train --workers 2 --data fash", "./convoy train --workers 2 --data fashion-mnist "),
-        ("./convoy train --set data.dataset=ro", "./convoy train --set data.dataset=rows.libsvm "),
-        ("./convoy train --resume la", "./convoy train --resume latest "),
-        ("./convoy sweep conf/sweeps/cou", "./convoy sweep conf/sweeps/course.yml "),
-        ("./convoy evaluate --split val", "./convoy evaluate --split validation "),
-    ],
-)
+@pytest.mark.parametrize(("typed", "completed"), COMPLETED)
 def test_tab_completes(shell, typed, completed):
     assert shell.complete(typed)[0] == completed
 
@@ -56,6 +55,21 @@ def test_tab_completes(shell, typed, completed):
 def test_tab_shows_what_can_follow(shell, typed, shown):
     words = {word.rpartition(".")[2].rpartition("=")[2] or word.rpartition(".")[2] for word in shell.complete(typed)[1]}
     assert shown <= words
+
+
+def test_fish_offers_the_same(tmp_path):
+    """Fish says what it would offer without a terminal. It adds the blank behind a word by itself."""
+    (tmp_path / "rows.libsvm").touch()
+    (tmp_path / "convoy").symlink_to(ROOT / "convoy")
+    script = "./convoy completion fish | source; for line in $argv; echo line; complete -C $line; end"
+    lines = [typed for typed, _ in COMPLETED]
+    command = ["fish", "--no-config", "-c", script, *lines]
+    # The interpreter of the tests starts faster than one that is looked for.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"PATH": path}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    offered = [[line.partition("\t")[0] for line in each.splitlines()] for each in done.stdout.split("line\n")[1:]]
+    assert offered == [[completed.split()[-1]] for _, completed in COMPLETED]
 
 
 def test_a_tab_takes_less_than_a_blink():

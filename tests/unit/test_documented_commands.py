@@ -60,7 +60,7 @@ RUN_BY = {
     "./convoy train --set model.name=mine.py:build --set 'model.arguments={width: 16}' --workers 2": (OWN_NETWORK,),
     "./convoy train --set model.name=mine.py:build --set 'model.arguments={width: 32}' --workers 2": (OWN_NETWORK,),
     "./convoy train --set model.weights=models:/digits@champion --set 'model.frozen=[convolution*]'": (
-        "e2e/test_own_network.py::test_a_training_starts_from_the_weights_of_a_logged_model_and_keeps_frozen_layers",
+        "e2e/test_own_network.py::test_a_training_starts_from_the_weights_of_a_registered_model_and_keeps_frozen_layers",
     ),
     "./convoy train --resume latest": (
         "e2e/test_lost_workers.py::test_resume_finishes_the_same_run_with_each_epoch_recorded_once",

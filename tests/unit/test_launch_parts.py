@@ -14,12 +14,13 @@ from pyspark.sql import SparkSession
 from support import ranks
 
 from pipelines.config import LaunchConfig
-from pipelines.errors import DataError, LaunchError
+from pipelines.errors import ConfigError, DataError, LaunchError, UserCodeError
 from pipelines.launch import session
 from pipelines.launch.health import failures
 from pipelines.launch.rendezvous.server import RankPlacement, slot_info
 from pipelines.launch.slots import threads_per_worker
 from pipelines.launch.workers import commands, scratch, spawn
+from pipelines.launch.workers.barrier import RankError
 from pipelines.launch.workers.environment import gpu_environment, horovod_environment
 from pipelines.launch.workers.supervisor import Assignment, run_locally
 from pipelines.system import local_socket, surroundings
@@ -72,6 +73,16 @@ def test_the_lost_task_is_the_one_that_spark_names():
 def test_a_users_error_is_its_own_headline():
     report = failures.failure_from_exception(DataError("f.txt:3: bad"), "Traceback", rank=0, host="a", log_path="l")
     assert failures.headline(report) == "f.txt:3: bad"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(ConfigError("no such layer"), 2), (DataError("bad row"), 1), (UserCodeError("line 3"), 1), (ValueError(), 1)],
+)
+def test_the_error_of_a_rank_ends_the_job_with_the_code_that_it_has_on_the_driver(error, code):
+    report = failures.failure_from_exception(error, "Traceback", rank=1, host="a", log_path="l")
+    sent = failures.Failure.from_json(report.to_json())
+    assert RankError((sent, failures.failure_from_exit_code(-9, rank=0, host="a", log_path="l"))).exit_code == code
 
 
 def test_a_killed_process_is_reported_with_its_signal():

@@ -207,3 +207,15 @@ def test_a_server_that_does_not_answer_is_not_one_without_runs(home):
         ConvoyError, match=r"MLflow at http://\*\*\*@127\.0\.0\.1:9: the runs of experiment lost could not be listed"
     ):
         recent_runs.find("http://ann:planted@127.0.0.1:9", "lost", 3)
+
+
+def test_the_list_of_runs_names_the_metric_of_each(home):
+    uri = f"sqlite:///{home}/mlflow.db"
+    client = mlflow.MlflowClient(uri)
+    experiment = client.create_experiment("results")
+    for name, value in (("accuracy", 0.98765), ("rmse", 54.321)):
+        run = client.create_run(experiment, run_name=name)
+        client.log_metric(run.info.run_id, f"test/{name}", value)
+    found = recent_runs.find(uri, "results", 3)
+    assert {run["name"]: run["test result"] for run in found} == {"accuracy": "accuracy 98.77 %", "rmse": "rmse 54.321"}
+    assert recent_runs.table(found)[0].split()[:4] == ["started", "name", "test", "result"]

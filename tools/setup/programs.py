@@ -1,4 +1,4 @@
-"""Installs the programs that only tests need: a browser, and a shell."""
+"""Installs the programs that only tests need: a browser, and shells."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tools.setup.steps import Steps, exclusive
 
 # By program: its Debian package.
 _BROWSER = {"chromium": "chromium", "chromedriver": "chromium-driver"}
-_SHELLS = {"zsh": "zsh"}
+_SHELLS = {"zsh": "zsh", "fish": "fish"}
 
 
 def install_test_programs(clone: Clone, pytest_arguments: Sequence[str]) -> None:

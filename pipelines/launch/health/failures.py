@@ -36,6 +36,8 @@ class Failure:
     """The error is a `ConvoyError`, whose message says what to do."""
     details: str = ""
     """What such an error shows below its message; often empty."""
+    exit_code: int = ConvoyError.exit_code
+    """Of the job that it ends: a setting that only a rank can check is as invalid as one that the driver refuses."""
     lost: bool = False
     """The process was ended from outside, or does not run any more: the same work may succeed when it is repeated."""
     last_activity: str = ""
@@ -104,19 +106,18 @@ def headline(failure: Failure) -> str:
 
 def failure_from_exception(error: BaseException, traceback: str, *, rank: int, host: str, log_path: str) -> Failure:
     """The report of a rank that raised an exception."""
-    if isinstance(error, ConvoyError):
-        text = str(error)
-    else:
-        text = f"{type(error).__name__}: {error}".strip()
-    return Failure(
+    report = Failure(
         rank=rank,
         host=host,
         time=time.time(),
-        error=mask(text),
+        error=mask(f"{type(error).__name__}: {error}".strip()),
         traceback=mask(traceback),
         log_path=log_path,
-        user_error=isinstance(error, ConvoyError),
-        details=mask(error.details) if isinstance(error, ConvoyError) else "",
+    )
+    if not isinstance(error, ConvoyError):
+        return report
+    return dataclasses.replace(
+        report, error=mask(str(error)), user_error=True, details=mask(error.details), exit_code=error.exit_code
     )
 
 

@@ -44,6 +44,7 @@ class RankError(LaunchError):
     def __init__(self, failures: tuple[Failure, ...]) -> None:
         super().__init__(headline(failures[0]))
         self.details = failures[0].details if failures[0].user_error else failures[0].traceback
+        self.exit_code = failures[0].exit_code
         self.failures = failures
         """Reports of all failed ranks, the cause first."""
 

@@ -1,7 +1,7 @@
 """Recent runs as a table for the terminal."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.errors import ConvoyError
@@ -9,8 +9,8 @@ from pipelines.system.secrets import first_line, mask_value
 from pipelines.track.mlflow import server_compat
 from pipelines.track.rundir import logs
 
-_COLUMNS = ("started", "name", "accuracy", "minutes", "workers", "rows/s", "status", "run id")
-_RIGHT = ("accuracy", "minutes", "workers", "rows/s")
+_COLUMNS = ("started", "name", "test result", "minutes", "workers", "rows/s", "status", "run id")
+_RIGHT = ("test result", "minutes", "workers", "rows/s")
 MAX_COUNT = 50_000
 """MLflow returns no more at once."""
 
@@ -52,15 +52,22 @@ def table(rows: Sequence[dict[str, str]]) -> list[str]:
 
 def _row(run: Any) -> dict[str, str]:
     metrics, info = run.data.metrics, run.info
-    accuracy, error, speed = (metrics.get(name) for name in ("test/accuracy", "test/rmse", "rows_per_second"))
+    speed = metrics.get("rows_per_second")
     end = info.end_time or (time.time() * 1000 if info.status == "RUNNING" else info.start_time)
     return {
         "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(info.start_time / 1000)),
         "name": info.run_name or "",
-        "accuracy": f"{100 * accuracy:.2f} %" if accuracy is not None else f"rmse {error:.5g}" if error is not None else "",
+        "test result": _result(metrics),
         "minutes": f"{(end - info.start_time) / 60000:.1f}",
         "workers": run.data.params.get("launch.workers", ""),
         "rows/s": f"{speed:,.0f}" if speed is not None else "",
         "status": info.status.lower(),
         "run id": info.run_id,
     }
+
+
+def _result(metrics: Mapping[str, float]) -> str:
+    """The metric of the run's task, on the test rows; empty before the test."""
+    if "test/accuracy" in metrics:
+        return f"accuracy {100 * metrics['test/accuracy']:.2f} %"
+    return f"rmse {metrics['test/rmse']:.5g}" if "test/rmse" in metrics else ""
