@@ -2,7 +2,7 @@
 
 Each round is a seed. Plain Keras trains the same network on the rows of the table that Convoy has written, with `compile` and
 `fit`, Adam, the same learning rate, global batch and epochs. Both are measured on the same test rows. For fine-tuning there is
-also what the same rows give from random weights, in twice the epochs.
+also what the same rows give from random weights in the same epochs.
 """
 
 import fnmatch

@@ -1,4 +1,4 @@
-"""Epochs until a network knows the digits 5 to 9: from convolutions that were trained on 0 to 4, and from scratch."""
+"""Epochs until a network knows the digits 5 to 9 from few rows: from convolutions trained on 0 to 4, and from scratch."""
 
 import json
 import statistics
@@ -7,10 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from convoy_runs import train
+from convoy_runs import repeated, train
 
-EPOCHS = 3
-ACCURACIES = (0.97, 0.98)
+EPOCHS = 8
+ACCURACIES = (0.9, 0.95)
+# One line in 25 of the training text, half of them for validation: some 590 rows of the digits 5 to 9 to train on. With all rows
+# there is nothing to gain.
+_ONE_LINE_IN = 25
+_FEW_ROWS = ("ingest.validation_fraction=0.5", "training.batch_size_per_worker=16", f"training.epochs={EPOCHS}")
 NETWORK = """
 import keras
 from keras import layers
@@ -27,16 +31,19 @@ def build(spec, outputs, head):
 
 
 def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
-    """One seed each round: the digits 0 to 4, then 5 to 9 from those weights and from scratch."""
+    """One seed each round: the digits 0 to 4, then few rows of 5 to 9 from those weights and from scratch."""
     by_seed = []
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         (home / "network.py").write_text(NETWORK)
+        few = repeated(data, home / "few", 1)
+        lines = (few / "train.libsvm").read_bytes().splitlines(keepends=True)
+        (few / "train.libsvm").write_bytes(b"".join(lines[::_ONE_LINE_IN]))
         for seed in range(1, rounds + 1):
             first = _train(home, data, range(5), seed, "low", "training.epochs=1")
             weights = f"model.weights={first / 'model/data/model.keras'}"
-            fine_tuned = _validation(_train(home, data, range(5, 10), seed, "high", f"training.epochs={EPOCHS}", weights))
-            scratch = _validation(_train(home, data, range(5, 10), seed, "high", f"training.epochs={EPOCHS}"))
+            fine_tuned = _validation(_train(home, few, range(5, 10), seed, "high", *_FEW_ROWS, weights))
+            scratch = _validation(_train(home, few, range(5, 10), seed, "high", *_FEW_ROWS))
             by_seed.append({"fine_tuned": fine_tuned, "scratch": scratch})
             print(f"  {by_seed[-1]}", flush=True)
     return {"validation_accuracy": by_seed}

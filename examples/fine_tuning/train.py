@@ -20,8 +20,8 @@ def main(workers=1, settings=None):
     options = {"workers": workers, "config": CONFIG}
     first = api.train(digits(range(6), 1000), settings=settings or {}, name="first", **options)
     few = {"data.classes": 4, "data.labels": [6, 7, 8, 9], "ingest.test_fraction": 0.5, "ingest.validation_fraction": 0.5}
-    scratch = few | {"training.epochs": 4} | (settings or {})
-    tuned = scratch | {"training.epochs": 2, "model.weights": first.model_uri, "model.frozen": ["convolution_[12]"]}
+    scratch = few | {"training.epochs": 6} | (settings or {})
+    tuned = scratch | {"model.weights": first.model_uri, "model.frozen": ["convolution_[12]"]}
     return tuple(api.train(digits(range(6, 10), 400), settings=each, name="later", **options) for each in (scratch, tuned))
 
 
