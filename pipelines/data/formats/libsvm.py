@@ -14,21 +14,29 @@ A line is `label index:value index:value ...`. A row accepted here is parsed ide
 - Any other line is malformed. sklearn is more lenient in four points: it also accepts nan and infinities, Python's `1_000`, a
   sign before an index, and query ids, which it drops.
 
-The format does not state the number of values, so `Rules` does.
+A number is the double nearest to what is written; float32 is that, rounded.
+
+The format does not state the number of values, so `Rules` does. `libsvm_compiled` parses much text at full speed if Numba is
+there, `libsvm_arrays` anything else; both leave lines that are not plainly well-formed to `parse_line`.
 """
 
+import functools
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.data.formats import libsvm_arrays
+from pipelines.data.formats import libsvm_arrays, libsvm_compiled
 from pipelines.data.formats.chunk import Chunk
 from pipelines.data.formats.libsvm_line import Rules
 
 ENDINGS = (".txt", ".libsvm", ".svm", ".t")
 COMPRESSIONS = ("", ".bz2", ".gz")
+
+# Seconds. Importing Numba and the compiled parser takes half a second, compiling it three to six.
+_PATIENCE, _PATIENCE_BEFORE_COMPILING = 0.25, 3.0
 
 
 def is_libsvm(path: Path) -> bool:
@@ -41,7 +49,25 @@ def parse(text: bytes | memoryview, rules: Rules) -> Chunk:
 
     Malformed lines do not raise but are part of the result, because only the caller knows file and line number.
     """
-    return libsvm_arrays.parse(text, rules)
+    if _arrays.spent >= _arrays.patience and libsvm_compiled.can_parse(rules):
+        return libsvm_compiled.parse(text, rules)
+    started = time.perf_counter()
+    chunk = libsvm_arrays.parse(text, rules)
+    _arrays.spent += time.perf_counter() - started
+    return chunk
+
+
+class _Arrays:
+    """The seconds that this process parses with arrays before it loads the compiled parser: a part of what loading it takes."""
+
+    spent = 0.0
+
+    @functools.cached_property
+    def patience(self) -> float:
+        return _PATIENCE if libsvm_compiled.is_kept() else _PATIENCE_BEFORE_COMPILING
+
+
+_arrays = _Arrays()
 
 
 def write(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer[Any]]) -> bytes:
