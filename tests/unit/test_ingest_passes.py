@@ -14,7 +14,7 @@ from pipelines.data.ingest.build import index_hint
 from pipelines.data.ingest.permutation import Permutation, plan_segments
 from pipelines.data.ingest.shuffle_pass import Plan, shuffle_batches
 from pipelines.data.ingest.write_pass import path_of, write_batches
-from pipelines.data.sources import named_text, text_pass
+from pipelines.data.sources import text_blocks, text_pass
 from pipelines.data.sources.libsvm_files import LibsvmFiles
 from pipelines.data.sources.parsed_rows import BlockReport
 from pipelines.data.sources.text_pass import parse_batches
@@ -150,7 +150,7 @@ def test_files_that_spark_cannot_open_are_read_as_it_reads_the_others(tmp_path, 
     blocks = pa.RecordBatch.from_pylist(
         [{"path": str(path), "file": 4, "start": start, "stop": start + block_bytes} for start in range(0, size, block_bytes)]
     )
-    batches = list(named_text.read_blocks([blocks], RULES, False, True))
+    batches = list(text_blocks.read_blocks([blocks], RULES, False, True))
     content = [row for batch in batches for row in batch.column("content").to_pylist() if row is not None]
     reports = [BlockReport.from_json(batch.column("note")[0].as_py()) for batch in batches if batch.column("content").null_count]
     assert content == [row.tobytes() for row in images[0]]
