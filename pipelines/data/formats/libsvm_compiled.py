@@ -32,6 +32,16 @@ def can_parse(rules: Rules) -> bool:
     return all(abs(label) <= _LARGEST_LABEL for label in rules.labels) and _read_lines() is not None
 
 
+def is_installed() -> bool:
+    """Whether Numba is there, which `can_parse` requires, without importing it."""
+    return kernel_cache.is_installed()
+
+
+def prepare() -> None:
+    """Compile the kernel now, if it is not kept, so that no later process has to. Does nothing without Numba."""
+    _read_lines()
+
+
 def is_kept() -> bool:
     """Whether the kernel need not be compiled but only loaded."""
     return kernel_cache.is_kept(_MODULES)
