@@ -30,6 +30,7 @@ PARTS = (
     "first_step",
     "launching",
     "input_pipeline",
+    "parsing",
     "ingest_growth",
     "augmentation",
     "training_rate",

@@ -6,11 +6,14 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from support.ingesting import ingest, rows_of
 from support.reported import ReportedLines
 from support.synthetic import images_and_labels, write_libsvm
 
+from pipelines.data.formats import libsvm_compiled
+from pipelines.data.sources import text_blocks
 from pipelines.errors import DataError
 
 
@@ -42,17 +45,40 @@ def test_row_groups_have_equal_size_except_the_last(spark, folder, tmp_path):
     assert sizes == [70] * 7 + [50]
 
 
-def test_the_order_depends_only_on_the_seed_not_on_partitioning(spark, folder, tmp_path):
+def test_the_order_depends_only_on_the_seed_not_on_partitioning(spark, folder, tmp_path, monkeypatch):
     first, _ = ingest(spark, folder, tmp_path / "a")
+    other, _ = ingest(spark, folder, tmp_path / "a", "ingest.seed=2")
+    monkeypatch.setattr(text_blocks, "_BLOCK_BYTES", 20000)
+    second, _ = ingest(spark, folder, tmp_path / "b")
+    # Without Numba, Spark reads the lines and keeps the rows.
+    monkeypatch.setattr(libsvm_compiled, "is_installed", lambda: False)
+    third, _ = ingest(spark, folder, tmp_path / "c")
     spark.conf.set("spark.sql.files.maxPartitionBytes", "20000")
     try:
-        second, _ = ingest(spark, folder, tmp_path / "b")
+        fourth, _ = ingest(spark, folder, tmp_path / "d")
     finally:
         spark.conf.unset("spark.sql.files.maxPartitionBytes")
-    other, _ = ingest(spark, folder, tmp_path / "a", "ingest.seed=2")
     for split in ("train", "validation", "test"):
-        assert rows_of(first, split) == rows_of(second, split)
         assert rows_of(first, split) != rows_of(other, split)
+        for again in (second, third, fourth):
+            assert rows_of(first, split) == rows_of(again, split)
+    assert first.manifest.splits == second.manifest.splits == third.manifest.splits == fourth.manifest.splits
+
+
+def test_malformed_lines_are_set_aside_alike_wherever_lines_are_read(spark, folder, tmp_path, monkeypatch):
+    lines = (folder / "digits-train.txt").read_text().splitlines()
+    lines[3:3], lines[500:500] = ["2 5:1 145:9", "", "x"], ["# nothing", "3 5:1 4:1"]
+    (folder / "digits-train.txt").write_text("\n".join(lines))
+    quarantine = ("ingest.on_bad_rows=quarantine", "ingest.max_bad_fraction=0.1")
+    tables = []
+    monkeypatch.setattr(text_blocks, "_BLOCK_BYTES", 30000)
+    for way, has_numba in (("blocks", True), ("lines", False)):
+        monkeypatch.setattr(libsvm_compiled, "is_installed", lambda has_numba=has_numba: has_numba)
+        built, _ = ingest(spark, folder, tmp_path / way, *quarantine)
+        (rejected,) = (tmp_path / way).rglob("_rejected/*.parquet")
+        tables.append((built.manifest.rejected_by_reason, built.manifest.splits, pq.read_table(rejected).to_pylist()))
+    assert tables[0] == tables[1]
+    assert [row["line"] for row in tables[0][2]] == [4, 6, 502]
 
 
 def test_the_table_is_reused_only_for_the_same_source_and_settings(spark, folder, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -9,17 +10,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.config import DataConfig
+from pipelines.data.formats import libsvm_compiled
 from pipelines.data.formats.libsvm_line import Rules
-from pipelines.data.ingest.build import index_hint
+from pipelines.data.ingest.build import _reading, index_hint
 from pipelines.data.ingest.permutation import Permutation, plan_segments
-from pipelines.data.ingest.shuffle_pass import Plan, shuffle_batches
+from pipelines.data.ingest.shuffle_pass import Plan, parse_and_shuffle, shuffle_batches
 from pipelines.data.ingest.write_pass import path_of, write_batches
-from pipelines.data.sources import named_text, text_pass
-from pipelines.data.sources.libsvm_files import LibsvmFiles
+from pipelines.data.sources import text_blocks, text_pass
+from pipelines.data.sources.libsvm_files import LibsvmFiles, _needs_spark
 from pipelines.data.sources.parsed_rows import BlockReport
 from pipelines.data.sources.text_pass import parse_batches
 from pipelines.data.table.row_hashes import hash_images
 from pipelines.data.table.schema import DataSpec
+from pipelines.errors import DataError
 from pipelines.score.batch.libsvm_input import image_rows
 
 ROWS = {0: 90, 1: 24}
@@ -150,7 +153,7 @@ def test_files_that_spark_cannot_open_are_read_as_it_reads_the_others(tmp_path, 
     blocks = pa.RecordBatch.from_pylist(
         [{"path": str(path), "file": 4, "start": start, "stop": start + block_bytes} for start in range(0, size, block_bytes)]
     )
-    batches = list(named_text.read_blocks([blocks], RULES, False, True))
+    batches = list(text_blocks.read_blocks([blocks], RULES, False, True))
     content = [row for batch in batches for row in batch.column("content").to_pylist() if row is not None]
     reports = [BlockReport.from_json(batch.column("note")[0].as_py()) for batch in batches if batch.column("content").null_count]
     assert content == [row.tobytes() for row in images[0]]
@@ -158,6 +161,48 @@ def test_files_that_spark_cannot_open_are_read_as_it_reads_the_others(tmp_path, 
     assert sum(report.lines for report in reports) == len(lines) + 2
     (bad,) = [report for report in reports if report.bad]
     assert sum(report.lines for report in reports if report.block < bad.block) + bad.first_bad_line == len(lines) + 1
+
+
+def test_blocks_are_counted_first_and_then_parsed_and_shuffled_at_once(tmp_path, images):
+    blocks = []
+    for file, pixels in images.items():
+        lines = [
+            b"%d %s" % (RULES.labels[label], b" ".join(b"%d:%d" % (place + 1, value) for place, value in enumerate(row)))
+            for label, row in zip(labels_of(file), pixels, strict=True)
+        ]
+        path = tmp_path / f"{file}.txt"
+        path.write_bytes(b"\n".join([*lines, b"bad", b""]))
+        for start, stop in ((0, 300), (300, -1)):
+            blocks.append({"path": str(path), "file": file, "start": start, "stop": stop})
+    batches = [pa.RecordBatch.from_pylist(blocks)]
+    parse = partial(text_blocks.read_blocks, rules=RULES, images_apart=False)
+    counted = list(parse(batches, keep_bad_lines=False, keep_rows=False))
+    assert all(batch.column("content").null_count == len(batch) for batch in counted)
+    reports = [BlockReport.from_json(batch.column("note")[0].as_py()) for batch in counted]
+    kept = [batch for batch in parse(batches, keep_bad_lines=True, keep_rows=False) if not batch.column("content").null_count]
+    assert [batch.column("content").to_pylist() for batch in kept] == [[b"bad"]] * len(ROWS)
+    plan = plan_of(reports)
+    written(tmp_path / "table", plan, list(parse_and_shuffle(batches, parse, plan)))
+    expected, reports = parsed(images)
+    other = plan_of(reports)
+    written(tmp_path / "other", other, list(shuffle_batches(expected, other)))
+    for split in ("train", "validation", "test"):
+        assert stored(tmp_path / "table", plan, split) == stored(tmp_path / "other", other, split)
+
+
+def test_a_file_that_has_gone_since_it_was_checked_is_named(tmp_path):
+    source = LibsvmFiles("digits", ((str(tmp_path / "a.txt"), "train"),))
+    with pytest.raises(DataError, match=r"a\.txt: cannot be read \(No such file"), _reading(source):
+        source.blocks(None, DataConfig(image_shape=(2, 3, 1)))
+
+
+def test_only_text_that_python_may_read_alone_is_read_in_blocks(tmp_path, monkeypatch):
+    (tmp_path / ".c.txt.crc").touch()
+    names = ("a.txt", "b.txt.bz2", "b.txt.gz", "c.txt", "part-00000", ".hidden")
+    assert [name for name in names if _needs_spark(tmp_path / name)] == ["b.txt.bz2", "b.txt.gz", "c.txt"]
+    source = LibsvmFiles("digits", ((str(tmp_path / "a.txt"), "train"),))
+    monkeypatch.setattr(libsvm_compiled, "is_installed", lambda: False)
+    assert source.blocks(None, DataConfig(image_shape=(2, 3, 1))) is None
 
 
 @pytest.mark.parametrize(("zero_based", "index"), [(False, "6, the last; if indices start at 0, set data"), (True, "0; if ind")])

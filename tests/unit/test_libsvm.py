@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_svmlight_file
 from support import mutations
 
-from pipelines.data.formats.libsvm import parse, write
+from pipelines.data.formats import libsvm_arrays, libsvm_compiled
+from pipelines.data.formats.libsvm import write
 from pipelines.data.formats.libsvm_line import Rules
 
 WIDTH = 12
@@ -17,7 +18,16 @@ RULES = Rules(shape=(3, 4, 1), value_range=(-1000.0, 1000.0), labels=(-1, 0, 1, 
 GREY = Rules(shape=(3, 4, 1), value_range=(0.0, 255.0), labels=tuple(range(10)))
 
 
-def one_line(line, rules=GREY):
+def compiled(text, rules):
+    assert libsvm_compiled.can_parse(rules)
+    return libsvm_compiled.parse(text, rules)
+
+
+# Both ways must read all text alike.
+pytestmark = pytest.mark.parametrize("parse", [libsvm_arrays.parse, compiled], ids=["arrays", "compiled"])
+
+
+def one_line(parse, line, rules=GREY):
     """Parse a line between two well-formed ones."""
     chunk = parse(b"1 2:3\n" + line + b"\n4 5:6\n", rules)
     assert chunk.num_lines == 3
@@ -45,7 +55,7 @@ def good_lines(draw):
 @pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.one_of(good_lines(), st.sampled_from(["", " ", "# nothing", "\t#"])), min_size=1, max_size=8))
-def test_well_formed_lines_parse_as_with_sklearn(lines):
+def test_well_formed_lines_parse_as_with_sklearn(parse, lines):
     text = "".join(f"{line}\n" for line in lines).encode()
     chunk = parse(text, RULES)
     assert chunk.bad_lines == ()
@@ -66,7 +76,7 @@ UNKNOWN_TO_SKLEARN = {"value_out_of_range", "label_unknown", "label_not_whole", 
 @pytest.mark.slow
 @settings(max_examples=140, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.randoms(use_true_random=False))
-def test_fuzzed_lines_parse_as_with_sklearn_or_are_rejected_with_their_line_number(random):
+def test_fuzzed_lines_parse_as_with_sklearn_or_are_rejected_with_their_line_number(parse, random):
     lines = [mutations.mutated(random) for _ in range(20)]
     chunk = parse(b"".join(line + b"\n" for line in lines), GREY)
     assert chunk.num_lines == len(lines)
@@ -88,7 +98,7 @@ def test_fuzzed_lines_parse_as_with_sklearn_or_are_rejected_with_their_line_numb
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.text("0123456789: .-#\tex", max_size=14), min_size=1, max_size=6))
-def test_garbage_that_is_accepted_parses_as_with_sklearn(lines):
+def test_garbage_that_is_accepted_parses_as_with_sklearn(parse, lines):
     for line in lines:
         chunk = parse(f"{line}\n".encode(), RULES)
         expected = mutations.parsed_by_sklearn(line.encode())
@@ -137,8 +147,8 @@ def test_garbage_that_is_accepted_parses_as_with_sklearn(lines):
         (b"\xff\xfe", "is not plain ASCII; save the file as UTF-8 without a byte order mark"),
     ],
 )
-def test_a_malformed_line_is_rejected_with_its_reason(line, reason):
-    chunk = one_line(line)
+def test_a_malformed_line_is_rejected_with_its_reason(parse, line, reason):
+    chunk = one_line(parse, line)
     (bad,) = chunk.bad_lines
     assert (bad.number, bad.raw) == (1, line)
     assert re.search(reason, bad.fault.text)
@@ -147,15 +157,15 @@ def test_a_malformed_line_is_rejected_with_its_reason(line, reason):
 
 
 @pytest.mark.parametrize("line", [b"", b"   ", b"# 3 5:1", b"\t# note"])
-def test_lines_without_content_count_as_lines_but_not_as_rows(line):
-    chunk = one_line(line)
+def test_lines_without_content_count_as_lines_but_not_as_rows(parse, line):
+    chunk = one_line(parse, line)
     assert chunk.bad_lines == ()
     assert chunk.targets.tolist() == [1, 4]
     assert chunk.inputs[:, [1, 4]].tolist() == [[3, 0], [0, 6]]
 
 
-def test_a_label_alone_is_an_all_zero_row():
-    chunk = one_line(b"7")
+def test_a_label_alone_is_an_all_zero_row(parse):
+    chunk = one_line(parse, b"7")
     assert chunk.targets.tolist() == [1, 7, 4]
     assert not chunk.inputs[1].any()
 
@@ -163,14 +173,14 @@ def test_a_label_alone_is_an_all_zero_row():
 @pytest.mark.parametrize(
     "line", [b"3 1:255 12:9", b"3 1:255 12:9 ", b"3 1:255 12:9\r", b"3 1:255 12:9 \r", b"3 \r1:255 12:9", b"3\t1:255.0  12:+9#c"]
 )
-def test_different_spellings_of_a_row_are_equal(line):
-    chunk = one_line(line)
+def test_different_spellings_of_a_row_are_equal(parse, line):
+    chunk = one_line(parse, line)
     assert chunk.targets.tolist() == [1, 3, 4]
     assert chunk.inputs.dtype == np.uint8
     assert chunk.inputs[1].tolist() == [255, *[0] * 10, 9]
 
 
-def test_one_value_that_is_not_a_byte_makes_the_chunk_float():
+def test_one_value_that_is_not_a_byte_makes_the_chunk_float(parse):
     for value in (b"0.5", b"-1", b"256"):
         chunk = parse(b"1 1:7\n2 2:" + value + b"\n", RULES)
         assert chunk.inputs.dtype == np.float32
@@ -178,20 +188,20 @@ def test_one_value_that_is_not_a_byte_makes_the_chunk_float():
 
 
 @pytest.mark.parametrize("line", [b"3 0:255 11:9", b"3  0:255 11:9#c"])
-def test_a_zero_based_file_is_accepted_with_the_setting(line):
+def test_a_zero_based_file_is_accepted_with_the_setting(parse, line):
     rules = dataclasses.replace(GREY, first_index=0)
     assert parse(line + b"\n", rules).inputs.tolist() == [[255, *[0] * 10, 9]]
     (bad,) = parse(b"3 1:1 12:1\n", rules).bad_lines
     assert "index 12 is above 11" in bad.fault.text
 
 
-def test_labels_become_positions_in_the_order_of_the_setting():
+def test_labels_become_positions_in_the_order_of_the_setting(parse):
     rules = Rules(shape=(1, 1, 1), value_range=(0.0, 1.0), labels=(30, 10, 20))
     assert parse(b"10 1:1\n20\n30 \n", rules).targets.tolist() == [1, 2, 0]
 
 
 @pytest.mark.parametrize("tail", [b"", b" #c"], ids=["plain", "slow"])
-def test_labels_do_not_matter_where_nobody_needs_them(tail):
+def test_labels_do_not_matter_where_nobody_needs_them(parse, tail):
     rules = Rules(shape=(1, 2, 1), value_range=(0.0, 1.0), labels=(1, 3_000_000_000), any_label=True)
     labels = [b"0", b"1", b"-1", b"nan", b"2.5", b"3000000000", b"99999999999999999999", b"1e999"]
     chunk = parse(b"".join(label + b" 2:1" + tail + b"\n" for label in labels), rules)
@@ -202,7 +212,7 @@ def test_labels_do_not_matter_where_nobody_needs_them(tail):
     assert bad.fault.reason == "label_not_a_number"
 
 
-def test_numbers_with_up_to_nine_and_with_more_digits_are_parsed():
+def test_numbers_with_up_to_nine_and_with_more_digits_are_parsed(parse):
     rules = Rules(shape=(20_000, 1, 1), value_range=(0.0, 1e12), labels=(0, 1))
     chunk = parse(b"0 1:1 12345:123456789\n1 19999:12345678901\n", rules)
     assert chunk.inputs[0, 12344] == np.float32(123456789)
@@ -211,7 +221,7 @@ def test_numbers_with_up_to_nine_and_with_more_digits_are_parsed():
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 30))
-def test_written_text_parses_to_the_same_rows(seed, rows):
+def test_written_text_parses_to_the_same_rows(parse, seed, rows):
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (rows, WIDTH)).astype(np.uint8) * rng.integers(0, 2, (rows, WIDTH)).astype(np.uint8)
     labels = rng.integers(0, 10, rows)

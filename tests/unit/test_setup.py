@@ -225,7 +225,7 @@ def test_a_set_up_that_is_killed_at_any_step_is_not_ready(clone, monkeypatch, ha
     monkeypatch.setattr(environment, "archive_classes", lambda steps, java_home: steps.run("archive", []))
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, "", ""))
     monkeypatch.setattr(steps.Steps, "run", run)
-    steps_of_all = 5 if has_environment else 6
+    steps_of_all = 6 if has_environment else 7
     for killed_after in range(steps_of_all):
         began.clear()
         finish_set_up(clone)
@@ -580,6 +580,16 @@ def test_an_archive_of_classes_that_cannot_be_made_is_told_and_hinders_nothing(c
     assert f"the archive could not be created ({clone.log} says why)" in capsys.readouterr().out
     assert "Unrecognized VM option" in clone.log.read_text()
     assert not (clone.venv / java.CLASSES).exists()
+
+
+def test_a_parser_that_cannot_be_compiled_is_told_and_hinders_nothing(clone, tmp_path, capsys):
+    (clone.venv / "bin").mkdir(parents=True)
+    clone.python.write_text("#!/bin/sh\necho no LLVM here; exit 1\n")
+    clone.python.chmod(0o755)
+    with (tmp_path / "lock").open("w") as lock:
+        environment._compile_parser(steps.Steps(clone, lock.fileno()))
+    assert f"the parser could not be compiled ({clone.log} says why)" in capsys.readouterr().out
+    assert "no LLVM here" in clone.log.read_text()
 
 
 def test_another_spark_and_a_module_of_another_project_do_not_get_into_the_start_of_spark(clone, tmp_path):

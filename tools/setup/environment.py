@@ -98,6 +98,7 @@ def _build(steps: Steps) -> str:
     java_home = find_java(clone) or wheel_java(clone)
     write_spark_conf(clone, java_home)
     archive_classes(steps, java_home)
+    _compile_parser(steps)
     for name, damage in integrity.damaged(clone).items():
         if name in damaged:
             file = clone.site_packages / damage.file
@@ -105,6 +106,15 @@ def _build(steps: Steps) -> str:
     state = {"contents": integrity.contents(clone), "deviations": integrity.deviations(clone)}
     replace(clone.ready, json.dumps({"digest": digest(clone), "java_home": java_home, **state}))
     return java_home
+
+
+def _compile_parser(steps: Steps) -> None:
+    """Compile the parser of libsvm text; otherwise each process of the first ingest of much text would."""
+    program = "from pipelines.data.formats import libsvm_compiled; libsvm_compiled.prepare()"
+    try:
+        steps.run("parser of libsvm text", [str(steps.clone.python), "-c", program])
+    except SetupError:
+        say(f"the parser could not be compiled ({steps.clone.log} says why); the first ingest will take some seconds longer")
 
 
 def _known_deviations(clone: Clone) -> list[str]:

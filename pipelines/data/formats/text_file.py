@@ -5,6 +5,7 @@ import gzip
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from pipelines.data.formats.image_file import has_signature
 from pipelines.errors import DataError
@@ -95,24 +96,38 @@ def pieces(path: Path, num_values: int, start: int = 0, stop: int = -1) -> Itera
     """
     most_lines = max(1, DENSE_BYTES // num_values)
     with path.open("rb") if path.suffix not in _ENDINGS.values() else _decompressed(path) as file:
-        position = start
-        if start:
-            # The line that the byte before belongs to begins in the part before.
-            file.seek(start - 1)
-            position += len(file.readline()) - 1
-        lines: list[bytes] = []
-        num_bytes = 0
-        for line in file:
-            if position >= stop >= 0:
-                break
-            position += len(line)
-            num_bytes += len(line)
-            lines.append(line if line.endswith(b"\n") else line + b"\n")
-            if num_bytes >= TEXT_BYTES or len(lines) == most_lines:
-                yield b"".join(lines)
-                lines, num_bytes = [], 0
-        if lines:
-            yield b"".join(lines)
+        held = b""
+        for block in _blocks(file, start, stop):
+            held += block
+            lines = held.count(b"\n")
+            if lines <= most_lines:
+                yield held
+                held = b""
+                continue
+            ended = held.split(b"\n")
+            whole = lines - lines % most_lines
+            for first in range(0, whole, most_lines):
+                yield b"\n".join([*ended[first : first + most_lines], b""])
+            held = b"\n".join(ended[whole:])
+        if held:
+            yield held
+
+
+def _blocks(file: BinaryIO | gzip.GzipFile | bz2.BZ2File, start: int, stop: int) -> Iterator[bytes]:
+    """The lines that begin in a part of a file, some `TEXT_BYTES` at a time. Every line ends in a newline."""
+    position = start
+    if start:
+        # The line that the byte before belongs to begins in the part before.
+        file.seek(start - 1)
+        position += len(file.readline()) - 1
+    while stop < 0 or position < stop:
+        block = file.read(TEXT_BYTES if stop < 0 else min(TEXT_BYTES, stop - position))
+        if not block:
+            return
+        if not block.endswith(b"\n"):
+            block += file.readline()
+        position += len(block)
+        yield block if block.endswith(b"\n") else block + b"\n"
 
 
 def _find_damage(path: Path) -> str | None:

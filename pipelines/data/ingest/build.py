@@ -2,7 +2,8 @@
 
 Three passes run in Spark's Python workers: the source parses its files to rows, which Spark persists until all are counted;
 `shuffle_batches` assigns each row to a file of the table; Spark groups the rows by file, and `write_batches` writes the
-files.
+files. A source that parses faster than Spark moves rows (`Source.blocks`) is parsed twice instead: once to count the rows, and
+once in the second pass.
 """
 
 import dataclasses
@@ -23,11 +24,11 @@ from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.ingest import quarantine
 from pipelines.data.ingest.permutation import Permutation, plan_segments
 from pipelines.data.ingest.quarantine import Rejections
-from pipelines.data.ingest.shuffle_pass import SHUFFLED_COLUMNS, Plan, shuffle_batches
+from pipelines.data.ingest.shuffle_pass import SHUFFLED_COLUMNS, Plan, parse_and_shuffle, shuffle_batches
 from pipelines.data.ingest.spark_jobs import arrow_batches, job_group, root_cause
 from pipelines.data.ingest.statistics import Moments, merged
 from pipelines.data.ingest.write_pass import WRITTEN_COLUMNS, WrittenFile, write_batches
-from pipelines.data.sources.parsed_rows import IS_IMAGES, IS_REPORT, VALUES_PER_SPARK_ROW, BlockReport
+from pipelines.data.sources.parsed_rows import IS_IMAGES, IS_REPORT, PARSED_COLUMNS, VALUES_PER_SPARK_ROW, BlockReport, Blocks
 from pipelines.data.sources.resolve import has_known_indices
 from pipelines.data.sources.source import Source
 from pipelines.data.table.schema import SPLIT_COLUMN, DataSpec, Dtype, Split
@@ -65,11 +66,11 @@ def write_rows(spark: SparkSession, config: Config, source: Source, folder: Path
         DataError: a line is malformed (`FILE:LINE: reason`), a file is damaged, or there are no rows.
         ConfigError: ingest.rows_per_row_group is too large for these rows.
     """
-    with parsed_source(spark, config, source) as parsed:
+    with counted_source(spark, config, source) as parsed:
         plan = _plan(config, source, parsed.reports)
         with _writing(config):
             with arrow_batches(spark, max(plan.spec.num_values, VALUES_PER_SPARK_ROW)):
-                files = _write(spark, parsed.frame, plan, folder)
+                files = _write(spark, parsed.shuffled(plan), plan, folder)
             if parsed.rejected.rows:
                 quarantine.write(parsed.frame, source, parsed.reports, parsed.rejected.rows, folder)
     rows = [sum(report.rows for report in parsed.reports if report.file == number) for number in range(len(source.files))]
@@ -120,10 +121,40 @@ class ParsedSource:
     """A source that has been parsed and checked."""
 
     frame: DataFrame
-    """`PARSED_COLUMNS`, persisted by Spark."""
+    """`PARSED_COLUMNS`: persisted by Spark; or with `blocks`, malformed lines and reports alone, and parsed by each job."""
     reports: list[BlockReport]
     """Reports of all blocks, in the order of files and blocks."""
     rejected: Rejections
+    blocks: Blocks | None = None
+    """How to parse the rows, if they are not persisted."""
+
+    def shuffled(self, plan: Plan) -> DataFrame:
+        """The rows as `SHUFFLED_COLUMNS`."""
+        if self.blocks is None:
+            return self.frame.where(IS_IMAGES).mapInArrow(partial(shuffle_batches, plan=plan), SHUFFLED_COLUMNS)
+        return self.blocks.frame.mapInArrow(partial(parse_and_shuffle, parse=self.blocks.parse, plan=plan), SHUFFLED_COLUMNS)
+
+
+@contextmanager
+def counted_source(spark: SparkSession, config: Config, source: Source) -> Iterator[ParsedSource]:
+    """Parse a source for a table. Its rows are persisted until the end of the context, unless they are better parsed again.
+
+    Raises:
+        DataError: as `parsed_source`.
+    """
+    with _reading(source):
+        blocks = source.blocks(spark, config.data)
+    if blocks is None:
+        with parsed_source(spark, config, source) as parsed:
+            yield parsed
+        return
+    with job_group(spark, "Convoy ingest"):
+        with _reading(source):
+            counted = partial(blocks.parse, keep_bad_lines=False, keep_rows=False)
+            reports = _collect_reports(blocks.frame.mapInArrow(counted, PARSED_COLUMNS))
+        rejected = quarantine.check_bad_rows(config.ingest, source, Rules.from_config(config.data), reports)
+        bad_lines = blocks.frame.mapInArrow(partial(blocks.parse, keep_bad_lines=True, keep_rows=False), PARSED_COLUMNS)
+        yield ParsedSource(bad_lines, reports, rejected, blocks)
 
 
 @contextmanager
@@ -157,6 +188,8 @@ def parsed_source(spark: SparkSession, config: Config, source: Source, *, images
 def _reading(source: Source) -> Iterator[None]:
     try:
         yield
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); check the path and its permissions") from error
     except (Py4JJavaError, PySparkException) as error:
         source.explain_failure()
         files = " or ".join(uri for uri, _ in source.files)
@@ -227,16 +260,14 @@ def _plan(config: Config, source: Source, reports: list[BlockReport]) -> Plan:
     )
 
 
-def _write(spark: SparkSession, frame: DataFrame, plan: Plan, folder: Path) -> tuple[WrittenFile, ...]:
+def _write(spark: SparkSession, shuffled: DataFrame, plan: Plan, folder: Path) -> tuple[WrittenFile, ...]:
     for segment in plan.segments:
         (folder / f"{SPLIT_COLUMN}={segment.split}").mkdir()
     num_files = sum(segment.num_files for segment in plan.segments)
     num_bytes = sum(segment.rows for segment in plan.segments) * plan.spec.num_bytes
     tasks = max(3 * connect.parallelism(spark), -(-num_bytes // _BYTES_PER_WRITE_TASK))
     written = (
-        frame.where(IS_IMAGES)
-        .mapInArrow(partial(shuffle_batches, plan=plan), SHUFFLED_COLUMNS)
-        .repartition(min(tasks, num_files), "segment", "file")
+        shuffled.repartition(min(tasks, num_files), "segment", "file")
         .sortWithinPartitions("segment", "file")
         .mapInArrow(partial(write_batches, plan=plan, folder=str(folder)), WRITTEN_COLUMNS)
         .collect()

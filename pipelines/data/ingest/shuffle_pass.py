@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.data.ingest.permutation import Permutation, Segment
-from pipelines.data.sources.parsed_rows import VALUES_PER_SPARK_ROW
+from pipelines.data.sources.parsed_rows import VALUES_PER_SPARK_ROW, Parse, binary_column
 from pipelines.data.table.row_hashes import limit_for
 from pipelines.data.table.row_parts import Part, parts
 from pipelines.data.table.schema import DataSpec, Split
@@ -80,9 +80,23 @@ def shuffle_batches(batches: Iterable[pa.RecordBatch], plan: Plan) -> Iterator[p
         yield _by_file(_shuffle(waiting, plan), plan)
 
 
+def parse_and_shuffle(batches: Iterable[pa.RecordBatch], parse: Parse, plan: Plan) -> Iterator[pa.RecordBatch]:
+    """Map blocks of a source (`pipelines.data.sources.parsed_rows.Blocks`) to `SHUFFLED_COLUMNS`."""
+    parsed = parse(batches, keep_bad_lines=False, keep_rows=True)
+    # Without the report that ends a block.
+    return shuffle_batches((batch for batch in parsed if batch.column("note").null_count), plan)
+
+
 def rows_of(batches: Iterable[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
-    """All rows of the batches, as Python values."""
-    return itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+    """All rows of the batches, as Python values, or buffers for binary ones, which are not copied."""
+    for batch in batches:
+        columns = [_buffers(column) if pa.types.is_binary(column.type) else column.to_pylist() for column in batch.columns]
+        for row in zip(*columns, strict=True):
+            yield dict(zip(batch.schema.names, row, strict=True))
+
+
+def _buffers(column: pa.Array) -> list[pa.Buffer | None]:
+    return [value.as_buffer() for value in column]
 
 
 def _shuffle(rows: Sequence[Mapping[str, Any]], plan: Plan) -> _Shuffled:
@@ -119,7 +133,7 @@ def _locate(
     return np.asarray(candidates, dtype=np.int64)[which], order - starts[which]
 
 
-def _as_stored(content: bytes, count: int, part: Part) -> npt.NDArray[np.uint8]:
+def _as_stored(content: pa.Buffer, count: int, part: Part) -> npt.NDArray[np.uint8]:
     values = np.frombuffer(content, np.uint8)
     if len(content) != count * part.num_bytes:
         # Integers in a float table were parsed as uint8.
@@ -131,17 +145,18 @@ def _by_file(rows: _Shuffled, plan: Plan) -> pa.RecordBatch:
     order = np.lexsort((rows.files, rows.segments))
     cuts = np.flatnonzero(np.diff(rows.segments[order]) | np.diff(rows.files[order])) + 1
     step = max(1, VALUES_PER_SPARK_ROW // plan.spec.num_values)
-    groups = [group[start : start + step] for group in np.split(order, cuts) for start in range(0, len(group), step)]
-    firsts = [group[0] for group in groups]
+    # A group of rows of one file becomes a Spark row, or several.
+    groups = itertools.pairwise([0, *cuts.tolist(), len(order)])
+    edges = np.asarray([edge for start, stop in groups for edge in range(start, stop, step)] + [len(order)])
+    firsts = order[edges[:-1]]
     values = dict(zip(PART_COLUMNS, rows.parts, strict=False))
     columns = {
         "segment": pa.array(rows.segments[firsts].astype(np.int32)),
         "file": pa.array(rows.files[firsts].astype(np.int32)),
-        **{name: _pieces(values.get(name), groups) for name in PART_COLUMNS},
-        "positions": _pieces(rows.positions, groups),
+        **{
+            name: binary_column(values[name][order], edges) if name in values else pa.nulls(len(firsts), pa.binary())
+            for name in PART_COLUMNS
+        },
+        "positions": binary_column(rows.positions[order], edges),
     }
     return pa.RecordBatch.from_pydict(columns)
-
-
-def _pieces(values: npt.NDArray[Any] | None, groups: Sequence[npt.NDArray[np.int64]]) -> pa.Array:
-    return pa.array([None if values is None else values[group].tobytes() for group in groups], pa.binary())

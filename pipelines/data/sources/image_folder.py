@@ -104,6 +104,9 @@ class ImageFolder:
         rules = image_pass.PictureRules.from_config(data, as_digits=self.as_digits)
         return image_pass.parsed(spark, folders, rules, keep_bad_rows, images_apart)
 
+    def blocks(self, spark: "SparkSession", data: DataConfig) -> None:
+        return None
+
 
 def _holds_classes(folder: Path) -> bool:
     """Whether some sub-folder, or a folder in it, contains a file with the ending of a picture."""

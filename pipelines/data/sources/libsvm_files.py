@@ -7,15 +7,17 @@ import dataclasses
 import re
 import stat
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines.config import Config, DataConfig
-from pipelines.data.formats import text_file
+from pipelines.data.formats import libsvm_compiled, text_file
 from pipelines.data.formats.file_kind import file_kind, is_part_folder, part_names
-from pipelines.data.formats.libsvm import is_libsvm
+from pipelines.data.formats.libsvm import COMPRESSIONS, is_libsvm
 from pipelines.data.formats.libsvm_line import Rules
-from pipelines.data.sources import text_pass
+from pipelines.data.sources import text_blocks, text_pass
+from pipelines.data.sources.parsed_rows import Blocks
 from pipelines.data.sources.source import NotThere, Source, refuse_test_file, short_name
 from pipelines.data.table.schema import ReadingRules, Split
 from pipelines.errors import ConfigError
@@ -103,8 +105,19 @@ class LibsvmFiles:
 
     def parsed(self, spark: "SparkSession", data: DataConfig, *, keep_bad_rows: bool, images_apart: bool) -> "DataFrame":
         uris = [uri for uri, _ in self.files]
-        rules = dataclasses.replace(Rules.from_config(data), any_label=self.any_label, index_is_known=self.index_is_known)
-        return text_pass.parsed(spark, uris, rules, keep_bad_rows, images_apart)
+        return text_pass.parsed(spark, uris, self._rules(data), keep_bad_rows, images_apart)
+
+    def blocks(self, spark: "SparkSession", data: DataConfig) -> Blocks | None:
+        files = [paths.to_python(uri) for uri, _ in self.files]
+        rules = self._rules(data)
+        # Spark splits bz2, and checks a file against its checksum file.
+        if not libsvm_compiled.is_installed() or any(map(_needs_spark, files)):
+            return None
+        parse = partial(text_blocks.read_blocks, rules=rules, images_apart=False)
+        return Blocks(text_blocks.blocks_of(spark, list(enumerate(files))), parse)
+
+    def _rules(self, data: DataConfig) -> Rules:
+        return dataclasses.replace(Rules.from_config(data), any_label=self.any_label, index_is_known=self.index_is_known)
 
 
 def folder_files(location: str) -> tuple[tuple[str, Split], ...]:
@@ -149,6 +162,10 @@ def text_uris(location: str) -> list[str]:
     if other is not None:
         raise ConfigError(f"{location}: matches the folder {other}, which holds no parts (part-...); match files alone")
     return [uri for match in found for uri in text_uris(str(match))] or [location]
+
+
+def _needs_spark(file: Path) -> bool:
+    return file.suffix in COMPRESSIONS[1:] or file.with_name(f".{file.name}.crc").exists()
 
 
 def _identity(location: str) -> tuple[int, int]:

@@ -6,9 +6,9 @@ the values.
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,24 @@ PARSED_COLUMNS = (
     "content binary, targets binary, weights binary, lines binary, file int, block bigint, number bigint, note string"
 )
 IS_IMAGES, IS_BAD_LINE, IS_REPORT = "note is null", "note is not null and content is not null", "content is null"
+
+
+class Parse(Protocol):
+    """Maps a source's blocks to `PARSED_COLUMNS`. What is not kept is only counted."""
+
+    def __call__(
+        self, batches: Iterable[pa.RecordBatch], *, keep_bad_lines: bool, keep_rows: bool
+    ) -> Iterator[pa.RecordBatch]: ...
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A source whose rows Spark need not keep between two jobs, because parsing them again costs less."""
+
+    frame: "DataFrame"
+    """What tells the blocks of its files."""
+    parse: Parse
+
 
 # Maximum, unless a single row has more.
 VALUES_PER_SPARK_ROW = 2**20
@@ -76,9 +94,11 @@ class BlockReport:
         self.is_weighted = self.is_weighted or chunk.weights is not None
 
 
-def chunk_batches(chunk: Chunk, report: BlockReport, keep_bad_lines: bool, images_apart: bool) -> Iterator[pa.RecordBatch]:
-    """A chunk as `PARSED_COLUMNS`. Adds it to the report of its block."""
-    if len(chunk.targets):
+def chunk_batches(
+    chunk: Chunk, report: BlockReport, keep_bad_lines: bool, images_apart: bool, keep_rows: bool = True
+) -> Iterator[pa.RecordBatch]:
+    """A chunk as `PARSED_COLUMNS`. Adds it to the report of its block. What is not kept is only counted."""
+    if len(chunk.targets) and keep_rows:
         yield _rows_batch(chunk, report, 1 if images_apart else max(1, VALUES_PER_SPARK_ROW // chunk.inputs.shape[1]))
     if chunk.bad_lines and keep_bad_lines:
         yield _bad_line_batch(chunk, report)
@@ -90,19 +110,34 @@ def _rows_batch(chunk: Chunk, report: BlockReport, rows_per_row: int) -> pa.Reco
     if chunk.weights is not None:
         parts["weights"] = chunk.weights
     starts = range(0, len(chunk.targets), rows_per_row)
-    columns = {name: _pieces(values, starts, rows_per_row) for name, values in parts.items()}
+    edges = np.append(starts, len(chunk.targets))
+    columns = {
+        name: binary_column(values.astype(values.dtype.newbyteorder("<"), copy=False), edges) for name, values in parts.items()
+    }
     return _batch(report, [report.rows + start for start in starts], [None] * len(starts), columns)
 
 
-def _pieces(values: npt.NDArray[Any], starts: range, rows: int) -> list[bytes]:
-    values = values.astype(values.dtype.newbyteorder("<"), copy=False)
-    return [values[start : start + rows].tobytes() for start in starts]
+def binary_column(rows: npt.NDArray[Any], edges: npt.NDArray[np.int64]) -> pa.Array:
+    """The bytes of consecutive rows, which are not copied.
+
+    Args:
+        rows: (rows, ...), less than 2 GB.
+        edges: where the values of the column begin among the rows, and where the last one ends.
+    """
+    rows = np.ascontiguousarray(rows)
+    offsets = (edges * (rows.nbytes // max(1, len(rows)))).astype(np.int32)
+    return pa.Array.from_buffers(pa.binary(), len(edges) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(rows)])
 
 
 def _bad_line_batch(chunk: Chunk, report: BlockReport) -> pa.RecordBatch:
     lines = chunk.bad_lines
     notes = [json.dumps(dataclasses.asdict(line.fault) | {"file": line.file}) for line in lines]
-    return _batch(report, [report.lines + line.number for line in lines], notes, {"content": [line.raw for line in lines]})
+    return _batch(
+        report,
+        [report.lines + line.number for line in lines],
+        notes,
+        {"content": pa.array([line.raw for line in lines], pa.binary())},
+    )
 
 
 def report_batch(report: BlockReport) -> pa.RecordBatch:
@@ -111,11 +146,11 @@ def report_batch(report: BlockReport) -> pa.RecordBatch:
 
 
 def _batch(
-    report: BlockReport, numbers: Sequence[int], notes: Sequence[str | None], parts: Mapping[str, Sequence[bytes]]
+    report: BlockReport, numbers: Sequence[int], notes: Sequence[str | None], parts: Mapping[str, pa.Array]
 ) -> pa.RecordBatch:
     count = len(numbers)
     columns = {
-        **{name: pa.array(parts.get(name, [None] * count), pa.binary()) for name in ("content", "targets", "weights", "lines")},
+        **{name: parts.get(name, pa.nulls(count, pa.binary())) for name in ("content", "targets", "weights", "lines")},
         "file": pa.array([report.file] * count, pa.int32()),
         "block": pa.array([report.block] * count, pa.int64()),
         "number": pa.array(numbers, pa.int64()),

@@ -12,6 +12,8 @@ from pipelines.system.reporter import Reporter
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+    from pipelines.data.sources.parsed_rows import Blocks
+
 
 class Source(Protocol):
     """A data set, and how to parse it. Instances are pickled to Spark's Python workers."""
@@ -95,6 +97,9 @@ class Source(Protocol):
             keep_bad_rows: keep malformed rows in the frame; otherwise they are only counted.
             images_apart: one image per Spark row instead of hundreds.
         """
+
+    def blocks(self, spark: "SparkSession", data: DataConfig) -> "Blocks | None":
+        """The same in blocks, which several jobs can parse; None if to parse them costs more than to keep their rows."""
 
 
 class NotThere(ConfigError):

@@ -107,5 +107,8 @@ class SparkTable:
 
         return opened_table.parsed(self.tables, keep_bad_rows, images_apart)
 
+    def blocks(self, spark: "SparkSession", data: DataConfig) -> None:
+        return None
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"tables": ()}

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pipelines.data.formats import libsvm
 from pipelines.data.formats.libsvm_line import Rules
 from pipelines.data.formats.text_file import DENSE_BYTES, TEXT_BYTES
-from pipelines.data.sources import named_text
+from pipelines.data.sources import text_blocks
 from pipelines.data.sources.parsed_rows import PARSED_COLUMNS, BlockReport, chunk_batches, report_batch, union
 from pipelines.system import path_rules, paths
 
@@ -37,7 +37,7 @@ def parsed(spark: "SparkSession", uris: Sequence[str], rules: Rules, keep_bad_li
         parse = partial(parse_batches, rules=rules, keep_bad_lines=keep_bad_lines, images_apart=images_apart)
         frames.append(_lines(spark, ordinary).mapInArrow(parse, PARSED_COLUMNS))
     if unusual:
-        frames.append(named_text.parsed(spark, unusual, rules, keep_bad_lines, images_apart))
+        frames.append(text_blocks.parsed(spark, unusual, rules, keep_bad_lines, images_apart))
     return union(frames)
 
 

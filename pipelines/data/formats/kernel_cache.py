@@ -1,0 +1,117 @@
+"""Functions compiled by Numba, kept on disk for all processes of a user: Spark's Python workers need not compile them anew.
+
+Numba keeps compiled functions by the path and the time of their source file, beside it or in the home folder. A module here may
+lie in an archive, whose path changes with every application, or in an installed package that is read-only. So what is compiled is
+kept by the content of the module instead, in a folder that only this user can write to, because what is in it is executed. Numba
+itself tells processors apart, so that hosts can share a home folder.
+"""
+
+import functools
+import hashlib
+import importlib.resources
+import importlib.util
+import logging
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+from pipelines.system import atomic, paths
+
+_log = logging.getLogger(__name__)
+
+
+def is_installed() -> bool:
+    """Whether Numba is there, without importing it."""
+    return importlib.util.find_spec("numba") is not None
+
+
+def is_kept(modules: Sequence[str]) -> bool:
+    """Whether a process has compiled a function of these modules, for any processor, without importing Numba or the modules."""
+    stem = _file_name(modules[0], _content(modules)).removesuffix(".py")
+    return any(next(folder.glob(f"*/*/{stem}.*.nbi"), None) for folder in _folders(os.environ.get("NUMBA_CACHE_DIR", "")))
+
+
+def compiled(function: Callable[..., Any], modules: Sequence[str], example: Sequence[Any]) -> Callable[..., Any]:
+    """Compile a function, or load it if a process has compiled it.
+
+    Args:
+        function: a function of a module's top level. It may call functions that Numba compiles.
+        modules: all modules whose code is compiled, its own first.
+        example: arguments of the types that it is for. It is called with them.
+
+    Raises:
+        Exception: whatever Numba raises for a function that it cannot compile.
+    """
+    import numba
+
+    if numba.config.DISABLE_JIT:
+        raise RuntimeError("NUMBA_DISABLE_JIT is set")
+    assert isinstance(function, FunctionType)
+    jit: Any = functools.partial(numba.njit, error_model="numpy")
+    for folder in _folders(numba.config.CACHE_DIR):
+        # A damaged file in the cache, or a full disk, can raise anything.
+        try:
+            source = _copied_source(modules, folder / f"numba-{numba.__version__}")
+            twin = FunctionType(function.__code__.replace(co_filename=str(source)), function.__globals__, function.__name__)
+            chosen, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(source.parent)
+            try:
+                kept: Callable[..., Any] = jit(twin, cache=True)
+            finally:
+                numba.config.CACHE_DIR = chosen
+            kept(*example)
+            return kept
+        except Exception as error:
+            _log.info("%s is not kept in %s: %s", function.__name__, folder, error)
+    alone: Callable[..., Any] = jit(function)
+    alone(*example)
+    return alone
+
+
+def _folders(chosen: str) -> Iterator[Path]:
+    """Where to keep compiled functions, the best place first: where the user wants them (NUMBA_CACHE_DIR), or private folders."""
+    if chosen:
+        yield Path(chosen)
+        return
+    temporary = Path(tempfile.gettempdir()) / f"convoy-compiled-{os.geteuid()}"
+    try:
+        yield _private(paths.cache_root() / "compiled")
+    # RuntimeError: there is no home folder.
+    except (OSError, RuntimeError) as error:
+        _log.info("compiled functions are kept in %s: %s", temporary, error)
+    try:
+        yield _private(temporary)
+    except OSError as error:
+        _log.info("compiled functions are not kept: %s", error)
+
+
+def _private(folder: Path) -> Path:
+    """Create a folder that only this user can write to. Raises OSError if others can, or this user cannot."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(f"{folder}: others can write to it")
+    return folder
+
+
+def _content(modules: Sequence[str]) -> bytes:
+    parts = [module.rpartition(".") for module in modules]
+    return b"".join(importlib.resources.files(package).joinpath(f"{name}.py").read_bytes() for package, _, name in parts)
+
+
+def _file_name(module: str, content: bytes) -> str:
+    return f"{module.rpartition('.')[2]}_{hashlib.sha256(content).hexdigest()[:16]}.py"
+
+
+def _copied_source(modules: Sequence[str], folder: Path) -> Path:
+    """A copy of the modules, named by its content. Older versions of Numba look at its time, which is therefore fixed."""
+    content = _content(modules)
+    file = folder / _file_name(modules[0], content)
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic.write(file, content)
+        os.utime(file, (0, 0))
+    return file
