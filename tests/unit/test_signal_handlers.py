@@ -6,22 +6,31 @@ import sys
 import pytest
 
 pytestmark = pytest.mark.timeout(60)
-# After the first signal, another one at each function call of its handler.
+# Signals from another thread, and more at each function call of their handler.
 SIGNALS = """
 import os, signal, sys, threading, time
 nested = 0
 
+def handler_code():
+    return getattr(signal.getsignal(signal.SIGHUP), "__code__", None)
+
 def another(frame, event, argument):
     global nested
-    code = getattr(signal.getsignal(signal.SIGHUP), "__code__", None)
+    code = handler_code()
     while frame and frame.f_code is not code:
         frame = frame.f_back
     if frame and event in ("call", "c_return") and nested < 50:
         nested += 1
         signal.raise_signal(signal.SIGHUP)
 
+def send():
+    while not nested:
+        if handler_code():
+            os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(0.1)
+
 sys.setprofile(another)
-threading.Timer(1, os.kill, (os.getpid(), signal.SIGHUP)).start()
+threading.Thread(target=send, daemon=True).start()
 """
 SUPERVISOR = """
 import subprocess, tempfile
@@ -29,7 +38,7 @@ from pathlib import Path
 from pipelines.launch.workers import supervisor
 
 with tempfile.TemporaryDirectory() as folder:
-    rank = subprocess.Popen(["sh", "-c", "trap '' TERM; sleep 2; exit 7"])
+    rank = subprocess.Popen(["sh", "-c", "trap '' TERM; sleep 3; exit 7"])
     code = supervisor._wait(rank, Path(folder))
 sys.exit(code if nested else 1)
 """
@@ -38,8 +47,8 @@ from pipelines import progress
 from pipelines.launch.workers import rank
 
 rank._handle_stop_signals()
-deadline = time.monotonic() + 2
-while time.monotonic() < deadline:
+deadline = time.monotonic() + 3
+while time.monotonic() < deadline and not (nested and progress.stop_requested()):
     time.sleep(0.01)
 sys.exit(7 if nested and progress.stop_requested() else 1)
 """
