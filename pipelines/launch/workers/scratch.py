@@ -7,8 +7,10 @@ folder. A supervisor removes its rank's folder; the driver removes those of a ru
 import contextlib
 import hashlib
 import os
+import random
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 # Each can fail because another rank's supervisor removes the empty folder of the run at that moment.
@@ -41,6 +43,8 @@ def make(work_dir: Path, rank: int, attempt: str) -> Path:
         except FileNotFoundError:
             if not tries_left:
                 raise
+            # Out of step with the other.
+            time.sleep(random.uniform(0, 0.001))
     return folder
 
 
