@@ -4,6 +4,7 @@ import atexit
 import logging
 import os
 import signal
+import socket
 import sys
 import warnings
 from collections.abc import Iterator
@@ -86,7 +87,9 @@ def _started(app_name: str) -> SparkSession:
         if spark_submit.is_submitted() and not connect.is_remote(session):
             _leave_interrupts_to_the_driver(session)
     except Exception as error:
-        raise LaunchError(f"Spark could not be started ({first_line(error)}); run ./convoy doctor") from error
+        # That of Py4J only names the constructor that failed.
+        cause = getattr(error, "java_exception", error)
+        raise LaunchError(f"Spark could not be started ({first_line(cause)}); run ./convoy doctor") from error
     return session
 
 
@@ -157,12 +160,27 @@ def _loopback() -> dict[str, str]:
     settings = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
     if connect.requested():
         # The settings of `spark-submit` and Spark's files are read only when the server starts.
-        return settings | {"spark.connect.grpc.binding.address": "127.0.0.1", "spark.ui.enabled": "false"}
+        listens = {"spark.connect.grpc.binding.address": "127.0.0.1", "spark.connect.grpc.binding.port": _choose_connect_port()}
+        return settings | listens | {"spark.ui.enabled": "false"}
     conf = SparkConf()
     if "SPARK_LOCAL_IP" not in os.environ:
         # Only this variable sets the address of the web UI.
         settings["spark.ui.enabled"] = "false"
     return {key: value for key, value in settings.items() if not conf.contains(key)}
+
+
+def _choose_connect_port() -> str:
+    """Choose a free port for the server that this process is about to start, and have Spark's client look for it there.
+
+    Spark's own choice is one port for all processes of a machine, so that a second one could not start its server.
+    """
+    from pyspark.sql.connect.client import DefaultChannelBuilder
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    DefaultChannelBuilder.default_port = staticmethod(lambda: port)
+    return str(port)
 
 
 def _leave_interrupts_to_the_driver(session: SparkSession) -> None:

@@ -207,10 +207,14 @@ def test_a_server_that_does_not_answer_is_one_line_with_the_remedy(home):
 
 
 def test_without_a_server_a_job_starts_its_own(trained, home):
-    """The ranks are then forked on this machine, as in classic local mode."""
+    """The ranks are then forked on this machine, as in classic local mode. Another server may use the default port."""
     words = ("--data", str(home / "digits"), "--workers", "2")
-    process = start(home, "local[2]", "train_cnn.py", *words, settings=(*submitting.SETTINGS, "training.epochs=2"))
-    output = finish(process)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", 15002))
+        other.listen()
+        process = start(home, "local[2]", "train_cnn.py", *words, settings=(*submitting.SETTINGS, "training.epochs=2"))
+        output = finish(process)
     assert process.returncode == 0, output
     assert "Failed to set" not in output
     assert "epoch 2/2" in output

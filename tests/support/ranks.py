@@ -47,7 +47,9 @@ def description():
         "limits": {name: resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")},
         "niceness": os.nice(0),
         "handlers": [str(signal.getsignal(signum)).split(" at ")[0] for signum in sorted(signal.Signals)],
-        "open files": sorted(_kind_of_file(fd) for fd in range(3, 100) if os.path.exists(f"/proc/self/fd/{fd}")),
+        "open files": sorted(
+            _kind_of_file(fd) for fd in os.listdir("/proc/self/fd") if int(fd) > 2 and os.path.exists(f"/proc/self/fd/{fd}")
+        ),
         "threads": len([name for name in os.listdir("/proc/self/task") if "jemalloc" not in _comm(name)]) - 1,
         "tensorflow imported": "tensorflow" in sys.modules,
     }
