@@ -30,6 +30,10 @@ _OPTIMIZERS: dict[Optimizer, str] = {"adam": "Adam", "adamw": "AdamW", "sgd": "S
 _POLICIES: dict[ResolvedPrecision, str] = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
+# Before 3.7, Keras makes one large graph of the steps of an execution, and has no metrics of an epoch that ends within one.
+LOOPS_IN_EXECUTION = tuple(map(int, keras.__version__.split(".")[:2])) >= (3, 7)
+
+
 def compile_model(
     config: Config, table: Table, setup: WorkerSetup, rules: TargetRules, reducer: SharedMemoryReducer | None = None
 ) -> keras.Model:
@@ -75,10 +79,6 @@ def compile_model(
     if model.steps_per_execution > 1:
         use_stop(model, obeys=setup.rank == 0)
     return model
-
-
-# Before 3.7, Keras makes one large graph of the steps of an execution, and has no metrics of an epoch that ends within one.
-LOOPS_IN_EXECUTION = tuple(map(int, keras.__version__.split(".")[:2])) >= (3, 7)
 
 
 def build_model(config: Config, table: Table, resolved: ResolvedPrecision) -> keras.Model:

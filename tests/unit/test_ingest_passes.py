@@ -277,3 +277,9 @@ def test_rows_to_score_carry_their_file_and_line(images):
     ]
     assert [row["content"] for row in rows] == [image.tobytes() for file in ROWS for image in images[file]]
     assert [row["label"] for row in rows] == [RULES.labels[label] for file in ROWS for label in labels_of(file)]
+
+
+def test_a_lost_connection_is_not_reported_as_a_file_that_cannot_be_read():
+    source = LibsvmFiles("digits", (("a.txt", "train"),))
+    with pytest.raises(ConnectionRefusedError), _reading(source):
+        raise ConnectionRefusedError(111, "Connection refused")

@@ -189,6 +189,9 @@ def _reading(source: Source) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.filename is None:
+            # Not of a file: such as that of Py4J when the JVM has died.
+            raise
         raise DataError(f"{error.filename}: cannot be read ({error.strerror}); check the path and its permissions") from error
     except (Py4JJavaError, PySparkException) as error:
         source.explain_failure()
