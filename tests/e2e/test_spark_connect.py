@@ -21,6 +21,30 @@ from support.synthetic import images_and_labels
 from pipelines.launch.health import heartbeat
 
 EPOCHS = 40
+# A session that the program itself connects, as in a notebook.
+FRAME_PROGRAM = f"""
+import json, os, sys
+import pyarrow as pa, pyarrow.parquet as pq
+from pyspark.sql import SparkSession
+from support.synthetic import images_and_labels
+
+spark = SparkSession.builder.remote(os.environ.pop("SPARK_REMOTE")).getOrCreate()
+images, labels = images_and_labels(600)
+pq.write_table(pa.table({{"pixels": images.reshape(600, -1).tolist(), "digit": labels}}), sys.argv[1])
+spark.read.parquet(sys.argv[1]).write.mode("overwrite").saveAsTable("digits")
+
+from pipelines import api
+
+columns = {{"image": "pixels", "label": "digit"}}
+data = {{"data.image_shape": [12, 12, 1], "data.classes": 4}}
+recipe = {{"training.batch_size_per_worker": 16, "training.epochs": {EPOCHS}}}
+frame = spark.table("digits")
+run = api.train("table:digits", "convnet", workers=2, columns=columns, settings=data | recipe)
+evaluation = api.evaluate(run, frame, columns=columns, name="digits_frame")
+rows = api.score(run, frame, columns=columns, name="digits_frame").collect()
+right = sum(row["predicted_label"] == row["digit"] for row in rows) / len(rows)
+print(json.dumps([run.metrics["test/accuracy"], evaluation["test"]["accuracy"], right]))
+"""
 pytestmark = pytest.mark.timeout(280)
 
 
@@ -151,24 +175,32 @@ def test_the_evaluation_of_the_model_agrees_with_the_training(trained, home, add
     assert json.loads((home / "evaluated.json").read_text())["test"]["accuracy"] == pytest.approx(summary["test"]["accuracy"])
 
 
-@pytest.mark.parametrize("source", ["parquet:", "table:"])
-def test_tables_are_read_on_the_server(home, address, source):
+def test_tables_are_read_on_the_server(home, address):
     images, labels = images_and_labels(60)
     pq.write_table(pa.table({"pixels": images.reshape(60, -1).tolist(), "digit": labels}), home / "rows.parquet")
-    location = f"parquet:{home}/rows.parquet"
-    if source == "table:":
-        # In the catalog of the server, which this client only names.
-        location = "table:digits"
-        write = (
-            "import sys; from pyspark.sql import SparkSession; spark = SparkSession.builder.remote(sys.argv[1]).getOrCreate(); "
-        )
-        write += "spark.read.parquet(sys.argv[2]).write.mode('overwrite').saveAsTable('digits')"
-        subprocess.run([sys.executable, "-c", write, address, str(home / "rows.parquet")], check=True, timeout=100)
     settings = (*submitting.SETTINGS[:2], "data.columns={image: pixels, label: digit}")
-    process = start(home, address, "ingest.py", "--data", location, "--summary", str(home / "rows.json"), settings=settings)
+    words = ("--data", f"parquet:{home}/rows.parquet", "--summary", str(home / "rows.json"))
+    process = start(home, address, "ingest.py", *words, settings=settings)
     output = finish(process)
     assert process.returncode == 0, output
     assert sum(json.loads((home / "rows.json").read_text())["rows"].values()) == 60
+
+
+def test_the_api_works_on_tables_and_frames_of_the_server(home, address):
+    """The client only names the table, which lies in the catalog of the server."""
+    program = subprocess.run(
+        [sys.executable, "-c", FRAME_PROGRAM, str(home / "frame.parquet")],
+        env=submitting.environment(home, SPARK_REMOTE=address, JAVA_HOME="/nonexistent", PYTHONPATH=str(ROOT / "tests")),
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert program.returncode == 0, program.stdout + program.stderr
+    trained, evaluated, scored = json.loads(program.stdout.splitlines()[-1])
+    assert trained > 0.9
+    assert evaluated == pytest.approx(trained)
+    assert scored > 0.9
 
 
 def test_an_interrupted_training_leaves_no_rank_on_the_server(trained, home, address):
