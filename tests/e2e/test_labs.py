@@ -9,7 +9,7 @@ from notebooks.runner import __main__ as command
 from notebooks.runner.outputs import Html, ImageOutput, Text
 
 LABS = command.labs()
-# The first test's fixture runs all labs, with eight trainings.
+# The first test's fixture runs all labs, with fourteen trainings.
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -38,7 +38,7 @@ def tables(execution):
     return [output.html for result in execution.results for output in result.outputs if isinstance(output, Html)]
 
 
-@pytest.mark.parametrize("number", range(1, 9))
+@pytest.mark.parametrize("number", range(1, 10))
 def test_a_lab_runs_with_figures_and_without_warnings(executions, number):
     execution = executions[number]
     assert execution.error is None
@@ -91,10 +91,17 @@ def test_the_network_of_a_cell_learns_a_table_and_its_answers_go_back_into_it(ex
     assert any("prediction" in table and "malignant" in table for table in tables(executions[8]))
 
 
+def test_a_network_that_starts_from_weights_is_ahead_after_an_epoch(executions):
+    text = printed(executions[9])
+    assert text.count("model.weights: 4 layers taken; random weights in hidden_high") == 2
+    after = {name: float(value) for name, value in re.findall(r"^(from \w+|frozen) +after one epoch (\d+\.\d) %", text, re.M)}
+    assert after["from weights"] > after["from scratch"]
+
+
 def test_each_lab_has_a_page_that_links_to_its_neighbours(executions, home):
     for number, execution in executions.items():
         text = (home / f"{execution.notebook.name}.html").read_text()
-        assert f'<a href="{LABS[number % 8].name}.html">' in text or number == 8
+        assert f'<a href="{LABS[number % len(LABS)].name}.html">' in text or number == len(LABS)
         assert text.count("data:image/png;base64,") >= 1
         assert 'src="http' not in text
 

@@ -11,6 +11,8 @@ from notebooks.runner import source
 
 ROOT = Path(__file__).parents[2]
 LABS = command.labs()
+# Labs with a table and a network of their own.
+OWN_NETWORKS = ("08_own_table", "09_starting_from_weights")
 MAY_IMPORT = {"pipelines", "itertools", "keras", "matplotlib", "mlflow", "numpy", "pandas", "pyspark", "sklearn"}
 each_lab = pytest.mark.parametrize("lab", LABS, ids=lambda lab: lab.name)
 
@@ -35,8 +37,9 @@ def test_there_is_a_numbered_lab_for_each_step_of_the_course():
         "06_distributed_pipeline",
         "07_reading_a_run",
         "08_own_table",
+        "09_starting_from_weights",
     ]
-    assert [lab.title.split(":")[0] for lab in LABS] == [f"Lab {number}" for number in range(1, 9)]
+    assert [lab.title.split(":")[0] for lab in LABS] == [f"Lab {number}" for number in range(1, 10)]
 
 
 @each_lab
@@ -45,7 +48,7 @@ def test_a_lab_defines_nothing_but_networks(lab):
     definitions = [node for node in statements(lab) if isinstance(node, defined)]
     networks = [node for node in definitions if isinstance(node, ast.FunctionDef) and node.args.args[0].arg == "spec"]
     assert [ast.unparse(node)[:60] for node in definitions if node not in networks] == []
-    assert not networks or lab.name == "08_own_table"
+    assert not networks or lab.name in OWN_NETWORKS
 
 
 @each_lab
@@ -62,7 +65,7 @@ def test_a_lab_imports_only_the_library_and_what_every_student_knows(lab):
 @each_lab
 def test_a_lab_begins_with_a_text_and_then_its_widgets(lab):
     assert [cell.kind for cell in lab.cells[:2]] == ["markdown", "python"]
-    own_data = set() if lab.name == "08_own_table" else {"data"}
+    own_data = set() if lab.name in OWN_NETWORKS else {"data"}
     assert {"epochs", "workers", "storage"} | own_data <= set(lab.widgets())
     in_second = [node for node in ast.walk(source.parse(lab, lab.cells[1])) if isinstance(node, ast.Call)]
     assert len(lab.widgets()) == len(in_second)
