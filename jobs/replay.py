@@ -25,9 +25,10 @@ def main(arguments: Sequence[str]) -> None:
     logging.getLogger().addHandler(logging.NullHandler())
     for run_dir in with_trials(paths.to_python(paths.given(options.run_dir), "RUN_DIR ")):
         result = replay(run_dir, options.to)
-        for refusal in result.refusals:
-            PrintReporter().warn(refusal)
-        print(f"run {result.run_id} at {result.tracking_uri} is complete: {result.entries} entries sent now")
+        for line in (*result.refusals, *(f"{line}; MLflow does not get what it said" for line in result.damaged)):
+            PrintReporter().warn(line)
+        state = "has all that can be read" if result.damaged else "is complete"
+        print(f"run {result.run_id} at {result.tracking_uri} {state}: {result.entries} entries sent now")
         if result.model_uri:
             print(f"model {result.model_uri}")
 

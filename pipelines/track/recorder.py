@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipelines import tasks
 from pipelines.data.table.schema import TableManifest
+from pipelines.errors import DataError
 from pipelines.track.figures import catalog, timeline
 from pipelines.track.figures.style import Drawing
 from pipelines.track.figures.timeline import Phase
@@ -135,7 +136,11 @@ class Recorder:
             self._run.figure(draw, name)
         self._drawn = list(drawings)
         if figure_data.has_predictions(self._run_dir):
-            test = figure_data.load_predictions(self._run_dir)
+            try:
+                test = figure_data.load_predictions(self._run_dir)
+            except DataError as error:
+                self._run.warnings.append(str(error))
+                return
             more = tasks.of(self._manifest.spec.task).more_metrics(test)
             if more:
                 self._run.metrics({f"test/{name}": value for name, value in more.items()}, len(self.history))

@@ -58,7 +58,9 @@ def test_a_summary_is_json_whose_texts_are_masked_and_whose_numbers_and_paths_ar
         "trials": [{"note": "200000 of convoy", "value": 200000}],
     }
     summary.write(values, tmp_path / "s.json", private=True)
-    assert json.loads((tmp_path / "s.json").read_text()) == values | {
+    written = json.loads((tmp_path / "s.json").read_text())
+    assert len(written.pop("sha256")) == 64
+    assert written == values | {
         "tracking_uri": "http://***@h/convoy",
         "note": "***",
         "reason": "not ***",

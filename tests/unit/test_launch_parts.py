@@ -111,7 +111,7 @@ def test_the_spool_is_plain_json_and_events_of_other_versions_are_skipped(tmp_pa
     writer.close()
     file = tmp_path / "rank-3.jsonl"
     written = [json.loads(line) for line in file.read_text().splitlines()]
-    assert all(list(event) == ["rank", "kind", "time", "values"] and event["rank"] == 3 for event in written)
+    assert all(list(event) == ["rank", "kind", "time", "values", "crc32"] and event["rank"] == 3 for event in written)
     assert [(event["kind"], event["values"]) for event in written] == [
         ("first_step", {}),
         ("progress", {"epoch": 2, "step": 40, "rows_per_second": 5400.0, "metrics": {"loss": 0.5}}),

@@ -19,6 +19,7 @@ import platform
 import shutil
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 from tools.setup.clone import Clone, SetupError, cache, locked_version
@@ -29,6 +30,7 @@ REMOVED_LINES = {
     "third_party/flatbuffers/include/flatbuffers/stl_emulation.h": "    count_ = other.count_;",
 }
 PATCH = hashlib.sha256(json.dumps(REMOVED_LINES).encode()).hexdigest()[:8]
+_RECORD = "SHA256"
 
 _BUILD = {
     "HOROVOD_WITH_TENSORFLOW": "1",
@@ -89,12 +91,21 @@ def patch(source: Path) -> None:
 
 
 def compiled_for(wheel: Path) -> str:
-    """The TensorFlow version that a wheel was compiled for; empty if none."""
+    """The TensorFlow version that a wheel was compiled for; empty if none, or if the wheel is damaged."""
+    recorded = wheel.with_name(_RECORD)
     try:
+        # Earlier versions have not recorded it.
+        if recorded.exists() and recorded.read_text() != hashlib.sha256(wheel.read_bytes()).hexdigest():
+            return ""
         with zipfile.ZipFile(wheel) as content:
             return str(json.loads(content.read("horovod/metadata.json")).get("tensorflow", ""))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+    except (OSError, KeyError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
         return ""
+
+
+def record(wheel: Path) -> None:
+    """Write the SHA-256 of a wheel beside it."""
+    wheel.with_name(_RECORD).write_text(hashlib.sha256(wheel.read_bytes()).hexdigest())
 
 
 def _compile(steps: Steps, folder: Path) -> None:
@@ -118,7 +129,9 @@ def _compile(steps: Steps, folder: Path) -> None:
         [*pip, "wheel", *options, "-w", f"{building}/wheel", str(unpacked)],
         extra,
     )
-    if not compiled_for(next((building / "wheel").glob("*.whl"))):
+    wheel = next((building / "wheel").glob("*.whl"))
+    if not compiled_for(wheel):
         raise SetupError(f"Horovod was compiled without TensorFlow; {steps.clone.log} says why")
+    record(wheel)
     os.replace(building / "wheel", folder)
     shutil.rmtree(building, ignore_errors=True)

@@ -184,13 +184,18 @@ class TableManifest:
         return self.splits[split].rows if split in self.splits else 0
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+        """Text with the SHA-256 of all else it says."""
+        values = json.loads(json.dumps(dataclasses.asdict(self)))
+        return json.dumps({**values, "sha256": json_sha256(values)}, indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str, origin: str) -> "TableManifest":
         """Raises DataError naming `origin` if the text is not a manifest of this version."""
         try:
             raw: dict[str, Any] = json.loads(text)
+            # Earlier tables have none.
+            recorded = raw.pop("sha256", None)
+            is_as_written = recorded in (None, json_sha256(raw))
             version = raw["schema_version"]
             if version != SCHEMA_VERSION:
                 raise DataError(
@@ -213,6 +218,7 @@ class TableManifest:
                 **raw,
             )
             _check(manifest)
+            _require(is_as_written, "some of its bytes have changed")
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
             raise DataError(f"{origin}: not a table manifest ({error}); delete the folder and ingest again") from error
         return manifest

@@ -12,7 +12,7 @@ MLflow interprets, such as names, paths and addresses, only where they hold cred
 import contextlib
 import errno
 import fcntl
-import json
+import functools
 import os
 import re
 import threading
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import ConvoyError
-from pipelines.system import atomic, writeback
+from pipelines.system import atomic, checked_lines, writeback
 from pipelines.system.secrets import mask, mask_value, masked
 from pipelines.track.mlflow import journal_file
 from pipelines.track.mlflow.journal_file import Accepted, Action, Entry
@@ -46,13 +46,16 @@ class Journal:
         self.run_dir = run_dir
         self.problem = ""
         """Why something could not be written, or empty."""
+        self.damaged: list[str] = []
+        """Lines that are not as they were written, and were left out."""
         self._folder = run_dir / FOLDER
         self._lock = threading.Lock()
         # Lines of each file that await space on the disk.
         self._unwritten: dict[str, list[bytes]] = {}
         self._unwritten_record: layout.RunRecord | None = None
-        self._entries = list(journal_file.read_entries(writeback.latest(run_dir, self._folder / "journal.jsonl")))
-        self.accepted = journal_file.read_accepted(writeback.latest(run_dir, self._folder / "accepted.jsonl"))
+        latest = functools.partial(writeback.latest, run_dir)
+        self._entries = list(journal_file.read_entries(latest(self._folder / "journal.jsonl"), self.damaged))
+        self.accepted = journal_file.read_accepted(latest(self._folder / "accepted.jsonl"), self.damaged)
         # A server may have accepted entries that a full disk kept out of the journal.
         settled = [*self.accepted.entries, *self.accepted.refused]
         self._last = max([entry.n for entry in self._entries] + settled, default=0)
@@ -62,10 +65,12 @@ class Journal:
         """The journal of an existing run.
 
         Raises:
-            ConvoyError: the folder has none.
+            ConvoyError: the folder has none, or one that does not say which run it is of.
         """
         journal = cls(run_dir)
-        if not journal.entries():
+        if not any(entry.action == "open" for entry in journal.entries()):
+            if journal.damaged:
+                raise ConvoyError(f"{journal.damaged[0]}; without this line nothing can be sent, restore the file from a copy")
             raise ConvoyError(f"{run_dir}: no tracking journal; name the folder of a run, such as one below runs/")
         return journal
 
@@ -171,7 +176,7 @@ class Journal:
             self._write("accepted.jsonl", mark)
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
-        self._unwritten.setdefault(name, []).append(json.dumps(content).encode() + b"\n")
+        self._unwritten.setdefault(name, []).append(checked_lines.encode(content))
         self._flush()
 
     def _flush(self) -> None:

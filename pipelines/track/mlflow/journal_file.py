@@ -1,12 +1,13 @@
 """The lines of a journal's files, and what they say."""
 
-import contextlib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from pipelines.errors import DataError
+from pipelines.system import checked_lines
 
 Action = Literal["open", "params", "tags", "metrics", "inputs", "artifact", "model", "status"]
 
@@ -36,15 +37,19 @@ class Accepted:
     """Entries with a value that the server rejected, and why."""
 
 
-def read_entries(path: Path) -> Iterator[Entry]:
-    for line in _lines(path):
-        with contextlib.suppress(TypeError):
+def read_entries(path: Path, damaged: list[str]) -> Iterator[Entry]:
+    """The entries of a file. What is wrong with a damaged line, which is left out, is appended to `damaged`."""
+    for number, line in _lines(path, damaged):
+        try:
             yield Entry(**line)
+        except TypeError:
+            damaged.append(f"{path}: line {number} is no entry")
 
 
-def read_accepted(path: Path) -> Accepted:
+def read_accepted(path: Path, damaged: list[str]) -> Accepted:
+    """What the lines of a file say. Damaged ones as in `read_entries`."""
     accepted = Accepted()
-    for mark in _lines(path):
+    for _, mark in _lines(path, damaged):
         if "run_id" in mark:
             accepted = Accepted(mark["tracking_uri"], mark["run_id"])
         elif "accepted" in mark:
@@ -58,15 +63,18 @@ def read_accepted(path: Path) -> Accepted:
     return accepted
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The valid lines of a file; incomplete ones are skipped."""
+def _lines(path: Path, damaged: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The valid lines of a file, numbered from 1; incomplete ones are skipped."""
     if not path.exists():
         return
-    for line in path.read_bytes().splitlines():
-        with contextlib.suppress(ValueError):
-            value = json.loads(line)
-            if isinstance(value, dict):
-                yield value
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        try:
+            values = checked_lines.decode(line)
+        except DataError as error:
+            damaged.append(f"{path}: line {number} {error}")
+            continue
+        if values is not None:
+            yield number, values
 
 
 def is_torn(path: Path) -> bool:

@@ -33,6 +33,8 @@ class Replay:
     """Number of entries sent."""
     refusals: tuple[str, ...]
     """Values that the server rejected, one line each."""
+    damaged: tuple[str, ...]
+    """Lines of the journal that are not as they were written; what they said was not sent."""
 
 
 def replay(run_dir: Path, tracking_uri: str = "") -> Replay:
@@ -75,7 +77,14 @@ def _replay(run_dir: Path, tracking_uri: str) -> Replay:
         sync = MlflowSync(journal, uri)
         pending = _complete(sync, run_dir)
     accepted = journal.accepted
-    return Replay(mask_value(uri), accepted.run_id, accepted.model_uri, pending - len(accepted.refused), tuple(sync.refusals))
+    return Replay(
+        tracking_uri=mask_value(uri),
+        run_id=accepted.run_id,
+        model_uri=accepted.model_uri,
+        entries=pending - len(accepted.refused),
+        refusals=tuple(sync.refusals),
+        damaged=tuple(journal.damaged),
+    )
 
 
 def _complete(sync: MlflowSync, run_dir: Path) -> int:

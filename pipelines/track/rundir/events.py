@@ -6,17 +6,19 @@ slows training. The files are kept, so a run is complete here even if its tracki
 """
 
 import dataclasses
-import json
+import logging
 import time
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TextIO
+from typing import Any, ClassVar, Literal
 
-from pipelines.errors import LaunchError
-from pipelines.system import writeback
+from pipelines.errors import DataError, LaunchError
+from pipelines.system import checked_lines, writeback
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,22 +173,22 @@ class SpoolWriter:
         with self._on_disk():
             folder.mkdir(parents=True, exist_ok=True)
             self._path = writeback.stage_of(folder.parent).file(self._path)
-            self._file: TextIO = self._path.open("a", encoding="utf-8")
+            self._file = self._path.open("ab")
             # A killed rank may have left an incomplete line.
             if self._file.tell():
-                self._file.write("\n")
+                self._file.write(b"\n")
 
     def write(self, values: Values) -> None:
         known = {name: value for name, value in dataclasses.asdict(values).items() if value is not None}
         event = {"rank": self._rank, "kind": values.kind, "time": time.time(), "values": known}
         with self._on_disk():
-            self._file.write(json.dumps(event) + "\n")
+            self._file.write(checked_lines.encode(event))
             self._file.flush()
 
     def written(self) -> list[Event]:
         """All events in the file, including those of earlier starts."""
         with self._on_disk():
-            return list(_events(self._path.read_bytes()))
+            return list(_events(self._path.read_bytes(), self._path))
 
     def close(self) -> None:
         with self._on_disk():
@@ -235,16 +237,22 @@ class SpoolReader:
             seen = self._seen.setdefault(path, set())
             new = [line for line in lines if hash(line) not in seen]
             seen.update(map(hash, new))
-            yield from _events(b"".join(new))
+            yield from _events(b"".join(new), path)
 
 
-def _events(lines: bytes) -> Iterator[Event]:
-    for line in lines.splitlines():
+def _events(lines: bytes, path: Path) -> Iterator[Event]:
+    for line in lines.split(b"\n"):
         try:
-            raw = json.loads(line)
+            raw = checked_lines.decode(line)
+            # An incomplete line of a killed rank, or the empty one after it.
+            if raw is None:
+                continue
             event = Event(int(raw["rank"]), float(raw["time"]), _values(raw["kind"], raw["values"]))
+        except DataError as error:
+            _log.warning("%s: a line %s; what it reported is missing", path, error)
+            continue
         except (ValueError, TypeError, KeyError):
-            # An incomplete line of a killed rank, the empty one after it, or an event of another version.
+            # An event of another version.
             continue
         yield event
 

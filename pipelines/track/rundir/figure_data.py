@@ -5,6 +5,10 @@ RUN_DIR/evidence/first_layer.npz     kernels of the first convolution and its fe
 RUN_DIR/evidence/examples.npz        a training batch after augmentation
 """
 
+import dataclasses
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.errors import DataError
 from pipelines.system import atomic
 
 FOLDER = "evidence"
@@ -127,17 +132,37 @@ def has_predictions(run_dir: Path) -> bool:
 
 
 def load(run_dir: Path, name: str) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of a file. Raises FileNotFoundError if the ranks wrote none."""
-    with np.load(run_dir / FOLDER / f"{name}.npz", allow_pickle=False) as file:
-        return dict(file)
+    """The arrays of a file.
+
+    Raises:
+        FileNotFoundError: the ranks wrote none.
+        DataError: it is not as it was written.
+    """
+    path = run_dir / FOLDER / f"{name}.npz"
+    try:
+        # numpy does not compare the checksum of an array if a changed header says that it is shorter.
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is None:
+            with np.load(path, allow_pickle=False) as file:
+                return dict(file)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error) as error:
+        raise DataError(f"{path}: is truncated or damaged ({error}); its figures can be drawn after another training") from error
+    raise DataError(f"{path}: {damaged} is not as it was written; its figures can be drawn after another training")
 
 
 def load_predictions(run_dir: Path) -> Predictions:
-    """Predictions of all ranks, in the order of the rows. Raises FileNotFoundError if there are none."""
+    """Predictions of all ranks, in the order of the rows. Raises FileNotFoundError if there are none, or as `load`."""
     files = [load(run_dir, path.stem) for path in (run_dir / FOLDER).glob("test-rank-*.npz")]
     parts = [{_RENAMED.get(name, name): array for name, array in file.items()} for file in files]
     if not parts:
         raise FileNotFoundError(f"{run_dir / FOLDER} holds no predictions")
+    for part in parts:
+        missing = {field.name for field in dataclasses.fields(Predictions)} - part.keys()
+        if missing:
+            raise DataError(f"{run_dir / FOLDER}: the predictions of a rank are without {', '.join(sorted(missing))}")
     parts.sort(key=lambda part: int(part["rows"][0]))
     starts = np.cumsum([0, *(len(part["rows"]) for part in parts)])
     with_mistakes = [part["worst_images"] for part in parts if len(part["worst"])]

@@ -1,12 +1,12 @@
 """The folder of a run: its contents, how a new one is created and how an existing one is found."""
 
-import json
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.errors import ConfigError, ConvoyError, LaunchError
-from pipelines.system import atomic
+from pipelines.errors import ConfigError, ConvoyError, DataError, LaunchError
+from pipelines.system import atomic, checked_lines
 from pipelines.system.secrets import mask_value
 
 SPOOL_FOLDER = "spool"
@@ -27,6 +27,7 @@ MERGED_LOG = "run.log"
 SWEEP_FILE = "sweep.yml"
 TRIALS_FOLDER = "trials"
 _RECORD_FILE = "run.json"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -99,16 +100,19 @@ def inside(run_dir: Path, name: str) -> Path:
 
 
 def write_record(run_dir: Path, record: RunRecord) -> None:
-    content = json.dumps({"run_id": record.run_id, "tracking_uri": record.tracking_uri})
-    atomic.write(run_dir / _RECORD_FILE, content + "\n", private=True)
+    content = checked_lines.encode({"run_id": record.run_id, "tracking_uri": record.tracking_uri})
+    atomic.write(run_dir / _RECORD_FILE, content, private=True)
 
 
 def read_record(run_dir: Path) -> RunRecord | None:
-    """None if the run was never created on a tracking server."""
+    """None if the run was never created on a tracking server, or if the record is damaged."""
     try:
-        raw = json.loads((run_dir / _RECORD_FILE).read_text(encoding="utf-8"))
-        return RunRecord(run_id=str(raw["run_id"]), tracking_uri=str(raw["tracking_uri"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        raw = checked_lines.decode((run_dir / _RECORD_FILE).read_bytes().strip())
+        return RunRecord(run_id=str(raw["run_id"]), tracking_uri=str(raw["tracking_uri"])) if raw is not None else None
+    except (OSError, KeyError):
+        return None
+    except DataError as error:
+        _log.warning("%s %s", run_dir / _RECORD_FILE, error)
         return None
 
 

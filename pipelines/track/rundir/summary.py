@@ -9,6 +9,7 @@ from typing import Any
 
 from pipelines.errors import ConvoyError
 from pipelines.system import atomic
+from pipelines.system.fingerprint import json_sha256
 from pipelines.system.secrets import mask, mask_value
 
 # Keys whose values are used: ids, addresses and paths are changed only where they hold credentials.
@@ -118,8 +119,13 @@ class TrainingSummary:
 
 
 def read(path: Path) -> TrainingSummary:
-    """Raises OSError or ValueError if the file is missing or holds no summary of a training."""
-    return TrainingSummary.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    """Raises OSError or ValueError if the file is missing, damaged, or holds no summary of a training."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    # Only in that of a run folder, and not in those of earlier versions.
+    recorded = values.pop("sha256", None) if isinstance(values, dict) else None
+    if recorded not in (None, json_sha256(values)):
+        raise ValueError("some of its bytes have changed")
+    return TrainingSummary.from_dict(values)
 
 
 def write(summary: Mapping[str, Any], path: Path, *, private: bool = False) -> None:
@@ -128,13 +134,16 @@ def write(summary: Mapping[str, Any], path: Path, *, private: bool = False) -> N
     Args:
         summary: plain data.
         path: a file in an existing folder.
-        private: only its owner may read it.
+        private: that of a run folder, which only its owner may read, and which has the SHA-256 of all else it says.
 
     Raises:
         ConvoyError: it cannot be written.
     """
+    values = _masked("", summary)
+    if private:
+        values["sha256"] = json_sha256(values)
     try:
-        atomic.write(path, json.dumps(_masked("", summary), indent=2) + "\n", private=private)
+        atomic.write(path, json.dumps(values, indent=2) + "\n", private=private)
     except OSError as error:
         raise ConvoyError(f"{path}: the summary cannot be written ({error.strerror}); the work itself is done") from error
 
