@@ -550,7 +550,7 @@ def test_spark_starts_with_the_settings_of_the_project_and_the_archive_of_its_cl
     assert list(empty.iterdir()) == []
     archive = clone.venv / java.CLASSES
     archive.touch()
-    options = f'-XX:SharedArchiveFile="{archive}" -Xlog:cds*=off {logging} -Dmine=1'
+    options = f'-XX:SharedArchiveFile="{archive}" -XX:+VerifySharedSpaces -Xlog:cds*=off {logging} -Dmine=1'
     assert started(clone, SPARK_SUBMIT_OPTS="-Dmine=1", CONVOY_HOME="/mine") == [str(empty), options, "/mine", *given]
     # A job that submits another.
     assert started(clone, SPARK_CONF_DIR=str(empty))[3:] == given
@@ -580,6 +580,24 @@ def test_an_archive_of_classes_that_cannot_be_made_is_told_and_hinders_nothing(c
     assert f"the archive could not be created ({clone.log} says why)" in capsys.readouterr().out
     assert "Unrecognized VM option" in clone.log.read_text()
     assert not (clone.venv / java.CLASSES).exists()
+
+
+def test_an_archive_of_classes_whose_bits_have_changed_is_made_anew(clone, tmp_path):
+    (clone.venv / "bin").mkdir(parents=True)
+    (clone.venv / "lib/python3.11/site-packages/pyspark/jars").mkdir(parents=True)
+    (tmp_path / "java/bin").mkdir(parents=True)
+    make = 'file="${SPARK_SUBMIT_OPTS#*=}"; eval "echo classes >$file"'
+    for program, does in ((clone.venv / "bin/spark-submit", make), (tmp_path / "java/bin/java", "echo 17")):
+        program.write_text(f"#!/bin/sh\n{does}\n")
+        program.chmod(0o755)
+    archive = clone.venv / java.CLASSES
+    for damage in ("classes\n", "clasres\n", "cla"):
+        with (tmp_path / "lock").open("w") as lock:
+            java.archive_classes(steps.Steps(clone, lock.fileno()), str(tmp_path / "java"))
+        assert archive.read_text() == "classes\n"
+        assert not java.archive_is_damaged(clone)
+        archive.write_text(damage)
+        assert java.archive_is_damaged(clone) == (damage != "classes\n")
 
 
 def test_a_parser_that_cannot_be_compiled_is_told_and_hinders_nothing(clone, tmp_path, capsys):

@@ -15,7 +15,7 @@ from tools.setup import integrity
 from tools.setup.clone import Clone, SetupError, cache, locked_block, replace, say
 from tools.setup.horovod import install_horovod, wheel_or_compiler
 from tools.setup.integrity import Damage
-from tools.setup.java import archive_classes, find_java, wheel_java
+from tools.setup.java import archive_classes, archive_is_damaged, find_java, wheel_java
 from tools.setup.python import find_python
 from tools.setup.spark import write_spark_conf
 from tools.setup.steps import Steps, exclusive
@@ -39,7 +39,7 @@ def ready(clone: Clone, thorough: bool = False) -> str | None:
     """Java's home folder if the last set-up completed for exactly this state of the repository, else None.
 
     No entry of its folders of packages and programs may be missing. With `thorough` (a second), no file of a package may be
-    missing or changed, and Java must be the one that a set-up would choose now.
+    missing or changed, nor the archive of Spark's classes, and Java must be the one that a set-up would choose now.
     """
     try:
         stamp = json.loads(clone.ready.read_text())
@@ -50,7 +50,9 @@ def ready(clone: Clone, thorough: bool = False) -> str | None:
         if not set(stamp.get("contents", ())) <= set(integrity.contents(clone)):
             return None
         if thorough and (
-            integrity.damaged(clone, stamp.get("deviations", ())) or java_home != (find_java(clone) or wheel_java(clone))
+            integrity.damaged(clone, stamp.get("deviations", ()))
+            or archive_is_damaged(clone)
+            or java_home != (find_java(clone) or wheel_java(clone))
         ):
             return None
         return java_home

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from tools.setup.steps import Steps
 JAVAS = {"3": (17, 11, 8), "4": (21, 17)}
 # In the environment: Java's class data archive (CDS) of Spark's classes.
 CLASSES = "spark-classes.jsa"
+_NOTE = f"{CLASSES}.txt"
 
 
 def find_java(clone: Clone) -> str | None:
@@ -57,8 +59,8 @@ def archive_classes(steps: Steps, java_home: str) -> None:
             *(f"{jar.name} {jar.stat().st_size} {jar.stat().st_mtime_ns}" for jar in jars),
         ]
     )
-    archive, note = clone.venv / CLASSES, clone.venv / f"{CLASSES}.txt"
-    if archive.exists() and note.exists() and note.read_text() == made_of:
+    archive, note = clone.venv / CLASSES, clone.venv / _NOTE
+    if archive.exists() and not archive_is_damaged(clone) and note.read_text().startswith(made_of):
         return
     if archive.exists():
         archive.unlink()
@@ -74,7 +76,21 @@ def archive_classes(steps: Steps, java_home: str) -> None:
         try:
             steps.run("archive of Spark's classes", command, options)
             os.replace(unfinished, archive)
-            note.write_text(made_of)
+            note.write_text(f"{made_of}\nSHA-256 {_sha256(archive)}")
         except (SetupError, OSError):
             # A Java older than 13, or one without an archive of its own classes.
             say(f"the archive could not be created ({clone.log} says why); Spark will take some seconds longer to start")
+
+
+def archive_is_damaged(clone: Clone) -> bool:
+    """Whether the archive is there, but not as it was created. Takes some tenths of a second."""
+    archive, note = clone.venv / CLASSES, clone.venv / _NOTE
+    return archive.exists() and not (note.exists() and note.read_text().endswith(f"SHA-256 {_sha256(archive)}"))
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while piece := content.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()

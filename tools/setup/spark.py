@@ -13,7 +13,8 @@ from tools.setup.clone import Clone, replace
 from tools.setup.java import CLASSES
 
 # The package's own script finds Spark only in an activated environment. Java uses a class data archive only if no folder on the
-# class path contains a file, and Spark puts its configuration folder there.
+# class path contains a file, and Spark puts its configuration folder there. If not told to verify the archive, Java crashes on a
+# damaged one.
 _SUBMIT = """#!/usr/bin/env bash
 # Written by ./convoy setup.
 export SPARK_HOME={spark}
@@ -24,7 +25,7 @@ if [ "${{SPARK_CONF_DIR:-$venv/no-spark-conf}}" = "$venv/no-spark-conf" ]; then
     SPARK_CONF_DIR="$venv/no-spark-conf"
     SPARK_SUBMIT_OPTS="-Dlog4j2.configurationFile=\\"$SPARK_HOME/conf/log4j2.properties\\" ${{SPARK_SUBMIT_OPTS:-}}"
     if [ -e "$venv/{archive}" ]; then
-        SPARK_SUBMIT_OPTS="-XX:SharedArchiveFile=\\"$venv/{archive}\\" -Xlog:cds*=off $SPARK_SUBMIT_OPTS"
+        SPARK_SUBMIT_OPTS="-XX:SharedArchiveFile=\\"$venv/{archive}\\" -XX:+VerifySharedSpaces -Xlog:cds*=off $SPARK_SUBMIT_OPTS"
     fi
     set +a
     set -- --properties-file "$SPARK_HOME/conf/spark-defaults.conf" "$@"
