@@ -2,6 +2,7 @@ import collections
 import dataclasses
 import pickle
 import threading
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -53,6 +54,33 @@ def test_the_union_of_the_shards_is_the_table(table, workers, order_seed):
 def test_no_row_is_lost_in_a_hundred_reads_of_small_files(table):
     for _ in range(100):
         assert sum(len(labels) for _, labels in read_blocks(table, "train", RowRange(3, ROWS - 3))) == ROWS - 6
+
+
+def test_a_file_that_petastorm_loses_is_read_again(tmp_path, monkeypatch):
+    """As on a busy machine: its pool finds all work done, because none has come, and a moment later finds that all has come."""
+    from petastorm.workers_pool.thread_pool import ThreadPool
+
+    table, late = write_table(tmp_path, {"train": 40}), []
+
+    def all_done_at_first(pool, really_done=ThreadPool.all_workers_done):
+        if pool in late or len(late) == 3:
+            return really_done(pool)
+        late.append(pool)
+        deadline = time.monotonic() + 10
+        while not pool._ventilator.completed():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return True
+
+    monkeypatch.setattr(ThreadPool, "all_workers_done", all_done_at_first)
+    assert len(all_rows(table)) == 40
+    assert len(late) == 3
+
+
+def test_a_table_whose_files_give_no_rows_is_refused(table, monkeypatch):
+    monkeypatch.setattr(reader, "_petastorm_blocks", lambda table, files: iter(()))
+    with pytest.raises(DataError, match=r"split=train/part-00000.parquet has no rows, in 20 attempts to read it"):
+        all_rows(table)
 
 
 def test_more_workers_than_row_groups_each_get_their_rows(tmp_path):
