@@ -5,7 +5,6 @@ through a shuffle buffer. Either way every epoch has the same number of batches 
 Batches contain source values (uint8 or float32); the network's first layer scales them.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,10 +17,9 @@ from pipelines.config import StreamConfig
 from pipelines.data.stream.augment import Augmentation, augmented, epoch_keys
 from pipelines.data.stream.reader import FILES_AT_ONCE, Block, read_blocks
 from pipelines.data.stream.sharding import RowRange, file_parts
+from pipelines.data.stream.shuffle import ShuffleBuffer, buffer_rows, reserve
 from pipelines.data.table import row_parts
-from pipelines.data.table.row_parts import Part
-from pipelines.data.table.schema import FEATURES_COLUMN, Split, Table
-from pipelines.errors import DataError
+from pipelines.data.table.schema import Split, Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +47,14 @@ class Shard:
         largest = max(file.rows for file in files)
         # A full buffer and the block popped from it, plus the files read ahead, both encoded and decoded.
         inputs, *_ = row_parts.of_table(self.table.manifest)
-        rows = 2 * _buffer_rows(self.stream, batch_size, inputs) + largest + 2 * min(len(files), FILES_AT_ONCE) * largest
+        rows = 2 * buffer_rows(self.stream, batch_size, inputs) + largest + 2 * min(len(files), FILES_AT_ONCE) * largest
         return rows * inputs.num_bytes
 
 
 def load(shard: Shard) -> Block:
     """Decode a whole shard, in table order."""
     parts = row_parts.of_table(shard.table.manifest)
-    loaded = _reserve(len(shard.rows), parts, "stream.memory_limit_mb", shard.stream.memory_limit_mb)
+    loaded = reserve(len(shard.rows), parts, "stream.memory_limit_mb", shard.stream.memory_limit_mb)
     filled = 0
     for block in _read(shard):
         stop = filled + len(block[0])
@@ -87,7 +85,7 @@ class TrainingData:
         self._cached = tuple(tf.constant(part) for part in load(shard)) if shard.fits_memory else None
         if self._cached is None:
             # What a generator of TensorFlow's raises is not shown as one line.
-            _ShuffleBuffer(shard.stream, batch_size, row_parts.of_table(shard.table.manifest), np.random.default_rng())
+            ShuffleBuffer(shard.stream, batch_size, row_parts.of_table(shard.table.manifest), np.random.default_rng())
 
     def begin(self, epoch: int) -> None:
         """Select the epoch, counted from 0, for iterators started from now on."""
@@ -172,7 +170,7 @@ def _shuffled_epoch(shard: Shard, steps: int, batch_size: int, seed: int, epoch:
     rng = np.random.default_rng((seed, epoch))
     order_seed = int(rng.integers(2**31))
     left = steps * batch_size
-    buffer = _ShuffleBuffer(shard.stream, batch_size, row_parts.of_table(shard.table.manifest), rng)
+    buffer = ShuffleBuffer(shard.stream, batch_size, row_parts.of_table(shard.table.manifest), rng)
     half = buffer.capacity // 2 // batch_size * batch_size
     for block in _read(shard, order_seed):
         waiting: Block | None = block
@@ -186,59 +184,6 @@ def _shuffled_epoch(shard: Shard, steps: int, batch_size: int, seed: int, epoch:
         count = min(half, left)
         left -= count
         yield _to_batches(buffer.pop(count), batch_size)
-
-
-class _ShuffleBuffer:
-    """Shuffle buffer of preallocated memory."""
-
-    def __init__(self, stream: StreamConfig, batch_size: int, parts: tuple[Part, ...], rng: np.random.Generator) -> None:
-        self.capacity = _buffer_rows(stream, batch_size, parts[0])
-        self._parts = _reserve(self.capacity, parts, "stream.shuffle_buffer_rows", stream.shuffle_buffer_rows)
-        self._held = 0
-        self._rng = rng
-
-    @property
-    def is_full(self) -> bool:
-        return self._held == self.capacity
-
-    def add(self, block: Block) -> Block | None:
-        """Add rows until the buffer is full. Returns the rest, or None."""
-        rows = len(block[0])
-        added = min(rows, self.capacity - self._held)
-        for buffered, values in zip(self._parts, block, strict=True):
-            buffered[self._held : self._held + added] = values[:added]
-        self._held += added
-        return tuple(values[added:] for values in block) if added < rows else None
-
-    def pop(self, rows: int) -> Block:
-        """Remove and return random rows in random order."""
-        leaving = self._rng.permutation(self._held)[:rows]
-        block = tuple(buffered[leaving] for buffered in self._parts)
-        stays = np.ones(self._held, bool)
-        stays[leaving] = False
-        self._held -= rows
-        # Fill the gaps with the last rows.
-        free, last = np.flatnonzero(~stays[: self._held]), self._held + np.flatnonzero(stays[self._held :])
-        for buffered in self._parts:
-            buffered[free] = buffered[last]
-        return block
-
-
-def _buffer_rows(stream: StreamConfig, batch_size: int, inputs: Part) -> int:
-    rows = stream.shuffle_buffer_rows
-    if inputs.column == FEATURES_COLUMN and stream.memory_limit_mb:
-        rows = min(rows, stream.memory_limit_mb * 1_000_000 // inputs.num_bytes)
-    return max(rows, 2 * batch_size)
-
-
-def _reserve(rows: int, parts: tuple[Part, ...], setting: str, value: int) -> Block:
-    """Memory for rows; a DataError that names the setting if there is not enough."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    num_bytes = parts[0].num_bytes
-    if rows * num_bytes > total:
-        size = f"{rows:,} rows of {num_bytes:,} bytes are {rows * num_bytes / 1e9:,.1f} GB"
-        raise DataError(f"{setting}={value}: {size}, more than this machine has ({total / 1e9:,.1f} GB); lower it")
-    return tuple(np.empty((rows, *part.shape), part.dtype) for part in parts)
 
 
 def _read(shard: Shard, order_seed: int | None = None) -> Iterator[Block]:
