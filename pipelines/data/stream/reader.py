@@ -23,10 +23,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.data.stream.petastorm_compat import make_batch_reader
+from pipelines.data.stream.petastorm_compat import decode, read_row_groups
 from pipelines.data.stream.sharding import FilePart, RowRange, file_parts
 from pipelines.data.table import row_parts
-from pipelines.data.table.row_parts import Part
 from pipelines.data.table.schema import Split, Table
 from pipelines.errors import DataError
 from pipelines.system import paths
@@ -129,34 +128,16 @@ def _petastorm_blocks(table: Table, files: Sequence[str]) -> Iterator[Block]:
     base = paths.to_petastorm(table.uri)
     parts = row_parts.of_table(table.manifest)
     try:
-        reader = make_batch_reader(
-            [f"{base}/{file}" for file in files],
-            schema_fields=[f"^{part.column}$" for part in parts],
-            reader_pool_type="thread",
-            # With more threads blocks could arrive out of order.
-            workers_count=1,
-            shuffle_row_groups=False,
-            num_epochs=1,
-        )
+        reader = read_row_groups([f"{base}/{file}" for file in files], [part.column for part in parts])
         try:
-            for batch in reader:
-                yield tuple(_decode(getattr(batch, part.column), part) for part in parts)
+            for row_group in reader:
+                yield tuple(decode(row_group, part) for part in parts)
         finally:
             # `with` would also print to the rank's log at the end, which on a full disk raises an error unrelated to the table.
             reader.stop()
             reader.join()
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, NotImplementedError) as error:
         raise _damaged(table, str(error)) from error
-
-
-def _decode(column: npt.NDArray[Any], part: Part) -> npt.NDArray[Any]:
-    """Decode numbers, or bytes objects, [n] to values [n, *part.shape]."""
-    if not part.is_binary:
-        return np.asarray(column, part.dtype)
-    flat = b"".join(column)
-    if len(flat) != len(column) * part.num_bytes:
-        raise ValueError(f"a value of column {part.column} does not have the {part.num_bytes} bytes of {part.shape} {part.dtype}")
-    return np.frombuffer(flat, np.dtype(part.dtype).newbyteorder("<")).reshape(len(column), *part.shape)
 
 
 def _damaged(table: Table, reason: str) -> DataError:
