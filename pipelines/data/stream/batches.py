@@ -17,7 +17,7 @@ from pipelines.config import StreamConfig
 from pipelines.data.stream.augment import Augmentation, augmented, epoch_keys
 from pipelines.data.stream.reader import FILES_AT_ONCE, Block, read_blocks
 from pipelines.data.stream.sharding import RowRange, file_parts
-from pipelines.data.stream.shuffle import ShuffleBuffer, buffer_rows, reserve
+from pipelines.data.stream.shuffle import ShuffleBuffer, buffer_rows, leaving_rows, reserve, shuffled
 from pipelines.data.table import row_parts
 from pipelines.data.table.schema import Split, Table
 
@@ -45,9 +45,11 @@ class Shard:
             return self.num_bytes
         files = list(file_parts(self.table.manifest.splits[self.split].files, self.rows))
         largest = max(file.rows for file in files)
-        # A full buffer and the block popped from it, plus the files read ahead, both encoded and decoded.
         inputs, *_ = row_parts.of_table(self.table.manifest)
-        rows = 2 * buffer_rows(self.stream, batch_size, inputs) + largest + 2 * min(len(files), FILES_AT_ONCE) * largest
+        capacity = buffer_rows(self.stream, batch_size, inputs)
+        # Batches that wait for the network or are with it, from four arrays at most, and the array that is being filled.
+        leaving = 5 * leaving_rows(capacity, batch_size, inputs)
+        rows = capacity + leaving + largest + 2 * min(len(files), FILES_AT_ONCE) * largest
         return rows * inputs.num_bytes
 
 
@@ -106,7 +108,9 @@ class TrainingData:
             dataset = dataset.skip(skip_steps)
         else:
             dataset = self._augmented(dataset, skip_steps, self._augmentation)
-        return dataset.apply(tf.data.experimental.assert_cardinality(self._steps - skip_steps)).with_options(options).prefetch(2)
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(self._steps - skip_steps)).with_options(options)
+        # Streamed batches are slices of what was prefetched; another thread for them would cost more than cutting them.
+        return dataset if self._cached is None and self._augmentation is None else dataset.prefetch(2)
 
     def _augmented(self, dataset: tf.data.Dataset, skip_steps: int, augmentation: Augmentation) -> tf.data.Dataset:
         def keys(_: tf.Tensor) -> tf.data.Dataset:
@@ -137,7 +141,7 @@ class TrainingData:
             lambda: _shuffled_epoch(self._shard, self._steps, self._batch_size, self._seed, self._epoch),
             output_signature=tuple(tf.TensorSpec((None, self._batch_size, *part.shape), part.dtype) for part in parts),
         )
-        return blocks.flat_map(lambda *batches: tf.data.Dataset.from_tensor_slices(batches))
+        return blocks.prefetch(1).flat_map(lambda *batches: tf.data.Dataset.from_tensor_slices(batches))
 
 
 class EvaluationData:
@@ -168,28 +172,11 @@ def _shuffled_epoch(shard: Shard, steps: int, batch_size: int, seed: int, epoch:
     written.
     """
     rng = np.random.default_rng((seed, epoch))
-    order_seed = int(rng.integers(2**31))
-    left = steps * batch_size
+    blocks = _read(shard, order_seed=int(rng.integers(2**31)))
     buffer = ShuffleBuffer(shard.stream, batch_size, row_parts.of_table(shard.table.manifest), rng)
-    half = buffer.capacity // 2 // batch_size * batch_size
-    for block in _read(shard, order_seed):
-        waiting: Block | None = block
-        while waiting is not None and left:
-            waiting = buffer.add(waiting)
-            if buffer.is_full:
-                count = min(half, left)
-                left -= count
-                yield _to_batches(buffer.pop(count), batch_size)
-    while left:
-        count = min(half, left)
-        left -= count
-        yield _to_batches(buffer.pop(count), batch_size)
+    return shuffled(blocks, buffer, steps=steps, batch_size=batch_size)
 
 
 def _read(shard: Shard, order_seed: int | None = None) -> Iterator[Block]:
     blocks = read_blocks(shard.table, shard.split, shard.rows, order_seed=order_seed)
     return progress.reading(blocks, f"{shard.split} rows of {shard.table.uri}")
-
-
-def _to_batches(block: Block, batch_size: int) -> Block:
-    return tuple(values.reshape(-1, batch_size, *values.shape[1:]) for values in block)
