@@ -19,6 +19,7 @@ import struct
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import horovod.tensorflow as hvd
 import numpy as np
@@ -36,7 +37,7 @@ _CONNECT_SECONDS = 60.0
 _NUM_BUFFERS = 2
 _RANK_STRUCT = struct.Struct("I")
 
-Gradient = npt.NDArray[np.float32]
+Gradient = npt.NDArray[np.floating[Any]]
 
 
 def is_usable(config: Config) -> bool:
@@ -54,25 +55,25 @@ class SharedMemoryReducer:
         self._rank, self._size = hvd.rank(), hvd.size()
         with progress.waiting("connecting to the other ranks on this machine"), _peer_errors():
             self._peers = _connect_peers(self._rank, self._size)
-        self._buffers: npt.NDArray[np.float32] | None = None
+        self._buffers: Gradient | None = None
         self._next = 0
 
     def allreduce_mean(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """The mean over ranks of each gradient, float32."""
+        """The mean over ranks of each gradient, all float32 or all float64."""
         flat = tf.concat([tf.reshape(gradient, [-1]) for gradient in gradients], 0)
-        mean = tf.ensure_shape(tf.numpy_function(self.mean, [flat], tf.float32), flat.shape)
+        mean = tf.ensure_shape(tf.numpy_function(self.mean, [flat], flat.dtype), flat.shape)
         parts = tf.split(mean, [gradient.shape.num_elements() for gradient in gradients])
         return [tf.reshape(part, gradient.shape) for part, gradient in zip(parts, gradients, strict=True)]
 
     def mean(self, values: Gradient) -> Gradient:
-        """The mean over ranks of an array [n]; n must be the same in each call.
+        """The mean over ranks of an array [n]; n and dtype must be the same in each call.
 
         Raises:
             ConnectionError: another rank has exited.
         """
         with progress.waiting("averaging gradients"), _peer_errors():
             if self._buffers is None:
-                self._buffers = self._map_buffers(len(values))
+                self._buffers = self._map_buffers(len(values), values.dtype)
             buffers, self._next = self._buffers[self._next], (self._next + 1) % _NUM_BUFFERS
             np.copyto(buffers[self._rank], values)
             for peer in self._peers.values():
@@ -81,16 +82,16 @@ class SharedMemoryReducer:
                 if not peer.recv(1):
                     raise ConnectionError(PEER_EXITED)
         total: Gradient = np.add.reduce(buffers, axis=0)
-        total *= np.float32(1 / self._size)
+        total *= values.dtype.type(1 / self._size)
         return total
 
-    def _map_buffers(self, length: int) -> npt.NDArray[np.float32]:
+    def _map_buffers(self, length: int, dtype: np.dtype[Any]) -> Gradient:
         """Memory [_NUM_BUFFERS, ranks, length], shared by all ranks."""
         shape = (_NUM_BUFFERS, self._size, length)
         if self._rank == 0:
             # Not a file in /dev/shm, which is small in containers.
             fd = os.memfd_create("convoy-gradients")
-            os.ftruncate(fd, np.dtype(np.float32).itemsize * int(np.prod(shape)))
+            os.ftruncate(fd, dtype.itemsize * int(np.prod(shape)))
             for peer in self._peers.values():
                 socket.send_fds(peer, [b"\0"], [fd])
         else:
@@ -100,7 +101,7 @@ class SharedMemoryReducer:
             fd = fds[0]
         memory = mmap.mmap(fd, 0)
         os.close(fd)
-        return np.frombuffer(memory, np.float32).reshape(shape)
+        return np.frombuffer(memory, dtype).reshape(shape)
 
 
 def _connect_peers(rank: int, size: int) -> dict[int, socket.socket]:

@@ -15,22 +15,26 @@ import tensorflow as tf
 def with_gradient_capture(optimizer_class: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
     """A subclass that can capture gradients instead of applying them."""
 
-    class CapturingOptimizer(optimizer_class):
-        _captured: list[tf.Tensor] | None = None
+    # Not attributes of the optimizer, of which Keras would make copies.
+    captures: list[list[tf.Tensor]] = []
 
+    class CapturingOptimizer(optimizer_class):
         @contextmanager
         def capture_gradients(self) -> Iterator[list[tf.Tensor]]:
-            """Within the block, `apply` appends its gradients to the list. Works while a graph is traced, not while it runs."""
-            self._captured = []
+            """Within the block, `apply` appends its gradients to the list. Works while a graph is traced, not while it runs.
+
+            Blocks can be nested: `apply` appends to the list of the innermost one.
+            """
+            captures.append([])
             try:
-                yield self._captured
+                yield captures[-1]
             finally:
-                self._captured = None
+                captures.pop()
 
         def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> Any:
-            if self._captured is None:
+            if not captures:
                 return super().apply(grads, trainable_variables)
-            self._captured.extend(grads)
+            captures[-1].extend(grads)
             return None
 
     return CapturingOptimizer
