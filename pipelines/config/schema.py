@@ -183,8 +183,21 @@ class Config:
             self.training.compression,
             "none when launch.workers is 1: one worker sends no gradients",
         )
+        self._check_shards()
         self._check_task()
         self._check_features()
+
+    @property
+    def shards(self) -> int:
+        """Shards that the training rows are cut into, each of which a worker, or one of its parts, trains on."""
+        return self.training.canonical_shards or self.launch.workers
+
+    def _check_shards(self) -> None:
+        """Raises ConfigError for numbers of workers that cannot divide the canonical shards among them."""
+        shards, launch = self.training.canonical_shards, self.launch
+        why = f"a divisor of training.canonical_shards ({shards}), so that all workers have equally many"
+        for key, workers in (("launch.workers", launch.workers), ("launch.min_workers", launch.min_workers)):
+            rule(not shards or not workers or shards % workers == 0, key, workers, why)
 
     def _check_features(self) -> None:
         """Raises ConfigError for a setting that changes pictures, if rows are none, and for batches that are too large."""

@@ -13,7 +13,7 @@ ClassWeighting = Literal["none", "balanced"]
 LearningRateScaling = Literal["linear", "square_root", "none"]
 
 TEST_VIEWS = (1, 5, 9)
-_MANY, _MAX_BATCH = 10**6, 2**31 - 1
+_MANY, _MAX_BATCH, _MAX_SHARDS = 10**6, 2**31 - 1, 2**16
 # Numbers that remain finite and above 0 in float32.
 _SMALLEST_RATE, _LARGEST_RATE, _LARGEST = 1e-30, 1e30, 1e9
 # Beyond these an image leaves its frame or folds over itself.
@@ -82,6 +82,10 @@ class TrainingConfig:
     Weights and the logged model stay float32."""
     accumulation_steps: int = 1
     """Gradient accumulation: a worker computes its batch in this many parts, for batches that do not fit in memory at once."""
+    canonical_shards: int = 0
+    """Train as this many workers would, whatever the number of workers, which must divide it: each takes an equal number of the
+    shards. Batch, learning rate, order of the rows, augmentation and dropout are then the same with any number of workers. 0: as
+    many as workers, so that another number of workers is another training."""
     compression: Compression = "none"
     """Data type in which workers exchange gradients. float16 halves the message, for slow networks."""
     steps_per_execution: int = 1
@@ -148,6 +152,7 @@ class TrainingConfig:
             self.accumulation_steps,
             f"a divisor of training.batch_size_per_worker ({self.batch_size_per_worker}), which it divides into equal parts",
         )
+        bounds("training.canonical_shards", self.canonical_shards, 0, _MAX_SHARDS, "1 or more, or 0 (as many as workers)")
         bounds("training.steps_per_execution", self.steps_per_execution, 1, _MANY)
         bounds("training.early_stopping_patience", self.early_stopping_patience, 0, _MANY)
         bounds("training.seed", self.seed, 0, 2**32 - 1)

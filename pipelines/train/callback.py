@@ -12,7 +12,7 @@ import keras
 
 from pipelines import progress
 from pipelines.config.training import TrainingConfig
-from pipelines.data.stream.batches import TrainingData
+from pipelines.data.stream.canonical import WorkerData
 from pipelines.errors import ConfigError, TrainingError
 from pipelines.track.rundir.events import EpochEnd, FirstStep, SpoolWriter, StepProgress, TrainingStopped
 from pipelines.track.rundir.logs import set_epoch
@@ -49,7 +49,7 @@ class EpochCallback(keras.callbacks.Callback):
         training: TrainingConfig,
         setup: WorkerSetup,
         training_progress: TrainingProgress,
-        data: TrainingData,
+        data: WorkerData,
         validation: Validation | None,
         generators: RandomGenerators,
         spool: SpoolWriter,

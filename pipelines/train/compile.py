@@ -10,6 +10,8 @@ from pipelines.config.training import Optimizer, TrainingConfig
 from pipelines.data.table.schema import Table
 from pipelines.errors import ConfigError
 from pipelines.models import registry
+from pipelines.system import import_path
+from pipelines.train.canonical_step import use_canonical_shards
 from pipelines.train.collectives.shared_memory import SharedMemoryReducer
 from pipelines.train.custom_loss import with_custom_loss
 from pipelines.train.kernels import accelerate, accelerate_optimizer
@@ -22,6 +24,7 @@ from pipelines.train.optim.schedule import PlannedLearningRate
 from pipelines.train.optim.step_count import StepLearningRate, new_step_count, with_step_count
 from pipelines.train.own_models import allow_unused_metrics, check_trainable, freeze, has_own_step
 from pipelines.train.precision import ResolvedPrecision
+from pipelines.train.random_layers import check_seeded
 from pipelines.train.stopping import use_stop
 from pipelines.train.targets import Loss, TargetRules, training_loss
 from pipelines.train.worker_setup import WorkerSetup
@@ -61,6 +64,10 @@ def compile_model(
         allow_unused_metrics(model)
     if training.accumulation_steps > 1:
         use_accumulation(model, training.accumulation_steps)
+    if training.canonical_shards:
+        if import_path.parse(config.model.name) is not None:
+            check_seeded(model, table.manifest.spec.shape, training.canonical_shards)
+        use_canonical_shards(model, len(setup.own_shards))
     # Row weights count in metrics, too; class weights are part of the loss, and do not.
     metrics = {"weighted_metrics" if table.manifest.weighted else "metrics": keras_metrics(rules)}
     model.compile(
@@ -99,8 +106,8 @@ def make_optimizer(
 ) -> keras.optimizers.Optimizer:
     """The configured optimizer, which also averages gradients over ranks and, if configured, keeps an average of the weights.
 
-    Wrapped around the update, from the outside in: gradient capture (for accumulation), the count of steps, allreduce, loss
-    scaling, the check for values that are not finite, clipping.
+    Wrapped around the update, from the outside in: gradient capture (for accumulation and canonical shards), the count of steps,
+    allreduce, loss scaling, the check for values that are not finite, clipping.
 
     Raises:
         ConfigError: this version of Keras does not have the optimizer.
@@ -121,11 +128,12 @@ def make_optimizer(
     if training.average_decay:
         kind = with_ema(kind, model, training.average_decay)
     kind = with_gradient_checks(kind, training.clip_norm)
+    sharded = training.canonical_shards > 0
     steps = new_step_count()
     by_step = StepLearningRate(rate, steps)
-    outer = with_allreduce(BoundedLossScaleOptimizer if resolved == "float16" else kind, training.compression, reducer)
+    outer = with_allreduce(BoundedLossScaleOptimizer if resolved == "float16" else kind, training.compression, reducer, sharded)
     outer = with_step_count(outer, steps)
-    if training.accumulation_steps > 1:
+    if training.accumulation_steps > 1 or sharded:
         outer = with_gradient_capture(outer)
     return outer(kind(by_step, **settings)) if resolved == "float16" else outer(by_step, **settings)
 

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from pipelines import progress
-from pipelines.data.stream.batches import EvaluationData, Shard, TrainingData
+from pipelines.data.stream.batches import EvaluationData, Shard
+from pipelines.data.stream.canonical import WorkerData
 from pipelines.data.stream.reader import Block
 from pipelines.models.memory import evaluation_rows
 from pipelines.tasks.metric import Totals
@@ -101,7 +102,7 @@ def evaluate_test_rows(
     shard: Shard,
     rules: TargetRules,
     setup: WorkerSetup,
-    training_data: TrainingData,
+    training_data: WorkerData,
     run_dir: Path | None,
 ) -> tuple[Score, float | None]:
     """Score the trained network on the test rows of all ranks.

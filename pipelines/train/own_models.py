@@ -26,10 +26,10 @@ def check_trainable(model: keras.Model, config: Config, resolved: ResolvedPrecis
     building.check_savable(model, path)
     own_step = has_own_step(model)
     setting, training = f"model.name={path}", config.training
-    for name in ("accumulation_steps", "steps_per_execution"):
-        steps = getattr(training, name)
-        if own_step and steps > 1:
-            raise ConfigError(f"training.{name}={steps}: must be 1, {setting} has its own train_step")
+    for name, off in (("accumulation_steps", 1), ("steps_per_execution", 1), ("canonical_shards", 0)):
+        value = getattr(training, name)
+        if own_step and value > off:
+            raise ConfigError(f"training.{name}={value}: must be {off}, {setting} has its own train_step")
     if own_step and resolved == "float16":
         raise ConfigError(f"training.precision=float16: must be float32 or bfloat16, {setting} has its own train_step")
     if inner is None:

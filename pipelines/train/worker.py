@@ -12,6 +12,7 @@ from pipelines.config import Config, TrackingConfig
 from pipelines.config.training import TrainingConfig
 from pipelines.data.stream import augment
 from pipelines.data.stream.batches import EvaluationData, Shard, TrainingData
+from pipelines.data.stream.canonical import WorkerData
 from pipelines.data.stream.sharding import shard
 from pipelines.data.table.schema import Split, Table
 from pipelines.errors import TrainingError
@@ -98,7 +99,7 @@ def train(
         Validation(EvaluationData(_shard(config, table, "validation", setup)), rules)
         if table.manifest.rows("validation")
         else None,
-        RandomGenerators(model, config.training.seed, setup.rank),
+        RandomGenerators(model, config.training.seed, setup.own_shards),
         spool,
         restore.checkpoint_saver(writer, config, table.manifest.key, model, setup),
     )
@@ -128,18 +129,18 @@ def train(
 def _report_start(
     config: Config, table: Table, setup: WorkerSetup, training_progress: TrainingProgress, spool: SpoolWriter
 ) -> None:
-    train_shard = _shard(config, table, "train", setup)
+    shards = _training_shards(config, table, setup)
     spool.write(
         TrainingPlan(
             rows=table.manifest.rows("train"),
             workers=setup.workers,
-            batch_size_per_worker=setup.batch_size_per_worker,
+            batch_size_per_worker=setup.global_batch_size // setup.workers,
             steps=setup.steps_per_epoch,
             learning_rate=setup.learning_rate.peak,
             threads=setup.threads,
             precision=setup.precision,
-            in_memory=train_shard.fits_memory,
-            held_mb=round(train_shard.held_bytes(setup.batch_size_per_worker) / 1e6),
+            in_memory=all(each.fits_memory for each in shards),
+            held_mb=round(sum(each.held_bytes(setup.batch_size_per_worker) for each in shards) / 1e6),
             epoch=training_progress.epoch,
             step=training_progress.step,
         )
@@ -148,14 +149,27 @@ def _report_start(
         restore.report_history(spool, training_progress)
 
 
-def _training_data(config: Config, table: Table, setup: WorkerSetup) -> TrainingData:
-    return TrainingData(
-        _shard(config, table, "train", setup),
-        steps=setup.steps_per_epoch,
-        batch_size=setup.batch_size_per_worker,
-        seed=config.training.seed * setup.workers + setup.rank,
-        augmentation=augment.from_settings(config.training),
+def _training_data(config: Config, table: Table, setup: WorkerSetup) -> WorkerData:
+    return WorkerData(
+        [
+            TrainingData(
+                rows,
+                steps=setup.steps_per_epoch,
+                batch_size=setup.batch_size_per_worker,
+                seed=config.training.seed * setup.shards + number,
+                augmentation=augment.from_settings(config.training),
+            )
+            for number, rows in zip(setup.own_shards, _training_shards(config, table, setup), strict=True)
+        ]
     )
+
+
+def _training_shards(config: Config, table: Table, setup: WorkerSetup) -> list[Shard]:
+    rows = table.manifest.rows("train")
+    return [
+        Shard(table=table, split="train", rows=shard(rows, number, setup.shards), stream=config.stream)
+        for number in setup.own_shards
+    ]
 
 
 def _shard(config: Config, table: Table, split: Split, setup: WorkerSetup) -> Shard:
@@ -175,7 +189,7 @@ def _logs(
 
 def fit(
     model: keras.Model,
-    data: TrainingData,
+    data: WorkerData,
     callback: EpochCallback,
     own: OwnCallbacks,
     logs: Sequence[keras.callbacks.Callback],
@@ -224,7 +238,7 @@ def fit(
 
 def _fit_and_save(
     model: keras.Model,
-    data: TrainingData,
+    data: WorkerData,
     callback: EpochCallback,
     own: OwnCallbacks,
     logs: Sequence[keras.callbacks.Callback],

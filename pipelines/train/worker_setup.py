@@ -9,7 +9,7 @@ import horovod.tensorflow as hvd
 
 from pipelines.config import Config
 from pipelines.config.training import TrainingConfig
-from pipelines.data.stream.sharding import fitting_batch, steps_per_epoch
+from pipelines.data.stream.sharding import check_rows, fitting_batch, own_shards, steps_per_epoch
 from pipelines.data.table.schema import Table
 from pipelines.errors import LaunchError
 from pipelines.train import precision
@@ -22,11 +22,16 @@ from pipelines.train.precision import ResolvedPrecision
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSetup:
-    """The parameters of a worker's training, equal on all ranks except for `rank` and `threads`."""
+    """The parameters of a worker's training, equal on all ranks except for `rank`, `own_shards` and `threads`."""
 
     rank: int
     workers: int
+    own_shards: range
+    """Numbers of the shards of training rows that this rank trains on."""
+    shards: int
+    """Shards of all ranks: as many as workers, or `training.canonical_shards`."""
     batch_size_per_worker: int
+    """Examples of a shard in a step: those of a worker if there are as many shards as workers."""
     steps_per_epoch: int
     learning_rate: LearningRate
     precision: ResolvedPrecision
@@ -39,7 +44,7 @@ class WorkerSetup:
     @property
     def global_batch_size(self) -> int:
         """Examples that all ranks together see in a step."""
-        return self.workers * self.batch_size_per_worker
+        return self.shards * self.batch_size_per_worker
 
 
 def set_up(config: Config, table: Table, checkpoint: Path | None) -> WorkerSetup:
@@ -47,22 +52,27 @@ def set_up(config: Config, table: Table, checkpoint: Path | None) -> WorkerSetup
 
     Raises:
         DataError: the table has too few training rows for so many workers.
+        ConfigError: it has too few for so many canonical shards, or the workers cannot divide those equally.
         LaunchError: the ranks were given different work; raised on all ranks.
     """
     workers, rows = hvd.size(), table.manifest.rows("train")
     training = config.training
-    batch_size = fitting_batch(rows, workers, training.batch_size_per_worker, training.accumulation_steps)
+    shards = training.canonical_shards or workers
+    check_rows(rows, training.canonical_shards, training.accumulation_steps)
+    batch_size = fitting_batch(rows, shards, training.batch_size_per_worker, training.accumulation_steps)
     # The learning rate may depend on the batch.
     training = dataclasses.replace(training, batch_size_per_worker=batch_size)
     gpu = use_own_gpu()
     threads = use_threads(int(os.environ.get("OMP_NUM_THREADS", "0")))
-    steps = steps_per_epoch(rows, workers, batch_size)
+    steps = steps_per_epoch(rows, shards, batch_size)
     setup = WorkerSetup(
         rank=hvd.rank(),
         workers=workers,
+        own_shards=own_shards(shards, hvd.rank(), workers),
+        shards=shards,
         batch_size_per_worker=batch_size,
         steps_per_epoch=steps,
-        learning_rate=plan_learning_rate(training, workers, steps),
+        learning_rate=plan_learning_rate(training, shards, steps),
         precision=agreed_precision(training, gpu),
         shared_memory=shared_memory.is_usable(config) and gpu is None,
         threads=threads,

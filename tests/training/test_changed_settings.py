@@ -48,6 +48,7 @@ CHANGES = {
     "test_views": (5, NO_STATE),
     "precision": ("float16", "the loss scale starts anew, or is left"),
     "accumulation_steps": (2, NO_STATE),
+    "canonical_shards": (1, "the share of the epoch is kept, if there are other shards than workers before"),
     "compression": ("float16", NO_STATE),
     # More than are left of the epoch.
     "steps_per_execution": (16, NO_STATE),

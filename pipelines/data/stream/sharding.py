@@ -1,14 +1,15 @@
 """Which rows each worker reads, and the number of steps of all workers. Pure arithmetic.
 
 Shards are ranges of rows, not of row groups: their sizes differ by at most one row, and a table can have fewer row groups than
-workers. A row group shared by two shards is read by both workers, each of which keeps its own part.
+workers. A row group shared by two shards is read by both workers, each of which keeps its own part. There are as many shards as
+workers, or `training.canonical_shards`, of which each worker has several (`pipelines.data.stream.canonical`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.data.table.schema import TableFile
-from pipelines.errors import DataError
+from pipelines.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,31 @@ class FilePart:
 def shard(rows: int, rank: int, workers: int) -> RowRange:
     """The rows of one rank. The shards of all ranks are disjoint and cover `range(rows)`."""
     return RowRange(rows * rank // workers, rows * (rank + 1) // workers)
+
+
+def own_shards(shards: int, rank: int, workers: int) -> range:
+    """The shards of one rank.
+
+    Raises:
+        ConfigError: the workers cannot divide them equally.
+    """
+    if shards % workers:
+        raise ConfigError(
+            f"training.canonical_shards={shards}: must be a multiple of the workers ({workers}), so that all have equally many"
+        )
+    per_worker = shards // workers
+    return range(rank * per_worker, (rank + 1) * per_worker)
+
+
+def check_rows(rows: int, shards: int, accumulation_steps: int) -> None:
+    """Raises ConfigError if there is not a training row for each part of each shard's batch; 0 shards are never too many."""
+    most = rows // accumulation_steps
+    if shards > most:
+        parts = f" in {accumulation_steps} parts (training.accumulation_steps)" if accumulation_steps > 1 else ""
+        raise ConfigError(
+            f"training.canonical_shards={shards}: must be at most {most}, because the table has {rows} training rows and each "
+            f"shard needs one for its batch{parts}; lower it"
+        )
 
 
 def file_parts(files: Sequence[TableFile], rows: RowRange) -> tuple[FilePart, ...]:

@@ -23,7 +23,7 @@ def restore_training(model: keras.Model, path: Path | None, setup: WorkerSetup) 
     Args:
         model: a compiled model whose optimizer is built.
         path: description file of the checkpoint; None leaves the model as it is.
-        setup: the current workers, batch size and steps per epoch.
+        setup: the current shards, batch size and steps per epoch.
 
     Returns:
         the progress to resume from.
@@ -37,8 +37,8 @@ def restore_training(model: keras.Model, path: Path | None, setup: WorkerSetup) 
     stored = checkpoint.state
     best = state.restore(model, model.optimizer, store.read_arrays(checkpoint))
     steps = setup.steps_per_epoch
-    before = stored.workers, stored.batch_size_per_worker, stored.steps_per_epoch
-    same = before == (setup.workers, setup.batch_size_per_worker, steps)
+    before = stored.shards, stored.batch_size_per_worker, stored.steps_per_epoch
+    same = before == (setup.shards, setup.batch_size_per_worker, steps)
     step = stored.step if same else stored.step * steps // stored.steps_per_epoch
     # With other steps per epoch, this keeps the completed share of the training.
     set_steps_done(model, stored.epoch * steps + step)

@@ -50,12 +50,19 @@ def _loss_scaling(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]
 
 
 class RandomGenerators:
-    """A network's random generators, as of dropout. Seeded by seed, rank and epoch, so that any epoch can be repeated alone."""
+    """A network's random generators, as of dropout. Seeded by seed, shard and epoch, so that any epoch can be repeated alone.
 
-    def __init__(self, model: keras.Model, seed: int, rank: int) -> None:
-        # Keras lists them among the model's variables, but not among its weights.
-        self._states = [variable for variable in model.variables if "seed_generator_state" in variable.name]
-        self._entropy = (seed, rank)
+    Args:
+        model: a compiled model.
+        seed: the seed of the training.
+        shards: numbers of this rank's shards of training rows: its own rank, or its canonical shards.
+    """
+
+    def __init__(self, model: keras.Model, seed: int, shards: Sequence[int]) -> None:
+        self._states = generator_states(model)
+        self._seed = seed
+        self._shards = shards
+        self._starts = getattr(model, "generator_starts", None)
 
     def begin(self, epoch: int, calls: Sequence[int] = ()) -> None:
         """Seed the generators for an epoch.
@@ -64,14 +71,25 @@ class RandomGenerators:
             epoch: number of the epoch, from 0.
             calls: calls of each generator so far, if the epoch is resumed after its first step.
         """
+        starts = [[self._start(shard, epoch, number) for shard in self._shards] for number in range(len(self._states))]
         for number, state in enumerate(self._states):
-            start = np.random.SeedSequence((*self._entropy, epoch, number)).generate_state(1)[0] >> 1
-            state.assign(np.array([start, calls[number] if number < len(calls) else 0], dtype=state.dtype))
+            state.assign(np.array([starts[number][0], calls[number] if number < len(calls) else 0], dtype=state.dtype))
+        if self._starts is not None:
+            self._starts.assign(np.array(starts, np.int64).reshape(self._starts.shape))
 
     def calls(self) -> tuple[int, ...]:
-        """Calls of each generator since the start of the epoch; the same on all ranks."""
+        """Calls of each generator since the start of the epoch; the same on all ranks, and for all shards."""
         # keras.random.SeedGenerator.next increments the second value.
         return tuple(int(_copy(state)[1]) for state in self._states)
+
+    def _start(self, shard: int, epoch: int, number: int) -> int:
+        return int(np.random.SeedSequence((self._seed, shard, epoch, number)).generate_state(1)[0] >> 1)
+
+
+def generator_states(model: keras.Model) -> list[keras.Variable]:
+    """The state of each random generator of a network, [2]: where it starts, and its calls."""
+    # Keras lists them among the model's variables, but not among its weights.
+    return [variable for variable in model.variables if "seed_generator_state" in variable.name]
 
 
 def _of_kind(arrays: Arrays, kind: str) -> list[npt.NDArray[np.float32]]:

@@ -59,6 +59,11 @@ class State:
     weights_sha256: str
 
     @property
+    def shards(self) -> int:
+        """Shards of training rows: `training.canonical_shards`, or as many as workers."""
+        return int(self.settings.get("training.canonical_shards", 0)) or self.workers
+
+    @property
     def position(self) -> str:
         """Position for display: `epoch 3`, or `epoch 3, step 17`."""
         return f"epoch {self.epoch}, step {self.step}" if self.step else f"epoch {self.epoch}"

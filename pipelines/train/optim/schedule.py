@@ -33,7 +33,7 @@ class LearningRate:
 
 
 def plan_learning_rate(training: TrainingConfig, workers: int, steps_per_epoch: int) -> LearningRate:
-    """The learning rate of a run with this number of workers."""
+    """The learning rate of a run with this number of workers, or of canonical shards in their place."""
     batch_size = training.batch_size_per_worker
     growth = workers * batch_size / (training.learning_rate_batch or batch_size)
     factors: dict[LearningRateScaling, float] = {"linear": growth, "square_root": math.sqrt(growth), "none": 1.0}
