@@ -95,7 +95,7 @@ def train(
             lost = error
         config = _with_available_workers(spark, config, requested, lost)
         if config.launch.workers < requested:
-            observer.warn(f"continuing with {config.launch.workers} of {requested} workers: there are no task slots for more")
+            observer.warn(f"continuing with {config.launch.workers} of {requested} workers: {_why_not_more(config)}")
         if start is not None:
             for line in resume.changes(start.state, config, table.manifest.rows("train")):
                 observer.warn(line)
@@ -109,10 +109,17 @@ def _with_available_workers(spark: SparkSession, config: Config, requested: int,
     """
     launch = config.launch
     try:
-        workers = slots.wait_for_return(spark, requested, launch.min_workers, launch.start_timeout_seconds)
+        workers = slots.wait_for_return(
+            spark, requested, launch.min_workers, launch.start_timeout_seconds, config.training.canonical_shards
+        )
     except LaunchError as error:
         raise LaunchError(f"{lost}; {error}") from lost
     return dataclasses.replace(config, launch=dataclasses.replace(launch, workers=workers))
+
+
+def _why_not_more(config: Config) -> str:
+    shards = config.training.canonical_shards
+    return "there are no task slots for more" + (f" that divide training.canonical_shards={shards}" if shards else "")
 
 
 def _watch(launch: WorkerGroup, watchdog: Watchdog, observer: TrainingObserver) -> None:

@@ -23,8 +23,8 @@ from pipelines.train.checkpoint.store import Checkpoint, State
 
 # Settings that affect the result of a training. Changes of others are not reported.
 _REPORTED = ("data.", "ingest.", "stream.", "model.", "training.", "launch.workers")
-# Settings that determine in which order a worker reads its rows.
-_ORDER = ("stream.", "training.seed", "training.batch_size_per_worker", "launch.workers")
+# Settings that determine, with the number of shards, in which order their rows are read.
+_ORDER = ("stream.", "training.seed", "training.batch_size_per_worker")
 
 
 @dataclass(frozen=True)
@@ -140,22 +140,28 @@ def taken_over(resumption: Resumption, config_yaml: str, began: Callable[[], boo
 def changes(state: State, config: Config, rows: int) -> list[str]:
     """Which settings differ from those of the checkpoint, and the consequences, as lines for the user. Often empty."""
     now = {key: list(value) if isinstance(value, tuple) else value for key, value in config.flat().items()}
-    then = {current_name(key): value for key, value in state.settings.items()}
+    # Earlier versions had no canonical shards.
+    then = {"training.canonical_shards": 0} | {current_name(key): value for key, value in state.settings.items()}
     different = [key for key in now if key.startswith(_REPORTED) and key in then and then[key] != now[key]]
     if not different:
         return []
     lines = [f"resume: changed: {', '.join(f'{key} {then[key]} -> {now[key]}' for key in different)}"]
-    if state.step and any(key.startswith(_ORDER) for key in different):
+    shards, workers, training = config.shards, config.launch.workers, config.training
+    if workers != state.workers and shards == state.shards:
+        lines.append(
+            f"resume: {shards} canonical shards, workers {state.workers} -> {workers}; each global batch has the rows it would "
+            "have had"
+        )
+    if state.step and (shards != state.shards or any(key.startswith(_ORDER) for key in different)):
         lines.append(
             f"resume: the rest of epoch {state.epoch + 1} reads its rows in another order, so it may repeat some and leave out "
             "others"
         )
-    workers, training = config.launch.workers, config.training
-    batch_size = fitting_batch(rows, workers, training.batch_size_per_worker, training.accumulation_steps)
-    if (workers, batch_size) != (state.workers, state.batch_size_per_worker):
-        steps = steps_per_epoch(rows, workers, batch_size)
+    batch_size = fitting_batch(rows, shards, training.batch_size_per_worker, training.accumulation_steps)
+    if (shards, batch_size) != (state.shards, state.batch_size_per_worker):
+        steps = steps_per_epoch(rows, shards, batch_size)
         lines.append(
-            f"resume: global batch {state.workers * state.batch_size_per_worker} -> {workers * batch_size}, steps an epoch "
+            f"resume: global batch {state.shards * state.batch_size_per_worker} -> {shards * batch_size}, steps an epoch "
             f"{state.steps_per_epoch} -> {steps}; each worker reads other rows, so the weights will not be those of a training "
             "that was not interrupted"
         )

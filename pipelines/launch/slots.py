@@ -40,7 +40,7 @@ def wait_for_start(spark: SparkSession, workers: int) -> None:
     check(spark, workers)
 
 
-def wait_for_return(spark: SparkSession, workers: int, least: int, seconds: float) -> int:
+def wait_for_return(spark: SparkSession, workers: int, least: int, seconds: float, shards: int = 0) -> int:
     """Wait for lost executors to restart.
 
     Args:
@@ -48,6 +48,7 @@ def wait_for_return(spark: SparkSession, workers: int, least: int, seconds: floa
         workers: number of workers requested.
         least: the smallest acceptable number; 0 for `workers`.
         seconds: how long to wait for `least`. For more than that the wait is 10 seconds.
+        shards: `training.canonical_shards`, which workers must divide equally; 0 for any number of workers.
 
     Returns:
         how many workers can run, from `least` to `workers`.
@@ -67,7 +68,8 @@ def wait_for_return(spark: SparkSession, workers: int, least: int, seconds: floa
             f"launch.min_workers={least}: only {left} task slots are left ({connect.master(spark)}); "
             "add nodes and continue with --resume, or allow fewer workers"
         )
-    return left
+    # Not fewer than `least`, which divides the shards, too.
+    return next(number for number in range(left, 0, -1) if shards % number == 0)
 
 
 def _wait(spark: SparkSession, workers: int, seconds: float) -> None:

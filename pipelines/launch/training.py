@@ -15,7 +15,7 @@ from pipelines.config import Config, TrackingConfig, loader
 from pipelines.data.ingest import table
 from pipelines.data.sources.resolve import resolve_source
 from pipelines.data.sources.source import Source, short_name
-from pipelines.data.stream.sharding import fitting_batch
+from pipelines.data.stream.sharding import check_rows, fitting_batch
 from pipelines.data.table.schema import REJECTED_FOLDER, SPLITS, Table
 from pipelines.launch import restarts, resume, session, user_inputs
 from pipelines.launch.clock import Clock
@@ -204,12 +204,13 @@ class _Training:
         return data
 
     def _check_batch(self, rows: int) -> None:
-        """Raises DataError if there are too few training rows, and warns if they do not fill a global batch."""
-        workers, training = self.config.launch.workers, self.config.training
-        batch_size = fitting_batch(rows, workers, training.batch_size_per_worker, training.accumulation_steps)
+        """Raises DataError or ConfigError if there are too few training rows, and warns if they do not fill a global batch."""
+        shards, training = self.config.shards, self.config.training
+        check_rows(rows, training.canonical_shards, training.accumulation_steps)
+        batch_size = fitting_batch(rows, shards, training.batch_size_per_worker, training.accumulation_steps)
         if batch_size < training.batch_size_per_worker:
             self.console.warn(
-                f"the table has {rows} training rows, fewer than one global batch of {workers * training.batch_size_per_worker}; "
+                f"the table has {rows} training rows, fewer than one global batch of {shards * training.batch_size_per_worker}; "
                 f"training.batch_size_per_worker is {batch_size} instead of {training.batch_size_per_worker}"
             )
 
