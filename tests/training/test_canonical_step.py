@@ -32,7 +32,7 @@ class Noise(layers.Layer):
         return inputs + 0.1 * {
             "seeded": lambda: keras.random.normal(shape, seed=self.generator),
             "TensorFlow": lambda: tf.random.normal(shape),
-            "within": lambda: tf.cond(shape[0] > 1, lambda: tf.random.normal(shape), lambda: tf.zeros(shape)),
+            "within": lambda: tf.cond(tf.reduce_sum(inputs) > 0, lambda: tf.random.normal(shape), lambda: tf.zeros(shape)),
             "generator": lambda: self.others.normal(shape) if self.others else 0.0,
             "global": lambda: keras.random.normal(shape),
         }[self.kind]()

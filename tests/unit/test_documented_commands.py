@@ -43,6 +43,9 @@ RUN_BY = {
     ),
     "spark-submit jobs/train_cnn.py": (TRAIN,),
     "./convoy train --config conf/convnet_dropout.yml --workers 2 --set training.epochs=5": (TRAIN,),
+    "./convoy train --config conf/convnet_dropout.yml --set training.canonical_shards=4 --workers 2": (
+        "distributed/test_canonical_shards.py::test_any_number_of_workers_sees_the_same_rows_in_the_same_steps",
+    ),
     "./convoy train --workers 4 --set training.epochs=3": (TRAIN,),
     "./convoy train --config best.yml": (
         "e2e/test_sweep.py::test_the_best_configuration_is_that_of_the_best_trial_and_can_be_trained",
