@@ -25,7 +25,7 @@ RECIPES = {
     "streamed": ("model.name=mlp", "stream.memory_limit_mb=0", "stream.shuffle_buffer_rows=50", "training.augment_shift=0.1"),
 }
 # Ten starts of up to four ranks: minutes on a machine with other work.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope="module")
