@@ -123,11 +123,13 @@ def rows(table: Table, split: Split) -> tuple[np.ndarray, np.ndarray]:
 
 
 def within_spread(found: Mapping[str, list[float]]) -> bool:
-    """Whether the mean of each is within the range of all seeds of the others, widened by half of it; without `scratch`."""
+    """Whether the mean of each is within the range of the others, widened by half the range of all; without `scratch`."""
     compared = {who: values for who, values in found.items() if who != SCRATCH}
+    everything = [value for values in compared.values() for value in values]
+    # Not of the others alone: with few test rows they may all have the same value.
+    margin = (max(everything) - min(everything)) / 2
     for who, values in compared.items():
         others = [value for other, each in compared.items() if other != who for value in each]
-        margin = (max(others) - min(others)) / 2
         if not min(others) - margin <= statistics.mean(values) <= max(others) + margin:
             return False
     return True

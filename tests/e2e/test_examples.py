@@ -8,10 +8,10 @@ from benchmarks import examples
 from pipelines.config import loader
 
 ROOT = Path(__file__).parents[2]
-# What an example must reach on the test rows, with any seed, set by hand. For fine_tuning it is less than what three seeds gave
-# with one worker, three and Keras after two of its six epochs: 0.895 to 0.955.
-AT_LEAST = {"tabular": 0.88, "own_network": 0.88, "fine_tuning": 0.835, "libsvm": 0.9}
-LARGEST_ERROR = 75
+# The worst that three seeds gave with one worker, three and Keras (`./convoy bench examples`), less two standard errors of an
+# accuracy, or of a root mean square, on as many test rows.
+AT_LEAST = {"tabular": 0.9, "own_network": 0.92, "fine_tuning": 0.875, "libsvm": 0.905}
+LARGEST_ERROR = 59
 pytestmark = pytest.mark.timeout(400)
 
 
