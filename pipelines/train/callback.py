@@ -68,6 +68,7 @@ class EpochCallback(keras.callbacks.Callback):
         self._first_step = 0
         self._epoch_started = 0.0
         self._reported = 0.0
+        self._last_step: dict[str, float] = {}
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._data.begin(epoch)
@@ -78,6 +79,7 @@ class EpochCallback(keras.callbacks.Callback):
         set_epoch(epoch + 1)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        self._last_step = logs or {}
         # Not `batch`: with several steps per execution, it is the first of them in Keras 3.2 and the last in later versions.
         step = steps_done(self.model) - self.training_progress.epoch * self._setup.steps_per_epoch
         self.training_progress.step = step
@@ -101,9 +103,11 @@ class EpochCallback(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         seconds = time.monotonic() - self._epoch_started
         progress.mark(f"end of epoch {epoch + 1}")
-        if "loss" not in (logs or {}):
-            raise ConfigError(f"model.name: train_step gives {', '.join(logs or {}) or 'nothing'}; it must give a loss, too")
-        metrics = {f"train/{name}": value for name, value in self._over_ranks(logs or {}).items()}
+        # Keras before 3.7 has only metrics here, and not what a train_step of the user's gives.
+        logs = logs if logs and "loss" in logs else self._last_step
+        if "loss" not in logs:
+            raise ConfigError(f"model.name: train_step gives {', '.join(logs) or 'nothing'}; it must give a loss, too")
+        metrics = {f"train/{name}": value for name, value in self._over_ranks(logs).items()}
         allreduce_statistics(self.model)
         self.training_progress.weights_sha256 = check_equal_state(self.model, self.model.optimizer, f"after epoch {epoch + 1}")
         validation_started = time.monotonic()

@@ -18,6 +18,7 @@ exits. Supervisors whose request is not met start their ranks themselves.
 import array
 import gc
 import importlib
+import importlib.metadata
 import os
 import selectors
 import signal
@@ -242,12 +243,25 @@ def _forget_server(request: ForkRequest, start: _Start) -> None:
         numpy.seed()
 
 
+def _import_local_file_systems() -> None:
+    """Import pyarrow's file systems without S3, for which pyarrow 14 starts a thread at once. Tables lie at local paths."""
+    if int(importlib.metadata.version("pyarrow").partition(".")[0]) >= 15:
+        return
+    # None in sys.modules makes an import raise ModuleNotFoundError.
+    sys.modules["pyarrow._s3fs"] = None  # type: ignore[assignment]
+    try:
+        importlib.import_module("pyarrow.fs")
+    finally:
+        del sys.modules["pyarrow._s3fs"]
+
+
 def main(parent: int, listening_fd: int, purpose: Purpose) -> None:
     rank.die_with_parent(parent)
     # These signals reach all processes of a terminal or job. They ask ranks to stop, and ranks need this server until they have.
     for signum in _IGNORED:
         signal.signal(signum, signal.SIG_IGN)
     listener = socket.socket(fileno=listening_fd)
+    _import_local_file_systems()
     if purpose == "training":
         import_for_training()
     for name in (*_PRELOADED, *(_LATE_IMPORTS if purpose == "anything" else ())):
