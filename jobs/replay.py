@@ -25,7 +25,9 @@ def main(arguments: Sequence[str]) -> None:
     logging.getLogger().addHandler(logging.NullHandler())
     for run_dir in with_trials(paths.to_python(paths.given(options.run_dir), "RUN_DIR ")):
         result = replay(run_dir, options.to)
-        for line in (*result.refusals, *(f"{line}; MLflow does not get what it said" for line in result.damaged)):
+        lost = (f"{line}; MLflow does not get what it said" for line in result.damaged)
+        again = (f"{line}; what MLflow had accepted by it was sent again" for line in result.forgotten)
+        for line in (*result.refusals, *lost, *again):
             PrintReporter().warn(line)
         state = "has all that can be read" if result.damaged else "is complete"
         print(f"run {result.run_id} at {result.tracking_uri} {state}: {result.entries} entries sent now")

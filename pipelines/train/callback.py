@@ -103,7 +103,7 @@ class EpochCallback(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         seconds = time.monotonic() - self._epoch_started
         progress.mark(f"end of epoch {epoch + 1}")
-        # Keras before 3.7 has only metrics here, and not what a train_step of the user's gives.
+        # Keras 3.2 has only the model's metrics here, and not what a train_step of the user's gives.
         logs = logs if logs and "loss" in logs else self._last_step
         if "loss" not in logs:
             raise ConfigError(f"model.name: train_step gives {', '.join(logs) or 'nothing'}; it must give a loss, too")

@@ -91,9 +91,9 @@ def journal(folder):
 
 def read_journal(folder):
     kept = Journal.of(folder)
-    if kept.damaged:
-        raise Found(kept.damaged[0])
-    # An acceptance that was lost is sent again, and changes nothing there.
+    if kept.damaged or kept.forgotten:
+        raise Found((kept.damaged + kept.forgotten)[0])
+    # What is accepted without record is sent again, and changes nothing there.
     return [*kept.entries(), *sorted(kept.accepted.entries)]
 
 
@@ -210,6 +210,18 @@ def test_a_changed_digit_of_a_log_is_named(tmp_path, caplog):
     assert "rank-0.jsonl: a line is not as it was written: some of its bytes have changed" in caplog.text
     with pytest.raises(Found, match=r"journal.jsonl: line 3 is not as it was written: some of its bytes have changed"):
         read_journal(tmp_path)
+
+
+def test_a_damaged_acceptance_costs_no_entry(tmp_path):
+    journal(tmp_path)
+    file = tmp_path / "tracking/accepted.jsonl"
+    file.write_bytes(file.read_bytes().replace(b"[1, 2, 3]", b"[1, 2, 7]"))
+    kept = Journal.of(tmp_path)
+    assert kept.damaged == []
+    assert [line.rpartition("/")[2] for line in kept.forgotten] == [
+        "accepted.jsonl: line 2 is not as it was written: some of its bytes have changed"
+    ]
+    assert {1, 2, 3} <= {entry.n for entry in kept.pending()}
 
 
 def test_a_journal_that_cannot_say_which_run_it_is_of_is_refused(tmp_path):

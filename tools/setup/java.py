@@ -89,8 +89,4 @@ def archive_is_damaged(clone: Clone) -> bool:
 
 
 def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as content:
-        while piece := content.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -47,7 +47,9 @@ class Journal:
         self.problem = ""
         """Why something could not be written, or empty."""
         self.damaged: list[str] = []
-        """Lines that are not as they were written, and were left out."""
+        """Entries that are not as they were written, and were left out."""
+        self.forgotten: list[str] = []
+        """The same of acceptances, without which entries are sent again."""
         self._folder = run_dir / FOLDER
         self._lock = threading.Lock()
         # Lines of each file that await space on the disk.
@@ -55,7 +57,7 @@ class Journal:
         self._unwritten_record: layout.RunRecord | None = None
         latest = functools.partial(writeback.latest, run_dir)
         self._entries = list(journal_file.read_entries(latest(self._folder / "journal.jsonl"), self.damaged))
-        self.accepted = journal_file.read_accepted(latest(self._folder / "accepted.jsonl"), self.damaged)
+        self.accepted = journal_file.read_accepted(latest(self._folder / "accepted.jsonl"), self.forgotten)
         # A server may have accepted entries that a full disk kept out of the journal.
         settled = [*self.accepted.entries, *self.accepted.refused]
         self._last = max([entry.n for entry in self._entries] + settled, default=0)

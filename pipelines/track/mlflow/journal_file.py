@@ -47,7 +47,7 @@ def read_entries(path: Path, damaged: list[str]) -> Iterator[Entry]:
 
 
 def read_accepted(path: Path, damaged: list[str]) -> Accepted:
-    """What the lines of a file say. Damaged ones as in `read_entries`."""
+    """What the lines of a file say, damaged ones as in `read_entries`. What such a line had accepted is sent again."""
     accepted = Accepted()
     for _, mark in _lines(path, damaged):
         if "run_id" in mark:

@@ -34,7 +34,9 @@ class Replay:
     refusals: tuple[str, ...]
     """Values that the server rejected, one line each."""
     damaged: tuple[str, ...]
-    """Lines of the journal that are not as they were written; what they said was not sent."""
+    """Entries of the journal that are not as they were written, which were not sent."""
+    forgotten: tuple[str, ...]
+    """Acceptances that are not as they were written, whose entries were sent again."""
 
 
 def replay(run_dir: Path, tracking_uri: str = "") -> Replay:
@@ -84,6 +86,7 @@ def _replay(run_dir: Path, tracking_uri: str) -> Replay:
         entries=pending - len(accepted.refused),
         refusals=tuple(sync.refusals),
         damaged=tuple(journal.damaged),
+        forgotten=tuple(journal.forgotten),
     )
 
 
