@@ -103,12 +103,15 @@ class CheckpointConfig:
     """What is saved to recover from failures."""
 
     every_epochs: int = 1
-    """Epochs between checkpoints; 0 writes none."""
+    """Epochs between checkpoints; 0 writes none at the end of an epoch."""
+    every_steps: int = 0
+    """Steps between checkpoints inside an epoch; 0 writes none there. For epochs that are too long to lose."""
     keep: int = 3
     """Checkpoints kept per run; older ones are removed."""
 
     def __post_init__(self) -> None:
         bounds("checkpoint.every_epochs", self.every_epochs, 0, _MANY, "0 (none) or more")
+        bounds("checkpoint.every_steps", self.every_steps, 0, _MANY, "0 (none) or more")
         bounds("checkpoint.keep", self.keep, 1, _MANY, "at least 1; checkpoint.every_epochs=0 writes none")
 
 

@@ -141,4 +141,5 @@ def for_trial(config: Config, threads: int) -> Config:
     launch = config.launch
     if launch.threads_per_worker == 0:
         launch = dataclasses.replace(launch, threads_per_worker=threads)
-    return dataclasses.replace(config, launch=launch, checkpoint=dataclasses.replace(config.checkpoint, every_epochs=0))
+    checkpoint = dataclasses.replace(config.checkpoint, every_epochs=0, every_steps=0)
+    return dataclasses.replace(config, launch=launch, checkpoint=checkpoint)

@@ -6,7 +6,6 @@ Every decision is based on numbers that were reduced over all ranks, so all rank
 import logging
 import math
 import time
-from collections.abc import Callable
 
 import keras
 
@@ -16,11 +15,12 @@ from pipelines.data.stream.canonical import WorkerData
 from pipelines.errors import ConfigError, TrainingError
 from pipelines.track.rundir.events import EpochEnd, FirstStep, SpoolWriter, StepProgress, TrainingStopped
 from pipelines.track.rundir.logs import set_epoch
-from pipelines.train.checkpoint.state import RandomGenerators
+from pipelines.train.checkpoint.restore import CheckpointSaver
+from pipelines.train.checkpoint.state import RandomGenerators, add_metric_totals
 from pipelines.train.checkpoint.training_progress import TrainingProgress
 from pipelines.train.collectives.horovod import allreduce_sum, check_equal_state
 from pipelines.train.evaluate import Validation
-from pipelines.train.metrics import task_metrics, value_of
+from pipelines.train.metrics import allreduce_totals, task_metrics, value_of
 from pipelines.train.optim.ema import allreduce_statistics, averaged_weights, validated_weights
 from pipelines.train.optim.step_count import steps_done
 from pipelines.train.worker_setup import WorkerSetup
@@ -40,8 +40,7 @@ class EpochCallback(keras.callbacks.Callback):
         validation: this rank's validation rows; None for none.
         generators: the network's random generators, reseeded for each epoch.
         spool: the rank's event log.
-        save: takes the progress and `final`; writes a checkpoint, or does nothing. With `final`, no other will follow, so the
-            checkpoint is on disk when the call returns.
+        saver: writes the checkpoints.
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class EpochCallback(keras.callbacks.Callback):
         validation: Validation | None,
         generators: RandomGenerators,
         spool: SpoolWriter,
-        save: Callable[[TrainingProgress, bool], None],
+        saver: CheckpointSaver,
     ) -> None:
         super().__init__()
         self.training_progress = training_progress
@@ -64,7 +63,7 @@ class EpochCallback(keras.callbacks.Callback):
         self._validation = validation
         self._generators = generators
         self._spool = spool
-        self._save = save
+        self._saver = saver
         self._first_step = 0
         self._epoch_started = 0.0
         self._reported = 0.0
@@ -82,7 +81,10 @@ class EpochCallback(keras.callbacks.Callback):
         self._last_step = logs or {}
         # Not `batch`: with several steps per execution, it is the first of them in Keras 3.2 and the last in later versions.
         step = steps_done(self.model) - self.training_progress.epoch * self._setup.steps_per_epoch
-        self.training_progress.step = step
+        before, self.training_progress.step = self.training_progress.step, step
+        if self.training_progress.metric_totals:
+            add_metric_totals(self.model, self.training_progress.metric_totals)
+            self.training_progress.metric_totals = ()
         progress.mark(f"epoch {self.training_progress.epoch + 1}, step {step + 1}")
         now = time.monotonic()
         if self._reported == 0.0:
@@ -90,6 +92,8 @@ class EpochCallback(keras.callbacks.Callback):
         # After the last step, stop at the end of the epoch instead, so that no checkpoint lies between the two.
         if step < self._setup.steps_per_epoch:
             self._stop_if_requested()
+            if self._saver.due_inside(before, step):
+                self._save_inside_epoch()
         if now - self._reported < _PROGRESS_SECONDS:
             return
         self._reported = now
@@ -127,7 +131,8 @@ class EpochCallback(keras.callbacks.Callback):
         _log.info("%s", " ".join(f"{name}={value:.6g}" for name, value in metrics.items()))
         self._decide(metrics)
         progress.mark(f"checkpoint of epoch {epoch + 1}")
-        self._save(self.training_progress, False)
+        if self._saver.due_after(self.training_progress):
+            self._saver.save(self.training_progress)
         self._stop_if_requested()
 
     def _over_ranks(self, logs: dict[str, float]) -> dict[str, float]:
@@ -155,10 +160,17 @@ class EpochCallback(keras.callbacks.Callback):
             training_progress.best_weights = validated_weights(self.model) if keep else None
         self.model.stop_training = training_progress.stops_early(patience)
 
+    def _save_inside_epoch(self) -> None:
+        """Save at a step that all ranks know. They agree before it, so that training continues from it as it would without."""
+        allreduce_statistics(self.model)
+        allreduce_totals(self.model)
+        self.training_progress.dropout_calls = self._generators.calls()
+        self._saver.save(self.training_progress)
+
     def _stop_if_requested(self) -> None:
         if not progress.stop_requested() or self._setup.rank != 0:
             return
         self.training_progress.dropout_calls = self._generators.calls() if self.training_progress.step else ()
-        self._save(self.training_progress, True)
+        self._saver.save_at_stop(self.training_progress)
         self._spool.write(TrainingStopped(self.training_progress.epoch, self.training_progress.step))
         raise progress.Stopped

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.tasks.metric import Metric, Totals, flat
+from pipelines.train.collectives.horovod import allreduce_mean
 from pipelines.train.targets import TargetRules
 
 
@@ -71,6 +72,14 @@ def _found(metrics: Sequence[keras.metrics.Metric]) -> Iterator[TaskMetric]:
             yield metric
         else:
             yield from _found(getattr(metric, "metrics", ()))
+
+
+def allreduce_totals(model: keras.Model) -> None:
+    """Replace what each metric of a model has summed up by its mean over ranks. Metrics over all ranks stay as they are."""
+    variables = model.metrics_variables
+    means = allreduce_mean([tf.cast(tf.convert_to_tensor(variable.value), tf.float64) for variable in variables])
+    for variable, mean in zip(variables, means, strict=True):
+        variable.assign(tf.cast(mean, variable.dtype))
 
 
 def value_of(metric: Metric, by_name: dict[str, float]) -> float:

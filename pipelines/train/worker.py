@@ -23,6 +23,7 @@ from pipelines.track.rundir.logs import set_epoch
 from pipelines.train import initial_weights, objective, own_callbacks
 from pipelines.train.callback import EpochCallback
 from pipelines.train.checkpoint import restore
+from pipelines.train.checkpoint.restore import CheckpointSaver
 from pipelines.train.checkpoint.state import RandomGenerators
 from pipelines.train.checkpoint.training_progress import TrainingProgress
 from pipelines.train.checkpoint.writer import CheckpointWriter
@@ -89,7 +90,7 @@ def train(
     training_progress.weights_sha256 = check_equal_state(model, model.optimizer, "before training")
     _report_start(config, table, setup, training_progress, spool)
 
-    writer = CheckpointWriter(run_dir, config.checkpoint) if run_dir is not None and setup.rank == 0 else None
+    writer = CheckpointWriter(run_dir, config.checkpoint.keep) if run_dir is not None and setup.rank == 0 else None
     data = _training_data(config, table, setup)
     callback = EpochCallback(
         config.training,
@@ -101,7 +102,7 @@ def train(
         else None,
         RandomGenerators(model, config.training.seed, setup.own_shards),
         spool,
-        restore.checkpoint_saver(writer, config, table.manifest.key, model, setup),
+        CheckpointSaver(writer, config, table.manifest.key, model, setup),
     )
     logs = _logs(config.tracking, training_progress, model, setup, run_dir)
     train_seconds = _fit_and_save(model, data, callback, own, logs, config.training, setup, writer)

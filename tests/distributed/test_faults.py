@@ -155,6 +155,16 @@ def test_after_three_losses_weights_and_metrics_are_those_of_an_undisturbed_trai
     assert no_rank_is_left()
 
 
+def test_from_a_checkpoint_inside_an_epoch_statistics_and_metrics_of_all_ranks_continue(spark, fork_server, table, tmp_path):
+    settings = ("model.name=convnet_batchnorm", "training.epochs=2", "checkpoint.every_steps=6")
+    (expected, _), _ = train(spark, table, tmp_path / "whole", fork_server, {}, *settings)
+    (result, _), messages = train(spark, table, tmp_path / "killed", fork_server, {1: ("kill", 1, 2, 15)}, *settings)
+    assert messages.restarts[0].endswith("; training continues from the checkpoint of epoch 1, step 12")
+    assert result.weights_sha256 == expected.weights_sha256
+    assert result.test == expected.test
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
 def test_a_training_is_not_restarted_after_an_error_that_a_rank_raises(spark, fork_server, table, tmp_path):
     error, messages = train(spark, table, tmp_path, fork_server, {1: ("raise", 1, 2, 3)})
     assert isinstance(error, RankError)

@@ -105,12 +105,31 @@ def test_resumed_inside_an_epoch_weights_and_metrics_equal_those_of_an_uninterru
     assert weights(resumed) == weights(whole)
     assert again.weights_sha256 == result.weights_sha256
     assert (again.epochs, again.best_epoch, again.test) == (result.epochs, result.best_epoch, result.test)
-    expected, found_metrics = metrics(tmp_path / "whole"), metrics(tmp_path / "broken")
-    # The interrupted epoch has training metrics of the rest of it only.
-    assert {epoch: values for epoch, values in found_metrics.items() if epoch != 3} == {
-        epoch: values for epoch, values in expected.items() if epoch != 3
-    }
-    assert found_metrics[3]["validation/loss"] == expected[3]["validation/loss"]
+    expected, found = metrics(tmp_path / "whole"), metrics(tmp_path / "broken")
+    # What the interrupted epoch has summed up is added to the sum of its rest, in another order of steps.
+    assert found[3] == pytest.approx(expected[3], rel=1e-6)
+    assert {epoch: found[epoch] for epoch in (1, 2, 4)} == {epoch: expected[epoch] for epoch in (1, 2, 4)}
+
+
+@pytest.mark.parametrize("per_execution", [1, 4])
+def test_a_training_continues_from_a_checkpoint_inside_an_epoch_as_if_it_had_not_ended(table, tmp_path, per_execution):
+    settings = (
+        "training.epochs=2",
+        "checkpoint.every_steps=6",
+        "checkpoint.keep=99",
+        f"training.steps_per_execution={per_execution if LOOPS_IN_EXECUTION else 1}",
+    )
+    whole, _ = run(tmp_path / "whole", table, settings)
+    written = [path.stem for path in store.available(tmp_path / "whole")]
+    steps = (8, 12) if per_execution == 4 and LOOPS_IN_EXECUTION else (6, 12, 18)
+    inside = [f"epoch-{epoch:06d}-step-{step:08d}" for epoch in (0, 1) for step in steps]
+    assert set(written) == {*inside, "epoch-000001-step-00000000", "epoch-000002-step-00000000"}
+    for name in (inside[1], inside[-1]):
+        start = tmp_path / "whole" / "checkpoints" / f"{name}.json"
+        resumed, _ = run(tmp_path / name, table, settings, start)
+        assert weights(resumed) == weights(whole)
+        expected, found = metrics(tmp_path / "whole"), metrics(tmp_path / name)
+        assert found == {epoch: pytest.approx(values, rel=1e-6) for epoch, values in expected.items()}
 
 
 @pytest.mark.skipif(not LOOPS_IN_EXECUTION, reason=f"Keras {keras.__version__} does not loop within an execution")
@@ -237,6 +256,8 @@ def test_the_best_weights_and_the_decision_to_stop_early_survive(tmp_path):
 def test_checkpoints_are_written_at_the_configured_interval_and_never_if_it_is_zero(table, tmp_path):
     run(tmp_path / "none", table, ("checkpoint.every_epochs=0", "training.epochs=2"))
     assert not (tmp_path / "none" / "checkpoints").exists()
+    run(tmp_path / "inside", table, ("checkpoint.every_epochs=0", "checkpoint.every_steps=15", "training.epochs=1"))
+    assert [path.stem for path in store.available(tmp_path / "inside")] == ["epoch-000000-step-00000015"]
     run(tmp_path / "second", table, ("checkpoint.every_epochs=2", "training.epochs=3", "checkpoint.keep=9"))
     # The last epoch always has a checkpoint.
     assert [path.name[:12] for path in store.available(tmp_path / "second")] == ["epoch-000003", "epoch-000002"]

@@ -1,7 +1,6 @@
 """Restores a training from a checkpoint, and collects what a checkpoint holds."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -35,7 +34,8 @@ def restore_training(model: keras.Model, path: Path | None, setup: WorkerSetup) 
         return TrainingProgress()
     checkpoint = store.verify(path)
     stored = checkpoint.state
-    best = state.restore(model, model.optimizer, store.read_arrays(checkpoint))
+    arrays = store.read_arrays(checkpoint)
+    best = state.restore(model, model.optimizer, arrays)
     steps = setup.steps_per_epoch
     before = stored.shards, stored.batch_size_per_worker, stored.steps_per_epoch
     same = before == (setup.shards, setup.batch_size_per_worker, steps)
@@ -50,6 +50,8 @@ def restore_training(model: keras.Model, path: Path | None, setup: WorkerSetup) 
         best_weights=best,
         history=list(stored.history),
         dropout_calls=stored.dropout_calls if same else (),
+        # Of as many ranks that had the mean of all ranks' totals.
+        metric_totals=state.metric_totals(arrays, stored.workers / setup.workers),
     )
     if best is None and stored.best_epoch:
         _find_best(training_progress, stored, model)
@@ -82,31 +84,56 @@ def report_history(spool: SpoolWriter, training_progress: TrainingProgress) -> N
             spool.write(EpochEnd(epoch, metrics))
 
 
-def checkpoint_saver(
-    writer: CheckpointWriter | None, config: Config, table_key: str, model: keras.Model, setup: WorkerSetup
-) -> Callable[[TrainingProgress, bool], None]:
-    """The `save` function of `EpochCallback`. Without a writer, as on all ranks but 0, it does nothing."""
-    # Without the tracking settings, which may hold a password.
-    flat = {key: value for key, value in config.flat().items() if not key.startswith("tracking.")}
-    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in flat.items()}
+class CheckpointSaver:
+    """Decides when a checkpoint is written, and what it holds.
 
-    def save(training_progress: TrainingProgress, final: bool) -> None:
-        if writer is None or not (
-            writer.enabled if final else writer.due(training_progress.epoch, _is_last(training_progress, config))
-        ):
+    Args:
+        writer: of rank 0; None on other ranks, which take the same decisions and write nothing.
+        config: settings of the run.
+        table_key: the `key` of the table's manifest.
+        model: the network in training.
+        setup: shards, batch size and steps per epoch.
+    """
+
+    def __init__(
+        self, writer: CheckpointWriter | None, config: Config, table_key: str, model: keras.Model, setup: WorkerSetup
+    ) -> None:
+        self._writer = writer
+        self._config = config
+        self._table_key = table_key
+        self._model = model
+        self._setup = setup
+        # Without the tracking settings, which may hold a password.
+        flat = {key: value for key, value in config.flat().items() if not key.startswith("tracking.")}
+        self._settings = {key: list(value) if isinstance(value, tuple) else value for key, value in flat.items()}
+
+    def due_inside(self, before: int, step: int) -> bool:
+        """Whether to save after this step of an epoch, counted from 1; `before` is the last one before it that Python saw."""
+        every = self._config.checkpoint.every_steps
+        return every > 0 and before // every < step // every
+
+    def due_after(self, training_progress: TrainingProgress) -> bool:
+        """Whether to save at the end of an epoch."""
+        every, epochs = self._config.checkpoint.every_epochs, self._config.training.epochs
+        last = training_progress.is_complete(epochs, self._config.training.early_stopping_patience)
+        return every > 0 and (last or training_progress.epoch % every == 0)
+
+    def save(self, training_progress: TrainingProgress) -> None:
+        """Copy the state and write it while training continues."""
+        if self._writer is None:
             return
         current = State(
             epoch=training_progress.epoch,
             step=training_progress.step,
-            steps_per_epoch=setup.steps_per_epoch,
-            workers=setup.workers,
-            batch_size_per_worker=setup.batch_size_per_worker,
-            learning_rate=float(model.optimizer.learning_rate),
-            network=config.model.name,
-            optimizer=config.training.optimizer,
-            shapes=tuple(tuple(weight.shape) for weight in model.weights),
-            table_key=table_key,
-            settings=settings,
+            steps_per_epoch=self._setup.steps_per_epoch,
+            workers=self._setup.workers,
+            batch_size_per_worker=self._setup.batch_size_per_worker,
+            learning_rate=float(self._model.optimizer.learning_rate),
+            network=self._config.model.name,
+            optimizer=self._config.training.optimizer,
+            shapes=tuple(tuple(weight.shape) for weight in self._model.weights),
+            table_key=self._table_key,
+            settings=self._settings,
             history=tuple(training_progress.history),
             best_epoch=training_progress.best_epoch,
             best_loss=training_progress.best_loss if math.isfinite(training_progress.best_loss) else None,
@@ -114,12 +141,11 @@ def checkpoint_saver(
             weights_sha256=training_progress.weights_sha256 if training_progress.step == 0 else "",
         )
         best = None if _holds_best(current) else training_progress.best_weights
-        writer.save(current, state.collect(model, model.optimizer, best))
-        if final:
-            writer.finish()
+        arrays = state.collect(self._model, self._model.optimizer, best, training_progress.step > 0)
+        self._writer.save(current, arrays)
 
-    return save
-
-
-def _is_last(training_progress: TrainingProgress, config: Config) -> bool:
-    return training_progress.is_complete(config.training.epochs, config.training.early_stopping_patience)
+    def save_at_stop(self, training_progress: TrainingProgress) -> None:
+        """Save, if checkpoints are written at all; when it returns, the checkpoint is on disk."""
+        if self._writer is not None and (self._config.checkpoint.every_epochs or self._config.checkpoint.every_steps):
+            self.save(training_progress)
+            self._writer.finish()

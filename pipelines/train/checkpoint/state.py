@@ -1,6 +1,7 @@
 """The state of a training as arrays (weights and optimizer state), and its random generators."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,11 +12,16 @@ from pipelines.train.checkpoint.store import Arrays
 from pipelines.train.optim.loss_scale import base_optimizer
 
 Weights = Sequence[npt.NDArray[np.float32]]
+Totals = Sequence[npt.NDArray[Any]]
 
 
-def collect(model: keras.Model, optimizer: keras.optimizers.Optimizer, best: Weights | None) -> Arrays:
-    """Copies of weights, optimizer state and best weights, under the names that a checkpoint gives them."""
+def collect(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, best: Weights | None, inside_epoch: bool = False
+) -> Arrays:
+    """Copies of weights, optimizer state, best weights and, inside an epoch, the totals of its metrics, by name."""
     kinds = {"weights": model.weights, "optimizer": base_optimizer(optimizer).variables, "scale": _loss_scaling(optimizer)}
+    if inside_epoch:
+        kinds["metrics"] = model.metrics_variables
     arrays = {
         f"{kind}/{number:04d}": _copy(variable) for kind, variables in kinds.items() for number, variable in enumerate(variables)
     }
@@ -41,6 +47,19 @@ def restore(model: keras.Model, optimizer: keras.optimizers.Optimizer, arrays: A
     for variable, array in zip(_loss_scaling(optimizer), _of_kind(arrays, "scale"), strict=False):
         variable.assign(array)
     return _of_kind(arrays, "best") or None
+
+
+def metric_totals(arrays: Arrays, share: float) -> Totals:
+    """The totals of the metrics that `collect` returned, times `share`; empty without."""
+    return [total * share for total in _of_kind(arrays, "metrics")]
+
+
+def add_metric_totals(model: keras.Model, totals: Totals) -> None:
+    """Add totals to those of a model's metrics, unless it has other metrics now. Metrics are built in a model's first step."""
+    variables = model.metrics_variables
+    if [total.shape for total in totals] == [tuple(variable.shape) for variable in variables]:
+        for variable, total in zip(variables, totals, strict=True):
+            variable.assign(variable + total)
 
 
 def _loss_scaling(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:

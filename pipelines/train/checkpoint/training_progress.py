@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from pipelines.train.checkpoint.state import Weights
+from pipelines.train.checkpoint.state import Totals, Weights
 
 
 @dataclass
@@ -22,6 +22,8 @@ class TrainingProgress:
     """The metrics of each epoch."""
     dropout_calls: tuple[int, ...] = ()
     """Calls of each random generator, to resume inside an epoch (`RandomGenerators`)."""
+    metric_totals: Totals = ()
+    """What the epoch's metrics have summed up before a resumption inside it, until they are added to this process's own."""
     weights_sha256: str = ""
 
     def stops_early(self, patience: int) -> bool:

@@ -1,9 +1,8 @@
-"""Decides when rank 0 writes a checkpoint, and writes it while training continues."""
+"""Writes rank 0's checkpoints while training continues."""
 
 import threading
 from pathlib import Path
 
-from pipelines.config import CheckpointConfig
 from pipelines.train.checkpoint import store
 from pipelines.train.checkpoint.store import Arrays, State
 
@@ -13,23 +12,14 @@ class CheckpointWriter:
 
     Args:
         run_dir: the run folder.
-        settings: how often to write checkpoints, and how many to keep.
+        keep: number of checkpoints to keep.
     """
 
-    def __init__(self, run_dir: Path, settings: CheckpointConfig) -> None:
+    def __init__(self, run_dir: Path, keep: int) -> None:
         self._run_dir = run_dir
-        self._settings = settings
+        self._keep = keep
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
-
-    def due(self, epoch: int, last: bool) -> bool:
-        """Whether to write a checkpoint after this epoch, counted from 1."""
-        every = self._settings.every_epochs
-        return every > 0 and (last or epoch % every == 0)
-
-    @property
-    def enabled(self) -> bool:
-        return self._settings.every_epochs > 0
 
     def save(self, state: State, arrays: Arrays) -> None:
         """Start writing a checkpoint; the arrays must not be changed afterwards.
@@ -59,6 +49,6 @@ class CheckpointWriter:
 
     def _write(self, state: State, arrays: Arrays) -> None:
         try:
-            store.write(self._run_dir, state, arrays, self._settings.keep)
+            store.write(self._run_dir, state, arrays, self._keep)
         except Exception as error:
             self._error = error
