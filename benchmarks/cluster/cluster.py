@@ -167,6 +167,11 @@ class Cluster:
                 except subprocess.TimeoutExpired:
                     process.kill()
 
+    def start_worker(self, host: Host) -> None:
+        """Start Spark's daemon on a worker; again, after the host crashed."""
+        work = str(self.folder / f"work-{host.name}")
+        self._daemon(host, "worker.Worker", "--cores", str(self.cores), "--memory", "4g", "--work-dir", work, self.master)
+
     def _build(self) -> None:
         (self.folder / "conf").mkdir(parents=True, exist_ok=True)
         self.network = self._stack.enter_context(Network(self.folder))
@@ -178,8 +183,7 @@ class Cluster:
         self._daemon(self.head, "master.Master", "--host", self.head.address, "--port", "7077", "--webui-port", "8080")
         self._await("master.Master", self.head, "bound to|Started MasterWebUI|I have been elected leader")
         for host in self.workers:
-            work = str(self.folder / f"work-{host.name}")
-            self._daemon(host, "worker.Worker", "--cores", str(self.cores), "--memory", "4g", "--work-dir", work, self.master)
+            self.start_worker(host)
         for host in self.workers:
             self._await("worker.Worker", host, "Successfully registered")
 
