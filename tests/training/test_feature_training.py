@@ -68,7 +68,7 @@ def test_the_shuffle_buffer_of_wide_rows_is_within_the_memory_limit(weighted):
     )
     assert not limited.fits_memory
     assert unlimited.held_bytes(16) > 20_000 * 4000
-    # Besides the buffer: five arrays of rows that left it, each at most half of it, and five files, read and decoded, and their rest.
+    # Besides the buffer: five arrays of rows that left it, each at most half of it; five files, read and decoded; and a rest.
     assert limited.held_bytes(16) <= 1e6 + 5 * 0.5e6 + (2 * 5 + 1) * 50 * 4000
 
 

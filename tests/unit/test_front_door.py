@@ -242,6 +242,8 @@ def test_what_a_server_has_started_ends_with_it():
 
 
 def test_a_runtime_without_a_lock_is_refused_and_the_known_ones_are_named(clone):
+    # Of a canary that runs these tests.
+    (clone.root / "conf/constraints/canary.lock").unlink(missing_ok=True)
     done = run(clone.root / "convoy", "setup", CONVOY_RUNTIME="dbr-1")
     assert done.returncode == 1
     known = "dbr-15.4-ml, dbr-16.4-ml, dbr-17.3-ml, dbr-18-ml, dbr-19-ml, local"
