@@ -88,6 +88,9 @@ class TrainingConfig:
     many as workers, so that another number of workers is another training."""
     compression: Compression = "none"
     """Data type in which workers exchange gradients. float16 halves the message, for slow networks."""
+    bucket_mb: float = 1.0
+    """Between machines, gradients of at least this size are sent while the backward pass goes on with the layers before; smaller
+    ones are sent together. 0 sends each by itself."""
     steps_per_execution: int = 1
     """Steps per call into TensorFlow. Keras older than 3.7, as in Databricks Runtime 15.4 and 17.3, takes one in any case."""
     custom_kernels: bool = True
@@ -153,6 +156,7 @@ class TrainingConfig:
             f"a divisor of training.batch_size_per_worker ({self.batch_size_per_worker}), which it divides into equal parts",
         )
         bounds("training.canonical_shards", self.canonical_shards, 0, _MAX_SHARDS, "1 or more, or 0 (as many as workers)")
+        bounds("training.bucket_mb", self.bucket_mb, 0, _MANY)
         bounds("training.steps_per_execution", self.steps_per_execution, 1, _MANY)
         bounds("training.early_stopping_patience", self.early_stopping_patience, 0, _MANY)
         bounds("training.seed", self.seed, 0, 2**32 - 1)

@@ -131,7 +131,13 @@ def make_optimizer(
     sharded = training.canonical_shards > 0
     steps = new_step_count()
     by_step = StepLearningRate(rate, steps)
-    outer = with_allreduce(BoundedLossScaleOptimizer if resolved == "float16" else kind, training.compression, reducer, sharded)
+    outer = with_allreduce(
+        BoundedLossScaleOptimizer if resolved == "float16" else kind,
+        training.compression,
+        reducer,
+        exact=sharded,
+        bucket_bytes=int(training.bucket_mb * 1e6),
+    )
     outer = with_step_count(outer, steps)
     if training.accumulation_steps > 1 or sharded:
         outer = with_gradient_capture(outer)

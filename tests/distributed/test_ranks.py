@@ -183,7 +183,7 @@ def test_seven_ranks_on_one_machine_find_each_other_through_spark_and_average_th
         (4, ["model.name=mlp", "training.precision=float16", "training.average_decay=0.9", "training.accumulation_steps=2"], []),
         (2, ["model.name=mlp", "training.compression=float16", "training.clip_norm=1"], []),
         # Only rank 0 has the best weights, in its checkpoint, when the others need them.
-        (3, ["model.name=mlp", "launch.shared_memory=false"], ["training.early_stopping_patience=1"]),
+        (3, ["model.name=mlp", "launch.shared_memory=false", "training.bucket_mb=0.01"], ["training.early_stopping_patience=1"]),
     ],
     ids=["shared memory", "float16", "compressed", "Horovod"],
 )

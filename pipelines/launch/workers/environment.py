@@ -32,6 +32,8 @@ def horovod_environment(placement: RankPlacement, launch: LaunchConfig) -> dict[
         "HOROVOD_GLOO_RENDEZVOUS_ADDR": address,
         "HOROVOD_GLOO_RENDEZVOUS_PORT": port,
         "HOROVOD_GLOO_IFACE": placement.interface,
+        # So that the same training ends with the same bits (`pipelines.train.collectives.buckets`).
+        "HOROVOD_DISABLE_GROUP_FUSION": "1",
         # Gloo's limit holds for every operation, not only while the ranks connect.
         "HOROVOD_GLOO_TIMEOUT_SECONDS": horovod_limit,
         "HOROVOD_STALL_CHECK_TIME_SECONDS": str(launch.stall_warning_seconds),

@@ -17,14 +17,14 @@ from pipelines import progress
 from pipelines.config.training import Compression
 from pipelines.errors import TrainingError
 
-_COMPRESSION = {"none": hvd.Compression.none, "float16": hvd.Compression.fp16}
+COMPRESSION = {"none": hvd.Compression.none, "float16": hvd.Compression.fp16}
 
 
 def allreduce_mean(gradients: Sequence[tf.Tensor], compression: Compression = "none") -> list[tf.Tensor]:
     """The mean over ranks of each gradient, by one grouped allreduce."""
     if hvd.size() == 1:
         return list(gradients)
-    reduced: list[tf.Tensor] = hvd.grouped_allreduce(list(gradients), op=hvd.Average, compression=_COMPRESSION[compression])
+    reduced: list[tf.Tensor] = hvd.grouped_allreduce(list(gradients), op=hvd.Average, compression=COMPRESSION[compression])
     return reduced
 
 

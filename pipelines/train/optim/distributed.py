@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from pipelines.config.training import Compression
-from pipelines.train.collectives.horovod import allreduce_mean
+from pipelines.train.collectives.buckets import allreduce_gradients
 from pipelines.train.collectives.shared_memory import SharedMemoryReducer
 from pipelines.train.optim.loss_scale import NOT_FINITE
 
@@ -17,6 +17,7 @@ def with_allreduce(
     compression: Compression = "none",
     reducer: SharedMemoryReducer | None = None,
     exact: bool = False,
+    bucket_bytes: int = 1_000_000,
 ) -> type[keras.optimizers.Optimizer]:
     """A subclass whose updates use the mean gradients over all ranks.
 
@@ -27,6 +28,7 @@ def with_allreduce(
         compression: the number format in which Horovod sends and sums gradients.
         reducer: averages dense gradients through shared memory; None to use Horovod.
         exact: average in float64, so that the mean does not depend on the order of the ranks. Twice as many bytes.
+        bucket_bytes: gradients that Horovod sends alone (`pipelines.train.collectives.buckets`).
     """
 
     class AllreduceOptimizer(optimizer_class):
@@ -35,7 +37,10 @@ def with_allreduce(
                 grads = [tf.cast(tf.convert_to_tensor(gradient), tf.float64) for gradient in grads]
             # Gradients of embeddings are IndexedSlices, which Horovod gathers.
             dense = all(isinstance(gradient, tf.Tensor) for gradient in grads)
-            means = reducer.allreduce_mean(grads) if reducer is not None and dense else allreduce_mean(grads, compression)
+            if reducer is not None and dense:
+                means = reducer.allreduce_mean(grads)
+            else:
+                means = allreduce_gradients(grads, compression, bucket_bytes)
             if exact:
                 means = [tf.cast(mean, tf.float32) for mean in means]
             return super().apply(means, trainable_variables)
