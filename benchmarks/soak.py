@@ -36,9 +36,9 @@ from pipelines.track.rundir.events import SpoolReader
 from pipelines.train.checkpoint import store
 
 KILLS_PER_ROUND = 20
-MEAN_GAP_SECONDS = 15.0
-# Of training, which two cores do in about a second for each epoch.
-EPOCHS_PER_KILL = 5
+MEAN_GAP_SECONDS = 10.0
+# So that the training lasts until the last kill: an epoch takes two cores a second.
+EPOCHS_PER_KILL = 4
 SETTINGS = {
     "data.dataset": "mnist-5k",
     "model.name": "convnet_dropout",

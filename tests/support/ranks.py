@@ -278,7 +278,7 @@ def trained_whole_and_in_two_parts(uri, settings, folder, stop, changed=()):
         progress._rank.stop.clear()
     EpochCallback._stop_if_requested = real
     # The others wait until rank 0 has written it.
-    start = allgather(store.newest(Path(folder) / "parts").path if hvd.rank() == 0 else None)[0]
+    start = Path(allgather(str(store.newest(Path(folder) / "parts").path) if hvd.rank() == 0 else None)[0])
     resumed = part("parts", start, changed)
     hvd.shutdown()
     return whole, resumed, store.verify(start).state.position

@@ -182,3 +182,11 @@ def test_the_driver_imports_neither_tensorflow_nor_mlflow():
     code = f"import sys, pipelines.launch.training, pipelines.sweep.run_sweep; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_ranks_unpickle_nothing_that_other_ranks_send():
+    """Their connections are not authenticated (docs/security.md)."""
+    for path in (ROOT / "pipelines/train").rglob("*.py"):
+        names = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+        assert not names & {"allgather_object", "broadcast_object"}, path
+        assert not {name.partition(".")[0] for name in imported(path)} & {"pickle", "cloudpickle", "dill"}, path

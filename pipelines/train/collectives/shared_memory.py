@@ -29,6 +29,7 @@ import tensorflow as tf
 from pipelines import progress
 from pipelines.config import Config
 from pipelines.system import local_socket
+from pipelines.train.collectives.horovod import allgather
 
 PEER_EXITED = "Connection closed by peer: another rank of this machine has ended"
 # Horovod is then used only a few times an epoch, so it can poll for work less often.
@@ -112,7 +113,7 @@ def _connect_peers(rank: int, size: int) -> dict[int, socket.socket]:
         listener.bind(local_socket.address(name))
         listener.listen(size)
         listener.settimeout(_CONNECT_SECONDS)
-        names = hvd.allgather_object(name)
+        names = allgather(name)
         for other in range(rank):
             peers[other] = socket.socket(socket.AF_UNIX)
             local_socket.connect(peers[other], names[other])
