@@ -25,11 +25,8 @@ def _with(sign: str, java: bool = False) -> Find:
     """Finds processes by a part of their command line."""
 
     def find(processes: list[psutil.Process]) -> list[psutil.Process]:
-        return [
-            process
-            for process in processes
-            if any(sign in word for word in _words(process)) and (process.name() == "java") == java
-        ]
+        found = [process for process in processes if any(sign in word for word in _words(process))]
+        return [process for process in found if (_name(process) == "java") == java]
 
     return find
 
@@ -40,22 +37,38 @@ def _supervisors(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [process for process in processes if daemons.get(process.pid) in daemons]
 
 
+def _ranks(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in processes if _name(process).startswith("convoy-rank-")]
+
+
+def _fork_servers(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Without the ranks that they have forked, which have their command line."""
+    return [process for process in _with("pipelines.launch.workers.forkserver")(processes) if not _ranks([process])]
+
+
 def _drivers(processes: list[psutil.Process]) -> list[psutil.Process]:
-    found = [process for process in _with("train_cnn.py")(processes) if "python" in _words(process)[0]]
+    found = [process for process in _with("train_cnn.py")(processes) if "python" in _name(process)]
     # A newly forked child briefly has its parent's command line.
     return [process for process in found if process.ppid() not in {other.pid for other in found}]
 
 
 KINDS: dict[str, Find] = {
-    "rank": _with("convoy-rank-"),
+    "rank": _ranks,
     "supervisor": _supervisors,
-    "fork server": _with("pipelines.launch.workers.forkserver"),
+    "fork server": _fork_servers,
     "executor": _with("CoarseGrainedExecutorBackend", java=True),
     "driver": _drivers,
     "driver's Java": _with("org.apache.spark.deploy.SparkSubmit", java=True),
 }
 HOST = "host"
 DRIVERS = ("driver", "driver's Java")
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return str(process.name())
+    except psutil.Error:
+        return ""
 
 
 def _words(process: psutil.Process) -> list[str]:

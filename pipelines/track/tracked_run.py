@@ -75,7 +75,14 @@ class TrackedRun:
         self._finish_timeout = tracking.finish_timeout_seconds
         self._tracking_uri = default_tracking_uri(tracking)
         self._journal = Journal(run_dir)
-        continued = bool(self._journal.entries())
+        entries = self._journal.entries()
+        self._recorded = {
+            (key, entry.values["step"]): value
+            for entry in entries
+            if entry.action == "metrics"
+            for key, value in entry.values["values"].items()
+        }
+        continued = bool(entries)
         if not continued:
             opening = {"experiment": tracking.experiment, "name": run_name, "key": new_key(), "tracking_uri": self._tracking_uri}
             if parent is not None:
@@ -137,15 +144,15 @@ class TrackedRun:
         self._record("tags", tags)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        self._record("metrics", {"step": step, "values": {key: float(value) for key, value in values.items()}})
+        """Record values at a step. One that the run has there already, from before it was resumed or restarted, is left out."""
+        new = {key: float(value) for key, value in values.items() if self._recorded.get((key, step)) != float(value)}
+        self._recorded |= {(key, step): value for key, value in new.items()}
+        if new:
+            self._record("metrics", {"step": step, "values": new})
 
     def recorded_steps(self, *metrics: str) -> set[int]:
         """The steps at which this run has one of these metrics, including those of earlier jobs."""
-        return {
-            entry.values["step"]
-            for entry in self._journal.entries()
-            if entry.action == "metrics" and not entry.values["values"].keys().isdisjoint(metrics)
-        }
+        return {step for key, step in self._recorded if key in metrics}
 
     def dataset(self, table: Table) -> None:
         """Log the table as the input of the run, one entry per split, and its manifest as an artifact."""

@@ -59,3 +59,24 @@ def test_what_could_not_be_copied_to_the_run_folder_is_a_warning(tmp_path, monke
         pass
     cannot = "cannot be written (No space left on device); the end of its log and journal is missing there"
     assert lines[-1] == f"warning: {tmp_path}/tracking/journal.jsonl: {cannot}"
+
+
+def test_what_a_run_has_already_is_not_recorded_again_after_it_was_resumed(tmp_path):
+    with TrackedRun(NOWHERE, "a run", tmp_path) as run:
+        run.metrics({"train/loss": 0.5, "seconds": 3.0}, 1)
+        run.metrics({"test/loss": 0.25}, 1)
+        # By a restart.
+        run.metrics({"test/loss": 0.25}, 1)
+    with TrackedRun(NOWHERE, "a run", tmp_path) as run:
+        run.metrics({"train/loss": 0.5, "seconds": 4.0}, 1)
+        run.metrics({"train/loss": 0.5}, 2)
+        run.metrics({"test/loss": 0.25}, 1)
+    recorded = [
+        (entry.values["step"], entry.values["values"]) for entry in Journal(tmp_path).entries() if entry.action == "metrics"
+    ]
+    assert recorded == [
+        (1, {"train/loss": 0.5, "seconds": 3.0}),
+        (1, {"test/loss": 0.25}),
+        (1, {"seconds": 4.0}),
+        (2, {"train/loss": 0.5}),
+    ]
