@@ -1,0 +1,58 @@
+"""What another user of the machine can do to a running training: python intruder.py FOLDER. Prints it as JSON."""
+
+import contextlib
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+
+_SECONDS = 2.0
+
+
+def main(folder: Path) -> None:
+    # Nobody's. All modules are imported, because Python's own files may not be readable for nobody.
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    json.dump({"files": files(folder), "unix": unix_sockets()}, sys.stdout)
+
+
+def files(folder: Path) -> dict[str, list[str]]:
+    """Paths below a folder that can be read, changed, or, for folders, be given another file."""
+    found: dict[str, list[str]] = {"readable": [], "writable": [], "open": []}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        with contextlib.suppress(OSError):
+            if path.is_dir():
+                if os.access(path, os.W_OK):
+                    found["open"].append(name)
+            elif path.is_file():
+                for kind, mode in (("readable", os.R_OK), ("writable", os.W_OK)):
+                    if os.access(path, mode):
+                        found[kind].append(name)
+    return found
+
+
+def unix_sockets() -> dict[str, str]:
+    """What happens at sockets without a file, by name: they hang up, or answer, or wait."""
+    found = {}
+    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+        name = line.split()[-1]
+        if not name.startswith("@convoy"):
+            continue
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_SECONDS)
+            try:
+                connection.connect("\0" + name[1:])
+                connection.sendall(b"\0" * 64)
+                found[name] = "answered" if connection.recv(1) else "hung up"
+            except TimeoutError:
+                found[name] = "waits"
+            except OSError:
+                found[name] = "hung up"
+    return found
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
