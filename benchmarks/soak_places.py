@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from processes import SUBMIT
 
 from benchmarks.cluster.cluster import Cluster
 from benchmarks.cluster.network import Host
+from benchmarks.processes import SUBMIT
 
 # What a node needs to start again.
 _REBOOT_SECONDS = 2.0

@@ -149,6 +149,7 @@ NOT_RUN = {
     "./convoy bench time_to_accuracy": MEASURES,
     "./convoy bench accuracies speeds": MEASURES,
     "./convoy bench scaling --rounds 1": MEASURES,
+    "./convoy bench soak --rounds 10": MEASURES,
     "./convoy bench examples --rounds 3": MEASURES,
     "./convoy bench fine_tuning": MEASURES,
     "./convoy bench flat_memory --rounds 1": MEASURES,
