@@ -28,10 +28,11 @@ from pipelines.train.checkpoint.state import RandomGenerators
 from pipelines.train.checkpoint.training_progress import TrainingProgress
 from pipelines.train.checkpoint.writer import CheckpointWriter
 from pipelines.train.collectives import shared_memory
-from pipelines.train.collectives.horovod import broadcast_state, check_equal_state
+from pipelines.train.collectives.horovod import allgather, broadcast_state, check_equal_state
 from pipelines.train.collectives.shared_memory import SharedMemoryReducer
 from pipelines.train.compile import build_model, compile_model
 from pipelines.train.evaluate import Validation, evaluate_test_rows
+from pipelines.train.optim.distributed import was_finite
 from pipelines.train.optim.ema import assign_averages
 from pipelines.train.optim.loss_scale import NOT_FINITE
 from pipelines.train.optim.step_count import steps_done
@@ -231,10 +232,23 @@ def fit(
             raise
         step = steps_done(model) - training_progress.epoch * steps + 1
         rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+        where, remedy = _where_not_finite(error)
         raise TrainingError(
-            f"the loss is not finite in epoch {training_progress.epoch + 1}, step {step} of {steps}, at learning rate "
-            f"{rate:g}; lower training.base_learning_rate or raise training.warmup_epochs"
+            f"the loss is not finite{where} in epoch {training_progress.epoch + 1}, step {step} of {steps}, at learning rate "
+            f"{rate:g}; {remedy}"
         ) from None
+
+
+def _where_not_finite(error: tf.errors.InvalidArgumentError) -> tuple[str, str]:
+    """On which ranks a gradient was not finite before they were averaged, and what to do about it. All ranks must call this."""
+    finite = allgather(was_finite(error))
+    ranks = [rank for rank, own in enumerate(finite) if own is False]
+    if 0 < len(ranks) < len(finite):
+        # All ranks have the same weights.
+        names = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
+        return f" on {names} alone", "look for the cause in the rows that are read there, and in the machine"
+    everywhere = " on all ranks" if 1 < len(ranks) == len(finite) else ""
+    return everywhere, "lower training.base_learning_rate or raise training.warmup_epochs"
 
 
 def _fit_and_save(

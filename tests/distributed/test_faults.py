@@ -220,12 +220,19 @@ def test_a_rank_that_hangs_is_named_with_its_activity_and_ended(spark, fork_serv
 
 def test_a_loss_that_is_not_finite_on_one_rank_stops_all_in_the_same_step(spark, fork_server, table, tmp_path):
     error, messages = train(spark, table, tmp_path, fork_server, {1: ("set weights to NaN", 1, 2, 4)})
-    assert str(error).startswith("the loss is not finite in epoch 2, step 5 of 20, at learning rate 0.002; lower training.base_")
+    place = "on rank 1 alone in epoch 2, step 5 of 20, at learning rate 0.002"
+    assert str(error).startswith(f"the loss is not finite {place}; look for the cause in the rows that are read there")
     assert {failure.error for failure in error.failures} == {str(error)}
     assert messages.restarts == []
     found = store.newest(tmp_path)
     assert found.state.position == "epoch 1"
     assert all(np.isfinite(array).all() for array in store.read_arrays(found).values())
+
+
+def test_a_loss_that_is_not_finite_on_all_ranks_is_told_from_one_of_a_single_rank(spark, fork_server, table, tmp_path):
+    diverging = ("model.name=mlp", "training.optimizer=sgd", "training.base_learning_rate=1e30", "training.warmup_epochs=0")
+    error, _ = train(spark, table, tmp_path, fork_server, {}, *diverging)
+    assert re.match(r"the loss is not finite on all ranks in epoch 1, .*; lower training\.base_learning_rate", str(error))
 
 
 def test_diverging_weights_are_detected_at_the_end_of_the_epoch(spark, fork_server, table, tmp_path):

@@ -1,5 +1,6 @@
 """Optimizers that average gradients over ranks, check that they are finite, and clip them."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from pipelines.config.training import Compression
 from pipelines.train.collectives.buckets import allreduce_gradients
 from pipelines.train.collectives.shared_memory import SharedMemoryReducer
 from pipelines.train.optim.loss_scale import NOT_FINITE
+
+_OWN = "those of this rank are finite:"
 
 
 def with_allreduce(
@@ -32,6 +35,8 @@ def with_allreduce(
     """
 
     class AllreduceOptimizer(optimizer_class):
+        own_gradients: Sequence[tf.Tensor] | None = None
+
         def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> Any:
             if exact:
                 grads = [tf.cast(tf.convert_to_tensor(gradient), tf.float64) for gradient in grads]
@@ -43,7 +48,13 @@ def with_allreduce(
                 means = allreduce_gradients(grads, compression, bucket_bytes)
             if exact:
                 means = [tf.cast(mean, tf.float32) for mean in means]
-            return super().apply(means, trainable_variables)
+            # For `with_gradient_checks`, which is below this class.
+            self.own_gradients = grads
+            try:
+                return super().apply(means, trainable_variables)
+            finally:
+                # Tensors of a graph are of no use outside of it.
+                self.own_gradients = None
 
     return AllreduceOptimizer
 
@@ -61,7 +72,8 @@ def with_gradient_checks(
 
     class CheckedOptimizer(optimizer_class):
         def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> Any:
-            with tf.control_dependencies([assert_finite(grads)]):
+            own = getattr(self, "own_gradients", None) or grads
+            with tf.control_dependencies([assert_finite(grads, own)]):
                 if clip_norm:
                     grads, _ = tf.clip_by_global_norm(grads, clip_norm)
                 return super().apply(grads, trainable_variables)
@@ -69,11 +81,25 @@ def with_gradient_checks(
     return CheckedOptimizer
 
 
-def assert_finite(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+def assert_finite(gradients: Sequence[tf.Tensor], own: Sequence[tf.Tensor]) -> tf.Operation:
     """An operation that fails if a gradient contains a value that is not finite, as it does if the loss is not finite.
 
-    After the allreduce all ranks have the same values, so all of them fail in the same step without further communication.
+    After the allreduce all ranks have the same values, so all of them fail in the same step without further communication. The
+    error tells whether this rank's `own` gradients, before the allreduce, were finite (`was_finite`).
     """
-    # A sum is finite only if all of its terms are, and is cheaper than checking each of them.
-    total = tf.add_n([tf.reduce_sum(gradient) for gradient in gradients])
-    return tf.debugging.assert_all_finite(total, NOT_FINITE)
+
+    def fail() -> tf.Operation:
+        return tf.debugging.Assert(False, [NOT_FINITE, _OWN, tf.cast(tf.math.is_finite(_sum(own)), tf.int32)])
+
+    return tf.cond(tf.math.is_finite(_sum(gradients)), tf.no_op, fail)
+
+
+def was_finite(error: tf.errors.InvalidArgumentError) -> bool | None:
+    """Whether a rank's own gradients were finite in the step in which `assert_finite` failed; None if it was not that."""
+    found = re.search(rf"\[{_OWN}\] \[([01])\]", str(error))
+    return found[1] == "1" if found else None
+
+
+def _sum(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+    # It is finite only if all of its terms are, and is cheaper than checking each of them.
+    return tf.add_n([tf.reduce_sum(gradient) for gradient in gradients])
