@@ -1,9 +1,11 @@
 """The watchdog with a simulated clock, on heartbeats that the test writes."""
 
 import dataclasses
+import functools
 import json
 import os
 import socket
+import sys
 
 import pytest
 
@@ -138,3 +140,16 @@ def test_heartbeat_intervals_are_short_compared_with_the_limits_and_a_partial_fi
     (tmp_path / "heartbeats").mkdir()
     (tmp_path / "heartbeats" / "rank-0.json").write_text('{"rank": 0, "ho')
     assert read(tmp_path, 0) is None
+
+
+def test_ranks_that_share_little_memory_are_warned_of_once(simulation, monkeypatch):
+    used = {"memory_used": 3_800_000_000, "memory_limit": 4_000_000_000, "memory_whose": "its control group"}
+    assert simulation.run(3, marking=(0, 1)) == ([], [])
+    monkeypatch.setattr(sys.modules[__name__], "Heartbeat", functools.partial(Heartbeat, **used))
+    warnings, stalled = simulation.run(5, marking=(0, 1))
+    assert stalled == []
+    (warning,) = warnings
+    assert warning.startswith(
+        f"rank 0 on {socket.gethostname()} has little memory left (epoch 1, step 2): 3.8 of the 4.0 GB of its"
+    )
+    assert "lower training.batch_size_per_worker, stream.memory_limit_mb" in warning

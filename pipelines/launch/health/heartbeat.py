@@ -11,6 +11,7 @@ from pipelines import progress
 from pipelines.config import LaunchConfig
 from pipelines.progress import Progress
 from pipelines.system import atomic
+from pipelines.system.memory_limit import memory
 
 _FOLDER = "heartbeats"
 
@@ -27,6 +28,10 @@ class Heartbeat:
     done: bool
     """The function has returned or raised."""
     progress: Progress
+    memory_used: int = 0
+    """Bytes in use of `memory_limit`, by all processes that share it."""
+    memory_limit: int = 0
+    memory_whose: str = ""
 
 
 def interval_seconds(launch: LaunchConfig) -> float:
@@ -67,8 +72,17 @@ class HeartbeatWriter:
 
     def _beat(self, done: bool) -> None:
         self._beats += 1
+        available = memory()
         heartbeat = Heartbeat(
-            rank=self._rank, host=self._host, pid=os.getpid(), beats=self._beats, done=done, progress=progress.now()
+            rank=self._rank,
+            host=self._host,
+            pid=os.getpid(),
+            beats=self._beats,
+            done=done,
+            progress=progress.now(),
+            memory_used=available.used,
+            memory_limit=available.limit,
+            memory_whose=available.whose,
         )
         path = _path(self._attempt_dir, self._rank)
         try:

@@ -18,6 +18,8 @@ from pipelines.launch.health import heartbeat
 from pipelines.launch.health.failures import Failure
 from pipelines.launch.health.heartbeat import Heartbeat
 
+# Above this share the kernel may soon kill a process; it says nothing to the one that it kills.
+_LITTLE_MEMORY = 0.92
 # A rank that misses this many heartbeats is not running: it is stopped, swapped out, or its node is lost.
 _MISSED_BEATS = 3
 
@@ -41,6 +43,7 @@ class _WatchedRank:
     last_progress: float
     last_beat: float
     warned: bool = False
+    warned_of_memory: bool = False
 
 
 class Watchdog:
@@ -106,12 +109,33 @@ class Watchdog:
             problem = f"made no progress for launch.stall_shutdown_seconds={end_after}"
             return WatchdogReport(stalled=tuple(self._failure(rank, problem, now) for rank in stalled))
         warnings = []
+        for rank in running:
+            # Evaluated one by one: the warning of a rank silences those that share its memory.
+            if self._lacks_memory(rank):
+                warnings.append(self._memory_warning(rank))
         for rank in self._stalled_ranks(running, warn_after, now):
             if not rank.warned:
                 rank.warned = True
                 problem = f"has made no progress for {now - rank.last_progress:.0f} s"
                 warnings.append(f"{self._sentence(rank, problem, now)}; it will be ended after {end_after} s")
         return WatchdogReport(warnings=tuple(warnings))
+
+    def _lacks_memory(self, rank: _WatchedRank) -> bool:
+        last = rank.last
+        return last is not None and not rank.warned_of_memory and last.memory_used > _LITTLE_MEMORY * last.memory_limit
+
+    def _memory_warning(self, rank: _WatchedRank) -> str:
+        last = rank.last
+        assert last is not None
+        # Ranks that share the memory have nothing to add.
+        for other in self._ranks:
+            if other.last is not None and (other.last.host, other.last.memory_limit) == (last.host, last.memory_limit):
+                other.warned_of_memory = True
+        in_use = f"{last.memory_used / 1e9:.1f} of the {last.memory_limit / 1e9:.1f} GB of {last.memory_whose} are in use"
+        return (
+            f"rank {rank.number} on {last.host} has little memory left ({last.progress.activity}): {in_use}; lower "
+            "training.batch_size_per_worker, stream.memory_limit_mb or the workers on a machine before the kernel kills one"
+        )
 
     def _stalled_ranks(self, running: Sequence[_WatchedRank], limit: float, now: float) -> list[_WatchedRank]:
         """The ranks at fault if any rank has made no progress for `limit` seconds, else none."""

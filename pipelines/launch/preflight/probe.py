@@ -186,13 +186,11 @@ def _import_probe() -> dict[str, Any]:
 
 
 def _memory() -> int:
-    """Bytes of memory of the machine, or of its control group where that allows less."""
+    """Bytes of memory that this process can use; 0 if that is unknown."""
     try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (OSError, ValueError):
+        # psutil, which it needs, may be missing.
+        from pipelines.system.memory_limit import memory
+
+        return memory().limit
+    except (ImportError, OSError):
         return 0
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-    except OSError:
-        return total
-    return min(total, int(limit)) if limit.isdigit() else total
