@@ -111,6 +111,13 @@ def test_resumed_inside_an_epoch_weights_and_metrics_equal_those_of_an_uninterru
     assert {epoch: found[epoch] for epoch in (1, 2, 4)} == {epoch: expected[epoch] for epoch in (1, 2, 4)}
 
 
+def test_a_stop_leaves_the_last_checkpoint_that_all_ranks_agreed_on(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "stop_requested", lambda: progress.now().activity == "epoch 2, step 10")
+    with pytest.raises(progress.Stopped):
+        run(tmp_path, table, ("checkpoint.every_steps=6",))
+    assert store.newest(tmp_path).state.position == "epoch 1, step 6"
+
+
 @pytest.mark.parametrize("per_execution", [1, 4])
 def test_a_training_continues_from_a_checkpoint_inside_an_epoch_as_if_it_had_not_ended(table, tmp_path, per_execution):
     settings = (

@@ -145,7 +145,14 @@ class CheckpointSaver:
         self._writer.save(current, arrays)
 
     def save_at_stop(self, training_progress: TrainingProgress) -> None:
-        """Save, if checkpoints are written at all; when it returns, the checkpoint is on disk."""
-        if self._writer is not None and (self._config.checkpoint.every_epochs or self._config.checkpoint.every_steps):
+        """Save, if checkpoints are written at all, and wait until the last one is on disk.
+
+        Inside an epoch rank 0 has only its own statistics and metrics. Where there are checkpoints before which all ranks agreed
+        on these (`due_inside`), the last of them stands, from which training continues exactly.
+        """
+        settings = self._config.checkpoint
+        if self._writer is None or not (settings.every_epochs or settings.every_steps):
+            return
+        if training_progress.step == 0 or not settings.every_steps:
             self.save(training_progress)
-            self._writer.finish()
+        self._writer.finish()
