@@ -301,19 +301,19 @@ def test_a_loss_that_is_not_finite_stops_in_its_step_and_keeps_the_last_good_che
 def test_the_message_names_the_step_that_failed(table, tmp_path, monkeypatch):
     from pipelines.train.optim import distributed
 
-    real = distributed.allreduce_mean
+    real = distributed.allreduce_gradients
 
-    def broken(gradients, compression):
+    def broken(gradients, compression, bucket_bytes):
         step = broken.optimizer.iterations
         bad = tf.where(tf.equal(tf.cast(step, tf.int64), STEPS + 6), float("nan"), 1.0)
-        return [gradient * bad for gradient in real(gradients, compression)]
+        return [gradient * bad for gradient in real(gradients, compression, bucket_bytes)]
 
     class Watching(distributed.keras.optimizers.Adam):
         def __init__(self, *arguments, **named):
             super().__init__(*arguments, **named)
             broken.optimizer = self
 
-    monkeypatch.setattr(distributed, "allreduce_mean", broken)
+    monkeypatch.setattr(distributed, "allreduce_gradients", broken)
     monkeypatch.setattr(distributed.keras.optimizers, "Adam", Watching)
     with pytest.raises(TrainingError, match=r"in epoch 2, step 7 of 20"):
         run(tmp_path, table, ("training.steps_per_execution=4", "model.name=convnet"))
