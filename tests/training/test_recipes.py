@@ -133,7 +133,7 @@ def test_gradients_are_clipped_by_their_global_norm_only_if_it_is_larger():
 
 
 def test_the_mean_over_ranks_is_clipped(monkeypatch):
-    monkeypatch.setattr(distributed, "allreduce_mean", lambda gradients, compression: [gradient / 10 for gradient in gradients])
+    monkeypatch.setattr(distributed, "allreduce_gradients", lambda gradients, *_: [gradient / 10 for gradient in gradients])
     assert stepped(*one_weight(0.0, optimizer="sgd", clip_norm=1.0), 5.0, 20.0) == pytest.approx([-0.05, -0.15])
 
 
