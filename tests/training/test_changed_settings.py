@@ -50,6 +50,7 @@ CHANGES = {
     "accumulation_steps": (2, NO_STATE),
     "canonical_shards": (1, "the share of the epoch is kept, if there are other shards than workers before"),
     "compression": ("float16", NO_STATE),
+    "bucket_mb": (0.01, NO_STATE),
     # More than are left of the epoch.
     "steps_per_execution": (16, NO_STATE),
     "custom_kernels": (False, NO_STATE),
@@ -108,7 +109,7 @@ def test_a_training_goes_on_at_its_step_when_all_settings_on_which_no_state_depe
         f"training.{name}={value}"
         for name, (value, meaning) in CHANGES.items()
         # Of another optimizer, and of several workers.
-        if meaning == NO_STATE and name not in ("weight_decay", "compression", unchanged)
+        if meaning == NO_STATE and name not in ("weight_decay", "compression", "bucket_mb", unchanged)
     ]
     _, result, epochs = run(tmp_path, table, *changed, start=stopped)
     assert (result.epochs, len(epochs)) == (4, 4)
