@@ -65,6 +65,7 @@ class EpochCallback(keras.callbacks.Callback):
         self._spool = spool
         self._saver = saver
         self._first_step = 0
+        self._totals_added = 0
         self._epoch_started = 0.0
         self._reported = 0.0
         self._last_step: dict[str, float] = {}
@@ -72,6 +73,7 @@ class EpochCallback(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._data.begin(epoch)
         self._generators.begin(epoch, self.training_progress.dropout_calls)
+        self._totals_added = add_metric_totals(self.model, self.training_progress.metric_totals)
         self._first_step = self.training_progress.step
         self._epoch_started = time.monotonic()
         progress.mark(f"epoch {epoch + 1}, step {self._first_step + 1}")
@@ -83,7 +85,7 @@ class EpochCallback(keras.callbacks.Callback):
         step = steps_done(self.model) - self.training_progress.epoch * self._setup.steps_per_epoch
         before, self.training_progress.step = self.training_progress.step, step
         if self.training_progress.metric_totals:
-            add_metric_totals(self.model, self.training_progress.metric_totals)
+            add_metric_totals(self.model, self.training_progress.metric_totals, self._totals_added)
             self.training_progress.metric_totals = ()
         progress.mark(f"epoch {self.training_progress.epoch + 1}, step {step + 1}")
         now = time.monotonic()

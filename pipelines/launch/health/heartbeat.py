@@ -72,20 +72,20 @@ class HeartbeatWriter:
 
     def _beat(self, done: bool) -> None:
         self._beats += 1
-        available = memory()
-        heartbeat = Heartbeat(
-            rank=self._rank,
-            host=self._host,
-            pid=os.getpid(),
-            beats=self._beats,
-            done=done,
-            progress=progress.now(),
-            memory_used=available.used,
-            memory_limit=available.limit,
-            memory_whose=available.whose,
-        )
         path = _path(self._attempt_dir, self._rank)
         try:
+            available = memory()
+            heartbeat = Heartbeat(
+                rank=self._rank,
+                host=self._host,
+                pid=os.getpid(),
+                beats=self._beats,
+                done=done,
+                progress=progress.now(),
+                memory_used=available.used,
+                memory_limit=available.limit,
+                memory_whose=available.whose,
+            )
             path.parent.mkdir(parents=True, exist_ok=True)
             atomic.write(path, json.dumps(dataclasses.asdict(heartbeat)))
         except OSError:

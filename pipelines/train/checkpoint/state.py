@@ -54,12 +54,23 @@ def metric_totals(arrays: Arrays, share: float) -> Totals:
     return [total * share for total in _of_kind(arrays, "metrics")]
 
 
-def add_metric_totals(model: keras.Model, totals: Totals) -> None:
-    """Add totals to those of a model's metrics, unless it has other metrics now. Metrics are built in a model's first step."""
+def add_metric_totals(model: keras.Model, totals: Totals, first: int = 0) -> int:
+    """Add totals to those of a model's metrics, from the variable `first` on, as far as they are built.
+
+    Keras has the loss when an epoch begins, and builds the other metrics in a model's first step. The loss must be added before
+    that: a sum in float32 depends on the order, and an execution may have many steps.
+
+    Returns:
+        the number of variables that have their totals.
+    """
     variables = model.metrics_variables
-    if [total.shape for total in totals] == [tuple(variable.shape) for variable in variables]:
-        for variable, total in zip(variables, totals, strict=True):
-            variable.assign(variable + total)
+    shapes = [tuple(variable.shape) for variable in variables]
+    # A resumption may have other metrics. The loss is the first of all.
+    if shapes != [total.shape for total in totals[: len(shapes)]]:
+        return first
+    for variable, total in zip(variables[first:], totals[first:], strict=False):
+        variable.assign(variable + total)
+    return len(variables)
 
 
 def _loss_scaling(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:

@@ -31,7 +31,7 @@ def with_allreduce(
         compression: the number format in which Horovod sends and sums gradients.
         reducer: averages dense gradients through shared memory; None to use Horovod.
         exact: average in float64, so that the mean does not depend on the order of the ranks. Twice as many bytes.
-        bucket_bytes: gradients that Horovod sends alone (`pipelines.train.collectives.buckets`).
+        bucket_bytes: Horovod sends gradients of at least this size alone (`pipelines.train.collectives.buckets`).
     """
 
     class AllreduceOptimizer(optimizer_class):
