@@ -36,7 +36,7 @@ class State:
     epoch: int
     """Number of complete epochs."""
     step: int
-    """Number of complete steps of the next epoch; more than 0 if the training was stopped inside an epoch."""
+    """Number of complete steps of the next epoch; more than 0 if it was written inside an epoch."""
     steps_per_epoch: int
     workers: int
     batch_size_per_worker: int
