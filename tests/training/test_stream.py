@@ -58,21 +58,22 @@ def test_no_row_is_lost_in_a_hundred_reads_of_small_files(table):
 
 def test_a_file_that_petastorm_loses_is_read_again(tmp_path, monkeypatch):
     """As on a busy machine: its pool finds all work done, because none has come, and a moment later finds that all has come."""
+    from petastorm.workers_pool import EmptyResultError
     from petastorm.workers_pool.thread_pool import ThreadPool
 
     table, late = write_table(tmp_path, {"train": 40}), []
 
-    def all_done_at_first(pool, really_done=ThreadPool.all_workers_done):
+    def no_result_at_first(pool, really=ThreadPool.get_results):
         if pool in late or len(late) == 3:
-            return really_done(pool)
+            return really(pool)
         late.append(pool)
         deadline = time.monotonic() + 10
         while not pool._ventilator.completed():
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        return True
+        raise EmptyResultError
 
-    monkeypatch.setattr(ThreadPool, "all_workers_done", all_done_at_first)
+    monkeypatch.setattr(ThreadPool, "get_results", no_result_at_first)
     assert len(all_rows(table)) == 40
     assert len(late) == 3
 
