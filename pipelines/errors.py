@@ -5,6 +5,8 @@ key, value), the rule that was broken, and the remedy.
 """
 
 import signal
+from collections.abc import Sequence
+from typing import Literal
 
 
 class ConvoyError(Exception):
@@ -43,6 +45,12 @@ class CheckpointError(ConvoyError):
 
 class TrainingError(ConvoyError):
     """A loss is not finite, or weights differ between ranks."""
+
+    def __init__(self, message: str, kind: Literal["not finite", "drifted"], blamed: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.blamed = tuple(blamed)
+        """The ranks at fault; empty if all are."""
 
 
 class Interrupted(BaseException):

@@ -6,12 +6,26 @@ costs a few hundred nanoseconds.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 _Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTimes:
+    """Sums over the steps of this process so far."""
+
+    steps: int = 0
+    own_seconds: float = 0.0
+    """From the end of the step before until this rank's gradients are ready."""
+    own_squares: float = 0.0
+    """Sum of the squares of those, in seconds squared."""
+    waited_seconds: float = 0.0
+    """Until the mean of all ranks is there: for slower ranks, and for the network."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +41,9 @@ class Progress:
     """What a reader is waiting for. Empty otherwise."""
     joined: bool = False
     """The rank has connected to the others."""
+    reading_seconds: float = 0.0
+    """Total that readers have waited."""
+    step_times: StepTimes = StepTimes()
 
 
 class Stopped(BaseException):
@@ -42,7 +59,10 @@ class _RankState:
         self.waiting = False
         self.reading = ""
         self.joined = False
+        self.read_seconds = 0.0
+        self.reading_since = 0.0
         self.count: Callable[[], int] = int
+        self.step_times: Callable[[], StepTimes] = StepTimes
         self.stop = threading.Event()
 
 
@@ -77,35 +97,52 @@ def reading(items: Iterable[_Item], what: str) -> Iterator[_Item]:
     """Yield the same items, recording the wait for each. For any thread."""
     iterator = iter(items)
     while True:
-        _rank.reading = what
+        _rank.reading, _rank.reading_since = what, time.monotonic()
         try:
             item = next(iterator)
         except StopIteration:
             return
         finally:
+            _rank.read_seconds += time.monotonic() - _rank.reading_since
             _rank.reading = ""
             _rank.marks += 1
         yield item
 
 
 @contextmanager
-def counting(pieces: Callable[[], int]) -> Iterator[None]:
-    """Within the block, pieces of work that no mark records are counted by a function, which `now` calls in its thread."""
-    _rank.count = pieces
+def counting(pieces: Callable[[], int], step_times: Callable[[], StepTimes] = StepTimes) -> Iterator[None]:
+    """Within the block, pieces of work that no mark records are counted by a function, which `now` calls in its thread.
+
+    Args:
+        pieces: counts them.
+        step_times: the times of the steps.
+    """
+    _rank.count, _rank.step_times = pieces, step_times
     try:
         yield
     finally:
-        _rank.count = int
+        _rank.count, _rank.step_times = int, StepTimes
         _rank.marks += 1
 
 
 def now() -> Progress:
     try:
-        pieces = _rank.count()
+        pieces, step_times = _rank.count(), _rank.step_times()
     except Exception:
         # The heartbeat must go on.
-        pieces = 0
-    return Progress(_rank.marks + pieces, _rank.activity, _rank.waiting, _rank.reading, _rank.joined)
+        pieces, step_times = 0, StepTimes()
+    reading, read_seconds = _rank.reading, _rank.read_seconds
+    if reading:
+        read_seconds += time.monotonic() - _rank.reading_since
+    return Progress(
+        marks=_rank.marks + pieces,
+        activity=_rank.activity,
+        waiting=_rank.waiting,
+        reading=reading,
+        joined=_rank.joined,
+        reading_seconds=read_seconds,
+        step_times=step_times,
+    )
 
 
 def request_stop() -> None:

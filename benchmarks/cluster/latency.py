@@ -1,6 +1,8 @@
-"""Add latency to a bridge: every frame that enters at one of its ports is forwarded after a delay.
+"""Add latency to a bridge, and loss: every frame that enters at one of its ports is forwarded after a delay, or not at all.
 
-python -m benchmarks.cluster.latency SECONDS PORT...     in the namespace of the bridge `br0`, until its standard input ends
+python -m benchmarks.cluster.latency SECONDS LOST PORT...     in the namespace of the bridge `br0`, until its standard input ends
+
+LOST is the share of the frames that are lost, from 0 to 1.
 
 Linux has a queueing discipline for this (netem), but not every kernel was built with it. Here a port is removed from the bridge
 and replaced with a veth pair; this process forwards the frames between port and pair. It needs complete frames, so hosts must not
@@ -9,6 +11,7 @@ offload checksums to the network card (`benchmarks.cluster.offload`).
 
 import collections
 import contextlib
+import random
 import select
 import socket
 import subprocess
@@ -21,7 +24,7 @@ _PACKET_IGNORE_OUTGOING = 23
 _SOL_PACKET = 263
 
 
-def main(seconds: float, ports: list[str]) -> None:
+def main(seconds: float, lost: float, ports: list[str]) -> None:
     with contextlib.ExitStack() as stack:
         carried = {}
         for number, port in enumerate(ports):
@@ -33,14 +36,15 @@ def main(seconds: float, ports: list[str]) -> None:
             ip("link", "set", inner, "master", "br0", "up")
             ip("link", "set", outer, "up")
             at_port, at_bridge = stack.enter_context(_packet_socket(port)), stack.enter_context(_packet_socket(outer))
-            # A frame is delayed once on its way: when it leaves its host.
-            carried[at_port] = (at_bridge, seconds)
-            carried[at_bridge] = (at_port, 0.0)
+            # A frame is delayed, or lost, once on its way: when it leaves its host.
+            carried[at_port] = (at_bridge, seconds, lost)
+            carried[at_bridge] = (at_port, 0.0, 0.0)
         print("up", flush=True)
         _carry(carried)
 
 
-def _carry(carried: "dict[socket.socket, tuple[socket.socket, float]]") -> None:
+def _carry(carried: "dict[socket.socket, tuple[socket.socket, float, float]]") -> None:
+    chance = random.Random(1)
     waiting: collections.deque[tuple[float, bytes, socket.socket]] = collections.deque()
     while True:
         # All delays are equal, so frames are due in the order of arrival.
@@ -49,10 +53,12 @@ def _carry(carried: "dict[socket.socket, tuple[socket.socket, float]]") -> None:
         if sys.stdin in ready:
             return
         for source in ready:
-            target, delay = carried[source]
+            target, delay, lost = carried[source]
             with contextlib.suppress(BlockingIOError):
                 for _ in range(64):
                     frame = source.recv(_LARGEST_FRAME)
+                    if lost and chance.random() < lost:
+                        continue
                     if delay:
                         waiting.append((time.monotonic() + delay, frame, target))
                     else:
@@ -82,4 +88,4 @@ def ip(*words: str) -> None:
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), sys.argv[2:])
+    main(float(sys.argv[1]), float(sys.argv[2]), sys.argv[3:])

@@ -139,9 +139,9 @@ class Network:
         """Disconnect a host, as if its network cable were unplugged."""
         self._hub("ip", "link", "set", _port(host), "down")
 
-    def limit(self, megabits: float) -> None:
-        """Limit how many megabits per second each host sends, with a token bucket; 0 for no limit."""
-        for host in self.hosts:
+    def limit(self, megabits: float, only: Host | None = None) -> None:
+        """Limit how many megabits per second each host sends, with a token bucket; 0 for no limit. `only`: one host."""
+        for host in self.hosts if only is None else [only]:
             if megabits:
                 shape = ["rate", f"{megabits}mbit", "burst", "128kb", "latency", "100ms"]
                 host.run("tc", "qdisc", "replace", "dev", host.interface, "root", "tbf", *shape)
@@ -151,11 +151,11 @@ class Network:
                 )
 
     @contextlib.contextmanager
-    def delay(self, seconds: float) -> Iterator[None]:
-        """Delay every frame that a host sends while the block runs."""
-        names = [_port(host) for host in self.hosts]
+    def delay(self, seconds: float, lost: float = 0, only: Host | None = None) -> Iterator[None]:
+        """Delay every frame that a host sends while the block runs, and lose a share of them. `only`: one host."""
+        names = [_port(host) for host in (self.hosts if only is None else [only])]
         log = self._stack.enter_context((self._folder / "delay.log").open("ab"))
-        command = [sys.executable, "-m", "benchmarks.cluster.latency", str(seconds), *names]
+        command = [sys.executable, "-m", "benchmarks.cluster.latency", str(seconds), str(lost), *names]
         process = subprocess.Popen(
             ["nsenter", "--target", str(self._hub_pid), "--net", *command],
             cwd=ROOT,

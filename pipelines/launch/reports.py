@@ -9,6 +9,7 @@ from pipelines.track.console.console import TrainingConsole
 from pipelines.track.recorder import Recorder
 from pipelines.track.rundir import layout, logs
 from pipelines.track.rundir.events import Event, ModelSaved, NodeSample, SpoolReader
+from pipelines.track.rundir.symptom import Symptom
 
 # The last event of rank 0 (`pipelines.launch.train_function`), and how late a shared file system may show it.
 _LAST_EVENT = ModelSaved.kind
@@ -58,6 +59,11 @@ class ReportObserver:
 
     def warn(self, line: str) -> None:
         self._console.warn(line)
+
+    def symptom(self, symptom: Symptom) -> None:
+        if not symptom.ended_ranks:
+            self._console.warn(symptom.line)
+        self._recorder.symptom(symptom)
 
     def restarting(self, reason: str) -> None:
         self._console.warn(reason)

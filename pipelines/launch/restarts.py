@@ -11,11 +11,13 @@ from pipelines.config import Config
 from pipelines.data.table.schema import Table
 from pipelines.errors import LaunchError
 from pipelines.launch import resume, slots
+from pipelines.launch.health import failures
 from pipelines.launch.health.watchdog import Watchdog
 from pipelines.launch.train_function import work
 from pipelines.launch.workers import barrier
 from pipelines.launch.workers.barrier import RankError, WorkerGroup
 from pipelines.track.rundir import layout
+from pipelines.track.rundir.symptom import Symptom
 from pipelines.train.checkpoint import store
 from pipelines.train.checkpoint.store import Checkpoint
 from pipelines.train.result import TrainingResult
@@ -31,6 +33,9 @@ class TrainingObserver(Protocol):
 
     def warn(self, line: str) -> None:
         """Receives warnings, one line each."""
+
+    def symptom(self, symptom: Symptom) -> None:
+        """Receives what slows the training or has ended the ranks."""
 
     def restarting(self, reason: str) -> None:
         """Called before each restart with a line that says what happened and where training continues."""
@@ -79,6 +84,9 @@ def train(
         try:
             return launch.results()
         except RankError as error:
+            cause = failures.symptom(error.failures[0])
+            if cause is not None:
+                observer.symptom(cause)
             if not error.lost or allowed == 0:
                 raise
             if restarts == allowed:
@@ -128,8 +136,8 @@ def _watch(launch: WorkerGroup, watchdog: Watchdog, observer: TrainingObserver) 
         while not launch.wait(_POLL_SECONDS):
             observer.poll()
             report = watchdog.poll()
-            for warning in report.warnings:
-                observer.warn(warning)
+            for symptom in report.symptoms:
+                observer.symptom(symptom)
             if report.stalled:
                 launch.abort(report.stalled)
                 break

@@ -1,5 +1,6 @@
 """Records the events of the workers: as metrics of the run while it trains, and in figures at the end."""
 
+import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from pipelines import tasks
 from pipelines.data.table.schema import TableManifest
 from pipelines.errors import DataError
+from pipelines.system import atomic
 from pipelines.track.figures import catalog, timeline
 from pipelines.track.figures.style import Drawing
 from pipelines.track.figures.timeline import Phase
@@ -22,6 +24,7 @@ from pipelines.track.rundir.events import (
     TrainingPlan,
     WeightsTaken,
 )
+from pipelines.track.rundir.symptom import Symptom
 from pipelines.track.tracked_run import TrackedRun
 
 # Metrics that differ when the same epoch is trained again.
@@ -112,6 +115,17 @@ class Recorder:
         # Numbered over the whole run, in which a resumption starts them, too.
         number = layout.attempts(self._run_dir)
         self._run.tags({"restarts": str(number), f"restart.{number}": reason})
+
+    def symptom(self, symptom: Symptom) -> None:
+        """Record what slows the training or has ended the ranks: in the run folder, and as a tag."""
+        path = self._run_dir / layout.SYMPTOMS_FILE
+        known = path.read_bytes() if path.exists() else b""
+        # A full disk may be the symptom.
+        with contextlib.suppress(OSError):
+            # Whole, because object stores support no appends.
+            atomic.write(path, known + symptom.line_of_record())
+        number = known.count(b"\n") + 1
+        self._run.tags({"symptoms": str(number), f"symptom.{number}": f"{symptom.kind}: {symptom.line}"})
 
     def phase(self, name: str, start: float, stop: float) -> None:
         """Record a phase of the driver; times are in seconds since the Unix epoch."""

@@ -77,6 +77,7 @@ class EpochCallback(keras.callbacks.Callback):
         self._first_step = self.training_progress.step
         self._epoch_started = time.monotonic()
         progress.mark(f"epoch {epoch + 1}, step {self._first_step + 1}")
+        self.model.optimizer.step_timer.begin()
         set_epoch(epoch + 1)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
@@ -152,7 +153,8 @@ class EpochCallback(keras.callbacks.Callback):
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the loss of epoch {training_progress.epoch} is not finite, at learning rate {metrics['learning_rate']:g}; "
-                "lower training.base_learning_rate"
+                "lower training.base_learning_rate",
+                "not finite",
             )
         training_progress.history.append(metrics)
         if loss < training_progress.best_loss:
@@ -168,6 +170,7 @@ class EpochCallback(keras.callbacks.Callback):
         allreduce_totals(self.model)
         self.training_progress.dropout_calls = self._generators.calls()
         self._saver.save(self.training_progress)
+        self.model.optimizer.step_timer.begin()
 
     def _stop_if_requested(self) -> None:
         if not progress.stop_requested() or self._setup.rank != 0:

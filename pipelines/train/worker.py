@@ -232,23 +232,25 @@ def fit(
             raise
         step = steps_done(model) - training_progress.epoch * steps + 1
         rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
-        where, remedy = _where_not_finite(error)
+        where, remedy, blamed = _where_not_finite(error)
         raise TrainingError(
             f"the loss is not finite{where} in epoch {training_progress.epoch + 1}, step {step} of {steps}, at learning rate "
-            f"{rate:g}; {remedy}"
+            f"{rate:g}; {remedy}",
+            "not finite",
+            blamed,
         ) from None
 
 
-def _where_not_finite(error: tf.errors.InvalidArgumentError) -> tuple[str, str]:
+def _where_not_finite(error: tf.errors.InvalidArgumentError) -> tuple[str, str, list[int]]:
     """On which ranks a gradient was not finite before they were averaged, and what to do about it. All ranks must call this."""
     finite = allgather(was_finite(error))
     ranks = [rank for rank, own in enumerate(finite) if own is False]
     if 0 < len(ranks) < len(finite):
         # All ranks have the same weights.
         names = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
-        return f" on {names} alone", "look for the cause in the rows that are read there, and in the machine"
+        return f" on {names} alone", "look for the cause in the rows that are read there, and in the machine", ranks
     everywhere = " on all ranks" if 1 < len(ranks) == len(finite) else ""
-    return everywhere, "lower training.base_learning_rate or raise training.warmup_epochs"
+    return everywhere, "lower training.base_learning_rate or raise training.warmup_epochs", []
 
 
 def _fit_and_save(
@@ -265,7 +267,7 @@ def _fit_and_save(
     started = time.monotonic()
     try:
         # An execution of many steps, which takes long with a large network, is progress all the time.
-        with progress.counting(lambda: steps_done(model)):
+        with progress.counting(lambda: steps_done(model), model.optimizer.step_timer.times):
             fit(model, data, callback, own, logs, training, setup)
     except BaseException:
         # Otherwise the process may end before the last checkpoint is on disk.

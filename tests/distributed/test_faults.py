@@ -14,8 +14,10 @@ from support.rank_processes import processes_of_ranks
 from pipelines.config import loader
 from pipelines.errors import LaunchError
 from pipelines.launch import restarts, resume
+from pipelines.launch.health.failures import read_failures
 from pipelines.launch.workers import barrier
 from pipelines.launch.workers.barrier import RankError
+from pipelines.track.rundir.symptom import Symptom
 from pipelines.train.checkpoint import store
 
 SETTINGS = [
@@ -42,10 +44,16 @@ class Messages:
     lines: list[str] = field(default_factory=list)
     restarts: list[str] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
+    symptoms: list[Symptom] = field(default_factory=list)
 
     def warn(self, line):
         self.lines.append(line)
         self.times.append(time.time())
+
+    def symptom(self, symptom):
+        self.symptoms.append(symptom)
+        if not symptom.ended_ranks:
+            self.warn(symptom.line)
 
     def restarting(self, reason):
         self.warn(reason)
@@ -134,7 +142,7 @@ def test_a_lost_spark_task_is_reported_although_it_left_no_failure_report(thrice
 
 
 def test_a_stopped_rank_is_named_after_the_warning_time_and_ended_after_the_limit(thrice_lost):
-    _, messages, _ = thrice_lost
+    _, messages, folder = thrice_lost
     stopped = "its process is stopped, as by SIGSTOP); it will be ended after 35 s"
     (index,) = (number for number, line in enumerate(messages.lines) if line.endswith(stopped))
     assert messages.lines[index].startswith("rank 1 on ")
@@ -143,6 +151,10 @@ def test_a_stopped_rank_is_named_after_the_warning_time_and_ended_after_the_limi
     assert line.startswith("restart 3 of 3: rank 1 on ")
     assert " failed: made no progress for launch.stall_shutdown_seconds=35 (epoch 3, step " in line
     assert messages.times[index + 1] - messages.times[index] < 25
+    # On record before the ranks were killed.
+    recorded = {failure.rank: failure.error for failure in read_failures(folder / "attempts" / "003")}
+    assert recorded[1].startswith("made no progress for launch.stall_shutdown_seconds=35")
+    assert [(symptom.kind, symptom.rank) for symptom in messages.symptoms][-2:] == [("stopped", 1), ("stopped", 1)]
 
 
 def test_after_three_losses_weights_and_metrics_are_those_of_an_undisturbed_training(thrice_lost, undisturbed):
@@ -182,7 +194,7 @@ def test_when_restarts_are_used_up_the_last_failure_is_the_headline(spark, fork_
     assert messages.restarts[0].startswith("restart 1 of 1: rank 0 on ")
     assert messages.restarts[0].endswith("; training starts again: there is no checkpoint yet")
     assert str(error).startswith("rank 0 on ")
-    assert " failed: killed by SIGTERM (" in str(error)
+    assert " failed: received SIGTERM, as before its node is taken away (epoch 1, step 4; its log: " in str(error)
     assert str(error).endswith("launch.max_restarts=1 are used up")
     # The terminated rank has written a checkpoint.
     assert store.newest(tmp_path).state.position in ("epoch 0, step 3", "epoch 0, step 4")
@@ -223,6 +235,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_all_in_the_same_step(spark,
     place = "on rank 1 alone in epoch 2, step 5 of 20, at learning rate 0.002"
     assert str(error).startswith(f"the loss is not finite {place}; look for the cause in the rows that are read there")
     assert {failure.error for failure in error.failures} == {str(error)}
+    assert [(symptom.kind, symptom.rank) for symptom in messages.symptoms] == [("not finite", 1)]
     assert messages.restarts == []
     found = store.newest(tmp_path)
     assert found.state.position == "epoch 1"
@@ -231,13 +244,15 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_all_in_the_same_step(spark,
 
 def test_a_loss_that_is_not_finite_on_all_ranks_is_told_from_one_of_a_single_rank(spark, fork_server, table, tmp_path):
     diverging = ("model.name=mlp", "training.optimizer=sgd", "training.base_learning_rate=1e30", "training.warmup_epochs=0")
-    error, _ = train(spark, table, tmp_path, fork_server, {}, *diverging)
+    error, messages = train(spark, table, tmp_path, fork_server, {}, *diverging)
     assert re.match(r"the loss is not finite on all ranks in epoch 1, .*; lower training\.base_learning_rate", str(error))
+    assert [(symptom.kind, symptom.rank) for symptom in messages.symptoms] == [("not finite", None)]
 
 
 def test_diverging_weights_are_detected_at_the_end_of_the_epoch(spark, fork_server, table, tmp_path):
     error, messages = train(spark, table, tmp_path, fork_server, {1: ("change weights", 1, 2, 4)})
     assert str(error).startswith("after epoch 2: weights or optimizer state of ranks [1] differ from rank 0")
+    assert [(symptom.kind, symptom.rank) for symptom in messages.symptoms] == [("drifted", 1)]
     assert messages.restarts == []
     assert store.newest(tmp_path).state.position == "epoch 1"
 

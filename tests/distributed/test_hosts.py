@@ -1,5 +1,6 @@
 """Ranks on several hosts with their own addresses, names, interfaces and Spark daemons, in namespaces of this machine."""
 
+import json
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -141,6 +142,38 @@ def test_one_rank_on_each_of_three_hosts_trains_like_three_on_one_and_depends_on
     assert results[0].test == local[0].test
     assert results[0].test.accuracy > 0.9
     assert {result.weights_sha256 for result in results} == {local[0].weights_sha256}
+
+
+def test_a_slow_link_and_one_that_loses_data_are_told_with_the_host_that_has_it(cluster, driver, table, tmp_path):
+    def await_symptom(kind):
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            lines = (tmp_path / "told").read_text().splitlines() if (tmp_path / "told").exists() else []
+            found = [line for found, _, line, _ in map(json.loads, lines) if found == kind]
+            if found:
+                return found[0]
+            assert not training.done(), training.result()
+            time.sleep(0.1)
+        raise AssertionError(lines)
+
+    settings = [*SETTINGS, "launch.workers=3", "training.epochs=10000"]
+    with ThreadPoolExecutor() as pool:
+        training = pool.submit(driver.call, hostcalls.train_watched, settings, table, str(tmp_path), 3.0)
+        try:
+            name = wait_until_seen(tmp_path, 1, r"epoch ([2-9]|\d\d), step")
+            (host,) = [worker for worker in cluster.workers if worker.name == name]
+            cluster.network.limit(5, only=host)
+            slow = await_symptom("slow link")
+            cluster.network.limit(0, only=host)
+            with cluster.network.delay(0.001, lost=0.05, only=host):
+                lossy = await_symptom("lossy link")
+        finally:
+            (tmp_path / "end").touch()
+            training.result(timeout=60)
+    assert slow.startswith(f"the link of rank 1 on {host.name} is slow: ")
+    assert re.search(r" is slow: 0\.[3-7] MB/s while it sends", slow)
+    assert lossy.startswith(f"the link of rank 1 on {host.name} to 10.77.0.")
+    assert "of its segments were sent again" in lossy
 
 
 def test_after_a_host_is_cut_off_in_mid_epoch_two_ranks_on_each_of_two_hosts_train_like_four_on_one(

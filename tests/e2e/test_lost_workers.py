@@ -20,7 +20,7 @@ from support.rank_processes import processes_of_ranks
 from test_jobs import ROOT, SUBMIT, command, environment, home
 
 from pipelines.launch.health import heartbeat
-from pipelines.system import writeback
+from pipelines.system import checked_lines, writeback
 from pipelines.track.mlflow.journal import Journal
 from pipelines.track.rundir import layout
 from pipelines.track.rundir.events import SpoolReader
@@ -126,6 +126,13 @@ def test_the_failed_run_records_the_restart_and_keeps_checkpoints(lost, home):
     assert run.info.status == "FAILED"
     assert run.data.tags["restarts"] == "1"
     assert "killed by SIGKILL" in run.data.tags["restart.1"]
+    # On a busy machine others may come between.
+    tags = [run.data.tags[f"symptom.{number}"] for number in range(1, 1 + int(run.data.tags["symptoms"]))]
+    recorded = [checked_lines.decode(line) for line in (lost.run_dir / layout.SYMPTOMS_FILE).read_bytes().splitlines()]
+    assert [f"{each['kind']}: {each['line']}" for each in recorded] == tags
+    lost_twice = [each for each in recorded if each["kind"] == "lost"]
+    assert [each["rank"] for each in lost_twice] == [1, 1]
+    assert all("killed by SIGKILL" in each["line"] for each in lost_twice)
     assert len(list((lost.run_dir / "checkpoints").glob("*.json"))) == 3
     assert processes_of_ranks() == []
 

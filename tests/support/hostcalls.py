@@ -1,6 +1,8 @@
 """Functions that the tests run on the driver of a simulated cluster (`benchmarks/cluster/cluster.py`) and on its ranks."""
 
 import dataclasses
+import functools
+import json
 import os
 import socket
 import time
@@ -40,8 +42,17 @@ def folder(spark):
 class Warnings(list):
     """An observer that keeps the warnings."""
 
+    def __init__(self):
+        super().__init__()
+        self.symptoms = []
+
     def warn(self, line):
         self.append(line)
+
+    def symptom(self, symptom):
+        self.symptoms.append(symptom)
+        if not symptom.ended_ranks:
+            self.warn(symptom.line)
 
     restarting = warn
 
@@ -64,6 +75,39 @@ def train(spark, settings, table, run_dir, function=None):
     except Exception as error:
         return None, list(told), f"{type(error).__name__}: {error}"
     return results, list(told), ""
+
+
+class EndOfTest(Exception):
+    """Ends a training of `train_watched`."""
+
+
+class Told(Warnings):
+    """An observer that writes each symptom into a file, and ends the training when there is a file `end`."""
+
+    def __init__(self, run_dir):
+        super().__init__()
+        self.run_dir = Path(run_dir)
+
+    def symptom(self, symptom):
+        with (self.run_dir / "told").open("a") as file:
+            file.write(json.dumps([symptom.kind, symptom.rank, symptom.line, dict(symptom.figures)]) + "\n")
+
+    def poll(self):
+        if (self.run_dir / "end").exists():
+            raise EndOfTest
+
+
+def train_watched(spark, settings, table, run_dir, window_seconds):
+    """A training whose symptoms are told at once; it ends when there is a file `end` in the run folder."""
+    from pipelines.launch.health import watchdog
+
+    watchdog.SymptomFinder = functools.partial(watchdog.SymptomFinder, window_seconds=window_seconds)
+    try:
+        restarts.train(spark, loader.load(None, settings), table, Path(run_dir), Told(run_dir))
+    except EndOfTest:
+        return
+    finally:
+        watchdog.SymptomFinder = watchdog.SymptomFinder.func
 
 
 def wait_for_fault(config, table, run_dir, checkpoint=None):

@@ -401,3 +401,48 @@ def own_task_and_those_met():
 
     context = BarrierTaskContext.get()
     return context.partitionId(), context.allGather(str(context.partitionId()))
+
+
+def disturbed_work(folder, config, table, run_dir, checkpoint=None):
+    """The real work, disturbed on a rank as long as a folder has `starve-RANK`, `lock-RANK`, `clock-RANK` or `disk-RANK`.
+
+    The second attempt returns at once what it would continue from.
+    """
+    import types
+    from pathlib import Path
+
+    from pipelines.data.stream import batches
+    from pipelines.launch.health import heartbeat
+    from pipelines.launch.train_function import work
+    from pipelines.system import atomic
+    from pipelines.train import callback
+
+    if len(list((Path(run_dir) / "attempts").iterdir())) > 1:
+        return checkpoint
+
+    def asked(name):
+        return Path(folder, f"{name}-{os.environ['HOROVOD_RANK']}").exists()
+
+    held = []
+    read_blocks, on_train_batch_end = batches.read_blocks, callback.EpochCallback.on_train_batch_end
+
+    def slow_blocks(*arguments, **options):
+        for block in read_blocks(*arguments, **options):
+            time.sleep(0.3 if asked("starve") else 0)
+            yield block
+
+    def locked(self, batch, logs=None):
+        on_train_batch_end(self, batch, logs)
+        if asked("lock") and not held:
+            held.append(True)
+            # Some 10 s in C, which does not release Python's lock.
+            sum(range(500_000_000))
+
+    def slow_write(path, content, **options):
+        time.sleep(2.5 if asked("disk") else 0)
+        atomic.write(path, content, **options)
+
+    batches.read_blocks, callback.EpochCallback.on_train_batch_end = slow_blocks, locked
+    heartbeat.atomic = types.SimpleNamespace(write=slow_write)
+    heartbeat.time = types.SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() + (100 if asked("clock") else 0))
+    return work(config, table, run_dir, checkpoint)

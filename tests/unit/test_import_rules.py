@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "train.precision": "config",
     "train.collectives": "errors progress system config",
     "train.kernels": "train.precision",
-    "train.optim": "config train.collectives",
+    "train.optim": "config progress train.collectives",
     "train.devices": "errors",
     "train.worker_setup": "errors config data.table data.stream train.precision train.devices train.collectives train.optim",
     "train.checkpoint": "errors system config track.rundir train.optim train.worker_setup",

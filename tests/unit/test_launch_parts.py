@@ -59,6 +59,14 @@ def test_the_cause_comes_before_its_effects_even_if_it_is_reported_later(tmp_pat
     assert failures.headline(first) == "rank 1 on b failed: ValueError: real (its log: l1)"
 
 
+def test_the_first_report_of_a_rank_remains(tmp_path):
+    stalled = failures.failure_from_exit_code(1, rank=1, host="b", log_path="l1")
+    killed = failures.failure_from_exit_code(-9, rank=1, host="b", log_path="l1")
+    for report in (stalled, killed):
+        failures.write_failure(tmp_path, report)
+    assert [failure.error for failure in failures.read_failures(tmp_path)] == ["the process ended with exit code 1"]
+
+
 def test_the_lost_task_is_the_one_that_spark_names():
     # Spark 3.5.9's message after a host was cut off.
     message = (

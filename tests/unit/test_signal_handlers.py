@@ -32,21 +32,29 @@ def send():
 sys.setprofile(another)
 threading.Thread(target=send, daemon=True).start()
 """
+PREPARATION = """
+import pipelines.launch.workers.supervisor
+from pipelines.launch.workers.rank import RankDetails
+
+def details(folder):
+    return RankDetails(
+        rank=0, host="", work_dir="", attempt_dir=folder, staging_dir="", log_path="", log_level="WARNING", heartbeat_seconds=1.0
+    )
+"""
 SUPERVISOR = """
 import subprocess, tempfile
-from pathlib import Path
 from pipelines.launch.workers import supervisor
 
 with tempfile.TemporaryDirectory() as folder:
     rank = subprocess.Popen(["sh", "-c", "trap '' TERM; sleep 3; exit 7"])
-    code = supervisor._wait(rank, Path(folder))
+    code = supervisor._wait(rank, details(folder))
 sys.exit(code if nested else 1)
 """
 RANK = """
 from pipelines import progress
 from pipelines.launch.workers import rank
 
-rank._handle_stop_signals()
+rank._handle_stop_signals(details("/nowhere"))
 deadline = time.monotonic() + 3
 while time.monotonic() < deadline and not (nested and progress.stop_requested()):
     time.sleep(0.01)
@@ -56,5 +64,4 @@ sys.exit(7 if nested and progress.stop_requested() else 1)
 
 @pytest.mark.parametrize("program", [SUPERVISOR, RANK], ids=["supervisor", "rank"])
 def test_signals_during_the_handling_of_a_signal_do_not_block_a_process(program):
-    imports = "import pipelines.launch.workers.supervisor, pipelines.launch.workers.rank\n"
-    assert subprocess.run([sys.executable, "-c", imports + SIGNALS + program], timeout=20).returncode == 7
+    assert subprocess.run([sys.executable, "-c", PREPARATION + SIGNALS + program], timeout=20).returncode == 7

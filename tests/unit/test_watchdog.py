@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+import time
 
 import pytest
 
@@ -45,6 +46,7 @@ class Simulation:
                     beats=self.beats[rank],
                     done=self.done[rank],
                     progress=self.progress[rank],
+                    sent_at=time.time(),
                 )
                 path = self.folder / "heartbeats" / f"rank-{rank}.json"
                 path.parent.mkdir(exist_ok=True)
@@ -52,7 +54,7 @@ class Simulation:
             reports.append(self.watchdog.poll())
             if reports[-1].stalled:
                 break
-        warnings = [warning for report in reports for warning in report.warnings]
+        warnings = [symptom.line for report in reports for symptom in report.symptoms]
         return warnings, [failure for report in reports for failure in report.stalled]
 
 

@@ -5,13 +5,14 @@ import json
 import re
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.errors import ConvoyError
+from pipelines.errors import ConvoyError, TrainingError
 from pipelines.system import atomic
 from pipelines.system.secrets import mask
+from pipelines.track.rundir.symptom import Kind, Symptom
 
 _FOLDER = "failures"
 _EMBEDDED = "convoy-failure:"
@@ -42,6 +43,10 @@ class Failure:
     """The process was ended from outside, or does not run any more: the same work may succeed when it is repeated."""
     last_activity: str = ""
     """Last activity in the rank's heartbeat, if its error does not tell."""
+    kind: Kind | None = None
+    """The symptom that it is; None for an error of the function."""
+    blamed: Sequence[int] = ()
+    """The ranks at fault if it is of all."""
 
     def to_json(self) -> str:
         """The report on one line."""
@@ -57,21 +62,27 @@ class Failure:
 
 
 def write_failure(work_dir: Path, failure: Failure) -> None:
-    """Write a report where the driver finds it."""
-    folder = work_dir / _FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    atomic.write(folder / f"rank-{failure.rank}.json", failure.to_json())
+    """Write a report where the driver finds it, unless this rank already has one: the cause comes before what follows from it."""
+    if has_failure(work_dir, failure.rank):
+        return
+    path = _path(work_dir, failure.rank)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write(path, failure.to_json())
 
 
 def has_failure(work_dir: Path, rank: int) -> bool:
     """Whether this rank's report was written; a full disk prevents it."""
-    return (work_dir / _FOLDER / f"rank-{rank}.json").exists()
+    return _path(work_dir, rank).exists()
 
 
 def read_failures(work_dir: Path) -> tuple[Failure, ...]:
     """All reports, the cause first: by time, effects of other failures last."""
     reports = [Failure.from_json(path.read_text(encoding="utf-8")) for path in (work_dir / _FOLDER).glob("rank-*.json")]
     return causes_first(reports)
+
+
+def _path(work_dir: Path, rank: int) -> Path:
+    return work_dir / _FOLDER / f"rank-{rank}.json"
 
 
 def embed(failure: Failure) -> str:
@@ -117,7 +128,13 @@ def failure_from_exception(error: BaseException, traceback: str, *, rank: int, h
     if not isinstance(error, ConvoyError):
         return report
     return dataclasses.replace(
-        report, error=mask(str(error)), user_error=True, details=mask(error.details), exit_code=error.exit_code
+        report,
+        error=mask(str(error)),
+        user_error=True,
+        details=mask(error.details),
+        exit_code=error.exit_code,
+        kind=error.kind if isinstance(error, TrainingError) else None,
+        blamed=error.blamed if isinstance(error, TrainingError) else (),
     )
 
 
@@ -151,4 +168,26 @@ def _lost(error: str, rank: int, host: str, log_path: str, last_activity: str) -
         log_path=log_path,
         lost=True,
         last_activity=last_activity,
+        kind="lost",
+    )
+
+
+def preempted(signal_name: str, *, rank: int, host: str, log_path: str, last_activity: str) -> Failure:
+    """The report of a rank that was asked to end, by a signal that does not come from the driver."""
+    error = f"received {signal_name}, as before its node is taken away"
+    return dataclasses.replace(_lost(error, rank, host, log_path, last_activity), kind="preempted")
+
+
+def symptom(failure: Failure) -> Symptom | None:
+    """The failure for the run's record of symptoms; None for an error of the function."""
+    if failure.kind is None:
+        return None
+    of_all = failure.kind in ("not finite", "drifted")
+    rank = failure.blamed[0] if len(failure.blamed) == 1 else None
+    return Symptom(
+        kind=failure.kind,
+        rank=rank if of_all else failure.rank,
+        host="" if of_all else failure.host,
+        line=headline(failure),
+        figures={"ranks": ", ".join(map(str, failure.blamed))} if failure.blamed else {},
     )

@@ -4,14 +4,17 @@ import dataclasses
 import json
 import os
 import threading
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pipelines import progress
 from pipelines.config import LaunchConfig
-from pipelines.progress import Progress
+from pipelines.progress import Progress, StepTimes
 from pipelines.system import atomic
 from pipelines.system.memory_limit import memory
+from pipelines.system.process_usage import Link, ProcessUsage, usage
 
 _FOLDER = "heartbeats"
 
@@ -32,6 +35,13 @@ class Heartbeat:
     """Bytes in use of `memory_limit`, by all processes that share it."""
     memory_limit: int = 0
     memory_whose: str = ""
+    usage: ProcessUsage = field(default_factory=ProcessUsage)
+    sent_at: float = 0.0
+    """Seconds since the Unix epoch by the clock of its host."""
+    clock_offset: float = 0.0
+    """Seconds of that clock minus those of the monotonic one. Constant, unless the clock is set."""
+    write_seconds: float = 0.0
+    """What it took to write the heartbeat before."""
 
 
 def interval_seconds(launch: LaunchConfig) -> float:
@@ -54,6 +64,7 @@ class HeartbeatWriter:
         self._host = host
         self._seconds = seconds
         self._beats = 0
+        self._write_seconds = 0.0
         self._stop = threading.Event()
         # Before any work, which may end or hang before the thread first runs.
         self._beat(done=False)
@@ -75,6 +86,7 @@ class HeartbeatWriter:
         path = _path(self._attempt_dir, self._rank)
         try:
             available = memory()
+            now, monotonic = time.time(), time.monotonic()
             heartbeat = Heartbeat(
                 rank=self._rank,
                 host=self._host,
@@ -85,9 +97,14 @@ class HeartbeatWriter:
                 memory_used=available.used,
                 memory_limit=available.limit,
                 memory_whose=available.whose,
+                usage=usage(),
+                sent_at=now,
+                clock_offset=now - monotonic,
+                write_seconds=self._write_seconds,
             )
             path.parent.mkdir(parents=True, exist_ok=True)
             atomic.write(path, json.dumps(dataclasses.asdict(heartbeat)))
+            self._write_seconds = time.monotonic() - monotonic
         except OSError:
             # A disk that is temporarily full must not end a training; if it stays full, the watchdog reports it.
             return
@@ -96,10 +113,21 @@ class HeartbeatWriter:
 def read(attempt_dir: Path, rank: int) -> Heartbeat | None:
     """A rank's latest heartbeat; None if there is none yet."""
     try:
-        raw = json.loads(_path(attempt_dir, rank).read_text(encoding="utf-8"))
-        return Heartbeat(**{**raw, "progress": Progress(**raw["progress"])})
+        return _from_json(json.loads(_path(attempt_dir, rank).read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _from_json(raw: dict[str, Any]) -> Heartbeat:
+    progress, used = raw["progress"], raw["usage"]
+    links = {address: Link(**link) for address, link in used["links"].items()}
+    return Heartbeat(
+        **{
+            **raw,
+            "progress": Progress(**{**progress, "step_times": StepTimes(**progress["step_times"])}),
+            "usage": ProcessUsage(**{**used, "links": links}),
+        }
+    )
 
 
 def last_activity(attempt_dir: Path, rank: int) -> str:

@@ -5,6 +5,8 @@ unchanged, so the nodes' clocks do not matter. This covers start, training, eval
 everything it does.
 """
 
+import contextlib
+import dataclasses
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -14,22 +16,32 @@ from pathlib import Path
 import psutil
 
 from pipelines.config import LaunchConfig
-from pipelines.launch.health import heartbeat
+from pipelines.launch.health import heartbeat, silence
 from pipelines.launch.health.failures import Failure
 from pipelines.launch.health.heartbeat import Heartbeat
+from pipelines.launch.health.symptoms import SymptomFinder
+from pipelines.track.rundir.symptom import Kind, Symptom
 
 # Above this share the kernel may soon kill a process; it says nothing to the one that it kills.
 _LITTLE_MEMORY = 0.92
 # A rank that misses this many heartbeats is not running: it is stopped, swapped out, or its node is lost.
 _MISSED_BEATS = 3
+_KINDS: dict[silence.State | None, Kind] = {"stopped": "stopped", "computing": "locked", "sleeping": "locked"}
+_LOCK = "a thread holds Python's lock, as a library does that does not release it (the stacks are in its log)"
+_SILENCE: dict[silence.State | None, str] = {
+    "stopped": "is stopped, as by SIGSTOP",
+    "computing": f"computes, but {_LOCK}",
+    "sleeping": f"sleeps, and {_LOCK}, or it is swapped out",
+    None: "sends no heartbeats",
+}
 
 
 @dataclass(frozen=True)
 class WatchdogReport:
     """The result of a check."""
 
-    warnings: tuple[str, ...] = ()
-    """New warnings; each stall is reported once."""
+    symptoms: tuple[Symptom, ...] = ()
+    """What is new; each stall is reported once."""
     stalled: tuple[Failure, ...] = ()
     """The ranks because of which the attempt must be aborted; empty if it need not be."""
 
@@ -63,6 +75,7 @@ class Watchdog:
         self._now = now
         self._interval = heartbeat.interval_seconds(launch)
         self._started = self._polled = now()
+        self._finder = SymptomFinder(launch.workers)
         self._ranks = [_WatchedRank(number, None, self._started, self._started) for number in range(launch.workers)]
 
     def poll(self) -> WatchdogReport:
@@ -71,22 +84,26 @@ class Watchdog:
         if now - self._polled < min(self._interval, 1.0):
             return WatchdogReport()
         self._polled = now
-        for rank in self._ranks:
-            self._update(rank, now)
+        found = [symptom for rank in self._ranks for symptom in self._update(rank, now)]
         if not all(rank.last is not None and rank.last.progress.joined for rank in self._ranks):
-            return self._check_start(now)
-        return self._check_running(now)
+            report = self._check_start(now)
+        else:
+            report = self._check_running(now)
+        return dataclasses.replace(report, symptoms=(*found, *report.symptoms))
 
-    def _update(self, rank: _WatchedRank, now: float) -> None:
+    def _update(self, rank: _WatchedRank, now: float) -> list[Symptom]:
         latest = heartbeat.read(self._attempt_dir, rank.number)
         if latest is None:
-            return
+            return []
+        found = []
         if rank.last is None or latest.beats != rank.last.beats:
             rank.last_beat = now
+            found = self._finder.add(latest, now)
         if rank.last is None or latest.progress.marks != rank.last.progress.marks or latest.done != rank.last.done:
             rank.last_progress = now
             rank.warned = False
         rank.last = latest
+        return found
 
     def _check_start(self, now: float) -> WatchdogReport:
         limit = self._launch.start_timeout_seconds
@@ -108,23 +125,39 @@ class Watchdog:
         if stalled:
             problem = f"made no progress for launch.stall_shutdown_seconds={end_after}"
             return WatchdogReport(stalled=tuple(self._failure(rank, problem, now) for rank in stalled))
-        warnings = []
+        found = self._finder.check(now)
         for rank in running:
             # Evaluated one by one: the warning of a rank silences those that share its memory.
             if self._lacks_memory(rank):
-                warnings.append(self._memory_warning(rank))
+                found.append(self._memory_symptom(rank))
         for rank in self._stalled_ranks(running, warn_after, now):
             if not rank.warned:
                 rank.warned = True
-                problem = f"has made no progress for {now - rank.last_progress:.0f} s"
-                warnings.append(f"{self._sentence(rank, problem, now)}; it will be ended after {end_after} s")
-        return WatchdogReport(warnings=tuple(warnings))
+                found.append(self._stall_symptom(rank, now))
+        return WatchdogReport(symptoms=tuple(found))
+
+    def _stall_symptom(self, rank: _WatchedRank, now: float) -> Symptom:
+        seconds = now - rank.last_progress
+        end_after = self._launch.stall_shutdown_seconds
+        sentence = self._sentence(rank, f"has made no progress for {seconds:.0f} s", now)
+        return Symptom(
+            kind=self._stall_kind(rank, now),
+            rank=rank.number,
+            host=rank.last.host if rank.last is not None else "",
+            line=f"{sentence}; it will be ended after {end_after} s",
+            figures={"seconds_without_progress": seconds, "seconds_without_heartbeat": now - rank.last_beat},
+        )
+
+    def _stall_kind(self, rank: _WatchedRank, now: float) -> Kind:
+        if rank.last is None or not self._is_silent(rank, now):
+            return "starved" if rank.last is not None and rank.last.progress.reading else "stalled"
+        return _KINDS.get(silence.state(self._attempt_dir, rank.last), "silent")
 
     def _lacks_memory(self, rank: _WatchedRank) -> bool:
         last = rank.last
         return last is not None and not rank.warned_of_memory and last.memory_used > _LITTLE_MEMORY * last.memory_limit
 
-    def _memory_warning(self, rank: _WatchedRank) -> str:
+    def _memory_symptom(self, rank: _WatchedRank) -> Symptom:
         last = rank.last
         assert last is not None
         # Ranks that share the memory have nothing to add.
@@ -132,10 +165,12 @@ class Watchdog:
             if other.last is not None and (other.last.host, other.last.memory_limit) == (last.host, last.memory_limit):
                 other.warned_of_memory = True
         in_use = f"{last.memory_used / 1e9:.1f} of the {last.memory_limit / 1e9:.1f} GB of {last.memory_whose} are in use"
-        return (
+        line = (
             f"rank {rank.number} on {last.host} has little memory left ({last.progress.activity}): {in_use}; lower "
             "training.batch_size_per_worker, stream.memory_limit_mb or the workers on a machine before the kernel kills one"
         )
+        figures = {"used_bytes": last.memory_used, "limit_bytes": last.memory_limit}
+        return Symptom(kind="memory", rank=rank.number, host=last.host, line=line, figures=figures)
 
     def _stalled_ranks(self, running: Sequence[_WatchedRank], limit: float, now: float) -> list[_WatchedRank]:
         """The ranks at fault if any rank has made no progress for `limit` seconds, else none."""
@@ -165,6 +200,7 @@ class Watchdog:
             host=host,
             time=time.time(),
             error=f"{problem}{self._details(rank, now)}",
+            kind=self._stall_kind(rank, now),
             traceback="",
             log_path=str(self._logs / f"rank-{rank.number}.log"),
             # If Spark has started no rank at all, it would not do so in a restart.
@@ -179,14 +215,11 @@ class Watchdog:
         if rank.last is None:
             return "; Spark has not started it: are the task slots taken, or is its node lost?"
         activity = f"reading {rank.last.progress.reading}" if rank.last.progress.reading else rank.last.progress.activity
-        return f" ({activity}{'; its process ' + _state(rank.last) if self._is_silent(rank, now) else ''})"
+        return f" ({activity}{'; its process ' + self._silence(rank.last) if self._is_silent(rank, now) else ''})"
 
-
-def _state(last: Heartbeat) -> str:
-    """Why a process sends no heartbeats."""
-    try:
-        if last.host == socket.gethostname() and psutil.Process(last.pid).status() == psutil.STATUS_STOPPED:
-            return "is stopped, as by SIGSTOP"
-    except psutil.Error:
+    def _silence(self, last: Heartbeat) -> str:
+        """Why a process sends no heartbeats."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if last.host != socket.gethostname() or psutil.Process(last.pid).is_running():
+                return _SILENCE[silence.state(self._attempt_dir, last)]
         return "has exited"
-    return "sends no heartbeats"

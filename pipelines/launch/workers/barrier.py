@@ -22,7 +22,15 @@ from pipelines.config import LaunchConfig
 from pipelines.errors import LaunchError
 from pipelines.launch import session, slots, tasks
 from pipelines.launch.health import heartbeat
-from pipelines.launch.health.failures import Failure, extract, failed_task, failure_from_lost_task, headline, read_failures
+from pipelines.launch.health.failures import (
+    Failure,
+    extract,
+    failed_task,
+    failure_from_lost_task,
+    headline,
+    read_failures,
+    write_failure,
+)
 from pipelines.launch.rendezvous import server
 from pipelines.launch.workers import commands
 from pipelines.launch.workers.supervisor import Assignment, log_path, supervise
@@ -90,6 +98,10 @@ class WorkerGroup:
     def abort(self, failures: tuple[Failure, ...]) -> None:
         """Kill all ranks immediately, because of these failures; `results` then raises RankError with them."""
         self._aborted_for = failures
+        # On record before the act: supervisors report that their ranks were killed, but not by whom.
+        for failure in failures:
+            with contextlib.suppress(OSError):
+                write_failure(self.attempt_dir, failure)
         commands.send(self.attempt_dir, commands.KILL)
         self._thread.join(2)
         self._end_stage(10)

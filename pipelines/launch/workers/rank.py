@@ -22,7 +22,7 @@ from pipelines import progress
 from pipelines.config import LogLevel
 from pipelines.launch.health.heartbeat import HeartbeatWriter
 from pipelines.launch.rendezvous import hostname
-from pipelines.launch.workers.commands import GRACE_SECONDS
+from pipelines.launch.workers import commands
 from pipelines.system import writeback
 from pipelines.system.secrets import mask
 from pipelines.track.rundir import logs
@@ -84,7 +84,7 @@ def main(parent: int, outcome_fd: int, details: RankDetails) -> int:
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), sys.stdin.fileno())
     os.set_inheritable(outcome_fd, False)
-    _handle_stop_signals()
+    _handle_stop_signals(details)
     # On `kill -USR1`, write the stack of each thread to the log.
     faulthandler.register(signal.SIGUSR1)
     import cloudpickle
@@ -120,8 +120,12 @@ def main(parent: int, outcome_fd: int, details: RankDetails) -> int:
     return code
 
 
-def _handle_stop_signals() -> None:
-    """On a termination signal, stop the training after its current step, and exit within the grace period in any case."""
+def _handle_stop_signals(details: RankDetails) -> None:
+    """On a termination signal, stop the training after its current step, and exit within the grace period in any case.
+
+    A signal that the driver has not sent is a notice that this node will be taken away. All ranks stop then, of which rank 0
+    writes a checkpoint, and the driver starts them again where there are nodes.
+    """
     # Python calls handlers in the main thread, which may be inside TensorFlow for minutes, and calls them inside each other. It
     # also writes to this socket, at once and for signals that have a handler; the thread that reads it may wait for locks.
     received, raised = socket.socketpair()
@@ -136,11 +140,27 @@ def _handle_stop_signals() -> None:
             (signum,) = received.recv(1)
             if signum in _STOP_SIGNALS and not progress.stop_requested():
                 progress.request_stop()
-                timer = threading.Timer(GRACE_SECONDS, os._exit, (128 + signum,))
+                timer = threading.Timer(commands.GRACE_SECONDS, os._exit, (128 + signum,))
                 timer.daemon = True
                 timer.start()
+                _pass_on(signal.Signals(signum).name, details)
 
     threading.Thread(target=listen, name="signals", daemon=True).start()
+
+
+def _pass_on(signal_name: str, details: RankDetails) -> None:
+    """Report a signal that the driver has not sent, and have all other ranks stop."""
+    from pipelines.launch.health import failures
+
+    attempt_dir = Path(details.attempt_dir)
+    if commands.read(attempt_dir):
+        return
+    notice = failures.preempted(
+        signal_name, rank=details.rank, host=details.host, log_path=details.log_path, last_activity=progress.now().activity
+    )
+    with contextlib.suppress(OSError):
+        failures.write_failure(attempt_dir, notice)
+    commands.send(attempt_dir, commands.STOP)
 
 
 def exit_immediately(code: int) -> NoReturn:

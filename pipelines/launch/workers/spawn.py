@@ -46,6 +46,8 @@ DEFAULT_VARIABLES = {"PYTHONHASHSEED": "0"}
 class RankProcess(Protocol):
     """The interface that `subprocess.Popen` and `_ForkedProcess` share."""
 
+    pid: int
+
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the exit code. Raises subprocess.TimeoutExpired."""
 
@@ -192,8 +194,8 @@ class _ForkedProcess:
                 self._connection.sendmsg([request.to_json().encode()], [rights])
             finally:
                 os.close(directory)
-            self._pid = self._receive()
-            self._pidfd = os.pidfd_open(self._pid)
+            self.pid = self._receive()
+            self._pidfd = os.pidfd_open(self.pid)
         except BaseException:
             self._connection.close()
             raise
@@ -205,7 +207,7 @@ class _ForkedProcess:
             try:
                 self._code = self._receive()
             except TimeoutError:
-                raise subprocess.TimeoutExpired(f"rank process {self._pid}", timeout or 0.0) from None
+                raise subprocess.TimeoutExpired(f"rank process {self.pid}", timeout or 0.0) from None
             except (OSError, ValueError):
                 # The server has exited, and the kernel has killed its ranks.
                 self._code = -signal.SIGKILL

@@ -34,6 +34,7 @@ from pipelines.launch.health.failures import (
     write_failure,
 )
 from pipelines.launch.health.node_metrics import sample_node
+from pipelines.launch.health.silence import SilenceWatch
 from pipelines.launch.rendezvous import server
 from pipelines.launch.rendezvous.server import RankPlacement
 from pipelines.launch.workers import commands, scratch, spawn
@@ -191,14 +192,14 @@ def _run_process(assignment: Assignment, details: RankDetails, log: BinaryIO, en
             received: list[bytes] = []
             reading = threading.Thread(target=lambda: received.append(outcome.read()), daemon=True)
             reading.start()
-            code = _wait(process, Path(assignment.attempt_dir))
+            code = _wait(process, details)
             reading.join()
             return code, b"".join(received)
         finally:
             process.kill()
 
 
-def _wait(process: RankProcess, attempt_dir: Path) -> int:
+def _wait(process: RankProcess, details: RankDetails) -> int:
     """Wait for the rank to end, and pass on commands of the driver and termination signals. Returns the exit code."""
     stop_requested = False
 
@@ -211,10 +212,13 @@ def _wait(process: RankProcess, attempt_dir: Path) -> int:
     handled = (signal.SIGHUP, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     previous = {signum: signal.signal(signum, request_stop) for signum in handled}
     kill_at = float("inf")
+    attempt_dir = Path(details.attempt_dir)
+    silence = SilenceWatch(attempt_dir, details.rank, process.pid, details.heartbeat_seconds, process.send_signal)
     try:
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return process.wait(_POLL_SECONDS)
+            silence.look()
             command = commands.read(attempt_dir)
             if command == commands.KILL or time.monotonic() > kill_at:
                 # Writes the stacks of its threads to its log.

@@ -23,6 +23,7 @@ CONFIG_FILE = "config.yml"
 # Only in the folder of a finished run.
 SUMMARY_FILE = "summary.json"
 MERGED_LOG = "run.log"
+SYMPTOMS_FILE = "symptoms.jsonl"
 # Only in the folder of a sweep.
 SWEEP_FILE = "sweep.yml"
 TRIALS_FOLDER = "trials"

@@ -55,7 +55,9 @@ def check_equal_state(model: keras.Model, optimizer: keras.optimizers.Optimizer,
     different = [rank for rank, other in enumerate(digests) if other != digests[0]]
     if different:
         raise TrainingError(
-            f"{when}: weights or optimizer state of ranks {different} differ from rank 0; this is a bug, please keep the logs"
+            f"{when}: weights or optimizer state of ranks {different} differ from rank 0; this is a bug, please keep the logs",
+            "drifted",
+            different,
         )
     return digest.hexdigest()
 

@@ -11,6 +11,7 @@ from pipelines.config.training import Compression
 from pipelines.train.collectives.buckets import allreduce_gradients
 from pipelines.train.collectives.shared_memory import SharedMemoryReducer
 from pipelines.train.optim.loss_scale import NOT_FINITE
+from pipelines.train.optim.step_times import StepTimer
 
 _OWN = "those of this rank are finite:"
 
@@ -22,7 +23,7 @@ def with_allreduce(
     exact: bool = False,
     bucket_bytes: int = 1_000_000,
 ) -> type[keras.optimizers.Optimizer]:
-    """A subclass whose updates use the mean gradients over all ranks.
+    """A subclass whose updates use the mean gradients over all ranks, and whose `step_timer` times them.
 
     For training only: a saved model must not contain it, because loading that model would need Horovod.
 
@@ -34,7 +35,10 @@ def with_allreduce(
         bucket_bytes: Horovod sends gradients of at least this size alone (`pipelines.train.collectives.buckets`).
     """
 
+    timer = StepTimer()
+
     class AllreduceOptimizer(optimizer_class):
+        step_timer = timer
         own_gradients: Sequence[tf.Tensor] | None = None
 
         def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> Any:
@@ -42,10 +46,13 @@ def with_allreduce(
                 grads = [tf.cast(tf.convert_to_tensor(gradient), tf.float64) for gradient in grads]
             # Gradients of embeddings are IndexedSlices, which Horovod gathers.
             dense = all(isinstance(gradient, tf.Tensor) for gradient in grads)
-            if reducer is not None and dense:
-                means = reducer.allreduce_mean(grads)
-            else:
-                means = allreduce_gradients(grads, compression, bucket_bytes)
+
+            def average(own: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+                if reducer is not None and dense:
+                    return reducer.allreduce_mean(own)
+                return allreduce_gradients(own, compression, bucket_bytes)
+
+            means = timer.time(grads, average)
             if exact:
                 means = [tf.cast(mean, tf.float32) for mean in means]
             # For `with_gradient_checks`, which is below this class.

@@ -1,0 +1,183 @@
+"""Real ranks that are slowed and stopped in several ways, and what the driver says of each."""
+
+import contextlib
+import functools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from support import ranks
+from support.rank_processes import wait_until_no_rank_is_left
+from test_faults import SETTINGS, Messages
+
+from pipelines.config import loader
+from pipelines.launch import restarts
+from pipelines.launch.health import heartbeat, watchdog
+from pipelines.train.checkpoint import store
+
+pytestmark = pytest.mark.timeout(300)
+WINDOW_SECONDS = 3.0
+
+
+class Training:
+    """A training without end that runs in the background."""
+
+    def __init__(self, folder, messages):
+        self.folder, self.messages = folder, messages
+
+    def await_symptom(self, kind, rank, seconds=60):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for symptom in list(self.messages.symptoms):
+                if (symptom.kind, symptom.rank) == (kind, rank):
+                    return symptom.line
+            time.sleep(0.05)
+        raise AssertionError(f"no {kind!r} of rank {rank} in {self.messages.symptoms}")
+
+    @contextlib.contextmanager
+    def asking(self, name):
+        """While the block runs, a rank is disturbed (`ranks.disturbed_work`)."""
+        (self.folder / name).touch()
+        try:
+            yield
+        finally:
+            (self.folder / name).unlink()
+
+    def pid(self, rank):
+        return heartbeat.read(self.folder / "attempts" / "001", rank).pid
+
+
+@contextlib.contextmanager
+def held(pid, share, each=0.0, first=True):
+    """Hold a process by SIGSTOP for a share of the time: always, or for `each` of two times in turn, from the first on or not."""
+    end, began = threading.Event(), time.monotonic()
+
+    def hold():
+        while not end.wait(0.05 * (1 - share)):
+            if each and (time.monotonic() - began) // each % 2 == first:
+                continue
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.05 * share)
+            os.kill(pid, signal.SIGCONT)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def crowded(pid):
+    """Let all threads of a process share one processor with five other programs."""
+    allowed = os.sched_getaffinity(0)
+    only = {min(allowed)}
+    threads = [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    programs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(5)]
+    try:
+        for each in [*threads, *(program.pid for program in programs)]:
+            os.sched_setaffinity(each, only)
+        yield
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
+        for thread in threads:
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(thread, allowed)
+
+
+@pytest.fixture(scope="module")
+def disturbed(spark, fork_server, table, tmp_path_factory):
+    """A training that was disturbed in one way after the other. Gives the lines of the driver, its observer and the result."""
+    folder, messages = tmp_path_factory.mktemp("symptoms"), Messages()
+    training = Training(folder, messages)
+    settings = [
+        *SETTINGS,
+        "training.epochs=100000",
+        # Streamed, so that it can starve.
+        "stream.memory_limit_mb=0",
+        "checkpoint.keep=1",
+        "launch.stall_warning_seconds=6",
+        "launch.stall_shutdown_seconds=60",
+    ]
+    function = functools.partial(ranks.disturbed_work, str(folder))
+    lines = {}
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor() as pool:
+        patch.setattr(watchdog, "SymptomFinder", functools.partial(watchdog.SymptomFinder, window_seconds=WINDOW_SECONDS))
+        config = loader.load(None, settings)
+        result = pool.submit(restarts.train, spark, config, table, folder, messages, function=function, fork_server=fork_server)
+        try:
+            while training_steps(folder) < 100:
+                assert not result.done(), result.result()
+                time.sleep(0.1)
+            with crowded(training.pid(1)):
+                lines["processor"] = training.await_symptom("slow processor", 1)
+            with held(training.pid(0), share=0.8):
+                lines["held"] = training.await_symptom("slow rank", 0)
+            with held(training.pid(0), share=0.8, each=1.5), held(training.pid(1), share=0.8, each=1.5, first=False):
+                lines["in turn"] = training.await_symptom("wandering", None)
+            with training.asking("starve-0"):
+                lines["starved"] = training.await_symptom("starved", 0)
+            with training.asking("lock-1"):
+                lines["locked"] = training.await_symptom("locked", 1)
+            with training.asking("clock-1"):
+                lines["clock"] = training.await_symptom("clock", 1)
+            with training.asking("disk-0"):
+                lines["disk"] = training.await_symptom("slow disk", 0)
+        finally:
+            noticed_at = time.time()
+            # As a node does that is taken away.
+            os.kill(training.pid(1), signal.SIGTERM)
+        return lines, messages, result.result(timeout=60), folder, noticed_at
+
+
+def training_steps(folder):
+    """Steps that both ranks have made."""
+    beats = [heartbeat.read(folder / "attempts" / "001", rank) for rank in (0, 1)]
+    return min(beat.progress.step_times.steps if beat is not None else 0 for beat in beats)
+
+
+@pytest.mark.parametrize(
+    ("disturbance", "where", "why"),
+    [
+        ("processor", "rank 1 on ", "its threads wait for a processor"),
+        ("held", "rank 0 on ", "waits neither for rows nor for a processor"),
+        ("in turn", "the ranks are slow in turn: ", "of a step"),
+        ("starved", "rank 0 on ", "its reader waits for "),
+        ("clock", "the clock of rank 1 on ", "has jumped forward by 100 s"),
+        ("disk", "rank 0 on ", " s to write a small file into the run folder"),
+        ("locked", "rank 1 on ", "its process computes, but a thread holds Python's lock"),
+    ],
+)
+def test_what_slows_a_rank_is_told_with_rank_and_reason(disturbed, disturbance, where, why):
+    line = disturbed[0][disturbance]
+    assert line.startswith(where)
+    assert why in line
+
+
+def test_a_rank_whose_python_is_locked_has_its_stacks_in_its_log(disturbed):
+    assert "in locked" in (disturbed[3] / "logs" / "rank-1.log").read_text()
+
+
+def test_before_a_node_is_taken_away_rank_0_writes_a_checkpoint_from_which_the_others_continue(disturbed):
+    _, messages, checkpoints, folder, noticed_at = disturbed
+    (restart,) = messages.restarts
+    assert restart.startswith("restart 1 of 2: rank 1 on ")
+    assert " failed: received SIGTERM, as before its node is taken away (" in restart
+    newest = store.newest(folder)
+    assert newest.state.position in restart
+    assert newest.path.stat().st_mtime > noticed_at
+    assert checkpoints == [str(newest.path)] * 2
+    assert [(symptom.kind, symptom.rank) for symptom in messages.symptoms][-1] == ("preempted", 1)
+
+
+def test_no_rank_is_left(disturbed):
+    wait_until_no_rank_is_left()
