@@ -5,7 +5,6 @@ and those that were running when the driver died are retried with the same setti
 """
 
 import dataclasses
-import json
 import threading
 import warnings
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ import numpy as np
 from pipelines.errors import ConfigError, LaunchError
 from pipelines.sweep.plan import Sweep
 from pipelines.sweep.pruning import WithoutInterrupted
+from pipelines.sweep.record import SweepRecord
 from pipelines.sweep.space import Axis, AxisValue, Choices
 from pipelines.system import writeback
 
@@ -88,14 +88,9 @@ class Study:
         try:
             journal = writeback.stage_of(folder).file(folder / _JOURNAL)
             resumed = journal.exists()
-            _repair(journal)
-            storages = self._optuna.storages
-            # Optuna 3, which runtimes have, has it by an older name.
-            file_backend = storages.journal.JournalFileBackend if hasattr(storages, "journal") else storages.JournalFileStorage
-            backend = file_backend(str(journal))
             self._study = self._optuna.create_study(
                 study_name=sweep.config.name,
-                storage=self._optuna.storages.JournalStorage(backend),
+                storage=self._optuna.storages.JournalStorage(SweepRecord(journal)),
                 direction="minimize" if sweep.minimised else "maximize",
                 pruner=WithoutInterrupted(_pruner(self._optuna, sweep), self._is_interrupted),
                 load_if_exists=True,
@@ -234,17 +229,3 @@ def _axis_values(trial: Any) -> dict[str, AxisValue]:
 
 def _in_axis_order(sweep: Sweep, params: Mapping[str, AxisValue]) -> dict[str, AxisValue]:
     return {axis.name: params[axis.name] for axis in sweep.axes}
-
-
-def _repair(journal: Path) -> None:
-    """Remove the incomplete last line and the lock left by a driver that was killed while writing."""
-    if not journal.exists():
-        return
-    content = journal.read_bytes()
-    complete = content.rfind(b"\n") + 1
-    if complete < len(content):
-        with journal.open("r+b") as file:
-            file.truncate(complete)
-    for line in content[:complete].splitlines():
-        json.loads(line)
-    journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)

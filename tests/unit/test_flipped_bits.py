@@ -13,6 +13,8 @@ from test_checkpoint import write as write_checkpoint
 from pipelines.data.table import schema
 from pipelines.data.table.verify import find_damage
 from pipelines.errors import CheckpointError, ConvoyError, DataError
+from pipelines.sweep import sweep_file
+from pipelines.sweep.search import Study, TrialOutcome
 from pipelines.system import checked_lines
 from pipelines.track.mlflow.journal import Journal
 from pipelines.track.rundir import figure_data, layout, summary
@@ -128,6 +130,23 @@ def read_record(folder):
     return record
 
 
+def grid(folder):
+    """A sweep whose file is not in the folder."""
+    file = folder.with_name(f"{folder.name}-sweep.yml")
+    file.write_text("config: conf/train_cnn.yml\nspace: {training.seed: [1, 2, 3, 4]}\n")
+    return sweep_file.load(file)
+
+
+def sweep(folder):
+    study = Study(grid(folder), folder)
+    for value in (0.5, 0.25, 0.125):
+        study.tell(study.ask().number, TrialOutcome(state="finished", value=value, seconds=1.5))
+
+
+def read_sweep(folder):
+    return Study(grid(folder), folder).ended()
+
+
 KINDS = {
     "table": (table, read_table),
     "checkpoint": (checkpoints, read_checkpoints),
@@ -140,6 +159,7 @@ KINDS = {
     ),
     "record": (lambda folder: layout.write_record(folder, layout.RunRecord("run1", "sqlite:///a.db")), read_record),
     "wheel": (wheel, read_wheel),
+    "sweep": (sweep, read_sweep),
 }
 
 
@@ -172,7 +192,7 @@ def test_no_damage_passes_for_other_content(tmp_path, kind):
         path.write_bytes(damaged(content, rng))
         values, named = outcome(read, tmp_path)
         found += bool(named) or values != expected
-        if kind in ("spool", "journal") and not named:
+        if kind in ("spool", "journal", "sweep") and not named:
             # What is left of a log is as it was written. A line that was cut off counts as never written.
             assert [value for value in values if value not in expected] == [], (number, path)
         elif not named:

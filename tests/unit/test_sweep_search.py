@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import yaml
 
@@ -188,20 +190,53 @@ def test_amended_outcomes_persist_in_the_next_process(sweep, tmp_path):
     assert [trial.outcome.metrics["test/accuracy"] for trial in Study(grid, tmp_path).ended()] == [0.8, 0.9]
 
 
-def test_a_record_with_a_truncated_last_line_and_a_stale_lock_is_repaired(sweep, tmp_path):
+def test_a_record_with_a_truncated_last_line_is_repaired(sweep, tmp_path):
     grid = sweep(space={"training.seed": [1, 2]})
     study = Study(grid, tmp_path)
     finish(study, study.ask())
     record = tmp_path / "trials.jsonl"
     record.write_bytes(record.read_bytes() + b'{"op_code": 4, "wor')
-    (tmp_path / "trials.jsonl.lock").symlink_to(record)
     assert len(drain(Study(grid, tmp_path))) == 1
 
 
 def test_a_damaged_record_is_a_one_line_error(sweep, tmp_path):
     (tmp_path / "trials.jsonl").write_text("what\n")
-    with pytest.raises(LaunchError, match=r"trials.jsonl: cannot be used .*; start a new sweep"):
+    with pytest.raises(
+        LaunchError, match=r"trials.jsonl: line 1 is incomplete; restore the file from a copy, or start a new sweep"
+    ):
         Study(sweep(space={"training.seed": [1]}), tmp_path)
+
+
+def test_a_changed_value_of_a_record_is_named(sweep, tmp_path):
+    grid = sweep(space={"training.seed": [1, 2]})
+    study = Study(grid, tmp_path)
+    finish(study, study.ask(), 0.125)
+    record = tmp_path / "trials.jsonl"
+    changed = record.read_bytes().replace(b"0.125", b"0.925")
+    record.write_bytes(changed)
+    with pytest.raises(LaunchError, match=r"trials.jsonl: line \d+ is not as it was written: some of its bytes have changed"):
+        Study(grid, tmp_path)
+
+
+def test_a_record_without_checksums_of_an_earlier_version_continues(sweep, tmp_path):
+    grid = sweep(space={"training.seed": [1, 2]})
+    study = Study(grid, tmp_path)
+    finish(study, study.ask(), 0.125)
+    record = tmp_path / "trials.jsonl"
+    record.write_bytes(re.sub(rb', "crc32": "[0-9a-f]{8}"', b"", record.read_bytes()))
+    again = Study(grid, tmp_path)
+    assert [trial.outcome.value for trial in again.ended()] == [0.125]
+    drain(again)
+    assert Study(grid, tmp_path).left == 0
+
+
+def test_a_line_that_a_full_disk_cut_is_not_kept_before_the_next(sweep, tmp_path):
+    study = Study(sweep(space={"training.seed": [1, 2]}), tmp_path)
+    record = tmp_path / "trials.jsonl"
+    with record.open("ab") as file:
+        file.write(b'{"op_code": 4, "wor')
+    drain(study)
+    assert Study(sweep(space={"training.seed": [1, 2]}), tmp_path).left == 0
 
 
 def test_a_missing_optuna_is_a_one_line_error_with_a_remedy(sweep, tmp_path, monkeypatch):
