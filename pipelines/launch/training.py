@@ -176,10 +176,14 @@ class _Training:
             yield self.trial.spark, self.trial.fork_server
             return
         server = spawn.fork_server_if_local("training") if fork_server is None else nullcontext(fork_server)
-        with server as address, session.open_session("convoy-train") as spark:
-            for line in check.check_cluster(spark, self.config.launch.workers, str(self.run_dir)):
-                self.console.warn(line)
-            yield spark, address
+        with server as address:
+            # Tasks run on this machine.
+            if address:
+                check.check_memory(self.config.launch.workers)
+            with session.open_session("convoy-train") as spark:
+                for line in check.check_cluster(spark, self.config.launch.workers, str(self.run_dir)):
+                    self.console.warn(line)
+                yield spark, address
 
     def _open_table(self, spark: SparkSession, source: Source, fingerprints: Sequence[Fingerprint] | None) -> Table:
         with _tables:

@@ -19,6 +19,7 @@ import os
 import pwd
 import re
 import resource
+import socket
 import sys
 import warnings
 from typing import Dict, Mapping, Optional
@@ -207,6 +208,17 @@ def refusal() -> str:
         return (
             f"the user with uid {uid} has no name, and Java needs one; add an entry to /etc/passwd "
             f"(convoy:x:{uid}:{os.getegid()}::/tmp:/bin/sh), or run as a user that has one"
+        )
+    try:
+        # An address can be bound to while its interface is down.
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            socket.create_connection(listener.getsockname(), 5).close()
+    except OSError as error:
+        return (
+            f"this machine has no 127.0.0.1 ({error.strerror}), at which Spark and Python speak to each other, also where all "
+            "else is IPv6; ip address add 127.0.0.1/8 dev lo, and ip link set lo up"
         )
     return ""
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from support.submitting import ROOT, SETTINGS, SUBMIT, command, environment, write_digits
 
+from benchmarks.cluster.network import why_not
+
 pytestmark = pytest.mark.timeout(280)
 # The Keras settings of a user whose other project needs them.
 KERAS = {"floatx": "float16", "epsilon": 0.1, "backend": "torch", "image_data_format": "channels_first"}
@@ -121,8 +123,9 @@ def test_prediction_scoring_and_the_bare_model_are_too(trained, hostile, home):
     [
         (("sh", "-c", 'ulimit -n 256; exec "$@"', "sh"), "only 256 files may be open at a time"),
         (("unshare", "--user", "--map-user=54321"), "the user with uid 54321 has no name"),
+        (("unshare", "--map-root-user", "--net"), "this machine has no 127.0.0.1 (Network is unreachable)"),
     ],
-    ids=["few open files", "a user without a name"],
+    ids=["few open files", "a user without a name", "no loopback"],
 )
 @pytest.mark.parametrize("door", ["front door", "spark-submit"])
 def test_what_spark_cannot_start_in_is_refused_in_one_line(home, prefix, reason, door):
@@ -133,3 +136,44 @@ def test_what_spark_cannot_start_in_is_refused_in_one_line(home, prefix, reason,
     assert done.returncode == 1
     (line,) = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("convoy: $ ")]
     assert line.startswith(f"error: {reason}")
+
+
+# Shell commands as root of new namespaces, before the program.
+PLACES = {
+    "no HOME, localhost is IPv6, its own name does not resolve": (
+        "echo ::1 localhost > hosts; mount --bind hosts /etc/hosts; hostname nobody-knows-me; unset HOME"
+    ),
+    "HOME cannot be written, TMPDIR is noexec": (
+        "mkdir ro noexec; mount -t tmpfs -o ro none ro; mount -t tmpfs -o noexec none noexec; "
+        "export HOME=$PWD/ro TMPDIR=$PWD/noexec"
+    ),
+}
+
+
+@pytest.mark.skipif(bool(why_not()), reason=f"namespaces are not permitted: {why_not()}")
+@pytest.mark.parametrize("place", PLACES)
+def test_a_training_works_there_without_a_trace_of_java(home, tmp_path, place):
+    enter = f'cd {tmp_path}; ip link set lo up; {PLACES[place]}; cd {home}; exec "$@"'
+    sets = [part for setting in (*SETTINGS, "training.epochs=1") for part in ("--set", setting)]
+    job = [
+        SUBMIT,
+        "--master",
+        "local[2]",
+        ROOT / "jobs/train_cnn.py",
+        "--config",
+        "conf/train_cnn.yml",
+        "--data",
+        home / "digits",
+    ]
+    done = subprocess.run(
+        ["unshare", "--net", "--mount", "--uts", "sh", "-c", enter, "sh", *map(str, job), *sets],
+        env=environment(home) | {"CONVOY_CACHE": os.environ.get("CONVOY_CACHE") or str(Path.home() / ".cache/convoy")},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    shown = done.stdout + done.stderr
+    assert done.returncode == 0, shown
+    assert "test accuracy" in shown
+    assert not [line for line in shown.splitlines() if line.startswith(("\tat ", "Traceback", "Caused by"))]

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from jobs import doctor
+from pipelines.errors import LaunchError
 from pipelines.launch.preflight import check, packages, probe, requirements
+from pipelines.system.memory_limit import Memory
 
 GOOD = probe.NodeReport(
     python="3.13.0",
@@ -284,3 +286,14 @@ def test_a_patch_release_of_python_may_differ():
 def test_a_client_of_spark_connect_needs_no_java(monkeypatch):
     monkeypatch.setenv("SPARK_REMOTE", "sc://head:15002")
     assert requirements.all_pass(requirements.check_node(dataclasses.replace(GOOD, java="")))
+
+
+def test_a_training_that_is_bound_to_run_out_of_memory_is_refused(monkeypatch):
+    monkeypatch.setattr(check, "memory", lambda: Memory(100_000_000, 1_500_000_000, "its control group"))
+    check.check_memory(1)
+    told = (
+        r"only 1.5 GB of memory may be used here \(the limit of its control group\), and a training with 2 workers on one "
+        "machine takes 1.6 GB at least; raise the limit, or lower launch.workers$"
+    )
+    with pytest.raises(LaunchError, match=told):
+        check.check_memory(2)

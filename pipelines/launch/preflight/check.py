@@ -20,6 +20,27 @@ from pipelines.launch.preflight.probe import NodeReport, probe_quickly
 from pipelines.launch.preflight.requirements import CheckResult, check_executor
 from pipelines.launch.preflight.spark_conf import SETTINGS, check_spark_conf
 from pipelines.system import connect
+from pipelines.system.memory_limit import memory
+
+# `mnist-5k` with two workers took 1.6 GB: Java, the driver with MLflow, and what the ranks share.
+_LEAST_BYTES, _LEAST_BYTES_OF_WORKER = 1_200_000_000, 200_000_000
+
+
+def check_memory(workers: int) -> None:
+    """Fail before anything is started if a training on this machine is bound to run out of memory.
+
+    The kernel would kill a process of the group at a time of its choice, and say nothing to the one that it kills.
+
+    Raises:
+        LaunchError: the machine or the control group has too little.
+    """
+    available, needed = memory(), _LEAST_BYTES + workers * _LEAST_BYTES_OF_WORKER
+    if available.limit < needed:
+        plural, fewer = ("s", ", or lower launch.workers") if workers > 1 else ("", "")
+        raise LaunchError(
+            f"only {available.limit / 1e9:.1f} GB of memory may be used here (the limit of {available.whose}), and a training "
+            f"with {workers} worker{plural} on one machine takes {needed / 1e9:.1f} GB at least; raise the limit{fewer}"
+        )
 
 
 def check_cluster(spark: SparkSession, workers: int, run_dir: str = "") -> list[str]:
