@@ -124,7 +124,7 @@ def wait_for_fault(config, table, run_dir, checkpoint=None):
 class TimedReductions:
     """A training that first times allreduces, whenever a file `again-0`, `again-1`, `again-2` appears in a folder.
 
-    Rank 0 writes their mean time in seconds into `done-0`, ...
+    The clock of rank 1 is an hour ahead. Rank 0 writes their mean time in seconds into `done-0`, ...
     """
 
     folder: str
@@ -139,6 +139,8 @@ class TimedReductions:
         from pipelines.train.devices import use_threads
 
         hvd.init()
+        if hvd.rank() == 1:
+            time.time = lambda real=time.time: real() + 3600
         # As the work itself does, which is too late after TensorFlow's first operation.
         use_threads(int(os.environ["OMP_NUM_THREADS"]))
         folder, tensor, steps = Path(self.folder), tf.ones(self.numbers), 5
