@@ -38,10 +38,10 @@ PARTS = (
     "time_to_accuracy",
     "flat_memory",
 )
-# The first two cover every configuration, which takes hours; the last two need root to create hosts in network namespaces.
-ON_REQUEST = ("accuracies", "speeds", "fine_tuning", "examples", "scaling", "soak")
+# The first two cover every configuration, which takes hours; the last three need root to create hosts in network namespaces.
+ON_REQUEST = ("accuracies", "speeds", "fine_tuning", "examples", "scaling", "soak", "symptoms")
 # They bring their own rows.
-WITHOUT_MNIST = ("examples", "soak")
+WITHOUT_MNIST = ("examples", "soak", "symptoms")
 RESULTS = ROOT / "bench-results"
 _VERSIONED = ("pyspark", "tensorflow-cpu", "keras", "horovod", "petastorm", "pyarrow", "numpy", "mlflow")
 

@@ -1,6 +1,7 @@
 """Ranks on several hosts with their own addresses, names, interfaces and Spark daemons, in namespaces of this machine."""
 
 import json
+import os
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,8 @@ from pipelines.launch.workers.supervisor import Assignment, run_locally
 from pipelines.track.rundir import layout
 
 TESTS = Path(__file__).parents[1]
+# `./convoy bench symptoms` takes those of a training.
+WINDOW_SECONDS = float(os.environ.get("CONVOY_SYMPTOM_WINDOW", "3"))
 SETTINGS = [
     "model.name=convnet",
     "training.epochs=3",
@@ -160,7 +163,7 @@ def test_a_slow_link_and_one_that_loses_data_are_told_with_the_host_that_has_it(
 
     settings = [*SETTINGS, "launch.workers=3", "training.epochs=10000"]
     with ThreadPoolExecutor() as pool:
-        training = pool.submit(driver.call, hostcalls.train_watched, settings, table, str(tmp_path), 3.0)
+        training = pool.submit(driver.call, hostcalls.train_watched, settings, table, str(tmp_path), WINDOW_SECONDS)
         try:
             name = wait_until_seen(tmp_path, 1, r"epoch ([2-9]|\d\d), step")
             (host,) = [worker for worker in cluster.workers if worker.name == name]

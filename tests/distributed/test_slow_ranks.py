@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from support import ranks
@@ -21,7 +23,8 @@ from pipelines.launch.health import heartbeat, watchdog
 from pipelines.train.checkpoint import store
 
 pytestmark = pytest.mark.timeout(300)
-WINDOW_SECONDS = 3.0
+# `./convoy bench symptoms` takes those of a training.
+WINDOW_SECONDS = float(os.environ.get("CONVOY_SYMPTOM_WINDOW", "3"))
 
 
 class Training:
@@ -29,13 +32,16 @@ class Training:
 
     def __init__(self, folder, messages):
         self.folder, self.messages = folder, messages
+        self.lines, self.seconds = {}, {}
 
-    def await_symptom(self, kind, rank, seconds=60):
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+    def await_symptom(self, disturbance, kind, rank, seconds=60):
+        """Take down the line of a symptom, and how long it took."""
+        began = time.monotonic()
+        while time.monotonic() < began + seconds:
             for symptom in list(self.messages.symptoms):
                 if (symptom.kind, symptom.rank) == (kind, rank):
-                    return symptom.line
+                    self.lines[disturbance], self.seconds[disturbance] = symptom.line, time.monotonic() - began
+                    return
             time.sleep(0.05)
         raise AssertionError(f"no {kind!r} of rank {rank} in {self.messages.symptoms}")
 
@@ -50,6 +56,20 @@ class Training:
 
     def pid(self, rank):
         return heartbeat.read(self.folder / "attempts" / "001", rank).pid
+
+
+@dataclass
+class Disturbed:
+    lines: dict[str, str]
+    """What the driver said of each disturbance."""
+    seconds: dict[str, float]
+    """Until it did."""
+    messages: Messages
+    checkpoints: list[str]
+    """What the second attempt would continue from, by rank."""
+    folder: Path
+    noticed_at: float
+    """When the node of rank 1 received its notice, in seconds since the Unix epoch."""
 
 
 @contextlib.contextmanager
@@ -96,7 +116,7 @@ def crowded(pid):
 
 @pytest.fixture(scope="module")
 def disturbed(spark, fork_server, table, tmp_path_factory):
-    """A training that was disturbed in one way after the other. Gives the lines of the driver, its observer and the result."""
+    """A training that was disturbed in one way after the other."""
     folder, messages = tmp_path_factory.mktemp("symptoms"), Messages()
     training = Training(folder, messages)
     settings = [
@@ -109,7 +129,6 @@ def disturbed(spark, fork_server, table, tmp_path_factory):
         "launch.stall_shutdown_seconds=60",
     ]
     function = functools.partial(ranks.disturbed_work, str(folder))
-    lines = {}
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor() as pool:
         patch.setattr(watchdog, "SymptomFinder", functools.partial(watchdog.SymptomFinder, window_seconds=WINDOW_SECONDS))
         config = loader.load(None, settings)
@@ -119,24 +138,24 @@ def disturbed(spark, fork_server, table, tmp_path_factory):
                 assert not result.done(), result.result()
                 time.sleep(0.1)
             with crowded(training.pid(1)):
-                lines["processor"] = training.await_symptom("slow processor", 1)
+                training.await_symptom("processor", "slow processor", 1)
             with held(training.pid(0), share=0.8):
-                lines["held"] = training.await_symptom("slow rank", 0)
+                training.await_symptom("held", "slow rank", 0)
             with held(training.pid(0), share=0.8, each=1.5), held(training.pid(1), share=0.8, each=1.5, first=False):
-                lines["in turn"] = training.await_symptom("wandering", None)
+                training.await_symptom("in turn", "wandering", None)
             with training.asking("starve-0"):
-                lines["starved"] = training.await_symptom("starved", 0)
+                training.await_symptom("starved", "starved", 0)
             with training.asking("lock-1"):
-                lines["locked"] = training.await_symptom("locked", 1)
+                training.await_symptom("locked", "locked", 1)
             with training.asking("clock-1"):
-                lines["clock"] = training.await_symptom("clock", 1)
+                training.await_symptom("clock", "clock", 1)
             with training.asking("disk-0"):
-                lines["disk"] = training.await_symptom("slow disk", 0)
+                training.await_symptom("disk", "slow disk", 0)
         finally:
             noticed_at = time.time()
             # As a node does that is taken away.
             os.kill(training.pid(1), signal.SIGTERM)
-        return lines, messages, result.result(timeout=60), folder, noticed_at
+        return Disturbed(training.lines, training.seconds, messages, result.result(timeout=60), folder, noticed_at)
 
 
 def training_steps(folder):
@@ -157,26 +176,26 @@ def training_steps(folder):
         ("locked", "rank 1 on ", "its process computes, but a thread holds Python's lock"),
     ],
 )
-def test_what_slows_a_rank_is_told_with_rank_and_reason(disturbed, disturbance, where, why):
-    line = disturbed[0][disturbance]
+def test_what_slows_a_rank_is_told_with_rank_and_reason(disturbed, disturbance, where, why, record_property):
+    line = disturbed.lines[disturbance]
+    record_property(disturbance, disturbed.seconds[disturbance])
     assert line.startswith(where)
     assert why in line
 
 
 def test_a_rank_whose_python_is_locked_has_its_stacks_in_its_log(disturbed):
-    assert "in locked" in (disturbed[3] / "logs" / "rank-1.log").read_text()
+    assert "in locked" in (disturbed.folder / "logs" / "rank-1.log").read_text()
 
 
 def test_before_a_node_is_taken_away_rank_0_writes_a_checkpoint_from_which_the_others_continue(disturbed):
-    _, messages, checkpoints, folder, noticed_at = disturbed
-    (restart,) = messages.restarts
+    (restart,) = disturbed.messages.restarts
     assert restart.startswith("restart 1 of 2: rank 1 on ")
     assert " failed: received SIGTERM, as before its node is taken away (" in restart
-    newest = store.newest(folder)
+    newest = store.newest(disturbed.folder)
     assert newest.state.position in restart
-    assert newest.path.stat().st_mtime > noticed_at
-    assert checkpoints == [str(newest.path)] * 2
-    assert [(symptom.kind, symptom.rank) for symptom in messages.symptoms][-1] == ("preempted", 1)
+    assert newest.path.stat().st_mtime > disturbed.noticed_at
+    assert disturbed.checkpoints == [str(newest.path)] * 2
+    assert [(symptom.kind, symptom.rank) for symptom in disturbed.messages.symptoms][-1] == ("preempted", 1)
 
 
 def test_no_rank_is_left(disturbed):

@@ -150,6 +150,7 @@ NOT_RUN = {
     "./convoy bench accuracies speeds": MEASURES,
     "./convoy bench scaling --rounds 1": MEASURES,
     "./convoy bench soak --rounds 10": MEASURES,
+    "./convoy bench symptoms --rounds 10": MEASURES,
     "./convoy canary": "builds an environment of the newest releases, and runs the quick tests in it",
     "./convoy bench examples --rounds 3": MEASURES,
     "./convoy bench fine_tuning": MEASURES,
