@@ -17,15 +17,21 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True, kw_only=True)
 class StepTimes:
-    """Sums over the steps of this process so far."""
+    """Sums over the steps of this process so far.
+
+    A step is a rank's own part, from the end of the step before until its gradients are ready, and the wait until the mean of all
+    ranks is there: for slower ranks, and for the network.
+    """
 
     steps: int = 0
     own_seconds: float = 0.0
-    """From the end of the step before until this rank's gradients are ready."""
-    own_squares: float = 0.0
-    """Sum of the squares of those, in seconds squared."""
     waited_seconds: float = 0.0
-    """Until the mean of all ranks is there: for slower ranks, and for the network."""
+    later_steps: int = 0
+    """These, the next sums and their squares are without the first step of each epoch, which is longer on all ranks."""
+    later_own_seconds: float = 0.0
+    later_own_squares: float = 0.0
+    later_waited_seconds: float = 0.0
+    later_waited_squares: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -97,13 +103,14 @@ def reading(items: Iterable[_Item], what: str) -> Iterator[_Item]:
     """Yield the same items, recording the wait for each. For any thread."""
     iterator = iter(items)
     while True:
-        _rank.reading, _rank.reading_since = what, time.monotonic()
+        since = time.monotonic()
+        _rank.reading, _rank.reading_since = what, since
         try:
             item = next(iterator)
         except StopIteration:
             return
         finally:
-            _rank.read_seconds += time.monotonic() - _rank.reading_since
+            _rank.read_seconds += time.monotonic() - since
             _rank.reading = ""
             _rank.marks += 1
         yield item

@@ -129,6 +129,9 @@ def _run_trials(
 ) -> None:
     workers, available = _most_workers(sweep), slots.available(spark)
     parallel = max(1, min(available // workers, study.left, sweep.config.side_by_side or available))
+    # Tasks run on this machine.
+    if fork_server:
+        check.check_memory(parallel * workers)
     cores = min(slots.cores(spark), slots.own_cores()) if session.is_local() else slots.cores(spark)
     context = TrialContext(
         sweep=sweep,

@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,11 +40,11 @@ class ProcessUsage:
     """Sums since the process started."""
 
     processor_seconds: float = 0.0
-    """All threads together, as are the next two."""
+    """All threads together, as is the next."""
     queued_seconds: float = 0.0
     """A thread was ready to run and had no processor."""
     throttled_seconds: float = 0.0
-    """The control group's limit of processors held its threads."""
+    """The limit of processors of its control group, which other processes may share, held that."""
     links: Mapping[str, Link] = field(default_factory=dict)
     """By address of the other machine."""
     address: str = ""
@@ -59,42 +60,51 @@ class _Connection:
     link: Link
 
 
-def usage() -> ProcessUsage:
-    """What this process has used so far. Takes about a millisecond."""
-    running, queued = _scheduled()
-    connections = list(_connections())
-    return ProcessUsage(
-        processor_seconds=running,
-        queued_seconds=queued,
-        throttled_seconds=_throttled(),
-        links=_links_by_address(connections),
-        address=next((connection.own for connection in connections), ""),
-    )
+class UsageMeter:
+    """Measures this process, from one thread. The kernel drops what a thread waited when that ends, so it is added up here."""
 
+    def __init__(self) -> None:
+        self._queued: dict[str, int] = {}
+        self._queued_in_all = 0
 
-def _scheduled() -> tuple[float, float]:
-    """Seconds that all threads ran, and that they waited for a processor."""
-    running = queued = 0
-    # A thread may end while it is read.
-    with contextlib.suppress(OSError):
-        for thread in os.listdir(_THREADS):
-            with contextlib.suppress(OSError, ValueError):
-                values = (_THREADS / thread / "schedstat").read_text(encoding="ascii").split()
-                running, queued = running + int(values[0]), queued + int(values[1])
-    return running / 1e9, queued / 1e9
+    def usage(self) -> ProcessUsage:
+        """What this process has used so far. Takes about a millisecond."""
+        self._count_queued()
+        connections = list(_connections())
+        return ProcessUsage(
+            processor_seconds=time.process_time(),
+            queued_seconds=self._queued_in_all / 1e9,
+            throttled_seconds=_throttled(),
+            links=_links_by_address(connections),
+            address=next((connection.own for connection in connections), ""),
+        )
+
+    def _count_queued(self) -> None:
+        queued = {}
+        # A thread may end while it is read.
+        with contextlib.suppress(OSError):
+            for thread in os.listdir(_THREADS):
+                with contextlib.suppress(OSError, ValueError, IndexError):
+                    queued[thread] = int((_THREADS / thread / "schedstat").read_text(encoding="ascii").split()[1])
+        # Another thread may have the number of one that has ended.
+        self._queued_in_all += sum(max(since - self._queued.get(thread, 0), 0) for thread, since in queued.items())
+        self._queued = queued
 
 
 def _throttled() -> float:
-    """Seconds for which the control groups of this process were throttled, of version 1 or 2."""
+    """Seconds for which the control group of this process was throttled, of version 1 or 2; the mean over processors."""
     with contextlib.suppress(OSError):
         for line in _CONTROL_GROUPS.read_text(encoding="utf-8").splitlines():
             _, controllers, name = line.split(":", 2)
             if controllers and "cpu" not in controllers.split(","):
                 continue
             for folder in (_MOUNT / controllers / name.lstrip("/"), _MOUNT / "cpu" / name.lstrip("/"), _MOUNT / controllers):
-                with contextlib.suppress(OSError, ValueError):
+                # A group without a limit may have neither of them.
+                with contextlib.suppress(OSError, ValueError, KeyError):
                     found = dict(line.split() for line in (folder / "cpu.stat").read_text(encoding="ascii").splitlines())
-                    return int(found["throttled_usec"]) / 1e6 if "throttled_usec" in found else int(found["throttled_time"]) / 1e9
+                    newer = "throttled_usec" in found
+                    seconds = int(found["throttled_usec"]) / 1e6 if newer else int(found["throttled_time"]) / 1e9
+                    return seconds / len(os.sched_getaffinity(0))
     return 0.0
 
 

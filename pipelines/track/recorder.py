@@ -64,6 +64,7 @@ class Recorder:
         self._since: dict[int, float] = {}
         self._workers = 1
         self._planned = False
+        self._symptoms: list[bytes] = []
 
     @property
     def history(self) -> list[Mapping[str, float]]:
@@ -119,12 +120,16 @@ class Recorder:
     def symptom(self, symptom: Symptom) -> None:
         """Record what slows the training or has ended the ranks: in the run folder, and as a tag."""
         path = self._run_dir / layout.SYMPTOMS_FILE
-        known = path.read_bytes() if path.exists() else b""
-        # A full disk may be the symptom.
+        # A disk that is full or slow to answer may be the symptom.
+        with contextlib.suppress(OSError):
+            if not self._symptoms and path.exists():
+                # Of the run before it was resumed.
+                self._symptoms = path.read_bytes().splitlines(keepends=True)
+        self._symptoms.append(symptom.line_of_record())
         with contextlib.suppress(OSError):
             # Whole, because object stores support no appends.
-            atomic.write(path, known + symptom.line_of_record())
-        number = known.count(b"\n") + 1
+            atomic.write(path, b"".join(self._symptoms))
+        number = len(self._symptoms)
         self._run.tags({"symptoms": str(number), f"symptom.{number}": f"{symptom.kind}: {symptom.line}"})
 
     def phase(self, name: str, start: float, stop: float) -> None:

@@ -103,7 +103,9 @@ def crowded(pid):
     programs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(5)]
     try:
         for each in [*threads, *(program.pid for program in programs)]:
-            os.sched_setaffinity(each, only)
+            # Threads that read come and go.
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(each, only)
         yield
     finally:
         for program in programs:
@@ -172,7 +174,7 @@ def training_steps(folder):
         ("in turn", "the ranks are slow in turn: ", "of a step"),
         ("starved", "rank 0 on ", "its reader waits for "),
         ("clock", "the clock of rank 1 on ", "has jumped forward by 100 s"),
-        ("disk", "rank 0 on ", " s to write a small file into the run folder"),
+        ("disk", "rank 0 on ", " s or more to write a small file into the run folder"),
         ("locked", "rank 1 on ", "its process computes, but a thread holds Python's lock"),
     ],
 )

@@ -51,7 +51,8 @@ class Warnings(list):
 
     def symptom(self, symptom):
         self.symptoms.append(symptom)
-        if not symptom.ended_ranks:
+        # On a machine that other tests use, too, ranks and what passes for their network are slow now and then.
+        if not symptom.ended_ranks and not symptom.kind.startswith(("slow", "wandering")):
             self.warn(symptom.line)
 
     restarting = warn

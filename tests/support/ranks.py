@@ -435,8 +435,8 @@ def disturbed_work(folder, config, table, run_dir, checkpoint=None):
         on_train_batch_end(self, batch, logs)
         if asked("lock") and not held:
             held.append(True)
-            # Some 10 s in C, which does not release Python's lock.
-            sum(range(500_000_000))
+            # Some 12 s in C, which does not release Python's lock.
+            sum(range(1_000_000_000))
 
     def slow_write(path, content, **options):
         time.sleep(2.5 if asked("disk") else 0)
@@ -444,5 +444,5 @@ def disturbed_work(folder, config, table, run_dir, checkpoint=None):
 
     batches.read_blocks, callback.EpochCallback.on_train_batch_end = slow_blocks, locked
     heartbeat.atomic = types.SimpleNamespace(write=slow_write)
-    heartbeat.time = types.SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() + (100 if asked("clock") else 0))
+    heartbeat.time = types.SimpleNamespace(**{**vars(time), "time": lambda: time.time() + (100 if asked("clock") else 0)})
     return work(config, table, run_dir, checkpoint)

@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import json
 import os
@@ -57,6 +58,23 @@ def test_the_cause_comes_before_its_effects_even_if_it_is_reported_later(tmp_pat
     first, second = failures.read_failures(tmp_path)
     assert (first.rank, second.rank) == (1, 0)
     assert failures.headline(first) == "rank 1 on b failed: ValueError: real (its log: l1)"
+
+
+def test_a_notice_comes_before_the_ranks_that_stop_because_of_it_whatever_their_clocks_say():
+    stopped = failures.failure_from_exit_code(-15, rank=0, host="a", log_path="l0")
+    notice = failures.preempted("SIGTERM", rank=1, host="b", log_path="l1", last_activity="epoch 2, step 3")
+    ordered = failures.causes_first([stopped, dataclasses.replace(notice, time=stopped.time + 5)])
+    assert [failure.rank for failure in ordered] == [1, 0]
+    told = failures.symptom(ordered[0])
+    assert (told.kind, told.rank, told.ended_ranks) == ("preempted", 1, True)
+
+
+def test_a_stop_does_not_replace_the_order_to_kill(tmp_path):
+    commands.prepare(tmp_path)
+    assert commands.read(tmp_path) == ""
+    for command in (commands.STOP, commands.KILL, commands.STOP):
+        commands.send(tmp_path, command)
+    assert commands.read(tmp_path) == commands.KILL
 
 
 def test_the_first_report_of_a_rank_remains(tmp_path):

@@ -18,6 +18,7 @@ class Rank:
     own: float = 0.05
     """Seconds of a step until its gradients are ready."""
     deviation: float = 0.002
+    wait_deviation: float = 0.0005
     processor: float = 0.6
     queued: float = 0.05
     throttled: float = 0.0
@@ -78,13 +79,18 @@ class Simulation:
 
 def advance(rank, step, steps):
     """One second of a rank in which there are `steps` steps of `step` seconds."""
-    squares = rank.own**2 + rank.deviation**2
-    rank.times = StepTimes(
-        steps=rank.times.steps + steps,
-        own_seconds=rank.times.own_seconds + steps * rank.own,
-        own_squares=rank.times.own_squares + steps * squares,
-        waited_seconds=rank.times.waited_seconds + steps * (step - rank.own),
-    )
+    waited, times = step - rank.own, rank.times
+    added = {
+        "steps": steps,
+        "own_seconds": steps * rank.own,
+        "waited_seconds": steps * waited,
+        "later_steps": steps,
+        "later_own_seconds": steps * rank.own,
+        "later_own_squares": steps * (rank.own**2 + rank.deviation**2),
+        "later_waited_seconds": steps * waited,
+        "later_waited_squares": steps * (waited**2 + rank.wait_deviation**2),
+    }
+    rank.times = StepTimes(**{name: getattr(times, name) + value for name, value in added.items()})
     rank.sums = Link(**{name: value + getattr(rank.link, name) for name, value in dataclasses.asdict(rank.sums).items()})
     rank.usage = ProcessUsage(
         processor_seconds=rank.usage.processor_seconds + rank.processor,
@@ -153,9 +159,30 @@ def test_ranks_that_are_slow_in_turn_are_told_from_one_that_is_always_slow(secon
             simulation.ranks[turn % 2].own, simulation.ranks[1 - turn % 2].own = 0.1, 0.05
             found += simulation.run(seconds)
     else:
-        found = Simulation(Rank(deviation=0.03), Rank(deviation=0.03), transfer=0.03).run(30)
+        found = Simulation(*(Rank(deviation=0.03, wait_deviation=0.03) for _ in range(2)), transfer=0.03).run(30)
     assert [(symptom.kind, symptom.rank) for symptom in found] == [("wandering", None)]
     assert "slow in turn" in found[0].line
+
+
+def test_steps_that_are_long_on_all_ranks_alike_are_no_symptom():
+    assert Simulation(*(Rank(deviation=0.03) for _ in range(2)), transfer=0.03).run(60) == []
+
+
+def test_of_the_ranks_on_a_slow_host_the_slowest_is_named_and_they_are_not_slow_in_turn():
+    simulation = Simulation(Rank(), Rank(), Rank(own=0.1, processor=0.9), Rank(own=0.101, processor=0.9))
+    found = []
+    for second in range(60):
+        # By chance one or the other is the slowest.
+        simulation.ranks[2 + second % 2].own, simulation.ranks[3 - second % 2].own = 0.1, 0.101
+        found += simulation.run(1)
+    assert {(symptom.kind, symptom.rank) for symptom in found} <= {("slow processor", 2), ("slow processor", 3)}
+    assert found
+
+
+def test_a_limit_of_processors_that_holds_all_ranks_alike_is_not_the_reason():
+    held = {"throttled": 0.3, "processor": 0.2}
+    (found,) = Simulation(Rank(**held), Rank(own=0.1, reading=0.9, **held)).run(30)
+    assert (found.kind, found.rank) == ("starved", 1)
 
 
 def test_a_slow_network_is_told_from_slow_ranks():
@@ -192,9 +219,11 @@ def test_a_clock_that_jumps_or_is_another_hour_is_named():
 
 
 def test_a_disk_that_takes_seconds_for_a_heartbeat_is_named():
-    found = Simulation(Rank(), Rank()).run(3, write_seconds=4.2)
+    simulation = Simulation(Rank(), Rank())
+    assert simulation.run(2, write_seconds=4.2) == simulation.run(1) == simulation.run(2, write_seconds=4.2) == []
+    found = simulation.run(1, write_seconds=4.2)
     assert [(symptom.kind, symptom.rank) for symptom in found] == [("slow disk", 0), ("slow disk", 1)]
-    assert "needs 4.2 s to write a small file into the run folder" in found[0].line
+    assert "needs 4.2 s or more to write a small file into the run folder" in found[0].line
 
 
 def test_a_rank_that_does_not_train_is_not_compared():

@@ -11,14 +11,14 @@ from pipelines.launch.health.windows import Window
 from pipelines.system.process_usage import Link
 from pipelines.track.rundir.symptom import Kind, Symptom
 
-# Of the others' median own part of a step; and as a share of a whole step.
+# Of the own part of a step in the faster half of the ranks; and as a share of a whole step.
 _SLOW_FACTOR, _SLOW_SHARE = 1.5, 0.2
 # What explains that, as shares of the window; and of the excess over the others' part.
 _QUEUED_SHARE, _THROTTLED_SHARE, _READING_SHARE, _COMPUTING_SHARE = 0.3, 0.1, 0.5, 0.5
 _QUEUED_EXCESS = 0.5
 # Of a step: what it costs that ranks are slow in turn, or that the network is.
-_WANDERING_SHARE, _NETWORK_SHARE, _LOSSY_SHARE = 0.3, 0.6, 0.3
-# Standard deviation of a rank's own part, of its mean.
+_WANDERING_SHARE, _NETWORK_SHARE, _LOSSY_SHARE = 0.3, 0.75, 0.3
+# Standard deviations of a rank's own part and of its waits, of their means.
 _UNSTEADY = 0.3
 # Longer waits than this many deviations have another reason.
 _WAITS_OF_DEVIATION = 3
@@ -36,30 +36,37 @@ def compare(earlier: list[Window], later: list[Window]) -> list[Symptom]:
     """
     if len(later) < 2:
         return []
-    slow = [_slow_rank(windows) for windows in (earlier, later)]
-    if slow[0] is not None and slow[0] == slow[1]:
-        return [_explain_slow_rank(later[slow[1]], later)]
-    if all(_takes_turns(windows) for windows in (earlier, later)) or (None not in slow and slow[0] != slow[1]):
-        return [_wandering(later)]
-    if None in slow and all(_is_lossy(windows) for windows in (earlier, later)):
+    before, now = (_slow_ranks(windows) for windows in (earlier, later))
+    if before & now:
+        return [_explain_slow_rank(max((later[index] for index in before & now), key=lambda window: window.own), later)]
+    if all(_is_lossy(windows) for windows in (earlier, later)):
         return [_lossy_link(later)]
-    if None in slow and all(_network_share(windows) > _NETWORK_SHARE for windows in (earlier, later)):
+    if all(_takes_turns(windows) for windows in (earlier, later)) or (before and now):
+        return [_wandering(later)]
+    if not before and not now and all(_network_share(windows) > _NETWORK_SHARE for windows in (earlier, later)):
         return [_slow_network(later)]
     return []
 
 
-def _slow_rank(windows: list[Window]) -> int | None:
-    """The index of the rank whose own part of a step is much longer than the others'."""
-    slowest = max(windows, key=lambda window: window.own)
-    others = statistics.median(window.own for window in windows if window is not slowest)
-    excess = slowest.own - others
-    is_slow = slowest.own > _SLOW_FACTOR * others and excess > _SLOW_SHARE * slowest.step
-    return windows.index(slowest) if is_slow else None
+def _slow_ranks(windows: list[Window]) -> set[int]:
+    """The indices of the ranks whose own part of a step is much longer than that of the faster half."""
+    fast = _of_faster_half([window.own for window in windows])
+    return {
+        index
+        for index, window in enumerate(windows)
+        if window.own > _SLOW_FACTOR * fast and window.own - fast > _SLOW_SHARE * window.step
+    }
+
+
+def _of_faster_half(values: list[float]) -> float:
+    """The median of the smaller half: a slow host may have half of the ranks."""
+    return statistics.median(sorted(values)[: (len(values) + 1) // 2])
 
 
 def _explain_slow_rank(slow: Window, windows: list[Window]) -> Symptom:
-    others = statistics.median(window.own for window in windows if window is not slow)
-    queued = slow.queued - statistics.median(window.queued for window in windows if window is not slow)
+    others = _of_faster_half([window.own for window in windows])
+    queued = slow.queued - _of_faster_half([window.queued for window in windows])
+    throttled = slow.throttled_share - _of_faster_half([window.throttled_share for window in windows])
     figures: dict[str, float | str] = {
         "own_seconds_per_step": slow.own,
         "own_seconds_per_step_of_others": others,
@@ -67,6 +74,7 @@ def _explain_slow_rank(slow: Window, windows: list[Window]) -> Symptom:
         "queued_seconds_per_step_more_than_others": queued,
         "queued_share": slow.queued_share,
         "throttled_share": slow.throttled_share,
+        "throttled_share_more_than_others": throttled,
         "processor_share": slow.processor_share,
         "reading_share": slow.reading_share,
         "window_seconds": slow.seconds,
@@ -75,7 +83,7 @@ def _explain_slow_rank(slow: Window, windows: list[Window]) -> Symptom:
     where = f"rank {slow.rank} on {slow.host}"
     times = f"its part of a step takes {slow.own / max(others, 1e-9):.1f} times as long as the others' ({1e3 * slow.own:.0f} ms)"
     kind: Kind
-    if slow.throttled_share > _THROTTLED_SHARE:
+    if throttled > _THROTTLED_SHARE:
         kind = "slow processor"
         why = f"for {slow.throttled_share:.0%} of the time its control group's limit of processors holds it; raise that"
     elif queued > _QUEUED_EXCESS * (slow.own - others) and slow.queued_share > _QUEUED_SHARE:
@@ -98,11 +106,13 @@ def _explain_slow_rank(slow: Window, windows: list[Window]) -> Symptom:
 
 
 def _takes_turns(windows: list[Window]) -> bool:
-    """Whether ranks wait for one another because their own parts vary from step to step."""
+    """Whether ranks wait for one another because their own parts vary, and not in the same steps: then they would not wait."""
     step = max(window.step for window in windows)
     waits = min(window.waited for window in windows)
-    deviations = [window.deviation for window in windows if window.deviation > _UNSTEADY * window.own]
-    return waits > _WANDERING_SHARE * step and len(deviations) > 1 and waits < _WAITS_OF_DEVIATION * max(deviations)
+    unsteady = [window for window in windows if window.deviation > _UNSTEADY * window.own]
+    wait_in_turn = all(window.waited_deviation > _UNSTEADY * window.waited for window in windows)
+    longest = max((window.deviation for window in unsteady), default=0.0)
+    return len(unsteady) > 1 and wait_in_turn and _WANDERING_SHARE * step < waits < _WAITS_OF_DEVIATION * longest
 
 
 def _wandering(windows: list[Window]) -> Symptom:
@@ -155,7 +165,8 @@ def _slow_network(windows: list[Window]) -> Symptom:
     window, _, link = _worst([each for each in windows if each.address == busiest] or windows, lambda link: link.busy_seconds)
     figures = {**_link_figures(windows, link), **{f"busy_share_at_{address}": busy for address, busy in shares.items()}}
     if shares.get(busiest, 0.0) > _BUSY_FACTOR * others:
-        rate = link.sent / max(link.busy_seconds, 1e-9) / 1e6
+        # The busiest connection may be one that carries little, behind those that carry much.
+        rate = sum(each.sent for each in window.links.values()) / max(link.busy_seconds, 1e-9) / 1e6
         line = (
             f"the link of rank {window.rank} on {window.host} is slow: {rate:.1f} MB/s while it sends, and {waits}; look at that "
             f"host's network, or {remedy}"

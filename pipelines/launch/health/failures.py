@@ -103,8 +103,11 @@ def failed_task(message: str) -> int | None:
 
 
 def causes_first(reports: Iterable[Failure]) -> tuple[Failure, ...]:
-    """The reports by time, effects of other failures last."""
-    return tuple(sorted(reports, key=lambda failure: (failure.is_effect, failure.time)))
+    """The reports by time, effects of other failures last.
+
+    Because of a notice the other ranks are stopped, and may have clocks that are behind.
+    """
+    return tuple(sorted(reports, key=lambda failure: (failure.is_effect, failure.kind != "preempted", failure.time)))
 
 
 def headline(failure: Failure) -> str:
@@ -190,4 +193,5 @@ def symptom(failure: Failure) -> Symptom | None:
         host="" if of_all else failure.host,
         line=headline(failure),
         figures={"ranks": ", ".join(map(str, failure.blamed))} if failure.blamed else {},
+        ended_ranks=True,
     )

@@ -14,7 +14,7 @@ from pipelines.config import LaunchConfig
 from pipelines.progress import Progress, StepTimes
 from pipelines.system import atomic
 from pipelines.system.memory_limit import memory
-from pipelines.system.process_usage import Link, ProcessUsage, usage
+from pipelines.system.process_usage import Link, ProcessUsage, UsageMeter
 
 _FOLDER = "heartbeats"
 
@@ -39,7 +39,7 @@ class Heartbeat:
     sent_at: float = 0.0
     """Seconds since the Unix epoch by the clock of its host."""
     clock_offset: float = 0.0
-    """Seconds of that clock minus those of the monotonic one. Constant, unless the clock is set."""
+    """Seconds of that clock minus those since the host was started. Constant, unless the clock is set."""
     write_seconds: float = 0.0
     """What it took to write the heartbeat before."""
 
@@ -65,6 +65,7 @@ class HeartbeatWriter:
         self._seconds = seconds
         self._beats = 0
         self._write_seconds = 0.0
+        self._meter = UsageMeter()
         self._stop = threading.Event()
         # Before any work, which may end or hang before the thread first runs.
         self._beat(done=False)
@@ -85,8 +86,7 @@ class HeartbeatWriter:
         self._beats += 1
         path = _path(self._attempt_dir, self._rank)
         try:
-            available = memory()
-            now, monotonic = time.time(), time.monotonic()
+            available, usage = memory(), self._usage()
             heartbeat = Heartbeat(
                 rank=self._rank,
                 host=self._host,
@@ -97,17 +97,31 @@ class HeartbeatWriter:
                 memory_used=available.used,
                 memory_limit=available.limit,
                 memory_whose=available.whose,
-                usage=usage(),
-                sent_at=now,
-                clock_offset=now - monotonic,
+                usage=usage,
+                sent_at=time.time(),
+                clock_offset=time.time() - _since_boot(),
                 write_seconds=self._write_seconds,
             )
+            content = json.dumps(dataclasses.asdict(heartbeat))
+            started = time.monotonic()
             path.parent.mkdir(parents=True, exist_ok=True)
-            atomic.write(path, json.dumps(dataclasses.asdict(heartbeat)))
-            self._write_seconds = time.monotonic() - monotonic
+            atomic.write(path, content)
+            self._write_seconds = time.monotonic() - started
         except OSError:
             # A disk that is temporarily full must not end a training; if it stays full, the watchdog reports it.
             return
+
+    def _usage(self) -> ProcessUsage:
+        try:
+            return self._meter.usage()
+        except Exception:
+            # Figures of a kernel that is not known must not keep a rank from training.
+            return ProcessUsage()
+
+
+def _since_boot() -> float:
+    """Seconds of a clock that nobody sets, and that goes on while the machine sleeps."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def read(attempt_dir: Path, rank: int) -> Heartbeat | None:

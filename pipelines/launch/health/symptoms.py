@@ -14,7 +14,10 @@ from pipelines.track.rundir.symptom import Symptom
 
 # Two windows, so a symptom is told some 20 s after it begins.
 _WINDOW_SECONDS = 8.0
-_SLOW_WRITE_SECONDS = 2.0
+# One slow write is no slow disk.
+_SLOW_WRITE_SECONDS, _SLOW_WRITES = 2.0, 3
+# Steps of up to ten seconds need longer windows.
+_WINDOW_FACTORS = (1, 2, 4)
 _CLOCK_STEP_SECONDS, _CLOCK_SKEW_SECONDS = 2.0, 60.0
 
 
@@ -32,7 +35,6 @@ class SymptomFinder:
     ) -> None:
         self._window = window_seconds
         self._wall_clock = wall_clock
-        # Four windows: slow steps need longer ones.
         self._samples: list[deque[tuple[float, Heartbeat]]] = [deque() for _ in range(workers)]
         self._told: set[tuple[str, int | None]] = set()
         self._checked = 0.0
@@ -42,16 +44,16 @@ class SymptomFinder:
         samples = self._samples[heartbeat.rank]
         before = samples[-1][1] if samples and samples[-1][1].pid == heartbeat.pid else None
         samples.append((now, heartbeat))
-        while samples[0][0] < now - 4 * self._window:
+        while samples[0][0] < now - 2 * max(_WINDOW_FACTORS) * self._window:
             samples.popleft()
-        return self._new([*self._clock(heartbeat, before), *_slow_disk(heartbeat)])
+        return self._new([*self._clock(heartbeat, before), *_slow_disk([each for _, each in samples])])
 
     def check(self, now: float) -> list[Symptom]:
         """Compare the ranks' last two windows. Returns what is new."""
         if now - self._checked < self._window / 4:
             return []
         self._checked = now
-        for length in (self._window, 2 * self._window):
+        for length in (factor * self._window for factor in _WINDOW_FACTORS):
             earlier = [window(samples, now - 2 * length, now - length) for samples in self._samples]
             later = [window(samples, now - length, now) for samples in self._samples]
             if None not in earlier and None not in later:
@@ -81,12 +83,13 @@ class SymptomFinder:
         return new
 
 
-def _slow_disk(heartbeat: Heartbeat) -> list[Symptom]:
-    seconds = heartbeat.write_seconds
-    if seconds < _SLOW_WRITE_SECONDS:
+def _slow_disk(heartbeats: Sequence[Heartbeat]) -> list[Symptom]:
+    writes = [heartbeat.write_seconds for heartbeat in heartbeats][-_SLOW_WRITES:]
+    if len(writes) < _SLOW_WRITES or min(writes) < _SLOW_WRITE_SECONDS:
         return []
+    last, seconds = heartbeats[-1], min(writes)
     line = (
-        f"rank {heartbeat.rank} on {heartbeat.host} needs {seconds:.1f} s to write a small file into the run folder: its disk is "
+        f"rank {last.rank} on {last.host} needs {seconds:.1f} s or more to write a small file into the run folder: its disk is "
         "slow, and so are checkpoints; set launch.runs_uri to another, or relieve it"
     )
-    return [Symptom(kind="slow disk", rank=heartbeat.rank, host=heartbeat.host, line=line, figures={"write_seconds": seconds})]
+    return [Symptom(kind="slow disk", rank=last.rank, host=last.host, line=line, figures={"write_seconds": seconds})]

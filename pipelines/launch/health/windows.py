@@ -20,8 +20,9 @@ class Window:
     steps: int
     own: float
     deviation: float
-    """Standard deviation of the own part."""
+    """Standard deviation of the own part, without the first steps of epochs."""
     waited: float
+    waited_deviation: float
     queued: float
     """Sum over threads."""
     throttled_share: float
@@ -61,6 +62,7 @@ def window(samples: Sequence[tuple[float, Heartbeat]], start: float, stop: float
         return None
     seconds = ended - began
     own = (after.own_seconds - before.own_seconds) / steps
+    waited = (after.waited_seconds - before.waited_seconds) / steps
     running = last.usage.processor_seconds - first.usage.processor_seconds
     return Window(
         rank=last.rank,
@@ -68,8 +70,9 @@ def window(samples: Sequence[tuple[float, Heartbeat]], start: float, stop: float
         seconds=seconds,
         steps=steps,
         own=own,
-        deviation=_deviation(before, after, own),
-        waited=(after.waited_seconds - before.waited_seconds) / steps,
+        deviation=_deviation(before, after, "own"),
+        waited=waited,
+        waited_deviation=_deviation(before, after, "waited"),
         queued=(last.usage.queued_seconds - first.usage.queued_seconds) / steps,
         throttled_share=(last.usage.throttled_seconds - first.usage.throttled_seconds) / seconds,
         processor_share=running / seconds,
@@ -80,9 +83,11 @@ def window(samples: Sequence[tuple[float, Heartbeat]], start: float, stop: float
     )
 
 
-def _deviation(before: StepTimes, after: StepTimes, mean: float) -> float:
-    squares = (after.own_squares - before.own_squares) / (after.steps - before.steps)
-    return float(max(squares - mean**2, 0.0) ** 0.5)
+def _deviation(before: StepTimes, after: StepTimes, part: str) -> float:
+    """Standard deviation of a part of the steps that are not the first of an epoch."""
+    names = ("later_steps", f"later_{part}_seconds", f"later_{part}_squares")
+    steps, seconds, squares = (getattr(after, name) - getattr(before, name) for name in names)
+    return float(max(squares / steps - (seconds / steps) ** 2, 0.0) ** 0.5) if steps else 0.0
 
 
 def _difference(after: Link, before: Link) -> Link:

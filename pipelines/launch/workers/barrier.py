@@ -210,6 +210,7 @@ def start(
     (work_dir / "logs").mkdir(parents=True, exist_ok=True)
     payload = cloudpickle.dumps((function, arguments))
     attempt_dir = layout.new_attempt(work_dir)
+    commands.prepare(attempt_dir)
     assignment = Assignment(
         payload=payload, launch=launch, work_dir=str(work_dir), attempt_dir=str(attempt_dir), fork_server=fork_server
     )

@@ -14,8 +14,16 @@ GRACE_SECONDS = 4.0
 _FILE = "order"
 
 
+def prepare(attempt_dir: Path) -> None:
+    """Create the file without a command: that there is none would be remembered by NFS for up to a minute, its content is not."""
+    with contextlib.suppress(OSError):
+        atomic.write(attempt_dir / _FILE, "")
+
+
 def send(attempt_dir: Path, command: str) -> None:
-    """Send a command. If it cannot be written, the caller still ends the tasks through Spark."""
+    """Send a command, unless the ranks are to be killed already. If it fails, the caller still ends the tasks through Spark."""
+    if read(attempt_dir) == KILL:
+        return
     with contextlib.suppress(OSError):
         atomic.write(attempt_dir / _FILE, command)
 

@@ -32,7 +32,6 @@ Kind = Literal[
     "not finite",
     "drifted",
 ]
-_ENDS = ("lost", "preempted", "not finite", "drifted")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +46,9 @@ class Symptom:
     """For the user: rank, host, figures and remedy."""
     figures: Mapping[str, float | str] = field(default_factory=dict)
     """By name; durations in seconds."""
+    ended_ranks: bool = False
+    """The ranks have ended because of it, and an error or the line of a restart says so."""
 
     def line_of_record(self) -> bytes:
         """Its line in `layout.SYMPTOMS_FILE` (`pipelines.system.checked_lines`); `time` is in seconds since the Unix epoch."""
         return checked_lines.encode({"time": time.time(), **dataclasses.asdict(self)})
-
-    @property
-    def ended_ranks(self) -> bool:
-        """The ranks have ended because of it, and an error or the line of a restart says so."""
-        return self.kind in _ENDS

@@ -4,6 +4,7 @@ A step takes equally long on all ranks, so only these parts tell which one the o
 (`pipelines.launch.health.symptoms`). They are measured within TensorFlow's graph, because Python sees only whole executions.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
@@ -18,12 +19,14 @@ class StepTimer:
 
     def __init__(self) -> None:
         with tf.device("CPU:0"):
-            self._sums = tf.Variable(tf.zeros(4, tf.float64), trainable=False, name="step_times")
+            self._sums = tf.Variable(tf.zeros(len(dataclasses.fields(StepTimes)), tf.float64), trainable=False, name="step_times")
             self._since = tf.Variable(tf.timestamp(), trainable=False, name="step_began")
+            self._later = tf.Variable(0.0, trainable=False, dtype=tf.float64, name="later_step")
 
     def begin(self) -> None:
-        """Count the coming step from now on: what was done since the last one is not part of a step."""
+        """Count the coming step from now on, as the first of an epoch: what was done since the last one is not part of a step."""
         self._since.assign(tf.timestamp())
+        self._later.assign(0.0)
 
     def time(self, gradients: Gradients, average: Callable[[Gradients], list[tf.Tensor]]) -> list[tf.Tensor]:
         """Average gradients over ranks, and add up what this step took before and in it."""
@@ -32,12 +35,16 @@ class StepTimer:
         means = average(gradients)
         with tf.control_dependencies(means):
             averaged = tf.timestamp()
-        own = ready - self._since
-        self._sums.assign_add(tf.stack([tf.ones((), tf.float64), own, own * own, averaged - ready]))
+        one, own, waited = tf.ones((), tf.float64), ready - self._since, averaged - ready
+        later = self._later * tf.stack([one, own, own * own, waited, waited * waited])
+        # In the order of the fields of `StepTimes`.
+        self._sums.assign_add(tf.concat([tf.stack([one, own, waited]), later], 0))
         self._since.assign(averaged)
+        self._later.assign(1.0)
         return means
 
     def times(self) -> StepTimes:
         """The sums so far. From any thread."""
-        steps, own, squares, waited = self._sums.numpy().tolist()
-        return StepTimes(steps=int(steps), own_seconds=own, own_squares=squares, waited_seconds=waited)
+        return StepTimes(
+            **dict(zip((field.name for field in dataclasses.fields(StepTimes)), self._sums.numpy().tolist(), strict=True))
+        )
