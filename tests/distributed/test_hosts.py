@@ -114,7 +114,7 @@ def test_ranks_are_placed_correctly_and_use_addresses_at_which_they_reach_each_o
         assert (rank["cross_rank"], rank["cross_size"]) == (order.index(rank["address"]), 3)
 
 
-def test_one_rank_on_each_of_three_hosts_one_with_another_clock_trains_like_three_on_one_and_depends_on_the_network(
+def test_one_rank_on_each_of_three_hosts_trains_like_three_on_one_and_depends_on_the_network(
     cluster, driver, table, tmp_path, fork_server
 ):
     work = hostcalls.TimedReductions(str(tmp_path), numbers=50_000)
