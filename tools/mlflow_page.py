@@ -72,9 +72,18 @@ def end_session(process: subprocess.Popen[Any]) -> None:
             process.wait(10)
 
 
+# Names that no other process has as long as this one runs.
+_claims: list[socket.socket] = []
+
+
 def free_port(wanted: int) -> int:
+    """The wanted port, or another one if that is taken: also by a server of another `./convoy ui` that does not listen yet."""
     for port in (wanted, 0):
         with socket.socket() as listener, contextlib.suppress(OSError):
+            if port:
+                claim = socket.socket(socket.AF_UNIX)
+                claim.bind(f"\0convoy-ui-{port}")
+                _claims.append(claim)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(("127.0.0.1", port))
             return int(listener.getsockname()[1])

@@ -207,6 +207,15 @@ def test_the_page_of_mlflow_takes_another_port_when_the_usual_one_is_taken():
         assert mlflow_page.free_port(wanted) != wanted
 
 
+def test_two_pages_that_start_at_the_same_time_get_ports_of_their_own():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        wanted = free.getsockname()[1]
+    assert mlflow_page.free_port(wanted) == wanted
+    # Its server does not listen yet.
+    assert mlflow_page.free_port(wanted) != wanted
+
+
 @pytest.mark.parametrize(
     ("options", "looks"),
     [
