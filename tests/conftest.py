@@ -44,7 +44,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `-n 4`: four processes, each of which takes the next file. Fixtures of a module are made once."""
+    """With `-n 3`: three processes, each of which takes the next file. Fixtures of a module are made once."""
     from xdist.scheduler import LoadFileScheduling
 
     config.option.loadscopereorder = False
