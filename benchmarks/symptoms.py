@@ -2,7 +2,7 @@
 
     ./convoy bench symptoms --rounds 10
 
-Each round is ten trainings that nothing disturbs, each some 25 s long, of which half have one worker's rows streamed, and one run
+Each round is ten trainings that nothing disturbs, each some 25 s long, of which half stream their rows, and one run
 of the tests that disturb ranks, hosts and links, with the windows that trainings have. On a machine that does other work, its
 symptoms are told as well.
 """
