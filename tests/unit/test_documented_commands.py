@@ -135,6 +135,7 @@ NOT_RUN = {
     ". .venv/bin/activate": "prepares a shell; tests run inside the environment",
     "python benchmarks/pictures.py": "writes pictures into docs/, to be looked at",
     "CONVOY_RUNTIME=dbr-17.3-ml ./convoy train": "compiles a Horovod of its own; .ci/runtime runs the main job there",
+    ".ci/run": "runs the tests, as `./convoy test` does",
     ".ci/petastorm": "builds an environment for each pyarrow; run by hand when the reader or Petastorm changes",
     "databricks bundle deploy": "needs a workspace and the Databricks CLI; tests/unit/test_bundle.py checks the bundle",
     "databricks bundle run convoy": "needs a workspace and the Databricks CLI; tests/unit/test_bundle.py checks the bundle",
