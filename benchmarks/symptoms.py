@@ -2,9 +2,8 @@
 
     ./convoy bench symptoms --rounds 10
 
-Each round is ten trainings that nothing disturbs, each some 25 s long, of which half stream their rows, and one run
-of the tests that disturb ranks, hosts and links, with the windows that trainings have. On a machine that does other work, its
-symptoms are told as well.
+Each round is ten trainings that nothing disturbs, of which half stream their rows, and one run of the tests that disturb ranks,
+hosts and links, with the windows that trainings have. On a machine that does other work, its symptoms are told as well.
 """
 
 import json
@@ -27,7 +26,7 @@ CLEAN_PER_ROUND = 10
 SETTINGS = {
     "data.dataset": "mnist-5k",
     "model.name": "convnet_dropout",
-    "training.epochs": "25",
+    "training.epochs": "16",
     "launch.workers": "2",
     "launch.threads_per_worker": "1",
 }
@@ -39,15 +38,15 @@ _WINDOW_SECONDS = "8"
 
 
 def measure(_data: Path, rounds: int, results: Path) -> dict[str, Any]:
-    """Undisturbed trainings and runs of the tests in turn."""
+    """The undisturbed trainings, then the runs of the tests."""
     told: list[list[str]] = []
     seconds: dict[str, list[float]] = defaultdict(list)
     missed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="convoy-symptoms-") as folder:
+        for number in range(rounds * CLEAN_PER_ROUND):
+            told.append(_undisturbed(Path(folder) / str(number), STREAMED if number % 2 else {}))
+            print(f"  undisturbed {number + 1}: {told[-1] or 'nothing told'}", flush=True)
         for number in range(rounds):
-            for clean in range(CLEAN_PER_ROUND):
-                told.append(_undisturbed(Path(folder) / f"{number}-{clean}", STREAMED if clean % 2 else {}))
-                print(f"  undisturbed {len(told)}: {told[-1] or 'nothing told'}", flush=True)
             report = results / f"symptoms-{number}.xml"
             words = [sys.executable, "-m", "pytest", "-q", *TESTS, "-k", _CHOSEN, "--junitxml", str(report)]
             subprocess.run(words, cwd=ROOT, env=os.environ | {"CONVOY_SYMPTOM_WINDOW": _WINDOW_SECONDS}, check=False)
