@@ -44,7 +44,7 @@ def measure(_data: Path, rounds: int, results: Path) -> dict[str, Any]:
     missed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="convoy-symptoms-") as folder:
         for number in range(rounds * CLEAN_PER_ROUND):
-            told.append(_undisturbed(Path(folder) / str(number), STREAMED if number % 2 else {}))
+            told.append(_undisturbed(Path(folder), number, STREAMED if number % 2 else {}))
             print(f"  undisturbed {number + 1}: {told[-1] or 'nothing told'}", flush=True)
         for number in range(rounds):
             report = results / f"symptoms-{number}.xml"
@@ -58,10 +58,12 @@ def measure(_data: Path, rounds: int, results: Path) -> dict[str, Any]:
     return {"told_of_undisturbed": told, "seconds_until_told": dict(seconds), "missed": missed}
 
 
-def _undisturbed(home: Path, more: dict[str, str]) -> list[str]:
+def _undisturbed(folder: Path, number: int, more: dict[str, str]) -> list[str]:
     """The symptoms told of a training that nothing disturbs."""
+    home = folder / str(number)
     home.mkdir()
-    sets = [word for key, value in (SETTINGS | more).items() for word in ("--set", f"{key}={value}")]
+    settings = SETTINGS | {"ingest.tables_uri": str(folder / "tables")} | more
+    sets = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     run([str(SUBMIT), "jobs/train_cnn.py", "--quiet", *sets], home)
     (run_dir,) = (home / "runs").iterdir()
     file = run_dir / layout.SYMPTOMS_FILE
