@@ -78,7 +78,7 @@ OWNERS = {
     "keras": "models train",
     "matplotlib": "track.figures",
     "mlflow": "track.mlflow score.classifier score.mlflow_client score.model_info score.model_lookup score.model_registry",
-    "numba": "data.formats.kernel_cache data.formats.libsvm_kernel data.formats.number_kernel train.kernels",
+    "numba": "system.kernel_cache data.formats.libsvm_kernel data.formats.number_kernel train.kernels",
     "numpy": "api data models.custom tasks track.figures track.mlflow track.rundir train launch.notebook score sweep",
     "optuna": "sweep.search",
     "petastorm": "data.stream",

@@ -31,7 +31,7 @@ def triple(x):
 PROGRAM = """
 import logging
 logging.basicConfig(level=logging.INFO)
-from pipelines.data.formats import kernel_cache
+from pipelines.system import kernel_cache
 modules = ("kernels.whole", "kernels.part")
 print("kept", kernel_cache.is_kept(modules))
 from kernels import whole
