@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "models": "errors system data.table tasks models.custom",
     "train.precision": "config",
     "train.collectives": "errors progress system config",
-    "train.kernels": "train.precision",
+    "train.kernels": "system train.precision",
     "train.optim": "config progress train.collectives",
     "train.devices": "errors",
     "train.worker_setup": "errors config data.table data.stream train.precision train.devices train.collectives train.optim",
