@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.config.data import MAX_VALUE
-from pipelines.data.formats import kernel_cache
 from pipelines.data.formats.chunk import BadLine, Chunk, Fault
 from pipelines.data.formats.libsvm_line import Row, Rules, parse_line
+from pipelines.system import kernel_cache
 
 if TYPE_CHECKING:
     from pipelines.data.formats.libsvm_kernel import Limits, Progress, Rows

@@ -45,11 +45,17 @@ class SparseGradients:
         bits = np.uint16 if convolution.bfloat16 else np.uint32
         output_bits, pooled_bits = (array.view(bits).reshape(batch, -1) for array in (outputs, pooled))
 
-        def compute_part(number: int) -> None:
+        def part(number: int) -> tuple[Any, ...]:
             rows, scratch = slice(batch * number // self._threads, batch * (number + 1) // self._threads), self._scratch[number]
-            scratch.weight_grads[:], scratch.bias_grads[:] = 0, 0
             arrays = (array[rows] for array in (flat_images, output_bits, pooled_bits, pooled_words, gradient_words))
-            compile_kernel(convolution)(*arrays, by_kernel, image_grads[rows], *scratch.arrays())
+            return *arrays, by_kernel, image_grads[rows], *scratch.arrays()
+
+        add_gradients = compile_kernel(convolution, part(0))
+
+        def compute_part(number: int) -> None:
+            scratch = self._scratch[number]
+            scratch.weight_grads[:], scratch.bias_grads[:] = 0, 0
+            add_gradients(*part(number))
 
         futures = [self._pool.submit(compute_part, number) for number in range(1, self._threads)] if self._pool else []
         compute_part(0)

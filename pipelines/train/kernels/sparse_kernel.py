@@ -5,14 +5,17 @@ sixteen is not zero, and multiplying by these alone takes at most half the time 
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numba
 import numpy as np
 
+from pipelines.system import kernel_cache
+
 _WORD_BITS = 64
+_OPTIONS = {"nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
 
 
 @dataclass(frozen=True)
@@ -62,171 +65,171 @@ class Convolution:
         return _WORD_BITS // (16 if self.bfloat16 else 32)
 
 
-# The functions below are compiled for each convolution, with its sizes as constants. These are unsigned, because Numba checks
-# signed indices for wraparound.
-_u16, _u32, _u64 = np.uint16, np.uint32, np.uint64
-_jit = numba.njit(nogil=True, fastmath={"contract", "nsz"}, error_model="numpy")
+def compile_kernel(convolution: Convolution, arrays: Sequence[Any]) -> Callable[..., None]:
+    """`add_gradients` for this convolution and arrays of these types, which `sparse_batch` allocates."""
+    return _compiled(convolution, tuple((array.dtype.str, array.ndim, array.flags.writeable) for array in arrays))
 
 
 @functools.cache
-def compile_kernel(convolution: Convolution) -> Callable[..., None]:
-    """The function that computes a thread's share of a batch, in arrays that `sparse_batch` allocates."""
-    read, search, collect, write = _reader(convolution), _searcher(convolution), _collector(convolution), _writer(convolution)
-    rows, span, row_stride = (
-        _u64(convolution.kernel_height),
-        _u64(convolution.kernel_width * convolution.channels),
-        _u64(convolution.padded[1] * convolution.channels),
-    )
-
-    @_jit
-    def gradients_of(  # type: ignore[no-untyped-def]
-        images,
-        outputs,
-        maxima,
-        pooled,
-        gradients,
-        weights,
-        image_grads,
-        weight_grads,
-        bias_grads,
-        image,
-        image_grad,
-        argmax,
-        words,
-        values,
-        kernels,
-        offsets,
-    ):
-        for number in range(len(images)):
-            read(images[number], image, image_grad)
-            search(outputs[number], maxima[number], argmax)
-            count = collect(gradients[number], pooled[number], argmax, words, values, kernels, offsets)
-            # Two loops, so that the data of each fits the L1 cache.
-            for i in range(count):
-                value, kernel, offset = values[i], kernels[i], offsets[i]
-                bias_grads[kernel] += value
-                for row in range(rows):
-                    for j in range(span):
-                        weight_grads[kernel, row, j] += value * image[offset + row * row_stride + j]
-            for i in range(count):
-                value, kernel, offset = values[i], kernels[i], offsets[i]
-                for row in range(rows):
-                    for j in range(span):
-                        image_grad[offset + row * row_stride + j] += value * weights[kernel, row, j]
-            write(images[number], image_grad, image_grads[number])
-
-    function: Callable[..., None] = gradients_of
-    return function
+def _compiled(convolution: Convolution, types: tuple[tuple[str, int, bool], ...]) -> Callable[..., None]:
+    arrays = [np.zeros((0,) * dimensions, dtype) for dtype, dimensions, _ in types]
+    for array, (*_, writeable) in zip(arrays, types, strict=True):
+        array.flags.writeable = writeable
+    return kernel_cache.compiled(add_gradients, (__name__,), arrays, _OPTIONS, _constants(convolution))
 
 
-def _layout(of: Convolution) -> tuple[Any, Any, Any, Any]:
-    """Rows of an image, values in a row, values in a padded row, and the offset of the first value in the padded image."""
+def _constants(of: Convolution) -> dict[str, Any]:
+    """The values of this module's capitals for a convolution."""
     row_stride = of.padded[1] * of.channels
-    first = of.padding[0][0] * row_stride + of.padding[1][0] * of.channels
-    return _u64(of.height), _u64(of.width * of.channels), _u64(row_stride), _u64(first)
+    bits = _WORD_BITS // of.values_per_word
+    all_but_sign = 2 ** (bits - 1) - 1
+    sizes = {
+        # Values in a row of an image, in one of the padded image, and before the image's first value in that.
+        "HEIGHT": of.height,
+        "ROW_SIZE": of.width * of.channels,
+        "ROW_STRIDE": row_stride,
+        "FIRST": of.padding[0][0] * row_stride + of.padding[1][0] * of.channels,
+        "CHANNELS": of.channels,
+        "KERNELS": of.kernels,
+        "KERNEL_HEIGHT": of.kernel_height,
+        "KERNEL_ROW_SIZE": of.kernel_width * of.channels,
+        "OUTPUT_WIDTH": of.output_shape[1],
+        "POOLED_HEIGHT": of.pooled_shape[0],
+        "POOLED_WIDTH": of.pooled_shape[1],
+        "POOL_HEIGHT": of.pool[0],
+        "POOL_WIDTH": of.pool[1],
+        "WORDS_OF_PIXEL": of.kernels // of.values_per_word,
+        # Bits of a value in a word, and of all values.
+        "VALUE_BITS": bits,
+        "ALL_BITS": 2**bits - 1,
+        "ALL_BUT_SIGN": all_but_sign,
+        "ANY_VALUE": sum(all_but_sign << (bits * part) for part in range(of.values_per_word)),
+    }
+    # Unsigned, because Numba checks signed indices for wraparound.
+    return {name: np.uint64(size) for name, size in sizes.items()} | {
+        "POOL_SIZE": of.pool[0] * of.pool[1],
+        "WORDS_OF_IMAGE": int(np.prod(of.pooled_shape)) // of.values_per_word,
+        "VALUES_PER_WORD": of.values_per_word,
+        "BFLOAT16": of.bfloat16,
+        "BEHIND_RELU": of.behind_relu,
+    }
 
 
-def _reader(of: Convolution) -> Callable[..., None]:
-    """Compiles `read`, which copies an image into its padded float32 form and clears its gradient."""
-    bfloat16, (height, row_size, row_stride, first) = of.bfloat16, _layout(of)
-
-    @_jit
-    def read(image, padded, image_grad):  # type: ignore[no-untyped-def]
-        padded_bits = padded.view(np.uint32)
-        for row in range(height):
-            for i in range(row_size):
-                if bfloat16:
-                    padded_bits[first + row * row_stride + i] = _u32(image[row * row_size + i]) << _u32(16)
-                else:
-                    padded[first + row * row_stride + i] = image[row * row_size + i]
-        for i in range(image_grad.size):
-            image_grad[i] = 0
-
-    function: Callable[..., None] = read
-    return function
+# The loops below are compiled anew for each convolution, with its sizes as constants (`_constants`), which these stand for.
+HEIGHT = ROW_SIZE = ROW_STRIDE = FIRST = CHANNELS = KERNELS = KERNEL_HEIGHT = KERNEL_ROW_SIZE = OUTPUT_WIDTH = np.uint64()
+POOLED_HEIGHT = POOLED_WIDTH = POOL_HEIGHT = POOL_WIDTH = WORDS_OF_PIXEL = np.uint64()
+VALUE_BITS = ALL_BITS = ALL_BUT_SIGN = ANY_VALUE = np.uint64()
+POOL_SIZE = WORDS_OF_IMAGE = VALUES_PER_WORD = 0
+BFLOAT16 = BEHIND_RELU = False
+_u16, _u32, _u64 = np.uint16, np.uint32, np.uint64
+_jit = numba.njit(**_OPTIONS)
 
 
-def _searcher(of: Convolution) -> Callable[..., None]:
-    """Compiles `search`, which finds the index of the first maximum in each window. The loop over kernels is vectorized."""
-    (pool_height, pool_width), kernels = of.pool, _u64(of.kernels)
-    height, width, output_width = _u64(of.pooled_shape[0]), _u64(of.pooled_shape[1]), _u64(of.output_shape[1])
-    bits = _u16 if of.bfloat16 else _u32
-
-    @_jit
-    def search(outputs, maxima, argmax):  # type: ignore[no-untyped-def]
-        for y in range(height):
-            for x in range(width):
-                start = (y * width + x) * kernels
-                for kernel in range(kernels):
-                    argmax[start + kernel] = 0
-                for back in range(pool_height * pool_width):
-                    index = pool_height * pool_width - 1 - back
-                    row, column = (
-                        y * _u64(pool_height) + _u64(index // pool_width),
-                        x * _u64(pool_width) + _u64(index % pool_width),
-                    )
-                    output = (row * output_width + column) * kernels
-                    for kernel in range(kernels):
-                        is_maximum = outputs[output + kernel] == maxima[start + kernel]
-                        argmax[start + kernel] = bits(index) if is_maximum else argmax[start + kernel]
-
-    function: Callable[..., None] = search
-    return function
-
-
-def _collector(of: Convolution) -> Callable[..., int]:
-    """Compiles `collect`, which lists the nonzero gradients with their kernels and offsets, and returns their number."""
-    per_word = of.values_per_word
-    bits = _WORD_BITS // per_word
-    all_bits, all_but_sign = _u64(2**bits - 1), _u64(2 ** (bits - 1) - 1)
-    any_value = _u64(sum(int(all_but_sign) << (bits * part) for part in range(per_word)))
-    words_of_pixel, words_of_image = _u64(of.kernels // per_word), int(np.prod(of.pooled_shape)) // per_word
-    channels, pooled_width, row_stride = _u64(of.channels), _u64(of.pooled_shape[1]), _layout(of)[2]
-    pool_height, pool_width = _u64(of.pool[0]), _u64(of.pool[1])
-
-    @_jit
-    def collect(gradients, pooled, argmax, words, values, kernels, offsets):  # type: ignore[no-untyped-def]
-        # Without branches, which would be unpredictable: every value is written, and overwritten by the next if it is zero.
-        nonzero_words, count = 0, 0
-        for word in range(words_of_image):
-            words[nonzero_words] = word
-            nonzero_words += gradients[word] & any_value != 0
-        value_bits = values.view(np.uint32)
-        for i in range(nonzero_words):
-            word = words[i]
-            pixel, kernel = word // words_of_pixel, (word % words_of_pixel) * _u64(per_word)
-            offset = (pixel // pooled_width) * pool_height * row_stride + (pixel % pooled_width) * pool_width * channels
-            for part in range(per_word):
-                value = (gradients[word] >> _u64(bits * part)) & all_bits
-                output = (pooled[word] >> _u64(bits * part)) & all_bits
-                index = _u64(argmax[word * _u64(per_word) + _u64(part)])
-                value_bits[count] = _u32(value << _u64(32 - bits))
-                kernels[count] = kernel + _u64(part)
-                offsets[count] = offset + (index // pool_width) * row_stride + (index % pool_width) * channels
-                count += (value & all_but_sign != 0) & (output & all_but_sign != 0)
-        return count
-
-    function: Callable[..., int] = collect
-    return function
+def add_gradients(  # type: ignore[no-untyped-def]
+    images,
+    outputs,
+    maxima,
+    pooled,
+    gradients,
+    weights,
+    image_grads,
+    weight_grads,
+    bias_grads,
+    image,
+    image_grad,
+    argmax,
+    words,
+    values,
+    kernels,
+    offsets,
+):
+    """Compute a thread's share of a batch."""
+    for number in range(len(images)):
+        _read(images[number], image, image_grad)
+        _search(outputs[number], maxima[number], argmax)
+        count = _collect(gradients[number], pooled[number], argmax, words, values, kernels, offsets)
+        # Two loops, so that the data of each fits the L1 cache.
+        for i in range(count):
+            value, kernel, offset = values[i], kernels[i], offsets[i]
+            bias_grads[kernel] += value
+            for row in range(KERNEL_HEIGHT):
+                for j in range(KERNEL_ROW_SIZE):
+                    weight_grads[kernel, row, j] += value * image[offset + row * ROW_STRIDE + j]
+        for i in range(count):
+            value, kernel, offset = values[i], kernels[i], offsets[i]
+            for row in range(KERNEL_HEIGHT):
+                for j in range(KERNEL_ROW_SIZE):
+                    image_grad[offset + row * ROW_STRIDE + j] += value * weights[kernel, row, j]
+        _write(images[number], image_grad, image_grads[number])
 
 
-def _writer(of: Convolution) -> Callable[..., None]:
-    """Compiles `write`, which copies an image's gradient out of its padded form and applies the relu before it, if any."""
-    bfloat16, behind_relu, (height, row_size, row_stride, first) = of.bfloat16, of.behind_relu, _layout(of)
+@_jit
+def _read(image, padded, image_grad):  # type: ignore[no-untyped-def]
+    """Copy an image into its padded float32 form and clear its gradient."""
+    padded_bits = padded.view(np.uint32)
+    for row in range(HEIGHT):
+        for i in range(ROW_SIZE):
+            if BFLOAT16:
+                padded_bits[FIRST + row * ROW_STRIDE + i] = _u32(image[row * ROW_SIZE + i]) << _u32(16)
+            else:
+                padded[FIRST + row * ROW_STRIDE + i] = image[row * ROW_SIZE + i]
+    for i in range(image_grad.size):
+        image_grad[i] = 0
 
-    @_jit
-    def write(image, padded_grad, image_grad):  # type: ignore[no-untyped-def]
-        padded_bits = padded_grad.view(np.uint32)
-        for row in range(height):
-            for i in range(row_size):
-                source, target = first + row * row_stride + i, row * row_size + i
-                if bfloat16:
-                    # Round to nearest, ties to even.
-                    half = _u32(0x7FFF) + ((padded_bits[source] >> _u32(16)) & _u32(1))
-                    value = _u16((padded_bits[source] + half) >> _u32(16))
-                    image_grad[target] = value if image[target] & _u16(0x7FFF) != 0 or not behind_relu else _u16(0)
-                else:
-                    image_grad[target] = padded_grad[source] if image[target] > 0 or not behind_relu else np.float32(0)
 
-    function: Callable[..., None] = write
-    return function
+@_jit
+def _search(outputs, maxima, argmax):  # type: ignore[no-untyped-def]
+    """Find the index of the first maximum in each window. The loop over kernels is vectorized."""
+    for y in range(POOLED_HEIGHT):
+        for x in range(POOLED_WIDTH):
+            start = (y * POOLED_WIDTH + x) * KERNELS
+            for kernel in range(KERNELS):
+                argmax[start + kernel] = 0
+            for back in range(POOL_SIZE):
+                index = _u64(POOL_SIZE - 1 - back)
+                row, column = y * POOL_HEIGHT + index // POOL_WIDTH, x * POOL_WIDTH + index % POOL_WIDTH
+                output = (row * OUTPUT_WIDTH + column) * KERNELS
+                place = _u16(index) if BFLOAT16 else _u32(index)
+                for kernel in range(KERNELS):
+                    is_maximum = outputs[output + kernel] == maxima[start + kernel]
+                    argmax[start + kernel] = place if is_maximum else argmax[start + kernel]
+
+
+@_jit
+def _collect(gradients, pooled, argmax, words, values, kernels, offsets):  # type: ignore[no-untyped-def]
+    """List the nonzero gradients with their kernels and offsets. Returns their number."""
+    # Without branches, which would be unpredictable: every value is written, and overwritten by the next if it is zero.
+    nonzero_words, count = 0, 0
+    for word in range(WORDS_OF_IMAGE):
+        words[nonzero_words] = word
+        nonzero_words += gradients[word] & ANY_VALUE != 0
+    value_bits = values.view(np.uint32)
+    for i in range(nonzero_words):
+        word = words[i]
+        pixel, kernel = word // WORDS_OF_PIXEL, (word % WORDS_OF_PIXEL) * _u64(VALUES_PER_WORD)
+        offset = (pixel // POOLED_WIDTH) * POOL_HEIGHT * ROW_STRIDE + (pixel % POOLED_WIDTH) * POOL_WIDTH * CHANNELS
+        for part in range(VALUES_PER_WORD):
+            value = (gradients[word] >> (VALUE_BITS * _u64(part))) & ALL_BITS
+            output = (pooled[word] >> (VALUE_BITS * _u64(part))) & ALL_BITS
+            index = _u64(argmax[word * _u64(VALUES_PER_WORD) + _u64(part)])
+            value_bits[count] = _u32(value << (_u64(32) - VALUE_BITS))
+            kernels[count] = kernel + _u64(part)
+            offsets[count] = offset + (index // POOL_WIDTH) * ROW_STRIDE + (index % POOL_WIDTH) * CHANNELS
+            count += (value & ALL_BUT_SIGN != 0) & (output & ALL_BUT_SIGN != 0)
+    return count
+
+
+@_jit
+def _write(image, padded_grad, image_grad):  # type: ignore[no-untyped-def]
+    """Copy an image's gradient out of its padded form and apply the relu before it, if any."""
+    padded_bits = padded_grad.view(np.uint32)
+    for row in range(HEIGHT):
+        for i in range(ROW_SIZE):
+            source, target = FIRST + row * ROW_STRIDE + i, row * ROW_SIZE + i
+            if BFLOAT16:
+                # Round to nearest, ties to even.
+                half = _u32(0x7FFF) + ((padded_bits[source] >> _u32(16)) & _u32(1))
+                value = _u16((padded_bits[source] + half) >> _u32(16))
+                image_grad[target] = value if image[target] & _u16(0x7FFF) != 0 or not BEHIND_RELU else _u16(0)
+            else:
+                image_grad[target] = padded_grad[source] if image[target] > 0 or not BEHIND_RELU else np.float32(0)

@@ -1,9 +1,10 @@
-"""Functions compiled by Numba, kept on disk for all processes of a user: Spark's Python workers need not compile them anew.
+"""Functions compiled by Numba, kept on disk for all processes of a user: Spark's Python workers and ranks need not compile them.
 
 Numba keeps compiled functions by the path and the time of their source file, beside it or in the home folder. A module here may
 lie in an archive, whose path changes with every application, or in an installed package that is read-only. So what is compiled is
 kept by the content of the module instead, in a folder that only this user can write to, because what is in it is executed. Numba
-itself tells processors apart, so that hosts can share a home folder.
+itself tells processors apart, so that hosts can share a home folder. Each file has a checksum beside it: a bit that changes on
+disk could change what the code computes.
 """
 
 import functools
@@ -14,14 +15,17 @@ import logging
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, MappingProxyType
 from typing import Any
 
 from pipelines.system import atomic, paths
 
 _log = logging.getLogger(__name__)
+# Threads compile at the same time, and the folder is a setting of the process.
+_numba_settings = threading.Lock()
 
 
 def is_installed() -> bool:
@@ -35,13 +39,21 @@ def is_kept(modules: Sequence[str]) -> bool:
     return any(next(folder.glob(f"*/*/{stem}.*.nbi"), None) for folder in _folders(os.environ.get("NUMBA_CACHE_DIR", "")))
 
 
-def compiled(function: Callable[..., Any], modules: Sequence[str], example: Sequence[Any]) -> Callable[..., Any]:
+def compiled(
+    function: Callable[..., Any],
+    modules: Sequence[str],
+    example: Sequence[Any],
+    options: Mapping[str, Any] = MappingProxyType({"error_model": "numpy"}),
+    constants: Mapping[str, Any] = MappingProxyType({}),
+) -> Callable[..., Any]:
     """Compile a function, or load it if a process has compiled it.
 
     Args:
         function: a function of a module's top level. It may call functions that Numba compiles.
         modules: all modules whose code is compiled, its own first.
         example: arguments of the types that it is for. It is called with them.
+        options: how to compile it (`numba.njit`). Changes with the modules only.
+        constants: values for names of its module, of which it and the compiled functions of its module are compiled anew.
 
     Raises:
         Exception: whatever Numba raises for a function that it cannot compile.
@@ -51,24 +63,65 @@ def compiled(function: Callable[..., Any], modules: Sequence[str], example: Sequ
     if numba.config.DISABLE_JIT:
         raise RuntimeError("NUMBA_DISABLE_JIT is set")
     assert isinstance(function, FunctionType)
-    jit: Any = functools.partial(numba.njit, error_model="numpy")
+    names = _with_constants(function.__globals__, constants)
+    jit: Any = functools.partial(numba.njit, **options)
     for folder in _folders(numba.config.CACHE_DIR):
         # A damaged file in the cache, or a full disk, can raise anything.
         try:
-            source = _copied_source(modules, folder / f"numba-{numba.__version__}")
-            twin = FunctionType(function.__code__.replace(co_filename=str(source)), function.__globals__, function.__name__)
-            chosen, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(source.parent)
-            try:
-                kept: Callable[..., Any] = jit(twin, cache=True)
-            finally:
-                numba.config.CACHE_DIR = chosen
+            source = _copied_source(modules, folder / f"numba-{numba.__version__}", constants)
+            _remove_damaged(source)
+            twin = FunctionType(function.__code__.replace(co_filename=str(source)), names, function.__name__)
+            with _numba_settings:
+                chosen, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(source.parent)
+                try:
+                    kept = jit(twin, cache=True)
+                finally:
+                    numba.config.CACHE_DIR = chosen
             kept(*example)
+            if kept.stats.cache_misses:
+                for file in _kept_files(source):
+                    atomic.write(_checksum_file(file), _checksum(file))
             return kept
         except Exception as error:
             _log.info("%s is not kept in %s: %s", function.__name__, folder, error)
-    alone: Callable[..., Any] = jit(function)
+    alone: Callable[..., Any] = jit(FunctionType(function.__code__, names, function.__name__))
     alone(*example)
     return alone
+
+
+def _with_constants(names: dict[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
+    """The names of a module, with these values in it and in what is compiled of it."""
+    if not constants:
+        return names
+    import numba
+
+    changed = names | constants
+    for name, value in names.items():
+        if isinstance(value, numba.core.dispatcher.Dispatcher) and value.__module__ == names["__name__"]:
+            function = FunctionType(value.py_func.__code__, changed, name)
+            changed[name] = numba.njit(**value.targetoptions)(function)
+    return changed
+
+
+def _kept_files(source: Path) -> Iterator[Path]:
+    return source.parent.glob(f"*/{source.stem}.*.nb[ic]")
+
+
+def _checksum_file(file: Path) -> Path:
+    return file.with_name(f"{file.name}.sha256")
+
+
+def _checksum(file: Path) -> bytes:
+    return hashlib.sha256(file.read_bytes()).hexdigest().encode()
+
+
+def _remove_damaged(source: Path) -> None:
+    """Remove what is not as it was written, or was written by a process that ended before the checksum; it is compiled anew."""
+    for file in _kept_files(source):
+        checksum = _checksum_file(file)
+        if not checksum.exists() or checksum.read_bytes() != _checksum(file):
+            _log.info("%s is damaged", file)
+            file.unlink(missing_ok=True)
 
 
 def _folders(chosen: str) -> Iterator[Path]:
@@ -106,9 +159,9 @@ def _file_name(module: str, content: bytes) -> str:
     return f"{module.rpartition('.')[2]}_{hashlib.sha256(content).hexdigest()[:16]}.py"
 
 
-def _copied_source(modules: Sequence[str], folder: Path) -> Path:
+def _copied_source(modules: Sequence[str], folder: Path, constants: Mapping[str, Any]) -> Path:
     """A copy of the modules, named by its content. Older versions of Numba look at its time, which is therefore fixed."""
-    content = _content(modules)
+    content = _content(modules) + "".join(f"# {name} = {value!r}\n" for name, value in constants.items()).encode()
     file = folder / _file_name(modules[0], content)
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
