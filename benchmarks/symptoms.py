@@ -32,7 +32,7 @@ SETTINGS = {
 }
 STREAMED = {"stream.memory_limit_mb": "0"}
 TESTS = ("tests/distributed/test_slow_ranks.py", "tests/distributed/test_hosts.py", "tests/distributed/test_faults.py")
-_CHOSEN = "slow or locked or taken_away or finite or diverging or stopped"
+_CHOSEN = "(slow or locked or taken_away or finite or diverging or stopped) and not left"
 # As in `pipelines.launch.health.symptoms`.
 _WINDOW_SECONDS = "8"
 
