@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FunctionType, MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from pipelines.system import atomic, paths
 
@@ -63,6 +63,7 @@ def compiled(
     if numba.config.DISABLE_JIT:
         raise RuntimeError("NUMBA_DISABLE_JIT is set")
     assert isinstance(function, FunctionType)
+    kept: Any
     names = _with_constants(function.__globals__, constants)
     jit: Any = functools.partial(numba.njit, **options)
     for folder in _folders(numba.config.CACHE_DIR):
@@ -81,7 +82,7 @@ def compiled(
             if kept.stats.cache_misses:
                 for file in _kept_files(source):
                     atomic.write(_checksum_file(file), _checksum(file))
-            return kept
+            return cast(Callable[..., Any], kept)
         except Exception as error:
             _log.info("%s is not kept in %s: %s", function.__name__, folder, error)
     alone: Callable[..., Any] = jit(FunctionType(function.__code__, names, function.__name__))
@@ -95,7 +96,7 @@ def _with_constants(names: dict[str, Any], constants: Mapping[str, Any]) -> dict
         return names
     import numba
 
-    changed = names | constants
+    changed: dict[str, Any] = {**names, **constants}
     for name, value in names.items():
         if isinstance(value, numba.core.dispatcher.Dispatcher) and value.__module__ == names["__name__"]:
             function = FunctionType(value.py_func.__code__, changed, name)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support import ranks
+from support.control_groups import memory_limit
 from support.rank_processes import wait_until_no_rank_is_left
 from test_faults import SETTINGS, Messages
 
@@ -43,6 +44,14 @@ class Training:
                     return
             time.sleep(0.05)
         raise AssertionError(f"no {kind!r} of rank {rank} in {self.messages.symptoms}")
+
+    def await_heartbeat(self, rank, seconds=60):
+        """Wait until a rank that was silent is not."""
+        beats = heartbeat.read(self.folder / "attempts" / "001", rank).beats
+        end = time.monotonic() + seconds
+        while heartbeat.read(self.folder / "attempts" / "001", rank).beats == beats:
+            assert time.monotonic() < end
+            time.sleep(0.05)
 
     @contextlib.contextmanager
     def asking(self, name):
@@ -138,18 +147,22 @@ def disturbed(spark, fork_server, table, tmp_path_factory):
             while training_steps(folder) < 100:
                 assert not result.done(), result.result()
                 time.sleep(0.1)
+            # First: one rank that is slow after the other is told in the same way.
+            with held(training.pid(0), share=0.8, each=1.5), held(training.pid(1), share=0.8, each=1.5, first=False):
+                training.await_symptom("in turn", "wandering", None)
             with crowded(training.pid(1)):
                 training.await_symptom("processor", "slow processor", 1)
             with held(training.pid(0), share=0.8):
                 training.await_symptom("held", "slow rank", 0)
-            with held(training.pid(0), share=0.8, each=1.5), held(training.pid(1), share=0.8, each=1.5, first=False):
-                training.await_symptom("in turn", "wandering", None)
             with training.asking("starve-0"):
                 training.await_symptom("starved", "starved", 0)
             with training.asking("lock-1"):
                 training.await_symptom("locked", "locked", 1)
+            training.await_heartbeat(1)
             with training.asking("clock-1"):
                 training.await_symptom("clock", "clock", 1)
+            with memory_limit(training.pid(1), 1_000_000_000), training.asking("memory-1"):
+                training.await_symptom("memory", "memory", 1)
             with training.asking("disk-0"):
                 training.await_symptom("disk", "slow disk", 0)
         finally:
@@ -173,6 +186,7 @@ def training_steps(folder):
         ("in turn", "the ranks are slow in turn: ", "of a step"),
         ("starved", "rank 0 on ", "its reader waits for "),
         ("clock", "the clock of rank 1 on ", "has jumped forward by 100 s"),
+        ("memory", "rank 1 on ", "of the 1.0 GB of its control group are in use; lower training.batch_size_per_worker"),
         ("disk", "rank 0 on ", " s or more to write a small file into the run folder"),
         ("locked", "rank 1 on ", "its process computes, but a thread holds Python's lock"),
     ],

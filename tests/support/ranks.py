@@ -403,13 +403,19 @@ def own_task_and_those_met():
     return context.partitionId(), context.allGather(str(context.partitionId()))
 
 
+# Bytes that a rank takes when it is asked to.
+MEMORY = 930_000_000
+
+
 def disturbed_work(folder, config, table, run_dir, checkpoint=None):
-    """The real work, disturbed on a rank as long as a folder has `starve-RANK`, `lock-RANK`, `clock-RANK` or `disk-RANK`.
+    """The real work, disturbed on a rank as long as a folder has a file `WHAT-RANK`: starve, lock, clock, disk or memory.
 
     The second attempt returns at once what it would continue from.
     """
     import types
     from pathlib import Path
+
+    import numpy as np
 
     from pipelines.data.stream import batches
     from pipelines.launch.health import heartbeat
@@ -423,7 +429,7 @@ def disturbed_work(folder, config, table, run_dir, checkpoint=None):
     def asked(name):
         return Path(folder, f"{name}-{os.environ['HOROVOD_RANK']}").exists()
 
-    held = []
+    held, taken = [], []
     read_blocks, on_train_batch_end = batches.read_blocks, callback.EpochCallback.on_train_batch_end
 
     def slow_blocks(*arguments, **options):
@@ -437,6 +443,11 @@ def disturbed_work(folder, config, table, run_dir, checkpoint=None):
             held.append(True)
             # Some 12 s in C, which does not release Python's lock.
             sum(range(1_000_000_000))
+        if asked("memory") and not taken:
+            # Writes to it, so that it is there.
+            taken.append(np.ones(MEMORY, np.uint8))
+        elif not asked("memory"):
+            taken.clear()
 
     def slow_write(path, content, **options):
         time.sleep(2.5 if asked("disk") else 0)

@@ -23,6 +23,11 @@ _LOOK_SECONDS = 1.0
 _COMPUTING_SHARE = 0.1
 
 
+def seconds_until_told(seconds: float) -> float:
+    """How long after the last heartbeat its supervisor has looked at a rank, given the time between heartbeats."""
+    return _MISSED_BEATS * seconds + 4 * _LOOK_SECONDS
+
+
 class SilenceWatch:
     """Looks at a rank's process while its heartbeats are missing.
 

@@ -131,10 +131,16 @@ class Watchdog:
             if self._lacks_memory(rank):
                 found.append(self._memory_symptom(rank))
         for rank in self._stalled_ranks(running, warn_after, now):
-            if not rank.warned:
+            if not rank.warned and not self._is_cause_pending(rank, now):
                 rank.warned = True
                 found.append(self._stall_symptom(rank, now))
         return WatchdogReport(symptoms=tuple(found))
+
+    def _is_cause_pending(self, rank: _WatchedRank, now: float) -> bool:
+        """Whether its supervisor is still to tell why a rank sends no heartbeats."""
+        if rank.last is None or not self._is_silent(rank, now) or silence.state(self._attempt_dir, rank.last) is not None:
+            return False
+        return now - rank.last_beat < silence.seconds_until_told(self._interval)
 
     def _stall_symptom(self, rank: _WatchedRank, now: float) -> Symptom:
         seconds = now - rank.last_progress
