@@ -323,51 +323,6 @@ def means_while_rank_1_stands_still(seconds):
     return means
 
 
-def host_means(machines, dtype, compression, steps, slow=-1):
-    """A rank's gradients, the means it got and the seconds it was held up, step by step.
-
-    `machines` names one for each rank; `slow` is a rank that takes 0.2 s longer for each step.
-    """
-    os.environ["HOROVOD_DYNAMIC_PROCESS_SETS"] = "1"
-    import horovod.tensorflow as hvd
-    import numpy as np
-    import tensorflow as tf
-
-    from pipelines.train.collectives.hosts import HostReducer
-
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    hvd.init()
-    os.environ["HOROVOD_HOSTNAME"] = machines[hvd.rank()]
-    reducer, rng = HostReducer(compression, bucket_bytes=1000), np.random.default_rng(hvd.rank())
-    average = tf.function(reducer.allreduce_mean)
-    found = []
-    for _ in range(steps):
-        gradients = [rng.normal(size=shape).astype(dtype) for shape in ((3, 4), (500,), (2, 5), (20, 30), (7,))]
-        # Ranks overtake each other.
-        time.sleep(0.2 if hvd.rank() == slow else 0.001 * rng.integers(3))
-        means, held_up = average([tf.constant(gradient) for gradient in gradients])
-        found.append((gradients, [mean.numpy() for mean in means], float(held_up)))
-    hvd.shutdown()
-    return found
-
-
-def exit_after_a_mean_over_machines(machines, leaving):
-    """Average twice; before the second time a rank exits."""
-    os.environ["HOROVOD_DYNAMIC_PROCESS_SETS"] = "1"
-    import horovod.tensorflow as hvd
-    import tensorflow as tf
-
-    from pipelines.train.collectives.hosts import HostReducer
-
-    hvd.init()
-    os.environ["HOROVOD_HOSTNAME"] = machines[hvd.rank()]
-    reducer = HostReducer("none", bucket_bytes=1000)
-    reducer.allreduce_mean([tf.ones(10)])
-    if hvd.rank() == leaving:
-        os._exit(3)
-    reducer.allreduce_mean([tf.ones(10)])
-
-
 def leave_after_two_means():
     """The error that the other ranks get after the last one has exited."""
     import horovod.tensorflow as hvd

@@ -28,19 +28,13 @@ class StepTimer:
         self._since.assign(tf.timestamp())
         self._later.assign(0.0)
 
-    def time(self, gradients: Gradients, average: Callable[[Gradients], tuple[list[tf.Tensor], tf.Tensor]]) -> list[tf.Tensor]:
-        """Average gradients over ranks, and add up what this step took before and in it.
-
-        Args:
-            gradients: those of this rank.
-            average: as `pipelines.train.collectives.reducers.Reducer.allreduce_mean`.
-        """
+    def time(self, gradients: Gradients, average: Callable[[Gradients], list[tf.Tensor]]) -> list[tf.Tensor]:
+        """Average gradients over ranks, and add up what this step took before and in it."""
         with tf.control_dependencies(tf.nest.flatten(list(gradients), expand_composites=True)):
             ready = tf.timestamp()
-        means, held_up = average(gradients)
+        means = average(gradients)
         with tf.control_dependencies(means):
             averaged = tf.timestamp()
-        ready -= held_up
         one, own, waited = tf.ones((), tf.float64), ready - self._since, averaged - ready
         later = self._later * tf.stack([one, own, own * own, waited, waited * waited])
         # In the order of the fields of `StepTimes`.
