@@ -108,17 +108,19 @@ def crowded(pid):
     allowed = os.sched_getaffinity(0)
     only = {min(allowed)}
     threads = [int(name) for name in os.listdir(f"/proc/{pid}/task")]
-    programs = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(30)]
+    # They end with the test, even if it is killed.
+    program = f"while kill -0 {os.getpid()} 2>/dev/null; do :; done"
+    programs = [subprocess.Popen(["sh", "-c", program]) for _ in range(30)]
     try:
-        for each in [*threads, *(program.pid for program in programs)]:
+        for each in [*threads, *(running.pid for running in programs)]:
             # Threads that read come and go.
             with contextlib.suppress(ProcessLookupError):
                 os.sched_setaffinity(each, only)
         yield
     finally:
-        for program in programs:
-            program.kill()
-            program.wait()
+        for running in programs:
+            running.kill()
+            running.wait()
         for thread in threads:
             with contextlib.suppress(ProcessLookupError):
                 os.sched_setaffinity(thread, allowed)
