@@ -8,6 +8,12 @@ _MOUNT = Path("/sys/fs/cgroup")
 _FIRST = _MOUNT / "memory"
 
 
+def why_not():
+    """Why there can be none here; empty if there can."""
+    mount = _FIRST if _FIRST.is_dir() else _MOUNT
+    return "" if os.access(mount, os.W_OK) else f"{mount} cannot be written to"
+
+
 @contextlib.contextmanager
 def memory_limit(pid, limit):
     """While the block runs, what a process allocates anew may take so many bytes."""
