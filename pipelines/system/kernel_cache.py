@@ -100,7 +100,7 @@ def _with_constants(names: dict[str, Any], constants: Mapping[str, Any]) -> dict
     for name, value in names.items():
         if isinstance(value, numba.core.dispatcher.Dispatcher) and value.__module__ == names["__name__"]:
             function = FunctionType(value.py_func.__code__, changed, name)
-            changed[name] = numba.njit(**value.targetoptions)(function)
+            changed[name] = numba.jit(**value.targetoptions)(function)
     return changed
 
 
