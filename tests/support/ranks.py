@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 
 
@@ -412,6 +413,7 @@ def disturbed_work(folder, config, table, run_dir, checkpoint=None):
 
     The second attempt returns at once what it would continue from.
     """
+    import ctypes
     import types
     from pathlib import Path
 
@@ -429,7 +431,7 @@ def disturbed_work(folder, config, table, run_dir, checkpoint=None):
     def asked(name):
         return Path(folder, f"{name}-{os.environ['HOROVOD_RANK']}").exists()
 
-    held, taken = [], []
+    taken = []
     read_blocks, on_train_batch_end = batches.read_blocks, callback.EpochCallback.on_train_batch_end
 
     def slow_blocks(*arguments, **options):
@@ -439,15 +441,21 @@ def disturbed_work(folder, config, table, run_dir, checkpoint=None):
 
     def locked(self, batch, logs=None):
         on_train_batch_end(self, batch, logs)
-        if asked("lock") and not held:
-            held.append(True)
-            # Some 12 s in C, which does not release Python's lock.
-            sum(range(1_000_000_000))
+        if asked("lock"):
+            hold_lock(os.fsencode(Path(folder, f"lock-{os.environ['HOROVOD_RANK']}")))
         if asked("memory") and not taken:
             # Writes to it, so that it is there.
             taken.append(np.ones(MEMORY, np.uint8))
         elif not asked("memory"):
             taken.clear()
+
+    def hold_lock(path):
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(3600)
+        # Functions of a PyDLL are called without releasing Python's lock.
+        while ctypes.PyDLL(None).access(path, os.F_OK) == 0:
+            sum(range(100_000))
+        sys.setswitchinterval(interval)
 
     def slow_write(path, content, **options):
         time.sleep(2.5 if asked("disk") else 0)
