@@ -549,7 +549,13 @@ def test_spark_starts_with_the_settings_of_the_project_and_the_archive_of_its_cl
     assert started(clone) == [str(empty), f"{logging} ", str(clone.root), *given]
     assert list(empty.iterdir()) == []
     archive = clone.venv / java.CLASSES
-    archive.touch()
+    archive.write_text("classes")
+    # Java crashes on an archive that is cut off.
+    for size in (None, "8\n"):
+        if size:
+            (clone.venv / java.SIZE).write_text(size)
+        assert started(clone)[1] == f"{logging} "
+    (clone.venv / java.SIZE).write_text("7\n")
     options = f'-XX:SharedArchiveFile="{archive}" -XX:+VerifySharedSpaces -Xlog:cds*=off {logging} -Dmine=1'
     assert started(clone, SPARK_SUBMIT_OPTS="-Dmine=1", CONVOY_HOME="/mine") == [str(empty), options, "/mine", *given]
     # A job that submits another.

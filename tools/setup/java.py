@@ -17,6 +17,8 @@ from tools.setup.steps import Steps
 JAVAS = {"3": (17, 11, 8), "4": (21, 17)}
 # In the environment: Java's class data archive (CDS) of Spark's classes.
 CLASSES = "spark-classes.jsa"
+# Its size, which the environment's spark-submit compares.
+SIZE = f"{CLASSES}.size"
 _NOTE = f"{CLASSES}.txt"
 
 
@@ -75,6 +77,7 @@ def archive_classes(steps: Steps, java_home: str) -> None:
         command = [str(clone.venv / "bin/spark-submit"), str(clone.root / "jobs/ingest.py"), "--data", str(data), *settings]
         try:
             steps.run("archive of Spark's classes", command, options)
+            (clone.venv / SIZE).write_text(f"{unfinished.stat().st_size}\n")
             os.replace(unfinished, archive)
             note.write_text(f"{made_of}\nSHA-256 {_sha256(archive)}")
         except (SetupError, OSError):
@@ -84,8 +87,12 @@ def archive_classes(steps: Steps, java_home: str) -> None:
 
 def archive_is_damaged(clone: Clone) -> bool:
     """Whether the archive is there, but not as it was created. Takes some tenths of a second."""
-    archive, note = clone.venv / CLASSES, clone.venv / _NOTE
-    return archive.exists() and not (note.exists() and note.read_text().endswith(f"SHA-256 {_sha256(archive)}"))
+    archive, note, size = (clone.venv / name for name in (CLASSES, _NOTE, SIZE))
+    if not archive.exists():
+        return False
+    if not (note.exists() and size.exists() and size.read_text() == f"{archive.stat().st_size}\n"):
+        return True
+    return not note.read_text().endswith(f"SHA-256 {_sha256(archive)}")
 
 
 def _sha256(file: Path) -> str:

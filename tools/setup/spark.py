@@ -10,11 +10,11 @@ from pathlib import Path
 
 from pipelines.system import surroundings
 from tools.setup.clone import Clone, replace
-from tools.setup.java import CLASSES
+from tools.setup.java import CLASSES, SIZE
 
 # The package's own script finds Spark only in an activated environment. Java uses a class data archive only if no folder on the
-# class path contains a file, and Spark puts its configuration folder there. If not told to verify the archive, Java crashes on a
-# damaged one.
+# class path contains a file, and Spark puts its configuration folder there. Java crashes on an archive with changed bits if it is
+# not told to verify it, and on one whose end is missing in any case.
 _SUBMIT = """#!/usr/bin/env bash
 # Written by ./convoy setup.
 export SPARK_HOME={spark}
@@ -24,7 +24,7 @@ if [ "${{SPARK_CONF_DIR:-$venv/no-spark-conf}}" = "$venv/no-spark-conf" ]; then
     . "$SPARK_HOME/conf/spark-env.sh"
     SPARK_CONF_DIR="$venv/no-spark-conf"
     SPARK_SUBMIT_OPTS="-Dlog4j2.configurationFile=\\"$SPARK_HOME/conf/log4j2.properties\\" ${{SPARK_SUBMIT_OPTS:-}}"
-    if [ -e "$venv/{archive}" ]; then
+    if [ -e "$venv/{archive}" ] && [ "$(wc -c <"$venv/{archive}")" -eq "$(cat "$venv/{size}" 2>/dev/null || echo 0)" ]; then
         SPARK_SUBMIT_OPTS="-XX:SharedArchiveFile=\\"$venv/{archive}\\" -XX:+VerifySharedSpaces -Xlog:cds*=off $SPARK_SUBMIT_OPTS"
     fi
     set +a
@@ -86,6 +86,7 @@ def write_spark_conf(clone: Clone, java_home: str) -> None:
             spark=shlex.quote(str(spark)),
             venv=shlex.quote(str(clone.venv)),
             archive=CLASSES,
+            size=SIZE,
             surroundings=shlex.quote(str(clone.root / "pipelines/system/surroundings.py")),
             packages=shlex.quote(str(clone.site_packages)),
         ),
