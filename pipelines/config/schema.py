@@ -65,7 +65,8 @@ class LaunchConfig:
     start_timeout_seconds: int = 120
     """How long the workers of a training may take to find each other."""
     stall_warning_seconds: int = 60
-    """A worker that makes no progress for this long is named on the driver's terminal."""
+    """A worker that makes no progress for this long is named on the driver's terminal; one whose process does not run, after 20
+    at most."""
     stall_shutdown_seconds: int = 300
     """A worker that makes no progress for this long is terminated and counts as lost. Each step and each batch of an evaluation
     is progress."""

@@ -29,6 +29,8 @@ def test_a_disk_that_fills_up_ends_training_with_one_line_that_names_the_file(ho
         (error,) = errors(training.lines)
         assert str(disk) in error
         assert "No space left on device" in error
+        (warning,) = [line for line in training.lines if "the disk of the run folder " in line]
+        assert "is nearly full: " in warning
         noise = [line for line in training.lines if line.startswith(("Traceback", "--- Logging error"))]
         assert not noise, "\n".join(training.lines)
         ballast.unlink()

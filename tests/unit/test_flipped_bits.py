@@ -13,6 +13,7 @@ from test_checkpoint import write as write_checkpoint
 from pipelines.data.table import schema
 from pipelines.data.table.verify import find_damage
 from pipelines.errors import CheckpointError, ConvoyError, DataError
+from pipelines.launch.health import failures
 from pipelines.sweep import sweep_file
 from pipelines.sweep.search import Study, TrialOutcome
 from pipelines.system import checked_lines
@@ -108,6 +109,13 @@ def read_figures(folder):
     return [array.tolist() for array in vars(figure_data.load_predictions(folder)).values()]
 
 
+def read_failures(folder):
+    reports = failures.read_failures(folder)
+    if reports[0].error.startswith(str(folder)):
+        raise Found(reports[0].error)
+    return reports
+
+
 def wheel(folder):
     """A wheel in the cache, as the compilation leaves it."""
     with zipfile.ZipFile(folder / "horovod.whl", "w", zipfile.ZIP_DEFLATED) as content:
@@ -156,6 +164,10 @@ KINDS = {
     "summary": (
         lambda folder: summary.write(SUMMARY, folder / "summary.json", private=True),
         lambda folder: dataclasses.asdict(summary.read(folder / "summary.json")),
+    ),
+    "failures": (
+        lambda folder: failures.write_failure(folder, failures.failure_from_exit_code(-9, rank=1, host="one", log_path="x.log")),
+        read_failures,
     ),
     "record": (lambda folder: layout.write_record(folder, layout.RunRecord("run1", "sqlite:///a.db")), read_record),
     "wheel": (wheel, read_wheel),

@@ -7,10 +7,12 @@ import os
 import socket
 import sys
 import time
+import types
 
 import pytest
 
 from pipelines.config import LaunchConfig
+from pipelines.launch.health import scarcity
 from pipelines.launch.health.heartbeat import Heartbeat, interval_seconds, read
 from pipelines.launch.health.watchdog import Watchdog
 from pipelines.progress import Progress
@@ -19,13 +21,13 @@ LAUNCH = LaunchConfig(workers=2, start_timeout_seconds=40, stall_warning_seconds
 
 
 class Simulation:
-    def __init__(self, folder):
+    def __init__(self, folder, launch=LAUNCH):
         self.folder = folder
         self.time = 1000.0
         self.beats = [0, 0]
         self.progress = [Progress(), Progress()]
         self.done = [False, False]
-        self.watchdog = Watchdog(LAUNCH, folder, folder / "logs", now=lambda: self.time)
+        self.watchdog = Watchdog(launch, folder, folder / "logs", now=lambda: self.time)
 
     def mark(self, rank, activity="epoch 1, step 2", **what):
         self.progress[rank] = Progress(marks=self.progress[rank].marks + 1, activity=activity, joined=True, **what)
@@ -49,7 +51,7 @@ class Simulation:
                     sent_at=time.time(),
                 )
                 path = self.folder / "heartbeats" / f"rank-{rank}.json"
-                path.parent.mkdir(exist_ok=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps(dataclasses.asdict(heartbeat)))
             reports.append(self.watchdog.poll())
             if reports[-1].stalled:
@@ -79,6 +81,23 @@ def test_a_rank_without_heartbeats_is_warned_of_once_then_ended_and_the_waiting_
     (failure,) = stalled
     assert (failure.rank, failure.lost) == (1, True)
     assert "made no progress for launch.stall_shutdown_seconds=60 (epoch 1, step 2" in failure.error
+
+
+def test_a_rank_without_heartbeats_is_told_sooner_than_one_that_sends_them(tmp_path):
+    simulation = Simulation(tmp_path, LaunchConfig(workers=2))
+    for rank in (0, 1):
+        simulation.mark(rank, "summing over ranks", waiting=rank == 0)
+    simulation.run(3)
+    # Rank 1 sends none and rank 0 waits for it.
+    assert simulation.run(14, ranks=(0,)) == ([], [])
+    (warning,) = simulation.run(10, ranks=(0,))[0]
+    assert "; its process sends no heartbeats); it will be ended after" in warning
+    assert simulation.run(100, ranks=(0,))[0] == []
+    patient = Simulation(tmp_path / "patient", LaunchConfig(workers=2))
+    patient.mark(0)
+    patient.mark(1)
+    assert patient.run(58) == ([], [])
+    assert len(patient.run(5)[0]) == 2
 
 
 def test_a_rank_whose_reader_does_not_deliver_is_at_fault_rather_than_those_waiting_in_the_step(simulation):
@@ -155,3 +174,14 @@ def test_ranks_that_share_little_memory_are_warned_of_once(simulation, monkeypat
         f"rank 0 on {socket.gethostname()} has little memory left (epoch 1, step 2): 3.8 of the 4.0 GB of its"
     )
     assert "lower training.batch_size_per_worker, stream.memory_limit_mb" in warning
+
+
+def test_a_disk_that_is_nearly_full_is_told_once_and_an_object_store_without_a_size_is_not(simulation, monkeypatch):
+    usage = {"free": 99_000_000, "total": 0}
+    monkeypatch.setattr(scarcity.shutil, "disk_usage", lambda _: types.SimpleNamespace(**usage))
+    assert simulation.run(5, marking=(0, 1)) == ([], [])
+    usage["total"] = 12_000_000_000
+    (warning,) = simulation.run(5, marking=(0, 1))[0]
+    assert warning.startswith(
+        f"the disk of the run folder {simulation.folder.parents[1]} is nearly full: 99 of 12,000 MB are left"
+    )

@@ -1,6 +1,7 @@
 """Failure reports of ranks, and which of them is the cause of the others."""
 
 import dataclasses
+import errno
 import json
 import re
 import signal
@@ -9,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.errors import ConvoyError, TrainingError
-from pipelines.system import atomic
+from pipelines.errors import ConvoyError, DataError, TrainingError
+from pipelines.system import atomic, checked_lines
 from pipelines.system.secrets import mask
 from pipelines.track.rundir.symptom import Kind, Symptom
 
@@ -44,7 +45,7 @@ class Failure:
     last_activity: str = ""
     """Last activity in the rank's heartbeat, if its error does not tell."""
     kind: Kind | None = None
-    """The symptom that it is; None for an error of the function."""
+    """The symptom that it is; None for any other error of the function."""
     blamed: Sequence[int] = ()
     """The ranks at fault if it is of all."""
 
@@ -67,7 +68,7 @@ def write_failure(work_dir: Path, failure: Failure) -> None:
         return
     path = _path(work_dir, failure.rank)
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write(path, failure.to_json())
+    atomic.write(path, checked_lines.encode(dataclasses.asdict(failure)))
 
 
 def has_failure(work_dir: Path, rank: int) -> bool:
@@ -77,8 +78,19 @@ def has_failure(work_dir: Path, rank: int) -> bool:
 
 def read_failures(work_dir: Path) -> tuple[Failure, ...]:
     """All reports, the cause first: by time, effects of other failures last."""
-    reports = [Failure.from_json(path.read_text(encoding="utf-8")) for path in (work_dir / _FOLDER).glob("rank-*.json")]
-    return causes_first(reports)
+    return causes_first(map(_read, (work_dir / _FOLDER).glob("rank-*.json")))
+
+
+def _read(path: Path) -> Failure:
+    problem = "is incomplete"
+    try:
+        values = checked_lines.decode(path.read_bytes())
+        if values is not None:
+            return Failure(**values)
+    except DataError as error:
+        problem = str(error)
+    rank = int(path.stem.removeprefix("rank-"))
+    return dataclasses.replace(_lost(f"{path} {problem}", rank, "an unknown node", "", ""), time=path.stat().st_mtime)
 
 
 def _path(work_dir: Path, rank: int) -> Path:
@@ -136,9 +148,14 @@ def failure_from_exception(error: BaseException, traceback: str, *, rank: int, h
         user_error=True,
         details=mask(error.details),
         exit_code=error.exit_code,
-        kind=error.kind if isinstance(error, TrainingError) else None,
+        kind=error.kind if isinstance(error, TrainingError) else "full disk" if _is_full_disk(error) else None,
         blamed=error.blamed if isinstance(error, TrainingError) else (),
     )
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def failure_from_exit_code(code: int, *, rank: int, host: str, log_path: str, last_activity: str = "") -> Failure:

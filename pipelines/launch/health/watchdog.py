@@ -19,13 +19,14 @@ from pipelines.config import LaunchConfig
 from pipelines.launch.health import heartbeat, silence
 from pipelines.launch.health.failures import Failure
 from pipelines.launch.health.heartbeat import Heartbeat
+from pipelines.launch.health.scarcity import ScarcityFinder
 from pipelines.launch.health.symptoms import SymptomFinder
 from pipelines.track.rundir.symptom import Kind, Symptom
 
-# Above this share the kernel may soon kill a process; it says nothing to the one that it kills.
-_LITTLE_MEMORY = 0.92
 # A rank that misses this many heartbeats is not running: it is stopped, swapped out, or its node is lost.
 _MISSED_BEATS = 3
+# One that misses this many seconds of them is told, even if a rank that sends them may take longer.
+_SILENT_SECONDS = 20
 _KINDS: dict[silence.State | None, Kind] = {"stopped": "stopped", "computing": "locked", "sleeping": "locked"}
 _LOCK = "a thread holds Python's lock, as a library does that does not release it (the stacks are in its log)"
 _SILENCE: dict[silence.State | None, str] = {
@@ -55,7 +56,6 @@ class _WatchedRank:
     last_progress: float
     last_beat: float
     warned: bool = False
-    warned_of_memory: bool = False
 
 
 class Watchdog:
@@ -76,6 +76,7 @@ class Watchdog:
         self._interval = heartbeat.interval_seconds(launch)
         self._started = self._polled = now()
         self._finder = SymptomFinder(launch.workers)
+        self._scarcity = ScarcityFinder(attempt_dir.parents[1])
         self._ranks = [_WatchedRank(number, None, self._started, self._started) for number in range(launch.workers)]
 
     def poll(self) -> WatchdogReport:
@@ -98,7 +99,7 @@ class Watchdog:
         found = []
         if rank.last is None or latest.beats != rank.last.beats:
             rank.last_beat = now
-            found = self._finder.add(latest, now)
+            found = [*self._finder.add(latest, now), *self._scarcity.memory(latest)]
         if rank.last is None or latest.progress.marks != rank.last.progress.marks or latest.done != rank.last.done:
             rank.last_progress = now
             rank.warned = False
@@ -125,12 +126,11 @@ class Watchdog:
         if stalled:
             problem = f"made no progress for launch.stall_shutdown_seconds={end_after}"
             return WatchdogReport(stalled=tuple(self._failure(rank, problem, now) for rank in stalled))
-        found = self._finder.check(now)
-        for rank in running:
-            # Evaluated one by one: the warning of a rank silences those that share its memory.
-            if self._lacks_memory(rank):
-                found.append(self._memory_symptom(rank))
-        for rank in self._stalled_ranks(running, warn_after, now):
+        found = [*self._finder.check(now), *self._scarcity.disk()]
+        silent = [
+            rank for rank in self._stalled_ranks(running, min(_SILENT_SECONDS, warn_after), now) if self._is_silent(rank, now)
+        ]
+        for rank in silent or self._stalled_ranks(running, warn_after, now):
             if not rank.warned and not self._is_cause_pending(rank, now):
                 rank.warned = True
                 found.append(self._stall_symptom(rank, now))
@@ -158,25 +158,6 @@ class Watchdog:
         if rank.last is None or not self._is_silent(rank, now):
             return "starved" if rank.last is not None and rank.last.progress.reading else "stalled"
         return _KINDS.get(silence.state(self._attempt_dir, rank.last), "silent")
-
-    def _lacks_memory(self, rank: _WatchedRank) -> bool:
-        last = rank.last
-        return last is not None and not rank.warned_of_memory and last.memory_used > _LITTLE_MEMORY * last.memory_limit
-
-    def _memory_symptom(self, rank: _WatchedRank) -> Symptom:
-        last = rank.last
-        assert last is not None
-        # Ranks that share the memory have nothing to add.
-        for other in self._ranks:
-            if other.last is not None and (other.last.host, other.last.memory_limit) == (last.host, last.memory_limit):
-                other.warned_of_memory = True
-        in_use = f"{last.memory_used / 1e9:.1f} of the {last.memory_limit / 1e9:.1f} GB of {last.memory_whose} are in use"
-        line = (
-            f"rank {rank.number} on {last.host} has little memory left ({last.progress.activity}): {in_use}; lower "
-            "training.batch_size_per_worker, stream.memory_limit_mb or the workers on a machine before the kernel kills one"
-        )
-        figures = {"used_bytes": last.memory_used, "limit_bytes": last.memory_limit}
-        return Symptom(kind="memory", rank=rank.number, host=last.host, line=line, figures=figures)
 
     def _stalled_ranks(self, running: Sequence[_WatchedRank], limit: float, now: float) -> list[_WatchedRank]:
         """The ranks at fault if any rank has made no progress for `limit` seconds, else none."""

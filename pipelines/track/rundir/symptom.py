@@ -19,6 +19,7 @@ Kind = Literal[
     "lossy link",
     "slow network",
     "slow disk",
+    "full disk",
     "clock",
     "memory",
     # No progress: with heartbeats, or without them.
