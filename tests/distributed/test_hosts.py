@@ -72,6 +72,11 @@ def in_local_mode(workers, table, folder, fork_server, *settings):
         return [cloudpickle.loads(rank.result()) for rank in ranks]
 
 
+@pytest.fixture(scope="module")
+def four_on_one(table, fork_server, tmp_path_factory):
+    return in_local_mode(4, table, tmp_path_factory.mktemp("local") / "run", fork_server, "training.epochs=15")
+
+
 def wait_until_seen(run_dir, rank, activity):
     """Wait until the activity of a rank of the first attempt matches a regular expression. Returns its host's name."""
     deadline = time.monotonic() + 150
@@ -181,8 +186,26 @@ def test_a_slow_link_and_one_that_loses_data_are_told_with_the_host_that_has_it(
     assert "of its segments were sent again" in lossy
 
 
+def test_before_a_host_is_taken_away_a_checkpoint_is_written_and_the_others_go_on_from_there(
+    cluster, driver, table, tmp_path, four_on_one
+):
+    def shut_down(host):
+        # Inside the namespace, -1 means all processes except its init.
+        host.run("sh", "-c", "kill -TERM -1")
+
+    settings = [*SETTINGS, "launch.workers=4", "training.epochs=15"]
+    results, told, error, host = train_disturbed(shut_down, cluster, driver, settings, table, tmp_path / "hosts")
+    cluster.start_worker(host)
+    assert error == ""
+    (restart,) = told
+    assert restart.startswith("restart 1 of 2: rank ")
+    assert f" on {host.name} failed: received SIGTERM, as before its node is taken away" in restart
+    assert re.search(r"training continues from the checkpoint of epoch \d+, step \d+$", restart)
+    assert {result.weights_sha256 for result in results} == {four_on_one[0].weights_sha256}
+
+
 def test_after_a_host_is_cut_off_in_mid_epoch_two_ranks_on_each_of_two_hosts_train_like_four_on_one(
-    cluster, driver, table, tmp_path, fork_server
+    cluster, driver, table, tmp_path, four_on_one
 ):
     settings = [*SETTINGS, "launch.workers=4", "training.epochs=15"]
     results, told, error, host = train_disturbed(cluster.network.cut, cluster, driver, settings, table, tmp_path / "hosts")
@@ -190,9 +213,8 @@ def test_after_a_host_is_cut_off_in_mid_epoch_two_ranks_on_each_of_two_hosts_tra
     assert len(told) == 1
     assert told[0].startswith(f"restart 1 of 2: rank 1 on {host.name} failed: its Spark task was lost")
     assert re.search(r"training continues from the checkpoint of epoch \d+$", told[0])
-    local = in_local_mode(4, table, tmp_path / "local", fork_server, "training.epochs=15")
-    assert {result.weights_sha256 for result in results} == {local[0].weights_sha256}
-    assert results[0].test == local[0].test
+    assert {result.weights_sha256 for result in results} == {four_on_one[0].weights_sha256}
+    assert results[0].test == four_on_one[0].test
 
 
 def test_when_slots_are_lost_a_training_continues_with_fewer_workers_if_allowed(cluster, driver, table, tmp_path):
