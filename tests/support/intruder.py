@@ -1,4 +1,4 @@
-"""What another user of the machine can do to a running training: python intruder.py FOLDER. Prints it as JSON."""
+"""What another user of the machine can do to a running training: python intruder.py FOLDER PORT... Prints it as JSON."""
 
 import contextlib
 import json
@@ -10,12 +10,12 @@ from pathlib import Path
 _SECONDS = 2.0
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, ports: list[int]) -> None:
     # Nobody's. All modules are imported, because Python's own files may not be readable for nobody.
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)
-    json.dump({"files": files(folder), "unix": unix_sockets()}, sys.stdout)
+    json.dump({"files": files(folder), "unix": unix_sockets(), "tcp": tcp(ports)}, sys.stdout)
 
 
 def files(folder: Path) -> dict[str, list[str]]:
@@ -42,17 +42,34 @@ def unix_sockets() -> dict[str, str]:
         if not name.startswith("@convoy"):
             continue
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(_SECONDS)
-            try:
-                connection.connect("\0" + name[1:])
-                connection.sendall(b"\0" * 64)
-                found[name] = "answered" if connection.recv(1) else "hung up"
-            except TimeoutError:
-                found[name] = "waits"
-            except OSError:
-                found[name] = "hung up"
+            found[name] = answer(connection, "\0" + name[1:], b"\0" * 64)
     return found
 
 
+def tcp(ports: list[int]) -> dict[int, list[str]]:
+    """What happens at ports of loopback that are sent zeros, a request of HTTP, and a call of Python's gateway to Java."""
+    texts = (b"\0" * 64, b"GET / HTTP/1.0\r\n\r\n", b"c\nj\nexit\ni0\ne\n")
+    found = {}
+    for port in ports:
+        found[port] = []
+        for text in texts:
+            with socket.socket() as connection:
+                found[port].append(answer(connection, ("127.0.0.1", port), text))
+    return found
+
+
+def answer(connection: socket.socket, address: str | tuple[str, int], text: bytes) -> str:
+    """What a server does with a text."""
+    connection.settimeout(_SECONDS)
+    try:
+        connection.connect(address)
+        connection.sendall(text)
+        return connection.recv(200).decode("ascii", "replace") or "hung up"
+    except TimeoutError:
+        return "waits"
+    except OSError:
+        return "hung up"
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), [int(port) for port in sys.argv[2:]])
