@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import control_groups
 from support.submitting import ROOT, SETTINGS, SUBMIT, command, environment, write_digits
 
 from benchmarks.cluster.network import why_not
@@ -177,3 +178,41 @@ def test_a_training_works_there_without_a_trace_of_java(home, tmp_path, place):
     assert done.returncode == 0, shown
     assert "test accuracy" in shown
     assert not [line for line in shown.splitlines() if line.startswith(("\tat ", "Traceback", "Caused by"))]
+
+
+in_control_groups = pytest.mark.skipif(bool(control_groups.why_not()), reason=control_groups.why_not())
+
+
+def train_in(group, home):
+    """The lines of a training whose processes are all in a control group, and its exit code."""
+    enter = ["sh", "-c", f'echo $$ > {group}; exec "$@"', "sh"]
+    done = subprocess.run(
+        [*enter, *command(home, "training.epochs=1")],
+        env=environment(home),
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    return (done.stdout + done.stderr).splitlines(), done.returncode
+
+
+@in_control_groups
+def test_with_less_memory_than_it_takes_a_training_is_refused_in_one_line(home):
+    with control_groups.memory(1_500_000_000) as group:
+        lines, code = train_in(group, home)
+    assert code == 1
+    folder, line = lines
+    assert folder.startswith("run folder ")
+    assert line.startswith(
+        "error: only 1.5 GB of memory may be used here (the limit of its control group), and a training with 2 "
+    )
+
+
+@in_control_groups
+def test_with_a_part_of_the_processors_a_training_works(home):
+    with control_groups.processors(1.2) as group:
+        lines, code = train_in(group, home)
+    assert code == 0
+    assert [line for line in lines if "test accuracy" in line]

@@ -216,6 +216,10 @@ def test_a_clock_that_jumps_or_is_another_hour_is_named():
     (jumped,) = simulation.run(5)
     assert (jumped.kind, jumped.rank) == ("clock", 1)
     assert "has jumped forward by 120 s" in jumped.line
+    # Often, by as much; once, by much less.
+    for jump, lines in ((150, 0), (6, 1), (7, 0)):
+        simulation.clocks[1] += jump
+        assert [f"by {jump} s" in symptom.line for symptom in simulation.run(5)] == [True] * lines
 
 
 def test_a_disk_that_takes_seconds_for_a_heartbeat_is_named():

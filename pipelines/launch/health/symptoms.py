@@ -3,6 +3,7 @@
 The driver compares sums, so the nodes' clocks do not matter. What slows a training must show in two windows, and is told once.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -36,7 +37,7 @@ class SymptomFinder:
         self._window = window_seconds
         self._wall_clock = wall_clock
         self._samples: list[deque[tuple[float, Heartbeat]]] = [deque() for _ in range(workers)]
-        self._told: set[tuple[str, int | None]] = set()
+        self._told: set[tuple[str, int | None, int]] = set()
         self._checked = 0.0
 
     def add(self, heartbeat: Heartbeat, now: float) -> list[Symptom]:
@@ -78,9 +79,15 @@ class SymptomFinder:
         ]
 
     def _new(self, symptoms: Sequence[Symptom]) -> list[Symptom]:
-        new = [each for each in symptoms if (each.kind, each.rank) not in self._told]
-        self._told.update((each.kind, each.rank) for each in new)
+        new = [each for each in symptoms if _key(each) not in self._told]
+        self._told.update(map(_key, new))
         return new
+
+
+def _key(symptom: Symptom) -> tuple[str, int | None, int]:
+    """What is told once; of the jumps of a clock, those of one order of magnitude."""
+    seconds = float(symptom.figures.get("clock_seconds", 1))
+    return symptom.kind, symptom.rank, int(math.log10(abs(seconds)))
 
 
 def _slow_disk(heartbeats: Sequence[Heartbeat]) -> list[Symptom]:
