@@ -24,7 +24,7 @@ from pipelines.config import Config, loader
 from pipelines.config.data import NAMED_DATASETS
 from pipelines.config.schema import Verbosity
 from pipelines.errors import ConfigError, ConvoyError, Interrupted
-from pipelines.system import import_path, path_rules, paths, spark_location, spark_submit, surroundings, temporary
+from pipelines.system import atomic, import_path, path_rules, paths, spark_location, spark_submit, surroundings, temporary
 from pipelines.system.reporter import PrintReporter, Reporter
 from pipelines.system.secrets import mask
 from pipelines.track.rundir import summary as summary_file
@@ -216,6 +216,9 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> None
         if isinstance(error, BrokenPipeError) and _output_has_no_reader():
             # What read it has ended, such as `head`. The code is that of a program which the signal ends.
             code = 128 + signal.SIGPIPE
+        elif isinstance(error, OSError) and error.errno in atomic.FULL:
+            _say(_full_disk(error))
+            code = 1
         else:
             # A bug. Its traceback may contain credentials.
             _say(traceback.format_exc().rstrip())
@@ -239,6 +242,10 @@ def _run_as_guest(main: Callable[[Sequence[str]], None], arguments: Sequence[str
         raise RuntimeError(mask(traceback.format_exc().rstrip())) from None
 
 
+def _full_disk(error: OSError) -> str:
+    return f"error: {error.filename or 'the output'} cannot be written ({error.strerror}); free disk space there"
+
+
 def _output_has_no_reader() -> bool:
     poll = select.poll()
     poll.register(1, 0)
@@ -255,8 +262,16 @@ def _leave(code: int) -> NoReturn:
     temporary.remove()
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
+        try:
             stream.flush()
+        except OSError as error:
+            # A job whose result is lost has failed.
+            if error.errno in atomic.FULL and code == 0:
+                _say(_full_disk(error))
+                code = 1
+        except ValueError:
+            # It is closed.
+            continue
     os._exit(code)
 
 

@@ -45,6 +45,9 @@ def find(uri: str, tracking_uri: str, experiment: str = "") -> ModelInfo:
             problem = f"could not be fetched from {mask(tracking_uri)} ({first_line(error)})"
             raise ConfigError(f"--model {requested or uri}: {problem}; use {_URI_FORMS}") from error
     if not (folder / "MLmodel").is_file():
+        if not requested:
+            remedy = "./convoy replay with the folder of its run sends it again, or name another"
+            raise ConfigError(f"--model: {uri}, the newest, was not sent to {mask(tracking_uri)} whole; {remedy}: {_URI_FORMS}")
         raise ConfigError(f"--model {requested}: no MLmodel file in {folder}; use {_URI_FORMS}")
     return model_info.read(folder, uri, version)
 

@@ -17,6 +17,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Error numbers of a disk without room."""
 # Errors of file systems that cannot rename over an existing file, or that do not support fsync.
 _NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.EEXIST)
 _PIECE_BYTES = 2**20

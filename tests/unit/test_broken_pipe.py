@@ -1,4 +1,4 @@
-"""The end of a job whose output nobody reads any more."""
+"""The end of a job whose output nobody reads any more, or finds no room."""
 
 import signal
 import subprocess
@@ -23,3 +23,15 @@ def test_only_a_reader_of_the_output_that_ends_is_no_bug(body, code, traced):
     shown = job.stderr.read()
     assert job.wait(timeout=30) == code
     assert ("Traceback" in shown) == traced
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("body", ["print('a result')", "print('a result', flush=True)", "import os; os.write(1, b'a result')"])
+def test_a_job_whose_result_finds_no_room_fails_in_one_line(body):
+    program = f"from pipelines import cli\ndef main(arguments):\n    exec({body!r})\ncli.run(main, [])"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: the output cannot be written (No space left on device); free disk space there\n"

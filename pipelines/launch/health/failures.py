@@ -1,7 +1,6 @@
 """Failure reports of ranks, and which of them is the cause of the others."""
 
 import dataclasses
-import errno
 import json
 import re
 import signal
@@ -87,8 +86,9 @@ def _read(path: Path) -> Failure:
         values = checked_lines.decode(path.read_bytes())
         if values is not None:
             return Failure(**values)
-    except DataError as error:
-        problem = str(error)
+    except (DataError, TypeError):
+        # The key of the checksum itself may have changed.
+        problem = "is not as it was written: some of its bytes have changed"
     rank = int(path.stem.removeprefix("rank-"))
     return dataclasses.replace(_lost(f"{path} {problem}", rank, "an unknown node", "", ""), time=path.stat().st_mtime)
 
@@ -155,7 +155,7 @@ def failure_from_exception(error: BaseException, traceback: str, *, rank: int, h
 
 def _is_full_disk(error: BaseException) -> bool:
     cause = error if isinstance(error, OSError) else error.__cause__
-    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(cause, OSError) and cause.errno in atomic.FULL
 
 
 def failure_from_exit_code(code: int, *, rank: int, host: str, log_path: str, last_activity: str = "") -> Failure:

@@ -127,7 +127,7 @@ def run_scoring(spark: SparkSession, request: ScoringRequest, kind: Kind, report
             scored = score(rows, target, model, tallies)
             scored.write.mode("append").option("compression", "zstd").parquet(paths.to_spark(str(folder)))
         except (Py4JJavaError, PySparkException) as error:
-            raise spark_jobs.as_data_error(error, f"{location} could not be scored") from error
+            raise spark_jobs.as_data_error(error, f"{location} could not be scored to {request.output}") from error
         seconds = time.monotonic() - writing
         tally = total(tallies)
         shutil.rmtree(tallies)
