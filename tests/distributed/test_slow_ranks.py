@@ -160,6 +160,12 @@ def disturbed(spark, fork_server, table, tmp_path_factory):
             with training.asking("lock-1"):
                 training.await_symptom("locked", "locked", 1)
             training.await_heartbeat(1)
+            os.kill(training.pid(0), signal.SIGSTOP)
+            try:
+                training.await_symptom("stopped", "stopped", 0)
+            finally:
+                os.kill(training.pid(0), signal.SIGCONT)
+            training.await_heartbeat(0)
             with training.asking("clock-1"):
                 # The machine's own clock may have been set.
                 training.await_symptom("clock", "clock", 1, " by 100 s")
@@ -188,6 +194,7 @@ def training_steps(folder):
         ("held", "rank 0 on ", "waits neither for rows nor for a processor"),
         ("in turn", "the ranks are slow in turn: ", "of a step"),
         ("starved", "rank 0 on ", "its reader waits for "),
+        ("stopped", "rank 0 on ", "its process is stopped, as by SIGSTOP"),
         ("clock", "the clock of rank 1 on ", "has jumped forward by 100 s"),
         ("memory", "rank 1 on ", "of the 1.0 GB of its control group are in use; lower training.batch_size_per_worker"),
         ("disk", "rank 0 on ", " s or more to write a small file into the run folder"),
