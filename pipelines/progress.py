@@ -7,12 +7,14 @@ costs a few hundred nanoseconds.
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 _Item = TypeVar("_Item")
+# Heartbeats of two ranks may be some seconds apart.
+_DIGESTS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,8 @@ class Progress:
     reading_seconds: float = 0.0
     """Total that readers have waited."""
     step_times: StepTimes = StepTimes()
+    weight_digests: Sequence[tuple[int, int]] = ()
+    """The last few: the steps made before, and the CRC-32 of the weights (`pipelines.train.weight_digests`)."""
 
 
 class Stopped(BaseException):
@@ -69,6 +73,7 @@ class _RankState:
         self.reading_since = 0.0
         self.count: Callable[[], int] = int
         self.step_times: Callable[[], StepTimes] = StepTimes
+        self.weight_digests: tuple[tuple[int, int], ...] = ()
         self.stop = threading.Event()
 
 
@@ -91,6 +96,11 @@ def waiting(activity: str) -> Iterator[None]:
     finally:
         _rank.activity, _rank.waiting = before, False
         _rank.marks += 1
+
+
+def weights(step: int, digest: int) -> None:
+    """Record a digest of the weights after so many steps."""
+    _rank.weight_digests = (*_rank.weight_digests, (step, digest))[-_DIGESTS:]
 
 
 def joined() -> None:
@@ -149,6 +159,7 @@ def now() -> Progress:
         joined=_rank.joined,
         reading_seconds=read_seconds,
         step_times=step_times,
+        weight_digests=_rank.weight_digests,
     )
 
 

@@ -23,6 +23,7 @@ from pipelines.train.evaluate import Validation
 from pipelines.train.metrics import allreduce_totals, task_metrics, value_of
 from pipelines.train.optim.ema import allreduce_statistics, averaged_weights, validated_weights
 from pipelines.train.optim.step_count import steps_done
+from pipelines.train.weight_digests import WeightDigests
 from pipelines.train.worker_setup import WorkerSetup
 
 _log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class EpochCallback(keras.callbacks.Callback):
         self._epoch_started = 0.0
         self._reported = 0.0
         self._last_step: dict[str, float] = {}
+        self._digests = WeightDigests()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._data.begin(epoch)
@@ -83,7 +85,9 @@ class EpochCallback(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         self._last_step = logs or {}
         # Not `batch`: with several steps per execution, it is the first of them in Keras 3.2 and the last in later versions.
-        step = steps_done(self.model) - self.training_progress.epoch * self._setup.steps_per_epoch
+        steps = steps_done(self.model)
+        self._digests.after_step(self.model, steps)
+        step = steps - self.training_progress.epoch * self._setup.steps_per_epoch
         before, self.training_progress.step = self.training_progress.step, step
         if self.training_progress.metric_totals:
             add_metric_totals(self.model, self.training_progress.metric_totals, self._totals_added)

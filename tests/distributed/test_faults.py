@@ -67,7 +67,7 @@ class Messages:
         return [(each.kind, each.rank) for each in self.symptoms if not each.kind.startswith(("slow", "wandering", "clock"))]
 
 
-def train(spark, table, folder, fork_server, faults, *settings, start=None):
+def train(spark, table, folder, fork_server, faults, *settings, start=None, function=None):
     messages = Messages()
     config = loader.load(None, [*SETTINGS, *settings])
     try:
@@ -78,7 +78,7 @@ def train(spark, table, folder, fork_server, faults, *settings, start=None):
             folder,
             messages,
             start=start,
-            function=functools.partial(ranks.faulty_work, faults),
+            function=function or functools.partial(ranks.faulty_work, faults),
             fork_server=fork_server,
         )
     except LaunchError as error:
@@ -259,6 +259,14 @@ def test_diverging_weights_are_detected_at_the_end_of_the_epoch(spark, fork_serv
     assert messages.kinds() == [("drifted", 1)]
     assert messages.restarts == []
     assert store.newest(tmp_path).state.position == "epoch 1"
+
+
+def test_diverging_weights_are_told_within_seconds_in_a_long_epoch(spark, fork_server, table, tmp_path):
+    error, messages = train(spark, table, tmp_path, fork_server, {}, "training.epochs=1", function=ranks.drifting_work)
+    assert str(error).startswith("after epoch 1: weights or optimizer state of ranks [1] differ from rank 0")
+    assert messages.kinds() == [("drifted", 1)] * 2
+    (line,) = [line for line in messages.lines if "differ" in line]
+    assert re.search(r"^the weights of rank 1 on \S+ differ from those of the other ranks after step (8|16); ", line)
 
 
 def test_cancelled_ranks_write_a_checkpoint_from_which_the_training_ends_as_if_undisturbed(

@@ -175,6 +175,23 @@ def faulty_work(faults, config, table, run_dir, checkpoint=None):
     return work(config, table, run_dir, checkpoint)
 
 
+def drifting_work(config, table, run_dir, checkpoint=None):
+    """The real work in steps of half a second; after the third, the weights of rank 1 change."""
+    from pipelines.launch.train_function import work
+    from pipelines.train import callback
+
+    real = callback.EpochCallback.on_train_batch_end
+
+    def slow(self, batch, logs=None):
+        real(self, batch, logs)
+        time.sleep(0.5)
+        if self.training_progress.step == 3 and os.environ["HOROVOD_RANK"] == "1":
+            _change_weights(self)
+
+    callback.EpochCallback.on_train_batch_end = slow
+    return work(config, table, run_dir, checkpoint)
+
+
 def _inject(fault, epoch, step):
     from pipelines.train import callback
 

@@ -60,7 +60,7 @@ class Simulation:
             found += self.finder.check(self.time)
         return found
 
-    def heartbeat(self, number, rank, **more):
+    def heartbeat(self, number, rank, digests=None, **more):
         return Heartbeat(
             rank=number,
             host=f"node-{number}",
@@ -68,7 +68,11 @@ class Simulation:
             beats=self.beats,
             done=False,
             progress=Progress(
-                joined=True, reading="part-0.parquet" if rank.reading else "", reading_seconds=rank.read, step_times=rank.times
+                joined=True,
+                reading="part-0.parquet" if rank.reading else "",
+                reading_seconds=rank.read,
+                step_times=rank.times,
+                weight_digests=(digests or {}).get(number, ()),
             ),
             usage=rank.usage,
             sent_at=1e9 + self.time + self.clocks[number],
@@ -220,6 +224,19 @@ def test_a_clock_that_jumps_or_is_another_hour_is_named():
     for jump, lines in ((150, 0), (6, 1), (7, 0)):
         simulation.clocks[1] += jump
         assert [f"by {jump} s" in symptom.line for symptom in simulation.run(5)] == [True] * lines
+
+
+def test_weights_that_differ_after_a_step_that_all_ranks_tell_of_are_named_once():
+    simulation = Simulation(Rank(), Rank(), Rank())
+    alike = {0: [(8, 11), (16, 12)], 1: [(8, 11), (16, 12)], 2: [(16, 12), (32, 13)]}
+    assert simulation.run(5, digests=alike) == []
+    # Not all have told of the next one.
+    assert simulation.run(5, digests=alike | {0: [(16, 12), (32, 99)]}) == []
+    differing = {0: [(16, 12), (32, 99)], 1: [(24, 12), (32, 13)], 2: [(32, 13)]}
+    (found,) = simulation.run(5, digests=differing)
+    assert (found.kind, found.rank, found.host) == ("drifted", 0, "node-0")
+    assert found.line.startswith("the weights of rank 0 on node-0 differ from those of the other ranks after step 32; ")
+    assert simulation.run(5, digests=differing) == []
 
 
 def test_a_disk_that_takes_seconds_for_a_heartbeat_is_named():

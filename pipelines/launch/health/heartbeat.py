@@ -135,10 +135,11 @@ def read(attempt_dir: Path, rank: int) -> Heartbeat | None:
 def _from_json(raw: dict[str, Any]) -> Heartbeat:
     progress, used = raw["progress"], raw["usage"]
     links = {address: Link(**link) for address, link in used["links"].items()}
+    times, digests = StepTimes(**progress["step_times"]), [(step, digest) for step, digest in progress["weight_digests"]]
     return Heartbeat(
         **{
             **raw,
-            "progress": Progress(**{**progress, "step_times": StepTimes(**progress["step_times"])}),
+            "progress": Progress(**{**progress, "step_times": times, "weight_digests": digests}),
             "usage": ProcessUsage(**{**used, "links": links}),
         }
     )

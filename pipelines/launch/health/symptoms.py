@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from pipelines.launch.health.comparison import compare
+from pipelines.launch.health.drift import find_drift
 from pipelines.launch.health.heartbeat import Heartbeat
 from pipelines.launch.health.windows import window
 from pipelines.track.rundir.symptom import Symptom
@@ -54,12 +55,13 @@ class SymptomFinder:
         if now - self._checked < self._window / 4:
             return []
         self._checked = now
+        drift = self._new(find_drift([samples[-1][1] for samples in self._samples])) if all(self._samples) else []
         for length in (factor * self._window for factor in _WINDOW_FACTORS):
             earlier = [window(samples, now - 2 * length, now - length) for samples in self._samples]
             later = [window(samples, now - length, now) for samples in self._samples]
             if None not in earlier and None not in later:
-                return self._new(compare([each for each in earlier if each], [each for each in later if each]))
-        return []
+                return drift + self._new(compare([each for each in earlier if each], [each for each in later if each]))
+        return drift
 
     def _clock(self, heartbeat: Heartbeat, before: Heartbeat | None) -> list[Symptom]:
         where = f"rank {heartbeat.rank} on {heartbeat.host}"
