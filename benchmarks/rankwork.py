@@ -44,8 +44,8 @@ def reductions(sizes: list[int], seconds: float) -> dict[int, float]:
 def steps(batches: dict[str, int], count: int) -> dict[str, Any]:
     """Mean seconds of a training step of a real network by batch size, and the size of its gradients in bytes.
 
-    `seconds` are with Convoy's buckets, `seconds_together` with one reduction of all gradients after the backward pass; the two
-    take turns.
+    `seconds` are with Convoy's buckets, `seconds_together` with one reduction of all gradients after the backward pass, and, with
+    several ranks on each host, `seconds_flat` with Horovod between all of them instead of one a host; they take turns.
     """
     import horovod.tensorflow as hvd
     import keras
@@ -54,21 +54,26 @@ def steps(batches: dict[str, int], count: int) -> dict[str, Any]:
     from pipelines.data.table.schema import DataSpec
     from pipelines.models import registry
     from pipelines.train.collectives.horovod import broadcast_state
+    from pipelines.train.collectives.hosts import HostReducer, leaders, machines
     from pipelines.train.devices import use_threads
     from pipelines.train.optim.distributed import with_allreduce
 
-    hvd.init()
+    several = 1 < len(set(machines())) < len(machines())
+    hvd.init(process_sets=[leaders()] if several else [])
     use_threads(1)
     rng = np.random.default_rng(hvd.rank())
-    result: dict[str, Any] = {"seconds": {}, "seconds_together": {}}
-    ways = {"seconds": 1_000_000, "seconds_together": sys.maxsize}
+    flat = {"bucket_bytes": 1_000_000}
+    ways: dict[str, dict[str, Any]] = {"seconds": flat, "seconds_together": {"bucket_bytes": sys.maxsize}}
+    if several:
+        ways |= {"seconds": {"reducer": HostReducer("none", **flat)}, "seconds_flat": flat}
+    result: dict[str, Any] = {way: {} for way in ways}
     for name, batch in batches.items():
         images = rng.integers(0, 256, (batch, 28, 28, 1)).astype("uint8")
         labels = rng.integers(0, 10, batch)
         models = {}
-        for way, bucket_bytes in ways.items():
+        for way, averaging in ways.items():
             model = registry.build(NETWORK, DataSpec(shape=(28, 28, 1), dtype="uint8", value_range=(0.0, 255.0)), 10)
-            optimizer = with_allreduce(keras.optimizers.Adam, bucket_bytes=bucket_bytes)(1e-3)
+            optimizer = with_allreduce(keras.optimizers.Adam, **averaging)(1e-3)
             model.compile(optimizer=optimizer, loss="sparse_categorical_crossentropy", jit_compile=False)
             broadcast_state(model, optimizer)
             for _ in range(3):

@@ -33,6 +33,8 @@ WEAK_BATCH, STRONG_BATCH = 64, 256
 STEPS = 40
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
+_WAYS = {"seconds": "", "seconds_together": " reduced after the backward pass", "seconds_flat": " with Horovod between all ranks"}
+
 PUBLISHED = {
     "ResNet-50 on CPUs, Gloo, machines (Horovod's pull request 1120)": {2: 0.78, 4: 0.61, 8: 0.47},
     "Inception V3 and ResNet-101, 512 GPUs, 25 Gbit/s (Sergeev and Del Balso 2018, arXiv:1802.05799)": {512: 0.90},
@@ -53,7 +55,9 @@ def measure(data: Path, rounds: int, results: Path) -> dict[str, Any]:
                 reductions[f"{SLOW_MEGABITS} Mbit/s, {1000 * DELAY:.0f} ms"] = _reductions(cluster, driver, rounds)
         with _hosts(Path(folder) / "steps", QUOTA) as (cluster, driver):
             steps = {hosts: _steps(cluster, driver, hosts, rounds) for hosts in HOSTS}
-    result = evaluate(reductions, steps)
+        with _hosts(Path(folder) / "ranks", QUOTA, hosts=2, cores=2) as (cluster, driver):
+            by_ranks_per_host = {ranks: _steps(cluster, driver, 2 * ranks, rounds) for ranks in (1, 2)}
+    result = evaluate(reductions, steps) | {"two_hosts_by_ranks_per_host": by_ranks_per_host}
     _draw(result, results / "scaling.png")
     return result
 
@@ -128,6 +132,9 @@ def lines(result: dict[str, Any]) -> list[str]:
             f"{1000 * row['weak_step_seconds_together']:6.0f} ms)   strong {1000 * row['strong_step_seconds']:6.0f} ms, "
             f"{100 * row['strong_efficiency']:3.0f} % (model {100 * row['strong_efficiency_by_model']:3.0f} %)"
         )
+    for ranks, measured in result["two_hosts_by_ranks_per_host"].items():
+        of_ways = ", ".join(f"{1000 * seconds['strong']:.0f} ms{_WAYS[way]}" for way, seconds in measured.items() if way in _WAYS)
+        text.append(f"two hosts with {ranks} ranks each, {STRONG_BATCH} rows together: {of_ways}")
     width = max(map(len, [*result["predictions"], *result["published"]]))
     text.append(f"{'workers':{width}}  " + " ".join(f"{workers:>5}" for workers in WORKERS))
     for name, shares in {**result["predictions"], **result["published"]}.items():
@@ -137,8 +144,8 @@ def lines(result: dict[str, Any]) -> list[str]:
 
 
 @contextmanager
-def _hosts(folder: Path, quota: float) -> Iterator[tuple[Cluster, ClusterDriver]]:
-    with Cluster(folder, hosts=max(HOSTS), cores=1, quota=quota) as cluster, cluster.driver() as driver:
+def _hosts(folder: Path, quota: float, hosts: int = max(HOSTS), cores: int = 1) -> Iterator[tuple[Cluster, ClusterDriver]]:
+    with Cluster(folder, hosts=hosts, cores=cores, quota=quota) as cluster, cluster.driver() as driver:
         cluster.network.limit(MEGABITS)
         yield cluster, driver
 
@@ -155,16 +162,16 @@ def _reductions(cluster: Cluster, driver: ClusterDriver, rounds: int) -> list[Re
     return reductions
 
 
-def _steps(cluster: Cluster, driver: ClusterDriver, hosts: int, rounds: int) -> dict[str, Any]:
-    arguments = ({"weak": WEAK_BATCH, "strong": STRONG_BATCH // hosts}, STEPS)
+def _steps(cluster: Cluster, driver: ClusterDriver, ranks: int, rounds: int) -> dict[str, Any]:
+    arguments = ({"weak": WEAK_BATCH, "strong": STRONG_BATCH // ranks}, STEPS)
     runs = rankwork.folder_of(cluster.folder)
-    results = [driver.call(rankwork.run, rankwork.steps, hosts, arguments, runs, seconds=600)[0] for _ in range(rounds)]
-    print(f"  steps on {hosts} hosts done", flush=True)
-    seconds, together = (
-        {name: statistics.median(result[way][name] for result in results) for name in ("weak", "strong")}
-        for way in ("seconds", "seconds_together")
-    )
-    return {"seconds": seconds, "seconds_together": together, "gradient_bytes": results[0]["gradient_bytes"]}
+    results = [driver.call(rankwork.run, rankwork.steps, ranks, arguments, runs, seconds=600)[0] for _ in range(rounds)]
+    print(f"  steps of {ranks} ranks on {len(cluster.workers)} hosts at most done", flush=True)
+    ways = [key for key in results[0] if key.startswith("seconds")]
+    return {
+        "gradient_bytes": results[0]["gradient_bytes"],
+        **{way: {batch: statistics.median(one[way][batch] for one in results) for batch in arguments[0]} for way in ways},
+    }
 
 
 def _draw(result: dict[str, Any], path: Path) -> None:

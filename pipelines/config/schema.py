@@ -54,7 +54,8 @@ class LaunchConfig:
     threads_per_worker: int = 0
     """TensorFlow threads per worker; 0 divides the cores of a node equally among its workers."""
     shared_memory: bool = True
-    """Average gradients through shared memory instead of Horovod if all ranks are on one machine without GPUs and compression."""
+    """Average gradients of the ranks of a machine through its memory, and use Horovod between machines only. Without effect with
+    GPUs, and for compressed gradients on one machine."""
     cycle_milliseconds: float = 0.0
     """Horovod's cycle time: how often ranks negotiate pending operations, which takes time from a worker's core
     (benchmarks/README.md). 0: 10 if gradients go through shared memory, otherwise Horovod's own (1, or HOROVOD_CYCLE_TIME)."""

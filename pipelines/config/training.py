@@ -111,6 +111,10 @@ class TrainingConfig:
     """Keras callbacks by import path: classes or functions without arguments. They run on rank 0, or on all ranks with `all:`
     before the path."""
 
+    @property
+    def bucket_bytes(self) -> int:
+        return int(self.bucket_mb * 1e6)
+
     def __post_init__(self) -> None:
         bounds("training.epochs", self.epochs, 1, _MANY)
         bounds("training.batch_size_per_worker", self.batch_size_per_worker, 1, _MAX_BATCH)

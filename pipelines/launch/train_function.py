@@ -52,14 +52,14 @@ def work(
     from pipelines.data.stream.sharding import RowRange
     from pipelines.models.custom import loading, packaging
     from pipelines.track.mlflow import logged_model
-    from pipelines.train.collectives import shared_memory
+    from pipelines.train.collectives import hosts, shared_memory
     from pipelines.train.worker import train
 
     if shared_memory.is_usable(config):
         # Horovod reads it in hvd.init().
         os.environ.setdefault("HOROVOD_CYCLE_TIME", str(shared_memory.CYCLE_MILLISECONDS))
     with progress.waiting("connecting to the other ranks"):
-        hvd.init()
+        hvd.init(process_sets=hosts.process_sets(config))
     progress.joined()
     folder, rank = Path(run_dir), hvd.rank()
     spool = SpoolWriter(folder / SPOOL_FOLDER, rank)

@@ -12,7 +12,7 @@ from pipelines.errors import ConfigError
 from pipelines.models import registry
 from pipelines.system import import_path
 from pipelines.train.canonical_step import use_canonical_shards
-from pipelines.train.collectives.shared_memory import SharedMemoryReducer
+from pipelines.train.collectives.reducers import Reducer
 from pipelines.train.custom_loss import with_custom_loss
 from pipelines.train.kernels import accelerate, accelerate_optimizer
 from pipelines.train.metrics import keras_metrics
@@ -38,7 +38,7 @@ LOOPS_IN_EXECUTION = tuple(map(int, keras.__version__.split(".")[:2])) >= (3, 7)
 
 
 def compile_model(
-    config: Config, table: Table, setup: WorkerSetup, rules: TargetRules, reducer: SharedMemoryReducer | None = None
+    config: Config, table: Table, setup: WorkerSetup, rules: TargetRules, reducer: Reducer | None = None
 ) -> keras.Model:
     """The network, compiled with optimizer, loss and metrics.
 
@@ -47,7 +47,7 @@ def compile_model(
         table: the data set, for the shape of images and the number of classes.
         setup: precision, learning rate and steps per epoch.
         rules: loss and metrics.
-        reducer: averages gradients through shared memory; None to use Horovod.
+        reducer: averages gradients over ranks; None to use Horovod.
 
     Raises:
         ConfigError: the network cannot be trained with these settings.
@@ -62,6 +62,9 @@ def compile_model(
         model = with_custom_loss(model, custom_loss)
     if has_own_step(model):
         allow_unused_metrics(model)
+        if setup.reduction == "several machines":
+            # Gradients that it applies separately could come in another order on each rank, which would wait for each other.
+            reducer = None
     if training.accumulation_steps > 1:
         use_accumulation(model, training.accumulation_steps)
     if training.canonical_shards:
@@ -102,7 +105,7 @@ def make_optimizer(
     rate: PlannedLearningRate,
     model: keras.Model,
     resolved: ResolvedPrecision = "float32",
-    reducer: SharedMemoryReducer | None = None,
+    reducer: Reducer | None = None,
 ) -> keras.optimizers.Optimizer:
     """The configured optimizer, which also averages gradients over ranks and, if configured, keeps an average of the weights.
 
@@ -136,7 +139,7 @@ def make_optimizer(
         training.compression,
         reducer,
         exact=sharded,
-        bucket_bytes=int(training.bucket_mb * 1e6),
+        bucket_bytes=training.bucket_bytes,
     )
     outer = with_step_count(outer, steps)
     if training.accumulation_steps > 1 or sharded:

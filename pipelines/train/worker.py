@@ -27,9 +27,8 @@ from pipelines.train.checkpoint.restore import CheckpointSaver
 from pipelines.train.checkpoint.state import RandomGenerators
 from pipelines.train.checkpoint.training_progress import TrainingProgress
 from pipelines.train.checkpoint.writer import CheckpointWriter
-from pipelines.train.collectives import shared_memory
+from pipelines.train.collectives import reducers, shared_memory
 from pipelines.train.collectives.horovod import allgather, broadcast_state, check_equal_state
-from pipelines.train.collectives.shared_memory import SharedMemoryReducer
 from pipelines.train.compile import build_model, compile_model
 from pipelines.train.evaluate import Validation, evaluate_test_rows
 from pipelines.train.optim.distributed import was_finite
@@ -81,7 +80,7 @@ def train(
     setup = set_up(config, table, checkpoint)
     keras.utils.set_random_seed(config.training.seed)
     rules = objective.target_rules(config, table)
-    model = compile_model(config, table, setup, rules, SharedMemoryReducer() if setup.shared_memory else None)
+    model = compile_model(config, table, setup, rules, reducers.make(setup.reduction, config.training))
     if config.model.weights and checkpoint is None:
         taken = initial_weights.assign(model, initial_weights.location(config.model.weights, run_dir))
         spool.write(WeightsTaken(taken.layers, taken.left))

@@ -13,8 +13,9 @@ from pipelines.data.stream.sharding import check_rows, fitting_batch, own_shards
 from pipelines.data.table.schema import Table
 from pipelines.errors import LaunchError
 from pipelines.train import precision
-from pipelines.train.collectives import shared_memory
+from pipelines.train.collectives import reducers
 from pipelines.train.collectives.horovod import allgather
+from pipelines.train.collectives.reducers import Reduction
 from pipelines.train.devices import use_own_gpu, use_threads
 from pipelines.train.optim.schedule import LearningRate, plan_learning_rate
 from pipelines.train.precision import ResolvedPrecision
@@ -36,8 +37,8 @@ class WorkerSetup:
     learning_rate: LearningRate
     precision: ResolvedPrecision
     """The number format that the layers compute in."""
-    shared_memory: bool
-    """Gradients are averaged through shared memory (`pipelines.train.collectives.shared_memory`)."""
+    reduction: Reduction
+    """Which way gradients take between ranks."""
     threads: int
     """TensorFlow threads per operation."""
 
@@ -74,7 +75,7 @@ def set_up(config: Config, table: Table, checkpoint: Path | None) -> WorkerSetup
         steps_per_epoch=steps,
         learning_rate=plan_learning_rate(training, shards, steps),
         precision=agreed_precision(training, gpu),
-        shared_memory=shared_memory.is_usable(config) and gpu is None,
+        reduction=reducers.choose(config, gpu is not None),
         threads=threads,
     )
     check_agreement(
@@ -82,7 +83,7 @@ def set_up(config: Config, table: Table, checkpoint: Path | None) -> WorkerSetup
         table=table.manifest.key,
         precision=setup.precision,
         checkpoint=str(checkpoint),
-        shared_memory=setup.shared_memory,
+        reduction=setup.reduction,
     )
     return setup
 

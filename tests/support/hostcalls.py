@@ -34,6 +34,19 @@ def placement():
     return {name: int(value) for name, value in ranks_and_sizes.items()} | network | {"folder": str(paths.to_python("tables"))}
 
 
+def reduction():
+    """Which way gradients take."""
+    import horovod.tensorflow as hvd
+
+    from pipelines.train.collectives import hosts, reducers
+
+    config = loader.load(None, [])
+    hvd.init(process_sets=hosts.process_sets(config))
+    way = reducers.choose(config, has_gpu=False)
+    hvd.shutdown()
+    return way
+
+
 def folder(spark):
     """The folder of tables on the driver."""
     return str(paths.to_python("tables"))

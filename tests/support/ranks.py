@@ -341,6 +341,83 @@ def means_while_rank_1_stands_still(seconds):
     return means
 
 
+def host_means(machines, dtype, compression, steps, slow=-1):
+    """A rank's gradients, the means it got and the seconds it waited for others of its machine meanwhile, step by step.
+
+    `machines` names one for each rank; `slow` is a rank that takes 0.2 s longer for each step.
+    """
+    os.environ["CONVOY_MACHINES"] = ",".join(machines)
+    import horovod.tensorflow as hvd
+    import numpy as np
+    import tensorflow as tf
+
+    from pipelines.train.collectives.hosts import HostReducer, leaders
+
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    hvd.init(process_sets=[leaders()])
+    reducer, rng = HostReducer(compression, bucket_bytes=1000), np.random.default_rng(hvd.rank())
+    average = tf.function(reducer.allreduce_mean)
+    found = []
+    for _ in range(steps):
+        gradients = [rng.normal(size=shape).astype(dtype) for shape in ((3, 4), (500,), (2, 5), (20, 30), (7,))]
+        # Ranks overtake each other.
+        time.sleep(0.2 if hvd.rank() == slow else 0.001 * rng.integers(3))
+        means, held_up = average([tf.constant(gradient) for gradient in gradients])
+        found.append((gradients, [mean.numpy() for mean in means], float(np.ptp(held_up.numpy(), axis=1).sum())))
+    hvd.shutdown()
+    return found
+
+
+def begin_of_a_sum_and_end_of_a_gradient(machines):
+    """When a rank begins to wait for the last layer's gradients of its machine, and when those of its first layer are ready."""
+    os.environ["CONVOY_MACHINES"] = ",".join(machines)
+    import horovod.tensorflow as hvd
+    import tensorflow as tf
+
+    from pipelines.train.collectives.hosts import HostReducer, leaders
+
+    tf.config.threading.set_inter_op_parallelism_threads(2)
+    hvd.init(process_sets=[leaders()])
+    reducer = HostReducer("none", bucket_bytes=1000)
+    begun = []
+    add = reducer._add
+    reducer._add = lambda *arguments: (begun.append(time.time()), add(*arguments))[1]
+
+    def slowly(values):
+        time.sleep(0.5)
+        return values
+
+    @tf.function
+    def step(first, last):
+        slow = tf.ensure_shape(tf.numpy_function(slowly, [first], first.dtype, stateful=False), first.shape)
+        with tf.control_dependencies([slow]):
+            ready = tf.timestamp()
+        means, _ = reducer.allreduce_mean([slow, last])
+        return means, ready
+
+    for _ in range(3):
+        begun.clear()
+        _, ready = step(tf.ones(500), tf.ones(500))
+    hvd.shutdown()
+    return begun[0], float(ready)
+
+
+def exit_after_a_mean_over_machines(machines, leaving):
+    """Average twice; before the second time a rank exits."""
+    os.environ["CONVOY_MACHINES"] = ",".join(machines)
+    import horovod.tensorflow as hvd
+    import tensorflow as tf
+
+    from pipelines.train.collectives.hosts import HostReducer, leaders
+
+    hvd.init(process_sets=[leaders()])
+    reducer = HostReducer("none", bucket_bytes=1000)
+    reducer.allreduce_mean([tf.ones(10)])
+    if hvd.rank() == leaving:
+        os._exit(3)
+    reducer.allreduce_mean([tf.ones(10)])
+
+
 def leave_after_two_means():
     """The error that the other ranks get after the last one has exited."""
     import horovod.tensorflow as hvd

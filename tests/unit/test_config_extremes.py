@@ -88,7 +88,7 @@ def check_usable(config):
     low, high = data.allowed_range
     scale = np.float32(1 / (high - low))
     assert np.finfo(np.float32).tiny <= scale < np.inf
-    variables = horovod_environment(RankPlacement(slot_info(0, ["a"]), "127.0.0.1:1", "lo"), launch)
+    variables = horovod_environment(RankPlacement(slot_info(0, ["a"]), "127.0.0.1:1", "lo", ["a"]), launch)
     for name in ("GLOO_TIMEOUT", "STALL_CHECK_TIME", "STALL_SHUTDOWN_TIME"):
         assert 0 < int(variables[f"HOROVOD_{name}_SECONDS"]) * 1000 < 2**32
     assert config.tracking.finish_timeout_seconds < threading.TIMEOUT_MAX

@@ -45,7 +45,7 @@ def test_workers_of_a_node_share_its_cores_with_at_least_one_thread_each():
 
 
 def test_the_cycle_time_is_left_to_horovod_unless_it_is_set():
-    placement = RankPlacement(slot_info(0, ["a", "a"]), "127.0.0.1:1", "lo")
+    placement = RankPlacement(slot_info(0, ["a", "a"]), "127.0.0.1:1", "lo", ["a", "a"])
     environments = [horovod_environment(placement, LaunchConfig(cycle_milliseconds=value)) for value in (0, 2.5, 10)]
     assert [variables.get("HOROVOD_CYCLE_TIME") for variables in environments] == [None, "2.5", "10"]
 

@@ -21,6 +21,8 @@ class RankPlacement:
     """ADDRESS:PORT of the rendezvous server."""
     interface: str
     """The network interface on which the ranks reach each other."""
+    machines: Sequence[str]
+    """The machine of each rank."""
 
 
 @contextlib.contextmanager
@@ -39,7 +41,7 @@ def distributed_rendezvous(rank: int, host: str, spark_address: str, gather: Gat
         address = gather(_address_of(server) if server else "")[0]
         if server is not None:
             stack.enter_context(_serving(server, discovery.machines))
-        yield RankPlacement(slot_info(rank, discovery.machines), address, discovery.interface)
+        yield RankPlacement(slot_info(rank, discovery.machines), address, discovery.interface, discovery.machines)
 
 
 @contextlib.contextmanager
@@ -47,7 +49,7 @@ def local_rendezvous(ranks: int) -> Iterator[list[RankPlacement]]:
     """Serve the rendezvous of ranks on this machine while the block runs. Yields their placements, in rank order."""
     machines, interface = (LOOPBACK,) * ranks, interfaces.interface_of(LOOPBACK)
     with _listening(LOOPBACK) as server, _serving(server, machines):
-        yield [RankPlacement(slot_info(rank, machines), _address_of(server), interface) for rank in range(ranks)]
+        yield [RankPlacement(slot_info(rank, machines), _address_of(server), interface, machines) for rank in range(ranks)]
 
 
 def slot_info(rank: int, machines: Sequence[str]) -> SlotInfo:

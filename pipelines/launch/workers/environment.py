@@ -27,6 +27,8 @@ def horovod_environment(placement: RankPlacement, launch: LaunchConfig) -> dict[
         "HOROVOD_CROSS_RANK": str(slot.cross_rank),
         "HOROVOD_CROSS_SIZE": str(slot.cross_size),
         "HOROVOD_HOSTNAME": slot.hostname,
+        # Read by `pipelines.train.collectives.hosts`, before Horovod connects the ranks.
+        "CONVOY_MACHINES": ",".join(str(placement.machines.index(machine)) for machine in placement.machines),
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",
         "HOROVOD_GLOO_RENDEZVOUS_ADDR": address,

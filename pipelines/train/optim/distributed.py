@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from pipelines.config.training import Compression
 from pipelines.train.collectives.buckets import allreduce_gradients
-from pipelines.train.collectives.shared_memory import SharedMemoryReducer
+from pipelines.train.collectives.reducers import Reducer
 from pipelines.train.optim.loss_scale import NOT_FINITE
 from pipelines.train.optim.step_times import StepTimer
 
@@ -19,7 +19,7 @@ _OWN = "those of this rank are finite:"
 def with_allreduce(
     optimizer_class: type[keras.optimizers.Optimizer],
     compression: Compression = "none",
-    reducer: SharedMemoryReducer | None = None,
+    reducer: Reducer | None = None,
     exact: bool = False,
     bucket_bytes: int = 1_000_000,
 ) -> type[keras.optimizers.Optimizer]:
@@ -30,7 +30,7 @@ def with_allreduce(
     Args:
         optimizer_class: the optimizer to extend.
         compression: the number format in which Horovod sends and sums gradients.
-        reducer: averages dense gradients through shared memory; None to use Horovod.
+        reducer: averages dense gradients over ranks; None to use Horovod.
         exact: average in float64, so that the mean does not depend on the order of the ranks. Twice as many bytes.
         bucket_bytes: Horovod sends gradients of at least this size alone (`pipelines.train.collectives.buckets`).
     """
@@ -47,10 +47,10 @@ def with_allreduce(
             # Gradients of embeddings are IndexedSlices, which Horovod gathers.
             dense = all(isinstance(gradient, tf.Tensor) for gradient in grads)
 
-            def average(own: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+            def average(own: Sequence[tf.Tensor]) -> tuple[list[tf.Tensor], tf.Tensor]:
                 if reducer is not None and dense:
                     return reducer.allreduce_mean(own)
-                return allreduce_gradients(own, compression, bucket_bytes)
+                return allreduce_gradients(own, compression, bucket_bytes), tf.zeros((0, 2), tf.float64)
 
             means = timer.time(grads, average)
             if exact:

@@ -28,14 +28,20 @@ class StepTimer:
         self._since.assign(tf.timestamp())
         self._later.assign(0.0)
 
-    def time(self, gradients: Gradients, average: Callable[[Gradients], list[tf.Tensor]]) -> list[tf.Tensor]:
-        """Average gradients over ranks, and add up what this step took before and in it."""
+    def time(self, gradients: Gradients, average: Callable[[Gradients], tuple[list[tf.Tensor], tf.Tensor]]) -> list[tf.Tensor]:
+        """Average gradients over ranks, and add up what this step took before and in it.
+
+        Args:
+            gradients: those of this rank.
+            average: as `pipelines.train.collectives.reducers.Reducer.allreduce_mean`.
+        """
         with tf.control_dependencies(tf.nest.flatten(list(gradients), expand_composites=True)):
             ready = tf.timestamp()
-        means = average(gradients)
+        means, waits = average(gradients)
         with tf.control_dependencies(means):
             averaged = tf.timestamp()
-        one, own, waited = tf.ones((), tf.float64), ready - self._since, averaged - ready
+        held_up = tf.reduce_sum(tf.maximum(tf.minimum(waits[:, 1], ready) - tf.minimum(waits[:, 0], ready), 0.0))
+        one, own, waited = tf.ones((), tf.float64), ready - held_up - self._since, averaged - ready + held_up
         later = self._later * tf.stack([one, own, own * own, waited, waited * waited])
         # In the order of the fields of `StepTimes`.
         self._sums.assign_add(tf.concat([tf.stack([one, own, waited]), later], 0))
