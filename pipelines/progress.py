@@ -98,7 +98,7 @@ def waiting(activity: str) -> Iterator[None]:
         _rank.marks += 1
 
 
-def weights(step: int, digest: int) -> None:
+def add_weight_digest(step: int, digest: int) -> None:
     """Record a digest of the weights after so many steps."""
     _rank.weight_digests = (*_rank.weight_digests, (step, digest))[-_DIGESTS:]
 

@@ -44,7 +44,7 @@ class WeightDigests:
         every = 2 ** max(0, int(math.log2(max(_SECONDS, self._cost_seconds / _COST) / seconds_per_step)))
         if before // every == step // every:
             return
-        progress.weights(step, _digest(model))
+        progress.add_weight_digest(step, _digest(model))
         self._cost_seconds = self._now() - now
 
 

@@ -22,15 +22,16 @@ class ScarcityFinder:
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
-        # Ranks that share a memory have nothing to add.
-        self._told: set[tuple[str, int]] = set()
+        # Host and limit: ranks that share a memory have nothing to add.
+        self._told_of_memory: set[tuple[str, int]] = set()
+        self._told_of_disk = False
 
     def memory(self, last: Heartbeat) -> list[Symptom]:
         """What a heartbeat shows of the memory of its machine or control group."""
         whose = (last.host, last.memory_limit)
-        if last.memory_used <= _LITTLE_MEMORY * last.memory_limit or whose in self._told:
+        if last.memory_used <= _LITTLE_MEMORY * last.memory_limit or whose in self._told_of_memory:
             return []
-        self._told.add(whose)
+        self._told_of_memory.add(whose)
         in_use = f"{last.memory_used / 1e9:.1f} of the {last.memory_limit / 1e9:.1f} GB of {last.memory_whose} are in use"
         line = (
             f"rank {last.rank} on {last.host} has little memory left ({last.progress.activity}): {in_use}; lower "
@@ -45,14 +46,13 @@ class ScarcityFinder:
             usage = shutil.disk_usage(self._run_dir)
         except OSError:
             return []
-        host = socket.gethostname()
         # Object stores have no size.
-        if usage.total == 0 or usage.free >= _LITTLE_DISK_BYTES or (host, usage.total) in self._told:
+        if usage.total == 0 or usage.free >= _LITTLE_DISK_BYTES or self._told_of_disk:
             return []
-        self._told.add((host, usage.total))
+        self._told_of_disk = True
         line = (
             f"the disk of the run folder {self._run_dir} is nearly full: {usage.free / 1e6:,.0f} of {usage.total / 1e6:,.0f} MB "
             "are left, and a checkpoint that finds no room ends the training; remove what is not needed"
         )
         figures = {"free_bytes": usage.free, "total_bytes": usage.total}
-        return [Symptom(kind="full disk", rank=None, host=host, line=line, figures=figures)]
+        return [Symptom(kind="full disk", rank=None, host=socket.gethostname(), line=line, figures=figures)]

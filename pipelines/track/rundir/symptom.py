@@ -27,11 +27,12 @@ Kind = Literal[
     "stopped",
     "locked",
     "silent",
+    # Weights that differ: told in an epoch, and what ends the ranks after it.
+    "drifted",
     # What ended the ranks.
     "lost",
     "preempted",
     "not finite",
-    "drifted",
 ]
 
 
