@@ -64,14 +64,15 @@ def compiled(
         raise RuntimeError("NUMBA_DISABLE_JIT is set")
     assert isinstance(function, FunctionType)
     kept: Any
-    names = _with_constants(function.__globals__, constants)
+    original = _with_constants(function, constants)
     jit: Any = functools.partial(numba.njit, **options)
     for folder in _folders(numba.config.CACHE_DIR):
         # A damaged file in the cache, or a full disk, can raise anything.
         try:
             source = _copied_source(modules, folder / f"numba-{numba.__version__}", constants)
             _remove_damaged(source)
-            twin = FunctionType(function.__code__.replace(co_filename=str(source)), names, function.__name__)
+            twin = FunctionType(original.__code__.replace(co_filename=str(source)), original.__globals__, original.__name__)
+            twin.__qualname__ = original.__qualname__
             with _numba_settings:
                 chosen, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(source.parent)
                 try:
@@ -85,23 +86,31 @@ def compiled(
             return cast(Callable[..., Any], kept)
         except Exception as error:
             _log.info("%s is not kept in %s: %s", function.__name__, folder, error)
-    alone: Callable[..., Any] = jit(FunctionType(function.__code__, names, function.__name__))
+    alone: Callable[..., Any] = jit(original)
     alone(*example)
     return alone
 
 
-def _with_constants(names: dict[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
-    """The names of a module, with these values in it and in what is compiled of it."""
+def _with_constants(function: FunctionType, constants: Mapping[str, Any]) -> FunctionType:
+    """A function with these values for names of its module, in it and in what is compiled of its module."""
     if not constants:
-        return names
+        return function
     import numba
 
-    changed: dict[str, Any] = {**names, **constants}
-    for name, value in names.items():
-        if isinstance(value, numba.core.dispatcher.Dispatcher) and value.__module__ == names["__name__"]:
-            function = FunctionType(value.py_func.__code__, changed, name)
-            changed[name] = numba.jit(**value.targetoptions)(function)
-    return changed
+    # In its machine code, Numba names a function by its module, name, types, and place among those that the process has compiled.
+    # Two that different processes have compiled may have the same name, and a process that loads both would confuse them.
+    mark = hashlib.sha256(repr(sorted(constants.items())).encode()).hexdigest()[:16]
+    names: dict[str, Any] = {**function.__globals__, **constants}
+
+    def changed(original: FunctionType) -> FunctionType:
+        twin = FunctionType(original.__code__, names, original.__name__)
+        twin.__qualname__ = f"{original.__qualname__}_{mark}"
+        return twin
+
+    for name, value in function.__globals__.items():
+        if isinstance(value, numba.core.dispatcher.Dispatcher) and value.__module__ == function.__module__:
+            names[name] = numba.jit(**value.targetoptions)(changed(value.py_func))
+    return changed(function)
 
 
 def _kept_files(source: Path) -> Iterator[Path]:

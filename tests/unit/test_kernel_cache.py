@@ -33,17 +33,19 @@ import numba
 
 FACTOR = 0
 
+# Recursive, so that it is called, not inlined.
 @numba.njit
 def times_factor(x):
-    return FACTOR * x
+    return FACTOR * x if x < 2 else times_factor(x - 1) + times_factor(x - 2) + FACTOR
 
 def scaled(x):
     return times_factor(x) + FACTOR
 """
 WITH_CONSTANTS = """
+import os
 from kernels import scaled
 from pipelines.system import kernel_cache
-for factor in (2, 5):
+for factor in map(int, os.environ["FACTORS"].split()):
     print("scaled", kernel_cache.compiled(scaled.scaled, ("kernels.scaled",), (1,), constants={"FACTOR": factor})(10))
 print("own", scaled.FACTOR, scaled.times_factor(3))
 """
@@ -120,13 +122,20 @@ def test_a_second_process_loads_what_the_first_has_compiled(warm, package):
 
 def test_functions_are_kept_for_each_value_of_a_constant(package, tmp_path):
     for is_first in (True, False):
-        output = run(WITH_CONSTANTS, tmp_path / "cache", package)
+        output = run(WITH_CONSTANTS, tmp_path / "cache", package, FACTORS="2 5")
         assert [line for line in output.splitlines() if line.startswith(("scaled", "own"))] == [
-            "scaled 22",
-            "scaled 55",
+            "scaled 288",
+            "scaled 720",
             "own 0 0",
         ]
         assert (saved(output), loaded(output)) == (is_first, not is_first)
+
+
+def test_what_processes_have_compiled_for_one_constant_each_is_not_confused_by_one_that_loads_both(package, tmp_path):
+    for factors, expected in (("2", ["scaled 288"]), ("5", ["scaled 720"]), ("5 2", ["scaled 720", "scaled 288"])):
+        output = run(WITH_CONSTANTS, tmp_path / "cache", package, FACTORS=factors)
+        assert [line for line in output.splitlines() if line.startswith("scaled")] == expected
+    assert loaded(output)
 
 
 def test_a_package_in_an_archive_and_one_that_is_read_only_use_the_same_cache(warm, package, tmp_path):
