@@ -1,6 +1,7 @@
 """Run any function on N Horovod ranks, like `HorovodRunner(np=...).run` and `horovod.spark.run` (docs/horovodrunner.md)."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
 from pathlib import Path
@@ -19,6 +20,8 @@ from pipelines.launch.workers.barrier import RankError
 from pipelines.launch.workers.supervisor import Assignment, run_locally
 from pipelines.system import paths
 from pipelines.track.rundir import layout
+
+_log = logging.getLogger(__name__)
 
 
 def run(
@@ -71,7 +74,8 @@ def run(
 def _on_spark(spark: SparkSession, call: tuple[Any, ...], launch: LaunchConfig, work_dir: Path) -> list[Any]:
     # First, so that its imports run during the checks.
     server = spawn.persistent_fork_server() if session.is_local() else ""
-    check.check_cluster(spark, launch.workers, str(work_dir))
+    for line in check.check_cluster(spark, launch.workers, str(work_dir)):
+        _log.warning("%s", line)
     ranks = barrier.start(spark, _call, call, launch=launch, work_dir=work_dir, fork_server=server)
     try:
         while not ranks.wait(1):

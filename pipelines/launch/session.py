@@ -112,7 +112,7 @@ def _connected(address: str) -> SparkSession:
 def _check_surroundings() -> None:
     """Before the JVM starts. Raises LaunchError where it cannot."""
     surroundings.apply()
-    reason = surroundings.refusal() or _other_spark(os.environ.get("SPARK_HOME", ""))
+    reason = surroundings.refusal() or _other_spark(os.environ.get("SPARK_HOME", "")) or _no_connect_server(connect.requested())
     if reason:
         raise LaunchError(f"Spark cannot start: {reason}")
 
@@ -127,6 +127,16 @@ def _other_spark(home: str) -> str:
     return (
         f"SPARK_HOME={home} has Spark {versions[0]}, this Python has pyspark {pyspark.__version__}; unset SPARK_HOME, or start "
         "the job with its spark-submit"
+    )
+
+
+def _no_connect_server(address: str) -> str:
+    """Why this process cannot start a Spark Connect server of its own; empty if it can, or need not."""
+    if not address.startswith("local") or int(pyspark.__version__.partition(".")[0]) >= 4:
+        return ""
+    return (
+        f"SPARK_REMOTE={address}, and Spark {pyspark.__version__} brings no server of Spark Connect; unset SPARK_REMOTE, or name "
+        "a server that runs (sc://HOST:15002)"
     )
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from pipelines.errors import LaunchError
 from pipelines.launch import tasks
 from pipelines.launch.preflight import check
 from pipelines.launch.preflight.probe import probe_quickly
+from pipelines.launch.preflight.tested import TESTED
 from pipelines.system import connect
 
 ANOTHER_NAME = str(Path(sys.executable).with_name(f"python{sys.version_info.major}.{sys.version_info.minor}"))
@@ -29,6 +31,42 @@ def test_a_run_folder_that_executors_do_not_see_is_rejected_with_the_remedy(spar
         LaunchError, match=r"^executor on \S+: run folder is not visible, .*; set launch\.runs_uri to a folder that all"
     ):
         check.check_cluster(spark, 1, str(tmp_path / "elsewhere"))
+
+
+def test_warnings_about_executors_are_told(spark, tmp_path, monkeypatch):
+    older = dataclasses.replace(TESTED["numpy"], oldest="0.9", newest="1.0")
+    monkeypatch.setitem(TESTED, "numpy", older)
+    (tmp_path / "config.yml").write_text("")
+    report = probe_quickly()
+    told = f"numpy: {report.versions['numpy']}, newer than tested, preferred: 0.9 to 1.0 (tested); "
+    assert any(line.startswith(told) for line in check.check_cluster(spark, 2, str(tmp_path)))
+    rows = check.check_with_spark(report, 2)
+    assert [(row.name, row.state) for row in rows if row.name.startswith("executor")] == [
+        (f"executor 0 ({report.host}): numpy", "note"),
+        (f"executor 0 ({report.host})", "ok"),
+    ]
+
+
+ANOTHER_PYTHON = """#!/bin/sh
+exec env PYTHONPATH={folder}:$PYTHONPATH {python} "$@"
+"""
+ANOTHER_VERSION = """
+import collections, sys
+major, minor, *rest = sys.version_info
+sys.version_info = collections.namedtuple("version_info", "major minor micro releaselevel serial")(major, minor + 1, *rest)
+"""
+
+
+def test_executors_with_another_python_are_refused_in_one_line(spark, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(ANOTHER_VERSION)
+    python = tmp_path / "python"
+    python.write_text(ANOTHER_PYTHON.format(folder=tmp_path, python=sys.executable))
+    python.chmod(0o755)
+    monkeypatch.setattr(spark.sparkContext, "pythonExec", str(python))
+    with pytest.raises(LaunchError) as refusal:
+        check.check_cluster(spark, 2, str(tmp_path))
+    remedy = "set PYSPARK_PYTHON to the same Python on all nodes"
+    assert str(refusal.value) == f"executors run a different Python than the driver; {remedy}"
 
 
 def test_more_workers_than_slots_are_rejected_before_anything_runs(spark):

@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import cloudpickle
+import pyspark
 import pytest
 from pyspark.sql import SparkSession
 from support import ranks
@@ -326,6 +327,18 @@ def test_a_temporary_folder_that_is_a_link_is_not_used(tmp_path, monkeypatch):
     root.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(PermissionError):
         scratch.make(tmp_path / "run", 0, "001")
+
+
+def test_a_spark_that_brings_no_server_of_spark_connect_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setenv("SPARK_REMOTE", "local[2]")
+    monkeypatch.setattr(SparkSession, "getActiveSession", lambda: None)
+    monkeypatch.setattr(pyspark, "__version__", "3.5.2")
+    with pytest.raises(LaunchError) as refusal, session.open_session("never"):
+        pass
+    assert str(refusal.value) == (
+        "Spark cannot start: SPARK_REMOTE=local[2], and Spark 3.5.2 brings no server of Spark Connect; unset SPARK_REMOTE, or "
+        "name a server that runs (sc://HOST:15002)"
+    )
 
 
 @pytest.mark.parametrize("start", [lambda: session.open_session("never").__enter__(), session.is_local])

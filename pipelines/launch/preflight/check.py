@@ -6,6 +6,7 @@ session is started and every executor that would run a worker is checked. Every 
 before it reads data.
 """
 
+import dataclasses
 import os
 import shutil
 import sys
@@ -17,7 +18,7 @@ from pyspark.sql import SparkSession
 from pipelines.errors import LaunchError
 from pipelines.launch import session, slots, tasks
 from pipelines.launch.preflight.probe import NodeReport, probe_quickly
-from pipelines.launch.preflight.requirements import CheckResult, check_executor
+from pipelines.launch.preflight.requirements import CheckResult, all_pass, check_executor
 from pipelines.launch.preflight.spark_conf import SETTINGS, check_spark_conf
 from pipelines.system import connect
 from pipelines.system.memory_limit import memory
@@ -133,7 +134,7 @@ def table(rows: Sequence[CheckResult]) -> str:
 
 
 def check_with_spark(driver: NodeReport, workers: int) -> list[CheckResult]:
-    """Rows for the session and its executors; an executor without failures gets a single row."""
+    """Rows for the session and its executors; of an executor, its failures and warnings, and one row if none fails."""
     try:
         with session.open_session("convoy-doctor") as spark:
             slots.wait_for_start(spark, workers)
@@ -148,8 +149,7 @@ def check_with_spark(driver: NodeReport, workers: int) -> list[CheckResult]:
         return [CheckResult("Spark", "cannot run the workers", "runs the workers", "fail", str(error))]
     for number, (report, parts) in enumerate(checked):
         name = f"executor {number} ({report.host})"
-        failed = [part for part in parts if part.state == "fail"]
-        rows += [CheckResult(f"{name}: {part.name}", part.found, part.needed, "fail", part.remedy) for part in failed]
-        if not failed:
+        rows += [dataclasses.replace(part, name=f"{name}: {part.name}") for part in parts if part.state != "ok"]
+        if all_pass(parts):
             rows.append(CheckResult(name, f"Python {report.python}, TensorFlow {report.tensorflow}", "same as driver"))
     return rows
