@@ -6,11 +6,13 @@ python -m tools.runtimes                the table alone
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import json
 import platform
 import re
 import statistics
+import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -32,7 +34,9 @@ def main(arguments: list[str]) -> None:
     if arguments:
         name, folder = arguments[0], Path(arguments[1])
         RECORDS.mkdir(exist_ok=True)
-        record = {"versions": versions(), "tests": tests(folder), "trainings": trainings(folder)}
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        of = {"commit": commit, "date": datetime.date.today().isoformat()}
+        record = {**of, "versions": versions(), "tests": tests(folder), "trainings": trainings(folder)}
         (RECORDS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
     records = {
         name: json.loads((RECORDS / f"{name}.json").read_text()) for name in _TITLES if (RECORDS / f"{name}.json").exists()
@@ -96,6 +100,7 @@ def table(records: dict[str, dict[str, Any]]) -> str:
         for label, package in (("Python", "python"), ("Spark", "pyspark"), ("TensorFlow", "tensorflow"), ("Keras", "keras"))
     ]
     rows += [[package, *(record["versions"].get(package, "") for record in records.values())] for package in _PACKAGES[3:]]
+    rows += [[key, *(record[key] for record in records.values())] for key in ("commit", "date")]
     rows.append(["tests passed", *(f"{record['tests']['passed']:,}" for record in records.values())])
     rows.append(["failed", *(str(len(record["tests"]["failed"])) for record in records.values())])
     rows.append(["skipped", *(str(sum(record["tests"]["skipped"].values())) for record in records.values())])
