@@ -22,6 +22,8 @@ def test_the_package_in_the_way_is_what_is_left_of_uvs_message():
 
 def test_the_table_of_runtimes_has_a_column_for_each_record():
     record = {
+        "commit": "0a1b2c3",
+        "date": "2026-12-01",
         "versions": {"python": "3.12.1", "pyspark": "4.0.0", "tensorflow": "2.19.0"},
         "tests": {"passed": 1500, "failed": ["tests.unit.test_x::test_y"], "skipped": {"no GPU": 2}},
         "trainings": [{"accuracy": 0.9943, "rows_per_second": 8627.4, "first_step": seconds} for seconds in (9.0, 8.0, 27.14)],
@@ -29,6 +31,7 @@ def test_the_table_of_runtimes_has_a_column_for_each_record():
     text = runtimes.table({"local": record, "dbr-17.3-ml": record})
     assert "|  | newest | 17.3 LTS ML |" in text
     assert "| Spark | 4.0.0 | 4.0.0 |" in text
+    assert "| commit | 0a1b2c3 | 0a1b2c3 |\n| date | 2026-12-01 | 2026-12-01 |" in text
     assert "| tests passed | 1,500 | 1,500 |" in text
     assert "| accuracy of three seeds, % | 99.43, 99.43, 99.43 | 99.43, 99.43, 99.43 |" in text
     assert "| rows/s, median | 8,627 | 8,627 |" in text

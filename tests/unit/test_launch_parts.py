@@ -331,6 +331,7 @@ def test_a_temporary_folder_that_is_a_link_is_not_used(tmp_path, monkeypatch):
 
 def test_a_spark_that_brings_no_server_of_spark_connect_is_refused_in_one_line(monkeypatch):
     monkeypatch.setenv("SPARK_REMOTE", "local[2]")
+    monkeypatch.delenv("SPARK_HOME", raising=False)
     monkeypatch.setattr(SparkSession, "getActiveSession", lambda: None)
     monkeypatch.setattr(pyspark, "__version__", "3.5.2")
     with pytest.raises(LaunchError) as refusal, session.open_session("never"):

@@ -44,7 +44,8 @@ def test_a_missing_part_is_named_with_the_command_that_runs_it(tmp_path):
 def test_the_table_has_medians_reasons_of_skips_and_failures(tmp_path):
     write_results(tmp_path, failing="spark", skipping="training")
     trainings = [{"accuracy": 0.99 + seed / 1000, "rows_per_second": 1000 * seed, "first_step": seed} for seed in (1, 2, 3)]
-    record = {"versions": {"python": "3.12.1"}, "tests": runtimes.tests(tmp_path), "trainings": trainings}
+    of = {"commit": "0a1b2c3", "date": "2026-12-01"}
+    record = {**of, "versions": {"python": "3.12.1"}, "tests": runtimes.tests(tmp_path), "trainings": trainings}
     lines = runtimes.table({"dbr-17.3-ml": record}).splitlines()
     assert lines[0] == "|  | 17.3 LTS ML |"
     assert "| Python | 3.12.1 |" in lines
