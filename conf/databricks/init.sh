@@ -31,15 +31,35 @@ SETTLE_SECONDS=${SETTLE_SECONDS:-5}
 
 say() { echo "convoy: $*"; }
 
+say_unwritable() { say "$1 cannot be written; create the volume, or set CONVOY_WHEELS to a folder that can be" >&2; }
+
 version() { "$PYTHON" -c 'import importlib.metadata as m, sys
 for name in sys.argv[1:]:
     try: print(m.version(name)); break
     except m.PackageNotFoundError: pass' "$@"; }
 
+pip() { # ARGUMENT...
+    "$PYTHON" -m pip --quiet --disable-pip-version-check "$@" 2>"$scratch/pip.txt" && return
+    if is_unreached "$scratch/pip.txt"; then
+        say "the package index cannot be reached; connect this node, or set an index (PIP_INDEX_URL) or a proxy" \
+            "(https_proxy) that it can reach in the cluster's spark_env_vars" >&2
+    else
+        cat "$scratch/pip.txt" >&2
+    fi
+    return 1
+}
+
+# As tools/setup/network.py tells it: pip treats an index that it cannot reach as one without packages.
+is_unreached() { # OUTPUT OF PIP
+    ! grep -qiE 'SSLError|CertificateError|certificate verify failed' "$1" &&
+        grep -qzE -e 'Retrying \(Retry\(.*\(from versions: none\)' \
+            -e 'Max retries exceeded with url|Read timed out|error: (proxy-)?connection-(failed|timeout)' "$1"
+}
+
 # Install packages without changing those that are installed.
 add() {
     "$PYTHON" -m pip list --format=freeze --disable-pip-version-check 2>/dev/null >"$scratch/there.txt"
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check --constraint "$scratch/there.txt" "$@"
+    pip install --constraint "$scratch/there.txt" "$@"
 }
 
 remove_line() { # FILE LINE
@@ -48,20 +68,26 @@ remove_line() { # FILE LINE
     mv "$1.patched" "$1"
 }
 
+# Each step ends a failed build itself, because `set -e` has no effect inside the caller's condition.
 build_wheel() { # FOLDER
-    command -v g++ >/dev/null && command -v make >/dev/null || { say "g++ and make are missing; Horovod cannot be compiled here"; exit 1; }
-    local build=$scratch/build
+    local build=$scratch/build tool missing=()
+    for tool in g++ make; do command -v "$tool" >/dev/null || missing+=("$tool"); done
+    [ ${#missing[@]} = 0 ] || {
+        say "${missing[*]} is missing (to compile Horovod); install it with an init script before this one" \
+            "(apt-get install -y ${missing[*]})"
+        exit 1
+    }
     mkdir -p "$build"
     # cmake 4 refuses the projects inside Horovod; setuptools 70 removed what its setup.py imports.
-    "$PYTHON" -m pip install --quiet --target "$build/tools" 'cmake<4' 'setuptools<70' wheel packaging
+    pip install --target "$build/tools" 'cmake<4' 'setuptools<70' wheel packaging || exit 1
     export PATH="$build/tools/bin:$PATH" PYTHONPATH="$build/tools" CMAKE_POLICY_VERSION_MINIMUM=3.5 MAKEFLAGS="-j$(nproc)" \
         CXXFLAGS='-include cstdint -include stdexcept' \
         HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1
     echo "horovod==$HOROVOD --hash=sha256:$HOROVOD_HASH" >"$build/horovod.txt"
-    "$PYTHON" -m pip download --quiet --no-build-isolation --no-deps --no-binary horovod --require-hashes -d "$build" -r "$build/horovod.txt"
-    tar -xzf "$build/horovod-$HOROVOD.tar.gz" -C "$build"
+    pip download --no-build-isolation --no-deps --no-binary horovod --require-hashes -d "$build" -r "$build/horovod.txt" || exit 1
+    tar -xzf "$build/horovod-$HOROVOD.tar.gz" -C "$build" || exit 1
     patch_source "$build/horovod-$HOROVOD"
-    "$PYTHON" -m pip wheel --quiet --no-cache-dir --no-build-isolation --no-deps --wheel-dir "$1" "$build/horovod-$HOROVOD"
+    pip wheel --no-cache-dir --no-build-isolation --no-deps --wheel-dir "$1" "$build/horovod-$HOROVOD" || exit 1
 }
 
 # Volumes have no locks. Every node that finds no wheel writes a claim; the first of the live claims builds. Slow mounts could lead
@@ -87,7 +113,10 @@ wheel_in() { compgen -G "$1/horovod-*.whl" | head -n 1 || true; }
 kept_wheel() { # FOLDER: prints the path of the wheel, built by this node or another
     local kept=$1 claims=$1/claims own heart wheel built
     own=$(date +%s%N)-${HOSTNAME:-node}-$$
-    [ -n "$(wheel_in "$kept")" ] || { mkdir -p "$claims"; claim "$claims/$own"; sleep "$SETTLE_SECONDS"; }
+    if [ -z "$(wheel_in "$kept")" ]; then
+        mkdir -p "$claims" && claim "$claims/$own" || { say_unwritable "$kept"; return 1; }
+        sleep "$SETTLE_SECONDS"
+    fi
     while [ -z "$(wheel_in "$kept")" ]; do
         claim "$claims/$own"
         if ! is_first "$claims" "$own"; then
@@ -108,8 +137,8 @@ kept_wheel() { # FOLDER: prints the path of the wheel, built by this node or ano
         built=$scratch/wheel
         (build_wheel "$built") >&2 || { kill "$heart"; rm -f "$claims/$own"; return 1; }
         wheel=$(basename "$(wheel_in "$built")")
-        cp "$built/$wheel" "$kept/.$wheel.$own"
-        mv "$kept/.$wheel.$own" "$kept/$wheel"
+        cp "$built/$wheel" "$kept/.$wheel.$own" && mv "$kept/.$wheel.$own" "$kept/$wheel" ||
+            { kill "$heart"; rm -f "$claims/$own"; say_unwritable "$kept"; return 1; }
         kill "$heart"
     done
     rm -f "$claims/$own" 2>/dev/null || true
