@@ -144,6 +144,44 @@ def test_where_the_package_manager_has_none_uv_is_asked_for_one_of_its_own(clone
     assert NEEDED in capsys.readouterr().out
 
 
+# Creates what uv creates, a Python in a folder of its full version, which says what the set-up's probe asks.
+FAKE_UV = """
+PATH=/usr/bin:/bin
+[ "$1 $2 $3" = "python install --install-dir" ] || exit 2
+folder="$4/cpython-$5.7-linux-x86_64-gnu/bin"
+mkdir -p "$folder"
+printf '#!/bin/sh\\necho %s 1 %s\\n' "$5" "$folder/python$5" >"$folder/python$5"
+chmod +x "$folder/python$5"
+"""
+# A pip whose package of uv is the one above.
+FAKE_PIP = """
+PATH=/usr/bin:/bin
+[ "$2" = pip ] || exit 2
+while [ "$1" != --target ]; do shift; done
+mkdir -p "$2/bin"
+cp "$0.uv" "$2/bin/uv"
+"""
+
+
+@pytest.mark.parametrize("has_uv", [True, False])
+def test_the_python_that_uv_provides_is_the_one_of_the_environment(clone, tmp_path, monkeypatch, capsys, has_uv):
+    monkeypatch.setenv("CONVOY_CACHE", str(tmp_path / "cache"))
+    real_candidates = python.candidates
+    programs(tmp_path / "bin", monkeypatch, old=FAKE_PIP, **{"uv" if has_uv else "old.uv": FAKE_UV})
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin/old"))
+    # Of those of this machine none.
+    monkeypatch.setattr(
+        python, "candidates", lambda versions: [path for path in real_candidates(versions) if path.startswith(str(tmp_path))]
+    )
+    with steps.exclusive(clone.setup_lock, "") as lock:
+        found = python.find_python(steps.Steps(clone, lock))
+    path = tmp_path / "cache/python/cpython-3.13.7-linux-x86_64-gnu/bin/python3.13"
+    assert found == python.Interpreter(str(path), "3.13", has_venv=True)
+    shown = capsys.readouterr().out
+    assert f"{NEEDED}, and this system's package manager does not offer it; downloading one with uv" in shown
+    assert ("uv, the installer ..." in shown) == (not has_uv)
+
+
 def test_this_interpreter_is_found_for_real():
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     assert python.best([sys.executable], [version]).version == version
@@ -404,6 +442,81 @@ def test_a_failed_step_shows_the_end_of_the_log_and_where_it_lies(clone):
     assert "'compiling' failed with exit code 3" in str(failure.value)
     assert "no such header" in str(failure.value)
     assert str(clone.log) in str(failure.value)
+
+
+NO_INDEX = "connect this machine, or set an index (PIP_INDEX_URL) or a proxy (https_proxy) that it can reach"
+
+
+def failed(clone, command):
+    """The message of a step that fails."""
+    with steps.exclusive(clone.setup_lock, "") as lock, pytest.raises(SetupError) as failure:
+        steps.Steps(clone, lock).run("packages", command)
+    return str(failure.value)
+
+
+@pytest.mark.parametrize("program", ["pip", "uv"])
+def test_a_package_index_that_nobody_serves_is_one_line_with_the_remedy(clone, tmp_path, monkeypatch, program):
+    """With the real programs; nothing listens on port 9."""
+    for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_INDEX"):
+        monkeypatch.delenv(name, raising=False)
+    settings = {
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_RETRIES": "1",
+        "UV_NO_CONFIG": "1",
+        "UV_HTTP_RETRIES": "0",
+        "no_proxy": "127.0.0.1",
+    }
+    addresses = dict.fromkeys(("PIP_INDEX_URL", "UV_DEFAULT_INDEX"), "http://127.0.0.1:9/simple")
+    for name, value in {**settings, **addresses}.items():
+        monkeypatch.setenv(name, value)
+    start = [sys.executable, "-m", "pip"] if program == "pip" else [str(Path(sys.executable).with_name("uv")), "pip"]
+    message = failed(clone, [*start, "install", "--no-cache-dir", "--target", str(tmp_path / "target"), "no-such-package"])
+    assert message == (
+        f"'packages' failed: the package index cannot be reached ({clone.log} says why); {NO_INDEX}, then run ./convoy again"
+    )
+    assert "Connection refused" in clone.log.read_text()
+
+
+RETRYING = "WARNING: Retrying (Retry(total=0, connect=None)) after connection broken by 'ReadTimeoutError()': /simple/uv/"
+UV = "error: Failed to fetch: https://pypi.org/simple/uv/\n  cause: "
+UV_SENDING = f"{UV}error sending request for url (https://pypi.org/simple/uv/)\n  cause: client error (Connect)\n  cause: "
+INDEX = "the package index"
+CONNECTION = "HTTPSConnectionPool(host='pypi.org', port=443): "
+
+
+@pytest.mark.parametrize(
+    ("command", "output", "server"),
+    [
+        ("pip", f"{RETRYING}\nERROR: No matching version of uv==1 (from versions: none)", INDEX),
+        ("pip", f"ERROR: Could not install packages due to an OSError: {CONNECTION}Max retries exceeded with url: /uv", INDEX),
+        ("pip", f"pip._vendor.urllib3.exceptions.ReadTimeoutError: {CONNECTION}Read timed out.", INDEX),
+        ("pip", "error: connection-failed\n\nhint: Are you connected to the Internet?", INDEX),
+        ("pip", f"{UV_SENDING}dns error\n  cause: failed to lookup address information", INDEX),
+        ("pip", f"{UV_SENDING}tunnel error: unsuccessful", INDEX),
+        ("python", f"{UV_SENDING}tcp connect error", "the server"),
+        ("apt-get", "E: Failed to fetch http://deb.debian.org/x  Temporary failure resolving 'deb.debian.org'", "apt's server"),
+        ("pip", f"{RETRYING}\nERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.", None),
+        ("pip", f"{RETRYING}\nERROR: No matching version of uv==1 (from versions: 2)", None),
+        ("pip", "ERROR: No matching version of uv==1 (from versions: none)", None),
+        ("pip", f"There was a problem: {CONNECTION}Max retries exceeded with url: /uv (Caused by SSLError(x))", None),
+        ("pip", f"{UV_SENDING}invalid peer certificate: UnknownIssuer", None),
+        ("pip", f"{UV}HTTP status server error (503 Service Unavailable)", None),
+    ],
+)
+def test_only_what_could_not_be_reached_is_called_so(clone, command, output, server):
+    program = interpreter(clone.root, "program", "")
+    Path(program).write_text(f"#!/bin/sh\ncat <<'END'\n{output}\nEND\nexit 2\n")
+    message = failed(clone, [program, command])
+    if server is None:
+        assert message.startswith(f"'packages' failed with exit code 2. The end of {clone.log}:\n")
+    else:
+        assert message.startswith(f"'packages' failed: {server} cannot be reached ({clone.log} says why); connect this machine, ")
+        assert "\n" not in message
+
+
+def test_what_an_earlier_step_could_not_reach_is_not_why_a_later_one_fails(clone):
+    assert "cannot be reached" in failed(clone, ["sh", "-c", f"echo '{UV_SENDING}dns error'; exit 2", "pip"])
+    assert "cannot be reached" not in failed(clone, ["sh", "-c", "echo no such header; exit 2", "pip"])
 
 
 def test_a_missing_compiler_is_one_line_where_nothing_can_be_installed(clone, tmp_path, monkeypatch):

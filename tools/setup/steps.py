@@ -16,8 +16,11 @@ from typing import Iterator, Sequence
 
 from pipelines.system.secrets import masker
 from tools.setup.clone import Clone, SetupError, cache, say
+from tools.setup.network import unreached
 
 _LITTLE_SPACE = 20 * 2**20
+# Before each command in the log.
+_PROMPT = "\n$ "
 
 
 class Steps:
@@ -40,7 +43,7 @@ class Steps:
         """Run a program with its output in the log file, and print the step and its duration.
 
         Raises:
-            SetupError: it failed; quotes the end of the log.
+            SetupError: it failed; says what could not be reached, or quotes the end of the log.
         """
         print(f"convoy: {what} ...", end=" ", flush=True)
         start = time.monotonic()
@@ -52,15 +55,22 @@ class Steps:
             raise SetupError(f"'{what}' failed: {error.filename or command[0]}: {error.strerror}{self._full_disks()}") from error
         print(f"{time.monotonic() - start:.0f} s" if code == 0 else "failed", flush=True)
         if code:
-            tail = "\n".join("    " + line for line in self.clone.log.read_text(errors="replace").splitlines()[-12:])
+            text = self.clone.log.read_text(errors="replace")
             full = self._full_disks()
+            missed = unreached(command, text.rpartition(_PROMPT)[2])
+            if missed and not full:
+                server, remedy = missed
+                raise SetupError(
+                    f"'{what}' failed: {server} cannot be reached ({self.clone.log} says why); {remedy}, then run ./convoy again"
+                )
+            tail = "\n".join("    " + line for line in text.splitlines()[-12:])
             raise SetupError(f"'{what}' failed with exit code {code}{full}. The end of {self.clone.log}:\n{tail}")
 
     def _run(self, command: Sequence[str], variables: dict[str, str], killable: bool) -> int:
         """Run a program. Its output goes to the log without credentials, such as those of a package index."""
         mask = masker(variables)
         with open(self.clone.log, "a", opener=_owner_only) as log:
-            log.write(f"\n$ {mask(' '.join(command))}\n")
+            log.write(f"{_PROMPT}{mask(' '.join(command))}\n")
             log.flush()
             # The child also holds the lock: no other set-up starts while it still writes to .venv.
             process = subprocess.Popen(
