@@ -20,8 +20,8 @@ HOROVOD_HASH=92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0
 # The patch of tools/setup/horovod.py, which gives the reasons, and its digest there.
 PATCH=8cb05f5c
 patch_source() { # FOLDER
-    remove_line "$1/horovod/tensorflow/CMakeLists.txt" 'list(APPEND TF_SOURCES "${PROJECT_SOURCE_DIR}/horovod/tensorflow/xla_mpi_ops.cc")'
-    remove_line "$1/third_party/flatbuffers/include/flatbuffers/stl_emulation.h" '    count_ = other.count_;'
+    remove_line "$1/horovod/tensorflow/CMakeLists.txt" 'list(APPEND TF_SOURCES "${PROJECT_SOURCE_DIR}/horovod/tensorflow/xla_mpi_ops.cc")' &&
+        remove_line "$1/third_party/flatbuffers/include/flatbuffers/stl_emulation.h" '    count_ = other.count_;'
 }
 # How often a builder renews its claim, and after how long without renewal it counts as dead.
 HEARTBEAT_SECONDS=${HEARTBEAT_SECONDS:-15}
@@ -73,7 +73,7 @@ build_wheel() { # FOLDER
     local build=$scratch/build tool missing=()
     for tool in g++ make; do command -v "$tool" >/dev/null || missing+=("$tool"); done
     [ ${#missing[@]} = 0 ] || {
-        say "${missing[*]} is missing (to compile Horovod); install it with an init script before this one" \
+        say "to compile Horovod, this node needs ${missing[*]}; install what is missing with an init script before this one" \
             "(apt-get install -y ${missing[*]})"
         exit 1
     }
@@ -86,7 +86,7 @@ build_wheel() { # FOLDER
     echo "horovod==$HOROVOD --hash=sha256:$HOROVOD_HASH" >"$build/horovod.txt"
     pip download --no-build-isolation --no-deps --no-binary horovod --require-hashes -d "$build" -r "$build/horovod.txt" || exit 1
     tar -xzf "$build/horovod-$HOROVOD.tar.gz" -C "$build" || exit 1
-    patch_source "$build/horovod-$HOROVOD"
+    patch_source "$build/horovod-$HOROVOD" || exit 1
     pip wheel --no-cache-dir --no-build-isolation --no-deps --wheel-dir "$1" "$build/horovod-$HOROVOD" || exit 1
 }
 

@@ -143,7 +143,7 @@ def test_without_a_compiler_one_line_says_so_and_what_to_do(tmp_path, missing):
         (tmp_path / "bin/g++").symlink_to(shutil.which("true"))
     shown, code = run_script(f"wheel=$(kept_wheel {tmp_path}/kept)", PATH=str(tmp_path / "bin"))
     assert [line for line in shown if line != COMPILING] == [
-        f"convoy: {missing} is missing (to compile Horovod); install it with an init script before this one "
+        f"convoy: to compile Horovod, this node needs {missing}; install what is missing with an init script before this one "
         f"(apt-get install -y {missing})"
     ]
     assert code == 1

@@ -478,10 +478,10 @@ def test_a_package_index_that_nobody_serves_is_one_line_with_the_remedy(clone, t
 
 
 RETRYING = "WARNING: Retrying (Retry(total=0, connect=None)) after connection broken by 'ReadTimeoutError()': /simple/uv/"
-UV = "error: Failed to fetch: https://pypi.org/simple/uv/\n  cause: "
-UV_SENDING = f"{UV}error sending request for url (https://pypi.org/simple/uv/)\n  cause: client error (Connect)\n  cause: "
+UV = "error: Failed to fetch: https://index.example/simple/uv/\n  cause: "
+UV_SENDING = f"{UV}error sending request for url (https://index.example/simple/uv/)\n  cause: client error (Connect)\n  cause: "
 INDEX = "the package index"
-CONNECTION = "HTTPSConnectionPool(host='pypi.org', port=443): "
+CONNECTION = "HTTPSConnectionPool(host='index.example', port=443): "
 
 
 @pytest.mark.parametrize(
@@ -494,7 +494,7 @@ CONNECTION = "HTTPSConnectionPool(host='pypi.org', port=443): "
         ("pip", f"{UV_SENDING}dns error\n  cause: failed to lookup address information", INDEX),
         ("pip", f"{UV_SENDING}tunnel error: unsuccessful", INDEX),
         ("python", f"{UV_SENDING}tcp connect error", "the server"),
-        ("apt-get", "E: Failed to fetch http://deb.debian.org/x  Temporary failure resolving 'deb.debian.org'", "apt's server"),
+        ("apt-get", "E: Failed to fetch http://mirror.example/x  Temporary failure resolving 'mirror.example'", "apt's server"),
         ("pip", f"{RETRYING}\nERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.", None),
         ("pip", f"{RETRYING}\nERROR: No matching version of uv==1 (from versions: 2)", None),
         ("pip", "ERROR: No matching version of uv==1 (from versions: none)", None),
